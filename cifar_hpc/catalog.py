@@ -1,0 +1,172 @@
+"""The names that a spec may use, with the facts needed before any tensor exists. Imports neither torch nor the package.
+
+Owns: data sets (classes, sizes), architectures, augmentations, optimisers, schedules. A name that is not here is refused on
+the login node, with the nearest right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """classes: in the official label order (empty: read from the folder); size: pixels of a side (None: read from the
+    folder); channels: 1 or 3; train_n, test_n: images in the official splits; superclasses: name -> its classes."""
+
+    classes: tuple[str, ...]
+    size: int | None
+    channels: int
+    train_n: int | None
+    test_n: int | None
+    superclasses: Mapping[str, tuple[str, ...]]
+
+
+_CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FASHION = ("t-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+_DIGITS = tuple("0123456789")
+# Krizhevsky 2009, Learning multiple layers of features from tiny images: 20 superclasses of 5 classes each.
+_CIFAR100_SUPERCLASSES = {
+    "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
+    "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+    "flowers": ("orchid", "poppy", "rose", "sunflower", "tulip"),
+    "food_containers": ("bottle", "bowl", "can", "cup", "plate"),
+    "fruit_and_vegetables": ("apple", "mushroom", "orange", "pear", "sweet_pepper"),
+    "household_electrical_devices": ("clock", "keyboard", "lamp", "telephone", "television"),
+    "household_furniture": ("bed", "chair", "couch", "table", "wardrobe"),
+    "insects": ("bee", "beetle", "butterfly", "caterpillar", "cockroach"),
+    "large_carnivores": ("bear", "leopard", "lion", "tiger", "wolf"),
+    "large_man-made_outdoor_things": ("bridge", "castle", "house", "road", "skyscraper"),
+    "large_natural_outdoor_scenes": ("cloud", "forest", "mountain", "plain", "sea"),
+    "large_omnivores_and_herbivores": ("camel", "cattle", "chimpanzee", "elephant", "kangaroo"),
+    "medium_mammals": ("fox", "porcupine", "possum", "raccoon", "skunk"),
+    "non-insect_invertebrates": ("crab", "lobster", "snail", "spider", "worm"),
+    "people": ("baby", "boy", "girl", "man", "woman"),
+    "reptiles": ("crocodile", "dinosaur", "lizard", "snake", "turtle"),
+    "small_mammals": ("hamster", "mouse", "rabbit", "shrew", "squirrel"),
+    "trees": ("maple_tree", "oak_tree", "palm_tree", "pine_tree", "willow_tree"),
+    "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
+    "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
+}
+_CIFAR100 = tuple(sorted(name for classes in _CIFAR100_SUPERCLASSES.values() for name in classes))
+
+DATASETS: dict[str, DatasetInfo] = {
+    "cifar10": DatasetInfo(_CIFAR10, 32, 3, 50_000, 10_000, {}),
+    "cifar100": DatasetInfo(_CIFAR100, 32, 3, 50_000, 10_000, _CIFAR100_SUPERCLASSES),
+    "mnist": DatasetInfo(_DIGITS, 28, 1, 60_000, 10_000, {}),
+    "fashion_mnist": DatasetInfo(_FASHION, 28, 1, 60_000, 10_000, {}),
+    "digits": DatasetInfo(_DIGITS, 8, 1, None, None, {}),
+    "folder": DatasetInfo((), None, 3, None, None, {}),
+}
+
+OWN_ARCHS = ("linear", "simple_cnn", "convnet5", "convnet12", "alexnet_cifar", "resnet9")
+
+# torchvision's classification models by their torchvision names (a test compares this with torchvision's own list).
+TORCHVISION_ARCHS = tuple(
+    [
+        "alexnet",
+        "convnext_base",
+        "convnext_large",
+        "convnext_small",
+        "convnext_tiny",
+        "densenet121",
+        "densenet161",
+        "densenet169",
+        "densenet201",
+        "efficientnet_b0",
+        "efficientnet_b1",
+        "efficientnet_b2",
+        "efficientnet_b3",
+        "efficientnet_b4",
+        "efficientnet_b5",
+        "efficientnet_b6",
+        "efficientnet_b7",
+        "efficientnet_v2_l",
+        "efficientnet_v2_m",
+        "efficientnet_v2_s",
+        "googlenet",
+        "inception_v3",
+        "maxvit_t",
+        "mnasnet0_5",
+        "mnasnet0_75",
+        "mnasnet1_0",
+        "mnasnet1_3",
+        "mobilenet_v2",
+        "mobilenet_v3_large",
+        "mobilenet_v3_small",
+        "regnet_x_16gf",
+        "regnet_x_1_6gf",
+        "regnet_x_32gf",
+        "regnet_x_3_2gf",
+        "regnet_x_400mf",
+        "regnet_x_800mf",
+        "regnet_x_8gf",
+        "regnet_y_128gf",
+        "regnet_y_16gf",
+        "regnet_y_1_6gf",
+        "regnet_y_32gf",
+        "regnet_y_3_2gf",
+        "regnet_y_400mf",
+        "regnet_y_800mf",
+        "regnet_y_8gf",
+        "resnet101",
+        "resnet152",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "resnext50_32x4d",
+        "shufflenet_v2_x0_5",
+        "shufflenet_v2_x1_0",
+        "shufflenet_v2_x1_5",
+        "shufflenet_v2_x2_0",
+        "squeezenet1_0",
+        "squeezenet1_1",
+        "swin_b",
+        "swin_s",
+        "swin_t",
+        "swin_v2_b",
+        "swin_v2_s",
+        "swin_v2_t",
+        "vgg11",
+        "vgg11_bn",
+        "vgg13",
+        "vgg13_bn",
+        "vgg16",
+        "vgg16_bn",
+        "vgg19",
+        "vgg19_bn",
+        "vit_b_16",
+        "vit_b_32",
+        "vit_h_14",
+        "vit_l_16",
+        "vit_l_32",
+        "wide_resnet101_2",
+        "wide_resnet50_2",
+    ]
+)
+ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
+
+AUGMENTATIONS = (
+    "none",
+    "flip",
+    "flip_crop",
+    "geometric",
+    "color",
+    "geometric_color",
+    "cutout",
+    "randaugment",
+    "trivialaugment",
+    "autoaugment",
+    "mixup",
+    "cutmix",
+)
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
+SCHEDULES = ("constant", "cosine", "onecycle", "step")
+PRECISIONS = ("auto", "fp32", "bf16")
+STEMS = ("imagenet", "cifar")
+CLASSIFIERS = ("linear", "svm", "knn")
+OBJECTIVES = {"val_acc": "max", "val_loss": "min"}  # validation chooses: no other metric may

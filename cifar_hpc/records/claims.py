@@ -1,0 +1,193 @@
+"""Who runs a trial: atomic, numbered claims, and the status of a trial as its files tell it.
+
+An attempt owns its trial by creating claim-<n>.json, which only one process can. A later claim takes the trial away: the older
+owner looks before every write and stops. A claim is alive while its process lives (same host and boot) or while its file is
+touched (another host).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
+from cifar_hpc.records.store import read_record, read_records, utc_now
+
+HEARTBEAT_S = 15.0
+DEAD_AFTER_S = 120.0  # a claim of another host whose file was not touched for so long
+
+
+class ClaimLostError(Exception):
+    """Another attempt owns the trial now, or it is finished: this one must write nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrialState:
+    """What a reader knows of a trial from its files alone. reason: why it is not simply running or done, for a person."""
+
+    trial_id: str
+    status: Status
+    reason: str = ""
+    epochs_done: int = 0
+    result: TrialResult | None = None
+    error: ErrorRecord | None = None
+    claim: Claim | None = None
+
+
+def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
+    """Takes the trial for this process; None where a living attempt has it or it is finished."""
+    files.folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        claims = files.claims()
+        newest = _read_claim(claims[-1]) if claims else None
+        if files.result.exists() or (newest and is_alive(newest, claims[-1])):
+            return None
+        claim = Claim(
+            trial_id=trial_id,
+            attempt=(int(claims[-1].stem.rsplit("-", 1)[1]) if claims else _past_attempts(files)) + 1,
+            host=socket.gethostname(),
+            boot_id=_boot_id(),
+            pid=os.getpid(),
+            pid_started=_pid_started(os.getpid()) or 0.0,
+            job=job,
+            claimed_at=utc_now(),
+        )
+        if _create_exclusively(files.claim(claim.attempt), claim):
+            return claim
+
+
+def check_claim(files: TrialFiles, claim: Claim) -> None:
+    """Raises ClaimLostError where a later attempt has begun, the claim is gone or a result stands."""
+    claims = files.claims()
+    if files.result.exists() or not claims or claims[-1] != files.claim(claim.attempt):
+        raise ClaimLostError(f"trial {claim.trial_id}: attempt {claim.attempt} no longer owns it")
+
+
+def release_claims(files: TrialFiles, claim: Claim) -> None:
+    """Removes this attempt's claim and the dead ones before it."""
+    for path in files.claims():
+        if path.name <= files.claim(claim.attempt).name:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def heartbeat(paths: list[Path]) -> Iterator[None]:
+    """Touches the claim files that still exist every HEARTBEAT_S seconds, from a thread."""
+    stopped = threading.Event()
+
+    def beat() -> None:
+        while not stopped.wait(HEARTBEAT_S):
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def is_alive(claim: Claim, path: Path) -> bool:
+    """Whether the claim's owner still runs, as far as this host can tell."""
+    if claim.host == socket.gethostname() and claim.boot_id == _boot_id():
+        return _pid_started(claim.pid) == claim.pid_started
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime < DEAD_AFTER_S
+    return False
+
+
+def read_state(files: TrialFiles, trial_id: str) -> TrialState:
+    """The trial's status from its files: COMPLETED, STOPPED, RUNNING, LOST, FAILED or, where nothing tells, PLANNED.
+
+    A result that does not parse or bears another id is no result: the trial is FAILED with the reason, and runs again.
+    """
+    reason = ""
+    try:
+        result = read_record(files.result, TrialResult)
+        if result.trial_id == trial_id:
+            status = Status.STOPPED if result.outcome is Outcome.PRUNED else Status.COMPLETED
+            return TrialState(trial_id, status, result.reason, len(result.curves), result=result)
+        reason = f"{files.result} bears the id {result.trial_id}"
+    except FileNotFoundError:
+        pass
+    except RecordError as torn:
+        reason = str(torn)
+    epochs = max((line.epoch for line in read_records(files.metrics, EpochRecord)), default=0)
+    claims = files.claims()
+    claim = _read_claim(claims[-1]) if claims else None
+    if claim and is_alive(claim, claims[-1]):
+        return TrialState(trial_id, Status.RUNNING, "", epochs, claim=claim)
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        error = read_record(files.error, ErrorRecord)
+        if claim is None or error.attempt >= claim.attempt:
+            return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error)
+    if reason:
+        return TrialState(trial_id, Status.FAILED, reason, epochs)
+    if claims:
+        who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
+        return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
+    return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs}" if epochs else "", epochs)
+
+
+def _read_claim(path: Path) -> Claim | None:
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        return read_record(path, Claim)
+    return None
+
+
+def _past_attempts(files: TrialFiles) -> int:
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        return read_record(files.error, ErrorRecord).attempt
+    return 0
+
+
+def _create_exclusively(path: Path, claim: Claim) -> bool:
+    """Whole content under a name that did not exist before: os.link is atomic on NFS too."""
+    handle, temporary = tempfile.mkstemp(prefix=".claim.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(json.dumps(claim.to_json()).encode())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"
+
+
+def _pid_started(pid: int) -> float | None:
+    """The kernel's start time of a living process; None where it is gone or a zombie. Without /proc: 0.0 while it lives."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return None
+        with contextlib.suppress(PermissionError):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return None
+        return 0.0
+    return None if fields[0] in "ZX" else float(fields[19])

@@ -1,0 +1,111 @@
+"""Where every file under results/ lies. The only file of the package that spells their names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+RESULTS_VARIABLE = "CIFAR_HPC_RESULTS"
+
+
+def results_root() -> Path:
+    """$CIFAR_HPC_RESULTS, or results/ in the working directory."""
+    return Path(os.environ.get(RESULTS_VARIABLE, "results")).absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class TrialFiles:
+    """results/trials/<trial_id>/: three files once finished, a few more while it runs or after it failed."""
+
+    folder: Path
+
+    @property
+    def trial(self) -> Path:
+        return self.folder / "trial.json"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def predictions(self) -> Path:
+        return self.folder / "predictions.npz"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def error(self) -> Path:
+        return self.folder / "error.json"
+
+    def claim(self, attempt: int) -> Path:
+        return self.folder / f"claim-{attempt:04d}.json"
+
+    def claims(self) -> list[Path]:
+        """Claim files by attempt, oldest first; empty where the folder is absent."""
+        return sorted(self.folder.glob("claim-*.json"))
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFiles:
+    """results/<sweep>/: what was asked for and what was started."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def jobs(self) -> Path:
+        return self.folder / "jobs.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The results folder: one pool of trials for all sweeps, and a folder for each sweep."""
+
+    root: Path
+
+    @property
+    def pool(self) -> Path:
+        return self.root / "trials"
+
+    def trial(self, trial_id: str) -> TrialFiles:
+        return TrialFiles(self.pool / trial_id)
+
+    def sweep(self, name: str) -> SweepFiles:
+        return SweepFiles(self.root / name)
+
+    def sweeps(self) -> list[SweepFiles]:
+        """Every sweep that has a plan, by name."""
+        return [SweepFiles(path.parent) for path in sorted(self.root.glob("*/plan.json"))]
+
+    def trial_ids(self) -> list[str]:
+        """Ids of all trials in the pool that have a folder, sorted."""
+        if not self.pool.is_dir():
+            return []
+        with os.scandir(self.pool) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())

@@ -1,0 +1,255 @@
+"""What the records say: frozen dataclasses that map one to one to JSON. Accuracy is a fraction; times are UTC ISO-8601."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from cifar_hpc.errors import RecordError
+
+SCHEMA_VERSION = 1
+
+
+class Status(StrEnum):
+    """Where a trial stands. LOST is never written: a reader infers it from a claim whose owner is gone."""
+
+    PLANNED = "planned"
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class Outcome(StrEnum):
+    """Why a trial with a result ended."""
+
+    FINISHED = "finished"  # all epochs
+    EARLY_STOPPED = "early_stopped"  # its own patience
+    OUT_OF_TIME = "out_of_time"  # its own max_minutes
+    DIVERGED = "diverged"  # loss or weights not finite
+    PRUNED = "pruned"  # a search scheduler's decision; its status is STOPPED
+
+
+class Record:
+    """A dataclass that maps to a JSON object: unknown keys are kept out, missing ones must have a default."""
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Raises RecordError where a key is missing or the schema_version is newer than this program."""
+        if data.get("schema_version", 0) > SCHEMA_VERSION:
+            raise RecordError(
+                f"schema_version {data['schema_version']} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc"
+            )
+        try:
+            return cls(**{name: _typed(kind, data[name]) for name, kind in _hints(cls).items() if name in data})
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise RecordError(f"not a {cls.__name__}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochRecord(Record):
+    """One epoch of one trial: a line of metrics.jsonl, an entry of result.json's curves."""
+
+    epoch: int  # from 1
+    lr: float  # at the epoch's end
+    train_loss: float | None  # mean over the epoch's augmented images, in train mode; None: not finite
+    train_acc: float | None
+    val_loss: float | None
+    val_acc: float | None
+    train_s: float
+    val_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitMetrics(Record):
+    """One measurement of one split."""
+
+    loss: float | None
+    acc: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware(Record):
+    """What a trial ran on."""
+
+    device: str  # cpu, cuda
+    name: str  # the processor's or GPU's name
+    host: str
+    world_size: int
+    threads: int  # CPU threads of a process
+    precision: str  # as resolved: fp32, bf16
+    peak_memory_gb: float | None  # of the device; None where not measured
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance(Record):
+    """With which code a trial ran. commit, diff_sha256: None outside a git checkout, diff_sha256 None where clean."""
+
+    cifar_hpc: str
+    python: str
+    torch: str
+    torchvision: str
+    commit: str | None
+    diff_sha256: str | None
+    data_sha256: str | None  # of the images and labels that were loaded
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord(Record):
+    """trial.json: what is trained, written by the first attempt."""
+
+    schema_version: int = SCHEMA_VERSION
+    trial_id: str
+    config: dict[str, Any]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim(Record):
+    """claim-<attempt>.json: who runs the trial. Only the newest claim counts; its file's mtime is the owner's heartbeat."""
+
+    schema_version: int = SCHEMA_VERSION
+    trial_id: str
+    attempt: int
+    host: str
+    boot_id: str  # a pid means nothing after a reboot
+    pid: int
+    pid_started: float  # the kernel's start time of that pid, clock ticks: pids are used again
+    job: str  # <sweep>/<job id>
+    claimed_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialResult(Record):
+    """result.json: the truth about a finished trial. Written last, atomically, never changed."""
+
+    schema_version: int = SCHEMA_VERSION
+    trial_id: str
+    point_id: str
+    config: dict[str, Any]
+    outcome: Outcome
+    reason: str  # one sentence for a person
+    curves: tuple[EpochRecord, ...]
+    best_epoch: int | None  # by the objective on validation; None where no epoch was finite
+    train: SplitMetrics | None  # at the best epoch
+    val: SplitMetrics | None  # at the best epoch
+    test: SplitMetrics | None  # measured once, with the best epoch's weights; None where there is no labelled test split
+    classes: tuple[str, ...]
+    train_n: int
+    params_total: int
+    params_trained: int
+    frozen_blocks: int
+    total_blocks: int
+    flops: int | None  # multiply-adds x 2 of one forward pass of one image; None where not measured
+    attempts: int
+    train_s: float  # seconds in training and validation, all attempts that count
+    trunk_shared_by: int  # trials that trained beside this one in its cohort, itself included
+    started_at: str
+    finished_at: str
+    executor: str
+    job: str
+    hardware: Hardware
+    provenance: Provenance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRecord(Record):
+    """error.json: why the last attempt of a trial failed."""
+
+    schema_version: int = SCHEMA_VERSION
+    trial_id: str
+    attempt: int
+    kind: str  # exception class, or a signal's or scheduler's word
+    message: str
+    traceback: str
+    host: str
+    job: str
+    failed_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTrial(Record):
+    """One trial of a plan. axes: the swept keys and their values, as the spec spells them."""
+
+    trial_id: str
+    point_id: str
+    axes: dict[str, Any]
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord(Record):
+    """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
+
+    schema_version: int = SCHEMA_VERSION
+    sweep: str
+    created_at: str
+    spec_path: str
+    objective: str
+    trials: tuple[PlannedTrial, ...]
+    cohorts: tuple[tuple[str, ...], ...]  # trial ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent(Record):
+    """A line of jobs.jsonl. event: submitted, ended, cancelled. handle: what the backend calls the job."""
+
+    schema_version: int = SCHEMA_VERSION
+    at: str
+    event: str
+    job_id: str
+    trial_ids: tuple[str, ...]
+    executor: str
+    handle: str
+    detail: str = ""
+
+
+_HINTS: dict[type, dict[str, Any]] = {}  # of each record class; resolving them takes longer than reading a record
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    return value
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else _typed(next(a for a in typing.get_args(kind) if a is not type(None)), value)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list, found {value!r:.60}")
+        return tuple(_typed(typing.get_args(kind)[0], item) for item in value)
+    if isinstance(kind, type) and issubclass(kind, Record):
+        return kind.from_json(value)
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return kind(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise ValueError(f"expected {kind.__name__}, found {value!r:.60}")
+    return value
