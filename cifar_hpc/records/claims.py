@@ -8,6 +8,7 @@ touched (another host).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import socket
@@ -22,7 +23,7 @@ from pathlib import Path
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
-from cifar_hpc.records.store import read_record, read_records, utc_now
+from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
 
 HEARTBEAT_S = 15.0
 DEAD_AFTER_S = 120.0  # a claim of another host whose file was not touched for so long
@@ -55,7 +56,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
             return None
         claim = Claim(
             trial_id=trial_id,
-            attempt=(int(claims[-1].stem.rsplit("-", 1)[1]) if claims else _past_attempts(files)) + 1,
+            attempt=(int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0) + 1,
             host=socket.gethostname(),
             boot_id=_boot_id(),
             pid=os.getpid(),
@@ -74,11 +75,15 @@ def check_claim(files: TrialFiles, claim: Claim) -> None:
         raise ClaimLostError(f"trial {claim.trial_id}: attempt {claim.attempt} no longer owns it")
 
 
-def release_claims(files: TrialFiles, claim: Claim) -> None:
-    """Removes this attempt's claim and the dead ones before it."""
+def release_claim(files: TrialFiles, claim: Claim) -> None:
+    """Says that the attempt ended in order without a result: the next one may begin at once, under the next number."""
+    write_record(files.claim(claim.attempt), dataclasses.replace(claim, released_at=utc_now()))
+
+
+def remove_claims(files: TrialFiles) -> None:
+    """Removes all claims of a finished trial."""
     for path in files.claims():
-        if path.name <= files.claim(claim.attempt).name:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -103,6 +108,8 @@ def heartbeat(paths: list[Path]) -> Iterator[None]:
 
 def is_alive(claim: Claim, path: Path) -> bool:
     """Whether the claim's owner still runs, as far as this host can tell."""
+    if claim.released_at is not None:
+        return False
     if claim.host == socket.gethostname() and claim.boot_id == _boot_id():
         return _pid_started(claim.pid) == claim.pid_started
     with contextlib.suppress(FileNotFoundError):
@@ -137,7 +144,7 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
             return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error)
     if reason:
         return TrialState(trial_id, Status.FAILED, reason, epochs)
-    if claims:
+    if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
     return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs}" if epochs else "", epochs)
@@ -147,12 +154,6 @@ def _read_claim(path: Path) -> Claim | None:
     with contextlib.suppress(FileNotFoundError, RecordError):
         return read_record(path, Claim)
     return None
-
-
-def _past_attempts(files: TrialFiles) -> int:
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        return read_record(files.error, ErrorRecord).attempt
-    return 0
 
 
 def _create_exclusively(path: Path, claim: Claim) -> bool:

@@ -130,6 +130,7 @@ class Claim(Record):
     pid_started: float  # the kernel's start time of that pid, clock ticks: pids are used again
     job: str  # <sweep>/<job id>
     claimed_at: str
+    released_at: str | None = None  # the attempt ended in order, without a result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
