@@ -147,20 +147,87 @@ TORCHVISION_ARCHS = (
 )
 ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
 
-AUGMENTATIONS = (
-    "none",
-    "flip",
-    "flip_crop",
-    "geometric",
-    "color",
-    "geometric_color",
-    "cutout",
-    "randaugment",
-    "trivialaugment",
-    "autoaugment",
-    "mixup",
-    "cutmix",
+# Architectures whose stem (7x7, stride 2, pooling) may be exchanged for 3x3, stride 1, no pooling: `stem: cifar`.
+CIFAR_STEM_ARCHS = tuple(
+    name for name in TORCHVISION_ARCHS if name.startswith(("resnet", "resnext", "wide_resnet", "densenet"))
 )
+
+
+@dataclass(frozen=True, slots=True)
+class OpArg:
+    """A numeric argument of an augmentation operation: its default, its closed range, and whether it is a whole number."""
+
+    default: float
+    low: float
+    high: float
+    doc: str
+    whole: bool = False
+
+
+def _strength(what: str, default: float = 0.2) -> dict[str, OpArg]:
+    return {"strength": OpArg(default, 0.0, 1.0, f"{what} is multiplied by 1-strength..1+strength, uniform")}
+
+
+_SHARE_OF_IMAGES = "share of the images that it acts on"
+
+# The operations that `augment: [...]` may list, applied in the order listed, each with a draw of its own for every image;
+# those of BATCH_OPS mix the images of a batch and their targets, so that only one may stand, as the last. Lengths are shares
+# of a side, so that a spec means the same at any image size.
+AUGMENT_OPS: dict[str, dict[str, OpArg]] = {
+    "flip": {"p": OpArg(0.5, 0.0, 1.0, "share of the images mirrored left to right")},
+    "vflip": {"p": OpArg(0.5, 0.0, 1.0, "share of the images mirrored top to bottom")},
+    "crop": {"pad_frac": OpArg(0.125, 0.0, 0.5, "zero padding on each side before a crop of the old size, share of a side")},
+    "resized_crop": {
+        "min_area_frac": OpArg(0.5, 0.01, 1.0, "least area of the crop, which has an aspect of 3/4..4/3, as share of the image")
+    },
+    "rotate": {"degrees": OpArg(15.0, 0.0, 180.0, "largest angle either way")},
+    "translate": {"frac": OpArg(0.1, 0.0, 1.0, "largest shift either way, along each axis, share of a side")},
+    "scale": {"frac": OpArg(0.2, 0.0, 0.9, "size is multiplied by 1-frac..1+frac, uniform")},
+    "shear": {"degrees": OpArg(10.0, 0.0, 60.0, "largest angle either way, along each axis")},
+    "brightness": _strength("brightness"),
+    "contrast": _strength("the distance from the image's mean gray"),
+    "saturation": _strength("the distance from the pixel's gray"),
+    "hue": {"frac": OpArg(0.05, 0.0, 0.5, "largest shift either way, share of the colour circle")},
+    "gray": {"p": OpArg(0.1, 0.0, 1.0, _SHARE_OF_IMAGES)},
+    "blur": {
+        "p": OpArg(0.5, 0.0, 1.0, _SHARE_OF_IMAGES),
+        "sigma_frac": OpArg(0.03, 0.001, 0.2, "standard deviation of the Gaussian, share of a side"),
+    },
+    # DeVries & Taylor 2017: 16 of 32 pixels on CIFAR-10, the centre anywhere in the image.
+    "cutout": {"size_frac": OpArg(0.5, 0.0, 1.0, "side of the square that is blanked, share of a side")},
+    # Zhong et al. 2017, random erasing: a rectangle with an aspect of 0.3..1/0.3.
+    "erase": {
+        "p": OpArg(0.5, 0.0, 1.0, _SHARE_OF_IMAGES),
+        "min_area_frac": OpArg(0.02, 0.0, 1.0, "least area erased, share of the image"),
+        "max_area_frac": OpArg(0.33, 0.0, 1.0, "largest area erased, share of the image"),
+    },
+    "randaugment": {  # Cubuk et al. 2019, torchvision's fourteen operations
+        "num_ops": OpArg(2, 1, 8, "operations applied one after another", whole=True),
+        "magnitude": OpArg(9, 0, 30, "strength of each, of 30", whole=True),
+    },
+    "trivialaugment": {},  # Mueller & Hutter 2021: one operation of the wide set, any strength
+    "autoaugment": {},  # Cubuk et al. 2018, the CIFAR-10 policy
+    "mixup": {"alpha": OpArg(1.0, 0.01, 10.0, "both parameters of the Beta distribution of the mixing share")},  # Zhang 2017
+    "cutmix": {"alpha": OpArg(1.0, 0.01, 10.0, "both parameters of the Beta distribution of the area kept")},  # Yun 2019
+}
+
+BATCH_OPS = ("mixup", "cutmix")
+
+# What a name of `augment` stands for: operations with their default arguments, in this order.
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "flip": ("flip",),
+    "flip_crop": ("flip", "crop"),
+    "geometric": ("flip", "rotate", "translate", "scale"),
+    "color": ("brightness", "contrast", "saturation", "hue"),
+    "geometric_color": ("flip", "rotate", "translate", "scale", "brightness", "contrast", "saturation", "hue"),
+    "cutout": ("flip", "crop", "cutout"),
+    "randaugment": ("flip", "crop", "randaugment"),
+    "trivialaugment": ("flip", "crop", "trivialaugment"),
+    "autoaugment": ("flip", "crop", "autoaugment"),
+    "mixup": ("flip", "crop", "mixup"),
+    "cutmix": ("flip", "crop", "cutmix"),
+}
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
 SCHEDULES = ("constant", "cosine", "onecycle", "step")
