@@ -93,6 +93,16 @@ class Layout:
     def pool(self) -> Path:
         return self.root / "trials"
 
+    @property
+    def index(self) -> Path:
+        """The collector's index of finished trials; it may be deleted at any time."""
+        return self.root / "index.parquet"
+
+    @property
+    def report(self) -> Path:
+        """The report over several sweeps or the whole pool."""
+        return self.root / "report"
+
     def trial(self, trial_id: str) -> TrialFiles:
         return TrialFiles(self.pool / trial_id)
 

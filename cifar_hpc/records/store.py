@@ -72,6 +72,11 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
         stream.flush()
 
 
+def write_records(path: Path, records: Iterable[Record]) -> None:
+    """A whole stream anew, atomically: what a resumed writer begins from."""
+    write_atomic(path, lambda stream: stream.write(b"".join(_encode(record) + b"\n" for record in records)))
+
+
 def read_records(path: Path, kind: type[R]) -> list[R]:
     """All whole lines of a stream; torn lines (a writer died, or is writing) are left out; empty where there is no file."""
     try:

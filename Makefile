@@ -1,0 +1,39 @@
+# Set-up, demo, tests. Needs python3 (3.11 to 3.13), make and the network; everything else goes into .venv.
+PYTHON ?= python3
+UV := uv==0.13.9
+BIN := .venv/bin
+
+.PHONY: help demo test check setup lock clean
+help:  ## say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+demo: setup  ## run a small real sweep on CIFAR-10 images and show its leaderboard
+	$(BIN)/cifar-hpc fetch sweeps/quickstart.yaml
+	$(BIN)/cifar-hpc sweep sweeps/quickstart.yaml
+	$(BIN)/cifar-hpc report quickstart
+
+test: setup check  ## run every check and test
+	$(BIN)/pytest
+
+check: setup  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+setup: .venv/.ready  ## make .venv from requirements.lock
+
+# Bytecode is compiled at once: without it every process would start several seconds later.
+.venv/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	$(BIN)/uv pip install --quiet --compile-bytecode --require-hashes --requirement requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q cifar_hpc
+	touch $@
+
+lock:  ## resolve pyproject.toml anew into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	  --upgrade --extra dev pyproject.toml --output-file requirements.lock
+
+clean:  ## remove .venv (results and data stay)
+	rm -rf .venv

@@ -1,0 +1,312 @@
+"""What executes on a node, whoever started it: claims trials, trains their cohorts, writes their records.
+
+Knows files and the training loop; knows neither specs nor schedulers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.dataset import Dataset, Split, load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.models.summary import flops
+from cifar_hpc.models.weights import weights_sha256
+from cifar_hpc.models.zoo import BlockModel, build_model, in_channels, normalisation
+from cifar_hpc.plan import Cohort, Job
+from cifar_hpc.records import claims
+from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.schema import (
+    Claim,
+    EpochRecord,
+    ErrorRecord,
+    Outcome,
+    SplitMetrics,
+    TrialRecord,
+    TrialResult,
+)
+from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
+from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
+from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
+from cifar_hpc.train.loop import Hooks, Interrupted, Trunk, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.member import Member
+from cifar_hpc.trial import DatasetConfig, TrialConfig
+
+EpochHook = Callable[[str, EpochRecord], bool]
+
+__all__ = ["EpochHook", "Interrupted", "run_job"]
+
+
+def run_job(
+    job: Job,
+    layout: Layout,
+    *,
+    executor: str,
+    on_epoch: EpochHook | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> None:
+    """Trains every trial of the job that no living attempt has and that is not finished.
+
+    A trial that fails leaves error.json and the job goes on. on_epoch returning False ends that trial as PRUNED. Raises
+    Interrupted, after checkpoints, once interrupted() is true; KeyboardInterrupt as it comes.
+    """
+    torch.set_num_threads(job.resources.cpus_per_gpu)
+    for cohort in job.cohorts:
+        if interrupted():
+            raise Interrupted
+        _CohortRun(job, layout, executor, on_epoch, interrupted).run(cohort)
+
+
+@dataclass
+class _Attempt:
+    """One trial that this process owns."""
+
+    config: TrialConfig
+    files: TrialFiles
+    claim: Claim
+    started_at: str = field(default_factory=utc_now)
+
+
+@dataclass
+class _CohortRun:
+    """One cohort on this node, from claims to results."""
+
+    job: Job
+    layout: Layout
+    executor: str
+    on_epoch: EpochHook | None
+    interrupted: Callable[[], bool]
+    attempts: dict[str, _Attempt] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def run(self, cohort: Cohort) -> None:
+        job_name = f"{self.job.sweep}/{self.job.job_id}"
+        for config in cohort.trials:
+            files = self.layout.trial(config.trial_id)
+            claim = claims.claim_trial(files, config.trial_id, job_name)
+            if claim is not None:
+                self.attempts[config.trial_id] = _Attempt(config, files, claim)
+        self.cohort_n = len(self.attempts)
+        if not self.attempts:
+            return
+        paths = [attempt.files.claim(attempt.claim.attempt) for attempt in self.attempts.values()]
+        with claims.heartbeat(paths):
+            try:
+                self._train()
+            except Exception as error:
+                if isinstance(error, Interrupted):
+                    raise
+                for attempt in list(self.attempts.values()):
+                    self._fail(attempt, error)
+            finally:
+                for attempt in self.attempts.values():
+                    self._release(attempt)
+
+    def _train(self) -> None:
+        attempts = list(self.attempts.values())
+        config = attempts[0].config
+        for attempt in attempts:
+            if not attempt.files.trial.exists():
+                record = TrialRecord(trial_id=attempt.claim.trial_id, config=attempt.config.to_json(), created_at=utc_now())
+                write_record(attempt.files.trial, record)
+        self.device = choose_device()
+        self.precision = choose_precision(config.precision, self.device)
+        self.data = _load(config.dataset, _image_size(config))
+        self.model_channels = in_channels(config, self.data.channels)
+        self.trunk = Trunk(self._build(config), self.precision)
+        members = [member for member in map(self._member, attempts) if member is not None]
+        if not members:
+            return
+        train, val = self._batches(config, self.data.train, augmented=True), self._batches(config, self.data.val)
+        hooks = Hooks(
+            epoch_ended=self._epoch_ended,
+            finished=self._finish,
+            failed=lambda member, error: self._fail(self.attempts[member.config.trial_id], error),
+            save=self._save,
+            check=self._check,
+            save_due=self._save_due,
+            interrupted=self.interrupted,
+        )
+        for member in [member for member in members if not member.active]:
+            self._finish(member)  # the process died between the last epoch and the result
+        train_cohort(self.trunk, members, train, val, hooks)
+
+    def _member(self, attempt: _Attempt) -> Member | None:
+        """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
+        try:
+            model = self._build(attempt.config)
+            member = Member(
+                attempt.config, model, steps_per_epoch(attempt.config, len(self.data.train.labels_N)), self.precision
+            )
+            with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
+                state = load_checkpoint(attempt.files.checkpoint)
+                if state is not None:
+                    member.load_state_dict(state)
+            write_records(attempt.files.metrics, member.progress.curves)
+        except Exception as error:
+            self._fail(attempt, error)
+            return None
+        return member
+
+    def _build(self, config: TrialConfig) -> BlockModel:
+        model = build_model(config, len(self.data.classes), self.model_channels).to(self.device)
+        return model.to(memory_format=torch.channels_last) if self.device.type == "cuda" else model
+
+    def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
+        mean, std = normalisation(config) or (self.data.mean, self.data.std)
+        return Batches(
+            split,
+            image_size=_image_size(config),
+            in_channels=self.model_channels,
+            mean=mean,
+            std=std,
+            augment=config.augment if augmented else "none",
+            num_classes=len(self.data.classes),
+            device=self.device,
+        )
+
+    def _epoch_ended(self, member: Member) -> None:
+        attempt = self.attempts[member.config.trial_id]
+        record = member.progress.curves[-1]
+        if self.on_epoch is not None and not self.on_epoch(member.config.trial_id, record) and member.active:
+            member.progress.outcome, member.progress.reason = (
+                Outcome.PRUNED,
+                f"ended by the scheduler after epoch {record.epoch}",
+            )
+        self._save(member)
+        append_records(attempt.files.metrics, [record])
+
+    def _save(self, member: Member) -> None:
+        self._check(member)
+        self.saved_at = time.monotonic()
+        save_checkpoint(self.attempts[member.config.trial_id].files.checkpoint, member.state_dict())
+
+    def _check(self, member: Member) -> None:
+        attempt = self.attempts[member.config.trial_id]
+        claims.check_claim(attempt.files, attempt.claim)
+
+    def _save_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.job.resources.checkpoint_minutes * 60
+
+    def _finish(self, member: Member) -> None:
+        """Measures the test split once with the best epoch's weights and writes the result, last and atomically."""
+        attempt = self.attempts[member.config.trial_id]
+        test, test_logits = self.data.test, None
+        if member.progress.best_epoch is not None:
+            member.load_best()
+            if test is not None:
+                test_logits = evaluate(self.trunk, [member], self._batches(member.config, test))[0].cpu()
+            arrays = _split_arrays("val", member.best_val_logits, self.data.val)
+            if test is not None and test_logits is not None:
+                arrays |= _split_arrays("test", test_logits, test)
+            self._check(member)
+            write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, **arrays))
+        self._check(member)
+        write_record(attempt.files.result, self._result(member, attempt, test_logits))
+        for path in (attempt.files.metrics, attempt.files.checkpoint, attempt.files.error):
+            path.unlink(missing_ok=True)
+        claims.remove_claims(attempt.files)
+        del self.attempts[member.config.trial_id]
+
+    def _result(self, member: Member, attempt: _Attempt, test_logits: torch.Tensor | None) -> TrialResult:
+        config, progress, data = member.config, member.progress, self.data
+        best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
+        train_n, val_n = len(data.train.labels_N), len(data.val.labels_N)
+        return TrialResult(
+            trial_id=config.trial_id,
+            point_id=config.point_id,
+            config=config.to_json(),
+            outcome=progress.outcome or Outcome.FINISHED,
+            reason=progress.reason,
+            curves=tuple(progress.curves),
+            best_epoch=progress.best_epoch,
+            train=_metrics(best.train_loss, best.train_acc, train_n) if best else None,
+            val=_metrics(best.val_loss, best.val_acc, val_n) if best else None,
+            test=_measure(test_logits, data.test) if data.test is not None and test_logits is not None else None,
+            classes=data.classes,
+            train_n=train_n,
+            params_total=sum(p.numel() for p in member.model.parameters()),
+            params_trained=sum(p.numel() for p in member.suffix.parameters()),
+            frozen_blocks=member.frozen,
+            total_blocks=len(member.model.blocks),
+            flops=flops(member.model, _image_size(config), self.model_channels),
+            attempts=attempt.claim.attempt,
+            train_s=round(progress.seconds, 3),
+            trunk_shared_by=self.cohort_n,
+            started_at=attempt.started_at,
+            finished_at=utc_now(),
+            executor=self.executor,
+            job=attempt.claim.job,
+            hardware=describe_hardware(self.device, self.precision),
+            provenance=describe_provenance(data.sha256, weights_sha256(config.arch, config.weights)),
+        )
+
+    def _fail(self, attempt: _Attempt, error: Exception) -> None:
+        """Leaves error.json and gives the trial up; where another attempt owns it now, leaves it alone."""
+        self.attempts.pop(attempt.claim.trial_id, None)
+        if isinstance(error, claims.ClaimLostError):
+            return
+        record = ErrorRecord(
+            trial_id=attempt.claim.trial_id,
+            attempt=attempt.claim.attempt,
+            kind=type(error).__name__,
+            message=str(error) or type(error).__name__,
+            traceback="" if isinstance(error, CifarHpcError) else "".join(traceback.format_exception(error)),
+            host=attempt.claim.host,
+            job=attempt.claim.job,
+            failed_at=utc_now(),
+        )
+        try:
+            write_record(attempt.files.error, record)
+        except OSError as unwritable:  # a full disk: the claim stays, and a reader calls the trial LOST once we are gone
+            print(f"trial {record.trial_id}: {record.kind}: {record.message}; not recorded: {unwritable}", file=sys.stderr)
+            return
+        self._release(attempt)
+
+    def _release(self, attempt: _Attempt) -> None:
+        with contextlib.suppress(OSError, claims.ClaimLostError):
+            claims.check_claim(attempt.files, attempt.claim)
+            claims.release_claim(attempt.files, attempt.claim)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(config: DatasetConfig, image_size: int) -> Dataset:
+    return load_dataset(config, image_size, data_root())
+
+
+def _image_size(config: TrialConfig) -> int:
+    if config.image_size is None:
+        raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
+    return config.image_size
+
+
+def _metrics(loss: float | None, acc: float | None, n: int) -> SplitMetrics | None:
+    return None if acc is None else SplitMetrics(loss=loss, acc=acc, n=n)
+
+
+def _measure(logits_NK: torch.Tensor, split: Split) -> SplitMetrics:
+    loss = torch.nn.functional.cross_entropy(logits_NK, split.labels_N).item()
+    acc = (logits_NK.argmax(1) == split.labels_N).double().mean().item()
+    return SplitMetrics(loss=loss if np.isfinite(loss) else None, acc=acc, n=len(logits_NK))
+
+
+def _split_arrays(name: str, logits_NK: torch.Tensor | None, split: Split) -> dict[str, NDArray[np.generic]]:
+    if logits_NK is None:
+        return {}
+    largest = float(np.finfo(np.float16).max)
+    return {
+        f"{name}_logits": logits_NK.clamp(-largest, largest).cpu().numpy().astype(np.float16),
+        f"{name}_labels": split.labels_N.numpy().astype(np.int32),
+        f"{name}_index": split.index_N.numpy().astype(np.int32),
+    }

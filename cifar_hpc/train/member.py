@@ -1,0 +1,211 @@
+"""One trial inside a cohort: its own suffix of the network, optimiser, curves and best epoch.
+
+A member knows nothing of the members beside it. Its state is plain tensors and numbers, so that a checkpoint of it alone is
+enough to go on alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cifar_hpc import catalog
+from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
+from cifar_hpc.models.zoo import BlockModel
+from cifar_hpc.records.schema import EpochRecord, Outcome
+from cifar_hpc.train.optim import build_optimizer, lr_factor, set_lr
+from cifar_hpc.trial import TrialConfig, stream_seed
+
+
+@dataclass
+class Progress:
+    """Where a member stands and what it has measured. epoch counts from 1; step counts within the epoch from 0."""
+
+    epoch: int = 1
+    step: int = 0
+    seconds: float = 0.0
+    epoch_s: float = 0.0
+    curves: list[EpochRecord] = field(default_factory=list)
+    best_epoch: int | None = None
+    best_value: float = -math.inf  # of the objective, larger is better
+    epochs_without_gain: int = 0
+    outcome: Outcome | None = None
+    reason: str = ""
+
+
+class Member:
+    """A trial's trainable suffix and all that changes while it trains."""
+
+    def __init__(self, config: TrialConfig, model: BlockModel, steps_per_epoch: int, precision: torch.dtype) -> None:
+        self.config = config
+        self.model = model
+        self.steps_per_epoch = steps_per_epoch
+        self.precision = precision
+        self.frozen = frozen_blocks(model.names, config.freeze)
+        freeze_blocks(model, self.frozen)
+        self.suffix = nn.ModuleList(model.blocks[self.frozen :])
+        self.optimizer = build_optimizer(config, list(self.suffix))
+        self.ema = copy.deepcopy(self.suffix) if config.ema is not None else None
+        self.best: dict[str, Tensor] = {}
+        self.best_val_logits: Tensor | None = None
+        self.progress = Progress()
+        self.device = next(model.parameters()).device
+        self._zero_sums()
+
+    @property
+    def active(self) -> bool:
+        return self.progress.outcome is None
+
+    @property
+    def depth(self) -> int:
+        """Blocks not trained in the present epoch: the frozen ones, or all but the classifier before unfreeze_epoch."""
+        head_only = self.config.unfreeze_epoch is not None and self.progress.epoch <= self.config.unfreeze_epoch
+        return max(self.frozen, len(self.model.blocks) - 1) if head_only else self.frozen
+
+    def begin_epoch(self) -> None:
+        """Sets which blocks train in this epoch; the others are in eval mode, statistics included."""
+        freeze_blocks(self.model, self.depth)
+        self.model.train()
+
+    def train_step(self, tap: Tensor, target: Tensor) -> None:
+        """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
+        config, progress = self.config, self.progress
+        step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
+        torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step))
+        set_lr(self.optimizer, config.lr * lr_factor(config, step, self.steps_per_epoch))
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            logits_NK = self.model.forward_blocks(tap, self.depth, len(self.model.blocks))
+        loss = functional.cross_entropy(logits_NK.float(), target, label_smoothing=config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self._update_ema()
+        with torch.no_grad():
+            labels_N = target if target.ndim == 1 else target.argmax(1)
+            self.loss_sum += loss.detach().double() * len(target)
+            self.correct += (logits_NK.argmax(1) == labels_N).sum()
+            self.seen += len(target)
+        progress.step += 1
+
+    def eval_logits(self, tap: Tensor) -> Tensor:
+        """Logits NK, float32, of the weights that are evaluated: the average's where there is one."""
+        x = tap
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            for block in list(self._evaluated())[self.depth - self.frozen :]:
+                x = block(x)
+        return x.float()
+
+    def eval_mode(self) -> None:
+        self.suffix.eval()
+        if self.ema is not None:
+            self.ema.eval()
+
+    def end_epoch(self, val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
+        """Writes the epoch's record, keeps the best weights, decides whether the trial is over."""
+        progress = self.progress
+        val_loss = functional.cross_entropy(val_logits_NK, val_labels_N).item()
+        record = EpochRecord(
+            epoch=progress.epoch,
+            lr=self.optimizer.param_groups[0]["lr"],
+            train_loss=_finite(self.loss_sum.item() / self.seen),
+            train_acc=self.correct.item() / self.seen,
+            val_loss=_finite(val_loss),
+            val_acc=(val_logits_NK.argmax(1) == val_labels_N).double().mean().item(),
+            train_s=round(progress.epoch_s, 4),
+            val_s=round(val_s, 4),
+        )
+        progress.curves.append(record)
+        progress.seconds += progress.epoch_s + val_s
+        self._judge(record, val_logits_NK)
+        progress.epoch, progress.step, progress.epoch_s = progress.epoch + 1, 0, 0.0
+        self._zero_sums()
+        return record
+
+    def _judge(self, record: EpochRecord, val_logits_NK: Tensor) -> None:
+        progress, config = self.progress, self.config
+        if record.train_loss is None or record.val_loss is None:
+            which = "training" if record.train_loss is None else "validation"
+            progress.outcome, progress.reason = Outcome.DIVERGED, f"{which} loss not finite in epoch {record.epoch}"
+            return
+        metric = getattr(record, config.objective)
+        value = metric if catalog.OBJECTIVES[config.objective] == "max" else -metric
+        if value > progress.best_value + (config.stop.min_delta if progress.best_epoch is not None else 0.0):
+            progress.epochs_without_gain = 0
+        else:
+            progress.epochs_without_gain += 1
+        if value > progress.best_value:
+            progress.best_epoch, progress.best_value = record.epoch, value
+            self.best = {key: tensor.detach().clone() for key, tensor in self._evaluated().state_dict().items()}
+            self.best_val_logits = val_logits_NK.detach().clone()
+        if record.epoch >= config.epochs:
+            progress.outcome, progress.reason = Outcome.FINISHED, f"all {config.epochs} epochs"
+        elif config.stop.patience is not None and progress.epochs_without_gain >= config.stop.patience:
+            progress.outcome = Outcome.EARLY_STOPPED
+            progress.reason = f"{config.objective} not improved for {config.stop.patience} epochs"
+        elif config.stop.max_minutes is not None and progress.seconds >= config.stop.max_minutes * 60:
+            progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{config.stop.max_minutes:g} minutes of training used"
+
+    def load_best(self) -> None:
+        """Puts the best epoch's weights in place, for the one measurement of the test split."""
+        self._evaluated().load_state_dict(self.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `load_state_dict` needs to go on bit for bit: tensors, numbers and strings only."""
+        p = self.progress
+        return {
+            "trial_id": self.config.trial_id,
+            "suffix": self.suffix.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "best": self.best,
+            "best_val_logits": self.best_val_logits,
+            "sums": (self.loss_sum, self.correct, self.seen),
+            "progress": {**vars(p), "curves": [r.to_json() for r in p.curves], "outcome": p.outcome and p.outcome.value},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises ValueError where the state is another trial's."""
+        if state["trial_id"] != self.config.trial_id:
+            raise ValueError(f"checkpoint of trial {state['trial_id']}, not of {self.config.trial_id}")
+        self.suffix.load_state_dict(state["suffix"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.best = {key: tensor.to(self.device) for key, tensor in state["best"].items()}
+        self.best_val_logits = None if state["best_val_logits"] is None else state["best_val_logits"].to(self.device)
+        loss_sum, correct, self.seen = state["sums"]
+        self.loss_sum, self.correct = loss_sum.to(self.device), correct.to(self.device)
+        saved = dict(state["progress"])
+        saved["curves"] = [EpochRecord.from_json(record) for record in saved["curves"]]
+        saved["outcome"] = Outcome(saved["outcome"]) if saved["outcome"] else None
+        self.progress = Progress(**saved)
+
+    def _evaluated(self) -> nn.ModuleList:
+        return self.suffix if self.ema is None else self.ema
+
+    def _zero_sums(self) -> None:
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.seen = 0
+
+    @torch.no_grad()
+    def _update_ema(self) -> None:
+        if self.ema is None or self.config.ema is None:
+            return
+        for average, value in zip(self.ema.state_dict().values(), self.suffix.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - self.config.ema)
+            else:
+                average.copy_(value)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
