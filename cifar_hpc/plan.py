@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord
+from cifar_hpc.records.store import utc_now
+from cifar_hpc.spec.sweep import Resources, SweepSpec
 from cifar_hpc.trial import TrialConfig
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one job gets. gpus: per node, a fraction packs several jobs on one; None: one where there is a GPU, else none."""
-
-    gpus: float | None = None
-    nodes: int = 1
-    cpus_per_gpu: int = 1  # CPU threads of each process; of the whole job where there is no GPU
-    memory_gb: float | None = None
-    minutes: float | None = None
+__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_configs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +36,65 @@ class Job:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         return tuple(trial_id for cohort in self.cohorts for trial_id in cohort.trial_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All trials of a sweep, finished or not, in the spec's order, and the cohorts that they train in."""
+
+    spec: SweepSpec
+    trials: tuple[TrialConfig, ...]
+    cohorts: tuple[Cohort, ...]
+
+
+def make_plan(spec: SweepSpec) -> Plan:
+    """The plan of a spec, from the spec alone: what is already on disk changes which jobs start, never the plan."""
+    trials = tuple(trial.config for trial in spec.trials)
+    members: dict[str, list[TrialConfig]] = {}
+    for trial in trials:
+        members.setdefault(_cohort_key(trial), []).append(trial)
+    return Plan(spec=spec, trials=trials, cohorts=tuple(Cohort(trials=tuple(group)) for group in members.values()))
+
+
+def _cohort_key(trial: TrialConfig) -> str:
+    """Trials of one key train side by side. Today each trains alone."""
+    return trial.trial_id
+
+
+def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
+    """Jobs for those trials of the plan that are among trial_ids, one a cohort, in the plan's order.
+
+    first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
+    say) leave their cohort; a cohort without members has no job.
+    """
+    wanted = frozenset(trial_ids)
+    cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
+    return tuple(
+        Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources)
+        for number, cohort in enumerate((c for c in cohorts if c.trials), first_number)
+    )
+
+
+def plan_record(plan: Plan) -> PlanRecord:
+    """plan.json of the plan, with the time of now."""
+    return PlanRecord(
+        sweep=plan.spec.name,
+        created_at=utc_now(),
+        spec_path=str(plan.spec.path),
+        objective=plan.spec.objective,
+        trials=tuple(
+            PlannedTrial(
+                trial_id=trial.config.trial_id,
+                point_id=trial.config.point_id,
+                axes=trial.axes,
+                config=trial.config.to_json(),
+            )
+            for trial in plan.spec.trials
+        ),
+        cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
+    )
+
+
+def recorded_configs(record: PlanRecord) -> dict[str, TrialConfig]:
+    """The configs of a plan.json by the ids that it gives them, in its order."""
+    return {trial.trial_id: TrialConfig.from_json(trial.config) for trial in record.trials}

@@ -19,8 +19,11 @@ ID_SCHEME = 1  # raise it when a change of the code changes what an unchanged co
 ID_LENGTH = 12  # base32 characters: 60 bits
 
 
-def _key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
-    """A trial key: its docstring, default and limits (choices, ge, gt, le, lt), which spec/schema.py shows and enforces."""
+def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
+    """A trial key: its docstring, default and limits (choices, ge, gt, le, lt), which spec/schema.py shows and enforces.
+
+    derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id.
+    """
     return field(default=default, metadata={"doc": doc, **limits})
 
 
@@ -28,24 +31,26 @@ def _key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
 class DatasetConfig:
     """Which images a trial trains on and how they are split."""
 
-    name: str = _key("data set", choices=tuple(catalog.DATASETS))
-    classes: tuple[str, ...] | None = _key("classes kept, in official label order; None: all", None)
-    train_size: int | None = _key(
+    name: str = spec_key("data set", choices=tuple(catalog.DATASETS))
+    classes: tuple[str, ...] | None = spec_key("classes kept, in official label order; None: all", None)
+    train_size: int | None = spec_key(
         "labelled training images used (stratified), before the validation split; None: all", None, gt=0
     )
-    val_frac: float = _key("share of them held out for validation, stratified, 0..1", 0.1, gt=0, lt=1)
-    split_seed: int = _key("seed of the sub-sample and of the split; the seeds of a sweep share one split", 0, ge=0)
-    folder: str | None = _key("folder of one's own images; where it lies is not part of the trial's id", None, hashed=False)
-    fingerprint: str | None = _key("digest of a folder's file names and sizes, which stands for it in the id", None)
+    val_frac: float = spec_key("share of them held out for validation, stratified", 0.1, gt=0, lt=1)
+    split_seed: int = spec_key("seed of the sub-sample and of the split; the seeds of a sweep share one split", 0, ge=0)
+    folder: str | None = spec_key("folder of one's own images; where it lies is not part of the trial's id", None, hashed=False)
+    fingerprint: str | None = spec_key(
+        "digest of a folder's file names and sizes, which stands for it in the id", None, derived=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StopConfig:
     """When a trial ends before its last epoch; every rule looks at validation only."""
 
-    patience: int | None = _key("epochs without improvement of the objective; None: no early stopping", None, ge=1)
-    min_delta: float = _key("least improvement that counts, in the objective's unit", 0.0, ge=0)
-    max_minutes: float | None = _key("training time after which the trial ends, minutes; None: no limit", None, gt=0)
+    patience: int | None = spec_key("epochs without improvement of the objective; None: no early stopping", None, ge=1)
+    min_delta: float = spec_key("least improvement that counts, in the objective's unit", 0.0, ge=0)
+    max_minutes: float | None = spec_key("training time after which the trial ends, minutes; None: no limit", None, gt=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,53 +66,56 @@ class TrialConfig:
     """Everything that changes what a trial's numbers are, and nothing else. See SPEC in the README for the values."""
 
     dataset: DatasetConfig
-    arch: str = _key("architecture: one of ours, a torchvision classification model, or timm/NAME")
-    weights: str | None = _key(
+    arch: str = spec_key("architecture: one of ours, a torchvision classification model, or timm/NAME")
+    weights: str | None = spec_key(
         "null (from scratch), imagenet, a torchvision weight enum, a weights file (.pt, .safetensors)", None
     )
-    image_size: int | None = _key("pixels of a side after resizing on the device; null: the data set's own", None, ge=1)
-    stem: str = _key(
+    weights_fingerprint: str | None = spec_key(
+        "sha256 of a weights file, which stands for its path in the id", None, derived=True
+    )
+    image_size: int | None = spec_key("pixels of a side after resizing on the device; null: the data set's own", None, ge=1)
+    stem: str = spec_key(
         "first layers: imagenet (as published) or cifar (3x3, stride 1, no pooling)", "imagenet", choices=catalog.STEMS
     )
-    freeze: str | int | float = _key(
+    freeze: str | int | float = spec_key(
         "none; all (all but the classifier); n (first n blocks); 0..1 with a point (share of the backbone's blocks); a block",
         "none",
     )
-    unfreeze_epoch: int | None = _key(
+    unfreeze_epoch: int | None = spec_key(
         "epochs with only the classifier trained, before the rest of the network is; null: off", None, ge=1
     )
-    layer_decay: float | None = _key(
+    layer_decay: float | None = spec_key(
         "LR factor from a block to the one below it; null: the same LR everywhere", None, gt=0, le=1
     )
-    classifier: str = _key(
+    classifier: str = spec_key(
         "linear (trained), svm or knn (scikit-learn on the frozen features)", "linear", choices=catalog.CLASSIFIERS
     )
-    augment: str | tuple[AugmentOp, ...] = _key("augmentation of training images: a name, or a list of operations", "none")
-    optimizer: str = _key("optimiser", "sgd", choices=catalog.OPTIMIZERS)
-    lr: float = _key("peak learning rate", 0.01, gt=0)
-    weight_decay: float = _key("weight decay (L2 for sgd and adam, decoupled for adamw and muon)", 0.0005, ge=0)
-    momentum: float | None = _key("momentum of sgd (Nesterov) and muon; no effect elsewhere", 0.9, ge=0, lt=1)
-    schedule: str = _key("learning rate over the steps", "cosine", choices=catalog.SCHEDULES)
-    warmup_epochs: float = _key("epochs of linear warm-up from 0 to lr", 0.0, ge=0)
-    label_smoothing: float = _key("share of the target spread over all classes", 0.0, ge=0, lt=1)
-    dropout: float | None = _key("probability of the classifier's dropout; null: the architecture's own", None, ge=0, lt=1)
-    ema: float | None = _key(
+    augment: str | tuple[AugmentOp, ...] = spec_key("augmentation of training images: a name, or a list of operations", "none")
+    optimizer: str = spec_key("optimiser", "sgd", choices=catalog.OPTIMIZERS)
+    lr: float = spec_key("peak learning rate", 0.01, gt=0)
+    weight_decay: float = spec_key("weight decay (L2 for sgd and adam, decoupled for adamw and muon)", 0.0005, ge=0)
+    momentum: float | None = spec_key("momentum of sgd (Nesterov) and muon; no effect elsewhere", 0.9, ge=0, lt=1)
+    schedule: str = spec_key("learning rate over the steps", "cosine", choices=catalog.SCHEDULES)
+    warmup_epochs: float = spec_key("epochs of linear warm-up from 0 to lr", 0.0, ge=0)
+    label_smoothing: float = spec_key("share of the target spread over all classes", 0.0, ge=0, lt=1)
+    dropout: float | None = spec_key("probability of the classifier's dropout; null: the architecture's own", None, ge=0, lt=1)
+    ema: float | None = spec_key(
         "decay per step of an exponential moving average of the weights, which is then evaluated; null: off",
         None,
         gt=0,
         lt=1,
     )
-    grad_clip: float | None = _key("largest gradient norm; null: off", None, gt=0)
-    epochs: int = _key("passes over the training images", 10, ge=1)
-    batch_size: int = _key("images per optimiser step over all devices", 128, ge=1)
-    precision: str = _key(
+    grad_clip: float | None = spec_key("largest gradient norm; null: off", None, gt=0)
+    epochs: int = spec_key("passes over the training images", 10, ge=1)
+    batch_size: int = spec_key("images per optimiser step over all devices", 128, ge=1)
+    precision: str = spec_key(
         "auto (bf16 where the device computes it natively, else fp32), fp32 or bf16", "auto", choices=catalog.PRECISIONS
     )
-    objective: str = _key(
+    objective: str = spec_key(
         "validation metric that chooses the best epoch and stops early", "val_acc", choices=tuple(catalog.OBJECTIVES)
     )
     stop: StopConfig = StopConfig()
-    seed: int = _key("seed of initialisation, data order, augmentation and dropout, each its own stream", 0, ge=0)
+    seed: int = spec_key("seed of initialisation, data order, augmentation and dropout, each its own stream", 0, ge=0)
 
     @cached_property
     def trial_id(self) -> str:
@@ -146,20 +154,38 @@ class TrialConfig:
 def normalise(config: TrialConfig) -> TrialConfig:
     """The config with settings that cannot act set to one value, so that points that train alike have one id.
 
-    freeze 0, 0.0 -> none; 1.0 -> all; momentum -> None for adam and adamw; min_delta -> 0 without patience.
+    freeze 0, 0.0 -> none; 1.0 -> all; any share of a network that is all classifier -> none; momentum -> None for adam and
+    adamw; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the
+    key is one.
     """
+    changes: dict[str, Any] = {}
+    for name in _FLOATS:
+        value = getattr(config, name)
+        if type(value) is int:
+            changes[name] = float(value)
     freeze = config.freeze
     if not isinstance(freeze, str):
         freeze = "none" if freeze == 0 else "all" if isinstance(freeze, float) and freeze == 1.0 else freeze
-    stop = config.stop if config.stop.patience is not None else dataclasses.replace(config.stop, min_delta=0.0)
-    momentum = config.momentum if config.optimizer in ("sgd", "muon") else None
-    return dataclasses.replace(config, freeze=freeze, stop=stop, momentum=momentum)
+    if config.arch == "linear" and (isinstance(freeze, float) or freeze == "all"):
+        freeze = "none"
+    if freeze != config.freeze:
+        changes["freeze"] = freeze
+    if config.momentum is not None and config.optimizer not in ("sgd", "muon"):
+        changes["momentum"] = None
+    if config.stop.patience is None and config.stop.min_delta != 0.0:
+        changes["stop"] = dataclasses.replace(config.stop, min_delta=0.0)
+    if config.weights is not None and config.weights == catalog.IMAGENET_WEIGHTS.get(config.arch, (None,))[0]:
+        changes["weights"] = "imagenet"
+    return dataclasses.replace(config, **changes) if changes else config
 
 
 def stream_seed(seed: int, purpose: str, *counters: int) -> int:
     """The seed, 0..2**63-1, of one named random stream, such as stream_seed(seed, 'augment', epoch, step)."""
     text = f"{seed}/{purpose}/" + "/".join(map(str, counters))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+_FLOATS = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.type in ("float", "float | None"))
 
 
 def _plain(value: Any) -> Any:
@@ -175,6 +201,8 @@ def _hashed(config: TrialConfig) -> dict[str, Any]:
     for f in dataclasses.fields(DatasetConfig):
         if f.metadata.get("hashed") is False:
             del plain["dataset"][f.name]
+    if config.weights_fingerprint is not None:
+        del plain["weights"]
     return plain
 
 

@@ -1,0 +1,43 @@
+"""What a spec says once it is read: the trials, in its order, and what they need. Knows nothing of YAML or of cohorts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_hpc.trial import TrialConfig, spec_key
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one job gets."""
+
+    gpus: float | None = spec_key(
+        "GPUs of each node; a share below 1 packs several jobs on one; null: one where there is a GPU, else none", None, ge=0
+    )
+    nodes: int = spec_key("nodes of a trial", 1, ge=1)
+    cpus_per_gpu: int = spec_key("CPU threads of each process; of the whole job where there is no GPU", 1, ge=1)
+    memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
+    minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepTrial:
+    """One trial of a sweep. axes: the swept keys, each with one word or number (the seed among them when there are several)."""
+
+    config: TrialConfig
+    axes: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSpec:
+    """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences."""
+
+    name: str
+    path: Path
+    text: str
+    trials: tuple[SweepTrial, ...]
+    objective: str
+    resources: Resources
+    warnings: tuple[str, ...]
