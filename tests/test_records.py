@@ -1,0 +1,156 @@
+"""What is on disk survives what happens to disks and processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import socket
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records import claims, store
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import SCHEMA_VERSION, Claim, EpochRecord, JobEvent, Status, TrialRecord
+from cifar_hpc.trial import TrialConfig
+from tests.training import digits_config
+
+EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.5, train_acc=0.5, val_loss=None, val_acc=0.25, train_s=2.0, val_s=0.5)
+EVENT = JobEvent(
+    at="2026-01-01T00:00:00.000Z", event="submitted", job_id="job-0001", trial_ids=("a",), executor="ray", handle="7"
+)
+
+
+def test_a_record_comes_back_equal(tmp_path):
+    store.write_record(tmp_path / "x.json", EPOCH)
+    assert store.read_record(tmp_path / "x.json", EpochRecord) == EPOCH
+
+
+@given(cut=st.integers(min_value=0, max_value=200))
+def test_a_stream_torn_anywhere_loses_only_its_last_line_and_can_be_continued(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("stream") / "jobs.jsonl"
+    store.append_records(path, [EVENT, EVENT])
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    path.write_bytes(whole[: first + min(cut, len(whole) - first)])
+    survivors = store.read_records(path, JobEvent)
+    assert survivors[:1] == [EVENT] and len(survivors) in (1, 2)
+    store.append_records(path, [EVENT])
+    assert store.read_records(path, JobEvent) == [*survivors, EVENT]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "x.json"
+    store.write_record(path, EPOCH)
+
+    def full(stream):
+        stream.write(b"{")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        store.write_atomic(path, full)
+    assert store.read_record(path, EpochRecord) == EPOCH
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_number_that_is_not_finite_cannot_be_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        store.write_record(tmp_path / "x.json", dataclasses.replace(EPOCH, train_loss=float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "not JSON"),
+        ('{"epoch": 1', "not JSON"),
+        ("[1]", "expected a JSON object, found list"),
+        ('{"epoch": "one"}', "expected int, found 'one'"),
+        ('{"epoch": 1}', "missing"),
+        (json.dumps({"schema_version": SCHEMA_VERSION + 1}), "newer than this program's"),
+    ],
+)
+def test_a_file_that_is_not_the_record_is_an_error_that_names_the_file(tmp_path, text, message):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=f"x.json: .*{message}"):
+        store.read_record(path, EpochRecord)
+
+
+def test_a_record_of_a_newer_program_with_more_keys_still_reads(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(EPOCH.to_json() | {"later": 1}))
+    assert store.read_record(path, EpochRecord) == EPOCH
+
+
+def test_a_config_comes_back_equal_and_keeps_its_id():
+    config = digits_config(stop=digits_config(patience=3).stop, freeze=0.5)
+    back = TrialConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert back == config and back.trial_id == config.trial_id
+    assert TrialRecord(trial_id="x", config=config.to_json(), created_at="t").to_json()["config"]["dataset"]["classes"] is None
+
+
+def _claim_in_child(root, out):
+    files = Layout(root).trial("t")
+    claim = claims.claim_trial(files, "t", "s/job-0001")
+    out.put(claim.attempt if claim else None)
+    time.sleep(2)
+
+
+def test_of_many_processes_that_claim_a_trial_at_once_one_gets_it(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    out = context.Queue()
+    children = [context.Process(target=_claim_in_child, args=(tmp_path, out)) for _ in range(4)]
+    for child in children:
+        child.start()
+    got = [out.get(timeout=60) for _ in children]
+    assert sorted(got, key=str) == [1, None, None, None]
+    for child in children:
+        child.join()
+    assert claims.read_state(Layout(tmp_path).trial("t"), "t").status is Status.LOST
+
+
+def _foreign_claim(**changes):
+    claim = Claim(
+        trial_id="t",
+        attempt=1,
+        host="elsewhere",
+        boot_id="b",
+        pid=1,
+        pid_started=1.0,
+        job="s/job-0001",
+        claimed_at="2026-01-01T00:00:00Z",
+    )
+    return dataclasses.replace(claim, **changes)
+
+
+def test_a_claim_of_another_host_lives_as_long_as_its_file_is_touched(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    store.write_record(files.claim(1), _foreign_claim())
+    assert claims.read_state(files, "t").status is Status.RUNNING
+    assert claims.claim_trial(files, "t", "s/job-0002") is None
+    old = time.time() - claims.DEAD_AFTER_S - 1
+    os.utime(files.claim(1), (old, old))
+    assert claims.read_state(files, "t").status is Status.LOST
+    assert claims.claim_trial(files, "t", "s/job-0002").attempt == 2
+
+
+def test_a_process_id_used_again_after_a_reboot_or_by_another_process_is_not_the_owner(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    mine = claims.claim_trial(files, "t", "s/job-0001")
+    assert claims.is_alive(mine, files.claim(1))
+    assert not claims.is_alive(dataclasses.replace(mine, pid_started=mine.pid_started - 1), files.claim(1))
+    assert mine.host == socket.gethostname()
+
+
+def test_a_torn_claim_is_nobodys(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    files.folder.mkdir(parents=True)
+    files.claim(3).write_text("{")
+    assert claims.read_state(files, "t").status is Status.LOST
+    assert claims.claim_trial(files, "t", "s/job-0001").attempt == 4

@@ -1,0 +1,258 @@
+"""The loop's promises: the same numbers alone, together, interrupted, killed; every end is a record."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_hpc.records import claims
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Outcome, Status, TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.runner import Interrupted, run_job
+from cifar_hpc.train.optim import lr_factor
+from tests.training import digits_config, job_of, numbers
+
+
+def result_of(layout, config) -> TrialResult:
+    return read_record(layout.trial(config.trial_id).result, TrialResult)
+
+
+def run_alone(tmp_path, config) -> TrialResult:
+    layout = Layout(tmp_path / f"alone-{config.trial_id}")
+    run_job(job_of(config), layout, executor="inline")
+    return result_of(layout, config)
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "results")
+
+
+def test_a_finished_trial_is_three_files_and_learned_something(layout):
+    config = digits_config(epochs=8)
+    run_job(job_of(config), layout, executor="inline")
+    folder = layout.trial(config.trial_id).folder
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "result.json", "trial.json"]
+    result = result_of(layout, config)
+    assert result.outcome is Outcome.FINISHED and len(result.curves) == 8
+    assert result.val.acc > 0.8 and result.test.acc > 0.8
+    saved = np.load(folder / "predictions.npz")
+    assert (saved["test_logits"].argmax(1) == saved["test_labels"]).mean() == pytest.approx(result.test.acc, abs=0.005)
+    assert (saved["val_logits"].argmax(1) == saved["val_labels"]).mean() == pytest.approx(result.val.acc, abs=0.01)
+
+
+def test_a_trial_interrupted_at_any_step_goes_on_to_the_same_bits(layout, tmp_path):
+    config = digits_config(epochs=3, augment="flip_crop", dropout=0.3, ema=0.9, optimizer="adamw")
+    undisturbed = numbers(run_alone(tmp_path, config))
+    rng = random.Random(0)
+    for attempt in itertools.count(1):
+        left = itertools.count()
+        stop_at = rng.randrange(1, 9)
+        try:
+            run_job(job_of(config), layout, executor="inline", interrupted=lambda: next(left) >= stop_at)  # noqa: B023
+            break
+        except Interrupted:
+            assert claims.read_state(layout.trial(config.trial_id), config.trial_id).status is Status.PLANNED
+    assert attempt > 2
+    result = result_of(layout, config)
+    assert numbers(result) == undisturbed
+    assert result.attempts == attempt
+
+
+def test_a_trial_killed_at_any_moment_goes_on_to_the_same_bits(layout, tmp_path):
+    config = digits_config(epochs=30, augment="flip_crop")
+    undisturbed = numbers(run_alone(tmp_path, config))
+    script = (
+        "import sys, pathlib\n"
+        "from tests.training import digits_config, job_of\n"
+        "from cifar_hpc.records.layout import Layout\n"
+        "from cifar_hpc.runner import run_job\n"
+        "run_job(job_of(digits_config(epochs=30, augment='flip_crop')), Layout(pathlib.Path(sys.argv[1])), executor='inline')\n"
+    )
+    files = layout.trial(config.trial_id)
+    kills = 0
+    while not files.result.exists():
+        epochs_before = claims.read_state(files, config.trial_id).epochs_done
+        child = subprocess.Popen([sys.executable, "-c", script, str(layout.root)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while child.poll() is None:
+            state = claims.read_state(files, config.trial_id)
+            if kills < 2 and state.epochs_done >= epochs_before + 2 + kills:
+                os.kill(child.pid, signal.SIGKILL)
+                kills += 1
+            time.sleep(0.01)
+        if not files.result.exists():
+            assert claims.read_state(files, config.trial_id).status is Status.LOST
+    assert kills == 2
+    assert numbers(result_of(layout, config)) == undisturbed
+
+
+def test_members_of_a_cohort_have_the_bits_of_trials_alone(layout, tmp_path):
+    members = [
+        digits_config(freeze="none", lr=0.05),
+        digits_config(freeze=1, lr=0.01, dropout=0.2),
+        digits_config(freeze="all", optimizer="adam", lr=0.003, epochs=4),
+        digits_config(freeze="none", epochs=3, weight_decay=0.01, schedule="onecycle"),
+        digits_config(freeze=1, unfreeze_epoch=1, epochs=3, layer_decay=0.5),
+    ]
+    run_job(job_of(*members, together=True), layout, executor="inline")
+    for config in members:
+        assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config
+        assert result_of(layout, config).trunk_shared_by == 5
+
+
+def test_a_member_that_fails_leaves_its_traceback_and_the_others_go_on(layout, monkeypatch):
+    from cifar_hpc.train.member import Member
+
+    good, bad = digits_config(lr=0.02), digits_config(lr=0.03)
+    step = Member.train_step
+
+    def failing(member, tap, target):
+        if member.config == bad and member.progress.epoch == 2:
+            raise ZeroDivisionError("on purpose")
+        step(member, tap, target)
+
+    monkeypatch.setattr(Member, "train_step", failing)
+    run_job(job_of(good, bad, together=True), layout, executor="inline")
+    assert result_of(layout, good).outcome is Outcome.FINISHED
+    state = claims.read_state(layout.trial(bad.trial_id), bad.trial_id)
+    assert state.status is Status.FAILED and state.reason == "ZeroDivisionError: on purpose"
+    assert "in failing" in state.error.traceback
+
+
+def test_a_failed_trial_run_again_goes_on_as_the_next_attempt(layout, monkeypatch, tmp_path):
+    from cifar_hpc.train.member import Member
+
+    config = digits_config()
+    with monkeypatch.context() as patched:
+        patched.setattr(Member, "end_epoch", lambda *_: 1 / 0)
+        run_job(job_of(config), layout, executor="inline")
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    assert result.attempts == 2 and not layout.trial(config.trial_id).error.exists()
+    assert numbers(result) == numbers(run_alone(tmp_path, config))
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_as_a_result_that_says_so(layout):
+    config = digits_config(lr=1e30, arch="linear")
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    assert result.outcome is Outcome.DIVERGED
+    assert "loss not finite in epoch" in result.reason
+    assert result.test is None if result.best_epoch is None else result.test is not None
+
+
+def test_patience_ends_a_trial_and_the_best_epoch_is_the_one_tested(layout):
+    config = digits_config(epochs=40, patience=2, lr=0.2)
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    assert result.outcome is Outcome.EARLY_STOPPED
+    assert len(result.curves) == max(c.epoch for c in result.curves) < 40
+    assert result.val.acc == max(c.val_acc for c in result.curves)
+
+
+def test_a_scheduler_that_says_no_prunes_the_trial(layout):
+    config = digits_config(epochs=5)
+    run_job(job_of(config), layout, executor="ray", on_epoch=lambda trial_id, record: record.epoch < 2)
+    state = claims.read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.status is Status.STOPPED and state.epochs_done == 2
+
+
+def test_a_trial_that_a_living_process_has_is_left_alone(layout):
+    config = digits_config()
+    files = layout.trial(config.trial_id)
+    claim = claims.claim_trial(files, config.trial_id, "other/job-0001")
+    run_job(job_of(config), layout, executor="inline")
+    assert not files.result.exists()
+    claims.release_claim(files, claim)
+    run_job(job_of(config), layout, executor="inline")
+    assert result_of(layout, config).attempts == 2
+
+
+def test_an_attempt_that_lost_its_claim_writes_nothing_more(layout):
+    config = digits_config(epochs=3)
+    files = layout.trial(config.trial_id)
+    usurper = {}
+
+    def take_over(trial_id, record):
+        if record.epoch == 2:
+            mine = files.claims()[-1]
+            stolen = json.loads(mine.read_text()) | {"attempt": 2, "host": "elsewhere"}
+            usurper["path"] = files.claim(2)
+            usurper["path"].write_text(json.dumps(stolen))
+        return True
+
+    run_job(job_of(config), layout, executor="inline", on_epoch=take_over)
+    assert not files.result.exists() and not files.error.exists()
+    assert files.claims()[-1] == usurper["path"]
+    assert claims.read_state(files, config.trial_id).status is Status.RUNNING
+
+
+def test_a_full_disk_fails_the_trial_and_the_next_attempt_goes_on_from_the_last_checkpoint(layout, monkeypatch, tmp_path):
+    from cifar_hpc.train import checkpoint
+
+    config = digits_config(epochs=3)
+    written = []
+
+    def full(path, write):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        original(path, write)
+
+    original = checkpoint.write_atomic
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "write_atomic", full)
+        run_job(job_of(config), layout, executor="inline")
+    state = claims.read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.status is Status.FAILED and "No space left" in state.reason
+    run_job(job_of(config), layout, executor="inline")
+    assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
+
+
+def test_a_torn_checkpoint_means_a_restart_with_the_same_numbers(layout, tmp_path):
+    config = digits_config()
+    files = layout.trial(config.trial_id)
+    files.folder.mkdir(parents=True)
+    files.checkpoint.write_bytes(b"PK\x03\x04 torn")
+    run_job(job_of(config), layout, executor="inline")
+    assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
+
+
+def test_a_result_that_bears_another_id_is_no_result(layout):
+    config = digits_config()
+    run_job(job_of(config), layout, executor="inline")
+    files = layout.trial(config.trial_id)
+    files.result.write_text(files.result.read_text().replace(config.trial_id, "x" * 12))
+    state = claims.read_state(files, config.trial_id)
+    assert state.status is Status.FAILED and "bears the id" in state.reason
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant", "step"])
+def test_the_learning_rate_rises_once_at_most_and_never_passes_lr(schedule):
+    config = digits_config(schedule=schedule, epochs=10, warmup_epochs=2.0 if schedule != "onecycle" else 0.0)
+    factors = [lr_factor(config, step, 7) for step in range(70)]
+    assert max(factors) <= 1.0 and min(factors) >= 0.0
+    peak = factors.index(max(factors))
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_the_cosine_schedule_is_torchs():
+    config = digits_config(schedule="cosine", epochs=4)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    for step in range(40):
+        assert lr_factor(config, step, 10) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        reference.step()
