@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
