@@ -36,6 +36,6 @@ def test_a_power_cut_on_a_node_starts_its_job_again_elsewhere(cluster: Cluster, 
 
 def test_the_controller_comes_back_with_its_queue(cluster: Cluster) -> None:
     cluster.run("sbatch", "--hold", "-J", "waiting", "-o", "/dev/null", "--wrap", "true")
-    cluster.kill_controller()
+    cluster.stop_controller()
     cluster.start_controller()
     _wait_for("waiting", cluster, "squeue", "-h", "-o", "%j")

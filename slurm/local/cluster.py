@@ -115,8 +115,9 @@ class Cluster:
         self.daemons.start("slurmctld", [str(SBIN / "slurmctld"), "-D"])
         self.daemons.wait_ready("slurmctld", lambda: port_answers(self.site.port))
 
-    def kill_controller(self) -> None:
-        self.daemons.end("slurmctld", signal.SIGKILL)
+    def stop_controller(self) -> None:
+        """In order: with SIGKILL it would forget the jobs of the last seconds, which it writes down every five."""
+        self.daemons.end("slurmctld")
 
     def start_node(self, name: str) -> None:
         (self.site.root / "spool" / name).mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,7 @@ class Cluster:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "command", choices=["up", "down", "env", "kill-node", "start-node", "kill-controller", "start-controller"]
+        "command", choices=["up", "down", "env", "kill-node", "start-node", "stop-controller", "start-controller"]
     )
     parser.add_argument("node", nargs="?", help="of kill-node and start-node: n1, n2, ...")
     parser.add_argument("--root", type=Path, default=Path("/tmp/slurm-local"))
@@ -243,8 +244,8 @@ def main() -> None:
             cluster.kill_node(arguments.node)
         case "start-node":
             cluster.start_node(arguments.node)
-        case "kill-controller":
-            cluster.kill_controller()
+        case "stop-controller":
+            cluster.stop_controller()
         case "start-controller":
             cluster.start_controller()
 
