@@ -1,0 +1,109 @@
+"""A split that lives whole on its device as uint8, and the batches gathered from it: augmented, normalised, resized.
+
+Owns: residency, the windowed flip and crop, normalisation, resizing. Knows nothing of epochs, shuffling or models.
+
+Order: flip and crop on uint8 (bit-equal to torchvision for the same draws), the other operations on float32 in 0..1 at the
+stored size, normalisation, resizing, mixing. All draws come from the given CPU generator, so that a batch does not depend on
+the device that it is made on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cifar_hpc.data import augment as augmentation
+from cifar_hpc.data.dataset import Split
+from cifar_hpc.trial import AugmentOp
+
+
+class Batches:
+    """A split on its device.
+
+    image_size: side of the batches, pixels; where it is not the stored side, bilinear resizing on the device, antialiased where
+    it shrinks (not bit-equal to PIL's). in_channels: 1, or 3 with gray images repeated. mean, std: per channel, in 0..1.
+    augment: a name of catalog.AUGMENTATIONS or operations of catalog.AUGMENT_OPS.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        image_size: int,
+        in_channels: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: str | tuple[AugmentOp, ...] = "none",
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        channels = split.images_NCHW.shape[1]
+        if channels not in (1, in_channels) or len(mean) not in (1, in_channels) or len(std) != len(mean):
+            raise ValueError(
+                f"{channels}-channel images, {in_channels} channels asked, {len(mean)} means, {len(std)} deviations"
+            )
+        operations = augmentation.resolve(augment)
+        self.image_size = image_size
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.device = device
+        self.side = split.images_NCHW.shape[-1]
+        self._geometry = augmentation.leading_window(operations, self.side)
+        self._pixel_ops, self._mix = augmentation.split_operations(operations[self._geometry.operations_n :])
+        pad = self._geometry.pad
+        # The zero border is stored with the images, so that a crop is a window view and one gather.
+        self._images_NCHW = functional.pad(split.images_NCHW, (pad,) * 4).to(device)
+        self._windows = self._images_NCHW.unfold(2, self.side, 1).unfold(3, self.side, 1)  # N C 2p+1 2p+1 H W
+        self._labels_N = split.labels_N.to(device)
+        # (x / 255 - mean) / std as one multiplication and one addition
+        mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
+        self._gain = (1 / std_C).float().view(1, -1, 1, 1).to(device)
+        self._offset = (-mean_C / std_C).float().view(1, -1, 1, 1).to(device)
+        self._fill = mean_C.float().view(1, -1, 1, 1).to(device)
+
+    def __len__(self) -> int:
+        return len(self._labels_N)
+
+    def train_batch(self, index_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The augmented images at `index_B` (CPU int64, positions in the split) and their targets.
+
+        Returns x_NCHW float32, normalised, image_size x image_size; y_N int64, or y_NK float32 (rows sum to 1) where the
+        augmentation mixes images. generator: a CPU generator, the only source of draws.
+        """
+        draws = self._geometry.draw(len(index_B), generator)
+        index_B = index_B.to(self.device)
+        x_NCHW = self._gather(index_B, draws)
+        y_N = self._labels_N[index_B]
+        if self._pixel_ops:
+            x_NCHW = x_NCHW.float().div_(255)
+            for operation in self._pixel_ops:
+                x_NCHW = operation(x_NCHW, generator, self._fill)
+            x_NCHW = x_NCHW.mul_(255)
+        x_NCHW = self._finish(x_NCHW)
+        return (x_NCHW, y_N) if self._mix is None else self._mix(x_NCHW, y_N, self.num_classes, generator)
+
+    def eval_batch(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `index_B` as they are: x_NCHW float32, normalised and resized, and y_N int64."""
+        index_B = index_B.to(self.device)
+        pad = self._geometry.pad
+        return self._finish(self._windows[index_B, :, pad, pad]), self._labels_N[index_B]
+
+    def _gather(self, index_B: Tensor, draws: augmentation.WindowDraws) -> Tensor:
+        x_NCHW = self._windows[index_B, :, draws.top_B.to(self.device), draws.left_B.to(self.device)]
+        if draws.flipped is not None:
+            flipped = draws.flipped.to(self.device)
+            x_NCHW[flipped] = x_NCHW[flipped].flip(-1)
+        return x_NCHW
+
+    def _finish(self, x_NCHW: Tensor) -> Tensor:
+        """0..255 in any type -> float32, in_channels, normalised, image_size."""
+        x_NCHW = x_NCHW.expand(-1, self.in_channels, -1, -1).to(torch.float32, memory_format=torch.contiguous_format)
+        x_NCHW = torch.addcmul(self._offset, x_NCHW, self._gain / 255)
+        if self.image_size == self.side:
+            return x_NCHW
+        return functional.interpolate(
+            x_NCHW, size=(self.image_size, self.image_size), mode="bilinear", antialias=self.image_size < self.side
+        )

@@ -1,0 +1,134 @@
+"""A data set as a trial sees it: training, validation and test split as uint8 tensors on the CPU, with their statistics.
+
+Owns: choosing classes, joining source and split, normalisation constants, the checksum. Knows nothing of devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar_hpc import catalog
+from cifar_hpc.data import folder, sources, splits
+from cifar_hpc.data.sources import LabelledImages
+from cifar_hpc.errors import DataError, nearest
+from cifar_hpc.trial import DatasetConfig
+
+# Mean and standard deviation of the training pixels, per channel, in 0..1; a folder takes ImageNet's.
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "digits": ((0.3053,), (0.3760,)),
+    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """images_NCHW: uint8; labels_N: int64, 0..K-1 among the kept classes; index_N: int64, position in the official split."""
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    index_N: Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """test: None where the folder has no labelled test images. sha256: over all images and labels used, in order."""
+
+    train: Split
+    val: Split
+    test: Split | None
+    classes: tuple[str, ...]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+
+
+def load_dataset(config: DatasetConfig, image_size: int, root: Path) -> Dataset:
+    """Reads, sub-samples (train_size) and then splits (val_frac); both are stratified draws of split_seed alone.
+
+    Fixed-size sets stay at native size, a folder's images come at image_size; a folder's own val/ is used whole, so that
+    val_frac has no effect there. Raises DataError where files are absent or torn, or a class has too few images.
+    """
+    val: LabelledImages | None = None
+    test: LabelledImages | None
+    if config.name == "folder":
+        own = folder.read_folder(config, image_size, root)
+        names, train, val, test = own.classes, own.train, own.val, own.test
+    else:
+        names = catalog.DATASETS[config.name].classes
+        train, test = sources.read_digits() if config.name == "digits" else sources.read_official(config.name, root)
+    classes = _kept_classes(config, names)
+    train_at, labels_N = _positions(train, names, classes)
+    _refuse_absent(config, classes, labels_N)
+    if config.train_size is not None:
+        kept = splits.subsample(labels_N, config.train_size, config.split_seed)
+        train_at, labels_N = train_at[kept], labels_N[kept]
+    if val is None:
+        stay, held = splits.split_val(labels_N, config.val_frac, config.split_seed)
+        val_split = _split(train, train_at[held], labels_N[held])
+        train_at, labels_N = train_at[stay], labels_N[stay]
+    else:
+        val_split = _split(val, *_positions(val, names, classes))
+    train_split = _split(train, train_at, labels_N)
+    test_split = None if test is None else _split(test, *_positions(test, names, classes))
+    mean, std = STATISTICS[config.name]
+    used = (train_split, val_split) if test_split is None else (train_split, val_split, test_split)
+    channels = train_split.images_NCHW.shape[1]
+    return Dataset(train_split, val_split, test_split, classes, channels, mean, std, _sha256(used))
+
+
+def _kept_classes(config: DatasetConfig, names: tuple[str, ...]) -> tuple[str, ...]:
+    if config.classes is None:
+        return names
+    for name in config.classes:
+        if name not in names:
+            near = nearest(name, names)
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise DataError(f"dataset.classes: {name!r} is no class of {config.name}.{hint}")
+    return tuple(name for name in names if name in config.classes)
+
+
+def _positions(
+    images: LabelledImages, names: tuple[str, ...], classes: tuple[str, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the images of the kept classes, and their labels among these."""
+    renumbered = np.array([classes.index(name) if name in classes else -1 for name in names], dtype=np.int64)
+    labels_N = renumbered[images.labels_N]
+    positions = np.flatnonzero(labels_N >= 0)
+    return positions, labels_N[positions]
+
+
+def _refuse_absent(config: DatasetConfig, classes: tuple[str, ...], labels_N: NDArray[np.int64]) -> None:
+    absent = [name for label, name in enumerate(classes) if label not in labels_N]
+    if absent:
+        raise DataError(
+            f"the files of {config.name} hold no training image of {', '.join(absent)}: choose `classes` that are there, "
+            f"or bring the whole set with `cifar-hpc fetch {config.name}`"
+        )
+
+
+def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArray[np.int64]) -> Split:
+    return Split(
+        torch.from_numpy(np.ascontiguousarray(images.images_NCHW[positions])),
+        torch.from_numpy(np.ascontiguousarray(labels_N)),
+        torch.from_numpy(images.index_N[positions]),
+    )
+
+
+def _sha256(used: tuple[Split, ...]) -> str:
+    digest = hashlib.sha256()
+    for split in used:
+        digest.update(split.images_NCHW.numpy().data)
+        digest.update(split.labels_N.numpy().data)
+    return digest.hexdigest()

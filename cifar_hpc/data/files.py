@@ -1,0 +1,183 @@
+"""Where data lies under the data root, and whether it is there and whole. Cheap: a login node runs it. Imports no torch.
+
+Owns: the data root, finding an official form, the torn-file checks by size, the fingerprint of a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_hpc import catalog
+from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
+from cifar_hpc.errors import DataError
+from cifar_hpc.trial import DatasetConfig
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An official form that lies whole in `folder`."""
+
+    form: Form
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """The file of that official name, gzipped where only that one is there."""
+        plain = self.folder / name
+        return plain if plain.is_file() or self.form.kind != "idx" else self.folder / f"{name}.gz"
+
+
+def data_root() -> Path:
+    """$CIFAR_HPC_DATA, else the user's cache directory ($XDG_CACHE_HOME, ~/.cache)."""
+    given = os.environ.get("CIFAR_HPC_DATA")
+    if given:
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-hpc"
+
+
+def find_form(name: str, root: Path) -> tuple[Found | None, tuple[str, ...]]:
+    """The first whole official form of data set `name` under `root`, and what is wrong with those passed over."""
+    wrong: list[str] = []
+    for form in FORMS[name]:
+        for folder in form.folders:
+            found = Found(form, root / folder)
+            there = [file for file in form.files if found.path(file).is_file()]
+            if not there:
+                continue
+            torn = [reason for file in there if (reason := torn_reason(form, found.path(file)))]
+            missing = [file for file in form.files if file not in there]
+            if not torn and not missing:
+                return found, tuple(wrong)
+            wrong += torn
+            # In the root itself a name such as 'train' may be anything: only a named folder that lacks files is told of.
+            if missing and folder != ".":
+                wrong.append(f"{found.folder} lacks {', '.join(missing)}")
+    return None, tuple(wrong)
+
+
+def torn_reason(form: Form, path: Path) -> str | None:
+    """Why an official file cannot be whole, from its size and ends alone; None where nothing speaks against it."""
+    size = path.stat().st_size
+    if form.kind == "binary":
+        record = form.label_bytes + RECORD_PIXELS
+        if size and size % record == 0:
+            return None
+        return f"{path} is torn: {size} bytes, not a whole number of {record}-byte records"
+    if form.kind == "python":
+        return None if size and _last_bytes(path, 1) == b"." else f"{path} is torn: {size} bytes, without the end of a pickle"
+    try:
+        head, length = _idx_head(path, size)
+    except (struct.error, zlib.error, OSError) as error:
+        return f"{path} is torn: no idx header ({error})"
+    dims = head[3] if len(head) == 16 else 0
+    if head[:3] != b"\0\0\x08" or len(head) < 4 + 4 * dims or not 1 <= dims <= 3:
+        return f"{path} is torn: no idx header of unsigned bytes"
+    want = 4 + 4 * dims
+    items = 1
+    for extent in struct.unpack(f">{dims}I", head[4 : 4 + 4 * dims]):
+        items *= extent
+    want += items
+    return None if length == want else f"{path} is torn: {length} bytes, its header promises {want}"
+
+
+def lacking(config: DatasetConfig, root: Path) -> str | None:
+    """What of a data set is not under `root`, as a sentence with the fetch line to type; None where all is there.
+
+    Looks at names, sizes and, of a file smaller than the official one, at the labels: never at all images.
+    """
+    if config.name == "folder":
+        return _lacking_folder(config, root)
+    if config.name not in FORMS:  # digits comes with scikit-learn
+        return None
+    line = f"run `cifar-hpc fetch {config.name}` where there is a network"
+    found, wrong = find_form(config.name, root)
+    if found is None:
+        why = "; ".join(wrong) or f"no official files of it in {', '.join(_places(config.name))}"
+        return f"{config.name} is not under {root} ({why}): {line}."
+    absent = _absent_classes(config, found)
+    if absent:
+        return f"{found.folder} holds only a part of {config.name}, without {', '.join(absent)}: {line}."
+    return None
+
+
+def folder_path(config: DatasetConfig, root: Path) -> Path:
+    """Where a folder data set lies: an absolute path as given; a relative one under the data root, else under the working
+    directory. Raises DataError where the config names none."""
+    if not config.folder:
+        raise DataError("dataset folder: no path given; write `folder: PATH` with train/<class>/* inside")
+    path = Path(config.folder).expanduser()
+    under_root = root / path
+    return under_root if under_root.is_dir() else path.absolute()
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """All image files below `folder`, sorted by their path relative to it; hidden ones left out."""
+    return tuple(sorted(_walk_images(folder), key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """16 hex digits over the relative names and sizes of the images of `folder`: what stands for it in a trial's id."""
+    digest = hashlib.sha256()
+    for path in image_files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _places(name: str) -> Iterator[str]:
+    return (folder + "/" for form in FORMS[name] for folder in form.folders)
+
+
+def _lacking_folder(config: DatasetConfig, root: Path) -> str | None:
+    path = folder_path(config, root)
+    if not path.is_dir():
+        return f"the folder {path} is not there: copy it to this machine, or correct `folder` in the spec (nothing to fetch)."
+    if not (path / "train").is_dir():
+        return f"{path} has no train/: its images are expected as train/<class>/* (nothing to fetch)."
+    return None
+
+
+def _absent_classes(config: DatasetConfig, found: Found) -> tuple[str, ...]:
+    """Asked classes without a training image. Only a binary file that is smaller than the official one is read for it."""
+    info = catalog.DATASETS[config.name]
+    if found.form.kind != "binary" or info.train_n is None:
+        return ()
+    record = found.form.label_bytes + RECORD_PIXELS
+    paths = [found.path(name) for name in found.form.train]
+    if sum(path.stat().st_size for path in paths) >= info.train_n * record:
+        return ()
+    labels = {label for path in paths for label in path.read_bytes()[found.form.label_bytes - 1 :: record]}
+    asked = info.classes if config.classes is None else config.classes
+    return tuple(name for name in asked if name in info.classes and info.classes.index(name) not in labels)
+
+
+def _idx_head(path: Path, size: int) -> tuple[bytes, int]:
+    """The first 16 bytes of an idx file, and its length, unpacked where it is gzipped (from the trailer)."""
+    with path.open("rb") as file:
+        start = file.read(4096)
+    if path.suffix != ".gz":
+        return start[:16].ljust(16, b"\0") if len(start) >= 8 else b"", size
+    head = zlib.decompressobj(31).decompress(start, 16)
+    return head.ljust(16, b"\0"), struct.unpack("<I", _last_bytes(path, 4))[0]
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-min(count, path.stat().st_size), os.SEEK_END)
+        return file.read()
+
+
+def _walk_images(folder: Path) -> Iterator[Path]:
+    for entry in folder.iterdir():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _walk_images(entry)
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            yield entry

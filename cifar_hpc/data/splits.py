@@ -1,0 +1,71 @@
+"""Which images of the official training split a trial trains and validates on: positions only, no images, no torch.
+
+Every choice is a stratified draw whose order depends on (split_seed, position) alone: the same on any machine and version.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.errors import DataError
+from cifar_hpc.trial import stream_seed
+
+Ints = NDArray[np.int64]
+
+
+def subsample(labels_N: Ints, size: int, seed: int) -> Ints:
+    """Positions, sorted, of `size` images with the classes in the proportions of `labels_N`, every class present.
+
+    Raises DataError where there are fewer images than `size`, or `size` is below the number of classes.
+    """
+    if size > len(labels_N):
+        raise DataError(f"dataset.train_size: {size}; there are {len(labels_N)} labelled training images of these classes")
+    counts_K = np.bincount(labels_N)
+    if size < np.count_nonzero(counts_K):
+        raise DataError(f"dataset.train_size: {size}; at least one image of each of the {np.count_nonzero(counts_K)} classes")
+    return _draw(labels_N, allot(size, counts_K), stream_seed(seed, "subsample"))
+
+
+def split_val(labels_N: Ints, val_frac: float, seed: int) -> tuple[Ints, Ints]:
+    """Positions, sorted, of the images that stay for training and of those held out: round(val_frac * N), every class on
+    both sides. Raises DataError where a class has only one image or the share is too small or too large for that."""
+    counts_K = np.bincount(labels_N)
+    present = int(np.count_nonzero(counts_K))
+    val_n = round(val_frac * len(labels_N))
+    if not present <= val_n <= len(labels_N) - present or counts_K[counts_K > 0].min() < 2:
+        raise DataError(
+            f"dataset.val_frac: {val_frac} of {len(labels_N)} images is {val_n}; each of the {present} classes needs an "
+            f"image for training and one for validation"
+        )
+    takes_K = np.minimum(allot(val_n, counts_K), counts_K - 1)
+    val = _draw(labels_N, takes_K, stream_seed(seed, "val"))
+    return np.setdiff1d(np.arange(len(labels_N)), val), val
+
+
+def allot(total: int, counts_K: Ints) -> Ints:
+    """`total` shared out in proportion to the counts by largest remainder (ties: the lower class), then one image lifted to
+    each present class that got none, from the class that got most."""
+    quotas_K = total * counts_K / counts_K.sum()
+    takes_K: Ints = np.floor(quotas_K).astype(np.int64)
+    by_remainder = np.argsort(takes_K - quotas_K, kind="stable")
+    takes_K[by_remainder[: total - takes_K.sum()]] += 1
+    for label in np.flatnonzero((takes_K == 0) & (counts_K > 0)):
+        takes_K[np.argmax(takes_K)] -= 1
+        takes_K[label] = 1
+    return takes_K
+
+
+def _draw(labels_N: Ints, takes_K: Ints, seed: int) -> Ints:
+    order = np.argsort(_keys(len(labels_N), seed), kind="stable")
+    chosen = [order[labels_N[order] == label][:take] for label, take in enumerate(takes_K)]
+    return np.sort(np.concatenate(chosen))
+
+
+def _keys(count: int, seed: int) -> NDArray[np.uint64]:
+    """SplitMix64 (Steele, Lea, Flood 2014) of seed + position: a random order that no library version changes."""
+    z = (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) + np.uint64(seed)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    keys: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return keys
