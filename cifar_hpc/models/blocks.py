@@ -1,0 +1,262 @@
+"""Any model as an ordered list of blocks. Owns: where a network may be cut, what the pieces are called, BlockModel.
+
+The cut. A *unit* is a module with code of its own that is no mere stack of like modules: a residual block, an inception or
+dense block, an encoder layer. Units are opaque. torch.fx traces the network around them, and a cut is allowed where exactly
+one value is alive (constants and parameters not counted). The pieces are then joined: a piece without weighted layer
+(activation, pooling, flatten) or with a normalisation alone belongs to the weighted layer before it; a dropout, with what
+follows it, belongs to the weighted layer after it, which is the one it regularises. So no random layer ever stands at the
+end of a frozen trunk, and the last block is the last weighted layer alone: the classifier.
+
+Must not know: configs, weights files, which architectures exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import _IncompatibleKeys
+
+from cifar_hpc.errors import CifarHpcError
+
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+class Block(nn.Module):
+    """One freezable piece of a model: a traced sub-network whose parameters keep their original qualified names.
+
+    frozen: train() leaves this block in eval mode. Deep-copyable and picklable.
+    """
+
+    def __init__(self, body: fx.GraphModule) -> None:
+        super().__init__()
+        self.body = body
+        self.frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return y
+
+    def train(self, mode: bool = True) -> Block:
+        super().train(mode and not self.frozen)
+        return self
+
+    def prepend_dropout(self, p: float) -> None:
+        """Put a dropout before the block's first layer."""
+        source = next(node for node in self.body.graph.nodes if node.op == "placeholder")
+        self.body.add_submodule("dropout", nn.Dropout(p))
+        with self.body.graph.inserting_after(source):
+            dropped = self.body.graph.call_module("dropout", (source,))
+        source.replace_all_uses_with(dropped, delete_user_cb=lambda user: user is not dropped)
+        self.body.recompile()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        state: dict[str, Any] = self.body.state_dict(*args, **kwargs)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
+        found: _IncompatibleKeys = self.body.load_state_dict(state_dict, strict, assign)
+        return found
+
+
+class BlockModel(nn.Module):
+    """A network as a chain of blocks. The last block is the classifier.
+
+    names: of the blocks, in forward order; warnings: what the user should know of how the model was built.
+    state_dict has the keys of the network that was cut, so its checkpoints load here and ours load there.
+    """
+
+    def __init__(self, names: Sequence[str], blocks: Sequence[Block], warnings: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.blocks = nn.ModuleList(blocks)
+        self.warnings = tuple(warnings)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Images to logits, (N, C, H, W) -> (N, K)."""
+        return self.forward_blocks(x_NCHW, 0, len(self.blocks))
+
+    def forward_blocks(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The output of block stop - 1, given the input of block start. start == stop gives x back."""
+        for i in range(start, stop):
+            x = self.blocks[i](x)
+        return x
+
+    def state_dict(  # type: ignore[override]
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        state: dict[str, Any] = {} if destination is None else destination
+        for block in self.blocks:
+            block.state_dict(destination=state, prefix=prefix, keep_vars=keep_vars)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> _IncompatibleKeys:
+        """As torch's: raises RuntimeError on missing or unexpected keys where strict, and on shapes that differ."""
+        keys = [list(block.state_dict()) for block in self.blocks]
+        known = {key for block_keys in keys for key in block_keys}
+        missing = [key for block_keys in keys for key in block_keys if key not in state_dict]
+        unexpected = [key for key in state_dict if key not in known]
+        if strict and (missing or unexpected):
+            raise RuntimeError(f"state_dict does not fit: missing {missing[:10]}, unexpected {unexpected[:10]}")
+        for block, block_keys in zip(self.blocks, keys, strict=True):
+            block.load_state_dict({key: state_dict[key] for key in block_keys if key in state_dict}, False, assign)
+        return _IncompatibleKeys(missing, unexpected)
+
+
+def cut(model: nn.Module, warnings: Sequence[str] = ()) -> BlockModel:
+    """The model as a BlockModel that shares its modules. Raises CifarHpcError where it cannot be traced."""
+    try:
+        graph = _Tracer(model).trace(model)
+    except Exception as error:  # a tracer meets any code that a model's author wrote
+        raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: torch.fx cannot trace it ({error})") from error
+    nodes = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    source = next(node for node in graph.nodes if node.op == "placeholder")
+    owners = _weighted_owners(model)
+    names: list[str] = []
+    blocks: list[Block] = []
+    for piece in _join(model, _pieces(source, nodes), owners):
+        sink = _sink(piece, nodes)
+        names.append(_name(piece, owners))
+        blocks.append(Block(fx.GraphModule(model, _subgraph(source, piece, sink))))
+        source = sink
+    if len(set(names)) != len(names):
+        raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: two would bear one name ({', '.join(names)})")
+    return BlockModel(names, blocks, warnings)
+
+
+class _Tracer(fx.Tracer):
+    """Symbolic tracing that leaves torch's and torchvision's operators and all units closed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._units = set(_units(model))
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        operator = m.__module__.startswith("torchvision.ops") and not _is_stack(m)
+        return m in self._units or operator or super().is_leaf_module(m, module_qualified_name)
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether the module only holds others: it has no code of its own between them."""
+    return type(module).forward is nn.Sequential.forward or type(module) in (nn.ModuleList, nn.ModuleDict)
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """A module with its own code around weighted children."""
+    return not _is_stack(module) and any(True for _ in module.children()) and any(True for _ in module.parameters())
+
+
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.MultiheadAttention):
+            continue
+        if _is_composite(child) and not _is_stage(child):
+            yield child
+        else:
+            yield from _units(child)
+
+
+def _is_stage(module: nn.Module) -> bool:
+    """A composite that runs a stack of several composites of one class, such as a transformer's encoder."""
+    for stack in filter(_is_stack, module.children()):
+        classes = [type(child) for child in stack.children() if _is_composite(child)]
+        if len(classes) > len(set(classes)):
+            return True
+    return False
+
+
+def _weighted_owners(model: nn.Module) -> dict[str, frozenset[str]]:
+    """For every module path: the paths at or below it that own parameters and are no normalisation."""
+    own = {
+        path
+        for path, module in model.named_modules()
+        if path and not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False))
+    }
+    return {
+        path: frozenset(owner for owner in own if owner == path or owner.startswith(f"{path}."))
+        for path, _ in model.named_modules()
+        if path
+    }
+
+
+def _pieces(source: fx.Node, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
+    """The nodes, cut wherever exactly one value is alive."""
+    position = {node: i for i, node in enumerate(nodes)}
+    last_use = {node: max((position.get(user, len(nodes)) for user in node.users), default=-1) for node in [source, *nodes]}
+    pieces: list[list[fx.Node]] = [[]]
+    alive = {source}
+    for i, node in enumerate(nodes):
+        pieces[-1].append(node)
+        alive = {value for value in (*alive, node) if last_use[value] > i}
+        if alive == {node}:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _join(model: nn.Module, pieces: Sequence[list[fx.Node]], owners: Mapping[str, frozenset[str]]) -> list[list[fx.Node]]:
+    """Pieces joined so that each has a weighted layer."""
+    blocks: list[list[fx.Node]] = []
+    tail: list[list[fx.Node]] = []
+    for piece in pieces:
+        if not any(_owners_of(node, owners) for node in piece):
+            tail.append(piece)
+            continue
+        random = [i for i, part in enumerate(tail) if any(_is_dropout(model, node) for node in part)]
+        split = random[0] if random else len(tail) if blocks else 0
+        if blocks:
+            blocks[-1] += chain.from_iterable(tail[:split])
+            tail = tail[split:]
+        blocks.append([*chain.from_iterable(tail), *piece])
+        tail = []
+    if not blocks:
+        raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: it has no weighted layer")
+    blocks[-1] += chain.from_iterable(tail)
+    return blocks
+
+
+def _owners_of(node: fx.Node, owners: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    return owners.get(str(node.target), frozenset()) if node.op == "call_module" else frozenset()
+
+
+def _is_dropout(model: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), _DropoutNd)
+
+
+def _sink(piece: Sequence[fx.Node], nodes: Sequence[fx.Node]) -> fx.Node:
+    """The one value that leaves the piece."""
+    inside = set(piece)
+    return next(node for node in reversed(piece) if any(user not in inside for user in node.users))
+
+
+def _name(piece: Sequence[fx.Node], owners: Mapping[str, frozenset[str]]) -> str:
+    """The path of the largest module all of whose weighted layers are in the piece."""
+    held = frozenset[str]().union(*(_owners_of(node, owners) for node in piece))
+    parts = [owner.split(".") for owner in sorted(held)]
+    shared = 0
+    while all(len(part) > shared for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    path = parts[0][:shared] or parts[0]
+    while len(path) > 1 and owners[".".join(path[:-1])] <= held:
+        path = path[:-1]
+    return ".".join(path)
+
+
+def _subgraph(source: fx.Node, piece: Sequence[fx.Node], sink: fx.Node) -> fx.Graph:
+    graph = fx.Graph()
+    copies = {source: graph.placeholder("x")}
+
+    def copied(value: fx.Node) -> fx.Node:
+        if value not in copies and value.op == "get_attr":
+            copies[value] = graph.node_copy(value)
+        return copies[value]
+
+    for node in piece:
+        for value in node.all_input_nodes:
+            copied(value)
+        copies[node] = graph.node_copy(node, copied)
+    graph.output(copies[sink])
+    return graph

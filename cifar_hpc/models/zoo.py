@@ -1,0 +1,126 @@
+"""From a trial's config to its network. Owns: build_model, which channels and which normalisation a network expects.
+
+A network is initialised from the trial's 'init' stream, so that one seed gives one network on any machine, and the global
+generators stay as they were. Must not know: data, training, devices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.models import get_model
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.models.blocks import Block, BlockModel, cut
+from cifar_hpc.models.nets import NETS
+from cifar_hpc.trial import TrialConfig, stream_seed
+
+CIFAR_STEMS = ("resnet", "resnext", "wide_resnet", "densenet")  # prefixes of the architectures that have such a stem
+
+
+def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> BlockModel:
+    """The network of a trial, on the CPU, in training mode, nothing frozen.
+
+    in_channels: as `in_channels` gives it. Raises CifarHpcError on an unknown architecture or an image size or a stem that
+    it cannot have, on weights that are missing or do not fit.
+    """
+    state = torch.get_rng_state()
+    try:
+        torch.default_generator.manual_seed(stream_seed(config.seed, "init"))
+        network, warnings = _build_network(config, num_classes, in_channels)
+    finally:
+        torch.set_rng_state(state)
+    model = cut(network, warnings)
+    if config.dropout is not None:
+        _set_dropout(model, config.dropout)
+    return model
+
+
+def in_channels(config: TrialConfig, dataset_channels: int) -> int:
+    """Our own networks take the data's channels where they start from scratch; everything else is given 3."""
+    return dataset_channels if config.arch in NETS and config.weights is None else 3
+
+
+def image_side(config: TrialConfig) -> int:
+    """Pixels of a side that the network sees. Raises CifarHpcError where neither the config nor the data set says it."""
+    side = config.image_size or catalog.DATASETS[config.dataset.name].size
+    if side is None:
+        raise CifarHpcError(f"image_size: not given; data set {config.dataset.name!r} has no size of its own, so give one")
+    return side
+
+
+def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str]]:
+    side = image_side(config)
+    network = make_network(config.arch, num_classes, channels, side, config.stem)
+    return network, []
+
+
+def make_network(arch: str, num_classes: int, channels: int, side: int, stem: str) -> nn.Module:
+    """The uncut network, initialised as its authors do from the global generator. Raises CifarHpcError."""
+    if arch in NETS:
+        network = NETS[arch](num_classes, channels, side)
+    elif arch in catalog.TORCHVISION_ARCHS:
+        if channels != 3:
+            raise CifarHpcError(f"{arch} takes images of 3 channels, not {channels}")
+        network = get_model(arch, weights=None, num_classes=num_classes, **_arguments(arch, side))
+    else:
+        near = nearest(arch, catalog.ARCHS)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise CifarHpcError(f"arch: {arch!r} is unknown; allowed: {', '.join(catalog.ARCHS)}.{hint}")
+    if stem == "cifar":
+        _use_cifar_stem(arch, network)
+    return network
+
+
+def _arguments(arch: str, side: int) -> dict[str, Any]:
+    """What torchvision's constructor has to be told: no auxiliary classifiers; the image side where layers depend on it."""
+    if arch in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    if arch.startswith("vit_"):
+        patch = int(arch.rsplit("_", 1)[1])
+        if side % patch:
+            raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of its patch of {patch} pixels")
+        return {"image_size": side}
+    if arch.startswith("maxvit_"):
+        if side % 32:
+            raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of 32 pixels")
+        return {"input_size": (side, side), "partition_size": side // 32}
+    return {}
+
+
+def _use_cifar_stem(arch: str, network: nn.Module) -> None:
+    """A 3x3 convolution of stride 1 and no pooling as first layers (He et al. 2016, section 4.2)."""
+    if not arch.startswith(CIFAR_STEMS) or arch in NETS:
+        families = ", ".join(name for name in catalog.TORCHVISION_ARCHS if name.startswith(CIFAR_STEMS))
+        raise CifarHpcError(f"stem: cifar for {arch}; allowed: imagenet, or one of {families}")
+    first, pool = ("features.conv0", "features.pool0") if arch.startswith("densenet") else ("conv1", "maxpool")
+    old = network.get_submodule(first)
+    assert isinstance(old, nn.Conv2d)
+    conv = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    network.set_submodule(first, conv)
+    network.set_submodule(pool, nn.Identity())
+
+
+def _set_dropout(model: BlockModel, p: float) -> None:
+    """Set the dropouts among the fully connected layers at the end; where there is none, put one before the classifier."""
+    tail: list[Block] = []
+    for block in reversed(model.blocks):
+        assert isinstance(block, Block)
+        if tail and not _is_linear(block):
+            break
+        tail.append(block)
+    dropouts = [module for block in tail for module in block.modules() if isinstance(module, _DropoutNd)]
+    for dropout in dropouts:
+        dropout.p = p
+    if not dropouts:
+        tail[0].prepend_dropout(p)
+
+
+def _is_linear(block: Block) -> bool:
+    weighted = [module for module in block.modules() if any(True for _ in module.parameters(recurse=False))]
+    return all(isinstance(module, nn.Linear) for module in weighted)
