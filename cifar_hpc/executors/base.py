@@ -1,13 +1,26 @@
-"""What every executor does. The truth about a trial is on disk; a backend only tells queued from running from gone."""
+"""What every executor does. The truth about a trial is on disk; a backend only tells queued from running from gone.
+
+Owns: the protocol, the handles of jobs that run under a process of this machine, the error record of a job that died without
+a word. Knows no backend, and the runner only inside what runs on the node.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from types import FrameType
 from typing import Protocol
 
 from cifar_hpc.plan import Job
+from cifar_hpc.records.claims import boot_id, pid_started, read_state
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
+from cifar_hpc.records.store import utc_now, write_record
 
 
 class JobState(StrEnum):
@@ -28,7 +41,8 @@ class Executor(Protocol):
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
         """Starts the jobs; calls started(job, handle) as each is handed over, before it can end.
 
-        A failure of one job never keeps the next from running. KeyboardInterrupt stops all, leaving resumable trials.
+        A failure of one job never keeps the next from running. SIGINT and SIGTERM stop all, leaving resumable trials, and
+        KeyboardInterrupt is raised then. Raises CifarHpcError where the machine cannot run them at all.
         """
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
@@ -36,3 +50,105 @@ class Executor(Protocol):
 
     def cancel(self, handles: Sequence[str]) -> None:
         """Ends the jobs; those already gone are ignored."""
+
+
+class RunJob(Protocol):
+    """The runner's run_job, as executors call it."""
+
+    def __call__(
+        self,
+        job: Job,
+        layout: Layout,
+        *,
+        executor: str,
+        on_epoch: Callable[[str, EpochRecord], bool] | None = None,
+        interrupted: Callable[[], bool] = ...,
+    ) -> None: ...
+
+
+def run_on_node(
+    job: Job,
+    layout: Layout,
+    *,
+    executor: str,
+    on_epoch: Callable[[str, EpochRecord], bool] | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> None:
+    """The runner's run_job; torch is imported here, where training is, and nowhere before."""
+    from cifar_hpc.runner import run_job
+
+    run_job(job, layout, executor=executor, on_epoch=on_epoch, interrupted=interrupted)
+
+
+class LocalHandles:
+    """`states` and `cancel` of executors whose jobs live and die with the process that called `start`.
+
+    A handle names that process: host/boot/pid/start time, so that a pid that is used again is not taken for it.
+    """
+
+    @staticmethod
+    def own_handle() -> str:
+        return f"{socket.gethostname()}/{boot_id()}/{os.getpid()}/{pid_started(os.getpid())}"
+
+    def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
+        """RUNNING while the process lives; UNKNOWN where it is another host's."""
+        return {handle: _local_state(handle) for handle in dict.fromkeys(handles)}
+
+    def cancel(self, handles: Sequence[str]) -> None:
+        """SIGTERM, after which the process saves what it trains and ends. All its jobs end, not only the ones named."""
+        for handle, state in self.states(handles).items():
+            if state is JobState.RUNNING:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(handle.split("/")[2]), signal.SIGTERM)
+
+
+def _local_state(handle: str) -> JobState:
+    host, boot, pid, started = handle.split("/")
+    if host != socket.gethostname():
+        return JobState.UNKNOWN
+    alive = boot == boot_id() and str(pid_started(int(pid))) == started
+    return JobState.RUNNING if alive else JobState.GONE
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """While inside, the first SIGINT or SIGTERM only sets the event; a second one raises KeyboardInterrupt at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def record_death(layout: Layout, job: Job, kind: str, message: str, traceback: str = "") -> None:
+    """Writes error.json for the job's trials that have neither a result nor an error nor a living owner: who trained them
+    is gone and cannot. Without it each further sweep would run into the same death."""
+    for trial_id in job.trial_ids:
+        files = layout.trial(trial_id)
+        state = read_state(files, trial_id)
+        if state.status not in (Status.LOST, Status.PLANNED):
+            continue
+        claims = files.claims()
+        record = ErrorRecord(
+            trial_id=trial_id,
+            attempt=int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 1,
+            kind=kind,
+            message=message,
+            traceback=traceback,
+            host=state.claim.host if state.claim else socket.gethostname(),
+            job=f"{job.sweep}/{job.job_id}",
+            failed_at=utc_now(),
+        )
+        with contextlib.suppress(OSError):  # a full disk: the trial stays LOST
+            write_record(files.error, record)

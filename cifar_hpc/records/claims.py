@@ -58,9 +58,9 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
             trial_id=trial_id,
             attempt=(int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0) + 1,
             host=socket.gethostname(),
-            boot_id=_boot_id(),
+            boot_id=boot_id(),
             pid=os.getpid(),
-            pid_started=_pid_started(os.getpid()) or 0.0,
+            pid_started=pid_started(os.getpid()) or 0.0,
             job=job,
             claimed_at=utc_now(),
         )
@@ -110,8 +110,8 @@ def is_alive(claim: Claim, path: Path) -> bool:
     """Whether the claim's owner still runs, as far as this host can tell."""
     if claim.released_at is not None:
         return False
-    if claim.host == socket.gethostname() and claim.boot_id == _boot_id():
-        return _pid_started(claim.pid) == claim.pid_started
+    if claim.host == socket.gethostname() and claim.boot_id == boot_id():
+        return pid_started(claim.pid) == claim.pid_started
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime < DEAD_AFTER_S
     return False
@@ -171,14 +171,15 @@ def _create_exclusively(path: Path, claim: Claim) -> bool:
 
 
 @cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The kernel's id of this boot: a pid means nothing after the next one."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return "unknown"
 
 
-def _pid_started(pid: int) -> float | None:
+def pid_started(pid: int) -> float | None:
     """The kernel's start time of a living process; None where it is gone or a zombie. Without /proc: 0.0 while it lives."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()

@@ -78,6 +78,10 @@ class SweepFiles:
     def logs(self) -> Path:
         return self.folder / "logs"
 
+    def log(self, job_id: str) -> Path:
+        """What the job's process printed, all attempts one after another; absent where it ran in the terminal's process."""
+        return self.logs / f"{job_id}.log"
+
     @property
     def report(self) -> Path:
         return self.folder / "report"

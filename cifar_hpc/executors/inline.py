@@ -1,0 +1,34 @@
+"""Runs jobs in this process, one after another: for a debugger, a small machine, or a first look."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Sequence
+
+from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
+from cifar_hpc.plan import Job
+from cifar_hpc.records.layout import Layout
+
+
+class InlineExecutor(LocalHandles):
+    """No backend: start is the run. run: what executes a job (the runner)."""
+
+    name = "inline"
+    attached = True
+
+    def __init__(self, run: RunJob = run_on_node) -> None:
+        self._run = run
+
+    def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
+        """As the protocol says; a job of which the runner itself raises leaves error records, and the next one runs."""
+        for job in jobs:
+            started(job, self.own_handle())
+        with stop_signals() as stopped:
+            for job in jobs:
+                try:
+                    self._run(job, layout, executor=self.name, interrupted=stopped.is_set)
+                except Exception as error:
+                    if not stopped.is_set():
+                        record_death(layout, job, type(error).__name__, str(error), traceback.format_exc())
+                if stopped.is_set():
+                    raise KeyboardInterrupt
