@@ -47,12 +47,16 @@ class TrialState:
 
 
 def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
-    """Takes the trial for this process; None where a living attempt has it or it is finished."""
+    """Takes the trial for this process; None where a living attempt of another job has it or it is finished.
+
+    An earlier attempt of the same job never keeps it: a scheduler that starts a job again has given the first copy up,
+    though it may go on for a while on a node that was cut off.
+    """
     files.folder.mkdir(parents=True, exist_ok=True)
     while True:
         claims = files.claims()
         newest = _read_claim(claims[-1]) if claims else None
-        if files.result.exists() or (newest and is_alive(newest, claims[-1])):
+        if files.result.exists() or (newest and newest.job != job and is_alive(newest, claims[-1])):
             return None
         claim = Claim(
             trial_id=trial_id,

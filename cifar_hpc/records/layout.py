@@ -83,6 +83,11 @@ class SweepFiles:
         return self.logs / f"{job_id}.log"
 
     @property
+    def code(self) -> Path:
+        """The package as it was submitted to a cluster, a folder for each state of it."""
+        return self.folder / "code"
+
+    @property
     def report(self) -> Path:
         return self.folder / "report"
 
@@ -106,6 +111,11 @@ class Layout:
     def report(self) -> Path:
         """The report over several sweeps or the whole pool."""
         return self.root / "report"
+
+    @property
+    def queue(self) -> Path:
+        """What the cluster's queue last said, shared by all who ask within some seconds."""
+        return self.root / ".queue.json"
 
     def trial(self, trial_id: str) -> TrialFiles:
         return TrialFiles(self.pool / trial_id)
