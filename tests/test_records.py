@@ -97,7 +97,7 @@ def test_a_config_comes_back_equal_and_keeps_its_id():
 
 def _claim_in_child(root, out):
     files = Layout(root).trial("t")
-    claim = claims.claim_trial(files, "t", "s/job-0001")
+    claim = claims.claim_trial(files, "t", f"s/job-{os.getpid()}")
     out.put(claim.attempt if claim else None)
     time.sleep(2)
 
