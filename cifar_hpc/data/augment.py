@@ -1,22 +1,26 @@
-"""The augmentation operations of catalog.AUGMENT_OPS, each on a batch with a draw of its own for every image.
+"""What an augmentation name or list stands for, and how its operations become one pass over a batch.
 
-Owns: what a name stands for, the draws and their order, the pixel work. Every draw is made on the CPU from the generator
-passed in, in the order of the operations, and never from the global one. kornia is imported by the operations that need it.
+Owns: resolving names, the leading flip-and-crop window, grouping neighbouring geometric operations into one resampling. The
+pixel work is in pixels.py, the choice policies in policies.py, mixup and cutmix in mixing.py. Every draw is made on the CPU
+from the generator passed in, in the order of the operations, and never from the global one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from cifar_hpc import catalog
+from cifar_hpc.data import mixing, pixels, policies
+from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.trial import AugmentOp
 
 PixelOp = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # x_NCHW in 0..1, generator, the mean pixel -> x_NCHW
-MixOp = Callable[[Tensor, Tensor, int, torch.Generator], tuple[Tensor, Tensor]]  # x_NCHW, y_N, classes -> x_NCHW, y_NK
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +29,6 @@ class Operation:
 
     name: str
     args: dict[str, float]
-
-
-def resolve(augment: str | Sequence[AugmentOp]) -> tuple[Operation, ...]:
-    """The operations that a name of catalog.AUGMENTATIONS stands for, or those listed, with defaults filled in."""
-    listed = [AugmentOp(name=name) for name in catalog.AUGMENTATIONS[augment]] if isinstance(augment, str) else augment
-    return tuple(
-        Operation(op.name, {key: arg.default for key, arg in catalog.AUGMENT_OPS[op.name].items()} | dict(op.args))
-        for op in listed
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class WindowDraws:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The leading flip and crop of a list of operations, as one window into the padded image.
+    """The flip and crop that a list of operations begins with, as one window into the padded image.
 
     flip_p: share mirrored, None: no flip; pad: zero border, pixels; operations_n: how many operations it stands for.
     """
@@ -72,6 +67,26 @@ class Window:
         return WindowDraws(corner_B2[:, 0], left_B, None if self.flip_p is None else flip_B.nonzero()[:, 0])
 
 
+def resolve(augment: str | Sequence[AugmentOp]) -> tuple[Operation, ...]:
+    """The operations that a name of catalog.AUGMENTATIONS stands for, or those listed, with defaults filled in.
+
+    Raises CifarHpcError on a name or argument that the catalogue does not have, and on a mixing operation before the end.
+    """
+    if isinstance(augment, str):
+        _known("augment", augment, catalog.AUGMENTATIONS)
+        augment = [AugmentOp(name=name) for name in catalog.AUGMENTATIONS[augment]]
+    operations = []
+    for op in augment:
+        _known("augment operation", op.name, catalog.AUGMENT_OPS)
+        for key, _ in op.args:
+            _known(f"argument of {op.name}", key, catalog.AUGMENT_OPS[op.name])
+        defaults = {key: arg.default for key, arg in catalog.AUGMENT_OPS[op.name].items()}
+        operations.append(Operation(op.name, defaults | dict(op.args)))
+    if any(op.name in catalog.BATCH_OPS for op in operations[:-1]):
+        raise CifarHpcError(f"augment: {' and '.join(catalog.BATCH_OPS)} mix images: only one of them, as the last operation")
+    return tuple(operations)
+
+
 def leading_window(operations: Sequence[Operation], side: int) -> Window:
     """The flip and crop that a list begins with; a window that does nothing where it begins otherwise."""
     flip_p: float | None = None
@@ -79,12 +94,36 @@ def leading_window(operations: Sequence[Operation], side: int) -> Window:
     if operations and operations[0].name == "flip":
         flip_p, used = operations[0].args["p"], 1
     if len(operations) > used and operations[used].name == "crop":
-        return Window(flip_p, round(operations[used].args["pad_frac"] * side), used + 1)
+        return Window(flip_p, pixels.pad_pixels(operations[used].args, side), used + 1)
     return Window(flip_p, 0, used)
 
 
-def split_operations(operations: Sequence[Operation]) -> tuple[tuple[PixelOp, ...], MixOp | None]:
-    """The operations after the window as functions: those on single images, and the one that mixes a batch."""
-    if operations:
-        raise NotImplementedError(operations[0].name)
-    return (), None
+def pixel_operations(operations: Sequence[Operation]) -> tuple[PixelOp, ...]:
+    """The operations on single images as functions. Neighbouring geometric ones become one bilinear resampling, as in
+    torchvision's RandomAffine: three of them do not blur three times."""
+    functions: list[PixelOp] = []
+    single = [op for op in operations if op.name not in catalog.BATCH_OPS]
+    for geometric, group in itertools.groupby(single, lambda op: op.name in pixels.GEOMETRIC):
+        if geometric:
+            functions.append(partial(pixels.resample, [(op.name, op.args) for op in group]))
+        else:
+            functions += [partial(_function(op.name), op.args) for op in group]
+    return tuple(functions)
+
+
+def mix_operation(operations: Sequence[Operation]) -> mixing.MixOp | None:
+    """The operation that mixes the images of a batch and their targets; None where there is none."""
+    if not operations or operations[-1].name not in catalog.BATCH_OPS:
+        return None
+    return partial(mixing.OPERATIONS[operations[-1].name], operations[-1].args["alpha"])
+
+
+def _function(name: str) -> Callable[[dict[str, float], Tensor, torch.Generator, Tensor], Tensor]:
+    return policies.OPERATIONS[name] if name in policies.OPERATIONS else pixels.OPERATIONS[name]
+
+
+def _known(what: str, name: str, names: Collection[str]) -> None:
+    if name not in names:
+        near = nearest(name, names)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise CifarHpcError(f"{what}: {name!r}; allowed are {', '.join(names) or 'none'}.{hint}")

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
+from cifar_hpc.data.pixels import move
 from cifar_hpc.trial import AugmentOp
 
 
@@ -52,20 +53,23 @@ class Batches:
         self.device = device
         self.side = split.images_NCHW.shape[-1]
         self._geometry = augmentation.leading_window(operations, self.side)
-        self._pixel_ops, self._mix = augmentation.split_operations(operations[self._geometry.operations_n :])
+        self._pixel_ops = augmentation.pixel_operations(operations[self._geometry.operations_n :])
+        self._mix = augmentation.mix_operation(operations)
         pad = self._geometry.pad
         # The zero border is stored with the images, so that a crop is a window view and one gather.
         self._images_NCHW = functional.pad(split.images_NCHW, (pad,) * 4).to(device)
         self._windows = self._images_NCHW.unfold(2, self.side, 1).unfold(3, self.side, 1)  # N C 2p+1 2p+1 H W
-        self._labels_N = split.labels_N.to(device)
+        self.labels_N = split.labels_N.to(device)
         # (x / 255 - mean) / std as one multiplication and one addition
         mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self._gain = (1 / std_C).float().view(1, -1, 1, 1).to(device)
         self._offset = (-mean_C / std_C).float().view(1, -1, 1, 1).to(device)
-        self._fill = mean_C.float().view(1, -1, 1, 1).to(device)
+        # what a blanked pixel becomes: 0 after normalisation, for gray images on average
+        fill_C = mean_C if len(mean) == channels else mean_C.mean(0, keepdim=True)
+        self._mean_pixel = fill_C.float().view(1, -1, 1, 1).to(device)
 
     def __len__(self) -> int:
-        return len(self._labels_N)
+        return len(self.labels_N)
 
     def train_batch(self, index_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The augmented images at `index_B` (CPU int64, positions in the split) and their targets.
@@ -74,34 +78,33 @@ class Batches:
         augmentation mixes images. generator: a CPU generator, the only source of draws.
         """
         draws = self._geometry.draw(len(index_B), generator)
-        index_B = index_B.to(self.device)
+        index_B = move(index_B, self.device)
         x_NCHW = self._gather(index_B, draws)
-        y_N = self._labels_N[index_B]
+        y_N = self.labels_N[index_B]
         if self._pixel_ops:
             x_NCHW = x_NCHW.float().div_(255)
             for operation in self._pixel_ops:
-                x_NCHW = operation(x_NCHW, generator, self._fill)
-            x_NCHW = x_NCHW.mul_(255)
-        x_NCHW = self._finish(x_NCHW)
+                x_NCHW = operation(x_NCHW, generator, self._mean_pixel)
+        x_NCHW = self._finish(x_NCHW, self._gain if self._pixel_ops else self._gain / 255)
         return (x_NCHW, y_N) if self._mix is None else self._mix(x_NCHW, y_N, self.num_classes, generator)
 
     def eval_batch(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `index_B` as they are: x_NCHW float32, normalised and resized, and y_N int64."""
-        index_B = index_B.to(self.device)
+        index_B = move(index_B, self.device)
         pad = self._geometry.pad
-        return self._finish(self._windows[index_B, :, pad, pad]), self._labels_N[index_B]
+        return self._finish(self._windows[index_B, :, pad, pad], self._gain / 255), self.labels_N[index_B]
 
     def _gather(self, index_B: Tensor, draws: augmentation.WindowDraws) -> Tensor:
-        x_NCHW = self._windows[index_B, :, draws.top_B.to(self.device), draws.left_B.to(self.device)]
+        x_NCHW = self._windows[index_B, :, move(draws.top_B, self.device), move(draws.left_B, self.device)]
         if draws.flipped is not None:
-            flipped = draws.flipped.to(self.device)
+            flipped = move(draws.flipped, self.device)
             x_NCHW[flipped] = x_NCHW[flipped].flip(-1)
         return x_NCHW
 
-    def _finish(self, x_NCHW: Tensor) -> Tensor:
-        """0..255 in any type -> float32, in_channels, normalised, image_size."""
+    def _finish(self, x_NCHW: Tensor, gain: Tensor) -> Tensor:
+        """Pixels of any type and range -> float32, in_channels, x * gain + offset, image_size."""
         x_NCHW = x_NCHW.expand(-1, self.in_channels, -1, -1).to(torch.float32, memory_format=torch.contiguous_format)
-        x_NCHW = torch.addcmul(self._offset, x_NCHW, self._gain / 255)
+        x_NCHW = torch.addcmul(self._offset, x_NCHW, gain)
         if self.image_size == self.side:
             return x_NCHW
         return functional.interpolate(
