@@ -1,0 +1,139 @@
+"""The index of finished trials: one Parquet file, so that each result.json is parsed once.
+
+Owns: reading results, what makes one invalid, the file's columns. A row stands while the result's (mtime, size) is the same.
+A lost, torn or older index is rebuilt; two collectors at once each write a whole one and the last stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cifar_hpc.collect.trials import CURVES, Curves, Trial, config_text, flat_config, trial_of
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.schema import Outcome, TrialResult
+from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.trial import ID_SCHEME, TrialConfig
+
+INDEX_VERSION = f"1/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
+_ARROW |= {"str | None": pa.string(), "Outcome": pa.string(), "tuple[str, ...]": pa.list_(pa.string())}
+_ROW = {field.name: _ARROW.get(str(field.type), pa.string()) for field in fields(Trial)}  # config: its canonical JSON
+_SCHEMA = pa.schema(
+    {"mtime_ns": pa.int64(), "size": pa.int64(), **_ROW, **{f"curve_{name}": pa.list_(pa.float32()) for name in CURVES}},
+    metadata={"index_version": INDEX_VERSION},
+)
+_KEY = ("trial_id", "mtime_ns", "size")
+Stamp = tuple[int, int]  # mtime in ns and size of a result.json
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A file that is not what its name says. It is left out of every number."""
+
+    path: str
+    reason: str
+
+
+def read_finished(
+    layout: Layout, stamps: Mapping[str, Stamp], *, whole_pool: bool
+) -> tuple[list[Trial], Curves, list[Rejected]]:
+    """The trials with a valid result, in the order of `stamps`; what is not in the index is read and put there.
+
+    stamps: trial id -> stamp of its result.json. whole_pool: rows of trials that are not in `stamps` leave the index.
+    """
+    old = _load(layout)
+    known = {i: (mtime, size) for i, mtime, size in zip(*(old[c].to_pylist() for c in _KEY), strict=True)}
+    new: list[dict[str, Any]] = []
+    rejected: list[Rejected] = []
+    for trial_id, stamp in stamps.items():
+        if known.get(trial_id) == stamp:
+            continue
+        files = layout.trial(trial_id)
+        try:
+            new.append(_row(read_valid(files, trial_id), stamp))
+        except (RecordError, OSError) as error:
+            rejected.append(Rejected(str(files.result), str(error).removeprefix(f"{files.result}: ")))
+    stays = [known[i] == stamps[i] if i in stamps else not whole_pool for i in known]
+    table = old.filter(pa.array(stays, pa.bool_())) if old.num_rows else old
+    if new or table.num_rows < old.num_rows:
+        table = pa.concat_tables([table, pa.Table.from_pylist(new, _SCHEMA)])
+        with contextlib.suppress(OSError):  # a pool that one may only read has no index
+            write_atomic(layout.index, lambda stream: _save(table, stream))
+    row_of = {trial_id: row for row, trial_id in enumerate(table["trial_id"].to_pylist())}
+    table = table.take(pa.array([row_of[i] for i in stamps if i in row_of], pa.int64()))
+    return _trials(table), _curves(table), rejected
+
+
+def read_valid(files: TrialFiles, trial_id: str) -> TrialResult:
+    """The result, checked against itself. Raises RecordError where it is torn, foreign or edited by hand, and OSError."""
+    result = read_record(files.result, TrialResult)
+    if result.trial_id != trial_id:
+        raise RecordError(f"bears the id {result.trial_id}")
+    try:
+        config = TrialConfig.from_json(result.config)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise RecordError(f"its config is not one of this version: {error}") from error
+    if config.trial_id != trial_id:
+        raise RecordError("its config does not hash to its id: edited by hand, or of another id scheme")
+    for split in (result.train, result.val, result.test):
+        if split is not None and not (0 <= split.acc <= 1 and split.n > 0):
+            raise RecordError(f"an accuracy of {split.acc} over {split.n} images")
+    if [epoch.epoch for epoch in result.curves] != list(range(1, len(result.curves) + 1)):
+        raise RecordError("the epochs of its curves are not 1, 2, 3, ...")
+    if result.best_epoch is not None:
+        _check_best(result, result.best_epoch)
+    return result
+
+
+def _check_best(result: TrialResult, best_epoch: int) -> None:
+    if not 1 <= best_epoch <= len(result.curves):
+        raise RecordError(f"best_epoch {best_epoch} is not among its {len(result.curves)} epochs")
+    at_best = result.curves[best_epoch - 1].val_acc
+    if result.val and at_best is not None and abs(result.val.acc - at_best) > 1e-6:
+        raise RecordError(f"val.acc {result.val.acc:.4f} is not the curve's {at_best:.4f} at its best epoch {best_epoch}")
+
+
+def _load(layout: Layout) -> pa.Table:
+    """The index as it stands; an empty table where there is none, it is torn or of another version."""
+    with contextlib.suppress(FileNotFoundError, OSError, pa.ArrowException):
+        table = pq.read_table(layout.index, page_checksum_verification=True)
+        if (table.schema.metadata or {}).get(b"index_version") == INDEX_VERSION.encode() and table.schema.equals(_SCHEMA):
+            return table
+    return _SCHEMA.empty_table()
+
+
+def _save(table: pa.Table, stream: BinaryIO) -> None:
+    pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+
+
+def _row(result: TrialResult, stamp: Stamp) -> dict[str, Any]:
+    trial = trial_of(result, TrialConfig.from_json(result.config).point_id)
+    row = {field.name: getattr(trial, field.name) for field in fields(Trial)}
+    row |= {"config": config_text(result.config), "mtime_ns": stamp[0], "size": stamp[1]}
+    return row | {f"curve_{name}": [getattr(epoch, name) for epoch in result.curves] for name in CURVES}
+
+
+def _trials(table: pa.Table) -> list[Trial]:
+    columns: dict[str, Iterable[Any]] = {name: table[name].to_pylist() for name in _ROW}
+    columns["config"] = map(flat_config, columns["config"])
+    columns["outcome"] = map(Outcome, columns["outcome"])
+    columns["classes"] = map(tuple, columns["classes"])
+    return [Trial(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+
+
+def _curves(table: pa.Table) -> Curves:
+    values = {}
+    lengths = np.zeros(0, np.int64)
+    for name in CURVES:
+        lists = table[f"curve_{name}"].combine_chunks()
+        lengths = np.diff(lists.offsets.to_numpy()) if len(lists) else lengths
+        values[name] = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return Curves(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), values)

@@ -1,0 +1,155 @@
+"""The leaderboard: points over seeds, best first. Validation ranks; test stands beside it.
+
+Owns: what a row says, who is ranked, the Pareto front. Draws and formats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cifar_hpc.catalog import OBJECTIVES
+from cifar_hpc.collect.scan import Pool, varying_axes
+from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
+from cifar_hpc.collect.trials import Axis, Trial, Unfinished
+from cifar_hpc.records.schema import Outcome, Status
+
+FAILURES = (Status.FAILED, Status.LOST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished: its seeds."""
+
+    place: int | None  # from 1; None where too few seeds allow no claim
+    point_id: str
+    axes: Mapping[Axis, Any]  # only the axes that vary
+    config: Mapping[Axis, Any]
+    trials: tuple[Trial, ...]
+    failed: tuple[Unfinished, ...]
+    unfinished: tuple[Unfinished, ...]
+    score: Estimate | None  # the objective on validation, at each seed's best epoch
+    val_acc: Estimate | None
+    test_acc: Estimate | None
+    gap: float | None  # train minus validation accuracy at the best epoch, mean
+    best_epoch: float | None  # mean
+    train_s: float | None  # mean of a trial
+    device_hours: float  # of all its trials
+    pareto: bool  # no point is both better and faster
+
+    @property
+    def label(self) -> str:
+        """The point in words: 'arch=resnet18 lr=0.001'."""
+        return " ".join(f"{key}={value_text(value)}" for key, value in self.axes.items()) or "the only point"
+
+    @property
+    def diverged(self) -> int:
+        return sum(trial.outcome is Outcome.DIVERGED for trial in self.trials)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """rows: best first; points without a measured seed last. image_sets: how many different validation sets are among them."""
+
+    objective: str
+    axes: tuple[Axis, ...]
+    rows: tuple[Row, ...]
+    image_sets: int
+
+    @property
+    def measured(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.score is not None)
+
+    @property
+    def claims_ranking(self) -> bool:
+        """Whether the first two points have enough seeds for an order to mean something."""
+        return all(row.place is not None for row in self.measured[:2])
+
+
+def make_leaderboard(pool: Pool) -> Leaderboard:
+    """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters."""
+    axes = varying_axes(pool)
+    finished: dict[str, list[Trial]] = {}
+    unfinished: dict[str, list[Unfinished]] = {}
+    for trial in pool.trials:
+        finished.setdefault(trial.point_id, []).append(trial)
+    for waiting in pool.unfinished:
+        unfinished.setdefault(waiting.point_id, []).append(waiting)
+    points = dict.fromkeys((*finished, *unfinished))
+    rows = [_row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, [])) for point in points]
+    sign = -1 if OBJECTIVES[pool.objective] == "max" else 1
+    measured = sorted((row for row in rows if row.score), key=lambda row: (sign * _mean(row), row.trials[0].params_trained))
+    front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
+    ranked = [
+        replace(row, place=place if row.score and row.score.n >= MIN_SEEDS else None, pareto=on_front)
+        for place, row, on_front in zip(range(1, len(measured) + 1), measured, front, strict=True)
+    ]
+    return Leaderboard(
+        objective=pool.objective,
+        axes=axes,
+        rows=(*ranked, *(row for row in rows if not row.score)),
+        image_sets=len({_images(row.config) for row in measured}),
+    )
+
+
+def value_text(value: Any) -> str:
+    """An axis value in words: None as '-', 1e-05 as 1e-5, a list joined by '+'."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial], unfinished: list[Unfinished]) -> Row:
+    trials = sorted(trials, key=lambda trial: trial.seed)
+    config = (trials or unfinished)[0].config
+    gaps = [t.train_acc - t.val_acc for t in trials if t.train_acc is not None and t.val_acc is not None]
+    return Row(
+        place=None,
+        point_id=point_id,
+        axes={axis: config.get(axis) for axis in axes},
+        config=config,
+        trials=tuple(trials),
+        failed=tuple(trial for trial in unfinished if trial.status in FAILURES),
+        unfinished=tuple(trial for trial in unfinished if trial.status not in FAILURES),
+        score=_over_seeds(trials, objective),
+        val_acc=_over_seeds(trials, "val_acc"),
+        test_acc=_over_seeds(trials, "test_acc"),
+        gap=_mean_of(gaps),
+        best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
+        train_s=_mean_of([trial.train_s for trial in trials]),
+        device_hours=sum(trial.device_hours for trial in trials),
+        pareto=False,
+    )
+
+
+def _over_seeds(trials: Sequence[Trial], metric: str) -> Estimate | None:
+    measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
+    images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)
+    return estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
+
+
+def _mean(row: Row) -> float:
+    assert row.score is not None
+    return row.score.mean
+
+
+def _mean_of(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
+    """Which of the (a, b) pairs, both better when smaller, no other pair beats in one without losing in the other."""
+    front = [False] * len(costs)
+    least = float("inf")
+    for i in sorted(range(len(costs)), key=lambda i: costs[i]):
+        if costs[i][1] < least:
+            front[i], least = True, costs[i][1]
+    return front
+
+
+def _images(config: Mapping[Axis, Any]) -> tuple[Any, ...]:
+    """What decides which images are in the validation split."""
+    return tuple(config.get(key) for key in config if key.startswith("dataset"))

@@ -1,0 +1,165 @@
+"""From the records to a Pool: what finished, what did not, and what could not be read. Knows file names only through Layout.
+
+A scan may run while trials do: it sees each result whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cifar_hpc.collect.index import Rejected, Stamp, read_finished
+from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config
+from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EpochRecord, PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.store import read_record, read_records
+from cifar_hpc.trial import ID_LENGTH, TrialConfig
+
+_ID = re.compile(f"[a-z2-7]{{{ID_LENGTH}}}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """All trials of some sweeps, or of the whole pool. curves: of `trials`, in the same order."""
+
+    sweeps: tuple[str, ...]  # empty: the whole pool
+    objective: str  # val_acc or val_loss
+    planned_axes: tuple[str, ...] | None  # swept keys as one sweep's spec spells them; None: several sweeps or the pool
+    trials: tuple[Trial, ...]
+    curves: Curves
+    unfinished: tuple[Unfinished, ...]
+    rejected: tuple[Rejected, ...]
+
+    def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
+        """The pool with only the trials that `keep` accepts."""
+        rows = [row for row, trial in enumerate(self.trials) if keep(trial)]
+        return replace(
+            self,
+            trials=tuple(self.trials[row] for row in rows),
+            curves=self.curves.take(rows),
+            unfinished=tuple(trial for trial in self.unfinished if keep(trial)),
+        )
+
+
+def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
+    """Collects the trials of the sweeps, or of the whole pool where none is named.
+
+    Raises CifarHpcError for a sweep that does not exist, RecordError for a plan that cannot be read.
+    """
+    plans = [_read_plan(layout, sweep) for sweep in dict.fromkeys(sweeps)]
+    planned = {trial.trial_id: trial for plan in plans for trial in plan.trials}
+    ids, foreign = _pool_ids(layout)
+    present = frozenset(ids)
+    wanted = list(planned) if plans else ids
+    stamps = _stamps(layout, wanted, present)
+    trials, curves, torn = read_finished(layout, stamps, whole_pool=not plans)
+    finished = {trial.trial_id for trial in trials}
+    broken = {rejected.path: rejected.reason for rejected in torn}
+    unfinished, unread = [], []
+    for trial_id in wanted:
+        if trial_id in finished:
+            continue
+        try:
+            unfinished.append(_unfinished(layout, trial_id, planned.get(trial_id), broken, trial_id in present))
+        except (RecordError, OSError) as error:
+            unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
+    return Pool(
+        sweeps=tuple(plan.sweep for plan in plans),
+        objective=_objective(plans, trials),
+        planned_axes=_planned_axes(plans[0]) if len(plans) == 1 else None,
+        trials=tuple(trials),
+        curves=curves,
+        unfinished=tuple(unfinished),
+        rejected=(*torn, *unread, *(() if plans else foreign)),
+    )
+
+
+def varying_axes(pool: Pool) -> tuple[Axis, ...]:
+    """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
+    everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
+    configs = list({id(trial.config): trial.config for trial in everyone}.values())
+    keys = dict.fromkeys(key for config in configs for key in config)
+    varying = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    if pool.planned_axes is not None:
+        named = [key for axis in pool.planned_axes for key in varying if key == axis or key.startswith(f"{axis}.")]
+        return tuple(dict.fromkeys(named))
+    first = ("dataset", "arch", "weights", "freeze", "augment", "lr")
+    return tuple(sorted(varying, key=lambda key: (first.index(key) if key in first else len(first), key)))
+
+
+def _read_plan(layout: Layout, sweep: str) -> PlanRecord:
+    try:
+        return read_record(layout.sweep(sweep).plan, PlanRecord)
+    except FileNotFoundError:
+        names = [files.name for files in layout.sweeps()]
+        hint = nearest(sweep, names)
+        known = f"sweeps there: {', '.join(names)}" if names else "there is no sweep yet"
+        raise CifarHpcError(
+            f"no sweep {sweep!r} under {layout.root}; {known}." + (f" Did you mean {hint!r}?" if hint else "")
+        ) from None
+
+
+def _pool_ids(layout: Layout) -> tuple[list[str], list[Rejected]]:
+    ids, foreign = [], []
+    for name in layout.trial_ids():
+        if _ID.fullmatch(name):
+            ids.append(name)
+        else:
+            foreign.append(Rejected(str(layout.trial(name).folder), "its name is not a trial's id"))
+    return ids, foreign
+
+
+def _stamps(layout: Layout, trial_ids: Iterable[str], present: frozenset[str]) -> dict[str, Stamp]:
+    stamps = {}
+    for trial_id in trial_ids:
+        if trial_id in present:
+            with contextlib.suppress(FileNotFoundError):
+                status = layout.trial(trial_id).result.stat()
+                stamps[trial_id] = (status.st_mtime_ns, status.st_size)
+    return stamps
+
+
+def _unfinished(
+    layout: Layout, trial_id: str, planned: PlannedTrial | None, broken: Mapping[str, str], present: bool
+) -> Unfinished:
+    """Raises RecordError where neither a plan nor trial.json tells what the trial is."""
+    files = layout.trial(trial_id)
+    try:
+        config: dict[str, Any] = planned.config if planned else read_record(files.trial, TrialRecord).config
+        point_id = planned.point_id if planned else TrialConfig.from_json(config).point_id
+    except FileNotFoundError:
+        raise RecordError(broken.get(str(files.result), "no trial.json in it")) from None
+    except (TypeError, KeyError) as error:
+        raise RecordError(f"its config is not one of this version: {error}") from error
+    status, reason, epochs, spent_s = Status.PLANNED, "", 0, 0.0
+    if str(files.result) in broken:
+        status, reason = Status.FAILED, f"result.json: {broken[str(files.result)]}"
+    elif present:
+        state = read_state(files, trial_id)
+        status, reason, epochs = state.status, state.reason, state.epochs_done
+        spent_s = sum(epoch.train_s + epoch.val_s for epoch in read_records(files.metrics, EpochRecord))
+    return Unfinished(
+        trial_id=trial_id,
+        point_id=point_id,
+        config=flat_config(config_text(config)),
+        seed=int(config["seed"]),
+        status=status,
+        reason=reason,
+        epochs=epochs,
+        spent_s=spent_s,
+    )
+
+
+def _objective(plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> str:
+    """What the sweeps, or else all trials, agree on; val_acc where they differ."""
+    objectives = {plan.objective for plan in plans} or {str(trial.config["objective"]) for trial in trials}
+    return objectives.pop() if len(objectives) == 1 else "val_acc"
+
+
+def _planned_axes(plan: PlanRecord) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(key for trial in plan.trials for key in trial.axes if key != "seed"))

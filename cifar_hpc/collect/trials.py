@@ -1,0 +1,182 @@
+"""A finished trial as the read half knows it: one flat row, and its learning curves beside it.
+
+Owns: Trial, Unfinished, Curves and how a config becomes flat keys. Knows no files and no statistics.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.records.schema import Outcome, Status, TrialResult
+
+CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
+Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A finished trial. Fields as in TrialResult; accuracies are fractions; None: not measured."""
+
+    trial_id: str
+    point_id: str
+    config: Mapping[Axis, Any]  # flat, without the seed; shared by the trials of a point
+    seed: int
+    outcome: Outcome
+    reason: str
+    epochs: int
+    best_epoch: int | None
+    train_loss: float | None
+    train_acc: float | None
+    val_loss: float | None
+    val_acc: float | None
+    val_n: int | None
+    test_loss: float | None
+    test_acc: float | None
+    test_n: int | None
+    classes: tuple[str, ...]
+    params_total: int
+    params_trained: int
+    frozen_blocks: int
+    total_blocks: int
+    flops: int | None
+    attempts: int
+    train_s: float
+    trunk_shared_by: int
+    finished_at: str
+    executor: str
+    job: str
+    device: str
+    hardware: str
+    world_size: int
+    precision: str
+    peak_memory_gb: float | None
+    version: str
+    commit: str | None
+
+    @property
+    def device_hours(self) -> float:
+        """Training time over all its devices, hours."""
+        return self.train_s * self.world_size / 3600
+
+    @property
+    def status(self) -> Status:
+        return Status.STOPPED if self.outcome is Outcome.PRUNED else Status.COMPLETED
+
+    def metric(self, name: str) -> float | None:
+        """val_acc, test_loss, ...; None where it was not measured or is not finite."""
+        value: float | None = getattr(self, name)
+        return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A trial without a valid result: planned, running, failed or lost."""
+
+    trial_id: str
+    point_id: str
+    config: Mapping[Axis, Any]
+    seed: int
+    status: Status
+    reason: str
+    epochs: int
+    spent_s: float  # in the epochs that it left behind
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """The learning curves of T trials one after another: trial t has the epochs start[t]:start[t + 1]. NaN: not measured."""
+
+    start: NDArray[np.int64]  # T + 1
+    values: Mapping[str, NDArray[np.float32]]  # by name in CURVES, E in all
+
+    def of(self, name: str, trial: int) -> NDArray[np.float32]:
+        """One curve of the trial at that position, from epoch 1."""
+        return self.values[name][self.start[trial] : self.start[trial + 1]]
+
+    def take(self, trials: Sequence[int]) -> Curves:
+        """The curves of some trials, in that order."""
+        lengths = np.diff(self.start)[list(trials)]
+        start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = np.repeat(self.start[list(trials)] - start[:-1], lengths) + np.arange(start[-1])
+        return Curves(start, {name: values[rows] for name, values in self.values.items()})
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A config's canonical JSON without the seed: equal for the trials of a point."""
+    return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def flat_config(text: str) -> Mapping[Axis, Any]:
+    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the data set's name."""
+    flat: dict[Axis, Any] = {}
+    for key, value in json.loads(text).items():
+        if isinstance(value, dict):
+            flat |= {key if part == "name" else f"{key}.{part}": _hashable(item) for part, item in value.items()}
+        else:
+            flat[key] = _hashable(value)
+    flat.pop("dataset.folder", None)  # where it lies is no part of the trial
+    return flat
+
+
+def _hashable(value: Any) -> Any:
+    """Lists of words as tuples; a list of augmentation operations as 'flip + crop(padding=4)'."""
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(item, dict) for item in value):
+        return " + ".join(_operation(item["name"], item.get("args", ())) for item in value)
+    return tuple(value)
+
+
+def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
+    return name + (f"({', '.join(f'{key}={number:g}' for key, number in args)})" if args else "")
+
+
+def trial_of(result: TrialResult, point_id: str) -> Trial:
+    """The flat row of a result. point_id: from its config, not as the record claims."""
+    train, val, test, hardware = result.train, result.val, result.test, result.hardware
+    return Trial(
+        trial_id=result.trial_id,
+        point_id=point_id,
+        config=flat_config(config_text(result.config)),
+        seed=int(result.config["seed"]),
+        outcome=result.outcome,
+        reason=result.reason,
+        epochs=len(result.curves),
+        best_epoch=result.best_epoch,
+        train_loss=train.loss if train else None,
+        train_acc=train.acc if train else None,
+        val_loss=val.loss if val else None,
+        val_acc=val.acc if val else None,
+        val_n=val.n if val else None,
+        test_loss=test.loss if test else None,
+        test_acc=test.acc if test else None,
+        test_n=test.n if test else None,
+        classes=result.classes,
+        params_total=result.params_total,
+        params_trained=result.params_trained,
+        frozen_blocks=result.frozen_blocks,
+        total_blocks=result.total_blocks,
+        flops=result.flops,
+        attempts=result.attempts,
+        train_s=result.train_s,
+        trunk_shared_by=result.trunk_shared_by,
+        finished_at=result.finished_at,
+        executor=result.executor,
+        job=result.job,
+        device=hardware.device,
+        hardware=hardware.name,
+        world_size=hardware.world_size,
+        precision=hardware.precision,
+        peak_memory_gb=hardware.peak_memory_gb,
+        version=result.provenance.cifar_hpc,
+        commit=result.provenance.commit,
+    )

@@ -1,0 +1,205 @@
+"""Tables: a leaderboard, or any rows, as rich, Markdown, CSV, JSON or LaTeX. Formats numbers; computes none.
+
+For people (rich, Markdown, LaTeX) accuracy is in percent; for programs (CSV, JSON) it is a fraction, as on disk.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.collect.trials import Axis
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column for people. keep: columns with a smaller one leave first where the terminal is narrow."""
+
+    title: str
+    text: Callable[[Row], str]
+    keep: int = 9
+    right: bool = True
+
+
+def leaderboard_columns(board: Leaderboard) -> list[Column]:
+    """The columns that say something: only axes that vary, only measurements that some point has."""
+    loss = board.objective == "val_loss"
+    columns = [
+        Column("#", lambda row: str(row.place or ""), 7),
+        *(_axis_column(axis) for axis in board.axes),
+        *([Column("val loss", lambda row: estimate_text(row.score, scale=1, digits=4))] if loss else []),
+        Column("val acc %", lambda row: estimate_text(row.val_acc)),
+        Column("test acc %", lambda row: estimate_text(row.test_acc), 8),
+        Column("gap", lambda row: f"{100 * row.gap:+.1f}" if row.gap is not None else "", 2),
+        Column("trained", lambda row: params_text(row), 4),
+        Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch is not None else "", 3),
+        Column("time", lambda row: duration_text(row.train_s), 5),
+        Column("seeds", seeds_text, 6, False),
+    ]
+    return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
+
+
+def leaderboard_table(board: Leaderboard, width: int, top: int | None = None) -> tuple[Table, list[str]]:
+    """A rich table that fits `width` characters, and the titles of the columns that had to leave."""
+    rows = board.rows[:top]
+    columns = leaderboard_columns(board)
+    cells = {column.title: [column.text(row) for row in rows] for column in columns}
+    widths = {column.title: max(len(text) for text in (column.title, *cells[column.title])) + 2 for column in columns}
+    left: list[str] = []
+    while sum(widths[column.title] for column in columns) > width and min(column.keep for column in columns) < 9:
+        least = min(columns, key=lambda column: column.keep)
+        columns.remove(least)
+        left.append(least.title)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=column.keep < 9)
+    for number, row in enumerate(rows):
+        table.add_row(*(cells[column.title][number] for column in columns), style=None if row.score else "dim")
+    return table, left
+
+
+def leaderboard_markdown(board: Leaderboard) -> str:
+    """A GitHub table."""
+    columns = leaderboard_columns(board)
+    lines = ["| " + " | ".join(column.title for column in columns) + " |"]
+    lines.append("| " + " | ".join("---:" if column.right else "---" for column in columns) + " |")
+    lines += ["| " + " | ".join(column.text(row).replace("|", "\\|") for column in columns) + " |" for row in board.rows]
+    return "\n".join(lines) + "\n"
+
+
+def leaderboard_latex(board: Leaderboard) -> str:
+    """A tabular of the booktabs package."""
+    columns = leaderboard_columns(board)
+    lines = [r"\begin{tabular}{" + "".join("r" if column.right else "l" for column in columns) + "}", r"\toprule"]
+    lines.append(" & ".join(_latex(column.title) for column in columns) + r" \\")
+    lines.append(r"\midrule")
+    lines += [" & ".join(_latex(column.text(row)) for column in columns) + r" \\" for row in board.rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
+    """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
+    return [_record(row) for row in board.rows]
+
+
+def to_json(records: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Lists are joined by spaces; what was not measured is an empty cell."""
+    stream = io.StringIO()
+    if records:
+        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
+    return stream.getvalue()
+
+
+def to_text(table: Table, width: int) -> str:
+    """The table as plain characters."""
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int = 2) -> str:
+    """'91.30 ± 0.21 (5)'; without ± where there are too few seeds; empty where nothing was measured."""
+    if estimate is None:
+        return ""
+    spread = f" ± {scale * estimate.sd:.{digits}f}" if estimate.sd is not None else ""
+    return f"{scale * estimate.mean:.{digits}f}{spread} ({estimate.n})"
+
+
+def duration_text(seconds: float | None) -> str:
+    """'48 s', '12.5 min', '3.2 h'; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def params_text(row: Row) -> str:
+    """Trained parameters of all: '0.5M of 11.7M', or '11.7M' where all are trained; empty where no trial finished."""
+    if not row.trials:
+        return ""
+    trained, total = row.trials[0].params_trained, row.trials[0].params_total
+    return count_text(total) if trained == total else f"{count_text(trained)} of {count_text(total)}"
+
+
+def count_text(count: int) -> str:
+    """'11.7M', '30.7k', '812'."""
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count)
+
+
+def seeds_text(row: Row) -> str:
+    """What became of the seeds that have no number: '1 failed (seed 2), 2 to go'; empty where all finished."""
+    parts = []
+    if row.failed:
+        every = len(row.failed) > 1 and not row.trials and not row.unfinished
+        names = "" if every else f" (seed {', '.join(str(trial.seed) for trial in row.failed)})"
+        parts.append(f"{'all ' if every else ''}{len(row.failed)} failed{names}")
+    if row.diverged:
+        parts.append(f"{row.diverged} diverged")
+    if row.unfinished:
+        parts.append(f"{len(row.unfinished)} to go")
+    return ", ".join(parts)
+
+
+def _axis_column(axis: Axis) -> Column:
+    return Column(axis, lambda row: value_text(row.axes[axis]), 9, False)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {"place": row.place, "point_id": row.point_id}
+    record |= {axis: list(value) if isinstance(value, tuple) else value for axis, value in row.axes.items()}
+    for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
+        record |= {name: found and found.mean, f"{name}_sd": found and found.sd}
+        record |= {f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+    trial = row.trials[0] if row.trials else None
+    return record | {
+        "val_loss": _mean_loss(row, "val_loss"),
+        "test_loss": _mean_loss(row, "test_loss"),
+        "seeds": row.val_acc.n if row.val_acc else 0,
+        "gap": row.gap,
+        "best_epoch": row.best_epoch,
+        "params_trained": trial and trial.params_trained,
+        "params_total": trial and trial.params_total,
+        "train_s": row.train_s,
+        "device_hours": row.device_hours,
+        "pareto": row.pareto,
+        "diverged": row.diverged,
+        "failed": [trial.trial_id for trial in row.failed],
+        "failed_why": [trial.reason for trial in row.failed],
+        "unfinished": [trial.trial_id for trial in row.unfinished],
+        "trials": [trial.trial_id for trial in row.trials],
+    }
+
+
+def _mean_loss(row: Row, name: str) -> float | None:
+    values = [value for trial in row.trials if (value := trial.metric(name)) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _csv_value(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _latex(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("&", r"\&"), ("±", r"$\pm$")):
+        text = text.replace(plain, escaped)
+    return text

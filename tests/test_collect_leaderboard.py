@@ -1,0 +1,120 @@
+"""The ranking against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pool import Images, write_plan, write_trial
+from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard, value_text
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.trial import DatasetConfig, TrialConfig
+
+BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", epochs=3)
+IMAGES = Images.draw(100, 50)
+
+
+def write(
+    layout: Layout, config: TrialConfig, val: float | None, test: float = 0.5, loss: float = 1.0, **values: object
+) -> None:
+    """A finished trial whose validation and test accuracy are these. val None: it diverged at once."""
+    write_trial(layout, config, IMAGES, sweep="s")
+    path = layout.trial(config.trial_id).result
+    record = json.loads(path.read_text())
+    if val is None:
+        record |= {"best_epoch": None, "train": None, "val": None, "test": None, "outcome": "diverged"}
+    else:
+        record["curves"][record["best_epoch"] - 1]["val_acc"] = val
+        record["train"]["acc"] = min(val + 0.05, 1.0)
+        record["val"] |= {"acc": val, "loss": loss}
+        record["test"]["acc"] = test
+    path.write_text(json.dumps(record | values))
+
+
+def board_of(layout: Layout, results: dict[float, list[float | None]], planned_seeds: int | None = None) -> Leaderboard:
+    """A sweep over lr: for each, the validation accuracy of its seeds 0, 1, ..."""
+    trials = []
+    for lr, accuracies in results.items():
+        for seed in range(planned_seeds or len(accuracies)):
+            trials.append(dataclasses.replace(BASE, lr=lr, seed=seed))
+            if seed < len(accuracies):
+                write(layout, trials[-1], accuracies[seed])
+    write_plan(layout, trials, "s")
+    return make_leaderboard(scan(layout, ["s"]))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def test_points_are_ranked_by_the_mean_over_seeds_not_by_the_best_seed(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.90, 0.60, 0.60], 0.2: [0.80, 0.81, 0.82], 0.3: [0.70, 0.71, 0.72]})
+    assert [(row.place, row.axes["lr"]) for row in board.rows] == [(1, 0.2), (2, 0.3), (3, 0.1)]
+    first = board.rows[0].val_acc
+    assert first
+    assert first.sd is not None
+    assert first.low is not None
+    assert (first.mean, first.sd, first.n) == pytest.approx((0.81, 0.01, 3))
+    assert first.low == pytest.approx(0.81 - 4.302653 * 0.01 / 3**0.5)  # t of 2 degrees of freedom
+    assert board.claims_ranking
+    assert board.rows[0].label == "lr=0.2"
+
+
+def test_fewer_than_three_seeds_claim_no_place(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.8, 0.9], 0.2: [0.7, 0.7, 0.7]})
+    assert [row.place for row in board.rows] == [None, 2]
+    assert not board.claims_ranking
+
+
+def test_a_point_whose_seeds_all_failed_or_diverged_stands_last_without_a_number(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [None, None, None], 0.2: [0.1, 0.1, 0.1], 0.3: []}, planned_seeds=3)
+    assert [row.axes["lr"] for row in board.rows] == [0.2, 0.1, 0.3]
+    assert [row.score is None for row in board.rows] == [False, True, True]
+    assert (board.rows[1].diverged, len(board.rows[2].unfinished)) == (3, 3)
+
+
+def test_a_missing_seed_is_counted_and_never_a_zero(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.8, 0.8, 0.8]}, planned_seeds=5)
+    row = board.rows[0]
+    assert row.score
+    assert (row.score.n, row.score.mean, len(row.unfinished)) == (3, pytest.approx(0.8), 2)
+
+
+def test_a_loss_as_the_objective_ranks_downwards(layout: Layout) -> None:
+    for lr, loss in ((0.1, 0.5), (0.2, 0.3)):
+        write(layout, dataclasses.replace(BASE, lr=lr, objective="val_loss"), 0.5, loss=loss)
+    board = make_leaderboard(scan(layout))
+    assert board.objective == "val_loss"
+    assert [row.axes["lr"] for row in board.rows] == [0.2, 0.1]
+
+
+def test_the_test_split_never_changes_the_order(layout: Layout) -> None:
+    write(layout, dataclasses.replace(BASE, lr=0.1), 0.9, test=0.1)
+    write(layout, dataclasses.replace(BASE, lr=0.2), 0.8, test=0.9)
+    assert [row.axes["lr"] for row in make_leaderboard(scan(layout)).rows] == [0.1, 0.2]
+
+
+def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: Layout) -> None:
+    for lr, acc, train_s in ((0.1, 0.9, 100.0), (0.2, 0.8, 50.0), (0.3, 0.7, 60.0), (0.4, 0.9, 200.0)):
+        write(layout, dataclasses.replace(BASE, lr=lr), acc, train_s=train_s)
+    front = {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}
+    assert front == {0.1, 0.2}
+
+
+def test_points_of_different_data_are_told_apart(layout: Layout) -> None:
+    write(layout, BASE, 0.9)
+    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", split_seed=1)), 0.9)
+    board = make_leaderboard(scan(layout))
+    assert board.image_sets == 2
+    assert board.axes == ("dataset.split_seed",)
+
+
+def test_axis_values_read_as_a_person_writes_them() -> None:
+    assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
+        "-", "1e-5", "0.001", "3", "all", "snake+turtle",
+    ]  # fmt: skip

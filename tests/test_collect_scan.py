@@ -1,0 +1,181 @@
+"""What the collector takes from the records, and what it names and leaves out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.index import read_valid
+from cifar_hpc.collect.scan import Pool, scan, varying_axes
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
+from cifar_hpc.records.store import append_records, write_record
+from cifar_hpc.trial import TrialConfig
+
+IMAGES = Images.draw(50, 20)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "results")
+
+
+@pytest.fixture
+def trials(layout: Layout) -> list[TrialConfig]:
+    """Four points of two seeds, 3 epochs, all finished, in the sweep 'small'."""
+    trials = list(configs(8, seeds=2, epochs=3))
+    for config in trials:
+        write_trial(layout, config, IMAGES, sweep="small")
+    write_plan(layout, trials, "small")
+    return trials
+
+
+def edit(layout: Layout, trial: TrialConfig, /, **values: object) -> None:
+    path = layout.trial(trial.trial_id).result
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def assert_same(one: Pool, other: Pool) -> None:
+    assert one.trials == other.trials
+    assert one.unfinished == other.unfinished
+    assert {name: values.tolist() for name, values in one.curves.values.items()} == {
+        name: values.tolist() for name, values in other.curves.values.items()
+    }
+
+
+def test_a_trial_and_its_curves_are_what_its_record_says(layout: Layout, trials: list[TrialConfig]) -> None:
+    pool = scan(layout, ["small"])
+    assert [trial.trial_id for trial in pool.trials] == [config.trial_id for config in trials]
+    for row, config in enumerate(trials):
+        result = read_valid(layout.trial(config.trial_id), config.trial_id)
+        trial = pool.trials[row]
+        assert result.val and result.test
+        assert (trial.val_acc, trial.test_acc, trial.seed) == (result.val.acc, result.test.acc, config.seed)
+        assert trial.point_id == config.point_id
+        assert pool.curves.of("val_acc", row).tolist() == pytest.approx([e.val_acc for e in result.curves], abs=1e-6)
+
+
+def test_the_second_scan_reads_no_result_again(
+    layout: Layout, trials: list[TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = scan(layout)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a finished trial was read twice")
+
+    monkeypatch.setattr("cifar_hpc.collect.index.read_valid", refuse)
+    assert_same(scan(layout), first)
+
+
+def test_a_new_trial_joins_the_index_and_a_pruned_one_leaves_it(layout: Layout, trials: list[TrialConfig]) -> None:
+    scan(layout)
+    layout.trial(trials[0].trial_id).result.unlink()
+    new = dataclasses.replace(trials[0], seed=7)
+    write_trial(layout, new, IMAGES)
+    assert {trial.trial_id for trial in scan(layout).trials} == {config.trial_id for config in [*trials[1:], new]}
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "foreign"])
+def test_a_damaged_index_is_rebuilt(layout: Layout, trials: list[TrialConfig], damage: str) -> None:
+    first = scan(layout)
+    good = layout.index.read_bytes()
+    broken = bytearray(good)
+    broken[60:64] = bytes(255 - byte for byte in broken[60:64])
+    layout.index.write_bytes({"cut": good[: len(good) // 2], "flipped": bytes(broken), "foreign": b"not Parquet"}[damage])
+    assert_same(scan(layout), first)
+    assert_same(scan(layout), first)
+
+
+def test_collectors_at_the_same_time_agree_and_leave_a_whole_index(layout: Layout, trials: list[TrialConfig]) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        pools = list(threads.map(lambda _: scan(layout), range(8)))
+    for pool in (*pools, scan(layout)):
+        assert_same(pool, pools[0])
+    assert [path.name for path in layout.root.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_pool_that_may_only_be_read_is_still_collected(layout: Layout, trials: list[TrialConfig], tmp_path: Path) -> None:
+    layout.index.mkdir()  # stands in the index's way for root too
+    assert len(scan(layout).trials) == 8
+
+
+def test_a_result_edited_by_hand_is_named_and_left_out(layout: Layout, trials: list[TrialConfig]) -> None:
+    scan(layout)
+    good = json.loads(layout.trial(trials[0].trial_id).result.read_text())
+    edit(layout, trials[0], val={**good["val"], "acc": 0.999})
+    edit(layout, trials[1], config={**good["config"], "lr": 77.0})
+    edit(layout, trials[2], test={**good["test"], "acc": 95.0})
+    edit(layout, trials[3], best_epoch=9)
+    pool = scan(layout)
+    reasons = {Path(rejected.path).parent.name: rejected.reason for rejected in pool.rejected}
+    assert "val.acc 0.9990 is not the curve's" in reasons[trials[0].trial_id]
+    assert "does not hash to its id" in reasons[trials[1].trial_id]
+    assert "an accuracy of 95.0" in reasons[trials[2].trial_id]
+    assert "best_epoch 9" in reasons[trials[3].trial_id]
+    assert {trial.trial_id for trial in pool.trials} == {config.trial_id for config in trials[4:]}
+    assert {trial.status for trial in pool.unfinished} == {Status.FAILED}
+
+
+def test_torn_and_foreign_records_are_named_and_hide_nothing_else(layout: Layout, trials: list[TrialConfig]) -> None:
+    torn, copied = (layout.trial(config.trial_id) for config in trials[:2])
+    torn.result.write_bytes(torn.result.read_bytes()[:300])
+    copied.result.write_bytes(layout.trial(trials[2].trial_id).result.read_bytes())
+    (layout.pool / "lost+found").mkdir()
+    (layout.pool / "aaaaaaaaaaaa").mkdir()
+    pool = scan(layout)
+    reasons = {rejected.path: rejected.reason for rejected in pool.rejected}
+    assert "not JSON" in reasons[str(torn.result)]
+    assert reasons[str(copied.result)] == f"bears the id {trials[2].trial_id}"
+    assert "not a trial's id" in reasons[str(layout.pool / "lost+found")]
+    assert "no trial.json" in reasons[str(layout.pool / "aaaaaaaaaaaa")]
+    assert len(pool.trials) == 6
+
+
+def test_trials_without_a_result_keep_their_status_reason_and_time_spent(layout: Layout, trials: list[TrialConfig]) -> None:
+    more = [dataclasses.replace(config, seed=9) for config in trials[::2]]
+    write_plan(layout, [*trials, *more], "small")
+    failed = layout.trial(more[0].trial_id)
+    line = EpochRecord(epoch=1, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=0.5, train_s=8.0, val_s=2.0)
+    append_records(failed.metrics, [line])
+    error = ErrorRecord(
+        trial_id=more[0].trial_id, attempt=1, kind="OutOfMemoryError", message="no room", traceback="", host="h", job="j",
+        failed_at="2026-01-01T00:00:00Z",
+    )  # fmt: skip
+    write_record(failed.error, error)
+    waiting = {trial.trial_id: trial for trial in scan(layout, ["small"]).unfinished}
+    assert waiting[more[0].trial_id].status is Status.FAILED
+    assert waiting[more[0].trial_id].reason == "OutOfMemoryError: no room"
+    assert (waiting[more[0].trial_id].epochs, waiting[more[0].trial_id].spent_s) == (1, 10.0)
+    assert [waiting[config.trial_id].status for config in more[1:]] == [Status.PLANNED] * 3
+
+
+def test_only_swept_keys_of_a_sweep_are_axes_and_all_varying_ones_of_the_pool(
+    layout: Layout, trials: list[TrialConfig]
+) -> None:
+    assert varying_axes(scan(layout, ["small"])) == ("arch",)
+    assert varying_axes(scan(layout)) == ("arch", "weights")  # weights follow arch in this grid: not an axis of the sweep
+
+
+def test_a_result_that_changed_on_disk_is_read_again(layout: Layout, trials: list[TrialConfig]) -> None:
+    before = scan(layout).trials[0]
+    path = layout.trial(before.trial_id).result
+    path.write_text(path.read_text().replace('"reason": "', '"reason": "again '))
+    os.utime(path, ns=(1, 1))
+    assert scan(layout).trials[0].reason == f"again {before.reason}"
+
+
+def test_an_unknown_sweep_is_answered_with_the_nearest_one(layout: Layout, trials: list[TrialConfig]) -> None:
+    with pytest.raises(CifarHpcError, match="Did you mean 'small'"):
+        scan(layout, ["smal"])
+
+
+def test_an_empty_results_folder_is_an_empty_pool(layout: Layout) -> None:
+    pool = scan(layout)
+    assert (pool.trials, pool.unfinished, pool.rejected) == ((), (), ())

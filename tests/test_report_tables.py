@@ -1,0 +1,91 @@
+"""Tables for people and for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.tables import (
+    count_text,
+    duration_text,
+    estimate_text,
+    leaderboard_latex,
+    leaderboard_markdown,
+    leaderboard_records,
+    leaderboard_table,
+    to_csv,
+    to_json,
+    to_text,
+)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Leaderboard:
+    """Two architectures, three seeds; and one architecture that has not begun."""
+    layout = Layout(tmp_path_factory.mktemp("results"))
+    trials = list(configs(9, seeds=3, epochs=3))
+    for config in trials[:6]:
+        write_trial(layout, config, Images.draw(50, 20))
+    write_plan(layout, trials)
+    return make_leaderboard(scan(layout, ["pool"]))
+
+
+def test_an_estimate_shows_its_spread_only_where_there_are_enough_seeds() -> None:
+    assert estimate_text(Estimate(0.913, 5, 0.0021)) == "91.30 ± 0.21 (5)"
+    assert estimate_text(Estimate(0.913, 2)) == "91.30 (2)"
+    assert estimate_text(None) == ""
+
+
+def test_durations_and_counts_read_at_a_glance() -> None:
+    assert [duration_text(s) for s in (None, 2.34, 48, 750, 11_520)] == ["", "2.3 s", "48 s", "12.5 min", "3.2 h"]
+    assert [count_text(n) for n in (812, 30_730, 11_689_512)] == ["812", "30.7k", "11.7M"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_line_of_the_terminal_table_is_wider_than_the_terminal(board: Leaderboard, width: int) -> None:
+    table, _ = leaderboard_table(board, width)
+    lines = to_text(table, width).splitlines()
+    assert len(lines) == 1 + len(board.rows)  # and none is folded
+    assert max(map(len, lines)) <= width
+
+
+def test_a_narrow_terminal_keeps_axes_and_validation_and_names_what_left(board: Leaderboard) -> None:
+    table, left = leaderboard_table(board, 40)
+    titles = [str(column.header) for column in table.columns]
+    assert "arch" in titles
+    assert "val acc %" in titles
+    assert "gap" in left
+
+
+def test_markdown_has_a_row_for_every_point_even_one_without_a_number(board: Leaderboard) -> None:
+    lines = leaderboard_markdown(board).splitlines()
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[-1].startswith("|  | densenet121 |")
+    assert lines[-1].endswith("| 3 to go |")
+
+
+def test_json_and_csv_hold_fractions_and_leave_unmeasured_empty(board: Leaderboard) -> None:
+    records = leaderboard_records(board)
+    assert json.loads(to_json(records)) == records
+    assert 0 < records[0]["val_acc"] <= 1
+    assert records[-1]["val_acc"] is None
+    rows = list(csv.DictReader(io.StringIO(to_csv(records))))
+    assert float(rows[0]["val_acc"]) == records[0]["val_acc"]
+    assert rows[-1]["val_acc"] == ""
+    assert len(rows[-1]["unfinished"].split()) == 3
+
+
+def test_latex_escapes_what_tex_would_read(board: Leaderboard) -> None:
+    text = leaderboard_latex(board)
+    assert r"vgg11\_bn" in text
+    assert r"$\pm$" in text
+    assert text.count(r"\\") == 1 + len(board.rows)
