@@ -1,0 +1,137 @@
+"""What a single value cannot tell: keys that contradict each other, and settings that no trial feels. Pure functions of
+configs; knows nothing of files and lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import nearest
+from cifar_hpc.spec.values import WEIGHT_SUFFIXES
+from cifar_hpc.trial import TrialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A contradiction. key, value: the setting to point at; found, allowed, near as in Problem."""
+
+    key: str
+    value: Any
+    found: str
+    allowed: str
+    near: str | None = None
+
+
+def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
+    """Every contradiction once, however many trials have it."""
+    found: dict[Finding, None] = {}
+    for check, facts in _CHECKS:
+        seen = set()
+        for config in configs:
+            key = facts(config)
+            if key not in seen:
+                seen.add(key)
+                finding = check(*key)
+                if finding is not None:
+                    found[finding] = None
+    return list(found)
+
+
+def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> list[str]:
+    """A sentence for each key that the spec writes and that acts in no trial."""
+    return [
+        f"{key} has no effect: {needs}"
+        for key in written
+        if key in _ACTS
+        for acts, needs in [_ACTS[key]]
+        if configs and not any(acts(config) for config in configs)
+    ]
+
+
+def doubts(configs: Sequence[TrialConfig]) -> list[str]:
+    """A sentence for each thing that runs and is likely not meant."""
+    sentences = []
+    random = sum(c.weights is None and c.freeze != "none" for c in configs)
+    if random:
+        sentences.append(f"{_trials(random, len(configs))} freeze blocks with random weights (weights: null)")
+    few = {c.batch_size: n for c in configs if (n := _training_images(c)) is not None and n < c.batch_size}
+    for batch_size, n in few.items():
+        sentences.append(f"batch_size {batch_size} is more than the {n} training images: one step an epoch")
+    return sentences
+
+
+def _trials(n: int, of: int) -> str:
+    return "all trials" if n == of else f"{n} of {of} trials"
+
+
+def _training_images(config: TrialConfig) -> int | None:
+    info, dataset = catalog.DATASETS[config.dataset.name], config.dataset
+    total = dataset.train_size
+    if total is None and info.train_n is not None:
+        total = info.train_n * len(dataset.classes or info.classes) // len(info.classes)
+    return None if total is None else round(total * (1 - dataset.val_frac))
+
+
+def _check_stem(arch: str, stem: str) -> Finding | None:
+    if stem == "imagenet" or arch in catalog.CIFAR_STEM_ARCHS:
+        return None
+    return Finding(
+        "stem",
+        stem,
+        f"stem {stem} with arch {arch}",
+        "resnet*, resnext*, wide_resnet* and densenet* have one; `when` can set stem: imagenet for the others",
+    )
+
+
+def _check_weights(arch: str, weights: str | None) -> Finding | None:
+    if weights is None or weights.endswith(WEIGHT_SUFFIXES):
+        return None
+    known = catalog.IMAGENET_WEIGHTS.get(arch)
+    found = f"weights {weights} with arch {arch}"
+    if known is None:
+        return Finding("weights", weights, found, f"{arch} has no published weights; `when` can set weights: null for it")
+    if weights not in ("imagenet", *known):
+        return Finding("weights", weights, found, f"it has {', '.join(('imagenet', *known))}", nearest(weights.lower(), known))
+    return None
+
+
+def _check_warmup(warmup_epochs: float, epochs: int) -> Finding | None:
+    if warmup_epochs < epochs:
+        return None
+    return Finding(
+        "warmup_epochs", warmup_epochs, f"{warmup_epochs:g} of {epochs} epochs", "warm-up is shorter than the training"
+    )
+
+
+def _check_freeze(arch: str, freeze: Any) -> Finding | None:
+    if arch != "linear" or freeze == "none":
+        return None
+    return Finding(
+        "freeze", freeze, f"freeze {freeze} with arch linear", "it is all classifier; `when` can set freeze: none for it"
+    )
+
+
+_Facts = Callable[[TrialConfig], tuple[Any, ...]]
+_CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
+    (_check_stem, lambda c: (c.arch, c.stem)),
+    (_check_weights, lambda c: (c.arch, c.weights)),
+    (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
+    (_check_freeze, lambda c: (c.arch, c.freeze)),
+)
+
+_ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
+    "momentum": (lambda c: c.optimizer == "sgd", "only optimizer: sgd has it"),
+    "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
+    "unfreeze_epoch": (
+        lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),
+        "nothing is left to unfreeze before the last epoch",
+    ),
+    "stop.min_delta": (lambda c: c.stop.patience is not None, "stop.patience is not set"),
+    "stop.patience": (
+        lambda c: c.stop.patience is None or c.stop.patience < c.epochs,
+        "it is not below epochs, so that nothing stops early",
+    ),
+}

@@ -1,0 +1,96 @@
+"""From the sections of a spec to its points, in the order grid x zip, include, when, exclude, each point with every seed.
+
+A point is a flat mapping {'arch': 'resnet18', 'dataset.name': 'cifar10', ...} of what the spec sets; what it does not set has
+its default. Values have been checked, each once; nothing here looks at a file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_TRIALS = 100_000
+
+Point = dict[str, Any]
+Pattern = Mapping[str, Sequence[Any]]  # key -> the values of which any matches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sections:
+    """The typed sections. A setter is one value of an axis as the flat keys that it sets ('dataset' sets several)."""
+
+    base: Point
+    grid: Sequence[Sequence[Point]]  # for each axis, its setters
+    zip: Sequence[Sequence[Point]]
+    include: Sequence[Point]
+    when: Sequence[tuple[Pattern, Point]]
+    exclude: Sequence[Pattern]
+    seeds: Sequence[int]
+    defaults: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """points: with their seed under 'seed'. used_rules, used_patterns: how many points each `when` and `exclude` met."""
+
+    points: tuple[Point, ...]
+    rule_uses: tuple[int, ...]
+    pattern_uses: tuple[int, ...]
+
+
+def count_trials(sections: Sections) -> int:
+    """Trials before `when` and `exclude`, without making them."""
+    product = math.prod(len(axis) for axis in sections.grid) * (len(sections.zip[0]) if sections.zip else 1)
+    return ((product if sections.grid or sections.zip or not sections.include else 0) + len(sections.include)) * len(
+        sections.seeds
+    )
+
+
+def expand(sections: Sections) -> Expansion:
+    """All points in the spec's order, excluded ones gone. The caller has looked at count_trials and at the lengths of zip."""
+    rule_uses, pattern_uses = [0] * len(sections.when), [0] * len(sections.exclude)
+    kept: list[Point] = []
+    for point in _with_seeds(_raw_points(sections), sections.seeds):
+        for index, (pattern, changes) in enumerate(sections.when):
+            if _matches(point, pattern, sections.defaults):
+                rule_uses[index] += 1
+                point.update(changes)
+        met = [index for index, pattern in enumerate(sections.exclude) if _matches(point, pattern, sections.defaults)]
+        for index in met:
+            pattern_uses[index] += 1
+        if not met:
+            kept.append(point)
+    return Expansion(tuple(kept), tuple(rule_uses), tuple(pattern_uses))
+
+
+def _raw_points(sections: Sections) -> Iterator[Point]:
+    axes: list[Sequence[Iterable[Point]]] = [[(setter,) for setter in axis] for axis in sections.grid]
+    if sections.zip:
+        axes.append(list(zip(*sections.zip, strict=True)))
+    if axes or not sections.include:
+        for chosen in itertools.product(*axes):
+            point = dict(sections.base)
+            for setters in chosen:
+                for setter in setters:
+                    point.update(setter)
+            yield point
+    for extra in sections.include:
+        yield {**sections.base, **extra}
+
+
+def _with_seeds(points: Iterable[Point], seeds: Sequence[int]) -> Iterator[Point]:
+    for point in points:
+        for seed in seeds:
+            yield {**point, "seed": seed}
+
+
+def _matches(point: Point, pattern: Pattern, defaults: Mapping[str, Any]) -> bool:
+    return all(any(_same(point.get(key, defaults.get(key)), value) for value in any_of) for key, any_of in pattern.items())
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equal, and of one type: freeze 1 (a block) is not 1.0 (all of them)."""
+    return type(left) is type(right) and bool(left == right)

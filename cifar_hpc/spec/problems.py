@@ -1,0 +1,96 @@
+"""pydantic's errors as Problems in the words of a spec: where, what was found, what is allowed, the nearest right one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cifar_hpc.errors import Problem, nearest
+from cifar_hpc.spec.schema import ALL_KEYS, SECTIONS, TRIAL_KEYS, nearest_key
+from cifar_hpc.spec.values import show
+from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
+
+_PARTS = ("dataset", "stop", "resources", "objective")
+
+
+def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree) -> list[Problem]:
+    """One problem for each error of a ValidationError, in the order of the lines."""
+    return [_problem(error, tree) for error in errors]
+
+
+def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
+    path: KeyPath = tuple(error["loc"])
+    where = tree.where(_as_written(path, tree))
+    kind, value = error["type"], error["input"]
+    if kind == "refused":
+        context = error["ctx"]
+        return Problem(where, context["found"], context["allowed"], context["nearest"])
+    if kind == "extra_forbidden":
+        return _unknown_key(path, tree)
+    if kind == "missing":
+        return Problem(tree.where(path), "nothing", f"{path[-1]!r} is needed")
+    if kind in ("list_type", "too_short"):
+        example = f" (a value for every trial stands in base: {path[-1]})" if path[0] in ("grid", "zip") else ""
+        return Problem(where, show(value), f"a list with at least one value is needed{example}")
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return Problem(where, show(value), "a mapping (key: value) is needed")
+    key = ALL_KEYS.get(_flat_key(path))
+    if key is None:
+        return Problem(where, show(value), _lower_first(str(error["msg"])))
+    near = nearest(value, key.choices) if key.choices and isinstance(value, str) else _as_number(value, key.allowed)
+    return Problem(where, show(value), f"{key.allowed} is needed" if not key.choices else f"it is {key.allowed}", near)
+
+
+def _unknown_key(path: KeyPath, tree: YamlTree) -> Problem:
+    word, section = str(path[-1]), _section(path[:-1])
+    where = tree.where(path)
+    if section == "trial":
+        if word == "seed":
+            return Problem(where, "'seed'", "seeds stand at the top level, as a list or a count", "seeds")
+        if word in (*SECTIONS, *_PARTS, "seeds", "name"):
+            return Problem(where, f"the key {word!r}", "it stands at the top level: mind the indentation")
+        return Problem(where, f"the key {word!r}", "it is no trial key", nearest_key(word, "trial"))
+    near = nearest_key(word, section)
+    if section == "":
+        allowed = "a trial key stands in base, grid or zip" if word in TRIAL_KEYS else "it is no key of a spec"
+        return Problem(where, f"the key {word!r}", allowed, near)
+    return Problem(where, f"the key {word!r}", f"it is no key of {section}", near)
+
+
+def _section(path: KeyPath) -> str:
+    """'' for the top level, a part's name, 'rule' for an item of when, 'trial' where trial keys stand."""
+    words = [part for part in path if isinstance(part, str)]
+    if not words:
+        return ""
+    if words[-1] in _PARTS:
+        return words[-1]
+    return "rule" if words == ["when"] else "trial"
+
+
+def _flat_key(path: KeyPath) -> str:
+    words = [part for part in path if isinstance(part, str) and part not in (*SECTIONS, "if", "set")]
+    return "seed" if words == ["seeds"] else ".".join(words)
+
+
+def _as_written(path: KeyPath, tree: YamlTree) -> KeyPath:
+    """A single value where a list may stand has no [0] in the file."""
+    while path and isinstance(path[-1], int) and path not in tree.places:
+        path = path[:-1]
+    return path
+
+
+def _as_number(value: Any, allowed: str) -> str | None:
+    """'0.1' in quotes, or 10.0 for a whole number: the number that was meant."""
+    try:
+        number = float(value) if isinstance(value, str | float) else None
+    except ValueError:
+        return None
+    if number is None or number != number or abs(number) > 1e15:
+        return None
+    if allowed.startswith("a whole number"):
+        return str(int(number)) if number == int(number) and not isinstance(value, int) else None
+    return str(value).strip() if isinstance(value, str) and allowed.startswith("a number") else None
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

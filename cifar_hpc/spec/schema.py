@@ -1,0 +1,290 @@
+"""The keys of a spec as strict pydantic models, made from the fields of the dataclasses that hold them: one source for
+docs, defaults and limits. Also the JSON Schema for editors. Knows nothing of files and lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import nearest
+from cifar_hpc.spec import values
+from cifar_hpc.spec.sweep import Resources
+from cifar_hpc.spec.values import refuse, refuse_not_yet
+from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
+
+MAX_SEEDS = 10_000
+SECTIONS = ("base", "grid", "zip", "include", "exclude", "when")
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+_WORD = {"type": "string"}
+_SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema
+    "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
+    "weights": (values.read_weights, values.WEIGHTS_ALLOWED, {"anyOf": [_WORD, {"type": "null"}]}),
+    "augment": (
+        values.read_augment,
+        values.AUGMENT_ALLOWED,
+        {
+            "anyOf": [
+                {"enum": list(catalog.AUGMENTATIONS)},
+                {"type": "array", "items": {"anyOf": [{"enum": list(catalog.AUGMENT_OPS)}, {"type": "object"}]}},
+            ]
+        },
+    ),
+    "dataset.classes": (
+        values.read_classes,
+        values.CLASSES_ALLOWED,
+        {"anyOf": [_WORD, {"type": "array", "items": _WORD}, {"type": "null"}]},
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a spec: flat name ('dataset.train_size'), default, type and limits."""
+
+    name: str
+    doc: str
+    kind: Any  # the annotation: float, int | None, ...
+    default: Any  # ... where there is none
+    limits: Mapping[str, Any]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return (*catalog.ARCHS,) if self.name == "arch" else tuple(self.limits.get("choices", ()))
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there, in words."""
+        if self.name in _SPECIAL:
+            return _SPECIAL[self.name][1]
+        if self.name == "arch":
+            return f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
+        null = " or null" if type(None) in typing.get_args(self.kind) else ""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}{null}"
+        words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+        bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
+        noun = {int: "a whole number", float: "a number", str: "text"}[_plain_type(self.kind)]
+        return " ".join(part for part in (noun, bounds) if part) + null
+
+
+def _plain_type(kind: Any) -> type:
+    if isinstance(kind, types.UnionType):
+        return typing.cast(type, next(part for part in typing.get_args(kind) if part is not type(None)))
+    return typing.cast(type, kind)
+
+
+def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for f in dataclasses.fields(cls):
+        if f.metadata and not f.metadata.get("derived"):
+            limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt") if name in f.metadata}
+            default = ... if f.default is dataclasses.MISSING else f.default
+            found[prefix + f.name] = Key(prefix + f.name, f.metadata["doc"], hints[f.name], default, limits)
+    return found
+
+
+DATASET_KEYS = _keys(DatasetConfig, "dataset.")
+STOP_KEYS = _keys(StopConfig, "stop.")
+_OWN = _keys(TrialConfig)
+_OBJECTIVE = _OWN.pop("objective")
+SEED = _OWN.pop("seed")
+TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
+RESOURCE_KEYS = _keys(Resources, "resources.")
+ALL_KEYS: dict[str, Key] = {
+    **TRIAL_KEYS,
+    **RESOURCE_KEYS,
+    "seed": SEED,
+    "objective.metric": dataclasses.replace(_OBJECTIVE, name="objective.metric"),
+    "objective.mode": Key("objective.mode", "max or min, as the metric wants it", str, None, {"choices": ("max", "min")}),
+}
+
+
+def _value_type(key: Key) -> Any:
+    """The pydantic type of one value of a key."""
+    if key.name in _SPECIAL:
+        reader, _, json_schema = _SPECIAL[key.name]
+        return Annotated[Any, PlainValidator(reader), WithJsonSchema({**json_schema, "description": key.doc})]
+    if key.choices:
+        kind: Any = Literal[key.choices]
+    else:
+        kind = Annotated[_plain_type(key.kind), Field(**{n: v for n, v in key.limits.items() if n in ("ge", "gt", "le", "lt")})]
+    if type(None) in typing.get_args(key.kind):
+        kind = kind | None
+    return Annotated[kind, BeforeValidator(functools.partial(refuse_not_yet, key.name))]
+
+
+def _as_mapping(value: Any) -> Any:
+    """A data set's name alone, or a folder alone, as the mapping that it is short for."""
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and "folder" in value and "name" not in value:
+        return {"name": "folder", **value}
+    return value
+
+
+def _count_as_seeds(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 1 <= value <= MAX_SEEDS:
+            raise refuse(str(value), f"a count 1..{MAX_SEEDS}, or a list of seeds")
+        return list(range(value))
+    if not isinstance(value, list) or not value:
+        raise refuse(values.show(value), f"a count 1..{MAX_SEEDS}, or a list of seeds")
+    for index, seed in enumerate(value):
+        if seed in value[:index]:
+            raise refuse(f"the seed {seed} twice", "each seed stands once")
+    return value
+
+
+def _read_name(value: Any) -> str:
+    if isinstance(value, str) and re.match(_NAME, value) and value != "trials":
+        return value
+    reserved = " (results/trials/ holds the trials of all sweeps)" if value == "trials" else ""
+    raise refuse(values.show(value) + reserved, "letters, digits, '.', '_' and '-', at most 64, as a folder is named")
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _model(name: str, doc: str, fields: Mapping[str, tuple[Any, Any]]) -> type[BaseModel]:
+    """A strict model of alias -> (type, default); an alias may hold a point ('dataset.train_size')."""
+    specs: dict[str, Any] = {}
+    for alias, (kind, default) in fields.items():
+        known = ALL_KEYS.get(alias)
+        text = known.doc if known else _SECTION_DOCS.get(alias)
+        specs[alias.replace(".", "__") + "_"] = (kind, Field(default, alias=alias, description=text))
+    return create_model(name, __config__=_STRICT, __doc__=doc, **specs)
+
+
+def _part(name: str, doc: str, keys: Mapping[str, Key]) -> type[BaseModel]:
+    """A mapping of its own: the keys without their prefix, with their defaults."""
+    fields = {key.name.rpartition(".")[2]: (_value_type(key), key.default) for key in keys.values()}
+    model = _model(name, doc, fields)
+    for key in keys.values():
+        model.model_fields[key.name.rpartition(".")[2] + "_"].description = key.doc
+    return model
+
+
+_SECTION_DOCS = {
+    "name": "name of the sweep: its folder under results/",
+    "dataset": "data set: a name, or a mapping of its keys",
+    "base": "keys fixed for every trial",
+    "grid": "axes: every combination of their values",
+    "zip": "axes that move together; lists of one length",
+    "include": "extra points: base and these keys",
+    "exclude": "points left out: every key of the pattern matches (a list matches any of its values)",
+    "when": "rules in order: points that match `if` get the keys of `set`; points that become equal are one",
+    "seeds": "seeds of every point: a list, or a count n for 0..n-1",
+    "objective": "what chooses the best epoch and ranks points; validation only",
+    "stop": "when a trial ends before its last epoch",
+    "resources": "what one trial needs",
+}
+
+
+@functools.cache
+def spec_model() -> type[BaseModel]:
+    """The model of a whole spec. Made on the first call: 0.1 s that `--help` need not pay."""
+    dataset = _part("Dataset", "A data set with its keys.", DATASET_KEYS)
+    dataset_value: Any = Annotated[dataset, BeforeValidator(_as_mapping)]
+    setters = {"dataset": dataset_value, **{key.name: _value_type(key) for key in TRIAL_KEYS.values()}}
+    matchers = {**setters, "seed": _value_type(SEED)}
+    point = _model("Point", "Trial keys with one value each.", {name: (kind, None) for name, kind in setters.items()})
+    some = Field(min_length=1)
+    seed: Any = _value_type(SEED)
+    axes = _model(
+        "Axes",
+        "Trial keys with a list each.",
+        {n: (Annotated[list[kind], some], None) for n, kind in setters.items()},  # type: ignore[valid-type]
+    )
+    pattern = _model(
+        "Pattern",
+        "Trial keys with a value, or a list of which any matches.",
+        {n: (Annotated[list[kind], some, BeforeValidator(_as_list)], None) for n, kind in matchers.items()},  # type: ignore[valid-type]
+    )
+    rule = _model("Rule", "Points that match `if` get the keys of `set`.", {"if": (pattern, ...), "set": (point, ...)})
+    objective = _model(
+        "Objective",
+        "The metric, and max or min, as the metric wants it.",
+        {
+            "metric": (Literal[_OBJECTIVE.limits["choices"]], _OBJECTIVE.default),
+            "mode": (Literal["max", "min"] | None, None),
+        },
+    )
+    return _model(
+        "Spec",
+        "A sweep: one question, asked of every combination of its axes.",
+        {
+            "name": (Annotated[Any, PlainValidator(_read_name), WithJsonSchema({"type": "string", "pattern": _NAME})], ...),
+            "dataset": (dataset_value, None),
+            "base": (point, None),
+            "grid": (axes, None),
+            "zip": (axes, None),
+            "include": (list[point], None),  # type: ignore[valid-type]
+            "exclude": (list[pattern], None),  # type: ignore[valid-type]
+            "when": (list[rule], None),  # type: ignore[valid-type]
+            "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
+            "objective": (objective, None),
+            "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
+            "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),
+        },
+    )
+
+
+def given(model: BaseModel | None) -> dict[str, Any]:
+    """What the user wrote in a part, by the keys as written."""
+    if model is None:
+        return {}
+    fields = type(model).model_fields
+    return {str(fields[name].alias): getattr(model, name) for name in fields if name in model.model_fields_set}
+
+
+def all_of(model: BaseModel) -> dict[str, Any]:
+    """All keys of a part, defaults included."""
+    return {str(f.alias): getattr(model, name) for name, f in type(model).model_fields.items()}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of a spec, with every key's description, for editors."""
+    schema = spec_model().model_json_schema(by_alias=True)
+    definitions = schema["$defs"]
+    any_dataset = {"anyOf": [{"enum": list(catalog.DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
+    for part in (schema, definitions["Point"]):
+        part["properties"]["dataset"] = {**any_dataset, "description": _SECTION_DOCS["dataset"]}
+    for part in (definitions["Axes"], definitions["Pattern"]):
+        part["properties"]["dataset"] = {"type": "array", "items": any_dataset, "description": _SECTION_DOCS["dataset"]}
+    for name, kind in definitions["Pattern"]["properties"].items():
+        definitions["Pattern"]["properties"][name] = {
+            "anyOf": [kind["items"], kind],
+            "description": kind.get("description", ""),
+        }
+    del definitions["Dataset"]["required"]  # {folder: PATH} alone is one
+    count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
+    schema["properties"]["seeds"] = {
+        "anyOf": [count, schema["properties"]["seeds"]],
+        "description": _SECTION_DOCS["seeds"],
+        "default": 1,
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cifar-hpc sweep spec"}
+
+
+def nearest_key(word: str, section: str) -> str | None:
+    """The key that an unknown one most likely means, as it would be written inside that section ('' is the top level)."""
+    if section == "":
+        top = nearest(word, _SECTION_DOCS)
+        return top or next((f"base.{key}" for key in (word, nearest(word, TRIAL_KEYS)) if key in TRIAL_KEYS), None)
+    inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.startswith(f"{section}.")]
+    names = inside or ["if", "set"] if section in ("dataset", "stop", "resources", "objective", "rule") else list(TRIAL_KEYS)
+    return nearest(word, names)

@@ -1,0 +1,143 @@
+"""The validated model of a spec -> the flat sections that expand.py multiplies, and where each value stands in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.spec.expand import MAX_TRIALS, Pattern, Point, Sections, count_trials
+from cifar_hpc.spec.schema import SEED, TRIAL_KEYS, all_of, given
+from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
+from cifar_hpc.trial import AugmentOp
+
+DEFAULTS = {name: key.default for name, key in {**TRIAL_KEYS, "seed": SEED}.items()}
+
+
+class Origins:
+    """Where the values of trial keys stand in the spec, so that a contradiction between two keys has a line."""
+
+    def __init__(self, tree: YamlTree) -> None:
+        self.tree = tree
+        self._values: dict[str, list[tuple[Any, KeyPath]]] = {}
+
+    def add(self, setter: Point, path: KeyPath) -> None:
+        for key, value in setter.items():
+            self._values.setdefault(key, []).append((value, path))
+
+    def where(self, key: str, value: Any) -> str:
+        """The line that sets the key to that value; else one that sets the key; else the top of the file."""
+        known = self._values.get(key, [])
+        same = [path for old, path in known if type(old) is type(value) and old == value]
+        paths = same or [path for _, path in known]
+        part = tuple(key.split("."))
+        if not paths and part[:1] in self.tree.places:
+            paths = [part]
+        return self.tree.where(paths[0] if paths else ("base", key) if ("base",) in self.tree.places else (key,))
+
+    def written(self) -> tuple[str, ...]:
+        return tuple(self._values)
+
+
+def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, tuple[str, ...]]:
+    """The sections, the origins of their values, and the axes that the spec declares, in its order.
+
+    Raises SpecError where zip's lists differ in length, an axis stands twice, or the trials are too many.
+    """
+    spec, origins = given(model), Origins(tree)
+    base: Point = {}
+    if "dataset" in spec:
+        base |= _setter({"dataset": spec["dataset"]})
+        origins.add({name: value for name, value in base.items() if name != "dataset"}, ("dataset",))
+    stop = {f"stop.{name}": value for name, value in given(spec.get("stop")).items()}
+    for name, value in stop.items():
+        origins.add({name: value}, ("stop", name.partition(".")[2]))
+    base |= stop | _section_setter(spec.get("base"), ("base",), origins)
+    axes = {section: _axes(section, spec.get(section), tree, origins) for section in ("grid", "zip")}
+    include = [_section_setter(point, ("include", n), origins) for n, point in enumerate(spec.get("include", ()))]
+    when = []
+    for n, rule in enumerate(spec.get("when", ())):
+        parts = given(rule)
+        when.append((_pattern(parts["if"]), _section_setter(parts["set"], ("when", n, "set"), origins)))
+    sections = Sections(
+        base=base,
+        grid=tuple(axes["grid"].values()),
+        zip=tuple(axes["zip"].values()),
+        include=include,
+        when=when,
+        exclude=[_pattern(pattern) for pattern in spec.get("exclude", ())],
+        seeds=spec.get("seeds", [0]),
+        defaults=DEFAULTS,
+    )
+    _refuse_bad_axes(axes, sections, tree)
+    return sections, origins, (*axes["grid"], *axes["zip"])
+
+
+def spell(value: Any) -> Any:
+    """A value as one word or number, for a table: lists and operations are joined."""
+    if isinstance(value, tuple):
+        return "+".join(_spell_operation(item) if isinstance(item, AugmentOp) else str(item) for item in value)
+    return value
+
+
+def _spell_operation(op: AugmentOp) -> str:
+    return op.name + (f"({','.join(f'{name}={number:g}' for name, number in op.args)})" if op.args else "")
+
+
+def _setter(values: dict[str, Any]) -> Point:
+    """Flat keys of what a part sets. A whole dataset sets all its keys, and 'dataset' to its label."""
+    flat: Point = {}
+    if "dataset" in values:
+        written = given(values["dataset"])
+        details = [f"{key}={spell(value)}" for key, value in written.items() if key != "name"]
+        flat["dataset"] = " ".join([str(written.get("name", "folder")), *details])
+        flat |= {f"dataset.{key}": value for key, value in all_of(values["dataset"]).items()}
+    return flat | {key: value for key, value in values.items() if key != "dataset"}
+
+
+def _section_setter(part: BaseModel | None, path: KeyPath, origins: Origins) -> Point:
+    values = given(part)
+    for key, value in values.items():
+        origins.add(_setter({key: value}), (*path, key))
+    return _setter(values)
+
+
+def _axes(section: str, part: BaseModel | None, tree: YamlTree, origins: Origins) -> dict[str, Sequence[Point]]:
+    """Axis -> its setters, in the order of the file, but whole data sets before keys of a data set."""
+    values = given(part)
+    order = sorted(values, key=lambda key: key != "dataset" and list(tree.value[section]).index(key) + 1)
+    axes = {key: [_setter({key: value}) for value in values[key]] for key in order}
+    for key, setters in axes.items():
+        for index, setter in enumerate(setters):
+            origins.add(setter, (section, key, index))
+    return dict(axes)
+
+
+def _pattern(part: BaseModel) -> Pattern:
+    """Flat key -> the values of which any matches. A data set in a pattern means the keys that are written of it."""
+    pattern: dict[str, Sequence[Any]] = {}
+    for key, values in given(part).items():
+        if key == "dataset":
+            for name in dict.fromkeys(name for value in values for name in given(value)):
+                pattern[f"dataset.{name}"] = [given(value)[name] for value in values if name in given(value)]
+        else:
+            pattern[key] = values
+    return pattern
+
+
+def _refuse_bad_axes(axes: dict[str, dict[str, Sequence[Point]]], sections: Sections, tree: YamlTree) -> None:
+    problems = []
+    lengths = {key: len(setters) for key, setters in axes["zip"].items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+        problems.append(Problem(tree.where(("zip",)), found, "lists that are zipped have one length"))
+    for key in axes["zip"]:
+        if key in axes["grid"]:
+            problems.append(Problem(tree.where(("zip", key)), f"{key} is in grid too", "an axis stands in one of them"))
+    if not problems and count_trials(sections) > MAX_TRIALS:
+        found = f"{count_trials(sections):,} trials"
+        problems.append(Problem(tree.where(("grid",)), found, f"a sweep has at most {MAX_TRIALS:,}"))
+    if problems:
+        raise SpecError(problems)

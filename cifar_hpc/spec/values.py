@@ -1,0 +1,181 @@
+"""The trial keys whose values are more than a number or a word of a list: freeze, weights, augment, classes. Each function
+turns what YAML gave into what TrialConfig holds, or refuses it. Knows nothing of axes, files or lines.
+
+Owns NOT_YET too: what SPEC promises and this version does not do. An entry goes when the feature comes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic_core import PydanticCustomError
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import nearest
+from cifar_hpc.trial import AugmentOp
+
+# A top-level key, or key=value of a trial key -> what to do instead.
+NOT_YET: dict[str, str] = {
+    "search": "write the points as a grid",
+    "stages": "sweep the pretraining by itself, then name its weights file in `weights`",
+    "ensemble": "leave it out; `cifar-hpc report` ranks the single trials",
+    "weights={stage}": "name a weights file (.pt, .safetensors)",
+    "weights={trial}": "name a weights file (.pt, .safetensors)",
+    "classifier=svm": "use classifier: linear",
+    "classifier=knn": "use classifier: linear",
+    "lr=auto": "sweep it: grid.lr: [3e-4, 1e-3, 3e-3]",
+    "optimizer=muon": "use sgd, adam or adamw",
+    "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
+}
+
+FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
+WEIGHTS_ALLOWED = "null, imagenet, a torchvision weight enum or a weights file (.pt, .pth, .safetensors)"
+AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
+CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
+WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
+
+_BLOCK_NAME = re.compile(r"[A-Za-z_][\w.\-/]*")
+_ENUMS = tuple(dict.fromkeys(name for names in catalog.IMAGENET_WEIGHTS.values() for name in names))
+
+
+def refuse(found: str, allowed: str, near: str | None = None) -> PydanticCustomError:
+    """What a validator raises; schema.py turns it into a Problem."""
+    return PydanticCustomError("refused", "{found}", {"found": found, "allowed": allowed, "nearest": near})
+
+
+def show(value: object) -> str:
+    """A value as a person would have written it in YAML, cut to 60 characters."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return f"the mapping {{{', '.join(f'{k}: ...' for k in list(value)[:3])}}}"
+    if isinstance(value, list | tuple):
+        return "an empty list" if not value else f"the list [{', '.join(show(v) for v in value[:4])}]"[:60]
+    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+
+
+def refuse_not_yet(key: str, value: Any) -> Any:
+    """The value itself, unless NOT_YET names it."""
+    names = [f"{key}={value}"] if isinstance(value, str) else []
+    if isinstance(value, str) and "/" in value:
+        names.append(f"{key}={value.split('/')[0]}/")
+    if isinstance(value, dict):
+        names = [f"{key}={{{part}}}" for part in value]
+    for name in names:
+        if name in NOT_YET:
+            raise refuse(f"{show(value)} does not work yet", NOT_YET[name])
+    return value
+
+
+def read_freeze(value: Any) -> str | int | float:
+    """Canonical: 0 and 0.0 are 'none', 1.0 is 'all'."""
+    if isinstance(value, str):
+        if _BLOCK_NAME.fullmatch(value) and value not in ("true", "false"):
+            return value
+        numeric = re.fullmatch(r"[\d.]+", value) is not None
+        raise refuse(show(value), FREEZE_ALLOWED + ("; a number stands without quotes" if numeric else ""))
+    if isinstance(value, bool) or value is None or not isinstance(value, int | float):
+        raise refuse(show(value), FREEZE_ALLOWED, "none" if not value and not isinstance(value, list | dict) else "all")
+    if value < 0 or (isinstance(value, float) and value > 1):
+        raise refuse(show(value), FREEZE_ALLOWED, str(int(value)) if value >= 0 and value == int(value) else None)
+    if value == 0:
+        return "none"
+    return "all" if isinstance(value, float) and value == 1.0 else value
+
+
+def read_weights(value: Any) -> str | None:
+    if value is None:
+        return None
+    refuse_not_yet("weights", value)
+    if not isinstance(value, str):
+        raise refuse(show(value), WEIGHTS_ALLOWED)
+    if value in ("imagenet", *_ENUMS) or value.endswith(WEIGHT_SUFFIXES):
+        return value
+    near = "null" if value.lower() in ("none", "scratch", "random", "~", "") else nearest(value, ["imagenet"])
+    near = near or nearest(value.upper().lower(), [name.lower() for name in _ENUMS])
+    raise refuse(show(value), WEIGHTS_ALLOWED, near.upper() if near and near.upper() in _ENUMS else near)
+
+
+def read_augment(value: Any) -> str | tuple[AugmentOp, ...]:
+    """A name as it is; a list as operations with every argument filled in, so that a default written out changes no id."""
+    if isinstance(value, str):
+        if value in catalog.AUGMENTATIONS:
+            return value
+        raise refuse(show(value), AUGMENT_ALLOWED, nearest(value, catalog.AUGMENTATIONS) or _as_operation(value))
+    if not isinstance(value, list) or not value:
+        raise refuse(show(value), AUGMENT_ALLOWED, "none" if not value else None)
+    ops = tuple(_read_operation(item) for item in value)
+    for op in ops[:-1]:
+        if op.name in catalog.BATCH_OPS:
+            raise refuse(f"{op.name!r} before another operation", "mixup or cutmix stands last, and only one of them")
+    default = tuple(_operation(name, {}) for name in (op.name for op in ops))
+    if default == ops:  # what a name stands for is that name
+        for name, names in catalog.AUGMENTATIONS.items():
+            if names == tuple(op.name for op in ops):
+                return name
+    return ops
+
+
+def read_classes(value: Any) -> str | tuple[str, ...] | None:
+    """Class names are compared with the data set's own later, when the data set is known."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        raise refuse(show(value), CLASSES_ALLOWED)
+    names = [str(item) if isinstance(item, int) and not isinstance(item, bool) else item for item in value]  # digits: 0..9
+    for item in names:
+        if not isinstance(item, str):
+            raise refuse(show(item), CLASSES_ALLOWED)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise refuse(f"{twice!r} twice", CLASSES_ALLOWED)
+    if len(names) < 2:
+        raise refuse("one class", CLASSES_ALLOWED)
+    return tuple(names)
+
+
+def _as_operation(value: str) -> str | None:
+    near = nearest(value, catalog.AUGMENT_OPS)
+    return f"[{near}]" if near else None
+
+
+def _read_operation(item: Any) -> AugmentOp:
+    args: Any = {}
+    if isinstance(item, str):
+        name = item
+    elif isinstance(item, dict) and len(item) == 1:
+        name, given = next(iter(item.items()))
+        args = {} if given is None else given
+    else:
+        raise refuse(show(item), "an operation's name, or one name with its arguments: rotate: {degrees: 30}")
+    if name not in catalog.AUGMENT_OPS:
+        raise refuse(f"the operation {name!r}", f"one of {', '.join(catalog.AUGMENT_OPS)}", nearest(name, catalog.AUGMENT_OPS))
+    known = catalog.AUGMENT_OPS[name]
+    if not isinstance(args, dict):
+        example = next(iter(known), None)
+        raise refuse(
+            f"{name}: {show(args)}", f"arguments by name: {name}: {{{example}: ...}}" if example else "it takes no arguments"
+        )
+    for arg, number in args.items():
+        if arg not in known:
+            allowed = f"{name} takes {', '.join(known)}" if known else f"{name} takes no arguments"
+            raise refuse(f"the argument {arg!r} of {name}", allowed, nearest(arg, known))
+        _check_argument(name, arg, number)
+    return _operation(name, args)
+
+
+def _check_argument(name: str, arg: str, number: Any) -> None:
+    limits = catalog.AUGMENT_OPS[name][arg]
+    kind = "a whole number" if limits.whole else "a number"
+    allowed = f"{kind} {limits.low:g}..{limits.high:g} ({limits.doc})"
+    wrong = isinstance(number, bool) or not isinstance(number, int if limits.whole else int | float)
+    if wrong or not limits.low <= number <= limits.high:
+        raise refuse(f"{name} {arg} {show(number)}", allowed)
+
+
+def _operation(name: str, args: dict[str, Any]) -> AugmentOp:
+    known = catalog.AUGMENT_OPS[name]
+    return AugmentOp(name=name, args=tuple((arg, float(args.get(arg, known[arg].default))) for arg in sorted(known)))
