@@ -21,9 +21,10 @@ from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Dataset, Split, load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.summary import flops
 from cifar_hpc.models.weights import weights_sha256
-from cifar_hpc.models.zoo import BlockModel, build_model, in_channels, normalisation
+from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.plan import Cohort, Job
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
@@ -146,9 +147,8 @@ class _CohortRun:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
         try:
             model = self._build(attempt.config)
-            member = Member(
-                attempt.config, model, steps_per_epoch(attempt.config, len(self.data.train.labels_N)), self.precision
-            )
+            steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
+            member = Member(attempt.config, model, self.trunk.model, steps, self.precision)
             with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
                 state = load_checkpoint(attempt.files.checkpoint)
                 if state is not None:
@@ -211,7 +211,7 @@ class _CohortRun:
             if test is not None and test_logits is not None:
                 arrays |= _split_arrays("test", test_logits, test)
             self._check(member)
-            write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, **arrays))
+            write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
         self._check(member)
         write_record(attempt.files.result, self._result(member, attempt, test_logits))
         for path in (attempt.files.metrics, attempt.files.checkpoint, attempt.files.error):

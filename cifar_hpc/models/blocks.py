@@ -70,7 +70,7 @@ class BlockModel(nn.Module):
     state_dict has the keys of the network that was cut, so its checkpoints load here and ours load there.
     """
 
-    def __init__(self, names: Sequence[str], blocks: Sequence[Block], warnings: Sequence[str] = ()) -> None:
+    def __init__(self, names: Sequence[str], blocks: Sequence[nn.Module], warnings: Sequence[str] = ()) -> None:
         super().__init__()
         self.names = tuple(names)
         self.blocks = nn.ModuleList(blocks)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from cifar_hpc.data.batches import Batches
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
-from cifar_hpc.models.zoo import BlockModel
 from cifar_hpc.train.member import Member
 from cifar_hpc.trial import TrialConfig, stream_seed
 
@@ -159,7 +159,7 @@ def evaluate(trunk: Trunk, members: Sequence[Member], batches: Batches) -> list[
     for member in members:
         member.eval_mode()
     parts: list[list[Tensor]] = [[] for _ in members]
-    for index_B in torch.arange(len(batches)).split(EVAL_BATCH_SIZE):
+    for index_B in torch.split(torch.arange(len(batches)), EVAL_BATCH_SIZE):
         x_NCHW, _ = batches.eval_batch(index_B)
         taps = trunk.taps(x_NCHW, {member.depth for member in members})
         for member, logits in zip(members, parts, strict=True):

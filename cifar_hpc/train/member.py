@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifar_hpc import catalog
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
-from cifar_hpc.models.zoo import BlockModel
 from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.train.optim import build_optimizer, lr_factor, set_lr
 from cifar_hpc.trial import TrialConfig, stream_seed
@@ -40,17 +40,21 @@ class Progress:
 
 
 class Member:
-    """A trial's trainable suffix and all that changes while it trains."""
+    """A trial's trainable suffix and all that changes while it trains. Its frozen blocks are the trunk's own, held once."""
 
-    def __init__(self, config: TrialConfig, model: BlockModel, steps_per_epoch: int, precision: torch.dtype) -> None:
+    def __init__(
+        self, config: TrialConfig, model: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+    ) -> None:
         self.config = config
         self.model = model
         self.steps_per_epoch = steps_per_epoch
         self.precision = precision
         self.frozen = frozen_blocks(model.names, config.freeze)
+        for depth in range(self.frozen):
+            model.blocks[depth] = trunk.blocks[depth]
         freeze_blocks(model, self.frozen)
-        self.suffix = nn.ModuleList(model.blocks[self.frozen :])
-        self.optimizer = build_optimizer(config, list(self.suffix))
+        self.suffix = BlockModel(model.names[self.frozen :], list(model.blocks)[self.frozen :])
+        self.optimizer = build_optimizer(config, list(self.suffix.blocks))
         self.ema = copy.deepcopy(self.suffix) if config.ema is not None else None
         self.best: dict[str, Tensor] = {}
         self.best_val_logits: Tensor | None = None
@@ -97,11 +101,10 @@ class Member:
 
     def eval_logits(self, tap: Tensor) -> Tensor:
         """Logits NK, float32, of the weights that are evaluated: the average's where there is one."""
-        x = tap
+        suffix = self._evaluated()
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            for block in list(self._evaluated())[self.depth - self.frozen :]:
-                x = block(x)
-        return x.float()
+            logits_NK = suffix.forward_blocks(tap, self.depth - self.frozen, len(suffix.blocks))
+        return logits_NK.float()
 
     def eval_mode(self) -> None:
         self.suffix.eval()
@@ -188,7 +191,7 @@ class Member:
         saved["outcome"] = Outcome(saved["outcome"]) if saved["outcome"] else None
         self.progress = Progress(**saved)
 
-    def _evaluated(self) -> nn.ModuleList:
+    def _evaluated(self) -> BlockModel:
         return self.suffix if self.ema is None else self.ema
 
     def _zero_sums(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -49,7 +50,7 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
 
     Each group carries 'lr_scale': layer_decay to the power of its distance from the classifier, 1 without layer_decay.
     """
-    groups = []
+    groups: list[dict[str, Any]] = []
     for height, block in enumerate(reversed(blocks)):
         parameters = list(block.parameters())
         if parameters:
@@ -66,7 +67,7 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
             foreach=None,
             fused=fused or None,
         )
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, config.lr, weight_decay=config.weight_decay, fused=fused or None)
 
 
