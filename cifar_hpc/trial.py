@@ -9,8 +9,9 @@ import base64
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property, lru_cache
 from typing import Any
 
 from cifar_hpc import catalog
@@ -27,7 +28,7 @@ def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any
     return field(default=default, metadata={"doc": doc, **limits})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """Which images a trial trains on and how they are split."""
 
@@ -43,14 +44,24 @@ class DatasetConfig:
         "digest of a folder's file names and sizes, which stands for it in the id", None, derived=True
     )
 
+    @cached_property
+    def canonical(self) -> str:
+        """Canonical JSON of what enters a trial's id."""
+        return _canonical({f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("hashed") is not False})
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+
+@dataclass(frozen=True, kw_only=True)
 class StopConfig:
     """When a trial ends before its last epoch; every rule looks at validation only."""
 
     patience: int | None = spec_key("epochs without improvement of the objective; None: no early stopping", None, ge=1)
     min_delta: float = spec_key("least improvement that counts, in the objective's unit", 0.0, ge=0)
     max_minutes: float | None = spec_key("training time after which the trial ends, minutes; None: no limit", None, gt=0)
+
+    @cached_property
+    def canonical(self) -> str:
+        """Canonical JSON of what enters a trial's id."""
+        return _canonical(asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,17 +131,36 @@ class TrialConfig:
     @cached_property
     def trial_id(self) -> str:
         """The hash of this config under ID_SCHEME: the same config, the same id, on any machine."""
-        return _digest(_hashed(self))
+        return _digest(self._members.values())
 
     @cached_property
     def point_id(self) -> str:
         """The hash of this config without its seed: what a leaderboard ranks."""
-        return _digest({key: value for key, value in _hashed(self).items() if key != "seed"})
+        return _digest(text for key, text in self._members.items() if key != "seed")
+
+    @cached_property
+    def _members(self) -> dict[str, str]:
+        """key -> '"key":value' of canonical JSON, for what enters the id, keys sorted."""
+        members = {}
+        for key in _SORTED_KEYS:
+            value = getattr(self, key)
+            if isinstance(value, DatasetConfig | StopConfig):
+                members[key] = f'"{key}":{value.canonical}'
+            elif isinstance(value, tuple):
+                members[key] = f'"{key}":{_canonical([asdict(op) for op in value])}'
+            elif key != "weights" or self.weights_fingerprint is None:
+                members[key] = _member(key, value)
+        return members
 
     def to_json(self) -> dict[str, Any]:
         """All keys, nested parts as mappings. `from_json` gives an equal config back."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        plain = {key: getattr(self, key) for key in _SORTED_KEYS}
+        if not isinstance(self.augment, str):
+            plain["augment"] = [{"name": op.name, "args": [list(arg) for arg in op.args]} for op in self.augment]
+        dataset = _own_fields(self.dataset)
+        if self.dataset.classes is not None:
+            dataset["classes"] = list(self.dataset.classes)
+        return {**plain, "dataset": dataset, "stop": _own_fields(self.stop)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrialConfig:
@@ -185,27 +215,23 @@ def stream_seed(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-_FLOATS = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.type in ("float", "float | None"))
+_FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None"))
+_SORTED_KEYS = tuple(sorted(f.name for f in fields(TrialConfig)))
 
 
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
+def _own_fields(part: DatasetConfig | StopConfig) -> dict[str, Any]:
+    return {f.name: getattr(part, f.name) for f in fields(part)}
 
 
-def _hashed(config: TrialConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = _plain(config)
-    for f in dataclasses.fields(DatasetConfig):
-        if f.metadata.get("hashed") is False:
-            del plain["dataset"][f.name]
-    if config.weights_fingerprint is not None:
-        del plain["weights"]
-    return plain
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _digest(plain: dict[str, Any]) -> str:
-    text = json.dumps({"id_scheme": ID_SCHEME, **plain}, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return base64.b32encode(hashlib.sha256(text.encode()).digest())[:ID_LENGTH].decode().lower()
+@lru_cache(maxsize=4096, typed=True)  # typed: 1 and 1.0 are two values. The values of a sweep's axes are few
+def _member(key: str, value: str | float | None) -> str:
+    return f'"{key}":{_canonical(value)}'
+
+
+def _digest(members: Iterable[str]) -> str:
+    text = f'{{"id_scheme":{ID_SCHEME},{",".join(members)}}}'
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:10])[:ID_LENGTH].decode().lower()
