@@ -54,7 +54,7 @@ def test_a_trial_and_its_curves_are_what_its_record_says(layout: Layout, trials:
     pool = scan(layout, ["small"])
     assert [trial.trial_id for trial in pool.trials] == [config.trial_id for config in trials]
     for row, config in enumerate(trials):
-        result = read_valid(layout.trial(config.trial_id), config.trial_id)
+        result, _ = read_valid(layout.trial(config.trial_id), config.trial_id)
         trial = pool.trials[row]
         assert result.val and result.test
         assert (trial.val_acc, trial.test_acc, trial.seed) == (result.val.acc, result.test.acc, config.seed)

@@ -58,7 +58,7 @@ def read_finished(
             continue
         files = layout.trial(trial_id)
         try:
-            new.append(_row(read_valid(files, trial_id), stamp))
+            new.append(_row(*read_valid(files, trial_id), stamp))
         except (RecordError, OSError) as error:
             rejected.append(Rejected(str(files.result), str(error).removeprefix(f"{files.result}: ")))
     stays = [known[i] == stamps[i] if i in stamps else not whole_pool for i in known]
@@ -72,8 +72,8 @@ def read_finished(
     return _trials(table), _curves(table), rejected
 
 
-def read_valid(files: TrialFiles, trial_id: str) -> TrialResult:
-    """The result, checked against itself. Raises RecordError where it is torn, foreign or edited by hand, and OSError."""
+def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
+    """The result, checked against itself, and its config. Raises RecordError (torn, foreign, edited by hand) and OSError."""
     result = read_record(files.result, TrialResult)
     if result.trial_id != trial_id:
         raise RecordError(f"bears the id {result.trial_id}")
@@ -90,7 +90,7 @@ def read_valid(files: TrialFiles, trial_id: str) -> TrialResult:
         raise RecordError("the epochs of its curves are not 1, 2, 3, ...")
     if result.best_epoch is not None:
         _check_best(result, result.best_epoch)
-    return result
+    return result, config
 
 
 def _check_best(result: TrialResult, best_epoch: int) -> None:
@@ -114,8 +114,8 @@ def _save(table: pa.Table, stream: BinaryIO) -> None:
     pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 
-def _row(result: TrialResult, stamp: Stamp) -> dict[str, Any]:
-    trial = trial_of(result, TrialConfig.from_json(result.config).point_id)
+def _row(result: TrialResult, config: TrialConfig, stamp: Stamp) -> dict[str, Any]:
+    trial = trial_of(result, config.point_id)
     row = {field.name: getattr(trial, field.name) for field in fields(Trial)}
     row |= {"config": config_text(result.config), "mtime_ns": stamp[0], "size": stamp[1]}
     return row | {f"curve_{name}": [getattr(epoch, name) for epoch in result.curves] for name in CURVES}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -52,7 +54,7 @@ class Record:
                 f"schema_version {data['schema_version']} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc"
             )
         try:
-            return cls(**{name: _typed(kind, data[name]) for name, kind in _hints(cls).items() if name in data})
+            return cls(**{name: read(data[name]) for name, read in _readers(cls).items() if name in data})
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise RecordError(f"not a {cls.__name__}: {error}") from error
 
@@ -218,13 +220,14 @@ class JobEvent(Record):
     detail: str = ""
 
 
-_HINTS: dict[type, dict[str, Any]] = {}  # of each record class; resolving them takes longer than reading a record
+Reader = Callable[[Any], Any]
+_READERS: dict[type, dict[str, Reader]] = {}  # of each record class; resolving its types takes longer than reading a record
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
-    return _HINTS[cls]
+def _readers(cls: type) -> dict[str, Reader]:
+    if cls not in _READERS:
+        _READERS[cls] = {name: _reader(kind) for name, kind in typing.get_type_hints(cls).items()}
+    return _READERS[cls]
 
 
 def _plain(value: Any) -> Any:
@@ -237,20 +240,25 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _typed(kind: Any, value: Any) -> Any:
+def _reader(kind: Any) -> Reader:
+    """What takes a JSON value as that type. It raises ValueError, or RecordError from a nested record."""
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
-        return None if value is None else _typed(next(a for a in typing.get_args(kind) if a is not type(None)), value)
+        some = _reader(next(arg for arg in typing.get_args(kind) if arg is not type(None)))
+        return lambda value: None if value is None else some(value)
     if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"expected a list, found {value!r:.60}")
-        return tuple(_typed(typing.get_args(kind)[0], item) for item in value)
+        item = _reader(typing.get_args(kind)[0])
+        return lambda value: tuple(map(item, _expect(list, value)))
     if isinstance(kind, type) and issubclass(kind, Record):
-        return kind.from_json(value)
+        return lambda value: kind.from_json(_expect(dict, value))
     if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return kind(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and not isinstance(value, kind):
+        return kind
+    if kind is float:
+        return lambda value: float(value) if type(value) is int else _expect(float, value)
+    return functools.partial(_expect, origin or kind)
+
+
+def _expect(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
         raise ValueError(f"expected {kind.__name__}, found {value!r:.60}")
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.scan import Pool
@@ -27,17 +27,19 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
     if board.image_sets > 1:
         notes.append(f"{board.image_sets} different validation sets: compare only points with the same data set.")
-    notes += [f"Left out: {rejected.path}: {rejected.reason}." for rejected in pool.rejected]
-    return notes
+    return [*notes, *(f"Left out: {line}" for line in _by_reason((r.reason, r.path) for r in pool.rejected))]
 
 
 def failures(trials: Sequence[Unfinished]) -> list[str]:
     """One line for each reason: the failed trials of that kind, named."""
-    by_reason: dict[str, list[str]] = {}
-    for trial in trials:
-        if trial.status in (Status.FAILED, Status.LOST):
-            by_reason.setdefault(trial.reason, []).append(trial.trial_id)
-    return [f"{reason} [{shortened(ids)}]" for reason, ids in by_reason.items()]
+    return _by_reason((t.reason, t.trial_id) for t in trials if t.status in (Status.FAILED, Status.LOST))
+
+
+def _by_reason(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for reason, name in pairs:
+        names.setdefault(reason, []).append(name)
+    return [f"{reason} [{shortened(who)}]" for reason, who in names.items()]
 
 
 def shortened(names: Sequence[str], most: int = 4) -> str:
