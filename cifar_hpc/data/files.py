@@ -1,11 +1,10 @@
 """Where data lies under the data root, and whether it is there and whole. Cheap: a login node runs it. Imports no torch.
 
-Owns: the data root, finding an official form, the torn-file checks by size, the fingerprint of a folder.
+Owns: the data root, finding an official form, the torn-file checks by size.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import zlib
@@ -17,8 +16,6 @@ from cifar_hpc import catalog
 from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
 from cifar_hpc.errors import DataError
 from cifar_hpc.trial import DatasetConfig
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ def lacking(config: DatasetConfig, root: Path) -> str | None:
     Looks at names, sizes and, of a file smaller than the official one, at the labels: never at all images.
     """
     if config.name == "folder":
-        return _lacking_folder(config, root)
+        return _lacking_folder(config)
     if config.name not in FORMS:  # digits comes with scikit-learn
         return None
     line = f"run `cifar-hpc fetch {config.name}` where there is a network"
@@ -107,35 +104,19 @@ def lacking(config: DatasetConfig, root: Path) -> str | None:
     return None
 
 
-def folder_path(config: DatasetConfig, root: Path) -> Path:
-    """Where a folder data set lies: an absolute path as given; a relative one under the data root, else under the working
-    directory. Raises DataError where the config names none."""
+def folder_path(config: DatasetConfig) -> Path:
+    """Where a folder data set lies. Raises DataError where the config names none."""
     if not config.folder:
         raise DataError("dataset folder: no path given; write `folder: PATH` with train/<class>/* inside")
-    path = Path(config.folder).expanduser()
-    under_root = root / path
-    return under_root if under_root.is_dir() else path.absolute()
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """All image files below `folder`, sorted by their path relative to it; hidden ones left out."""
-    return tuple(sorted(_walk_images(folder), key=lambda path: path.relative_to(folder).as_posix()))
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """16 hex digits over the relative names and sizes of the images of `folder`: what stands for it in a trial's id."""
-    digest = hashlib.sha256()
-    for path in image_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
-    return digest.hexdigest()[:16]
+    return Path(config.folder).expanduser().absolute()
 
 
 def _places(name: str) -> Iterator[str]:
     return (folder + "/" for form in FORMS[name] for folder in form.folders)
 
 
-def _lacking_folder(config: DatasetConfig, root: Path) -> str | None:
-    path = folder_path(config, root)
+def _lacking_folder(config: DatasetConfig) -> str | None:
+    path = folder_path(config)
     if not path.is_dir():
         return f"the folder {path} is not there: copy it to this machine, or correct `folder` in the spec (nothing to fetch)."
     if not (path / "train").is_dir():
@@ -171,13 +152,3 @@ def _last_bytes(path: Path, count: int) -> bytes:
     with path.open("rb") as file:
         file.seek(-min(count, path.stat().st_size), os.SEEK_END)
         return file.read()
-
-
-def _walk_images(folder: Path) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk_images(entry)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            yield entry

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from cifar_hpc.data.files import folder_fingerprint, folder_path, image_files
+from cifar_hpc.data.files import folder_path
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError
+from cifar_hpc.image_folder import folder_classes, folder_fingerprint, image_files
 from cifar_hpc.trial import DatasetConfig
 
 
@@ -37,7 +38,7 @@ class FolderImages:
 def read_folder(config: DatasetConfig, image_size: int, root: Path) -> FolderImages:
     """All labelled images at image_size x image_size. Raises DataError where a folder, class or file is not as it should be,
     or the images are no longer those that the config's fingerprint stands for."""
-    folder = folder_path(config, root)
+    folder = folder_path(config)
     if not (folder / "train").is_dir():
         raise DataError(f"{folder} has no train/: its images are expected as train/<class>/*")
     fingerprint = folder_fingerprint(folder)
@@ -46,7 +47,7 @@ def read_folder(config: DatasetConfig, image_size: int, root: Path) -> FolderIma
             f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
             f"put the images back, or plan the sweep again"
         )
-    classes = tuple(sorted(_class_folders(folder / "train")))
+    classes = folder_classes(folder)
     if len(classes) < 2:
         raise DataError(f"{folder / 'train'} holds {len(classes)} classes; at least two folders with images are needed")
     cache = root / "cache" / f"folder-{fingerprint}-{image_size}"

@@ -1,0 +1,62 @@
+"""`cifar-hpc fetch`: brings the data and weights that a spec needs, or one data set, to this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.trial import DatasetConfig, TrialConfig
+
+
+def fetch(
+    target: Annotated[str, typer.Argument(metavar="SPEC|DATASET", help="a spec, or cifar10, cifar100, mnist, fashion_mnist")],
+) -> None:
+    """Bring data and weights to this machine; what is there stays. Run it where there is a network."""
+    if target in catalog.DATASETS:
+        from cifar_hpc.data.fetch import fetch_dataset
+        from cifar_hpc.data.files import data_root
+
+        fetch_dataset(target, data_root(), _say)
+    elif Path(target).is_file():
+        from cifar_hpc.spec.load import load_spec
+
+        fetch_for([trial.config for trial in load_spec(Path(target)).trials])
+    else:
+        near = nearest(target, catalog.DATASETS)
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise CifarHpcError(f"fetch: {target!r} is neither a spec file nor a data set ({', '.join(catalog.DATASETS)}).{hint}")
+
+
+def fetch_for(configs: list[TrialConfig]) -> None:
+    """Bring what the trials need, each thing once; everything is tried before the problems are told together."""
+    from cifar_hpc.data.fetch import fetch_dataset
+    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.models.weights import fetch_weights
+
+    root = data_root()
+    problems: list[str] = []
+    datasets: dict[DatasetConfig, None] = dict.fromkeys(config.dataset for config in configs)
+    wanted = {dataset.name: reason for dataset in datasets if (reason := lacking(dataset, root))}
+    for name in dict.fromkeys(dataset.name for dataset in datasets):
+        if name not in wanted:
+            _say(f"{name}: there")
+            continue
+        try:
+            fetch_dataset(name, root, _say)
+        except CifarHpcError as error:
+            problems.append(wanted[name] if name == "folder" else str(error))
+    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs if config.weights is not None):
+        try:
+            fetch_weights(arch, weights, _say)
+        except CifarHpcError as error:
+            problems.append(str(error))
+    if problems:
+        raise CifarHpcError("\n".join(problems))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
