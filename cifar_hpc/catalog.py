@@ -6,8 +6,12 @@ the login node, with the nearest right one.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,38 @@ TORCHVISION_ARCHS = (
     "wide_resnet50_2",
 )
 ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
+
+
+@dataclass(frozen=True, slots=True)
+class ArchInfo:
+    """What is known of an architecture without building it. blocks: names in forward order, the classifier last; params: at
+    1000 classes, 3 channels and 224 pixels; min_side, side_step: pixels, the image sides it takes are the multiples of the
+    step from min_side on; weights: torchvision's weight names, its recommended one first -> the file's name."""
+
+    blocks: tuple[str, ...]
+    params: int
+    min_side: int
+    side_step: int
+    weights: Mapping[str, str]
+
+
+def architecture(arch: str) -> ArchInfo | None:
+    """The facts on one of ARCHS, None for any other name. `python -m cifar_hpc.models.facts` wrote them from built models."""
+    facts = _architectures().get(arch)
+    return ArchInfo(**{**facts, "blocks": tuple(facts["blocks"])}) if facts else None
+
+
+def block_names(arch: str) -> tuple[str, ...] | None:
+    """The names that `freeze` may take for one of ARCHS, the classifier last; None for any other name."""
+    info = architecture(arch)
+    return info.blocks if info else None
+
+
+@functools.cache
+def _architectures() -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(Path(__file__).with_name("architectures.json").read_text())
+    return facts
+
 
 _IMAGENET_V2_ARCHS = (
     *(name for name in TORCHVISION_ARCHS if name.startswith(("regnet_", "wide_resnet", "mobilenet_"))),

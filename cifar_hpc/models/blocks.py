@@ -54,7 +54,7 @@ class Block(nn.Module):
         source.replace_all_uses_with(dropped, delete_user_cb=lambda user: user is not dropped)
         self.body.recompile()
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = self.body.state_dict(*args, **kwargs)
         return state
 

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
+from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
 from cifar_hpc.models.nets import NETS
+from cifar_hpc.models.weights import is_file, weights_name, weights_path
 from cifar_hpc.trial import TrialConfig, stream_seed
 
+IMAGENET_CLASSES = 1000
 CIFAR_STEMS = ("resnet", "resnext", "wide_resnet", "densenet")  # prefixes of the architectures that have such a stem
 
 
@@ -41,8 +44,41 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
 
 
 def in_channels(config: TrialConfig, dataset_channels: int) -> int:
-    """Our own networks take the data's channels where they start from scratch; everything else is given 3."""
-    return dataset_channels if config.arch in NETS and config.weights is None else 3
+    """Our own networks take the data's channels, or those that their weights have; everything else is given 3."""
+    if config.arch not in NETS:
+        return 3
+    if config.weights is None:
+        return dataset_channels
+    state = read_weights(weights_path(config.arch, config.weights)).state
+    return next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), dataset_channels)
+
+
+def normalisation(config: TrialConfig) -> Normalisation | None:
+    """Mean and standard deviation, per channel of pixels 0..1, that the weights were trained with; None: the data set's own.
+
+    A file says its own; one with torchvision's 1000 classes is taken for weights that were trained as torchvision's were.
+    """
+    if config.weights is None:
+        return None
+    name = "imagenet"
+    if is_file(config.weights):
+        weights = read_weights(weights_path(config.arch, config.weights))
+        info = catalog.architecture(config.arch)
+        known = info is not None and info.weights and _classes(weights, info.blocks[-1]) == IMAGENET_CLASSES
+        if weights.normalisation or not known:
+            return weights.normalisation
+    else:
+        name = config.weights
+    if config.arch in ("googlenet", "inception_v3"):  # torchvision's builder makes these normalise once more, to -1..1
+        return (0.5,) * 3, (0.5,) * 3
+    transforms = get_model_weights(config.arch)[weights_name(config.arch, name)].transforms()
+    return tuple(transforms.mean), tuple(transforms.std)
+
+
+def _classes(weights: Weights, classifier: str) -> int | None:
+    """How many classes the file's classifier has: the length of the last tensor of its block."""
+    lengths = [tensor.shape[0] for key, tensor in weights.state.items() if key.startswith(f"{classifier}.")]
+    return lengths[-1] if lengths else None
 
 
 def image_side(config: TrialConfig) -> int:
@@ -55,8 +91,13 @@ def image_side(config: TrialConfig) -> int:
 
 def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str]]:
     side = image_side(config)
-    network = make_network(config.arch, num_classes, channels, side, config.stem)
-    return network, []
+    if config.weights is None:
+        return make_network(config.arch, num_classes, channels, side, config.stem), []
+    path = weights_path(config.arch, config.weights)
+    with without_initial_values():
+        network = make_network(config.arch, num_classes, channels, side, config.stem)
+    warnings = fit_weights(network, read_weights(path), path.name, new_stem=config.stem == "cifar")
+    return network, warnings
 
 
 def make_network(arch: str, num_classes: int, channels: int, side: int, stem: str) -> nn.Module:
@@ -76,20 +117,22 @@ def make_network(arch: str, num_classes: int, channels: int, side: int, stem: st
     return network
 
 
+def side_step(arch: str) -> int:
+    """The image sides that the architecture takes are multiples of this many pixels: of its patch, or of its 32 windows."""
+    if arch.startswith("vit_"):
+        return int(arch.rsplit("_", 1)[1])
+    return 224 if arch.startswith("maxvit_") else 1
+
+
 def _arguments(arch: str, side: int) -> dict[str, Any]:
     """What torchvision's constructor has to be told: no auxiliary classifiers; the image side where layers depend on it."""
     if arch in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
+    if side % side_step(arch):
+        raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of {side_step(arch)} pixels")
     if arch.startswith("vit_"):
-        patch = int(arch.rsplit("_", 1)[1])
-        if side % patch:
-            raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of its patch of {patch} pixels")
         return {"image_size": side}
-    if arch.startswith("maxvit_"):
-        if side % 32:
-            raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of 32 pixels")
-        return {"input_size": (side, side), "partition_size": side // 32}
-    return {}
+    return {"input_size": (side, side)} if arch.startswith("maxvit_") else {}
 
 
 def _use_cifar_stem(arch: str, network: nn.Module) -> None:

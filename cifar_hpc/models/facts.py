@@ -1,0 +1,76 @@
+"""Writes cifar_hpc/architectures.json, the facts on every architecture that a login node needs without torch.
+
+Run `python -m cifar_hpc.models.facts` after a change of the catalogue or of torchvision. Owns: how the facts are found.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision.models import get_model_weights
+
+from cifar_hpc import catalog
+from cifar_hpc.models.blocks import BlockModel, cut
+from cifar_hpc.models.loading import without_initial_values
+from cifar_hpc.models.nets import NETS
+from cifar_hpc.models.summary import summarize
+from cifar_hpc.models.zoo import IMAGENET_CLASSES, make_network, side_step
+
+NATIVE_SIDE = 224  # pixels: the constructor's own image size where layers depend on it
+
+
+def find_facts(arch: str) -> dict[str, Any]:
+    """The fields of catalog.ArchInfo, from the built network."""
+    model = build_shapes(arch, NATIVE_SIDE)
+    step = side_step(arch)
+    weights: dict[str, str] = {}
+    if arch not in NETS:
+        enum = get_model_weights(arch)
+        named = [enum["DEFAULT"], *(member for member in enum if member is not enum["DEFAULT"])]
+        # A set without categories (vgg16's for detectors) has no classifier and its linear layers are not numbers.
+        weights = {member.name: member.url.rsplit("/", 1)[1] for member in named if member.meta["categories"]}
+    return {
+        "blocks": list(model.names),
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "min_side": step if step > 1 else smallest_side(arch),
+        "side_step": step,
+        "weights": weights,
+    }
+
+
+def build_shapes(arch: str, side: int) -> BlockModel:
+    """A catalogue entry with 1000 classes and 3 channels, its parameters without memory or values."""
+    with without_initial_values():
+        return cut(make_network(arch, IMAGENET_CLASSES, 3, side, "imagenet"))
+
+
+def takes_side(arch: str, side: int) -> bool:
+    """Whether images of this side leave at least one pixel everywhere in the network."""
+    try:
+        summarize(build_shapes(arch, side), side, 3)
+    except RuntimeError:
+        return False
+    return True
+
+
+def smallest_side(arch: str) -> int:
+    """Pixels; by bisection, as every larger side works too."""
+    low, high = 0, NATIVE_SIDE
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if takes_side(arch, middle) else (middle, high)
+    return high
+
+
+def write_facts(path: Path) -> None:
+    """Every catalogue entry, one line each."""
+    lines = [f"{json.dumps(arch)}: {json.dumps(find_facts(arch))}" for arch in catalog.ARCHS]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    write_facts(Path(catalog.__file__).with_name("architectures.json"))

@@ -1,0 +1,144 @@
+"""Weight files: which file a `weights` value means, whether it is here, and how to bring it. Imports no torch until it fetches.
+
+Torchvision's files are looked for where torch.hub keeps them ($TORCH_HOME, or the user's cache) and in
+$CIFAR_HPC_DATA/weights; a fetch writes to the latter where that variable is set. Must not know: networks, what is in a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError, DataError, nearest
+
+SUFFIXES = (".pt", ".pth", ".safetensors")
+REACH_TIMEOUT_S = 5.0  # a closed network has to say so at once
+
+
+def is_file(weights: str) -> bool:
+    """Whether `weights` names a file, not one of torchvision's."""
+    return weights.endswith(SUFFIXES)
+
+
+def weights_name(arch: str, weights: str) -> str:
+    """The name of torchvision's weight enum that 'imagenet' or a name stands for. Raises CifarHpcError."""
+    info = catalog.architecture(arch)
+    names = tuple(info.weights) if info else ()
+    if weights == "imagenet" and names:
+        return names[0]
+    if weights in names:
+        return weights
+    allowed = ", ".join(["null", *(("imagenet", *names) if names else ()), "a file " + ", ".join(SUFFIXES)])
+    near = nearest(weights.upper(), names) or nearest(weights, ("imagenet",) if names else ())
+    hint = f". Did you mean {near!r}?" if near else ""
+    raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}{hint}")
+
+
+def weights_lacking(arch: str, weights: str | None) -> str | None:
+    """What is missing and how to mend it, or None where the file is here. Raises CifarHpcError on an unknown name."""
+    if weights is None or _find(arch, weights) is not None:
+        return None
+    if is_file(weights):
+        return f"weights: the file {weights} does not exist"
+    name = weights_name(arch, weights)
+    folders = " or ".join(map(str, _folders()))
+    return (
+        f"weights: {_file_name(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch` with this spec where "
+        "there is network, or set TORCH_HOME to the torch folder that holds it"
+    )
+
+
+def weights_path(arch: str, weights: str) -> Path:
+    """The file. Raises DataError where it is missing, CifarHpcError on an unknown name."""
+    path = _find(arch, weights)
+    if path is None:
+        raise DataError(weights_lacking(arch, weights) or f"weights: {weights} is missing")
+    return path
+
+
+def weights_sha256(arch: str, weights: str | None) -> str | None:
+    """The digest of the file, None without weights. Raises DataError where it is missing."""
+    return None if weights is None else _sha256(weights_path(arch, weights))
+
+
+def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) -> None:
+    """Bring torchvision's file and check it against the digest in its name; a file that is here and right stays.
+
+    Two at once do no harm: the file appears whole, under its name, at the end. Raises DataError where the network is closed,
+    where a file is torn, or where `weights` is a file of the user's that does not exist.
+    """
+    if weights is None:
+        return
+    path = _find(arch, weights)
+    if path is not None:
+        if not is_file(weights):
+            _check_digest(path)
+        return
+    if is_file(weights):
+        raise DataError(f"weights: the file {weights} does not exist")
+    _download(arch, weights_name(arch, weights), say)
+
+
+def _download(arch: str, name: str, say: Callable[[str], None]) -> None:
+    import torch.hub
+    from torchvision.models import get_model_weights
+
+    url = str(get_model_weights(arch)[name].url)
+    path = _folders()[-1] / _file_name(arch, name)
+    by_hand = f"bring {path.name} here by other means and put it into {path.parent}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S):
+            pass
+        say(f"fetching {path.name} to {path.parent}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), _digest_prefix(path), progress=False)
+    except (urllib.error.URLError, OSError) as error:
+        raise DataError(f"weights: {url} cannot be reached ({error}); {by_hand}") from error
+    except RuntimeError as error:  # torch.hub's word for a digest that differs
+        raise DataError(f"weights: {url} sent something else than {path.name} ({error}); {by_hand}") from error
+
+
+def _find(arch: str, weights: str) -> Path | None:
+    if is_file(weights):
+        candidates = [Path(weights).expanduser()]
+    else:
+        file_name = _file_name(arch, weights_name(arch, weights))
+        candidates = [folder / file_name for folder in _folders()]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _file_name(arch: str, name: str) -> str:
+    info = catalog.architecture(arch)
+    assert info is not None  # weights_name has refused architectures without weights
+    return info.weights[name]
+
+
+def _folders() -> list[Path]:
+    """Where torch.hub looks, then our own; the last is where a fetch writes."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    torch_home = Path(os.environ.get("TORCH_HOME") or Path(cache) / "torch").expanduser()
+    own = os.environ.get("CIFAR_HPC_DATA")
+    return [torch_home / "hub" / "checkpoints", *([Path(own).expanduser() / "weights"] if own else [])]
+
+
+def _digest_prefix(path: Path) -> str | None:
+    """The first hexadecimal digits of the file's SHA-256, which torchvision puts into its name."""
+    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return match.group(1) if match else None
+
+
+def _check_digest(path: Path) -> None:
+    prefix = _digest_prefix(path)
+    if prefix and not _sha256(path).startswith(prefix):
+        raise DataError(f"weights: {path} is torn: its SHA-256 does not begin with {prefix}; delete it and fetch again")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
