@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from cifar_hpc import catalog
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions, doubts, idle_settings
-from cifar_hpc.spec.expand import Expansion, Point, expand
+from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
 from cifar_hpc.spec.overrides import apply_overrides
-from cifar_hpc.spec.problems import problems_of
+from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver, UnresolvedError
 from cifar_hpc.spec.schema import all_of, given, spec_model
 from cifar_hpc.spec.sections import Origins, read_sections, spell
@@ -36,7 +36,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     spec = given(model)
     sections, origins, declared = read_sections(model, tree)
     expansion = expand(sections)
-    warnings = _unmet(expansion, tree, strict=not overrides)
+    warnings = _unmet(expansion, sections.exclude, origins, tree, strict=not overrides)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     trials = _trials(expansion.points, declared, Resolver(path.parent, objective), origins)
     configs = [trial.config for trial in trials]
@@ -62,10 +62,10 @@ def _validate(tree: YamlTree) -> BaseModel:
     try:
         model = spec_model().model_validate(plain)
     except ValidationError as error:
-        raise SpecError(problems + problems_of(error.errors(include_url=False), tree)) from error
+        raise SpecError(by_line(problems + problems_of(error.errors(include_url=False), tree))) from error
     problems += _wrong_objective(model, tree) + _wrong_resources(model, tree)
     if problems:
-        raise SpecError(problems)
+        raise SpecError(by_line(problems))
     return model
 
 
@@ -85,18 +85,23 @@ def _wrong_resources(model: BaseModel, tree: YamlTree) -> list[Problem]:
     return [Problem(tree.where(("resources", "gpus")), f"{gpus:g}", "a share of one GPU, 0..1, or a whole number is needed")]
 
 
-def _unmet(expansion: Expansion, tree: YamlTree, *, strict: bool) -> list[str]:
+def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
     """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
-    warnings = [
-        f"{tree.where(('when', index, 'if'))}: no point matches" for index, uses in enumerate(expansion.rule_uses) if not uses
-    ]
-    unmet = [index for index, uses in enumerate(expansion.pattern_uses) if not uses]
-    if unmet and strict:
-        found, allowed = "no point matches", "a pattern leaves out at least one point; compare its values with the axes"
-        raise SpecError(Problem(tree.where(("exclude", index)), found, allowed) for index in unmet)
+    rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
+    warnings = [f"{tree.where(('when', n, 'if'))}: no point matches" for n in rules]
+    problems = []
+    for n, uses in enumerate(expansion.pattern_uses):
+        if not uses:
+            absent = [key for key, any_of in exclude[n].items() if not any(origins.has(key, value) for value in any_of)]
+            why = f": none has {' or '.join(f'{key} {show(spell(exclude[n][key][0]))}' for key in absent)}" if absent else ""
+            problems.append(
+                Problem(tree.where(("exclude", n)), f"no point matches{why}", "a pattern leaves out at least one point")
+            )
+    if problems and strict:
+        raise SpecError(problems)
     if not expansion.points:
         raise SpecError([Problem(tree.where(("exclude",)), "every point is left out", "at least one trial is needed")])
-    return warnings + [f"{tree.where(('exclude', index))}: no point matches" for index in unmet]
+    return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
 
 
 def _trials(points: Sequence[Point], declared: Sequence[str], resolver: Resolver, origins: Origins) -> tuple[SweepTrial, ...]:
@@ -114,7 +119,7 @@ def _trials(points: Sequence[Point], declared: Sequence[str], resolver: Resolver
         where = origins.where(finding.key, finding.value)
         problems[Problem(where, finding.found, finding.allowed, finding.near)] = None
     if problems:
-        raise SpecError(problems)
+        raise SpecError(by_line(problems))
     axes = _varying(declared, list(unique.values()), origins)
     return tuple(
         SweepTrial(config, {axis: _axis_value(axis, config, point) for axis in axes}) for config, point in unique.values()

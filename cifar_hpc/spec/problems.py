@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,8 +15,18 @@ _PARTS = ("dataset", "stop", "resources", "objective")
 
 
 def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree) -> list[Problem]:
-    """One problem for each error of a ValidationError, in the order of the lines."""
+    """One problem for each error of a ValidationError."""
     return [_problem(error, tree) for error in errors]
+
+
+def by_line(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems in the order in which a reader of the file meets them; those of `--set` first."""
+
+    def line(problem: Problem) -> int:
+        number = re.match(r"(?!--set).*?:(\d+)", problem.where)
+        return int(number.group(1)) if number else 0
+
+    return sorted(problems, key=line)
 
 
 def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
@@ -37,8 +48,13 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     key = ALL_KEYS.get(_flat_key(path))
     if key is None:
         return Problem(where, show(value), _lower_first(str(error["msg"])))
-    near = nearest(value, key.choices) if key.choices and isinstance(value, str) else _as_number(value, key.allowed)
-    return Problem(where, show(value), f"{key.allowed} is needed" if not key.choices else f"it is {key.allowed}", near)
+    if isinstance(value, list) and path[0] in ("base", "include"):
+        return Problem(where, show(value), f"{key.allowed}; several values stand in grid")
+    if key.choices:
+        return Problem(where, show(value), key.allowed, nearest(value, key.choices) if isinstance(value, str) else None)
+    quoted = "; a number stands without quotes" if _is_number(value) else ""
+    whole = str(int(value)) if isinstance(value, float) and value.is_integer() else None
+    return Problem(where, show(value), f"{key.allowed} is needed{quoted}", whole)
 
 
 def _unknown_key(path: KeyPath, tree: YamlTree) -> Problem:
@@ -79,17 +95,11 @@ def _as_written(path: KeyPath, tree: YamlTree) -> KeyPath:
     return path
 
 
-def _as_number(value: Any, allowed: str) -> str | None:
-    """'0.1' in quotes, or 10.0 for a whole number: the number that was meant."""
+def _is_number(value: Any) -> bool:
     try:
-        number = float(value) if isinstance(value, str | float) else None
+        return isinstance(value, str) and bool(float(value))
     except ValueError:
-        return None
-    if number is None or number != number or abs(number) > 1e15:
-        return None
-    if allowed.startswith("a whole number"):
-        return str(int(number)) if number == int(number) and not isinstance(value, int) else None
-    return str(value).strip() if isinstance(value, str) and allowed.startswith("a number") else None
+        return False
 
 
 def _lower_first(text: str) -> str:

@@ -30,12 +30,15 @@ class Origins:
     def where(self, key: str, value: Any) -> str:
         """The line that sets the key to that value; else one that sets the key; else the top of the file."""
         known = self._values.get(key, [])
-        same = [path for old, path in known if type(old) is type(value) and old == value]
+        same = [path for old, path in known if _is(old, value)]
         paths = same or [path for _, path in known]
-        part = tuple(key.split("."))
-        if not paths and part[:1] in self.tree.places:
-            paths = [part]
-        return self.tree.where(paths[0] if paths else ("base", key) if ("base",) in self.tree.places else (key,))
+        if paths:
+            return self.tree.where(paths[0])
+        return self.tree.where({"arch": ("base", "arch"), "dataset.name": ("dataset",)}.get(key, tuple(key.split("."))))
+
+    def has(self, key: str, value: Any) -> bool:
+        """Whether some point may have that value."""
+        return any(_is(old, value) for old, _ in self._values.get(key, [])) or _is(DEFAULTS[key], value)
 
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
@@ -50,7 +53,8 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
     base: Point = {}
     if "dataset" in spec:
         base |= _setter({"dataset": spec["dataset"]})
-        origins.add({name: value for name, value in base.items() if name != "dataset"}, ("dataset",))
+        for name in given(spec["dataset"]):
+            origins.add({f"dataset.{name}": base[f"dataset.{name}"]}, ("dataset", name))
     stop = {f"stop.{name}": value for name, value in given(spec.get("stop")).items()}
     for name, value in stop.items():
         origins.add({name: value}, ("stop", name.partition(".")[2]))
@@ -73,6 +77,10 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
     )
     _refuse_bad_axes(axes, sections, tree)
     return sections, origins, (*axes["grid"], *axes["zip"])
+
+
+def _is(left: Any, right: Any) -> bool:
+    return type(left) is type(right) and bool(left == right)
 
 
 def spell(value: Any) -> Any:

@@ -20,7 +20,9 @@ class Resources:
     cpus_per_gpu: int = spec_key("CPU threads of each process; of the whole job where there is no GPU", 1, ge=1)
     memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
     minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
-    checkpoint_minutes: float = spec_key("time between checkpoints inside an epoch, minutes; each epoch ends with one", 10.0, gt=0)
+    checkpoint_minutes: float = spec_key(
+        "time between checkpoints inside an epoch, minutes; each epoch ends with one", 10.0, gt=0
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,7 +164,7 @@ class _Reader:
         if tag in ("int", "float"):
             number = _number(tag, text)
             if number is None or not math.isfinite(number):
-                self._problem(place, path, f"{text}", "a finite number is needed")
+                self._problem(place, path, text[:40], "a finite number below 2^63 is needed")
                 return None
             return number
         if tag in ("str", "timestamp"):  # a date has no meaning in a spec: it stays text
