@@ -1,11 +1,12 @@
 """Sends job arrays to Slurm through submitit, and leaves. The only file that imports submitit.
 
-submitit writes the batch scripts and calls sbatch; it does not watch, since its watcher asks for each job, holds a requeued job's
-NODE_FAIL for final and sees no crash on a cluster without accounting. What became of a job is asked of slurm_queue.
+submitit writes the batch scripts and calls sbatch; it does not watch, since its watcher asks for each job, holds the NODE_FAIL
+of a requeued job for final and sees no crash on a cluster without accounting. What became of a job is asked of slurm_queue.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
@@ -203,7 +204,7 @@ class _Sender:
         executor = submitit.SlurmExecutor(
             folder=self.files.logs, python=f"{profile.container} {python}" if profile.container else python
         )
-        code = snapshot_package(self.files) if snapshot else self.files.code
+        code = self._code if snapshot else self.files.code
         extra: dict[str, Any] = {"mail-user": profile.mail_user, "mail-type": profile.mail_type}
         extra |= {"requeue" if profile.requeue else "no-requeue": True, "kill-on-invalid-dep": "yes" if after else None}
         extra |= profile.sbatch
@@ -227,6 +228,10 @@ class _Sender:
         }
         executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
         return executor
+
+    @functools.cached_property
+    def _code(self) -> Path:
+        return snapshot_package(self.files)
 
     def _setup(self, code: Path) -> list[str]:
         """Shell lines before the job. srun does not hand cpus-per-task on by itself since Slurm 22.05."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULTS_VARIABLE = "CIFAR_HPC_RESULTS"
+SOURCE_FILE = "source.json"  # beside a copied package: the commit that it was copied from
 
 
 def results_root() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import platform
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import torch
 import torchvision
 
 import cifar_hpc
+from cifar_hpc.records.layout import SOURCE_FILE
 from cifar_hpc.records.schema import Hardware, Provenance
 
 
@@ -64,6 +66,10 @@ def describe_provenance(data_sha256: str | None, weights_sha256: str | None) -> 
 @functools.cache
 def _checkout() -> tuple[str | None, str | None]:
     package = Path(cifar_hpc.__file__).parent
+    copied = package.parent / SOURCE_FILE
+    if copied.exists():  # a copy made for a cluster
+        source = json.loads(copied.read_text())
+        return source["commit"], source["diff_sha256"]
 
     def git(*arguments: str) -> bytes:
         return subprocess.run(["git", "-C", package, *arguments], capture_output=True, check=True, timeout=30).stdout
