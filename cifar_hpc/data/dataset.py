@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cifar_hpc import catalog
 from cifar_hpc.data import folder, sources, splits
+from cifar_hpc.data.files import shorten
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError, nearest
 from cifar_hpc.trial import DatasetConfig
@@ -113,7 +114,7 @@ def _refuse_absent(config: DatasetConfig, classes: tuple[str, ...], labels_N: ND
     absent = [name for label, name in enumerate(classes) if label not in labels_N]
     if absent:
         raise DataError(
-            f"the files of {config.name} hold no training image of {', '.join(absent)}: choose `classes` that are there, "
+            f"the files of {config.name} hold no training image of {shorten(absent)}: choose `classes` that are there, "
             f"or bring the whole set with `cifar-hpc fetch {config.name}`"
         )
 

@@ -189,6 +189,8 @@ def _transfer(url: str, part: Path, say: Say) -> None:
         with part.open("ab" if resumed else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
+        if length and part.stat().st_size < int(length) + (have if resumed else 0):
+            raise ConnectionError(f"cut off after {part.stat().st_size} bytes; the next fetch goes on from there")
 
 
 def _open(url: str, headers: dict[str, str]) -> Any:

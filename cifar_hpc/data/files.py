@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def lacking(config: DatasetConfig, root: Path) -> str | None:
         return f"{config.name} is not under {root} ({why}): {line}."
     absent = _absent_classes(config, found)
     if absent:
-        return f"{found.folder} holds only a part of {config.name}, without {', '.join(absent)}: {line}."
+        return f"{found.folder} holds only a part of {config.name}, without {shorten(absent)}: {line}."
     return None
 
 
@@ -109,6 +109,11 @@ def folder_path(config: DatasetConfig) -> Path:
     if not config.folder:
         raise DataError("dataset folder: no path given; write `folder: PATH` with train/<class>/* inside")
     return Path(config.folder).expanduser().absolute()
+
+
+def shorten(names: Sequence[str]) -> str:
+    """The names, at most six of them spelt out."""
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and {len(names) - 5} more"
 
 
 def _places(name: str) -> Iterator[str]:
