@@ -57,6 +57,10 @@ class Leaderboard:
     rows: tuple[Row, ...]
     image_sets: int
 
+    def values(self, axis: Axis) -> tuple[Any, ...]:
+        """The values of an axis: 'none' and None, numbers upwards, words, 'all'."""
+        return tuple(sorted(dict.fromkeys(row.axes[axis] for row in self.rows), key=_value_order))
+
     @property
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.score is not None)
@@ -100,6 +104,14 @@ def value_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _value_order(value: Any) -> tuple[int, float, str]:
+    if value is None or value == "none":
+        return (0, 0.0, "")
+    if isinstance(value, int | float):
+        return (1, float(value), "")
+    return (3 if value == "all" else 2, 0.0, str(value))
 
 
 def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial], unfinished: list[Unfinished]) -> Row:

@@ -1,0 +1,100 @@
+"""Learning curves for small multiples: mean and band over seeds, for any two axes and a third. Draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.catalog import OBJECTIVES
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.trials import CURVES, Axis, Curves
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """One metric over epochs 1..E: mean over the seeds that reached the epoch, least and most of them."""
+
+    mean: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The curves of one point. best_epoch: mean over seeds."""
+
+    row: Row
+    bands: Mapping[str, Band]  # by name in CURVES
+    best_epoch: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CurveGrid:
+    """Panels by (row value, column value); in each, one series a colour. Missing combinations are absent.
+
+    Where other axes vary too, a series is the best point of those that share its three values.
+    """
+
+    row_axis: Axis | None
+    column_axis: Axis | None
+    color_axis: Axis | None
+    panels: Mapping[tuple[Any, Any], Mapping[Any, Series]]
+
+
+def make_curve_grid(
+    pool: Pool, board: Leaderboard, row_axis: Axis | None, column_axis: Axis | None, color_axis: Axis | None
+) -> CurveGrid:
+    """The grid over those axes; None leaves a dimension out."""
+    position = {trial.trial_id: row for row, trial in enumerate(pool.trials)}
+    panels: dict[tuple[Any, Any], dict[Any, Series]] = {}
+    for row in board.measured:  # best first, so the first to take a place is the best
+        key = (_value(row, row_axis), _value(row, column_axis))
+        series = panels.setdefault(key, {})
+        if (color := _value(row, color_axis)) not in series:
+            trials = [position[trial.trial_id] for trial in row.trials]
+            series[color] = Series(row, _bands(pool.curves, trials), row.best_epoch)
+    return CurveGrid(row_axis, column_axis, color_axis, panels)
+
+
+def best_by(board: Leaderboard, *axes: Axis) -> dict[tuple[Any, ...], Row]:
+    """The best point for each combination of the axes' values that some measured point has."""
+    best: dict[tuple[Any, ...], Row] = {}
+    for row in board.measured:
+        best.setdefault(tuple(row.axes[axis] for axis in axes), row)
+    return best
+
+
+def rank_axes(board: Leaderboard) -> list[Axis]:
+    """The axes, those whose choice moves the objective most first (spread of the best point over the axis' values)."""
+
+    def spread(axis: Axis) -> float:
+        scores = [row.score.mean for row in best_by(board, axis).values() if row.score]
+        return max(scores) - min(scores) if scores else 0.0
+
+    return sorted(board.axes, key=spread, reverse=True)
+
+
+def is_better(objective: str, one: float, other: float) -> bool:
+    """Whether a value of the objective is better than another."""
+    return one > other if OBJECTIVES[objective] == "max" else one < other
+
+
+def _value(row: Row, axis: Axis | None) -> Any:
+    return row.axes[axis] if axis else None
+
+
+def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
+    bands = {}
+    for name in CURVES:
+        seeds = [curves.of(name, trial) for trial in trials]
+        values_SE = np.full((len(seeds), max(map(len, seeds), default=0)), np.nan, np.float32)
+        for seed, values in enumerate(seeds):
+            values_SE[seed, : len(values)] = values
+        values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
+        bands[name] = Band(np.nanmean(values_SE, 0), np.nanmin(values_SE, 0), np.nanmax(values_SE, 0))
+    return bands

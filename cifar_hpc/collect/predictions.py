@@ -1,0 +1,59 @@
+"""predictions.npz: the logits that a trial left for each image. Knows one trial's file; compares nothing."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import TrialFiles
+
+_TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own did not
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPredictions:
+    """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test)."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    index: NDArray[np.int64] | None
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the image was classified rightly, N."""
+        found: NDArray[np.bool_] = self.logits.argmax(1) == self.labels
+        return found
+
+    def same_images(self, other: SplitPredictions) -> bool:
+        """Whether both are of the same images in the same order."""
+        if self.index is not None and other.index is not None and not np.array_equal(self.index, other.index):
+            return False
+        return np.array_equal(self.labels, other.labels)
+
+
+def read_predictions(files: TrialFiles, split: str, acc: float | None = None) -> SplitPredictions | None:
+    """The predictions of 'val' or 'test'; None where the trial has no such split.
+
+    Raises RecordError where there is no such file, it is torn, or it does not give the accuracy `acc` of the record.
+    """
+    try:
+        with np.load(files.predictions, allow_pickle=False) as arrays:
+            if f"{split}_logits" not in arrays:
+                return None
+            logits = arrays[f"{split}_logits"].astype(np.float32)
+            labels = arrays[f"{split}_labels"].astype(np.int64)
+            index = arrays["val_index"].astype(np.int64) if split == "val" else None
+    except FileNotFoundError:
+        raise RecordError(f"{files.predictions}: there is none") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RecordError(f"{files.predictions}: torn or foreign: {error}") from error
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):
+        raise RecordError(f"{files.predictions}: {split} has logits {logits.shape} for labels {labels.shape}")
+    found = SplitPredictions(logits, labels, index)
+    if acc is not None and abs(float(found.right.mean()) - acc) > _TOLERANCE:
+        raise RecordError(f"{files.predictions}: gives {split} accuracy {found.right.mean():.4f}, the record says {acc:.4f}")
+    return found
