@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,8 +40,9 @@ from cifar_hpc.records.schema import (
 from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
 from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
-from cifar_hpc.train.loop import Hooks, Interrupted, Trunk, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.taps import Feed, Trunk
 from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 EpochHook = Callable[[str, EpochRecord], bool]
@@ -90,6 +91,7 @@ class _CohortRun:
     interrupted: Callable[[], bool]
     attempts: dict[str, _Attempt] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
+    test: Feed | None = None
 
     def run(self, cohort: Cohort) -> None:
         job_name = f"{self.job.sweep}/{self.job.job_id}"
@@ -129,7 +131,19 @@ class _CohortRun:
         members = [member for member in map(self._member, attempts) if member is not None]
         if not members:
             return
-        train, val = self._batches(config, self.data.train, augmented=True), self._batches(config, self.data.val)
+        depths = {depth for member in members for depth in member.depths}
+        steps = steps_per_epoch(config, len(self.data.train.labels_N))
+        train = Feed(
+            self.trunk,
+            self._batches(config, self.data.train, augmented=True),
+            depths,
+            -(-len(self.data.train.labels_N) // steps),
+            keep=config.augment == "none",
+        )
+        val = Feed(self.trunk, self._batches(config, self.data.val), depths, EVAL_BATCH_SIZE, keep=True)
+        if self.data.test is not None:
+            test = self._batches(config, self.data.test)
+            self.test = Feed(self.trunk, test, depths, EVAL_BATCH_SIZE, keep=len(members) > 1)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,
             finished=self._finish,
@@ -139,9 +153,8 @@ class _CohortRun:
             save_due=self._save_due,
             interrupted=self.interrupted,
         )
-        for member in [member for member in members if not member.active]:
-            self._finish(member)  # the process died between the last epoch and the result
-        train_cohort(self.trunk, members, train, val, hooks)
+        self._finish([member for member in members if not member.active])  # those that died between last epoch and result
+        train_cohort(members, train, val, hooks)
 
     def _member(self, attempt: _Attempt) -> Member | None:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
@@ -199,27 +212,35 @@ class _CohortRun:
     def _save_due(self) -> bool:
         return time.monotonic() - self.saved_at >= self.job.resources.checkpoint_minutes * 60
 
-    def _finish(self, member: Member) -> None:
-        """Measures the test split once with the best epoch's weights and writes the result, last and atomically."""
-        attempt = self.attempts[member.config.trial_id]
-        test, test_logits = self.data.test, None
-        if member.progress.best_epoch is not None:
+    def _finish(self, members: Sequence[Member]) -> None:
+        """Measures the test split once with each member's best weights and writes the results."""
+        measurable = [member for member in members if member.progress.best_epoch is not None]
+        for member in measurable:
             member.load_best()
-            if test is not None:
-                test_logits = evaluate(self.trunk, [member], self._batches(member.config, test))[0].cpu()
-            arrays = _split_arrays("val", member.best_val_logits, self.data.val)
-            if test is not None and test_logits is not None:
-                arrays |= _split_arrays("test", test_logits, test)
-            self._check(member)
-            write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
+        logits = evaluate(measurable, self.test) if self.test is not None and measurable else []
+        test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
+        for member in members:
+            attempt = self.attempts[member.config.trial_id]
+            try:
+                self._write_result(member, attempt, test_logits.get(member.config.trial_id))
+            except Exception as error:
+                self._fail(attempt, error)
+
+    def _write_result(self, member: Member, attempt: _Attempt, test_logits_NK: torch.Tensor | None) -> None:
+        """Predictions first, the result last and atomically; then what only a running trial needs goes."""
+        arrays = _split_arrays("val", member.best_val_logits, self.data.val)
+        if self.data.test is not None:
+            arrays |= _split_arrays("test", test_logits_NK, self.data.test)
         self._check(member)
-        write_record(attempt.files.result, self._result(member, attempt, test_logits))
+        write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
+        self._check(member)
+        write_record(attempt.files.result, self._result(member, attempt, test_logits_NK))
         for path in (attempt.files.metrics, attempt.files.checkpoint, attempt.files.error):
             path.unlink(missing_ok=True)
         claims.remove_claims(attempt.files)
         del self.attempts[member.config.trial_id]
 
-    def _result(self, member: Member, attempt: _Attempt, test_logits: torch.Tensor | None) -> TrialResult:
+    def _result(self, member: Member, attempt: _Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
         config, progress, data = member.config, member.progress, self.data
         best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
         train_n, val_n = len(data.train.labels_N), len(data.val.labels_N)
@@ -233,7 +254,7 @@ class _CohortRun:
             best_epoch=progress.best_epoch,
             train=_metrics(best.train_loss, best.train_acc, train_n) if best else None,
             val=_metrics(best.val_loss, best.val_acc, val_n) if best else None,
-            test=_measure(test_logits, data.test) if data.test is not None and test_logits is not None else None,
+            test=_measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
             classes=data.classes,
             train_n=train_n,
             params_total=sum(p.numel() for p in member.model.parameters()),

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_hpc.data.batches import Batches
-from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.freezing import freeze_blocks
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.taps import Feed
 from cifar_hpc.trial import TrialConfig, stream_seed
 
 EVAL_BATCH_SIZE = 500
@@ -32,38 +30,18 @@ class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on r
 class Hooks:
     """What the runner does at the points where it may act.
 
-    epoch_ended: after validation, may end the member; finished: the member is over; failed: its step or one of these hooks
-    raised, it takes no further part; save: write its checkpoint; check: raise where the member must not go on;
+    epoch_ended: after validation, may end the member; finished: these members are over; failed: its step, or a hook that takes
+    one member, raised: it takes no further part; save: write its checkpoint; check: raise where the member must not go on;
     save_due: whether it is time for a checkpoint within an epoch; interrupted: whether the job was asked to stop.
     """
 
     epoch_ended: Callable[[Member], None]
-    finished: Callable[[Member], None]
+    finished: Callable[[Sequence[Member]], None]
     failed: Callable[[Member, Exception], None]
     save: Callable[[Member], None]
     check: Callable[[Member], None]
     save_due: Callable[[], bool]
     interrupted: Callable[[], bool]
-
-
-class Trunk:
-    """The weights that all members of a cohort start from, frozen: run once a batch for all of them."""
-
-    def __init__(self, model: BlockModel, precision: torch.dtype) -> None:
-        self.model = model
-        self.precision = precision
-        freeze_blocks(model, len(model.blocks))
-        model.eval()
-
-    @torch.no_grad()
-    def taps(self, x_NCHW: Tensor, depths: set[int]) -> dict[int, Tensor]:
-        """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
-        taps, reached = {0: x_NCHW}, 0
-        with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
-            for depth in sorted(depths - {0}):
-                taps[depth] = self.model.forward_blocks(taps[reached], reached, depth)
-                reached = depth
-        return taps
 
 
 class Cohort:
@@ -95,8 +73,8 @@ class Cohort:
             raise Interrupted
 
 
-def train_cohort(trunk: Trunk, members: Sequence[Member], train: Batches, val: Batches, hooks: Hooks) -> None:
-    """Trains every member to its end, calling hooks.finished for each.
+def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks) -> None:
+    """Trains every member to its end, handing those that end together to hooks.finished.
 
     members share seed, batch size, data and starting weights; one that resumes joins at its own epoch and step. Raises
     Interrupted.
@@ -105,22 +83,23 @@ def train_cohort(trunk: Trunk, members: Sequence[Member], train: Batches, val: B
     while cohort.running:
         epoch = min(member.progress.epoch for member in cohort.running)
         present = [member for member in cohort.running if member.progress.epoch == epoch]
-        train_epoch(trunk, cohort, present, train, epoch)
+        train_epoch(cohort, present, train, epoch)
         present = [member for member in present if member in cohort.running]
         started = time.perf_counter()
-        logits = evaluate(trunk, present, val)
+        logits = evaluate(present, val)
         val_s = (time.perf_counter() - started) / max(1, len(present))
         for member, logits_NK in zip(present, logits, strict=True):
             member.end_epoch(logits_NK, val.labels_N, val_s)
             cohort.call(member, hooks.epoch_ended)
-        for member in [member for member in cohort.running if not member.active]:
-            cohort.call(member, hooks.finished)
+        over = [member for member in cohort.running if not member.active]
         cohort.running = [member for member in cohort.running if member.active]
+        if over:
+            hooks.finished(over)
         if cohort.running:
             cohort.look()
 
 
-def train_epoch(trunk: Trunk, cohort: Cohort, present: Sequence[Member], train: Batches, epoch: int) -> None:
+def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: int) -> None:
     """Takes the present members through the steps of one epoch that each has still before it."""
     for member in present:
         member.begin_epoch()
@@ -129,8 +108,8 @@ def train_epoch(trunk: Trunk, cohort: Cohort, present: Sequence[Member], train: 
         joined = [member for member in present if member.progress.step == step and member in cohort.running]
         if not joined:
             continue
-        x_NCHW, target = train.train_batch(index_B, generator(joined[0].config.seed, "augment", epoch, step))
-        taps = trunk.taps(x_NCHW, {member.depth for member in joined})
+        draws = generator(joined[0].config.seed, "augment", epoch, step)
+        taps, target = train.train_batch(index_B, draws, {member.depth for member in joined})
         for member in joined:
             started = time.perf_counter()
             cohort.call(member, lambda m: m.train_step(taps[m.depth], target))  # noqa: B023 - called at once
@@ -154,14 +133,15 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
 
 
 @torch.no_grad()
-def evaluate(trunk: Trunk, members: Sequence[Member], batches: Batches) -> list[Tensor]:
+def evaluate(members: Sequence[Member], split: Feed) -> list[Tensor]:
     """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all."""
+    if not members:
+        return []
     for member in members:
         member.eval_mode()
     parts: list[list[Tensor]] = [[] for _ in members]
-    for index_B in torch.split(torch.arange(len(batches)), EVAL_BATCH_SIZE):
-        x_NCHW, _ = batches.eval_batch(index_B)
-        taps = trunk.taps(x_NCHW, {member.depth for member in members})
+    for start in range(0, len(split), EVAL_BATCH_SIZE):
+        taps = split.eval_batch(start, min(start + EVAL_BATCH_SIZE, len(split)), {member.depth for member in members})
         for member, logits in zip(members, parts, strict=True):
             logits.append(member.eval_logits(taps[member.depth]))
     return [torch.cat(logits) for logits in parts]

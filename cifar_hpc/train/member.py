@@ -72,6 +72,12 @@ class Member:
         head_only = self.config.unfreeze_epoch is not None and self.progress.epoch <= self.config.unfreeze_epoch
         return max(self.frozen, len(self.model.blocks) - 1) if head_only else self.frozen
 
+    @property
+    def depths(self) -> set[int]:
+        """Every depth that this member will have in some epoch."""
+        head_only = {max(self.frozen, len(self.model.blocks) - 1)} if self.config.unfreeze_epoch is not None else set()
+        return {self.frozen} | head_only
+
     def begin_epoch(self) -> None:
         """Sets which blocks train in this epoch; the others are in eval mode, statistics included."""
         freeze_blocks(self.model, self.depth)
