@@ -1,0 +1,153 @@
+"""The frozen trunk of a cohort and what flows out of it: computed batch by batch, or once for a whole split and kept.
+
+Owns: Trunk, Feed, where kept taps live. Knows nothing of members, losses or epochs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.freezing import freeze_blocks
+
+KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept taps may take, in this order of preference
+GPU_TOLERANCE = 1e-2  # relative; kept taps of a GPU that differ by more from computed ones are not used
+
+
+class Trunk:
+    """The weights that all members of a cohort start from, frozen: run once a batch for all of them."""
+
+    def __init__(self, model: BlockModel, precision: torch.dtype) -> None:
+        self.model = model
+        self.precision = precision
+        freeze_blocks(model, len(model.blocks))
+        model.eval()
+
+    @torch.no_grad()
+    def taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
+        taps, reached = {0: x_NCHW}, 0
+        with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
+            for depth in sorted(set(depths) - {0}):
+                taps[depth] = self.model.forward_blocks(taps[reached], reached, depth)
+                reached = depth
+        return taps
+
+
+class Feed:
+    """One split as the members see it: its batches after each of some depths of the trunk.
+
+    keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
+    augmented. Then a batch costs no forward pass of the trunk. On a CPU kept taps are used only where they equal computed
+    ones to the last bit; on a GPU within GPU_TOLERANCE.
+    """
+
+    def __init__(self, trunk: Trunk, batches: Batches, depths: Collection[int], batch_size: int, *, keep: bool) -> None:
+        self.trunk = trunk
+        self.batches = batches
+        self.depths = sorted(set(depths) - {0})
+        self.batch_size = batch_size
+        self.labels_N = batches.labels_N
+        self._keep = keep and bool(self.depths)
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(tap.nbytes for tap in self._kept.values())
+
+    def train_batch(
+        self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """The taps at the depths and the targets of one batch of the split. index_B: CPU int64."""
+        self._fill()
+        if self._kept:
+            taps = {depth: self._gather(depth, index_B) for depth in depths if depth}
+            if 0 in depths:
+                taps[0] = self.batches.eval_batch(index_B)[0]
+            return taps, self.labels_N[index_B.to(self.labels_N.device)]
+        x_NCHW, target = self.batches.train_batch(index_B, generator)
+        return self.trunk.taps(x_NCHW, depths), target
+
+    def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
+        """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
+        self._fill()
+        taps = {depth: self._kept[depth][start:stop].to(self.batches.device) for depth in depths if depth in self._kept}
+        if len(taps) < len(depths):
+            taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
+        return taps
+
+    def _gather(self, depth: int, index_B: Tensor) -> Tensor:
+        kept = self._kept[depth]
+        return kept[index_B.to(kept.device)].to(self.batches.device)
+
+    def _fill(self) -> None:
+        """Computes the taps of the whole split once, where there is room for all of them."""
+        if not self._keep:
+            return
+        self._keep = False
+        kept: dict[int, Tensor] = {}
+        for index_B in torch.split(torch.arange(len(self)), self.batch_size):
+            for depth, tap in self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths).items():
+                if depth == 0:
+                    continue
+                if depth not in kept:
+                    room = _allocate((len(self), *tap.shape[1:]), tap.dtype, tap.device, share=len(self.depths))
+                    if room is None:
+                        return
+                    kept[depth] = room
+                kept[depth][index_B[0] : index_B[-1] + 1] = tap
+        if self._agrees(kept):
+            self._kept = kept
+
+    def _agrees(self, kept: dict[int, Tensor]) -> bool:
+        """Whether gathered taps are those that a shuffled batch of the same size has."""
+        index_B = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[: self.batch_size]
+        computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths)
+        for depth, tap in kept.items():
+            gathered = tap[index_B.to(tap.device)].to(self.batches.device)
+            if gathered.is_cuda:
+                scale = computed[depth].abs().max()
+                if not bool((gathered - computed[depth]).abs().max() <= GPU_TOLERANCE * scale):
+                    return False
+            elif not torch.equal(gathered, computed[depth]):
+                return False
+        return True
+
+
+def _allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, share: int) -> Tensor | None:
+    """Room on the device, else in host memory, else in a file that vanishes with the tensor; None where there is none.
+
+    share: how many such tensors will be asked for.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize * share
+    if device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
+        return torch.empty(shape, dtype=dtype, device=device)
+    if size <= KEEP_FRAC * _free_host_bytes():
+        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    if size <= KEEP_FRAC * shutil.disk_usage(tempfile.gettempdir()).free:
+        with tempfile.NamedTemporaryFile(prefix="cifar-hpc-taps-") as file:
+            flat = torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype)
+        return flat.view(shape)
+    return None
+
+
+def _free_host_bytes() -> int:
+    """Memory that this process may still take: the machine's, or less where Slurm granted less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        available = next((line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")), None)
+        free = int(available.split()[1]) * 1024 if available else free
+    granted_mb = os.environ.get("SLURM_MEM_PER_NODE")
+    return min(free, int(granted_mb) * 2**20) if granted_mb and granted_mb.isdigit() else free
