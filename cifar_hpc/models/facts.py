@@ -13,18 +13,16 @@ import torch
 from torchvision.models import get_model_weights
 
 from cifar_hpc import catalog
-from cifar_hpc.models.blocks import BlockModel, cut
-from cifar_hpc.models.loading import without_initial_values
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.summary import summarize
-from cifar_hpc.models.zoo import IMAGENET_CLASSES, make_network, side_step
+from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, side_step
 
 NATIVE_SIDE = 224  # pixels: the constructor's own image size where layers depend on it
 
 
 def find_facts(arch: str) -> dict[str, Any]:
     """The fields of catalog.ArchInfo, from the built network."""
-    model = build_shapes(arch, NATIVE_SIDE)
+    model = build_shapes(arch, IMAGENET_CLASSES, NATIVE_SIDE)
     step = side_step(arch)
     weights: dict[str, str] = {}
     if arch not in NETS:
@@ -41,16 +39,10 @@ def find_facts(arch: str) -> dict[str, Any]:
     }
 
 
-def build_shapes(arch: str, side: int) -> BlockModel:
-    """A catalogue entry with 1000 classes and 3 channels, its parameters without memory or values."""
-    with without_initial_values():
-        return cut(make_network(arch, IMAGENET_CLASSES, 3, side, "imagenet"))
-
-
 def takes_side(arch: str, side: int) -> bool:
     """Whether images of this side leave at least one pixel everywhere in the network."""
     try:
-        summarize(build_shapes(arch, side), side, 3)
+        summarize(build_shapes(arch, IMAGENET_CLASSES, side), side, 3)
     except RuntimeError:
         return False
     return True

@@ -81,7 +81,7 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     A classifier of another class count stays out, and the network's own is initialised as torch does by default. new_stem:
     so does a first convolution of another kernel size, which is told. Positional embeddings are interpolated to the
     network's image size. Raises CifarHpcError that lists tensors which are missing, unknown or of another shape. name: the
-    file, for errors.
+    file and the architecture, for errors.
     """
     state = _converted(network, weights.state)
     own = network.state_dict()
@@ -107,13 +107,13 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
         if _differs(own, state, key)
     ]
     if wrong:
-        raise CifarHpcError(_misfit(name, network, wrong))
+        raise CifarHpcError(_misfit(name, wrong))
     found = network.load_state_dict(state, strict=False, assign=True)
     anew = tuple(f"{path}." for path in renewed)
     wrong = [f"{key}: missing in the file" for key in found.missing_keys if not key.startswith(anew)]
     wrong += [f"{key}: unknown to the network" for key in found.unexpected_keys]
     if wrong:
-        raise CifarHpcError(_misfit(name, network, wrong))
+        raise CifarHpcError(_misfit(name, wrong))
     for path in renewed:
         layer = network.get_submodule(path).to_empty(device="cpu")
         assert isinstance(layer, nn.Conv2d | nn.Linear)
@@ -153,6 +153,6 @@ def _differs(own: Mapping[str, Tensor], state: Mapping[str, Tensor], key: str) -
     return key in own and key in state and own[key].shape != state[key].shape
 
 
-def _misfit(name: str, network: nn.Module, wrong: Sequence[str]) -> str:
+def _misfit(name: str, wrong: Sequence[str]) -> str:
     more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-    return f"weights: {name} does not fit {type(network).__name__}: {len(wrong)} tensors: {'; '.join(wrong[:LISTED])}{more}"
+    return f"weights: {name}: {len(wrong)} tensors do not fit: {'; '.join(wrong[:LISTED])}{more}"

@@ -22,7 +22,6 @@ from cifar_hpc.models.weights import is_file, weights_name, weights_path
 from cifar_hpc.trial import TrialConfig, stream_seed
 
 IMAGENET_CLASSES = 1000
-CIFAR_STEMS = ("resnet", "resnext", "wide_resnet", "densenet")  # prefixes of the architectures that have such a stem
 
 
 def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> BlockModel:
@@ -89,14 +88,30 @@ def image_side(config: TrialConfig) -> int:
     return side
 
 
+def check_side(arch: str, side: int) -> None:
+    """Raises CifarHpcError where images of this side, pixels, are too small for the architecture or do not divide."""
+    info = catalog.architecture(arch)
+    if info and (side < info.min_side or side % info.side_step):
+        steps = f"multiples of {info.side_step} pixels" if info.side_step > 1 else "pixels"
+        raise CifarHpcError(f"image_size: {side} for {arch}; allowed: {steps} from {info.min_side} on")
+
+
+def build_shapes(arch: str, num_classes: int, side: int) -> BlockModel:
+    """A catalogue entry for 3 channels whose parameters have neither memory nor values. Raises CifarHpcError."""
+    with without_initial_values():
+        return cut(make_network(arch, num_classes, 3, side, "imagenet"))
+
+
 def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str]]:
     side = image_side(config)
+    if config.stem == "imagenet":  # the other stem keeps the image's size, so it takes any
+        check_side(config.arch, side)
     if config.weights is None:
         return make_network(config.arch, num_classes, channels, side, config.stem), []
     path = weights_path(config.arch, config.weights)
     with without_initial_values():
         network = make_network(config.arch, num_classes, channels, side, config.stem)
-    warnings = fit_weights(network, read_weights(path), path.name, new_stem=config.stem == "cifar")
+    warnings = fit_weights(network, read_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
     return network, warnings
 
 
@@ -128,8 +143,6 @@ def _arguments(arch: str, side: int) -> dict[str, Any]:
     """What torchvision's constructor has to be told: no auxiliary classifiers; the image side where layers depend on it."""
     if arch in ("googlenet", "inception_v3"):
         return {"aux_logits": False, "init_weights": True}
-    if side % side_step(arch):
-        raise CifarHpcError(f"image_size: {side} for {arch}; allowed: multiples of {side_step(arch)} pixels")
     if arch.startswith("vit_"):
         return {"image_size": side}
     return {"input_size": (side, side)} if arch.startswith("maxvit_") else {}
@@ -137,9 +150,8 @@ def _arguments(arch: str, side: int) -> dict[str, Any]:
 
 def _use_cifar_stem(arch: str, network: nn.Module) -> None:
     """A 3x3 convolution of stride 1 and no pooling as first layers (He et al. 2016, section 4.2)."""
-    if not arch.startswith(CIFAR_STEMS) or arch in NETS:
-        families = ", ".join(name for name in catalog.TORCHVISION_ARCHS if name.startswith(CIFAR_STEMS))
-        raise CifarHpcError(f"stem: cifar for {arch}; allowed: imagenet, or one of {families}")
+    if arch not in catalog.CIFAR_STEM_ARCHS:
+        raise CifarHpcError(f"stem: cifar for {arch}; allowed: imagenet, or one of {', '.join(catalog.CIFAR_STEM_ARCHS)}")
     first, pool = ("features.conv0", "features.pool0") if arch.startswith("densenet") else ("conv1", "maxpool")
     old = network.get_submodule(first)
     assert isinstance(old, nn.Conv2d)
