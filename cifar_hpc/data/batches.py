@@ -92,7 +92,7 @@ class Batches:
         """The images at `index_B` as they are: x_NCHW float32, normalised and resized, and y_N int64."""
         index_B = move(index_B, self.device)
         pad = self._geometry.pad
-        return self._finish(self._windows[index_B, :, pad, pad], self._gain / 255), self.labels_N[index_B]
+        return self._finish(self._windows[:, :, pad, pad][index_B], self._gain / 255), self.labels_N[index_B]
 
     def _gather(self, index_B: Tensor, draws: augmentation.WindowDraws) -> Tensor:
         x_NCHW = self._windows[index_B, :, move(draws.top_B, self.device), move(draws.left_B, self.device)]
