@@ -86,5 +86,12 @@ def _put(tree: YamlTree, path: KeyPath, value: Any, place: str) -> None:
             raise SpecError([Problem(place, f"{where} is not a mapping", "a key can only be set inside a mapping")])
     for known in [known for known in tree.places if known[: len(path)] == path]:
         del tree.places[known]
-    tree.places[path] = place
+    _mark(tree, path, value, place)
     holder[path[-1]] = value
+
+
+def _mark(tree: YamlTree, path: KeyPath, value: Any, place: str) -> None:
+    tree.places[path] = place
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        _mark(tree, (*path, key), part, place)

@@ -78,7 +78,7 @@ def read_freeze(value: Any) -> str | int | float:
         numeric = re.fullmatch(r"[\d.]+", value) is not None
         raise refuse(show(value), FREEZE_ALLOWED + ("; a number stands without quotes" if numeric else ""))
     if isinstance(value, bool) or value is None or not isinstance(value, int | float):
-        raise refuse(show(value), FREEZE_ALLOWED, "none" if not value and not isinstance(value, list | dict) else "all")
+        raise refuse(show(value), FREEZE_ALLOWED, "all" if value is True else "none" if value in (None, False) else None)
     if value < 0 or (isinstance(value, float) and value > 1):
         raise refuse(show(value), FREEZE_ALLOWED, str(int(value)) if value >= 0 and value == int(value) else None)
     if value == 0:

@@ -1,0 +1,66 @@
+"""From a spec to cohorts, jobs and plan.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_configs
+from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.spec.load import load_spec
+
+SPEC = """\
+name: p
+dataset: cifar10
+grid: {arch: [linear, simple_cnn], lr: [0.1, 0.01], augment: [none, [flip, rotate: {degrees: 20}]]}
+seeds: 2
+resources: {gpus: 0.5, minutes: 30}
+"""
+
+
+def plan_of(folder: Path, text: str = SPEC) -> Plan:
+    path = folder / "p.yaml"
+    path.write_text(text)
+    return make_plan(load_spec(path))
+
+
+def test_every_trial_of_the_spec_is_in_exactly_one_cohort(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    members = [trial_id for cohort in plan.cohorts for trial_id in cohort.trial_ids]
+    assert members == [trial.config.trial_id for trial in plan.spec.trials]
+    assert len(set(members)) == 16
+
+
+def test_jobs_carry_what_is_wanted_and_no_more(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    wanted = [plan.trials[5].trial_id, plan.trials[2].trial_id, "of-another-sweep"]
+    jobs = jobs_for(plan, wanted, first_number=9)
+    assert [job.trial_ids for job in jobs] == [(plan.trials[2].trial_id,), (plan.trials[5].trial_id,)]
+    assert [job.job_id for job in jobs] == ["job-0009", "job-0010"]
+    assert {job.sweep for job in jobs} == {"p"}
+    assert jobs[0].resources == Resources(gpus=0.5, minutes=30.0)
+    assert jobs_for(plan, [], first_number=1) == ()
+
+
+def test_a_plan_is_read_back_from_disk_as_it_was(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    record = plan_record(plan)
+    write_record(tmp_path / "plan.json", record)
+    back = read_record(tmp_path / "plan.json", PlanRecord)
+    assert back == record
+    assert tuple(recorded_configs(back).values()) == plan.trials
+    assert [config.trial_id for config in recorded_configs(back).values()] == list(recorded_configs(back))
+    assert back.trials[-1].axes == {"arch": "simple_cnn", "lr": 0.01, "augment": "flip(p=0.5)+rotate(degrees=20)", "seed": 1}
+    assert back.objective == "val_acc"
+
+
+def test_a_grown_spec_keeps_the_ids_that_it_had(tmp_path: Path) -> None:
+    old = {trial.trial_id for trial in plan_of(tmp_path).trials}
+    new = {trial.trial_id for trial in plan_of(tmp_path, SPEC.replace("0.01]", "0.01, 0.03]").replace("seeds: 2", "seeds: 3")).trials}
+    assert old < new
+    assert len(new) == 36
+
+
+def test_another_name_and_other_resources_change_no_id(tmp_path: Path) -> None:
+    old = [trial.trial_id for trial in plan_of(tmp_path).trials]
+    assert old == [trial.trial_id for trial in plan_of(tmp_path, SPEC.replace("name: p", "name: q").replace("0.5", "1")).trials]

@@ -1,0 +1,314 @@
+"""Malformed specs, each with the answer that its writer would like to get, word for word."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cifar_hpc.errors import SpecError
+from cifar_hpc.spec.load import load_spec
+
+HEAD = "name: x\ndataset: cifar10\n"
+RUNS = HEAD + "base: {arch: linear}\n"
+FREEZE = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
+NAMES = "none, flip, flip_crop, geometric, color, geometric_color, cutout, randaugment, trivialaugment, autoaugment, mixup, cutmix"
+
+CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole answer
+    "a typo in an architecture names the line and the nearest": (
+        HEAD + "grid:\n  arch: [resnet18, resnet3]\n",
+        "x.yaml:4: grid.arch[1]: 'resnet3'; one of 86 architectures (`cifar-hpc arch` lists them). Did you mean 'resnet34'?",
+    ),
+    "an architecture in capitals": (
+        HEAD + "base:\n  arch: ResNet18\n",
+        "x.yaml:4: base.arch: 'ResNet18'; one of 86 architectures (`cifar-hpc arch` lists them). Did you mean 'resnet18'?",
+    ),
+    "an unknown section": (
+        HEAD + "bsae: {arch: linear}\n",
+        "x.yaml:3: bsae: the key 'bsae'; it is no key of a spec. Did you mean 'base'?",
+    ),
+    "an unknown trial key": (
+        HEAD + "base:\n  arch: linear\n  learning_rate: 0.1\n  weight_deacy: 0\n",
+        "x.yaml:5: base.learning_rate: the key 'learning_rate'; it is no trial key.\n"
+        "x.yaml:6: base.weight_deacy: the key 'weight_deacy'; it is no trial key. Did you mean 'weight_decay'?",
+    ),
+    "a trial key at the top level": (
+        RUNS + "epochs: 3\n",
+        "x.yaml:4: epochs: the key 'epochs'; a trial key stands in base, grid or zip. Did you mean 'base.epochs'?",
+    ),
+    "a section that is indented too far": (
+        HEAD + "base:\n  arch: linear\n  grid: {lr: [1]}\n",
+        "x.yaml:5: base.grid: the key 'grid'; it stands at the top level: mind the indentation.",
+    ),
+    "one value in grid": (
+        RUNS + "grid: {lr: 1e-3}\n",
+        "x.yaml:4: grid.lr: 0.001; a list with at least one value is needed (a value for every trial stands in base: lr).",
+    ),
+    "several values in base": (
+        HEAD + "base: {arch: linear, lr: [0.1, 0.2]}\n",
+        "x.yaml:3: base.lr: the list [0.1, 0.2]; a number above 0; several values stand in grid.",
+    ),
+    "an empty axis": (
+        RUNS + "grid: {lr: []}\n",
+        "x.yaml:4: grid.lr: an empty list; a list with at least one value is needed (a value for every trial stands in base: lr).",
+    ),
+    "numbers of the wrong kind, all told at once": (
+        HEAD + "base:\n  arch: linear\n  epochs: '3'\n  lr: true\n  batch_size: 128.0\n  momentum: 1\n  dropout: -0.1\n",
+        "x.yaml:5: base.epochs: '3'; a whole number at least 1 is needed; a number stands without quotes.\n"
+        "x.yaml:6: base.lr: true; a number above 0 is needed.\n"
+        "x.yaml:7: base.batch_size: 128.0; a whole number at least 1 is needed. Did you mean '128'?\n"
+        "x.yaml:8: base.momentum: 1; a number at least 0 and below 1 or null is needed.\n"
+        "x.yaml:9: base.dropout: -0.1; a number at least 0 and below 1 or null is needed.",
+    ),
+    "not a number and infinity": (
+        HEAD + "base: {arch: linear, lr: .nan, weight_decay: .inf}\n",
+        "x.yaml:3: base.lr: .nan; a finite number below 2^63 is needed.\n"
+        "x.yaml:3: base.weight_decay: .inf; a finite number below 2^63 is needed.",
+    ),
+    "a number without end": (
+        RUNS + f"seeds: {'9' * 5000}\n",
+        f"x.yaml:4: seeds: {'9' * 40}; a finite number below 2^63 is needed.",
+    ),
+    "freezing in every wrong way": (
+        HEAD + "base: {arch: resnet18, weights: imagenet}\ngrid:\n  freeze: [none, 1.5, -1, true, null, '0.5', [1]]\n",
+        f"x.yaml:5: grid.freeze[1]: 1.5; {FREEZE}.\n"
+        f"x.yaml:5: grid.freeze[2]: -1; {FREEZE}.\n"
+        f"x.yaml:5: grid.freeze[3]: true; {FREEZE}. Did you mean 'all'?\n"
+        f"x.yaml:5: grid.freeze[4]: null; {FREEZE}. Did you mean 'none'?\n"
+        f"x.yaml:5: grid.freeze[5]: '0.5'; {FREEZE}; a number stands without quotes.\n"
+        f"x.yaml:5: grid.freeze[6]: the list [1]; {FREEZE}.",
+    ),
+    "what does not work yet, with what to do instead": (
+        HEAD
+        + "base: {arch: resnet18, classifier: svm, lr: auto, optimizer: muon, weights: {stage: pretrain}}\nsearch: {num_points: 9}\n",
+        "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
+        "x.yaml:3: base.classifier: 'svm' does not work yet; use classifier: linear.\n"
+        "x.yaml:3: base.optimizer: 'muon' does not work yet; use sgd, adam or adamw.\n"
+        "x.yaml:3: base.lr: 'auto' does not work yet; sweep it: grid.lr: [3e-4, 1e-3, 3e-3].\n"
+        "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
+    ),
+    "an architecture of timm": (
+        HEAD + "base: {arch: timm/vit_tiny_patch16_224}\n",
+        "x.yaml:3: base.arch: 'timm/vit_tiny_patch16_224' does not work yet; "
+        "use a torchvision architecture (`cifar-hpc arch` lists them).",
+    ),
+    "published weights for a network that has none": (
+        HEAD + "base: {weights: imagenet}\ngrid: {arch: [resnet18, simple_cnn]}\n",
+        "x.yaml:3: base.weights: weights imagenet with arch simple_cnn; simple_cnn has no published weights; "
+        "`when` can set weights: null for it.",
+    ),
+    "weights of another network": (
+        HEAD + "base: {arch: resnet18, weights: IMAGENET1K_V2}\n",
+        "x.yaml:3: base.weights: weights IMAGENET1K_V2 with arch resnet18; it has imagenet, IMAGENET1K_V1.",
+    ),
+    "the word none for no weights": (
+        HEAD + "base: {arch: resnet18, weights: none}\n",
+        "x.yaml:3: base.weights: 'none'; null, imagenet, a torchvision weight enum or a weights file "
+        "(.pt, .pth, .safetensors). Did you mean 'null'?",
+    ),
+    "a weights file that is not there": (
+        HEAD + "base: {arch: resnet18, weights: mine.safetensors}\n",
+        "x.yaml:3: base.weights: 'mine.safetensors': no such file or directory; a weights file lies relative to the spec.",
+    ),
+    "a small stem where there is none": (
+        HEAD + "base: {stem: cifar}\ngrid: {arch: [resnet18, vgg11]}\n",
+        "x.yaml:3: base.stem: stem cifar with arch vgg11; resnet*, resnext*, wide_resnet* and densenet* have one; "
+        "`when` can set stem: imagenet for the others.",
+    ),
+    "a warm-up as long as the training": (
+        HEAD + "base: {arch: linear, epochs: 5, warmup_epochs: 5}\n",
+        "x.yaml:3: base.warmup_epochs: 5 of 5 epochs; warm-up is shorter than the training.",
+    ),
+    "an exclude pattern that matches none, with the value that no point has": (
+        RUNS + "grid: {lr: [0.1, 0.2]}\nexclude:\n  - {lr: 0.1}\n  - {arch: linear, lr: 0.5}\n",
+        "x.yaml:7: exclude[1]: no point matches: none has lr 0.5; a pattern leaves out at least one point.",
+    ),
+    "everything excluded": (
+        RUNS + "exclude: [{arch: linear}]\n",
+        "x.yaml:4: exclude: every point is left out; at least one trial is needed.",
+    ),
+    "zipped lists of two lengths": (
+        RUNS + "zip: {lr: [1, 2], epochs: [1]}\n",
+        "x.yaml:4: zip: lr has 2, epochs has 1; lists that are zipped have one length.",
+    ),
+    "an axis in grid and zip": (
+        RUNS + "grid: {lr: [1, 2]}\nzip:\n  lr: [3]\n",
+        "x.yaml:6: zip.lr: lr is in grid too; an axis stands in one of them.",
+    ),
+    "a rule without its change": (
+        RUNS + "when: [{if: {arch: linear}}]\n",
+        "x.yaml:4: when[0].set: nothing; 'set' is needed.",
+    ),
+    "a superclass in the singular": (
+        "name: x\ndataset: {name: fashion_mnist, classes: shoes}\nbase: {arch: linear}\n",
+        "x.yaml:2: dataset.classes: 'shoes'; a list of classes is needed.",
+    ),
+    "a class that is not of the data set": (
+        "name: x\ndataset:\n  name: cifar10\n  classes: [cat, dogs]\nbase: {arch: linear}\n",
+        "x.yaml:4: dataset.classes: the class 'dogs'; "
+        "cifar10 has airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. Did you mean 'dog'?",
+    ),
+    "a data set that is not known": (
+        "name: x\ndataset: cifar-10\nbase: {arch: linear}\n",
+        "x.yaml:2: dataset.name: 'cifar-10'; one of cifar10, cifar100, mnist, fashion_mnist, digits, folder. "
+        "Did you mean 'cifar10'?",
+    ),
+    "more images than there are": (
+        "name: x\ndataset: {name: cifar10, classes: [cat, dog], train_size: 20000}\nbase: {arch: linear}\n",
+        "x.yaml:2: dataset.train_size: 20000; there are 10000 labelled training images.",
+    ),
+    "too few images to split": (
+        "name: x\ndataset: {name: cifar10, train_size: 10}\nbase: {arch: linear}\n",
+        "x.yaml:2: dataset.train_size: 10; at least 20: of each of 10 classes one to train on and one to validate with.",
+    ),
+    "a folder that is not there": (
+        "name: x\ndataset: {folder: photos}\nbase: {arch: linear}\n",
+        "x.yaml:2: dataset.folder: no such folder; a folder holds train/<class>/* for two or more classes.",
+    ),
+    "no data set": (
+        "name: x\nbase: {arch: linear}\n",
+        "x.yaml:1: dataset: no dataset; it stands at the top level: dataset: cifar10.",
+    ),
+    "no architecture": (HEAD, "x.yaml:1: base.arch: no arch; it stands in base or grid."),
+    "no name": ("dataset: cifar10\nbase: {arch: linear}\n", "x.yaml:1: name: nothing; 'name' is needed."),
+    "a name that is a path": (
+        "name: ../x\ndataset: cifar10\nbase: {arch: linear}\n",
+        "x.yaml:1: name: '../x'; letters, digits, '.', '_' and '-', at most 64, as a folder is named.",
+    ),
+    "the name of the pool": (
+        "name: trials\ndataset: cifar10\nbase: {arch: linear}\n",
+        "x.yaml:1: name: 'trials' (results/trials/ holds the trials of all sweeps); "
+        "letters, digits, '.', '_' and '-', at most 64, as a folder is named.",
+    ),
+    "the wrong direction": (
+        RUNS + "objective: {metric: val_acc, mode: min}\n",
+        "x.yaml:4: objective.mode: 'min' with val_acc; the mode of this metric is max. Did you mean 'max'?",
+    ),
+    "choosing by the test split": (
+        RUNS + "objective: {metric: test_acc}\n",
+        "x.yaml:4: objective.metric: 'test_acc'; one of val_acc, val_loss.",
+    ),
+    "an augmentation with a hyphen": (
+        HEAD + "base: {arch: linear, augment: flip-crop}\n",
+        f"x.yaml:3: base.augment: 'flip-crop'; one of {NAMES}, or a list of operations. Did you mean 'flip_crop'?",
+    ),
+    "an operation beyond its range": (
+        HEAD + "base: {arch: linear, augment: [flip, {rotate: {degrees: 300}}]}\n",
+        "x.yaml:3: base.augment: rotate degrees 300; a number 0..180 (largest angle either way).",
+    ),
+    "an argument that an operation does not take": (
+        HEAD + "base: {arch: linear, augment: [{rotate: {degree: 30}}]}\n",
+        "x.yaml:3: base.augment: the argument 'degree' of rotate; rotate takes degrees. Did you mean 'degrees'?",
+    ),
+    "mixing before the end": (
+        HEAD + "base: {arch: linear, augment: [mixup, flip]}\n",
+        "x.yaml:3: base.augment: 'mixup' before another operation; mixup or cutmix stands last, and only one of them.",
+    ),
+    "a seed among the trial keys": (
+        HEAD + "base: {arch: linear, seed: 3}\n",
+        "x.yaml:3: base.seed: 'seed'; seeds stand at the top level, as a list or a count. Did you mean 'seeds'?",
+    ),
+    "a seed twice": (RUNS + "seeds: [0, 1, 0]\n", "x.yaml:4: seeds: the seed 0 twice; each seed stands once."),
+    "no seeds": (RUNS + "seeds: 0\n", "x.yaml:4: seeds: 0; a count 1..10000, or a list of seeds."),
+    "an unknown resource": (
+        RUNS + "resources:\n  gpu: 1\n",
+        "x.yaml:5: resources.gpu: the key 'gpu'; it is no key of resources. Did you mean 'gpus'?",
+    ),
+    "one GPU and a half": (
+        RUNS + "resources: {gpus: 1.5}\n",
+        "x.yaml:4: resources.gpus: 1.5; a share of one GPU, 0..1, or a whole number is needed.",
+    ),
+    "a linear network with frozen blocks": (
+        HEAD + "base: {freeze: 2}\ngrid: {arch: [linear, convnet5]}\n",
+        "x.yaml:3: base.freeze: freeze 2 with arch linear; it is all classifier; `when` can set freeze: none for it.",
+    ),
+    "a grid beyond reason": (
+        RUNS + "grid:\n" + "".join(f"  {k}: {list(range(1, 101))}\n" for k in ("epochs", "batch_size", "lr", "image_size")),
+        "x.yaml:4: grid: 100,000,000 trials; a sweep has at most 100,000.",
+    ),
+    # What YAML itself can do to us.
+    "an empty file": ("", "x.yaml: an empty file; a spec is a mapping; `cifar-hpc init NAME` writes one."),
+    "only comments": ("# later\n", "x.yaml: an empty file; a spec is a mapping; `cifar-hpc init NAME` writes one."),
+    "a list": ("- a\n", "x.yaml:1: the list ['a']; a spec is a mapping; `cifar-hpc init NAME` writes one."),
+    "a tab": ("name: x\n\tdataset: y\n", "x.yaml:2: a tab where YAML wants spaces; valid YAML is needed."),
+    "a key twice": (
+        "name: x\ndataset: cifar10\nname: y\n",
+        "x.yaml:3: 'name' a second time (first on line 1); each key stands once.",
+    ),
+    "a tag that would run code": (
+        "name: !!python/object/apply:os.system ['true']\n",
+        "x.yaml:1: name: the tag 'tag:yaml.org,2002:python/object/apply:os.system'; a spec holds plain values only.",
+    ),
+    "the merge key of YAML 1.1": (
+        RUNS + "grid:\n  <<: {lr: [1]}\n",
+        "x.yaml:5: grid: the merge key '<<' of YAML 1.1; write the keys out, or use base.",
+    ),
+    "a bomb of aliases": (
+        "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{n}: &{n} [{','.join([f'*{o}'] * 10)}]\n" for o, n in zip("abcdefgh", "bcdefghi", strict=True)),
+        "x.yaml:1: more than 200000 values once aliases are followed; a spec is small.",
+    ),
+    "an alias that holds itself": (
+        HEAD + "base: &a [*a]\n",
+        "x.yaml:3: an alias that holds itself; an alias may only repeat a finished value.",
+    ),
+    "absurd nesting": ("[" * 20_000, "x.yaml:1: nested deeper than 16; a spec is at most 6 deep."),
+    "a list as a key": (HEAD + "? [a, b]\n: 3\n", "x.yaml:3: a list or mapping as a key; a key is a word."),
+    "two documents": ("---\nname: x\n---\nname: y\n", "x.yaml:3: a second document ('---'); one file holds one spec."),
+    "broken YAML": ("name: [x\n", "x.yaml:2: not YAML: "),
+}
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_a_malformed_spec_gets_the_answer_that_its_writer_would_like(title: str, tmp_path: Path, monkeypatch) -> None:
+    text, answer = CASES[title]
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(Path("x.yaml"))
+    if title == "broken YAML":  # the parser's words are its own
+        assert str(caught.value).startswith(answer)
+    else:
+        assert str(caught.value) == answer
+
+
+def test_binary_files_are_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_bytes(b"name: x\n\xff\xfe\x00\x01")
+    with pytest.raises(SpecError, match=r"x\.yaml:2: not UTF-8 text"):
+        load_spec(path)
+    path.write_bytes(b"name: x\x00\n")
+    with pytest.raises(SpecError, match=r"x\.yaml:1: unacceptable character"):
+        load_spec(path)
+
+
+def test_a_file_of_megabytes_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("# " + "x" * 3_000_000)
+    with pytest.raises(SpecError, match="more than 2000000 bytes"):
+        load_spec(path)
+
+
+def test_a_missing_spec_and_a_folder_are_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none\.yaml: no such file"):
+        load_spec(tmp_path / "none.yaml")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "answer"),
+    [
+        ("epochs", "--set epochs: no key=value; write --set epochs=2 or --set 'grid.lr=[1e-3, 3e-3]'."),
+        ("epochs=two", "--set epochs=two: base.epochs: 'two'; a whole number at least 1 is needed."),
+        ("epoch=2", "--set epoch=2: base.epoch: the key 'epoch'; it is no trial key. Did you mean 'epochs'?"),
+        ("grid.lr=[1e-3,-1]", "--set grid.lr=[1e-3,-1]: grid.lr[1]: -1; a number above 0 is needed."),
+        ("name.x=1", "--set name.x=1: x.yaml:1: name is not a mapping; a key can only be set inside a mapping."),
+    ],
+)
+def test_a_wrong_override_is_told_by_its_own_words(override: str, answer: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x.yaml").write_text(RUNS)
+    with pytest.raises(SpecError, match=re.escape(answer)):
+        load_spec(Path("x.yaml"), [override])

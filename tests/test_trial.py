@@ -1,0 +1,128 @@
+"""A trial's id: what it depends on, what it does not, and that it never changes by accident."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from cifar_hpc.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, normalise, stream_seed
+
+REPTILES = ("crocodile", "dinosaur", "lizard", "snake", "turtle")
+PLAIN = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)
+RICH = TrialConfig(
+    dataset=DatasetConfig(name="cifar100", classes=REPTILES, train_size=500, val_frac=0.2),
+    arch="resnet50",
+    weights="imagenet",
+    image_size=64,
+    freeze=0.5,
+    augment=(AugmentOp(name="rotate", args=(("degrees", 30.0),)),),
+    optimizer="adamw",
+    lr=1e-3,
+    momentum=None,
+    stop=StopConfig(patience=3, min_delta=0.001),
+    seed=7,
+)
+
+
+def test_the_id_of_a_literal_config_is_this_literal_id() -> None:
+    """Where this fails, results on disk lose their trials: raise ID_SCHEME only if the numbers really change."""
+    assert (PLAIN.trial_id, PLAIN.point_id) == ("75hkpy5pkjd4", "zhzpt4j2gvdz")
+    assert (RICH.trial_id, RICH.point_id) == ("26upibhhfy27", "bphilrgyrsyx")
+
+
+@pytest.mark.parametrize("config", [PLAIN, RICH])
+def test_a_config_survives_json_with_its_id(config: TrialConfig) -> None:
+    back = TrialConfig.from_json(json.loads(json.dumps(config.to_json())))
+    assert back == config
+    assert back.trial_id == config.trial_id
+
+
+def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
+    others = {
+        "arch": "resnet34",
+        "weights": "imagenet",
+        "weights_fingerprint": "f" * 64,
+        "image_size": 64,
+        "stem": "cifar",
+        "freeze": 1,
+        "unfreeze_epoch": 1,
+        "layer_decay": 0.5,
+        "classifier": "svm",
+        "augment": "flip",
+        "optimizer": "adam",
+        "lr": 0.1,
+        "weight_decay": 0.0,
+        "momentum": 0.5,
+        "schedule": "step",
+        "warmup_epochs": 1.0,
+        "label_smoothing": 0.1,
+        "dropout": 0.5,
+        "ema": 0.99,
+        "grad_clip": 1.0,
+        "epochs": 1,
+        "batch_size": 1,
+        "precision": "bf16",
+        "objective": "val_loss",
+        "stop": StopConfig(patience=1),
+        "seed": 1,
+        "dataset": DatasetConfig(name="cifar10", split_seed=1),
+    }
+    assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)}
+    ids = {dataclasses.replace(PLAIN, **{key: value}).trial_id for key, value in others.items()}
+    assert len(ids | {PLAIN.trial_id}) == len(others) + 1
+
+
+def test_seeds_of_one_point_share_its_point_id() -> None:
+    other = dataclasses.replace(PLAIN, seed=1)
+    assert other.point_id == PLAIN.point_id
+    assert other.trial_id != PLAIN.trial_id
+
+
+def test_where_a_folder_or_a_weights_file_lies_is_no_part_of_the_id() -> None:
+    def at(place: str) -> TrialConfig:
+        images = DatasetConfig(name="folder", folder=f"{place}/photos", fingerprint="0123456789abcdef")
+        return dataclasses.replace(PLAIN, dataset=images, weights=f"{place}/w.pt", weights_fingerprint="ab" * 32)
+
+    assert at("/home/ann").trial_id == at("/scratch/bob").trial_id
+    assert at("/home/ann").trial_id != dataclasses.replace(at("/home/ann"), weights_fingerprint="cd" * 32).trial_id
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"freeze": 0}, {"freeze": "none"}),
+        ({"freeze": 0.0}, {"freeze": "none"}),
+        ({"freeze": 1.0}, {"freeze": "all"}),
+        ({"lr": 1}, {"lr": 1.0}),
+        ({"optimizer": "adamw", "momentum": 0.5}, {"optimizer": "adamw", "momentum": None}),
+        ({"stop": StopConfig(min_delta=0.1)}, {"stop": StopConfig()}),
+        ({"arch": "resnet50", "weights": "IMAGENET1K_V2"}, {"arch": "resnet50", "weights": "imagenet"}),
+        ({"arch": "linear", "freeze": 0.5}, {"arch": "linear", "freeze": "none"}),
+    ],
+)
+def test_configs_that_train_alike_have_one_id(one: dict[str, object], other: dict[str, object]) -> None:
+    left, right = (normalise(dataclasses.replace(PLAIN, **changes)) for changes in (one, other))  # type: ignore[arg-type]
+    assert left == right
+    assert left.trial_id == right.trial_id
+
+
+def test_one_frozen_block_is_not_all_of_them() -> None:
+    assert normalise(dataclasses.replace(PLAIN, freeze=1)).trial_id != normalise(dataclasses.replace(PLAIN, freeze=1.0)).trial_id
+    assert normalise(dataclasses.replace(PLAIN, arch="resnet50", weights="IMAGENET1K_V1")).weights == "IMAGENET1K_V1"
+
+
+def test_an_id_does_not_depend_on_which_ids_were_taken_before() -> None:
+    """1 and 1.0 are equal in Python; a cache that forgot their type would mix them up."""
+    whole, real = (dataclasses.replace(PLAIN, freeze=value) for value in (1, 1.0))
+    assert whole.trial_id != real.trial_id
+    assert dataclasses.replace(PLAIN, freeze=1).trial_id == whole.trial_id
+    assert dataclasses.replace(PLAIN, freeze=1.0).trial_id == real.trial_id
+
+
+def test_named_streams_differ_and_stay() -> None:
+    assert stream_seed(0, "init") == 2434554855615985730
+    seeds = {stream_seed(s, p, *c) for s in (0, 1) for p in ("init", "order") for c in ((), (1,), (1, 1), (11,))}
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**63 for seed in seeds)
