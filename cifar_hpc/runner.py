@@ -91,6 +91,7 @@ class _CohortRun:
     interrupted: Callable[[], bool]
     attempts: dict[str, _Attempt] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
+    starts: dict[float | None, BlockModel] = field(default_factory=dict)
     test: Feed | None = None
 
     def run(self, cohort: Cohort) -> None:
@@ -127,7 +128,7 @@ class _CohortRun:
         self.precision = choose_precision(config.precision, self.device)
         self.data = _load(config.dataset, _image_size(config))
         self.model_channels = in_channels(config, self.data.channels)
-        self.trunk = Trunk(self._build(config), self.precision)
+        self.trunk = Trunk(self._starting_model(config), self.precision)
         members = [member for member in map(self._member, attempts) if member is not None]
         if not members:
             return
@@ -159,9 +160,9 @@ class _CohortRun:
     def _member(self, attempt: _Attempt) -> Member | None:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
         try:
-            model = self._build(attempt.config)
             steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
-            member = Member(attempt.config, model, self.trunk.model, steps, self.precision)
+            start = self._starting_model(attempt.config)
+            member = Member(attempt.config, start, self.trunk.model, steps, self.precision)
             with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
                 state = load_checkpoint(attempt.files.checkpoint)
                 if state is not None:
@@ -172,9 +173,14 @@ class _CohortRun:
             return None
         return member
 
-    def _build(self, config: TrialConfig) -> BlockModel:
-        model = build_model(config, len(self.data.classes), self.model_channels).to(self.device)
-        return model.to(memory_format=torch.channels_last) if self.device.type == "cuda" else model
+    def _starting_model(self, config: TrialConfig) -> BlockModel:
+        """The network before its first step. Members of a cohort start alike but for their dropout."""
+        if config.dropout not in self.starts:
+            model = build_model(config, len(self.data.classes), self.model_channels).to(self.device)
+            if self.device.type == "cuda":
+                model = model.to(memory_format=torch.channels_last)
+            self.starts[config.dropout] = model
+        return self.starts[config.dropout]
 
     def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
         mean, std = normalisation(config) or (self.data.mean, self.data.std)

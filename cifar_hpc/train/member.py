@@ -43,23 +43,22 @@ class Member:
     """A trial's trainable suffix and all that changes while it trains. Its frozen blocks are the trunk's own, held once."""
 
     def __init__(
-        self, config: TrialConfig, model: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
     ) -> None:
+        """start: the model as this trial begins, from which the suffix is copied; trunk: the cohort's, with equal weights."""
         self.config = config
-        self.model = model
         self.steps_per_epoch = steps_per_epoch
         self.precision = precision
-        self.frozen = frozen_blocks(model.names, config.freeze)
-        for depth in range(self.frozen):
-            model.blocks[depth] = trunk.blocks[depth]
-        freeze_blocks(model, self.frozen)
-        self.suffix = BlockModel(model.names[self.frozen :], list(model.blocks)[self.frozen :])
+        self.frozen = frozen_blocks(start.names, config.freeze)
+        self.suffix = BlockModel(start.names[self.frozen :], copy.deepcopy(list(start.blocks)[self.frozen :]))
+        self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks])
+        freeze_blocks(self.model, self.frozen)
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
         self.ema = copy.deepcopy(self.suffix) if config.ema is not None else None
         self.best: dict[str, Tensor] = {}
         self.best_val_logits: Tensor | None = None
         self.progress = Progress()
-        self.device = next(model.parameters()).device
+        self.device = next(self.model.parameters()).device
         self._zero_sums()
 
     @property
