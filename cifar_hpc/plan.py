@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
-from cifar_hpc.spec.sweep import Resources, SweepSpec
+from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
 from cifar_hpc.trial import TrialConfig
 
-__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_configs"]
+__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_configs", "recorded_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,22 @@ def plan_record(plan: Plan) -> PlanRecord:
             for trial in plan.spec.trials
         ),
         cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
+        resources=dataclasses.asdict(plan.spec.resources),
     )
+
+
+def recorded_plan(record: PlanRecord) -> Plan:
+    """The plan that a plan.json tells of, to start trials of it again without its spec file."""
+    spec = SweepSpec(
+        name=record.sweep,
+        path=Path(record.spec_path),
+        text="",
+        trials=tuple(SweepTrial(TrialConfig.from_json(trial.config), trial.axes) for trial in record.trials),
+        objective=record.objective,
+        resources=Resources(**record.resources),
+        warnings=(),
+    )
+    return make_plan(spec)
 
 
 def recorded_configs(record: PlanRecord) -> dict[str, TrialConfig]:

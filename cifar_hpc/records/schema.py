@@ -204,6 +204,7 @@ class PlanRecord(Record):
     objective: str
     trials: tuple[PlannedTrial, ...]
     cohorts: tuple[tuple[str, ...], ...]  # trial ids
+    resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,100 @@
+"""Where the trials of a sweep stand: the trials' files and the sweep's list of jobs, read together. Imports no backend.
+
+Owns: reading a plan, the cheap repeated look at many trials, QUEUED and CANCELLED (which no trial file tells), id prefixes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+
+from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.executors.base import JobState, LocalHandles
+from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
+from cifar_hpc.records.store import read_record, read_records
+
+ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
+_ATTACHED = ("inline", "ray")  # executors whose handles name a process
+
+
+class SweepReader:
+    """Reads the states of a sweep's trials again and again; a finished trial is read once, for it never changes."""
+
+    def __init__(self, layout: Layout, plan: PlanRecord) -> None:
+        self.plan = plan
+        self._layout = layout
+        self._ended: dict[str, TrialState] = {}
+
+    def read(self) -> dict[str, TrialState]:
+        """By trial id, in the plan's order."""
+        states = {trial.trial_id: self._state(trial.trial_id) for trial in self.plan.trials}
+        return _with_jobs(states, read_records(self._layout.sweep(self.plan.sweep).jobs, JobEvent))
+
+    def _state(self, trial_id: str) -> TrialState:
+        if trial_id in self._ended:
+            return self._ended[trial_id]
+        state = read_state(self._layout.trial(trial_id), trial_id)
+        if state.status in ENDED:
+            self._ended[trial_id] = state
+        return state
+
+
+def read_plan(layout: Layout, name: str) -> PlanRecord:
+    """The plan of a sweep. Raises CifarHpcError with the nearest name where there is none."""
+    try:
+        return read_record(layout.sweep(name).plan, PlanRecord)
+    except FileNotFoundError:
+        names = [sweep.name for sweep in layout.sweeps()]
+        near = nearest(name, names)
+        hint = f" Did you mean {near!r}?" if near else ""
+        there = ", ".join(names) or "none yet"
+        raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
+
+
+def open_jobs(sweep: SweepFiles) -> list[JobEvent]:
+    """What was submitted, has not ended and was not cancelled, as far as jobs.jsonl tells."""
+    jobs: dict[tuple[str, str], JobEvent] = {}
+    for event in read_records(sweep.jobs, JobEvent):
+        key = (event.job_id, event.handle)
+        if event.event == "submitted":
+            jobs[key] = event
+        else:
+            jobs.pop(key, None)
+    return list(jobs.values())
+
+
+def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:
+    """The one trial whose id begins so, as git does with commits. Raises CifarHpcError where there is none, or several."""
+    found = sorted({trial_id for trial_id in trial_ids if trial_id.startswith(prefix.lower())})
+    if len(found) == 1:
+        return found[0]
+    what = f"means {len(found)} trials ({', '.join(found[:4])}...): give more letters" if found else "begins no trial's id here"
+    raise CifarHpcError(f"trial: {prefix!r} {what}")
+
+
+def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent]) -> dict[str, TrialState]:
+    newest: dict[str, JobEvent] = {}
+    for event in events:
+        newest |= dict.fromkeys(event.trial_ids, event)
+    waiting = {
+        trial_id: event
+        for trial_id, event in newest.items()
+        if trial_id in states and event.event != "ended" and _may_wait(states[trial_id], event)
+    }
+    handles = {event.handle for event in waiting.values() if event.event == "submitted" and event.executor in _ATTACHED}
+    backend: Mapping[str, JobState] = LocalHandles().states(sorted(handles))
+    for trial_id, event in waiting.items():
+        if event.event == "cancelled":
+            states[trial_id] = dataclasses.replace(states[trial_id], status=Status.CANCELLED)
+        elif backend.get(event.handle) is JobState.RUNNING:
+            states[trial_id] = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason="")
+    return states
+
+
+def _may_wait(state: TrialState, event: JobEvent) -> bool:
+    """Whether a job submitted then may still have the trial before it: a failure after that was this job's own."""
+    if state.status is Status.FAILED:
+        return event.event == "submitted" and state.error is not None and state.error.failed_at < event.at
+    return state.status in (Status.PLANNED, Status.LOST)

@@ -1,0 +1,249 @@
+"""`cifar-hpc sweep`: plans a spec, starts what is missing, stays until all of it has ended. Trains nothing itself.
+
+What was interrupted or lost goes on; what failed stays, with its reason, until `retry`: a sweep that reruns a failure
+silently would spend the night on it.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
+from cifar_hpc.cli.states import ENDED, SweepReader
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
+from cifar_hpc.records.store import append_records, read_record, read_records, utc_now, write_atomic, write_record
+
+if TYPE_CHECKING:
+    from cifar_hpc.plan import Job, Plan
+    from cifar_hpc.trial import TrialConfig
+
+RESERVED_NAMES = ("trials", "published", "report")  # folders of results/ that are no sweeps
+MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
+WAIT_S = 1.0
+
+
+class On(StrEnum):
+    """Where the trials run."""
+
+    AUTO = "auto"
+    INLINE = "inline"
+    RAY = "ray"
+
+
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    on: Annotated[On, typer.Option(help="inline: in this process; ray: side by side on this machine; auto: as fits")] = On.AUTO,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+) -> None:
+    """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
+    from cifar_hpc.plan import make_plan, plan_record
+    from cifar_hpc.spec.load import load_spec
+
+    loaded = load_spec(spec, set_ or ())
+    for warning in loaded.warnings:
+        say(f"warning: {warning}")
+    plan = make_plan(loaded)
+    layout = Layout(results_root())
+    dropped = _dropped(layout, plan_record(plan))
+    if dropped:
+        some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
+        say(f"no longer in the spec: {len(dropped)} trials ({some}); their results stay")
+    reader = SweepReader(layout, plan_record(plan))
+    if dry_run:
+        _print_plan(plan, reader.read())
+        return
+    run_plan(layout, plan, reader, on, again=())
+
+
+def run_plan(layout: Layout, plan: Plan, reader: SweepReader, on: On, again: Collection[str]) -> None:
+    """Starts what is missing, and the failed trials in `again`; returns, or raises typer.Exit(1), when all have ended.
+
+    Raises CifarHpcError before anything starts where data or weights are not here.
+    """
+    states = reader.read()
+    todo = _to_start(states, again)
+    check_there([trial for trial in plan.trials if trial.trial_id in todo])
+    if plan.spec.text:  # not so where a retry took the plan from disk
+        write_atomic(layout.sweep(plan.spec.name).spec, lambda stream: stream.write(plan.spec.text.encode()))
+    write_record(layout.sweep(plan.spec.name).plan, reader.plan)
+    if not todo and not _elsewhere(states):
+        say(f"{plan.spec.name}: nothing to start.")
+        _sum_up(reader.plan, states, skipped_failures=True)
+        return
+    _on_sigterm()
+    try:
+        with watched(layout, reader, _console()):
+            states = _until_ended(layout, plan, reader, on, todo)
+    except KeyboardInterrupt:
+        say(f"interrupted: what was trained is kept. To go on: cifar-hpc sweep {plan.spec.path}")
+        raise typer.Exit(130) from None
+    _sum_up(reader.plan, states)
+
+
+def say(line: str) -> None:
+    """One line of prose, on stderr."""
+    typer.echo(line, err=True)
+
+
+def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: Collection[str]) -> dict[str, TrialState]:
+    """Runs rounds: start what nobody has, then wait for what another process has, and take it over if that one dies."""
+    from cifar_hpc.executors import open_executor
+    from cifar_hpc.plan import jobs_for
+
+    starts: Counter[str] = Counter()
+    waiting_told = False
+    while True:
+        if todo:
+            starts.update(todo)
+            events = read_records(layout.sweep(plan.spec.name).jobs, JobEvent)
+            number = 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0)
+            jobs = jobs_for(plan, todo, number)
+            executor = open_executor(_choose(on, len(jobs)))
+            handles: dict[str, str] = {}
+
+            def started(job: Job, handle: str, name: str = executor.name, handles: dict[str, str] = handles) -> None:
+                handles[job.job_id] = handle
+                append_records(layout.sweep(job.sweep).jobs, [_event("submitted", job, name, handle)])
+
+            try:
+                executor.start(layout, jobs, started)
+            finally:
+                ended = [_event("ended", job, executor.name, handles[job.job_id]) for job in jobs if job.job_id in handles]
+                append_records(layout.sweep(plan.spec.name).jobs, ended)
+        states = reader.read()
+        todo = {trial_id for trial_id in _to_start(states, ()) if starts[trial_id] < MOST_STARTS}
+        elsewhere = _elsewhere(states)
+        if not todo and not elsewhere:
+            return states
+        if not todo:
+            if not waiting_told:
+                say(f"waiting for {len(elsewhere)} trials that another process trains")
+                waiting_told = True
+            time.sleep(WAIT_S)
+
+
+def _to_start(states: Mapping[str, TrialState], again: Collection[str]) -> set[str]:
+    missing = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED)
+    return {
+        trial_id
+        for trial_id, state in states.items()
+        if state.status in missing or (state.status is Status.FAILED and trial_id in again)
+    }
+
+
+def _elsewhere(states: Mapping[str, TrialState]) -> list[str]:
+    return [trial_id for trial_id, state in states.items() if state.status is Status.RUNNING]
+
+
+def _choose(on: On, jobs_n: int) -> str:
+    if on is not On.AUTO:
+        return on.value
+    return "ray" if jobs_n > 1 and find_spec("ray") is not None else "inline"
+
+
+def _dropped(layout: Layout, plan: PlanRecord) -> list[str]:
+    """Trials that the sweep of that name had and this plan has not. Raises CifarHpcError where the name is taken."""
+    if plan.sweep in RESERVED_NAMES:
+        raise CifarHpcError(f"{plan.spec_path}: name: {plan.sweep!r} is a folder of results/ already; choose another name")
+    try:
+        before = read_record(layout.sweep(plan.sweep).plan, PlanRecord)
+    except (FileNotFoundError, RecordError):
+        return []
+    now = {trial.trial_id for trial in plan.trials}
+    dropped = [trial.trial_id for trial in before.trials if trial.trial_id not in now]
+    other_file = Path(before.spec_path).absolute() != Path(plan.spec_path).absolute()
+    if other_file and len(dropped) == len(before.trials):
+        raise CifarHpcError(
+            f"{plan.spec_path}: name: {plan.sweep!r} is taken by {before.spec_path}, of which no trial is in this spec; "
+            "choose another name"
+        )
+    return dropped
+
+
+def check_there(configs: Sequence[TrialConfig]) -> None:
+    """Raises CifarHpcError with all that is missing of data and weights, and the fetch lines."""
+    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.models.weights import weights_lacking
+
+    root = data_root()
+    problems = [lacking(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
+    problems += [weights_lacking(*pair) for pair in dict.fromkeys((config.arch, config.weights) for config in configs)]
+    missing = list(dict.fromkeys(problem for problem in problems if problem))
+    if missing:
+        raise CifarHpcError("\n".join(missing))
+
+
+def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
+    from cifar_hpc.plan import jobs_for, plan_record
+
+    counts = Counter(state.status for state in states.values())
+    todo = _to_start(states, ())
+    epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
+    left_s = remaining_s(plan_record(plan), states, 1)
+    points = len({trial.point_id for trial in plan.trials})
+    lines = [
+        f"{plan.spec.name}: {len(plan.trials)} trials ({points} points), {len(plan.cohorts)} cohorts",
+        f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
+        *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
+    ]
+    if todo:
+        known = left_s is not None
+        lines.append(
+            f"  cost      about {duration_text(left_s)} one after another"
+            if known and left_s
+            else "  cost      not known before a trial of it has run"
+        )
+    typer.echo("\n".join(lines))
+
+
+def _sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failures: bool = False) -> None:
+    """The last lines; raises typer.Exit(1) where a trial has no result."""
+    ended = sum(state.status in ENDED for state in states.values())
+    say(f"{plan.sweep}: {ended} of {len(states)} trials finished")
+    best = best_point(plan, states)
+    if best:
+        say(f"best point: {best}")
+    unfinished = [state for state in states.values() if state.status not in ENDED]
+    reasons = Counter(f"{state.status.value}: {state.reason}" for state in unfinished)
+    for reason, n in reasons.most_common(5):
+        say(f"  {n} {reason}")
+    if any(state.status is Status.FAILED for state in unfinished):
+        say(f"why: cifar-hpc logs {plan.sweep}   once mended: cifar-hpc retry {plan.sweep}")
+    if ended:
+        say(f"the leaderboard: cifar-hpc report {plan.sweep}")
+    if unfinished:
+        raise typer.Exit(1)
+
+
+def _event(event: str, job: Job, executor: str, handle: str) -> JobEvent:
+    return JobEvent(at=utc_now(), event=event, job_id=job.job_id, trial_ids=job.trial_ids, executor=executor, handle=handle)
+
+
+def _on_sigterm() -> None:
+    """SIGTERM interrupts as Ctrl-C does, also while no executor is at work."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
+
+
+def _console() -> Console:
+    return Console(stderr=True)
