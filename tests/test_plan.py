@@ -56,7 +56,10 @@ def test_a_plan_is_read_back_from_disk_as_it_was(tmp_path: Path) -> None:
 
 def test_a_grown_spec_keeps_the_ids_that_it_had(tmp_path: Path) -> None:
     old = {trial.trial_id for trial in plan_of(tmp_path).trials}
-    new = {trial.trial_id for trial in plan_of(tmp_path, SPEC.replace("0.01]", "0.01, 0.03]").replace("seeds: 2", "seeds: 3")).trials}
+    new = {
+        trial.trial_id
+        for trial in plan_of(tmp_path, SPEC.replace("0.01]", "0.01, 0.03]").replace("seeds: 2", "seeds: 3")).trials
+    }
     assert old < new
     assert len(new) == 36
 

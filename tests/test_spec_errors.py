@@ -13,7 +13,9 @@ from cifar_hpc.spec.load import load_spec
 HEAD = "name: x\ndataset: cifar10\n"
 RUNS = HEAD + "base: {arch: linear}\n"
 FREEZE = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
-NAMES = "none, flip, flip_crop, geometric, color, geometric_color, cutout, randaugment, trivialaugment, autoaugment, mixup, cutmix"
+NAMES = (
+    "none, flip, flip_crop, geometric, color, geometric_color, cutout, randaugment, trivialaugment, autoaugment, mixup, cutmix"
+)
 
 CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole answer
     "a typo in an architecture names the line and the nearest": (
@@ -51,7 +53,8 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "an empty axis": (
         RUNS + "grid: {lr: []}\n",
-        "x.yaml:4: grid.lr: an empty list; a list with at least one value is needed (a value for every trial stands in base: lr).",
+        "x.yaml:4: grid.lr: an empty list; a list with at least one value is needed "
+        "(a value for every trial stands in base: lr).",
     ),
     "numbers of the wrong kind, all told at once": (
         HEAD + "base:\n  arch: linear\n  epochs: '3'\n  lr: true\n  batch_size: 128.0\n  momentum: 1\n  dropout: -0.1\n",
@@ -81,7 +84,8 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "what does not work yet, with what to do instead": (
         HEAD
-        + "base: {arch: resnet18, classifier: svm, lr: auto, optimizer: muon, weights: {stage: pretrain}}\nsearch: {num_points: 9}\n",
+        + "base: {arch: resnet18, classifier: svm, lr: auto, optimizer: muon, weights: {stage: pretrain}}\n"
+        + "search: {num_points: 9}\n",
         "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
         "x.yaml:3: base.classifier: 'svm' does not work yet; use classifier: linear.\n"
         "x.yaml:3: base.optimizer: 'muon' does not work yet; use sgd, adam or adamw.\n"

@@ -109,7 +109,9 @@ def test_configs_that_train_alike_have_one_id(one: dict[str, object], other: dic
 
 
 def test_one_frozen_block_is_not_all_of_them() -> None:
-    assert normalise(dataclasses.replace(PLAIN, freeze=1)).trial_id != normalise(dataclasses.replace(PLAIN, freeze=1.0)).trial_id
+    assert (
+        normalise(dataclasses.replace(PLAIN, freeze=1)).trial_id != normalise(dataclasses.replace(PLAIN, freeze=1.0)).trial_id
+    )
     assert normalise(dataclasses.replace(PLAIN, arch="resnet50", weights="IMAGENET1K_V1")).weights == "IMAGENET1K_V1"
 
 

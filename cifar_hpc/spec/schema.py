@@ -159,23 +159,24 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
-def _model(name: str, doc: str, fields: Mapping[str, tuple[Any, Any]]) -> type[BaseModel]:
-    """A strict model of alias -> (type, default); an alias may hold a point ('dataset.train_size')."""
+def _model(name: str, doc: str, fields: Mapping[str, tuple[Any, Any]], prefix: str = "") -> type[BaseModel]:
+    """A strict model of alias -> (type, default); an alias may hold a point ('dataset.train_size').
+
+    prefix + alias is the key whose doc describes the field.
+    """
     specs: dict[str, Any] = {}
     for alias, (kind, default) in fields.items():
-        known = ALL_KEYS.get(alias)
-        text = known.doc if known else _SECTION_DOCS.get(alias)
+        known = ALL_KEYS.get(prefix + alias)
+        text = known.doc if known else _SECTION_DOCS[alias]
         specs[alias.replace(".", "__") + "_"] = (kind, Field(default, alias=alias, description=text))
     return create_model(name, __config__=_STRICT, __doc__=doc, **specs)
 
 
 def _part(name: str, doc: str, keys: Mapping[str, Key]) -> type[BaseModel]:
     """A mapping of its own: the keys without their prefix, with their defaults."""
-    fields = {key.name.rpartition(".")[2]: (_value_type(key), key.default) for key in keys.values()}
-    model = _model(name, doc, fields)
-    for key in keys.values():
-        model.model_fields[key.name.rpartition(".")[2] + "_"].description = key.doc
-    return model
+    prefix = name.lower() + "."
+    fields = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in keys.values()}
+    return _model(name, doc, fields, prefix)
 
 
 _SECTION_DOCS = {
@@ -191,6 +192,8 @@ _SECTION_DOCS = {
     "objective": "what chooses the best epoch and ranks points; validation only",
     "stop": "when a trial ends before its last epoch",
     "resources": "what one trial needs",
+    "if": "the pattern that a point must match",
+    "set": "the keys that it then gets",
 }
 
 
@@ -222,6 +225,7 @@ def spec_model() -> type[BaseModel]:
             "metric": (Literal[_OBJECTIVE.limits["choices"]], _OBJECTIVE.default),
             "mode": (Literal["max", "min"] | None, None),
         },
+        "objective.",
     )
     return _model(
         "Spec",

@@ -1,0 +1,192 @@
+"""What a good spec means: values, data sets, overrides, warnings, and what reading one may import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.sweep import Resources, SweepSpec
+from cifar_hpc.trial import AugmentOp, StopConfig
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+HEAD = "name: x\ndataset: cifar10\n"
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def _load(text: str, *overrides: str) -> SweepSpec:
+        (tmp_path / "x.yaml").write_text(text)
+        return load_spec(tmp_path / "x.yaml", overrides)
+
+    return _load
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_spec_of_the_project_loads_without_a_warning(path: Path) -> None:
+    spec = load_spec(path)
+    assert spec.name == path.stem
+    assert spec.warnings == ()
+    assert spec.text == path.read_text()
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2(load) -> None:
+    spec = load(HEAD + "base: {arch: resnet18, weights: imagenet, lr: 1e-3, epochs: 0x10, freeze: on, dropout: ~}\n")
+    config = spec.trials[0].config
+    assert (config.lr, config.epochs, config.freeze, config.dropout) == (0.001, 16, "on", None)
+
+
+def test_an_int_a_float_and_a_scientific_rate_are_one_trial(load) -> None:
+    written = ["1", "1.0", "1e0", "10e-1"]
+    assert len({load(HEAD + f"base: {{arch: linear, lr: {text}}}\n").trials[0].config.trial_id for text in written}) == 1
+    assert len(load(HEAD + "base: {arch: linear}\ngrid: {lr: [1, 1.0, 1e0]}\n").trials) == 1
+
+
+def test_freezing_keeps_blocks_apart_from_shares(load) -> None:
+    text = HEAD + "base: {arch: resnet18, weights: imagenet}\ngrid: {freeze: [0, 0.0, none, 1, 1.0, all, 0.5, layer3]}\n"
+    assert [trial.axes["freeze"] for trial in load(text).trials] == ["none", 1, "all", 0.5, "layer3"]
+
+
+def test_a_superclass_and_its_classes_in_any_order_are_one_trial(load) -> None:
+    by_name = load("name: x\ndataset: {name: cifar100, classes: reptiles}\nbase: {arch: linear}\n")
+    by_list = load(
+        "name: x\ndataset: {name: cifar100, classes: [turtle, snake, lizard, dinosaur, crocodile]}\nbase: {arch: linear}\n"
+    )
+    assert by_name.trials[0].config == by_list.trials[0].config
+    assert by_name.trials[0].config.dataset.classes == ("crocodile", "dinosaur", "lizard", "snake", "turtle")
+
+
+def test_all_classes_written_out_are_no_choice_of_classes(load) -> None:
+    text = "name: x\ndataset: {name: digits, classes: [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]}\nbase: {arch: linear}\n"
+    assert load(text).trials[0].config.dataset.classes is None
+
+
+def test_an_image_size_left_out_is_the_data_sets_own(load) -> None:
+    sizes = {"cifar10": 32, "mnist": 28, "digits": 8}
+    text = "name: x\nbase: {arch: linear}\ngrid: {dataset: [cifar10, mnist, digits], image_size: [null, 32]}\n"
+    found = {(trial.axes["dataset"], trial.config.image_size) for trial in load(text).trials}
+    assert found == {(name, size) for name, own in sizes.items() for size in (own, 32)}
+
+
+def test_whole_data_sets_and_single_keys_of_one_are_axes(load) -> None:
+    text = (
+        "name: x\nbase: {arch: linear}\n"
+        "grid: {dataset.train_size: [500, 1000], dataset: [mnist, {name: cifar100, classes: reptiles}]}\n"
+    )
+    spec = load(text)
+    assert [(trial.config.dataset.name, trial.config.dataset.train_size) for trial in spec.trials] == [
+        ("mnist", 500),
+        ("mnist", 1000),
+        ("cifar100", 500),
+        ("cifar100", 1000),
+    ]
+    assert spec.trials[-1].axes == {"dataset": "cifar100 classes=reptiles", "dataset.train_size": 1000}
+
+
+def make_folder(root: Path, *, size: int = 9) -> Path:
+    for name in ("ants", "bees"):
+        (root / "train" / name).mkdir(parents=True, exist_ok=True)
+        (root / "train" / name / "1.jpg").write_bytes(b"x" * size)
+    return root
+
+
+def test_a_folder_lies_relative_to_its_spec_and_is_known_by_its_files(load, tmp_path: Path) -> None:
+    make_folder(tmp_path / "photos")
+    text = "name: x\ndataset: {folder: photos}\nbase: {arch: linear}\n"
+    config = load(text).trials[0].config
+    assert config.dataset.folder == str(tmp_path / "photos")
+    assert config.image_size == 224
+    make_folder(tmp_path / "elsewhere")
+    moved = load(text.replace("photos", "elsewhere")).trials[0].config
+    assert moved.trial_id == config.trial_id
+    make_folder(tmp_path / "photos", size=10)
+    assert load(text).trials[0].config.trial_id != config.trial_id
+
+
+def test_a_weights_file_is_known_by_its_bytes(load, tmp_path: Path) -> None:
+    text = HEAD + "base: {arch: resnet18}\ngrid: {weights: [a.pt, b.pt, null]}\n"
+    (tmp_path / "a.pt").write_bytes(b"1")
+    (tmp_path / "b.pt").write_bytes(b"2")
+    spec = load(text)
+    assert len(spec.trials) == 3
+    assert [trial.axes["weights"] for trial in spec.trials] == ["a.pt", "b.pt", None]
+    assert spec.trials[0].config.weights == str(tmp_path / "a.pt")
+    (tmp_path / "b.pt").write_bytes(b"1")
+    assert len(load(text).trials) == 2
+
+
+def test_operations_have_all_their_arguments_and_a_named_list_is_its_name(load) -> None:
+    text = (
+        HEAD + "base: {arch: linear}\ngrid: {augment: [flip_crop, [flip, crop], [flip, {crop: {pad_frac: 0.125}}], [rotate]]}\n"
+    )
+    augments = [trial.config.augment for trial in load(text).trials]
+    assert augments == ["flip_crop", (AugmentOp(name="rotate", args=(("degrees", 15.0),)),)]
+
+
+def test_the_parts_beside_the_trials_are_read(load) -> None:
+    spec = load(
+        HEAD + "base: {arch: linear}\nobjective: {metric: val_loss}\nstop: {patience: 2, max_minutes: 5}\n"
+        "resources: {gpus: 2, cpus_per_gpu: 4, minutes: 30}\ngrid:\n  # lr: [0.1]\n"
+    )
+    assert spec.objective == spec.trials[0].config.objective == "val_loss"
+    assert spec.trials[0].config.stop == StopConfig(patience=2, max_minutes=5.0)
+    assert spec.resources == Resources(gpus=2.0, cpus_per_gpu=4, minutes=30.0)
+
+
+def test_include_alone_is_the_whole_sweep_and_takes_nothing_from_the_grid(load) -> None:
+    alone = load(HEAD + "include: [{arch: linear}, {arch: resnet9, lr: 0.3}]\n")
+    assert [trial.axes for trial in alone.trials] == [{"arch": "linear", "lr": 0.01}, {"arch": "resnet9", "lr": 0.3}]
+    beside = load(HEAD + "grid: {arch: [resnet9], epochs: [1, 2]}\ninclude: [{arch: linear}]\n")
+    assert beside.trials[-1].axes == {"arch": "linear", "epochs": 10}
+
+
+def test_overrides_change_one_run_and_not_the_file(load) -> None:
+    text = HEAD + "base: {arch: linear, epochs: 9}\ngrid: {lr: [0.1, 0.2], batch_size: [32, 64]}\nexclude: [{lr: 0.2}]\n"
+    overrides = ("epochs=2", "grid.lr=[1e-3]", "dataset.train_size=500", "stop.patience=1", "seeds=2", "batch_size=16")
+    spec = load(text, *overrides, "resources.gpus=0")
+    assert [(t.config.epochs, t.config.lr, t.config.batch_size, t.config.seed) for t in spec.trials] == [
+        (2, 0.001, 16, 0),
+        (2, 0.001, 16, 1),
+    ]
+    assert spec.trials[0].config.dataset.train_size == 500
+    assert spec.trials[0].config.stop.patience == 1
+    assert spec.resources.gpus == 0
+    assert spec.text == text
+    assert "exclude[0]: no point matches" in spec.warnings[0]  # an error in the file itself, a warning under --set
+
+
+@pytest.mark.parametrize(
+    ("rest", "warning"),
+    [
+        ("base: {arch: linear, optimizer: adamw, momentum: 0.9}", "momentum has no effect: only optimizer: sgd has it"),
+        (
+            "base: {arch: resnet18, weights: imagenet, freeze: all, layer_decay: 0.5}",
+            "layer_decay has no effect: only the classifier is trained",
+        ),
+        ("base: {arch: linear}\nstop: {min_delta: 0.1}", "stop.min_delta has no effect: stop.patience is not set"),
+        ("base: {arch: resnet18, freeze: 0.5}", "all trials freeze blocks with random weights (weights: null)"),
+        (
+            "base: {arch: linear, batch_size: 512, dataset.train_size: 500}",
+            "batch_size 512 is more than the 450 training images: one step an epoch",
+        ),
+    ],
+)
+def test_a_setting_without_effect_is_warned_of(load, rest: str, warning: str) -> None:
+    assert load(f"{HEAD}{rest}\n").warnings == (warning,)
+
+
+def test_a_setting_that_acts_in_one_trial_is_not_warned_of(load) -> None:
+    assert load(HEAD + "base: {arch: linear, momentum: 0.8}\ngrid: {optimizer: [adamw, sgd]}\n").warnings == ()
+
+
+def test_reading_and_planning_a_spec_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from cifar_hpc.plan import make_plan; from cifar_hpc.spec.load import load_spec\n"
+        f"make_plan(load_spec(Path({str(SWEEPS / 'quickstart.yaml')!r})))\n"
+        "print([m for m in ('torch', 'torchvision', 'ray', 'submitit', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
