@@ -12,7 +12,7 @@ from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
 from cifar_hpc.trial import TrialConfig
 
-__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_configs", "recorded_plan"]
+__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +110,3 @@ def recorded_plan(record: PlanRecord) -> Plan:
         warnings=(),
     )
     return make_plan(spec)
-
-
-def recorded_configs(record: PlanRecord) -> dict[str, TrialConfig]:
-    """The configs of a plan.json by the ids that it gives them, in its order."""
-    return {trial.trial_id: TrialConfig.from_json(trial.config) for trial in record.trials}

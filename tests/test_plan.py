@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_configs
+from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
@@ -48,8 +48,10 @@ def test_a_plan_is_read_back_from_disk_as_it_was(tmp_path: Path) -> None:
     write_record(tmp_path / "plan.json", record)
     back = read_record(tmp_path / "plan.json", PlanRecord)
     assert back == record
-    assert tuple(recorded_configs(back).values()) == plan.trials
-    assert [config.trial_id for config in recorded_configs(back).values()] == list(recorded_configs(back))
+    again = recorded_plan(back)
+    assert (again.trials, again.cohorts) == (plan.trials, plan.cohorts)
+    assert again.spec.resources == plan.spec.resources
+    assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in back.trials]
     assert back.trials[-1].axes == {"arch": "simple_cnn", "lr": 0.01, "augment": "flip(p=0.5)+rotate(degrees=20)", "seed": 1}
     assert back.objective == "val_acc"
 
