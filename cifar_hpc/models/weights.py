@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -35,8 +34,9 @@ def weights_name(arch: str, weights: str) -> str:
     if weights in names:
         return weights
     allowed = ", ".join(["null", *(("imagenet", *names) if names else ()), "a file " + ", ".join(SUFFIXES)])
-    near = nearest(weights.upper(), names) or nearest(weights, ("imagenet",) if names else ())
-    hint = f". Did you mean {near!r}?" if near else ""
+    spelled = {name.lower(): name for name in (("imagenet", *names) if names else ())}
+    near = nearest(weights, spelled)
+    hint = f". Did you mean {spelled[near]!r}?" if near else ""
     raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}{hint}")
 
 
@@ -82,15 +82,19 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
         return
     if is_file(weights):
         raise DataError(f"weights: the file {weights} does not exist")
-    _download(arch, weights_name(arch, weights), say)
+    name = weights_name(arch, weights)
+    _download(_url(arch, name), _folders()[-1] / _file_name(arch, name), say)
 
 
-def _download(arch: str, name: str, say: Callable[[str], None]) -> None:
-    import torch.hub
+def _url(arch: str, name: str) -> str:
     from torchvision.models import get_model_weights
 
-    url = str(get_model_weights(arch)[name].url)
-    path = _folders()[-1] / _file_name(arch, name)
+    return str(get_model_weights(arch)[name].url)
+
+
+def _download(url: str, path: Path, say: Callable[[str], None]) -> None:
+    import torch.hub
+
     by_hand = f"bring {path.name} here by other means and put it into {path.parent}"
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S):
@@ -98,7 +102,7 @@ def _download(arch: str, name: str, say: Callable[[str], None]) -> None:
         say(f"fetching {path.name} to {path.parent}")
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(path), _digest_prefix(path), progress=False)
-    except (urllib.error.URLError, OSError) as error:
+    except OSError as error:  # urllib's errors are OSErrors
         raise DataError(f"weights: {url} cannot be reached ({error}); {by_hand}") from error
     except RuntimeError as error:  # torch.hub's word for a digest that differs
         raise DataError(f"weights: {url} sent something else than {path.name} ({error}); {by_hand}") from error

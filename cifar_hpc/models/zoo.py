@@ -117,6 +117,8 @@ def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tupl
 
 def make_network(arch: str, num_classes: int, channels: int, side: int, stem: str) -> nn.Module:
     """The uncut network, initialised as its authors do from the global generator. Raises CifarHpcError."""
+    if stem == "cifar" and arch not in catalog.CIFAR_STEM_ARCHS:
+        raise CifarHpcError(f"stem: cifar for {arch}; allowed: imagenet, or one of {', '.join(catalog.CIFAR_STEM_ARCHS)}")
     if arch in NETS:
         network = NETS[arch](num_classes, channels, side)
     elif arch in catalog.TORCHVISION_ARCHS:
@@ -150,8 +152,6 @@ def _arguments(arch: str, side: int) -> dict[str, Any]:
 
 def _use_cifar_stem(arch: str, network: nn.Module) -> None:
     """A 3x3 convolution of stride 1 and no pooling as first layers (He et al. 2016, section 4.2)."""
-    if arch not in catalog.CIFAR_STEM_ARCHS:
-        raise CifarHpcError(f"stem: cifar for {arch}; allowed: imagenet, or one of {', '.join(catalog.CIFAR_STEM_ARCHS)}")
     first, pool = ("features.conv0", "features.pool0") if arch.startswith("densenet") else ("conv1", "maxpool")
     old = network.get_submodule(first)
     assert isinstance(old, nn.Conv2d)

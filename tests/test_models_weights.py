@@ -1,0 +1,241 @@
+"""Weights: finding, fetching, reading, fitting, and the normalisation that belongs to them."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import VisionTransformer, mobilenet_v3_small
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError, DataError
+from cifar_hpc.models import weights as weight_files
+from cifar_hpc.models.loading import Weights, fit_weights, read_weights, without_initial_values
+from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path, weights_sha256
+from cifar_hpc.models.zoo import build_model, in_channels, normalisation
+from cifar_hpc.trial import DatasetConfig, TrialConfig
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def _config(arch: str, dataset: str = "cifar10", **keys) -> TrialConfig:
+    return TrialConfig(dataset=DatasetConfig(name=dataset), arch=arch, **keys)
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.delenv("CIFAR_HPC_DATA", raising=False)
+
+
+@functools.cache
+def _mobilenet() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return dict(mobilenet_v3_small(num_classes=1000).state_dict())
+
+
+def _hub_file(tmp_path: Path, arch: str) -> Path:
+    info = catalog.architecture(arch)
+    assert info is not None
+    path = tmp_path / "torch" / "hub" / "checkpoints" / next(iter(info.weights.values()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def test_imagenet_weights_are_loaded_whole_where_the_class_count_agrees(tmp_path):
+    torch.save(_mobilenet(), _hub_file(tmp_path, "mobilenet_v3_small"))
+    config = _config("mobilenet_v3_small", weights="imagenet")
+    state = build_model(config, 1000, 3).state_dict()
+    assert all(torch.equal(state[key], value) for key, value in _mobilenet().items())
+    assert normalisation(config) == IMAGENET
+
+
+def test_the_classifier_is_replaced_where_the_class_count_differs_and_nothing_else_is(tmp_path):
+    torch.save(_mobilenet(), _hub_file(tmp_path, "mobilenet_v3_small"))
+    states = [
+        build_model(_config("mobilenet_v3_small", weights="imagenet", seed=seed), 10, 3).state_dict() for seed in (0, 0, 1)
+    ]
+    for key, value in _mobilenet().items():
+        assert torch.equal(states[0][key], states[1][key])
+        if key.startswith("classifier.3."):
+            assert states[0][key].shape[0] == 10
+            assert not torch.equal(states[0][key], states[2][key])  # the seed decides it
+        else:
+            assert torch.equal(states[0][key], value)
+
+
+@pytest.mark.parametrize("form", ["bare", "state_dict", "model", "module.", "half", "safetensors"])
+def test_every_usual_form_of_a_weights_file_is_read(tmp_path, form):
+    state = _mobilenet()
+    path = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file(state, path, {"mean": "[0.1, 0.2, 0.3]", "std": "[1, 1, 1]"})
+    elif form == "module.":
+        torch.save({f"module.{key}": value for key, value in state.items()}, path)
+    elif form == "half":
+        state = {key: value.half().float() if value.is_floating_point() else value for key, value in state.items()}
+        torch.save({key: value.half() if value.is_floating_point() else value for key, value in state.items()}, path)
+    else:
+        torch.save({form: state, "epoch": 3} if form != "bare" else state, path)
+    config = _config("mobilenet_v3_small", weights=str(path))
+    built = build_model(config, 1000, 3).state_dict()
+    assert all(torch.equal(built[key], value) and built[key].dtype == value.dtype for key, value in state.items())
+    assert normalisation(config) == (((0.1, 0.2, 0.3), (1, 1, 1)) if form == "safetensors" else IMAGENET)
+
+
+def test_a_file_of_other_classes_than_imagenets_has_no_normalisation_of_its_own(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(mobilenet_v3_small(num_classes=10).state_dict(), path)
+    assert normalisation(_config("mobilenet_v3_small", weights=str(path))) is None
+    assert normalisation(_config("mobilenet_v3_small")) is None
+
+
+def test_tensors_that_do_not_fit_are_listed_with_their_shapes_and_counted(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(_mobilenet(), path)
+    with pytest.raises(CifarHpcError) as error:
+        build_model(_config("mobilenet_v3_large", weights=str(path)), 10, 3)
+    text = str(error.value)
+    assert "w.pt for mobilenet_v3_large" in text and "in the file" in text and "in the network" in text
+    assert text.count("in the network") == 10 and "more" in text
+
+
+def test_missing_and_unknown_tensors_are_listed(tmp_path):
+    state = _mobilenet()
+    state["surplus"] = state["features.0.0.weight"]
+    del state["features.0.0.weight"]
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(CifarHpcError, match=r"features\.0\.0\.weight: missing.*surplus: unknown"):
+        build_model(_config("mobilenet_v3_small", weights=str(tmp_path / "w.pt")), 10, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", "list"])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    path = tmp_path / "w.pt"
+    if content == "list":
+        torch.save([1, 2], path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"w\.pt"):
+        read_weights(path)
+
+
+def test_a_pickle_with_code_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"weight": Trap()}, tmp_path / "w.pt")
+    with pytest.raises(DataError):
+        read_weights(tmp_path / "w.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_cifar_stem_starts_anew_on_pretrained_weights_and_the_model_says_so(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(build_model(_config("resnet18", image_size=32), 1000, 3).state_dict(), path)
+    model = build_model(_config("resnet18", weights=str(path), stem="cifar"), 10, 3)
+    assert model.state_dict()["conv1.weight"].shape == (64, 3, 3, 3)
+    assert any("conv1" in warning for warning in model.warnings)
+    torch.save(model.state_dict(), path)
+    assert build_model(_config("resnet18", weights=str(path), stem="cifar"), 10, 3).warnings == ()
+    with pytest.raises(CifarHpcError, match=r"conv1\.weight"):
+        build_model(_config("resnet18", weights=str(path)), 10, 3)
+
+
+def test_the_first_densenets_names_are_read(tmp_path):
+    state = build_model(_config("densenet121"), 1000, 3).state_dict()
+    old = {key.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): value for key, value in state.items()}
+    assert old.keys() != state.keys()
+    torch.save(old, tmp_path / "w.pt")
+    built = build_model(_config("densenet121", weights=str(tmp_path / "w.pt")), 1000, 3).state_dict()
+    assert all(torch.equal(built[key], value) for key, value in state.items())
+
+
+def test_positional_embeddings_are_interpolated_to_the_image_size():
+    def vit(side: int) -> VisionTransformer:
+        return VisionTransformer(side, 16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=4)
+
+    native = vit(64)
+    with without_initial_values():
+        small = vit(32)
+    fit_weights(small, Weights(OrderedDict(native.state_dict()), None), "a file")
+    assert small.encoder.pos_embedding.shape == (1, 5, 8)
+    assert torch.equal(small.encoder.pos_embedding[:, 0], native.encoder.pos_embedding[:, 0])  # the class token's stays
+    assert small(torch.randn(2, 3, 32, 32)).shape == (2, 4)
+
+
+def test_own_networks_take_the_channels_of_their_weights(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(build_model(_config("simple_cnn", "mnist"), 10, 1).state_dict(), path)
+    config = _config("simple_cnn", "fashion_mnist", weights=str(path))
+    assert in_channels(config, 1) == 1
+    assert torch.equal(build_model(config, 10, 1).state_dict()["classifier.bias"], read_weights(path).state["classifier.bias"])
+
+
+def test_a_name_that_is_none_of_the_architectures_weights_is_refused_with_the_nearest():
+    with pytest.raises(
+        CifarHpcError, match=r"allowed: null, imagenet, IMAGENET1K_V2, IMAGENET1K_V1.*Did you mean 'IMAGENET1K_V2'"
+    ):
+        weights_lacking("resnet50", "imagenet1k_v2")
+    with pytest.raises(CifarHpcError, match="allowed: null, a file"):
+        weights_lacking("resnet9", "imagenet")
+
+
+def test_missing_weights_are_told_with_the_file_the_folder_and_the_command(tmp_path):
+    lacking = weights_lacking("mobilenet_v3_small", "imagenet")
+    assert lacking is not None
+    assert "mobilenet_v3_small-047dcff4.pth" in lacking and str(tmp_path / "torch") in lacking and "cifar-hpc fetch" in lacking
+    with pytest.raises(DataError, match="cifar-hpc fetch"):
+        build_model(_config("mobilenet_v3_small", weights="imagenet"), 10, 3)
+    assert weights_lacking("mobilenet_v3_small", None) is None
+    assert "does not exist" in str(weights_lacking("mobilenet_v3_small", "no.pt"))
+
+
+def test_weights_are_also_found_in_the_projects_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "data"))
+    path = tmp_path / "data" / "weights" / "mobilenet_v3_small-047dcff4.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    assert weights_path("mobilenet_v3_small", "imagenet") == path
+    assert weights_sha256("mobilenet_v3_small", "imagenet") == (
+        "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+    )
+    assert weights_sha256("mobilenet_v3_small", None) is None
+
+
+def test_a_torn_file_is_refused_by_fetch(tmp_path):
+    _hub_file(tmp_path, "mobilenet_v3_small").write_bytes(b"half of it")
+    with pytest.raises(DataError, match="is torn"):
+        fetch_weights("mobilenet_v3_small", "imagenet", lambda text: None)
+
+
+def test_a_closed_network_fails_at_once_with_what_to_do(monkeypatch):
+    for name in ("https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(DataError, match=r"cannot be reached .* bring mobilenet_v3_small-047dcff4\.pth here by other means"):
+        fetch_weights("mobilenet_v3_small", "imagenet", lambda text: None)
+
+
+def test_a_fetched_file_is_checked_against_the_digest_in_its_name(tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "w.pth").write_bytes(b"x")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    said: list[str] = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/w.pth"
+        weight_files._download(url, tmp_path / "here" / "w-2d711642.pth", said.append)
+        with pytest.raises(DataError, match="sent something else"):
+            weight_files._download(url, tmp_path / "here" / "w-00000000.pth", said.append)
+        server.shutdown()
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["w-2d711642.pth"]
+    assert said[0].startswith("fetching w-2d711642.pth")
