@@ -97,26 +97,11 @@ class SlurmExecutor:
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """One squeue at most, none where somebody asked within ten seconds."""
-        entries = self.queue.look(handles)
-        if entries is None:
-            return dict.fromkeys(handles, JobState.UNKNOWN)
-        return {handle: entries[handle].job_state if handle in entries else JobState.GONE for handle in handles}
-
-    def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
-        """Why each handle waits, or how it ended, in Slurm's words; absent where Slurm does not know."""
-        entries = {**self.queue.endings(handles)}
-        entries |= {h: entry for h, entry in (self.queue.look(handles) or {}).items() if entry.job_state is not JobState.GONE}
-        return {h: f"{entry.state} ({entry.reason})" if entry.reason else entry.state for h, entry in entries.items()}
+        return self.queue.states(handles)
 
     def cancel(self, handles: Sequence[str]) -> None:
-        """scancel, some hundred handles a call. All jobs packed into an element end with it. Raises SlurmError."""
-        for start in range(0, len(handles), 500):
-            try:
-                run_slurm(["scancel", "--quiet", *dict.fromkeys(handles[start : start + 500])])
-            except SlurmError as error:
-                if "Invalid job id" not in str(error):
-                    raise
-        self.queue.forget()
+        """All jobs packed into an element end with it. Raises SlurmError."""
+        self.queue.cancel(handles)
 
     def histories(self, jobs: Iterable[Job]) -> Mapping[str, History]:
         """How earlier starts of the jobs' trials ended, from jobs.jsonl and Slurm's memory."""

@@ -120,6 +120,30 @@ class SlurmQueue:
             self._write(memory)
         return {handle: QueueEntry(*entry) for handle, entry in memory["queue"].items() if handle in wanted}
 
+    def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
+        """QUEUED, RUNNING, GONE; all UNKNOWN where Slurm did not answer."""
+        entries = self.look(handles)
+        if entries is None:
+            return dict.fromkeys(handles, JobState.UNKNOWN)
+        return {handle: entries[handle].job_state if handle in entries else JobState.GONE for handle in handles}
+
+    def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
+        """Why each handle waits, or how it ended, in Slurm's words; absent where Slurm does not know."""
+        entries = {**self.endings(handles)}
+        entries |= {h: entry for h, entry in (self.look(handles) or {}).items() if entry.job_state is not JobState.GONE}
+        return {h: f"{entry.state} ({entry.reason})" if entry.reason else entry.state for h, entry in entries.items()}
+
+    def cancel(self, handles: Sequence[str]) -> None:
+        """scancel, some hundred handles a call; those already gone are ignored. Raises SlurmError."""
+        unique = list(dict.fromkeys(handles))
+        for start in range(0, len(unique), 500):
+            try:
+                run_slurm(["scancel", "--quiet", *unique[start : start + 500]])
+            except SlurmError as error:
+                if "Invalid job id" not in str(error):
+                    raise
+        self.forget()
+
     def endings(self, handles: Iterable[str]) -> Mapping[str, QueueEntry]:
         """How those of the handles that are gone ended, as far as Slurm knows; one sacct at most for the unknown ones."""
         wanted = dict.fromkeys(handles)
