@@ -6,6 +6,7 @@ Effects come from least squares over points, so an unbalanced grid does not cred
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def make_heat_maps(board: Leaderboard, row_axis: Axis, column_axis: Axis, panel_
 
 @dataclass(frozen=True, slots=True)
 class FreezingCurve:
-    """One architecture: (share of blocks frozen 0..1, best point) from pretrained weights, by share; best point from scratch."""
+    """One architecture: points as (share of blocks frozen 0..1, best point), by share; scratch: its best without weights."""
 
     arch: str
     points: tuple[tuple[float, Row], ...]
@@ -144,6 +145,7 @@ def _effects(
         contrast[start : start + width] = np.eye(width)[number] if number < width else -1
         half = None
         if variance is not None:
-            half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(max(variance * (contrast @ inverse @ contrast), 0)))
+            spread = max(variance * float(contrast @ inverse @ contrast), 0.0)
+            half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(spread)
         found.append(Effect(value, float(contrast @ coefficients), half))
     return tuple(found)

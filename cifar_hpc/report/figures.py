@@ -1,0 +1,140 @@
+"""The house style of all figures, and how one becomes PNG, SVG or part of a page. matplotlib only in report/figures*.py.
+
+Figures are made without pyplot and its global state. Colours: Okabe and Ito's for names, viridis for ordered values; both can
+be told apart by colour-blind readers.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from cifar_hpc.collect.leaderboard import value_text
+
+INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
+_PAGE_COLORS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+_STYLE: Any = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titleweight": "normal",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cifar-hpc",
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A figure with what stands under it. name: its files' stem."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Within it, figures are made in the house style."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, drawn by Agg: no window, no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_drawing(drawing: Drawing, folder: Path) -> None:
+    """<name>.png and <name>.svg on white."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with house_style():
+        drawing.figure.savefig(folder / f"{drawing.name}.png", facecolor="white")
+        drawing.figure.savefig(folder / f"{drawing.name}.svg", facecolor="white", metadata={"Date": None})
+
+
+def page_svg(drawing: Drawing) -> str:
+    """An <svg> element for a page: transparent, its ink and lines in the page's own colours, so that it suits both themes."""
+    stream = io.StringIO()
+    with house_style():
+        drawing.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' id="[a-zA-Z.]+_\d+"', "", svg)  # group names, the same in every figure
+    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    for ours, pages in _PAGE_COLORS.items():
+        svg = svg.replace(ours, pages)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{drawing.title}"', svg, count=1)
+
+
+def colors_for(values: Sequence[Any]) -> dict[Any, str]:
+    """A colour for each value: viridis where they have an order, else the palette."""
+    ordered = sum(isinstance(value, int | float) for value in values) > len(values) / 2
+    if ordered or len(values) > len(PALETTE):
+        return {value: ramp_color(i / max(len(values) - 1, 1)) for i, value in enumerate(values)}
+    return dict(zip(values, PALETTE, strict=False))
+
+
+def ramp_color(share: float) -> str:
+    """The colour of a number 0..1 that lines bear: viridis without its end, too pale on white."""
+    return to_hex(mpl.colormaps["viridis"](0.88 * share))
+
+
+def halo() -> list[withStroke]:
+    """Path effects that keep text readable over lines."""
+    return [withStroke(linewidth=2.5, foreground=PAPER)]
+
+
+def axis_title(axis: str, value: Any) -> str:
+    """'freeze 0.5', 'resnet18' where the value speaks for itself."""
+    text = value_text(value)
+    return (
+        text if isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule") else f"{axis} {text}"
+    )
+
+
+def frame_bare(axes: Axes) -> None:
+    """No grid and no frame, for images and matrices."""
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)

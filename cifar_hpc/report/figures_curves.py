@@ -1,0 +1,126 @@
+"""Learning curves as small multiples, a page at a time. Knows no statistics: bands come from collect/curves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cifar_hpc.collect.curves import CurveGrid, Series
+from cifar_hpc.collect.leaderboard import Leaderboard, value_text
+from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, axis_title, colors_for, house_style, new_figure
+
+_ROWS, _COLUMNS = 6, 5  # panels of a page
+_KINDS = {"acc": "accuracy", "loss": "loss"}
+
+
+def draw_curves(grid: CurveGrid, board: Leaderboard, kind: str) -> Iterator[Drawing]:
+    """Pages of training (dashed) and validation (solid) curves. kind: 'acc' or 'loss'. Scales are the same on all pages."""
+    rows = _values(board, grid.row_axis, {row for row, _ in grid.panels})
+    columns = _values(board, grid.column_axis, {column for _, column in grid.panels})
+    colors = colors_for(_values(board, grid.color_axis, {color for panel in grid.panels.values() for color in panel}))
+    limits = _limits(grid, kind)
+    blocks = [(r, c) for r in range(0, len(rows), _ROWS) for c in range(0, len(columns), _COLUMNS)]
+    for number, (first_row, first_column) in enumerate(blocks, 1):
+        page = f" (page {number} of {len(blocks)})" if len(blocks) > 1 else ""
+        with house_style():
+            yield _draw_page(
+                grid,
+                kind,
+                rows[first_row : first_row + _ROWS],
+                columns[first_column : first_column + _COLUMNS],
+                colors,
+                limits,
+                name=f"curves_{_KINDS[kind]}" + (f"_{number:02d}" if len(blocks) > 1 else ""),
+                title=f"Learning curves: {_KINDS[kind]}{page}",
+            )
+
+
+def _draw_page(
+    grid: CurveGrid,
+    kind: str,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    colors: Mapping[Any, str],
+    limits: tuple[float, float],
+    *,
+    name: str,
+    title: str,
+) -> Drawing:
+    single = len(rows) == len(columns) == 1
+    width, height = (6.4, 3.8) if single else (1.2 + 2.15 * len(columns), 1.1 + 1.55 * len(rows))
+    figure = new_figure(max(width, 6.0), height)
+    panels = figure.subplots(len(rows), len(columns), sharex=True, sharey=True, squeeze=False)
+    for r, row in enumerate(rows):
+        for c, column in enumerate(columns):
+            axes = panels[r][c]
+            found = grid.panels.get((row, column))
+            for color, series in (found or {}).items():
+                _draw_series(axes, series, kind, colors[color])
+            if not found:
+                axes.text(0.5, 0.5, "not run", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+            if r == 0 and grid.column_axis:
+                axes.set_title(axis_title(grid.column_axis, column))
+            if c == len(columns) - 1 and grid.row_axis:
+                axes.annotate(
+                    axis_title(grid.row_axis, row), (1.03, 0.5), xycoords="axes fraction", rotation=-90, va="center", color=INK
+                )
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+            if kind == "acc":
+                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    panels[0][0].set_ylim(*limits)
+    figure.supxlabel("epoch", fontsize=9)
+    figure.supylabel(_KINDS[kind], fontsize=9)
+    _draw_legend(figure, grid, colors)
+    return Drawing(name, title, _caption(grid), figure)
+
+
+def _draw_series(axes: Axes, series: Series, kind: str, color: str) -> None:
+    train, val = series.bands[f"train_{kind}"], series.bands[f"val_{kind}"]
+    axes.plot(range(1, len(train.mean) + 1), train.mean, color=color, linestyle=(0, (3, 2)), linewidth=0.9, alpha=0.75)
+    epochs = range(1, len(val.mean) + 1)
+    axes.fill_between(epochs, val.low, val.high, color=color, alpha=0.18, linewidth=0)
+    axes.plot(epochs, val.mean, color=color, linewidth=1.5)
+    if series.best_epoch is not None and len(val.mean):
+        best = min(round(series.best_epoch), len(val.mean))
+        axes.plot([best], [val.mean[best - 1]], "o", color=color, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6)
+
+
+def _draw_legend(figure: Any, grid: CurveGrid, colors: Mapping[Any, str]) -> None:
+    lines = [Line2D([], [], color=color, label=value_text(value)) for value, color in colors.items() if grid.color_axis]
+    lines += [
+        Line2D([], [], color=MUTED, label="validation"),
+        Line2D([], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="training"),
+        Line2D([], [], color=MUTED, marker="o", linestyle="", markersize=4, label="best epoch"),
+    ]
+    title = f"{grid.color_axis}:" if grid.color_axis else None
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 7), title=title, title_fontsize=8.5)
+
+
+def _caption(grid: CurveGrid) -> str:
+    shown = (grid.row_axis, grid.column_axis, grid.color_axis)
+    row = next((series.row for panel in grid.panels.values() for series in panel.values()), None)
+    others = [axis for axis in row.axes if axis not in shown] if row else []
+    text = "Mean over seeds; the band spans the seeds; the dot is the mean best epoch."
+    return text + (f" Each curve is the best point over {', '.join(others)}." if others else "")
+
+
+def _values(board: Leaderboard, axis: str | None, present: set[Any]) -> list[Any]:
+    return [value for value in board.values(axis) if value in present] if axis else [None]
+
+
+def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:
+    """The same for all panels; of a loss the worst twentieth may leave the panel, so that one divergence hides nothing."""
+    found = [
+        s.bands[f"{split}_{kind}"].mean for panel in grid.panels.values() for s in panel.values() for split in ("train", "val")
+    ]
+    values = np.concatenate([*found, np.zeros(0, np.float32)])
+    if not len(values):
+        return 0.0, 1.0
+    low, high = float(values.min()), float(np.quantile(values, 0.95) if kind == "loss" else values.max())
+    margin = 0.04 * (high - low) or 0.05
+    return max(low - margin, 0.0), min(high + margin, 1.0) if kind == "acc" else high + margin

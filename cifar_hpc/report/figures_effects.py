@@ -1,0 +1,255 @@
+"""What each axis does, as pictures: heat-maps, effects, accuracy along an axis, the freezing curve, parallel coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+
+from cifar_hpc.collect.curves import best_by
+from cifar_hpc.collect.effects import Effects, FreezingCurve, HeatMap
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.report.figures import (
+    INK,
+    LINE,
+    MUTED,
+    PALETTE,
+    Drawing,
+    axis_title,
+    colors_for,
+    frame_bare,
+    house_style,
+    new_figure,
+)
+
+_COLUMNS = 3
+_MOST_LINES = 300  # of parallel coordinates
+
+
+def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
+    """One panel a map, one scale for all; every cell bears its number, a combination that was not run is hatched."""
+    first = maps[0]
+    rows, columns = board.values(first.row_axis), board.values(first.column_axis)
+    scores = [_score(row) for found in maps for row in found.cells.values()]
+    norm = Normalize(min(scores), max(scores))
+    across = min(_COLUMNS, len(maps))
+    down = -(-len(maps) // across)
+    with house_style():
+        figure = new_figure(max(1.2 + across * (0.5 + 0.62 * len(columns)), 5), down * (0.9 + 0.36 * len(rows)) + 0.3)
+        panels = figure.subplots(down, across, squeeze=False)
+        for number, axes in enumerate(panels.flat):
+            if number >= len(maps):
+                axes.set_visible(False)
+                continue
+            found = maps[number]
+            _draw_cells(axes, found, rows, columns, norm, board)
+            if found.panel_axis:
+                axes.set_title(axis_title(found.panel_axis, found.panel))
+            axes.set_xlabel(first.column_axis)
+            axes.set_ylabel(first.row_axis if number % across == 0 else "")
+        shown = {first.row_axis, first.column_axis, first.panel_axis}
+        others = [axis for axis in board.axes if axis not in shown]
+        caption = f"Validation {_metric_words(board)}, mean over seeds." + (
+            f" Best over {', '.join(others)}." if others else ""
+        )
+        return Drawing("heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: not run.", figure)
+
+
+def _draw_cells(
+    axes: Axes, found: HeatMap, rows: Sequence[Any], columns: Sequence[Any], norm: Normalize, board: Leaderboard
+) -> None:
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for (row, column), point in found.cells.items():
+        grid[rows.index(row), columns.index(column)] = _score(point)
+    axes.patch.set(hatch="////", edgecolor=LINE)
+    axes.imshow(grid, cmap="viridis", norm=norm, aspect="auto")
+    for r, c in zip(*np.nonzero(~np.isnan(grid)), strict=True):
+        color = "white" if norm(grid[r, c]) < 0.6 else "black"
+        axes.text(c, r, _number(grid[r, c], board), ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(columns)), [value_text(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [value_text(value) for value in rows])
+    frame_bare(axes)
+
+
+def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
+    """A panel an axis, most important first: the additive model's mean at each value with its interval, over the points."""
+    axes_by_weight = sorted(effects.importance, key=lambda axis: -effects.importance[axis])
+    across = min(_COLUMNS, len(axes_by_weight))
+    down = -(-len(axes_by_weight) // across)
+    with house_style():
+        figure = new_figure(1 + 2.6 * across, 0.5 + 2.3 * down)
+        panels = figure.subplots(down, across, squeeze=False, sharey=True)
+        for number, panel in enumerate(panels.flat):
+            if number >= len(axes_by_weight):
+                panel.set_visible(False)
+                continue
+            axis = axes_by_weight[number]
+            found = effects.effects[axis]
+            place = {effect.value: x for x, effect in enumerate(found)}
+            panel.scatter(
+                [place[row.axes[axis]] for row in board.measured], _scores(board), s=7, color=MUTED, alpha=0.35, linewidths=0
+            )
+            halves = [effect.half or 0.0 for effect in found]
+            panel.errorbar(
+                range(len(found)), [e.mean for e in found], yerr=halves, fmt="o", color=PALETTE[0], capsize=4, markersize=5
+            )
+            labels = [value_text(effect.value) for effect in found]
+            crowded = max(map(len, labels)) * len(labels) > 26
+            panel.set_xticks(range(len(found)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+            panel.set_xlim(-0.4, len(found) - 0.6)
+            panel.set_title(f"{axis}: {effects.importance[axis]:.0%} of the variance")
+            panel.grid(axis="x", visible=False)
+            _format_score(panel, board)
+        figure.supylabel(f"validation {_metric_words(board)}", fontsize=9)
+        caption = (
+            "Blue: mean at each value with all other axes averaged evenly (additive model), 95 % interval. Grey: the points."
+        )
+        return Drawing("effects", "What each axis does", caption, figure)
+
+
+def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing:
+    """The best point at each value of a numeric axis, a line for each value of another; log x where values span decades."""
+    values = [value for value in board.values(axis) if isinstance(value, int | float)]
+    log = min(values) > 0 and max(values) / min(values) >= 20
+    colors = colors_for(board.values(color_axis)) if color_axis else {None: PALETTE[0]}
+    best = best_by(board, axis, color_axis) if color_axis else {(*key, None): row for key, row in best_by(board, axis).items()}
+    with house_style():
+        figure = new_figure(6.4, 3.7)
+        axes = figure.subplots()
+        for value, color in colors.items():
+            points = [(x, best[x, value]) for x in values if (x, value) in best]
+            if not points:
+                continue
+            spread = [row.score.sd or 0.0 for _, row in points if row.score]
+            axes.errorbar(
+                [x for x, _ in points],
+                [_score(row) for _, row in points],
+                yerr=spread,
+                fmt="o-",
+                markersize=4,
+                capsize=2,
+                color=color,
+                label=value_text(value),
+            )
+        if log:
+            axes.set_xscale("log")
+        axes.set_xticks(values, [value_text(value) for value in values])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel(axis)
+        axes.set_ylabel(f"validation {_metric_words(board)}")
+        _format_score(axes, board)
+        if color_axis:
+            figure.legend(loc="outside right upper", title=color_axis)
+        others = [name for name in board.axes if name not in (axis, color_axis)]
+        caption = "Mean over seeds; bars are the standard deviation." + (f" Best over {', '.join(others)}." if others else "")
+        return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
+
+
+def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) -> Drawing:
+    """Accuracy against the frozen share, a line an architecture; dashed: the same architecture from scratch."""
+    colors = colors_for([curve.arch for curve in curves])
+    with house_style():
+        figure = new_figure(6.4, 3.7)
+        axes = figure.subplots()
+        for curve in curves:
+            shares = [share for share, _ in curve.points]
+            spread = [row.score.sd or 0.0 for _, row in curve.points if row.score]
+            axes.errorbar(
+                shares,
+                [_score(row) for _, row in curve.points],
+                yerr=spread,
+                fmt="o-",
+                markersize=4,
+                capsize=2,
+                color=colors[curve.arch],
+                label=curve.arch,
+            )
+            if curve.scratch:
+                axes.axhline(_score(curve.scratch), color=colors[curve.arch], linestyle=(0, (3, 2)), linewidth=1)
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel("share of the backbone's blocks frozen")
+        axes.set_ylabel(f"validation {_metric_words(board)}")
+        _format_score(axes, board)
+        figure.legend(loc="outside right upper")
+        caption = "Best point at each depth, mean over seeds; bars are the standard deviation."
+        if any(curve.scratch for curve in curves):
+            caption += " Dashed: from scratch."
+        return Drawing("freezing", "How much may stay frozen", caption, figure)
+
+
+def draw_parallel(board: Leaderboard) -> Drawing:
+    """Every point as a line through its axis values, coloured by its score; the best on top."""
+    rows = board.measured[:_MOST_LINES]
+    axes_shown = [axis for axis in board.axes if len(board.values(axis)) > 1]
+    scores = [_score(row) for row in rows]
+    norm = Normalize(min(scores), max(scores))
+    flip = board.objective == "val_loss"
+    with house_style():
+        figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
+        axes = figure.subplots()
+        for row in reversed(rows):
+            heights = [_height(board, axis, row.axes[axis]) for axis in axes_shown]
+            heights.append(1 - float(norm(_score(row))) if flip else float(norm(_score(row))))
+            axes.plot(range(len(heights)), heights, color=ramp_color(heights[-1]), alpha=0.65, linewidth=1.1)
+        axes.plot(
+            range(len(axes_shown) + 1),
+            [*(_height(board, a, rows[0].axes[a]) for a in axes_shown), 1.0],
+            color=INK,
+            linewidth=1.8,
+        )
+        for x, axis in enumerate(axes_shown):
+            axes.axvline(x, color=MUTED, linewidth=0.8)
+            for value in _some(board.values(axis)):
+                axes.annotate(
+                    value_text(value),
+                    (x, _height(board, axis, value)),
+                    (4, 0),
+                    textcoords="offset points",
+                    fontsize=7.5,
+                    va="center",
+                )
+        axes.axvline(len(axes_shown), color=MUTED, linewidth=0.8)
+        for height, score in ((0.0, max(scores) if flip else min(scores)), (1.0, min(scores) if flip else max(scores))):
+            axes.annotate(
+                _number(score, board), (len(axes_shown), height), (4, 0), textcoords="offset points", fontsize=7.5, va="center"
+            )
+        axes.set_xticks(range(len(axes_shown) + 1), [*axes_shown, f"val {_metric_words(board)}"])
+        axes.set_yticks([])
+        frame_bare(axes)
+        most = f" The best {_MOST_LINES} of {len(board.measured)}." if len(board.measured) > _MOST_LINES else ""
+        return Drawing("parallel", "All points", f"A line is a point; lighter is better; black is the best.{most}", figure)
+
+
+def _height(board: Leaderboard, axis: str, value: Any) -> float:
+    values = board.values(axis)
+    return values.index(value) / (len(values) - 1)
+
+
+def _some(values: Sequence[Any], most: int = 12) -> Sequence[Any]:
+    return values if len(values) <= most else values[:: -(-len(values) // most)]
+
+
+def _score(row: Row) -> float:
+    assert row.score is not None
+    return row.score.mean
+
+
+def _scores(board: Leaderboard) -> list[float]:
+    return [_score(row) for row in board.measured]
+
+
+def _metric_words(board: Leaderboard) -> str:
+    return "accuracy" if board.objective == "val_acc" else "loss"
+
+
+def _number(value: float, board: Leaderboard) -> str:
+    return f"{100 * value:.1f}" if board.objective == "val_acc" else f"{value:.3f}"
+
+
+def _format_score(axes: Axes, board: Leaderboard) -> None:
+    if board.objective == "val_acc":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
