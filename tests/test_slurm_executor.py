@@ -1,0 +1,169 @@
+"""Sweeps on a real Slurm: from submission to results, through signals, requeues and a power cut."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from training import digits_config, numbers
+
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.base import JobState, run_on_node
+from cifar_hpc.executors.slurm import SlurmExecutor
+from cifar_hpc.executors.slurm_profile import SlurmProfile
+from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.layout import SOURCE_FILE, Layout
+from cifar_hpc.records.schema import JobEvent, Status
+from cifar_hpc.records.store import append_records, utc_now
+from slurm.local.cluster import Cluster
+
+
+def _job(number: int = 0, gpus: float = 0, memory_gb: float | None = None, **config) -> Job:
+    cohort = Cohort(trials=(digits_config(seed=number, **config),))
+    needs = Resources(gpus=gpus, minutes=10.0, memory_gb=memory_gb)
+    return Job(sweep="s", job_id=f"job-{number:04d}", cohorts=(cohort,), resources=needs)
+
+
+class _Sweep:
+    """Jobs on the cluster, recorded in jobs.jsonl as the command line does."""
+
+    def __init__(self, root: Path, jobs: list[Job], canary: bool = False, **profile) -> None:
+        self.layout, self.jobs = Layout(root), jobs
+        self.executor = SlurmExecutor(SlurmProfile(parallel=8, **profile), self.layout, canary=canary)
+        self.handles: dict[str, str] = {}
+
+    def start(self) -> _Sweep:
+        self.executor.start(self.layout, self.jobs, self._started)
+        return self
+
+    def _started(self, job: Job, handle: str) -> None:
+        self.handles[job.job_id] = handle
+        event = JobEvent(
+            at=utc_now(), event="submitted", job_id=job.job_id, trial_ids=job.trial_ids, executor="slurm", handle=handle
+        )
+        append_records(self.layout.sweep("s").jobs, [event])
+
+    def state(self, job: Job) -> TrialState:
+        return read_state(self.layout.trial(job.trial_ids[0]), job.trial_ids[0])
+
+    def wait(self, done: Callable[[], bool], timeout_s: float = 120.0) -> None:
+        end = time.monotonic() + timeout_s
+        while not done():
+            logs = "\n".join(path.read_text() for path in sorted(self.layout.sweep("s").logs.glob("*.out")))
+            assert time.monotonic() < end, f"{[self.state(job) for job in self.jobs]}\n{logs[-4000:]}"
+            time.sleep(0.2)
+
+    def wait_completed(self) -> None:
+        self.wait(lambda: all(self.state(job).status is Status.COMPLETED for job in self.jobs))
+
+    def wait_gone(self) -> None:
+        def gone() -> bool:
+            self.executor.queue.forget()
+            return set(self.executor.states(list(self.handles.values())).values()) == {JobState.GONE}
+
+        self.wait(gone)
+
+
+def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind(cluster: Cluster, tmp_path: Path) -> None:
+    sweep = _Sweep(tmp_path / "results", [_job(number) for number in range(3)], canary=True).start()
+    assert set(sweep.executor.states(list(sweep.handles.values())).values()) <= {JobState.QUEUED, JobState.RUNNING}
+    sweep.wait_completed()
+    sweep.wait_gone()
+    alone = Layout(tmp_path / "inline")
+    run_on_node(sweep.jobs[1], alone, executor="inline")
+    trial_id = sweep.jobs[1].trial_ids[0]
+    ours, theirs = sweep.state(sweep.jobs[1]).result, read_state(alone.trial(trial_id), trial_id).result
+    assert numbers(ours) == numbers(theirs)
+    assert (ours.executor, ours.job, ours.hardware.host[0]) == ("slurm", "s/job-0001", "n")
+    first = sweep.state(sweep.jobs[0]).result
+    assert first.attempts > 1, "the canary trained its first epoch"
+    files = sweep.layout.sweep("s")
+    assert not list(files.logs.glob("*.pkl")), "neither inputs nor answers of submitit stay"
+    assert len([path for path in files.logs.iterdir() if path.suffix == ".out"]) == 4
+    (code,) = files.code.iterdir()
+    assert (code / "cifar_hpc/runner.py").exists() and "commit" in json.loads((code / SOURCE_FILE).read_text())
+    assert ours.provenance.commit == json.loads((code / SOURCE_FILE).read_text())["commit"]
+
+
+def test_a_sweep_that_fails_on_the_node_fails_once_with_its_traceback(cluster: Cluster, tmp_path: Path) -> None:
+    jobs = [_job(number, freeze="no_such_block") for number in range(3)]
+    sweep = _Sweep(tmp_path / "results", jobs, canary=True).start()
+    sweep.wait(lambda: sweep.state(jobs[0]).status is Status.FAILED)
+    sweep.wait_gone()
+    assert [sweep.state(job).status for job in jobs] == [Status.FAILED, Status.PLANNED, Status.PLANNED]
+    assert "no_such_block" in sweep.state(jobs[0]).reason
+    words = sweep.executor.queue.explain([sweep.handles["job-0001"]])
+    assert words[sweep.handles["job-0001"]].startswith("CANCELLED")
+    assert not sweep.layout.trial(jobs[1].trial_ids[0]).folder.exists()
+
+
+def _epochs(sweep: _Sweep, job: Job) -> int:
+    return sweep.state(job).epochs_done
+
+
+def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster: Cluster, tmp_path: Path) -> None:
+    """USR2 before a time limit, `scontrol requeue` (which sends TERM only) and a dead node, each on its own element."""
+    jobs = [_job(number, epochs=60) for number in range(3)]
+    sweep = _Sweep(tmp_path / "results", jobs)
+    sweep.executor.profile = SlurmProfile(parallel=8, sbatch={"ntasks-per-node": 1, "exclusive": True})
+    sweep.start()
+    signalled, requeued, cut = jobs
+    sweep.wait(lambda: all(_epochs(sweep, job) >= 1 for job in jobs))
+    node = cluster.run("squeue", "-h", "-j", sweep.handles[cut.job_id], "-o", "%N").strip()
+    try:
+        cluster.kill_node(node, tell=True)
+        cluster.run("scancel", "--signal=USR2", sweep.handles[signalled.job_id])
+        cluster.run("scontrol", "requeue", sweep.handles[requeued.job_id])
+        sweep.wait(lambda: "requeued as" in _logs(sweep, signalled) and "saved after SIGTERM" in _logs(sweep, requeued))
+    finally:
+        cluster.start_node(node)
+        cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+    sweep.wait_completed()
+    alone = Layout(tmp_path / "inline")
+    for job in jobs:
+        result = sweep.state(job).result
+        assert result.attempts == 2, "one attempt more, from the checkpoint"
+        assert [record.epoch for record in result.curves] == list(range(1, 61))
+    run_on_node(cut, alone, executor="inline")
+    trial_id = cut.trial_ids[0]
+    assert numbers(sweep.state(cut).result) == numbers(read_state(alone.trial(trial_id), trial_id).result)
+
+
+def _logs(sweep: _Sweep, job: Job) -> str:
+    return "".join(path.read_text() for path in sweep.layout.sweep("s").logs.glob(f"{sweep.handles[job.job_id]}_*.out"))
+
+
+def test_a_cancelled_job_saves_and_is_gone(cluster: Cluster, tmp_path: Path) -> None:
+    job = _job(epochs=500)
+    sweep = _Sweep(tmp_path / "results", [job]).start()
+    sweep.wait(lambda: _epochs(sweep, job) >= 1)
+    sweep.executor.cancel(list(sweep.handles.values()))
+    sweep.wait_gone()
+    sweep.wait(lambda: sweep.state(job).status is Status.PLANNED)
+    assert sweep.layout.trial(job.trial_ids[0]).checkpoint.exists()
+    assert "CANCELLED" in sweep.executor.queue.explain(list(sweep.handles.values()))[sweep.handles["job-0000"]]
+
+
+def test_several_trials_share_one_gpu_where_the_profile_allows(cluster: Cluster, tmp_path: Path) -> None:
+    jobs = [_job(number, gpus=0.5) for number in range(2)]
+    sweep = _Sweep(tmp_path / "results", jobs, share_gpus=True)
+    sweep.executor.profile = SlurmProfile(share_gpus=True)
+    sweep.start().wait_completed()
+    assert len(set(sweep.handles.values())) == 1
+    first, second = (sweep.state(job).result for job in jobs)
+    assert first.started_at < second.finished_at and second.started_at < first.finished_at, "side by side"
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [({"cpu_partition": "nowhere"}, "nvalid partition"), ({"constraint": "h999"}, "nvalid feature")],
+)
+def test_what_slurm_refuses_is_told_in_its_own_words_and_leaves_no_file(cluster: Cluster, tmp_path, profile, words) -> None:
+    sweep = _Sweep(tmp_path / "results", [_job(0), _job(1)], **profile)
+    with pytest.raises(CifarHpcError, match=words):
+        sweep.start()
+    assert not sweep.handles and not list(sweep.layout.sweep("s").logs.glob("*.pkl"))
