@@ -13,7 +13,8 @@ from cifar_hpc.records.store import write_atomic
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Raises OSError, a full disk included; the former checkpoint then stands."""
-    write_atomic(path, lambda stream: torch.save(state, stream))
+    compact = _compact(state)
+    write_atomic(path, lambda stream: torch.save(compact, stream))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -28,3 +29,15 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch raises many kinds on a torn file
         raise RecordError(f"{path}: not a checkpoint ({error})") from error
     return state
+
+
+def _compact(value: Any) -> Any:
+    """The value with every tensor that is a view of a larger one copied: torch.save would write all that a view sees a part of."""
+    if isinstance(value, torch.Tensor):
+        whole = value.untyped_storage().nbytes() == value.nbytes
+        return value if whole else value.clone()
+    if isinstance(value, dict):
+        return {key: _compact(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_compact(item) for item in value)
+    return value

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cifar_hpc.train.heads import Heads, can_step
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed
 from cifar_hpc.trial import TrialConfig, stream_seed
@@ -57,8 +58,11 @@ class Cohort:
         try:
             action(member)
         except Exception as error:
-            self.running.remove(member)
-            self.hooks.failed(member, error)
+            self.drop(member, error)
+
+    def drop(self, member: Member, error: Exception) -> None:
+        self.running.remove(member)
+        self.hooks.failed(member, error)
 
     def look(self) -> None:
         """Gives the outer world its chance between two steps. Raises Interrupted after saving every member."""
@@ -104,13 +108,25 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     for member in present:
         member.begin_epoch()
     epoch_started = time.perf_counter()
+    heads: list[Heads] = []  # bound to this epoch's sums
     for step, index_B in steps_of_epoch(present[0].config, len(train), epoch):
         joined = [member for member in present if member.progress.step == step and member in cohort.running]
         if not joined:
             continue
         draws = generator(joined[0].config.seed, "augment", epoch, step)
         taps, target = train.train_batch(index_B, draws, {member.depth for member in joined})
-        for member in joined:
+        heads = batch_heads(heads, joined)
+        for group in heads:
+            started = time.perf_counter()
+            try:
+                group.step(taps[group.members[0].depth], target)
+            except Exception as error:
+                for member in group.members:
+                    cohort.drop(member, error)
+            step_s = (time.perf_counter() - started) / len(group.members)
+            for member in group.members:
+                member.progress.epoch_s += step_s
+        for member in [member for member in joined if not can_step(member)]:
             started = time.perf_counter()
             cohort.call(member, lambda m: m.train_step(taps[m.depth], target))  # noqa: B023 - called at once
             member.progress.epoch_s += time.perf_counter() - started
@@ -119,6 +135,17 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     shared_s = time.perf_counter() - epoch_started - sum(member.progress.epoch_s for member in trained)
     for member in trained:
         member.progress.epoch_s += max(0.0, shared_s) / len(trained)
+
+
+def batch_heads(heads: list[Heads], joined: Sequence[Member]) -> list[Heads]:
+    """The members that are mere linear classifiers, a batch for each optimiser; the same batches while none joins or leaves."""
+    kinds: dict[str, list[Member]] = {}
+    for member in joined:
+        if can_step(member):
+            kinds.setdefault(member.config.optimizer, []).append(member)
+    if [group.members for group in heads] == list(kinds.values()):
+        return heads
+    return [Heads(members) for members in kinds.values()]
 
 
 def steps_of_epoch(config: TrialConfig, train_n: int, epoch: int) -> Iterator[tuple[int, Tensor]]:
