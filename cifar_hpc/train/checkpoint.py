@@ -32,7 +32,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
 
 
 def _compact(value: Any) -> Any:
-    """The value with every tensor that is a view of a larger one copied: torch.save would write all that a view sees a part of."""
+    """The value with every view of a larger tensor copied, since torch.save would write the larger one."""
     if isinstance(value, torch.Tensor):
         whole = value.untyped_storage().nbytes() == value.nbytes
         return value if whole else value.clone()

@@ -11,7 +11,6 @@ states and sums become views of the batch, so that all else treats them as ever.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,7 +39,7 @@ class Heads:
         padded = [*members, members[-1]] if len(members) == 1 else list(members)
         layers = [_linear_of(member.model.blocks[-1]) for member in padded]
         weights = [layer.weight for layer in layers if layer is not None]
-        biases = [cast(nn.Parameter, layer.bias) for layer in layers if layer is not None]
+        biases = [layer.bias for layer in layers if layer is not None]
         device = weights[0].device
         with torch.no_grad():
             self.weight_MKD = self._bind([weight.data for weight in weights], [(weight, "data") for weight in weights])
@@ -118,7 +117,7 @@ class Heads:
             setattr(place, name, stacked[i])
         return stacked
 
-    def _bind_state(self, owners: Sequence[tuple[Member, nn.Parameter]]) -> dict[str, Tensor]:
+    def _bind_state(self, owners: Sequence[tuple[Member, Tensor]]) -> dict[str, Tensor]:
         """The optimisers' running averages of one parameter, stacked; zeros where a member has not stepped yet."""
         bound = {}
         for name in ("momentum_buffer",) if self.kind == "sgd" else ("exp_avg", "exp_avg_sq"):
@@ -130,7 +129,7 @@ class Heads:
         return bound
 
 
-def _step_count(member: Member, parameter: nn.Parameter) -> Tensor:
+def _step_count(member: Member, parameter: Tensor) -> Tensor:
     count = member.optimizer.state[parameter].get("step")
     return torch.zeros(()) if count is None else count.detach().cpu().float()
 
