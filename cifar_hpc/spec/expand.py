@@ -88,9 +88,5 @@ def _with_seeds(points: Iterable[Point], seeds: Sequence[int]) -> Iterator[Point
 
 
 def _matches(point: Point, pattern: Pattern, defaults: Mapping[str, Any]) -> bool:
-    return all(any(_same(point.get(key, defaults.get(key)), value) for value in any_of) for key, any_of in pattern.items())
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Equal, and of one type: freeze 1 (a block) is not 1.0 (all of them)."""
-    return type(left) is type(right) and bool(left == right)
+    """Plain equality does: values are canonical, so that freeze 1 (a block) never meets 1.0, which is 'all'."""
+    return all(point.get(key, defaults.get(key)) in any_of for key, any_of in pattern.items())

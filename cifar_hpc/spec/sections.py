@@ -30,7 +30,7 @@ class Origins:
     def where(self, key: str, value: Any) -> str:
         """The line that sets the key to that value; else one that sets the key; else the top of the file."""
         known = self._values.get(key, [])
-        same = [path for old, path in known if _is(old, value)]
+        same = [path for old, path in known if old == value]
         paths = same or [path for _, path in known]
         if paths:
             return self.tree.where(paths[0])
@@ -38,7 +38,7 @@ class Origins:
 
     def has(self, key: str, value: Any) -> bool:
         """Whether some point may have that value."""
-        return any(_is(old, value) for old, _ in self._values.get(key, [])) or _is(DEFAULTS[key], value)
+        return value in (DEFAULTS[key], *(old for old, _ in self._values.get(key, [])))
 
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
@@ -77,10 +77,6 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
     )
     _refuse_bad_axes(axes, sections, tree)
     return sections, origins, (*axes["grid"], *axes["zip"])
-
-
-def _is(left: Any, right: Any) -> bool:
-    return type(left) is type(right) and bool(left == right)
 
 
 def spell(value: Any) -> Any:
