@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.executors.base import JobState, LocalHandles
+from cifar_hpc.executors.slurm_queue import SlurmQueue
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
@@ -30,7 +31,8 @@ class SweepReader:
     def read(self) -> dict[str, TrialState]:
         """By trial id, in the plan's order."""
         states = {trial.trial_id: self._state(trial.trial_id) for trial in self.plan.trials}
-        return _with_jobs(states, read_records(self._layout.sweep(self.plan.sweep).jobs, JobEvent))
+        events = read_records(self._layout.sweep(self.plan.sweep).jobs, JobEvent)
+        return _with_jobs(states, events, SlurmQueue(self._layout.queue))
 
     def _state(self, trial_id: str) -> TrialState:
         if trial_id in self._ended:
@@ -74,10 +76,12 @@ def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:
     raise CifarHpcError(f"trial: {prefix!r} {what}")
 
 
-def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent]) -> dict[str, TrialState]:
+def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent], cluster: SlurmQueue) -> dict[str, TrialState]:
     newest: dict[str, JobEvent] = {}
-    for event in events:
-        newest |= dict.fromkeys(event.trial_ids, event)
+    cancelled = {(event.job_id, event.handle) for event in events if event.event == "cancelled"}
+    for event in events:  # a cancelled job ends too, and says so later
+        if event.event != "ended" or (event.job_id, event.handle) not in cancelled:
+            newest |= dict.fromkeys(event.trial_ids, event)
     waiting = {
         trial_id: event
         for trial_id, event in newest.items()
@@ -85,12 +89,37 @@ def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent]) -> d
     }
     handles = {event.handle for event in waiting.values() if event.event == "submitted" and event.executor in _ATTACHED}
     backend: Mapping[str, JobState] = LocalHandles().states(sorted(handles))
+    queued = {t: event.handle for t, event in waiting.items() if event.event == "submitted" and event.executor == "slurm"}
+    states.update(_on_cluster({t: states[t] for t in queued}, queued, cluster))
     for trial_id, event in waiting.items():
         if event.event == "cancelled":
             states[trial_id] = dataclasses.replace(states[trial_id], status=Status.CANCELLED)
+        elif event.event == "waiting":
+            states[trial_id] = dataclasses.replace(states[trial_id], reason=f"waits for room in the queue: {event.detail}")
         elif backend.get(event.handle) is JobState.RUNNING:
             states[trial_id] = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason="")
     return states
+
+
+def _on_cluster(states: Mapping[str, TrialState], handles: Mapping[str, str], cluster: SlurmQueue) -> dict[str, TrialState]:
+    """The trials that no process owns now, by what Slurm says of their jobs: one squeue, at most one sacct."""
+    known = cluster.states(list(handles.values()))
+    words = cluster.explain(list(handles.values())) if JobState.UNKNOWN not in known.values() else {}
+    merged = {}
+    for trial_id, handle in handles.items():
+        state, said = known[handle], words.get(handle, "")
+        if state is JobState.UNKNOWN:
+            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason="Slurm does not answer")
+        elif state is not JobState.GONE:
+            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said)
+        elif said.startswith("CANCELLED"):
+            new = dataclasses.replace(states[trial_id], status=Status.CANCELLED, reason=f"Slurm: {said}")
+        elif states[trial_id].status is Status.LOST or (said and not said.startswith("COMPLETED")):
+            new = dataclasses.replace(states[trial_id], status=Status.LOST, reason=f"Slurm: {said or 'its job is gone'}")
+        else:
+            continue
+        merged[trial_id] = new
+    return merged
 
 
 def _may_wait(state: TrialState, event: JobEvent) -> bool:

@@ -6,11 +6,13 @@ silently would spend the night on it.
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,12 +31,14 @@ from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, read_records, utc_now, write_atomic, write_record
 
 if TYPE_CHECKING:
+    from cifar_hpc.executors.slurm_profile import SlurmProfile
     from cifar_hpc.plan import Job, Plan
     from cifar_hpc.trial import TrialConfig
 
-RESERVED_NAMES = ("trials", "published", "report")  # folders of results/ that are no sweeps
+RESERVED_NAMES = ("published", "report")  # further folders of results/ that are no sweeps
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
 WAIT_S = 1.0
+CLUSTER_WAIT_S = 10.0
 
 
 class On(StrEnum):
@@ -43,11 +47,38 @@ class On(StrEnum):
     AUTO = "auto"
     INLINE = "inline"
     RAY = "ray"
+    SLURM = "slurm"
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where and how to run. profile: of the Slurm site, None: the only one; wait: stay until Slurm's jobs have ended."""
+
+    on: On
+    profile: str | None = None
+    canary: bool = True
+    wait: bool = False
+
+    def slurm(self) -> SlurmProfile | None:
+        """The profile where Slurm is meant: asked for, or there with a profile. Raises CifarHpcError."""
+        if self.on not in (On.AUTO, On.SLURM) or (self.on is On.AUTO and shutil.which("sbatch") is None):
+            return None
+        from cifar_hpc.executors.slurm_profile import SlurmProfile, find_profile
+
+        found = find_profile(self.profile)
+        return SlurmProfile() if found is None and self.on is On.SLURM else found
 
 
 def sweep(
     spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
-    on: Annotated[On, typer.Option(help="inline: in this process; ray: side by side on this machine; auto: as fits")] = On.AUTO,
+    on: Annotated[
+        On, typer.Option(help="inline: in this process; ray: side by side on this machine; slurm: job arrays; auto: as fits")
+    ] = On.AUTO,
+    profile: Annotated[str | None, typer.Option(help="the Slurm site: slurm/NAME.yaml, or a path")] = None,
+    canary: Annotated[bool, typer.Option(help="on Slurm: one trial's first epoch must succeed before the arrays start")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="on Slurm: stay until all has ended")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="on Slurm: cancel queued jobs whose trials the spec dropped")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
 ) -> None:
@@ -65,23 +96,43 @@ def sweep(
         some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
         say(f"no longer in the spec: {len(dropped)} trials ({some}); their results stay")
     reader = SweepReader(layout, plan_record(plan))
+    where = Where(on, profile, canary, wait)
     if dry_run:
-        _print_plan(plan, reader.read())
+        states = reader.read()
+        _print_plan(plan, states)
+        if site := where.slurm():
+            from cifar_hpc.cli.submit import print_arrays
+
+            print_arrays(layout, plan, to_submit(states, ()), site, verbose=verbose, canary=canary)
         return
-    run_plan(layout, plan, reader, on, again=())
+    if prune and dropped:
+        from cifar_hpc.cli.submit import cancel_dropped
+
+        say(f"pruned: {cancel_dropped(layout, loaded.name, dropped)} queued jobs cancelled")
+    run_plan(layout, plan, reader, where, again=())
 
 
-def run_plan(layout: Layout, plan: Plan, reader: SweepReader, on: On, again: Collection[str]) -> None:
+def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, again: Collection[str]) -> None:
     """Starts what is missing, and the failed trials in `again`; returns, or raises typer.Exit(1), when all have ended.
 
     Raises CifarHpcError before anything starts where data or weights are not here.
     """
+    site = where.slurm()
     states = reader.read()
-    todo = _to_start(states, again)
+    todo = to_submit(states, again) if site else _to_start(states, again)
     check_there([trial for trial in plan.trials if trial.trial_id in todo])
     if plan.spec.text:  # not so where a retry took the plan from disk
         write_atomic(layout.sweep(plan.spec.name).spec, lambda stream: stream.write(plan.spec.text.encode()))
     write_record(layout.sweep(plan.spec.name).plan, reader.plan)
+    if site:
+        from cifar_hpc.cli.submit import submit
+
+        submit(layout, plan, todo, site, canary=where.canary)
+        if not where.wait:
+            return
+        states = _wait_for_cluster(layout, reader)
+        _sum_up(reader.plan, states)
+        return
     if not todo and not _elsewhere(states):
         say(f"{plan.spec.name}: nothing to start.")
         _sum_up(reader.plan, states, skipped_failures=True)
@@ -89,7 +140,7 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, on: On, again: Col
     _on_sigterm()
     try:
         with watched(layout, reader, _console()):
-            states = _until_ended(layout, plan, reader, on, todo)
+            states = _until_ended(layout, plan, reader, where.on, todo)
     except KeyboardInterrupt:
         say(f"interrupted: what was trained is kept. To go on: cifar-hpc sweep {plan.spec.path}")
         raise typer.Exit(130) from None
@@ -145,6 +196,20 @@ def _to_start(states: Mapping[str, TrialState], again: Collection[str]) -> set[s
         for trial_id, state in states.items()
         if state.status in missing or (state.status is Status.FAILED and trial_id in again)
     }
+
+
+def to_submit(states: Mapping[str, TrialState], again: Collection[str]) -> set[str]:
+    """As _to_start, without what already stands in Slurm's queue."""
+    return {trial_id for trial_id in _to_start(states, again) if states[trial_id].status is not Status.QUEUED}
+
+
+def _wait_for_cluster(layout: Layout, reader: SweepReader) -> dict[str, TrialState]:
+    with watched(layout, reader, _console()):
+        while True:
+            states = reader.read()
+            if not any(state.status in (Status.QUEUED, Status.RUNNING) for state in states.values()):
+                return states
+            time.sleep(CLUSTER_WAIT_S)
 
 
 def _elsewhere(states: Mapping[str, TrialState]) -> list[str]:

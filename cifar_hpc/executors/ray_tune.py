@@ -10,12 +10,14 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from typing import Any
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
 from cifar_hpc.plan import Job, Resources
+from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout, SweepFiles
-from cifar_hpc.records.schema import EpochRecord
+from cifar_hpc.records.schema import EpochRecord, Status
 
 RESTARTS = 2  # of a job whose process died (out of memory, say); each goes on from the last checkpoint
+STOP_S = 30.0  # for the workers to save what they train, once asked to stop
 LONGEST_TEMPORARY = 40  # characters: Ray adds some 60 for its sockets, and a socket's path ends at 107
 OBJECT_STORE_BYTES = 100 * 2**20  # only jobs and epoch records travel through it
 
@@ -69,26 +73,46 @@ class RayTuneExecutor(LocalHandles):
             if stopped.is_set():
                 raise KeyboardInterrupt
         for job, death in deaths.items():
-            record_death(layout, job, "WorkerDied", death)
+            _record(layout, job, death)
 
 
 def _fit(
     run: RunJob, layout: Layout, jobs: Sequence[Job], resources: dict[str, float], storage: Path, stopped: threading.Event
-) -> dict[Job, str]:
-    """Runs the jobs to their ends; returns those whose process died for good, with Ray's word on it."""
+) -> dict[Job, Exception]:
+    """Runs the jobs to their ends; returns those that Ray gave up, with its word on why."""
     from ray import tune
 
     class StopWhenAsked(tune.Stopper):  # type: ignore[misc]
+        """Asked to stop, tells the workers by a file; ends the run once they have saved, or after STOP_S."""
+
+        def __init__(self) -> None:
+            self.asked_at: float | None = None
+
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return False
 
         def stop_all(self) -> bool:
-            return stopped.is_set()
+            if not stopped.is_set():
+                return False
+            if self.asked_at is None:
+                self.asked_at = time.monotonic()
+                _stop_file(storage).touch()
+            return time.monotonic() - self.asked_at > STOP_S or not _any_running(layout, jobs)
 
         def __reduce__(self) -> tuple[type, tuple[()]]:  # Tune saves its state; no state of ours is in it
             return tune.stopper.NoopStopper, ()
 
-    trainable = tune.with_parameters(_trainable(), jobs=list(jobs), layout=layout, run=run)
+    class GivenUp(tune.Callback):  # type: ignore[misc]
+        """Keeps the Tune trials that are not started again; their errors stand once fit has returned."""
+
+        def __init__(self) -> None:
+            self.trials: list[Any] = []
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self.trials.append(trial)
+
+    given_up = GivenUp()
+    trainable = tune.with_parameters(_trainable(), jobs=list(jobs), layout=layout, run=run, stop_file=_stop_file(storage))
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -99,11 +123,35 @@ def _fit(
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             stop=StopWhenAsked(),
+            callbacks=[given_up],
             verbose=0,
         ),
     )
-    results = tuner.fit()
-    return {jobs[result.config["job"]]: str(result.error) for result in results if result.error and result.config}
+    tuner.fit()
+    unknown = RuntimeError("the worker gave no reason")
+    return {jobs[trial.config["job"]]: trial.get_pickled_error() or unknown for trial in given_up.trials}
+
+
+def _record(layout: Layout, job: Job, death: Exception) -> None:
+    """The job's last error as its trials' error record: a dead process, or what the runner itself raised."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(death))  # without Ray's colours
+    if "died" in type(death).__name__.lower() or "actor died" in text:
+        message = f"the worker process died {RESTARTS + 1} times (out of memory, or a crash in a library)"
+        record_death(layout, job, "WorkerDied", message, text)
+        return
+    last = next((line for line in reversed(text.splitlines()) if line.strip()), type(death).__name__)
+    kind, _, message = last.partition(": ")
+    record_death(layout, job, kind if message else type(death).__name__, message or last, text)
+
+
+def _stop_file(storage: Path) -> Path:
+    return storage / "stop"
+
+
+def _any_running(layout: Layout, jobs: Sequence[Job]) -> bool:
+    return any(
+        read_state(layout.trial(trial_id), trial_id).status is Status.RUNNING for job in jobs for trial_id in job.trial_ids
+    )
 
 
 def _trainable() -> type:
@@ -113,26 +161,22 @@ def _trainable() -> type:
     class JobTrainable(tune.Trainable):  # type: ignore[misc]
         """Trains one job after another, each in a thread of its own; a Tune step ends with an epoch of any trial."""
 
-        def setup(self, config: dict[str, Any], *, jobs: list[Job], layout: Layout, run: RunJob) -> None:
-            self._jobs, self._layout, self._run = jobs, layout, run
+        def setup(self, config: dict[str, Any], *, jobs: list[Job], layout: Layout, run: RunJob, stop_file: Path) -> None:
+            self._jobs, self._layout, self._run, self._stop_file = jobs, layout, run, stop_file
             self._begin(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self.cleanup()
             self._begin(new_config)
             return True
 
         def _begin(self, config: dict[str, Any]) -> None:
             job: Job = self._jobs[config["job"]]
             _print_to(self._layout.sweep(job.sweep), job)
-            self._work = _Work(job, self._layout, self._run)
+            self._work = _Work(job, self._layout, self._run, self._stop_file.exists)
 
         def step(self) -> dict[str, Any]:
             epoch = self._work.next_epoch()
             return {"done": True} if epoch is None else epoch
-
-        def cleanup(self) -> None:
-            self._work.stop()
 
     return JobTrainable
 
@@ -140,9 +184,9 @@ def _trainable() -> type:
 class _Work:
     """One job in training on a worker: its thread and the epochs that it has ended."""
 
-    def __init__(self, job: Job, layout: Layout, run: RunJob) -> None:
+    def __init__(self, job: Job, layout: Layout, run: RunJob, stopped: Callable[[], bool]) -> None:
         self._epochs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._stopped = threading.Event()
+        self._stopped = stopped
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._train, args=(job, layout, run), name=job.job_id, daemon=True)
         self._thread.start()
@@ -154,16 +198,11 @@ class _Work:
             raise self._error
         return epoch
 
-    def stop(self) -> None:
-        """Asks the job to save and end, and waits for it."""
-        self._stopped.set()
-        self._thread.join()
-
     def _train(self, job: Job, layout: Layout, run: RunJob) -> None:
         try:
-            run(job, layout, executor=RayTuneExecutor.name, on_epoch=self._report, interrupted=self._stopped.is_set)
+            run(job, layout, executor=RayTuneExecutor.name, on_epoch=self._report, interrupted=self._stopped)
         except BaseException as error:
-            self._error = None if self._stopped.is_set() else error
+            self._error = None if self._stopped() else error
         finally:
             self._epochs.put(None)
 

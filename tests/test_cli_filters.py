@@ -1,0 +1,51 @@
+"""The filter language of the reading commands."""
+
+from __future__ import annotations
+
+import pytest
+
+from cifar_hpc.cli.filters import flat_values, parse_filter
+from cifar_hpc.errors import CifarHpcError
+
+ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": "0.5"}
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        ("", True),
+        ("arch=resnet18 status=failed", True),
+        ("arch=resnet18 status=completed", False),
+        ("arch=vgg11,resnet*", True),
+        ("arch!=resnet18", False),
+        ("arch!=vgg11,densenet121", True),
+        ("lr=0.001", True),
+        ("lr>1e-3", False),
+        ("lr>=1e-3 lr<0.01", True),
+        ("weights=null", True),
+        ("weights>0", False),
+        ("freeze=.5", True),
+        ("STATUS=failed".lower(), True),
+    ],
+)
+def test_a_filter_matches_when_all_its_terms_hold(text, matches):
+    assert parse_filter(text, ROW).matches(ROW) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("archs=resnet18", "Did you mean 'arch'?"),
+        ("arch", "'arch' is no term"),
+        ("lr>fast", "a number after >"),
+        ("lr=", "is no term"),
+    ],
+)
+def test_a_wrong_filter_is_answered_with_what_is_allowed(text, answer):
+    with pytest.raises(CifarHpcError) as told:
+        parse_filter(text, ROW)
+    assert answer in str(told.value)
+
+
+def test_nested_keys_are_asked_for_with_a_point():
+    assert flat_values({"dataset": {"name": "digits", "train_size": 400}}) == {"dataset": "digits", "dataset.train_size": 400}

@@ -1,0 +1,159 @@
+"""`sweep` and the commands around it, on real trials of a second each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.records.layout import Layout, results_root
+
+SPEC = """\
+name: small
+dataset: {name: digits, train_size: 200}
+base: {arch: linear, epochs: 1, batch_size: 64}
+grid: {lr: [0.01, 0.1]}
+"""
+PACKAGE = str(Path(__file__).parents[1])
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "data"))
+    path = tmp_path / "small.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def call(*arguments: str):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def results() -> dict[str, int]:
+    return {p.parent.name: p.stat().st_mtime_ns for p in results_root().glob("trials/*/result.json")}
+
+
+def test_a_finished_sweep_starts_nothing_and_a_grown_one_only_what_is_new(spec):
+    first = call("sweep", spec, "--on", "inline")
+    assert first.exit_code == 0, first.output
+    assert "2 of 2 trials finished" in first.stderr
+    before = results()
+    again = call("sweep", spec, "--on", "inline")
+    assert again.exit_code == 0
+    assert "nothing to start" in again.stderr
+    assert "best point: lr=" in again.stderr
+    assert "cifar-hpc report small" in again.stderr
+    assert results() == before
+    spec.write_text(SPEC.replace("[0.01, 0.1]", "[0.1, 0.5]"))
+    dry = call("sweep", spec, "--dry-run")
+    assert "to start  1 trials in 1 jobs" in dry.stdout
+    assert "no longer in the spec: 1 trials" in dry.stderr
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    assert len(results()) == 3
+    assert before.items() <= results().items()
+
+
+def test_a_dry_run_writes_nothing(spec):
+    assert call("sweep", spec, "--dry-run").exit_code == 0
+    assert not results_root().exists()
+
+
+def test_missing_data_is_told_with_the_fetch_line_before_anything_starts(spec):
+    spec.write_text(SPEC.replace("digits", "cifar10"))
+    told = call("sweep", spec)
+    assert told.exit_code == 2
+    assert "cifar-hpc fetch cifar10" in told.stderr
+    assert not results_root().exists()
+
+
+def test_a_failed_trial_stays_failed_until_it_is_retried(spec, monkeypatch):
+    from cifar_hpc import runner
+
+    build = runner.build_model
+
+    def broken(config, *rest):
+        if config.lr == 0.1:
+            raise RuntimeError("no such luck")
+        return build(config, *rest)
+
+    monkeypatch.setattr(runner, "build_model", broken)
+    assert call("sweep", spec, "--on", "inline").exit_code == 1
+    monkeypatch.setattr(runner, "build_model", build)
+    again = call("sweep", spec, "--on", "inline")
+    assert again.exit_code == 1
+    assert "1 failed: RuntimeError: no such luck" in again.stderr
+    assert "cifar-hpc retry small" in again.stderr
+    status = call("status", "small")
+    assert "1 completed, 1 failed" in status.stdout
+    assert "1 x RuntimeError: no such luck" in status.stdout
+    logs = call("logs", "small")
+    assert "Traceback" in logs.stdout
+    assert call("retry", "small", "lr=0.1", "--on", "inline").exit_code == 0
+    assert "2 completed" in call("status", "small").stdout
+    assert [json.loads(p.read_text())["attempts"] for p in results_root().glob("trials/*/result.json")].count(2) == 1
+    assert (results_root() / "small" / "spec.yaml").read_text() == SPEC
+
+
+def test_status_gives_rows_for_programs_and_takes_filters_and_the_beginning_of_an_id(spec):
+    call("sweep", spec, "--on", "inline")
+    rows = json.loads(call("status", "small", "--format", "json").stdout)
+    assert [row["lr"] for row in rows] == [0.01, 0.1]
+    assert {row["status"] for row in rows} == {"completed"}
+    assert json.loads(call("status", "small", "lr>0.05", "--format", "json").stdout) == rows[1:]
+    assert json.loads(call("status", "small", rows[0]["trial_id"][:6], "--format", "json").stdout) == rows[:1]
+    assert call("status", "small", "--format", "csv").stdout.splitlines()[0].startswith("trial_id,lr,status")
+    wrong = call("status", "smal")
+    assert wrong.exit_code == 2
+    assert "Did you mean 'small'?" in wrong.stderr
+
+
+@pytest.mark.parametrize("name", ["trials", "published", "report"])
+def test_a_sweep_may_not_bear_the_name_of_a_folder_that_is_none(spec, name):
+    spec.write_text(SPEC.replace("small", name))
+    told = call("sweep", spec, "--dry-run")
+    assert told.exit_code == 2
+    assert f"name: '{name}'" in told.stderr
+
+
+def test_another_spec_may_not_take_the_name_of_a_sweep_with_other_trials(spec, tmp_path):
+    call("sweep", spec, "--on", "inline")
+    other = tmp_path / "other.yaml"
+    other.write_text(SPEC.replace("epochs: 1", "epochs: 2"))
+    told = call("sweep", other, "--on", "inline")
+    assert told.exit_code == 2
+    assert "is taken by" in told.stderr
+
+
+def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
+    spec.write_text(SPEC.replace("epochs: 1", "epochs: 300").replace("[0.01, 0.1]", "[0.01]"))
+    program = [sys.executable, "-m", "cifar_hpc", "sweep", str(spec), "--on", "inline"]
+    with subprocess.Popen(program, env={**os.environ, "PYTHONPATH": PACKAGE}, stderr=subprocess.PIPE, text=True) as process:
+        while not list(results_root().glob("trials/*/metrics.jsonl")):
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        assert "1 jobs asked to stop" in call("cancel", "small").stderr
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "To go on: cifar-hpc sweep" in told
+    folder = Layout(results_root()).trial(Layout(results_root()).trial_ids()[0])
+    assert folder.checkpoint.exists()
+    before = len(folder.metrics.read_text().splitlines())
+    assert "1 cancelled" in call("status", "small").stdout
+    ended = call("sweep", spec, "--on", "inline")
+    assert ended.exit_code == 0, ended.output
+    record = json.loads(folder.result.read_text())
+    assert record["attempts"] == 2
+    assert len(record["curves"]) == 300 > before

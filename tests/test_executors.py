@@ -1,0 +1,130 @@
+"""What every executor promises, with a scripted runner; each executor of this machine goes through the same tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from training import digits_config, job_of
+
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors import EXECUTORS, open_executor
+from cifar_hpc.executors.base import JobState
+from cifar_hpc.plan import Job, Resources
+from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Status
+
+
+def make_runner(folder: Path):
+    """A runner that marks what it ran and does what the trial's seed says: 13 raises, 9 kills its process once, 99 always,
+    7 trains until it is interrupted. Made in a function, so that it travels by value."""
+
+    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+        import os
+        import time
+
+        from cifar_hpc.records.schema import EpochRecord
+
+        (folder / f"{job.job_id}.{executor}.{time.monotonic_ns()}").touch()
+        print("the runner was here")
+        for cohort in job.cohorts:
+            for trial in cohort.trials:
+                if trial.seed == 13:
+                    raise ValueError("thirteen")
+                attempts = len(list(folder.glob(f"{job.job_id}.*")))
+                if trial.seed == 99 or (trial.seed == 9 and attempts == 1):
+                    os._exit(1)
+                while trial.seed == 7 and not interrupted():
+                    time.sleep(0.02)
+                if trial.seed == 7:
+                    (folder / "saved").touch()
+                    raise RuntimeError("interrupted")
+                if on_epoch is not None:
+                    losses = {"train_loss": None, "train_acc": None, "val_loss": 1.0, "val_acc": 0.5}
+                    assert on_epoch(trial.trial_id, EpochRecord(epoch=1, lr=0.1, train_s=0.1, val_s=0.1, **losses))
+        (folder / f"done-{job.job_id}").touch()
+
+    return run
+
+
+@pytest.fixture(params=sorted(EXECUTORS))
+def executor(request, tmp_path):
+    if request.param not in ("inline", "ray"):
+        pytest.skip("has tests of its own")
+    opened = open_executor(request.param)
+    opened._run = make_runner(tmp_path)
+    return opened
+
+
+def jobs_with_seeds(*seeds: int) -> list[Job]:
+    return [job_of(digits_config(seed=seed), number=number) for number, seed in enumerate(seeds, 1)]
+
+
+def done(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("done-*"))
+
+
+def test_a_failing_job_never_keeps_the_next_from_running(executor, tmp_path, capfd):
+    jobs, started, layout = jobs_with_seeds(1, 13, 2), {}, Layout(tmp_path / "results")
+    executor.start(layout, jobs, lambda job, handle: started.update({job.job_id: handle}))
+    if executor.name == "ray":
+        assert capfd.readouterr() == ("", "")  # no banner; what workers print is in the jobs' logs
+    assert done(tmp_path) == ["done-job-0001", "done-job-0003"]
+    assert list(started) == ["job-0001", "job-0002", "job-0003"]
+    failed = jobs[1].trial_ids[0]
+    state = read_state(layout.trial(failed), failed)
+    assert state.status is Status.FAILED
+    assert state.reason == "ValueError: thirteen"
+    assert 'raise ValueError("thirteen")' in state.error.traceback
+    assert set(executor.states(list(started.values())).values()) == {JobState.RUNNING}  # this very process still lives
+
+
+def test_an_interruption_lets_the_job_save_and_starts_no_other(executor, tmp_path):
+    jobs = jobs_with_seeds(*[7] * 1, *range(20, 24)) if executor.name == "inline" else jobs_with_seeds(7)
+
+    def interrupt_once_running() -> None:
+        while not list(tmp_path.glob("job-*")):
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=interrupt_once_running)
+    before = signal.getsignal(signal.SIGTERM)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
+    sender.join()
+    assert (tmp_path / "saved").exists()
+    assert done(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_handle_of_a_process_that_is_gone_or_elsewhere_is_told_apart_and_never_signalled(executor):
+    host, boot, pid, started = executor.own_handle().split("/")
+    gone, foreign = f"{host}/{boot}/{pid}/1.0", f"elsewhere/{boot}/{pid}/{started}"
+    assert executor.states([gone, foreign]) == {gone: JobState.GONE, foreign: JobState.UNKNOWN}
+    executor.cancel([gone, foreign])  # would end this test
+
+
+def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path):
+    executor = open_executor("ray")
+    executor._run = make_runner(tmp_path)
+    jobs, layout = jobs_with_seeds(9, 99, 3), Layout(tmp_path / "results")
+    executor.start(layout, jobs, lambda job, handle: None)
+    assert done(tmp_path) == ["done-job-0001", "done-job-0003"]
+    dead = jobs[1].trial_ids[0]
+    assert read_state(layout.trial(dead), dead).reason.startswith("WorkerDied: the worker process died 3 times")
+    assert len(list(tmp_path.glob("job-0002.*"))) == 3  # once, and two restarts
+    assert "the runner was here" in layout.sweep("test").log("job-0003").read_text()
+
+
+def test_ray_refuses_what_the_machine_can_never_give_instead_of_waiting_for_ever(tmp_path):
+    job = job_of(digits_config())
+    greedy = Job(sweep="test", job_id="job-0001", cohorts=job.cohorts, resources=Resources(memory_gb=1e6))
+    with pytest.raises(CifarHpcError, match=r"resources\.memory_gb: a trial asks for"):
+        open_executor("ray").start(Layout(tmp_path), [greedy], lambda job, handle: None)

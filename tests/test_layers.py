@@ -1,0 +1,123 @@
+"""The import table of ARCHITECTURE.md (the house's plan in CONTRIBUTING.md), read from the sources."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cifar_hpc"
+
+# layer -> the layers that it may import. freeze, image_folder: small rooms of their own beside the catalogue.
+FOUNDATION = {"errors", "catalog", "freeze", "image_folder"}
+ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
+    "errors": set(),
+    "catalog": set(),
+    "freeze": {"errors", "catalog"},
+    "image_folder": {"errors", "catalog"},
+    "trial": FOUNDATION,
+    "records": FOUNDATION | {"trial"},
+    "spec": FOUNDATION | {"trial"},
+    "plan": FOUNDATION | {"trial", "records", "spec"},
+    "data": FOUNDATION | {"trial"},
+    "models": FOUNDATION | {"trial"},
+    "train": FOUNDATION | {"trial", "data", "models", "records", "__init__"},
+    "runner": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "__init__"},
+    "executors": FOUNDATION | {"trial", "records", "plan", "__init__"},
+    "collect": FOUNDATION | {"trial", "records", "__init__"},
+    "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
+    "cli": FOUNDATION | {"trial", "records", "spec", "plan", "executors", "collect", "report", "__init__"},
+    "__main__": {"cli"},
+}
+# What a layer may import inside a function only: what runs on the node, and what a command needs when it is called.
+DEFERRED = {"executors": {"runner"}, "cli": {"data", "models"}}
+# A site profile is YAML that is checked as a spec is: with file, line and the nearest name.
+EXCEPTIONS = {"executors/slurm_profile.py": {"spec"}}
+# Third-party packages that have one door.
+ONE_DOOR = {
+    "ray": {"executors/ray_tune.py"},
+    "submitit": {"executors/slurm.py"},
+    "pydantic": {"spec"},
+    "pydantic_core": {"spec"},
+    "PIL": {"data"},
+    "ruamel": {"spec", "executors/slurm_profile.py"},
+    "typer": {"cli"},
+    "rich": {"cli", "report"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
+    "pandas": {"collect", "report"},
+    "pyarrow": {"collect"},
+    "scipy": {"collect", "data"},
+    "sklearn": {"data", "train", "collect"},
+    "kornia": {"data"},
+    "torchvision": {"data", "models", "train"},
+    "torch": {"data", "models", "train", "runner.py"},
+}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _imports(path: Path) -> Iterator[tuple[str, bool, int]]:
+    """(imported module, whether only inside a function, line); imports for type checking alone do not count."""
+    deferred: set[int] = set()
+    skipped: set[int] = set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            deferred |= {id(child) for child in ast.walk(node)}
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            skipped |= {id(child) for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            modules = [f"cifar_hpc.{alias.name}" for alias in node.names] if node.module == "cifar_hpc" else [node.module or ""]
+        else:
+            continue
+        for module in modules:
+            yield module, id(node) in deferred, node.lineno
+
+
+def _layer(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _wrong(path: Path) -> list[str]:
+    layer, room = _layer(path), path.relative_to(PACKAGE).as_posix()
+    found = []
+    for module, deferred, line in _imports(path):
+        top, *rest = module.split(".")
+        if top == "cifar_hpc":
+            target = rest[0] if rest and rest[0] in ALLOWED else "__init__"
+            allowed = ALLOWED[layer] | {layer} | (DEFERRED.get(layer, set()) if deferred else set())
+            allowed |= EXCEPTIONS.get(room, set())
+            if target not in allowed:
+                found.append(f"{room}:{line}: {layer} imports {target}")
+        elif top in ONE_DOOR and not any(room == door or room.startswith(f"{door}/") for door in ONE_DOOR[top]):
+            found.append(f"{room}:{line}: {top} is for {sorted(ONE_DOOR[top])}")
+        elif top not in ONE_DOOR and top not in sys.stdlib_module_names and top not in {"numpy", "safetensors"}:
+            found.append(f"{room}:{line}: {top} is no dependency that this test knows")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_run_along_the_table(path):
+    assert _wrong(path) == []
+
+
+def test_every_layer_of_the_package_is_in_the_table():
+    assert {_layer(path) for path in SOURCES} <= set(ALLOWED)
+
+
+def test_an_import_against_the_table_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    bad = tmp_path / "train" / "loop.py"
+    bad.parent.mkdir()
+    bad.write_text("def f():\n    from cifar_hpc.report import tables\nimport ray\n")
+    assert _wrong(bad) == ["train/loop.py:3: ray is for ['executors/ray_tune.py']", "train/loop.py:2: train imports report"]
