@@ -49,6 +49,7 @@ ONE_DOOR = {
     "rich": {"cli", "report"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
+    "markupsafe": {"report"},
     "pandas": {"collect", "report"},
     "pyarrow": {"collect"},
     "scipy": {"collect", "data"},
