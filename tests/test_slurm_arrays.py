@@ -128,5 +128,5 @@ def test_a_trial_that_ended_by_itself_or_was_cancelled_is_not_given_up():
 def test_a_canary_is_the_first_trial_alone_under_a_name_of_its_own():
     (array,) = _plan(_jobs(100, minutes=1.0)).arrays
     canary = canary_of(array.elements[0])
-    assert [job.job_id for job in canary.jobs] == ["job-0000-canary"]
+    assert [job.job_id for job in canary.jobs] == ["canary-0000"]
     assert canary.jobs[0].trial_ids == array.elements[0].jobs[0].trial_ids

@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,13 +18,13 @@ from rich.table import Table
 from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.cli.progress import name_of
 from cifar_hpc.cli.states import SweepReader, open_jobs, read_plan, resolve_trial
-from cifar_hpc.cli.sweep import On, run_plan, say
+from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.base import JobState
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.layout import Layout, SweepFiles, results_root
 from cifar_hpc.records.schema import ErrorRecord, JobEvent, PlannedTrial, PlanRecord, Status, TrialResult
-from cifar_hpc.records.store import append_records, read_record, utc_now
+from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
 
 LOG_LINES = 40
 
@@ -83,17 +84,20 @@ def logs(
 def cancel(name: SweepName) -> None:
     """Stop a sweep that runs: its trials save their state, and `sweep` goes on with them."""
     from cifar_hpc.executors import EXECUTORS, open_executor
+    from cifar_hpc.executors.slurm_queue import SlurmQueue
 
     layout = Layout(results_root())
     read_plan(layout, name)
     stopped: list[JobEvent] = []
     jobs = open_jobs(layout.sweep(name))
-    for executor_name in dict.fromkeys(job.executor for job in jobs if job.executor in EXECUTORS):
-        executor = open_executor(executor_name)
+    for executor_name in dict.fromkeys(job.executor for job in jobs if job.executor in (*EXECUTORS, "slurm")):
+        executor = SlurmQueue(layout.queue) if executor_name == "slurm" else open_executor(executor_name)
         mine = [job for job in jobs if job.executor == executor_name]
         states = executor.states([job.handle for job in mine])
         foreign = {job.handle.split("/")[0] for job in mine if states[job.handle] is JobState.UNKNOWN}
-        if foreign:
+        if foreign and executor_name == "slurm":
+            say("Slurm does not answer: its jobs go on")
+        elif foreign:
             say(f"jobs on {', '.join(sorted(foreign))} can be cancelled there only")
         running = [job for job in mine if states[job.handle] in (JobState.RUNNING, JobState.QUEUED)]
         executor.cancel([job.handle for job in running])
@@ -110,7 +114,10 @@ def cancel(name: SweepName) -> None:
 
 
 def retry(
-    name: SweepName, terms: FilterText = None, on: Annotated[On, typer.Option(help="where, as for sweep")] = On.AUTO
+    name: SweepName,
+    terms: FilterText = None,
+    on: Annotated[On, typer.Option(help="where, as for sweep")] = On.AUTO,
+    profile: Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")] = None,
 ) -> None:
     """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
 
@@ -128,7 +135,7 @@ def retry(
         return
     for trial_id in chosen:
         _remove_torn_result(layout, trial_id)
-    run_plan(layout, recorded_plan(plan), reader, on, again=chosen)
+    run_plan(layout, recorded_plan(plan), reader, Where(on, profile), again=chosen)
 
 
 def _remove_torn_result(layout: Layout, trial_id: str) -> None:
@@ -222,11 +229,17 @@ def _log_text(layout: Layout, trial_id: str) -> str:
             lines.append("no error is recorded")
     if "/" in job:
         sweep_name, job_id = job.split("/", 1)
-        path = layout.sweep(sweep_name).log(job_id)
+        path = _log_file(layout.sweep(sweep_name), job_id)
         if path.is_file():
             printed = path.read_text(errors="replace").splitlines()
             lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
     return "\n".join(lines) + "\n"
+
+
+def _log_file(sweep: SweepFiles, job_id: str) -> Path:
+    """A job's own log, or that of the array element which ran it last."""
+    handles = [e.handle for e in read_records(sweep.jobs, JobEvent) if e.job_id == job_id and e.executor == "slurm"]
+    return sweep.element_log(handles[-1]) if handles else sweep.log(job_id)
 
 
 def _write(rows: Sequence[Mapping[str, Any]], format: Format) -> None:

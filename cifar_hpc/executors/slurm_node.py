@@ -60,7 +60,9 @@ def canary_of(element: Element) -> Element:
     """The canary of an array: the first trial of its first element, as a job of its own name."""
     job = element.jobs[0]
     first = replace(job.cohorts[0], trials=job.cohorts[0].trials[:1])
-    return replace(element, index=0, at_once=1, jobs=(replace(job, job_id=f"{job.job_id}-canary", cohorts=(first,)),))
+    return replace(
+        element, index=0, at_once=1, jobs=(replace(job, job_id=job.job_id.replace("job-", "canary-"), cohorts=(first,)),)
+    )
 
 
 def run_element(element: Element, run: RunJob = run_on_node) -> None:

@@ -83,6 +83,10 @@ class SweepFiles:
         """What the job's process printed, all attempts one after another; absent where it ran in the terminal's process."""
         return self.logs / f"{job_id}.log"
 
+    def element_log(self, handle: str) -> Path:
+        """What a Slurm job or array element printed; submitit names it."""
+        return self.logs / f"{handle}_0_log.out"
+
     @property
     def code(self) -> Path:
         """The package as it was submitted to a cluster, a folder for each state of it."""

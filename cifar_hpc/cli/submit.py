@@ -1,0 +1,132 @@
+"""What `sweep` does where the trials run on Slurm: submit and leave, show the arrays beforehand, cancel what a spec dropped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+import typer
+
+from cifar_hpc.cli.states import open_jobs
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.slurm import SlurmExecutor
+from cifar_hpc.executors.slurm_arrays import Submission, job_minutes
+from cifar_hpc.executors.slurm_profile import SlurmProfile
+from cifar_hpc.executors.slurm_queue import SlurmError, SlurmQueue
+from cifar_hpc.executors.slurm_site import DEFAULT_ARRAY_SIZE, Limits, read_limits
+from cifar_hpc.plan import Job, Plan, jobs_for
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import JobEvent
+from cifar_hpc.records.store import append_records, read_records, utc_now
+
+
+def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, canary: bool) -> None:
+    """Submits jobs for the trials, records each, and says in a few lines what became of them. Raises CifarHpcError."""
+    name = plan.spec.name
+    if not todo:
+        typer.echo(f"{name}: nothing to submit. Where it stands: cifar-hpc status {name}", err=True)
+        return
+    jobs = _jobs(layout, plan, todo)
+    executor = SlurmExecutor(profile, layout, canary=canary)
+    events: list[JobEvent] = []
+
+    def started(job: Job, handle: str) -> None:
+        events.append(_event("submitted", job, handle))
+
+    try:
+        executor.start(layout, jobs, started)
+    except SlurmError as error:
+        raise CifarHpcError(f"{error}. Profile {profile.name!r}; `cifar-hpc doctor` looks at the cluster") from error
+    finally:
+        waiting = [_event("waiting", job, "", executor.notes[0] if executor.notes else "") for job in executor.waiting]
+        append_records(layout.sweep(name).jobs, [*events, *waiting])
+    handles = {event.handle for event in events}
+    trials = {trial_id for event in events for trial_id in event.trial_ids}
+    arrays = {handle.split("_")[0] for handle in handles}
+    typer.echo(f"{name}: {len(trials)} trials submitted in {len(handles)} jobs, {len(arrays)} sbatch calls", err=True)
+    for note in executor.notes:
+        typer.echo(note, err=True)
+    typer.echo(f"next: cifar-hpc status {name}", err=True)
+
+
+def print_arrays(
+    layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, verbose: bool, canary: bool
+) -> None:
+    """The arrays that `submit` would send, what they may cost, and with `verbose` the batch script of the first."""
+    executor = SlurmExecutor(profile, layout, canary=canary)
+    jobs = _jobs(layout, plan, todo)
+    lines = [f"  slurm     profile {profile.name}"]
+    try:
+        limits = read_limits(profile)
+    except SlurmError as error:
+        limits = Limits(DEFAULT_ARRAY_SIZE, None)
+        lines.append(f"  limits    not known ({error}); MaxArraySize taken as {DEFAULT_ARRAY_SIZE}")
+    submission = executor.plan(jobs, limits)
+    lines += _array_lines(submission, profile, canary)
+    if submission.waiting:
+        lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
+    for reason, n in Counter(submission.given_up.values()).items():
+        lines.append(f"  given up  {n} trials: {reason}")
+    jobs_n = sum(len(array.elements) for array in submission.arrays)
+    lines.append(f"  files     {3 * len(todo)} of results, {jobs_n} logs, one copy of the package")
+    typer.echo("\n".join(lines))
+    if verbose and submission.arrays:
+        typer.echo(executor.script(submission.arrays[0], plan.spec.name))
+
+
+def cancel_dropped(layout: Layout, sweep: str, trial_ids: Collection[str]) -> int:
+    """Cancels the open Slurm jobs all of whose trials are among trial_ids, with all that is packed beside them only if it
+    is among them too; how many jobs."""
+    dropped = set(trial_ids)
+    open_now = [event for event in open_jobs(layout.sweep(sweep)) if event.executor == "slurm"]
+    kept = {event.handle for event in open_now if not dropped.issuperset(event.trial_ids)}
+    ended = [event for event in open_now if event.handle not in kept]
+    SlurmQueue(layout.queue).cancel([event.handle for event in ended])
+    at = utc_now()
+    append_records(
+        layout.sweep(sweep).jobs,
+        [
+            JobEvent(at=at, event="cancelled", job_id=e.job_id, trial_ids=e.trial_ids, executor="slurm", handle=e.handle)
+            for e in ended
+        ],
+    )
+    return len(ended)
+
+
+def _array_lines(submission: Submission, profile: SlurmProfile, canary: bool) -> list[str]:
+    lines = []
+    gpu_hours = 0.0
+    for array in submission.arrays:
+        needs = array.needs
+        trials = sum(len(job.trial_ids) for element in array.elements for job in element.jobs)
+        minutes = sum(job_minutes(job, profile) for element in array.elements for job in element.jobs) / needs.at_once
+        gpu_hours += needs.gpus * minutes / 60
+        memory = f"{needs.memory_gb:g} GB" if needs.memory_gb else "the site's memory"
+        side = f", {needs.at_once} at once on a GPU" if needs.at_once > 1 else ""
+        lines.append(
+            f"  array     {len(array.elements)} jobs, {trials} trials{side}: {needs.gpus} GPU, {needs.cpus} CPU, {memory}, "
+            f"limit {needs.minutes} min"
+        )
+    gated = {array.needs.gate for array in submission.arrays}
+    if canary and sum(len(array.elements) for array in submission.arrays) > 1:
+        lines.append(f"  canary    {len(gated)}: the arrays start once its first epoch, checkpoint and resume succeeded")
+    if gpu_hours:
+        lines.append(f"  at most   {gpu_hours:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)")
+    return lines
+
+
+def _jobs(layout: Layout, plan: Plan, todo: Collection[str]) -> tuple[Job, ...]:
+    events = read_records(layout.sweep(plan.spec.name).jobs, JobEvent)
+    return jobs_for(plan, todo, 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0))
+
+
+def _event(event: str, job: Job, handle: str, detail: str = "") -> JobEvent:
+    return JobEvent(
+        at=utc_now(),
+        event=event,
+        job_id=job.job_id,
+        trial_ids=job.trial_ids,
+        executor="slurm",
+        handle=handle,
+        detail=detail,
+    )
