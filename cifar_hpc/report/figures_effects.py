@@ -24,6 +24,7 @@ from cifar_hpc.report.figures import (
     frame_bare,
     house_style,
     new_figure,
+    ramp_color,
 )
 
 _COLUMNS = 3

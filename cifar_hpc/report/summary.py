@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.comparison import Comparison
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import Unfinished
 from cifar_hpc.records.schema import Status
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.tables import estimate_text
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
@@ -51,3 +56,92 @@ def shortened(names: Sequence[str], most: int = 4) -> str:
 def plural(count: int, noun: str) -> str:
     """'1 trial', '2 trials'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def headline(found: Findings) -> list[str]:
+    """What won, by how much, how sure, what it cost, what to try next: a sentence or two each."""
+    board, comparison = found.board, found.comparison
+    if not board.measured:
+        return ["No trial has finished with a measurement yet.", _cost(found.ledger)]
+    best = board.measured[0]
+    verb = "is best" if board.claims_ranking or len(board.measured) == 1 else "has the highest number so far"
+    test = f"; on test {estimate_text(best.test_acc)} %" if best.test_acc else ""
+    lines = [f"{best.label} {verb}: {estimate_text(best.val_acc)} % validation accuracy{test}."]
+    if comparison and len(board.measured) > 1:
+        lines.append(_certainty(board, comparison))
+    if comparison and comparison.optimism is not None and len(board.measured) > 1:
+        flattery = f"flatters it by {_about(comparison.optimism)} points"
+        lines.append(f"Being the best of {plural(len(board.measured), 'point')} on the same validation images {flattery}.")
+    lines.append(_cost(found.ledger))
+    lines += _next_steps(board, comparison)
+    return lines
+
+
+def _certainty(board: Leaderboard, comparison: Comparison) -> str:
+    second = board.measured[1]
+    tied = [row for row in board.measured[1:] if comparison.tied(row.point_id)]
+    found = comparison.differences.get(second.point_id)
+    if found is None:
+        return f"The second, {second.label}, did not classify the same images: no paired test is possible."
+    sure = f"{found.test} on the same images, p {p_text(found.p_value)}"
+    text = f"The second, {second.label}, is {100 * found.difference:.2f} points behind ({sure})."
+    if not tied:
+        return f"{text} No other point is tied with the best."
+    return f"{text} {plural(len(tied), 'other point')} {'is' if len(tied) == 1 else 'are'} tied with the best at the 5 % level."
+
+
+def _about(share: float) -> str:
+    return f"about {100 * share:.2f}" if share >= 0.0001 else "less than 0.01"
+
+
+def _cost(ledger: Ledger) -> str:
+    parts = []
+    for device in ledger.devices:
+        name = "GPU" if device == "cuda" else device.upper() if device == "cpu" else device
+        entries = {outcome: entry for (where, outcome), entry in ledger.by_outcome.items() if where == device}
+        lost = sum(
+            entry.hours for outcome, entry in entries.items() if outcome not in ("finished", "stopped early by patience")
+        )
+        waste = f", {hours_text(lost)} of them in trials that diverged, failed or were stopped" if lost else ""
+        parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}")
+    reused = (
+        f" {plural(ledger.reused.trials, 'trial')} came from other sweeps through the pool." if ledger.reused.trials else ""
+    )
+    return (f"It cost {' and '.join(parts)}." if parts else "It has cost nothing yet.") + reused
+
+
+def _next_steps(board: Leaderboard, comparison: Comparison | None) -> list[str]:
+    steps = []
+    best = board.measured[0]
+    for axis in board.axes:
+        numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
+        value = best.axes[axis]
+        if len(numbers) == len(board.values(axis)) > 2 and value in (numbers[0], numbers[-1]):
+            end = "smallest" if value == numbers[0] else "largest"
+            steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
+    if comparison and len(board.measured) > 1 and comparison.tied(board.measured[1].point_id):
+        seeds = seeds_to_separate(best, board.measured[1])
+        if seeds is not None:
+            steps.append(
+                f"Next: about {seeds} seeds each would tell the first two apart, if their difference is what it looks like."
+            )
+    return steps
+
+
+def seeds_to_separate(one: Row, other: Row) -> int | None:
+    """Seeds a point for an 80 % chance of p < 0.05, from the spread seen. None below three seeds, or above a thousand."""
+    a, b = one.val_acc, other.val_acc
+    if a is None or b is None or a.sd is None or b.sd is None or a.mean == b.mean:
+        return None
+    seeds = math.ceil((1.96 + 0.84) ** 2 * (a.sd**2 + b.sd**2) / (a.mean - b.mean) ** 2)
+    return max(seeds, a.n + 1) if seeds <= 1000 else None
+
+
+def p_text(p_value: float) -> str:
+    """'= 0.04', '< 0.001'."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+
+
+def hours_text(hours: float) -> str:
+    """'0.02', '1.5', '140'."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"

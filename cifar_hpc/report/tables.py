@@ -22,28 +22,32 @@ from cifar_hpc.collect.trials import Axis
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column for people. keep: columns with a smaller one leave first where the terminal is narrow."""
+    """One column for people. key: what it sorts by, None last. keep: a narrow terminal loses those with the smallest first."""
 
     title: str
     text: Callable[[Row], str]
+    key: Callable[[Row], float | str | None]
     keep: int = 9
     right: bool = True
 
 
 def leaderboard_columns(board: Leaderboard) -> list[Column]:
     """The columns that say something: only axes that vary, only measurements that some point has."""
-    loss = board.objective == "val_loss"
     columns = [
-        Column("#", lambda row: str(row.place or ""), 7),
+        Column("#", lambda row: str(row.place or ""), lambda row: row.place, 7),
         *(_axis_column(axis) for axis in board.axes),
-        *([Column("val loss", lambda row: estimate_text(row.score, scale=1, digits=4))] if loss else []),
-        Column("val acc %", lambda row: estimate_text(row.val_acc)),
-        Column("test acc %", lambda row: estimate_text(row.test_acc), 8),
-        Column("gap", lambda row: f"{100 * row.gap:+.1f}" if row.gap is not None else "", 2),
-        Column("trained", lambda row: params_text(row), 4),
-        Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch is not None else "", 3),
-        Column("time", lambda row: duration_text(row.train_s), 5),
-        Column("seeds", seeds_text, 6, False),
+        *(
+            [Column("val loss", lambda row: estimate_text(row.score, 1, 4), lambda row: mean_of(row.score))]
+            if board.objective == "val_loss"
+            else []
+        ),
+        Column("val acc %", lambda row: estimate_text(row.val_acc), lambda row: mean_of(row.val_acc)),
+        Column("test acc %", lambda row: estimate_text(row.test_acc), lambda row: mean_of(row.test_acc), 8),
+        Column("gap", lambda row: f"{100 * row.gap:+.1f}" if row.gap is not None else "", lambda row: row.gap, 2),
+        Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
+        Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
+        Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
+        Column("seeds", seeds_text, lambda row: len(row.failed), 6, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
 
@@ -161,7 +165,15 @@ def seeds_text(row: Row) -> str:
 
 
 def _axis_column(axis: Axis) -> Column:
-    return Column(axis, lambda row: value_text(row.axes[axis]), 9, False)
+    def key(row: Row) -> float | str | None:
+        value = row.axes[axis]
+        return value if isinstance(value, int | float) else value_text(value)
+
+    return Column(axis, lambda row: value_text(row.axes[axis]), key, 9, False)
+
+
+def mean_of(estimate: Estimate | None) -> float | None:
+    return estimate.mean if estimate else None
 
 
 def _record(row: Row) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""The report folder: the page, every figure as PNG and SVG, every table as CSV and Markdown. Chooses what to draw."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cifar_hpc.collect.curves import make_curve_grid, rank_axes
+from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps
+from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import write_atomic
+from cifar_hpc.report.figures import Drawing, save_drawing
+from cifar_hpc.report.figures_curves import draw_curves
+from cifar_hpc.report.figures_effects import draw_along, draw_effects, draw_freezing_curves, draw_heat_maps, draw_parallel
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.page import ledger_table, render_page, title_of
+from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records, to_csv
+
+_MOST_PANELS = 12  # of heat-maps
+
+
+def report_folder(layout: Layout, sweeps: tuple[str, ...]) -> Path:
+    """Where the report over these sweeps lies: a sweep's own folder, or one for several and the whole pool."""
+    return layout.sweep(sweeps[0]).report if len(sweeps) == 1 else layout.report
+
+
+def write_report(found: Findings, layout: Layout) -> Path:
+    """Writes the folder and returns the page's path. Raises OSError."""
+    folder = report_folder(layout, found.pool.sweeps)
+    drawings = list(choose_drawings(found)) if found.board.measured else []
+    for drawing in drawings:
+        save_drawing(drawing, folder / "figures")
+    files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
+    page = render_page(
+        found,
+        drawings,
+        [ledger_table(found)],
+        list(files),
+        title=title_of(found.board, found.pool.sweeps),
+        root=os.path.relpath(layout.root, folder),
+    )
+    for name, text in {**files, "index.html": page}.items():
+        _write(folder / name, text)
+    return folder / "index.html"
+
+
+def choose_drawings(found: Findings) -> Iterator[Drawing]:
+    """The figures that this pool has the axes for; the axes that matter most come first."""
+    board = found.board
+    ranked = [axis for axis in rank_axes(board) if len(board.values(axis)) > 1]
+    if ranked:
+        yield draw_effects(found.effects, board) if found.effects.effects else draw_parallel(board)
+    if freezing := make_freezing_curves(board):
+        yield draw_freezing_curves(freezing, board)
+    for axis in ranked:
+        if _is_numeric(board, axis):
+            color = next((other for other in ranked if other != axis and len(board.values(other)) <= 7), None)
+            yield draw_along(axis, color, board)
+    if len(ranked) >= 2:
+        panel = "arch" if "arch" in ranked and len(ranked) > 2 else None
+        if panel and len(board.values(panel)) > _MOST_PANELS:
+            panel = None
+        rows, columns = [axis for axis in ranked if axis != panel][:2]
+        yield draw_heat_maps(make_heat_maps(board, rows, columns, panel), board)
+        yield draw_parallel(board)
+    by_size = sorted(ranked[:3], key=lambda axis: -len(board.values(axis)))  # the longest axis gets the colours
+    color, row, column = (*by_size, None, None, None)[:3]
+    grid = make_curve_grid(found.pool, board, row, column, color)
+    for kind in ("acc", "loss"):
+        yield from draw_curves(grid, board, kind)
+
+
+def _is_numeric(board: Leaderboard, axis: str) -> bool:
+    values = board.values(axis)
+    return len(values) >= 3 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomic(path, lambda stream: stream.write(text.encode()))

@@ -1,0 +1,28 @@
+"""All that one report says, computed once: what the page, the tables and the summary share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cifar_hpc.collect.comparison import Comparison, compare_with_best
+from cifar_hpc.collect.effects import Effects, measure_effects
+from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.ledger import Ledger, make_ledger
+from cifar_hpc.collect.scan import Pool
+from cifar_hpc.records.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """comparison: None where nothing was measured."""
+
+    pool: Pool
+    board: Leaderboard
+    comparison: Comparison | None
+    effects: Effects
+    ledger: Ledger
+
+
+def find(pool: Pool, board: Leaderboard, layout: Layout) -> Findings:
+    """Computes all but the leaderboard, which the terminal shows first."""
+    return Findings(pool, board, compare_with_best(board, layout), measure_effects(board), make_ledger(pool, board))

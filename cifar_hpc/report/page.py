@@ -1,0 +1,153 @@
+"""index.html: one file that needs nothing else, from findings and drawings. The look is in page.html.j2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.records.store import utc_now
+from cifar_hpc.report import summary
+from cifar_hpc.report.figures import Drawing, page_svg
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.tables import Column, leaderboard_columns
+
+_MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
+_WIDE_IN = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A small table under the figures, as text."""
+
+    anchor: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def render_page(
+    found: Findings, drawings: Sequence[Drawing], tables: Sequence[PageTable], files: Sequence[str], *, title: str, root: str
+) -> str:
+    """The page. root: the results folder as seen from the page's own; files: names beside the page to link."""
+    environment = Environment(
+        loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    columns = [*leaderboard_columns(found.board)]
+    after = next(i for i, column in enumerate(columns) if column.title == "val acc %") + 1
+    columns[after:after] = _certainty_columns(found)
+    shown, more = _fitting(drawings)
+    hardware = sorted({f"{t.hardware} ({t.precision})" for t in found.pool.trials})
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        written=utc_now()[:16].replace("T", " ") + " UTC",
+        progress=summary.progress_text(found.pool, found.board),
+        summary=summary.headline(found),
+        failures=summary.failures(found.pool.unfinished),
+        caveats=summary.caveats(found.pool, found.board),
+        columns=columns,
+        rows=[_page_row(row, columns, found) for row in found.board.rows],
+        legend="Shaded: tied with the best at the 5 % level. ◆: nothing is both better and faster.",
+        figures=shown,
+        more=more,
+        tables=tables,
+        files=files,
+        hardware=", ".join(hardware) or "nothing yet",
+        versions=", ".join(sorted({t.version for t in found.pool.trials})) or "-",
+        data=_json({"root": root, "points": [_trials(row) for row in found.board.rows]}),
+    )
+
+
+def _certainty_columns(found: Findings) -> list[Column]:
+    def interval(row: Row) -> str:
+        estimate = row.val_acc
+        if estimate is None or estimate.low is None or estimate.high is None:
+            return ""
+        return f"{100 * max(estimate.low, 0):.1f} to {100 * min(estimate.high, 1):.1f}"
+
+    def behind(row: Row) -> str:
+        difference = found.comparison and found.comparison.differences.get(row.point_id)
+        return f"{100 * difference.difference:.2f} (p {summary.p_text(difference.p_value)})" if difference else ""
+
+    def behind_key(row: Row) -> float | None:
+        difference = found.comparison and found.comparison.differences.get(row.point_id)
+        return difference.difference if difference else None
+
+    columns = [
+        Column("interval", interval, lambda row: row.val_acc.low if row.val_acc else None),
+        Column("behind", behind, behind_key),
+    ]
+    return [column for column in columns if any(column.text(row) for row in found.board.rows)]
+
+
+def _page_row(row: Row, columns: Sequence[Column], found: Findings) -> dict[str, Any]:
+    tied = found.comparison is not None and found.comparison.tied(row.point_id)
+    cells = [
+        {"text": column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""), "key": key, "right": column.right}
+        for column in columns
+        for key in (column.key(row),)
+    ]
+    seeds = len(row.trials) + len(row.failed) + len(row.unfinished)
+    return {"cells": cells, "style": "tied" if tied else "" if row.score else "empty", "trials": seeds}
+
+
+def _trials(row: Row) -> list[tuple[str, int, str, str]]:
+    """(id, seed, what became of it, job) for each trial of the point."""
+    found = []
+    for trial in row.trials:
+        measured = [f"{name} {100 * acc:.2f} %" for name in ("val", "test") if (acc := trial.metric(f"{name}_acc")) is not None]
+        found.append((trial.trial_id, trial.seed, ", ".join(measured) or trial.reason, trial.job))
+    found += [
+        (t.trial_id, t.seed, f"{t.status}: {t.reason}" if t.reason else str(t.status), "")
+        for t in (*row.failed, *row.unfinished)
+    ]
+    return found
+
+
+def _fitting(drawings: Sequence[Drawing]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The figures that the page shows, and the names of those that would make it too big."""
+    shown: list[dict[str, Any]] = []
+    more: list[str] = []
+    size = 0
+    for drawing in drawings:
+        svg = "" if size > _MOST_SVG else page_svg(drawing)
+        size += len(svg)
+        if not svg or size > _MOST_SVG:
+            more.append(drawing.name)
+            continue
+        wide = drawing.figure.get_figwidth() > _WIDE_IN
+        shown.append(
+            {"name": drawing.name, "title": drawing.title, "caption": drawing.caption, "svg": Markup(svg), "wide": wide}
+        )
+    return shown, more
+
+
+def _json(data: Any) -> Markup:
+    """JSON that no browser takes for markup."""
+    return Markup(json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
+
+
+def ledger_table(found: Findings) -> PageTable:
+    """Hours by outcome."""
+    rows = [
+        ("GPU" if device == "cuda" else device.upper(), outcome, f"{entry.trials:,}", summary.hours_text(entry.hours))
+        for (device, outcome), entry in sorted(found.ledger.by_outcome.items(), key=lambda item: -item[1].hours)
+    ]
+    reused = found.ledger.reused
+    note = (
+        f"{reused.trials} of these trials were trained by other sweeps: {summary.hours_text(reused.hours)} hours saved."
+        if reused.trials
+        else ""
+    )
+    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, note)
+
+
+def title_of(board: Leaderboard, sweeps: Sequence[str]) -> str:
+    """The page's title."""
+    return ", ".join(sweeps) if sweeps else f"All trials ({len(board.rows)} points)"
