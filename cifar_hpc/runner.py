@@ -176,10 +176,8 @@ class _CohortRun:
     def _starting_model(self, config: TrialConfig) -> BlockModel:
         """The network before its first step. Members of a cohort start alike but for their dropout."""
         if config.dropout not in self.starts:
-            model = build_model(config, len(self.data.classes), self.model_channels).to(self.device)
-            if self.device.type == "cuda":
-                model = model.to(memory_format=torch.channels_last)
-            self.starts[config.dropout] = model
+            model = build_model(config, len(self.data.classes), self.model_channels)
+            self.starts[config.dropout] = model.to(self.device, memory_format=torch.channels_last)
         return self.starts[config.dropout]
 
     def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:

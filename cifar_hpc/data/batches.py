@@ -103,7 +103,7 @@ class Batches:
 
     def _finish(self, x_NCHW: Tensor, gain: Tensor) -> Tensor:
         """Pixels of any type and range -> float32, in_channels, x * gain + offset, image_size."""
-        x_NCHW = x_NCHW.expand(-1, self.in_channels, -1, -1).to(torch.float32, memory_format=torch.contiguous_format)
+        x_NCHW = x_NCHW.expand(-1, self.in_channels, -1, -1).to(torch.float32, memory_format=torch.channels_last)
         x_NCHW = torch.addcmul(self._offset, x_NCHW, gain)
         if self.image_size == self.side:
             return x_NCHW

@@ -82,14 +82,14 @@ class Feed:
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
         """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
         self._fill()
-        taps = {depth: self._kept[depth][start:stop].to(self.batches.device) for depth in depths if depth in self._kept}
+        taps = {d: _as_taps(self._kept[d][start:stop].to(self.batches.device)) for d in depths if d in self._kept}
         if len(taps) < len(depths):
             taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
         return taps
 
     def _gather(self, depth: int, index_B: Tensor) -> Tensor:
         kept = self._kept[depth]
-        return kept[index_B.to(kept.device)].to(self.batches.device)
+        return _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
 
     def _fill(self) -> None:
         """Computes the taps of the whole split once, where there is room for all of them."""
@@ -101,12 +101,13 @@ class Feed:
             for depth, tap in self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths).items():
                 if depth == 0:
                     continue
+                rows = _as_rows(tap)
                 if depth not in kept:
-                    room = _allocate((len(self), *tap.shape[1:]), tap.dtype, tap.device, share=len(self.depths))
+                    room = _allocate((len(self), *rows.shape[1:]), tap.dtype, tap.device, share=len(self.depths))
                     if room is None:
                         return
                     kept[depth] = room
-                kept[depth][index_B[0] : index_B[-1] + 1] = tap
+                kept[depth][index_B[0] : index_B[-1] + 1] = rows
         if self._agrees(kept):
             self._kept = kept
 
@@ -115,7 +116,7 @@ class Feed:
         index_B = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[: self.batch_size]
         computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths)
         for depth, tap in kept.items():
-            gathered = tap[index_B.to(tap.device)].to(self.batches.device)
+            gathered = _as_taps(tap[index_B.to(tap.device)].to(self.batches.device))
             if gathered.is_cuda:
                 scale = computed[depth].abs().max()
                 if not bool((gathered - computed[depth]).abs().max() <= GPU_TOLERANCE * scale):
@@ -123,6 +124,16 @@ class Feed:
             elif not torch.equal(gathered, computed[depth]):
                 return False
         return True
+
+
+def _as_rows(tap: Tensor) -> Tensor:
+    """Feature maps as NHWC, in which kept images lie one after another; what is no map stays."""
+    return tap.permute(0, 2, 3, 1) if tap.ndim == 4 else tap
+
+
+def _as_taps(rows: Tensor) -> Tensor:
+    """The inverse: NCHW in the channels-last memory format that computed taps have, so that the same kernels meet both."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
 def _allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, share: int) -> Tensor | None:
