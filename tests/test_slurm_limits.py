@@ -1,0 +1,167 @@
+"""Limits, lost answers and refusals, on a scripted cluster."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from scripted_slurm import ScriptedSlurm
+from training import digits_config
+
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors import slurm
+from cifar_hpc.executors.base import JobState
+from cifar_hpc.executors.slurm import SlurmExecutor
+from cifar_hpc.executors.slurm_profile import SlurmProfile
+from cifar_hpc.executors.slurm_queue import SlurmError
+from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.records.layout import Layout
+
+
+def _jobs(n: int) -> list[Job]:
+    needs = Resources(gpus=1.0, minutes=60.0)
+    return [
+        Job(sweep="s", job_id=f"job-{i:04d}", cohorts=(Cohort(trials=(digits_config(seed=i),)),), resources=needs)
+        for i in range(n)
+    ]
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+
+    def start(n: int, *, canary: bool = False, **profile) -> tuple[SlurmExecutor, dict[str, str]]:
+        executor = SlurmExecutor(SlurmProfile(**profile), Layout(tmp_path / "results"), canary=canary)
+        handles: dict[str, str] = {}
+        executor.start(executor.layout, _jobs(n), lambda job, handle: handles.update({job.job_id: handle}))
+        return executor, handles
+
+    return start
+
+
+def test_five_thousand_trials_under_the_default_array_size_are_five_sbatch_calls_and_a_canary(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    executor, handles = start(5000, canary=True)
+    assert cluster.arrays() == [1, 1001, 1001, 1001, 1001, 996] and cluster.calls("sbatch") == 6
+    assert len(handles) == 5001 and len(set(handles.values())) == 5001
+    assert set(executor.states(list(handles.values())[1:]).values()) == {JobState.QUEUED}
+    script = (tmp_path / "bin/1001.sh").read_text()
+    assert "#SBATCH --dependency=afterok:1000\n" in script and "#SBATCH --kill-on-invalid-dep=yes\n" in script
+    assert "dependency" not in (tmp_path / "bin/1000.sh").read_text()
+    pickles = {path.name for path in (tmp_path / "results/s/logs").glob("*_submitted.pkl")}
+    assert {f"{handle}_submitted.pkl" for handle in handles.values()} == pickles
+
+
+def test_a_qos_limit_is_read_and_kept_and_the_rest_waits_with_a_reason(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin", submit=30, told="30").install(monkeypatch)
+    executor, handles = start(50)
+    assert sum(cluster.arrays()) == 30 and len(handles) == 30 and len(executor.waiting) == 20
+    assert "20 trials wait" in executor.notes[0] and "MaxSubmitJobsPerUser of QOS normal" in executor.notes[0]
+
+
+def test_what_is_in_the_queue_already_counts(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    start(25, max_submit=40)
+    executor, _ = start(25, max_submit=40)
+    assert sum(cluster.arrays()) == 40 and len(executor.waiting) == 10
+
+
+def test_a_limit_that_nobody_told_of_leaves_the_rest_waiting_not_lost(start, tmp_path, monkeypatch):
+    ScriptedSlurm(tmp_path / "bin", submit=1500).install(monkeypatch)
+    executor, handles = start(2500)
+    assert len(handles) == 1001 and len(executor.waiting) == 1499
+    assert "QOSMaxSubmitJobPerUserLimit" in executor.notes[0]
+    assert len(list((tmp_path / "results/s/logs").glob("*.pkl"))) == 1001
+
+
+def test_an_sbatch_that_was_heard_but_not_answered_is_not_sent_twice(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    cluster.modes("mute")
+    _, handles = start(20)
+    assert cluster.arrays() == [20] and cluster.calls("sbatch") == 1
+    assert sorted(handles.values()) == sorted(f"1000_{index}" for index in range(20))
+    assert handles["job-0007"] == "1000_7"
+    assert len(list((tmp_path / "results/s/logs").glob("1000_*_submitted.pkl"))) == 20
+
+
+def test_an_sbatch_that_was_not_heard_is_sent_again(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    cluster.modes("deaf", "well")
+    _, handles = start(20)
+    assert cluster.arrays() == [20] and cluster.calls("sbatch") == 2 and len(handles) == 20
+
+
+def test_a_controller_that_stays_silent_is_told_and_leaves_no_file(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    cluster.modes("deaf", "deaf", "deaf")
+    with pytest.raises(SlurmError, match="Socket timed out"):
+        start(20)
+    assert not list((tmp_path / "results/s/logs").glob("*.pkl"))
+
+
+def test_a_machine_without_slurm_says_so(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CifarHpcError, match="no such command"):
+        start(1)
+
+
+def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
+    ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    start(
+        2,
+        gpu_partition="gpu",
+        account="vision",
+        qos="long",
+        constraint="a100|h100",
+        exclude="n[1-2]",
+        gres="gpu:a100",
+        setup=("module load cuda/12",),
+        environment={"A": "b c"},
+        container="apptainer exec --nv image.sif",
+        python="python3",
+        mail_user="me@here",
+        mail_type="FAIL",
+        parallel=1,
+        requeue=False,
+        signal_s=60,
+        memory_gb=1.5,
+        sbatch={"nice": 100, "exclusive": True},
+    )
+    lines = (tmp_path / "bin/1000.sh").read_text().splitlines()
+    flags = dict(re.fullmatch(r"#SBATCH --([a-z-]+)=?(.*)", line).groups() for line in lines if line.startswith("#SBATCH"))
+    wanted = {
+        "array": "0-1%1",
+        "partition": "gpu",
+        "account": "vision",
+        "qos": "long",
+        "constraint": "'a100|h100'",
+        "exclude": "'n[1-2]'",
+        "gres": "gpu:a100:1",
+        "mail-user": "me@here",
+        "mail-type": "FAIL",
+        "no-requeue": "",
+        "signal": "USR2@60",
+        "mem": "1536M",
+        "time": "65",
+        "nice": "100",
+        "exclusive": "",
+    }
+    assert {key: flags.get(key) for key in wanted} == wanted and "requeue" not in flags
+    text = "\n".join(lines)
+    for line in ("ulimit -c 0", "unset PYTHONDONTWRITEBYTECODE", "export A='b c'", "module load cuda/12"):
+        assert f"\n{line}\n" in text
+    assert "apptainer exec --nv image.sif python3 -u -m submitit" in text
+
+
+def test_a_user_edit_after_submission_does_not_reach_the_queued_jobs(start, tmp_path, monkeypatch):
+    from cifar_hpc.executors.slurm_code import snapshot_package
+
+    package = tmp_path / "cifar_hpc"
+    package.mkdir()
+    (package / "loop.py").write_text("before = 1\n")
+    files = Layout(tmp_path / "results").sweep("s")
+    first = snapshot_package(files, package)
+    (package / "loop.py").write_text("after = 1\n")
+    second = snapshot_package(files, package)
+    assert (first / "cifar_hpc/loop.py").read_text() == "before = 1\n" and first != second
+    assert snapshot_package(files, package) == second and len(list(files.code.iterdir())) == 2
