@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from cifar_hpc.cli.arch import arch
 from cifar_hpc.cli.doctor import doctor
 from cifar_hpc.cli.fetch import fetch
-from cifar_hpc.cli.report import report
+from cifar_hpc.cli.report import compare, report
 from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.cli.status import cancel, logs, retry, status
 from cifar_hpc.cli.sweep import sweep
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (sweep, status, logs, cancel, retry, report, fetch, arch, schema, init, doctor):
+for command in (sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor):
     app.command()(command)
 
 

@@ -26,8 +26,8 @@ def report_folder(layout: Layout, sweeps: tuple[str, ...]) -> Path:
     return layout.sweep(sweeps[0]).report if len(sweeps) == 1 else layout.report
 
 
-def write_report(found: Findings, layout: Layout) -> Path:
-    """Writes the folder and returns the page's path. Raises OSError."""
+def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
+    """Writes the folder and returns the page's path. terms: the filter, for the title. Raises OSError."""
     folder = report_folder(layout, found.pool.sweeps)
     drawings = list(choose_drawings(found)) if found.board.measured else []
     for drawing in drawings:
@@ -38,7 +38,7 @@ def write_report(found: Findings, layout: Layout) -> Path:
         drawings,
         [ledger_table(found)],
         list(files),
-        title=title_of(found.board, found.pool.sweeps),
+        title=title_of(found.board, found.pool.sweeps) + (f": {terms}" if terms else ""),
         root=os.path.relpath(layout.root, folder),
     )
     for name, text in {**files, "index.html": page}.items():

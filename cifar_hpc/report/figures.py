@@ -103,7 +103,9 @@ def page_svg(drawing: Drawing) -> str:
     svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
     for ours, pages in _PAGE_COLORS.items():
         svg = svg.replace(ours, pages)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{drawing.title}"', svg, count=1)
+    widest = f"max-width: {drawing.figure.get_figwidth() * 115:.0f}px"
+    label = f'role="img" aria-label="{drawing.title}" style="{widest}"'
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', label, svg, count=1)
 
 
 def colors_for(values: Sequence[Any]) -> dict[Any, str]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.trials import Trial
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.report import summary
 from cifar_hpc.report.figures import Drawing, page_svg
@@ -32,35 +33,85 @@ class PageTable:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the leaderboard; key: what it sorts by."""
+
+    text: str
+    key: float | str | None
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PageRow:
+    """One point. style: tied, empty or none; trials: how many it has."""
+
+    cells: Sequence[Cell]
+    style: str
+    trials: int
+
+
 def render_page(
     found: Findings, drawings: Sequence[Drawing], tables: Sequence[PageTable], files: Sequence[str], *, title: str, root: str
 ) -> str:
-    """The page. root: the results folder as seen from the page's own; files: names beside the page to link."""
-    environment = Environment(
-        loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
+    """The page of sweeps. root: the results folder as seen from the page's own; files: names beside the page to link."""
     columns = [*leaderboard_columns(found.board)]
     after = next(i for i, column in enumerate(columns) if column.title == "val acc %") + 1
     columns[after:after] = _certainty_columns(found)
-    shown, more = _fitting(drawings)
-    hardware = sorted({f"{t.hardware} ({t.precision})" for t in found.pool.trials})
-    return environment.get_template("page.html.j2").render(
+    return render(
         title=title,
-        written=utc_now()[:16].replace("T", " ") + " UTC",
         progress=summary.progress_text(found.pool, found.board),
         summary=summary.headline(found),
+        drawings=drawings,
+        tables=tables,
+        trials=found.pool.trials,
+        root=root,
         failures=summary.failures(found.pool.unfinished),
         caveats=summary.caveats(found.pool, found.board),
         columns=columns,
         rows=[_page_row(row, columns, found) for row in found.board.rows],
-        legend="Shaded: tied with the best at the 5 % level. ◆: nothing is both better and faster.",
+        points=[_trials(row) for row in found.board.rows],
+        files=files,
+    )
+
+
+def render(
+    *,
+    title: str,
+    progress: str,
+    summary: Sequence[str],
+    drawings: Sequence[Drawing],
+    tables: Sequence[PageTable],
+    trials: Sequence[Trial],
+    root: str,
+    failures: Sequence[str] = (),
+    caveats: Sequence[str] = (),
+    columns: Sequence[Column] = (),
+    rows: Sequence[PageRow] = (),
+    points: Sequence[Any] = (),
+    files: Sequence[str] = (),
+) -> str:
+    """Any page of the house: words, a leaderboard where there are rows, figures, tables."""
+    environment = Environment(
+        loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    shown, more = _fitting(drawings)
+    return environment.get_template("page.html.j2").render(
+        title=title,
+        written=utc_now()[:16].replace("T", " ") + " UTC",
+        progress=progress,
+        summary=summary,
+        failures=failures,
+        caveats=caveats,
+        columns=columns,
+        rows=rows,
         figures=shown,
         more=more,
         tables=tables,
         files=files,
-        hardware=", ".join(hardware) or "nothing yet",
-        versions=", ".join(sorted({t.version for t in found.pool.trials})) or "-",
-        data=_json({"root": root, "points": [_trials(row) for row in found.board.rows]}),
+        hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
+        versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
+        data=_json({"root": root, "points": points}),
     )
 
 
@@ -86,15 +137,14 @@ def _certainty_columns(found: Findings) -> list[Column]:
     return [column for column in columns if any(column.text(row) for row in found.board.rows)]
 
 
-def _page_row(row: Row, columns: Sequence[Column], found: Findings) -> dict[str, Any]:
+def _page_row(row: Row, columns: Sequence[Column], found: Findings) -> PageRow:
     tied = found.comparison is not None and found.comparison.tied(row.point_id)
+    mark = " ◆" if row.pareto else ""
     cells = [
-        {"text": column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""), "key": key, "right": column.right}
-        for column in columns
-        for key in (column.key(row),)
+        Cell(column.text(row) + (mark if column.title == "time" else ""), column.key(row), column.right) for column in columns
     ]
     seeds = len(row.trials) + len(row.failed) + len(row.unfinished)
-    return {"cells": cells, "style": "tied" if tied else "" if row.score else "empty", "trials": seeds}
+    return PageRow(cells, "tied" if tied else "" if row.score else "empty", seeds)
 
 
 def _trials(row: Row) -> list[tuple[str, int, str, str]]:

@@ -71,6 +71,16 @@ def leaderboard_table(board: Leaderboard, width: int, top: int | None = None) ->
     return table, left
 
 
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A rich table in the house style; columns after the first are to the right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for number, title in enumerate(header):
+        table.add_column(title, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def leaderboard_markdown(board: Leaderboard) -> str:
     """A GitHub table."""
     columns = leaderboard_columns(board)

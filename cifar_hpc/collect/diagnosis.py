@@ -1,0 +1,75 @@
+"""What one trial gets wrong: confusions, per-class accuracy, calibration, its most confident errors. From its logits alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from cifar_hpc.collect.predictions import SplitPredictions
+
+BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Images binned by the confidence of their prediction; ece: expected calibration error 0..1 (Guo et al. 2017, eq. 3)."""
+
+    confidence: NDArray[np.float64]  # mean of each bin that holds images
+    accuracy: NDArray[np.float64]
+    count: NDArray[np.int64]
+    ece: float
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """confusion: K x K counts, rows are the true class; confusions: (true, taken for, images), most frequent first;
+    confident_errors: (place in the official split or in the test split, true, taken for, confidence), most confident first."""
+
+    classes: tuple[str, ...]
+    confusion: NDArray[np.int64]
+    confusions: tuple[tuple[str, str, int], ...]
+    reliability: Reliability
+    confident_errors: tuple[tuple[int, str, str, float], ...]
+
+    @property
+    def class_accuracy(self) -> dict[str, float]:
+        """Share of each class' images that were classified rightly; classes without images are absent."""
+        totals = self.confusion.sum(1)
+        return {name: float(self.confusion[k, k] / totals[k]) for k, name in enumerate(self.classes) if totals[k]}
+
+
+def diagnose(predictions: SplitPredictions, classes: Sequence[str], most: int = 10) -> Diagnosis:
+    """classes: K names in the order of the logits."""
+    probabilities_NK = softmax(predictions.logits.astype(np.float64), axis=1)
+    taken_N, confidence_N = probabilities_NK.argmax(1), probabilities_NK.max(1)
+    k = predictions.logits.shape[1]
+    confusion = np.bincount(predictions.labels * k + taken_N, minlength=k * k).reshape(k, k)
+    wrong = confusion - np.diag(np.diag(confusion))
+    pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    errors_N = np.flatnonzero(taken_N != predictions.labels)
+    errors_N = errors_N[np.argsort(-confidence_N[errors_N], kind="stable")][:most]
+    place = predictions.index if predictions.index is not None else np.arange(len(taken_N))
+    return Diagnosis(
+        classes=tuple(classes),
+        confusion=confusion,
+        confusions=tuple((classes[a], classes[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]),
+        reliability=measure_reliability(confidence_N, taken_N == predictions.labels),
+        confident_errors=tuple(
+            (int(place[i]), classes[predictions.labels[i]], classes[taken_N[i]], float(confidence_N[i])) for i in errors_N
+        ),
+    )
+
+
+def measure_reliability(confidence_N: NDArray[np.float64], right_N: NDArray[np.bool_]) -> Reliability:
+    """Over BINS bins of equal width, open below and closed above."""
+    bin_N = np.clip(np.ceil(confidence_N * BINS).astype(int) - 1, 0, BINS - 1)
+    count = np.bincount(bin_N, minlength=BINS)
+    held = count > 0
+    confidence = np.bincount(bin_N, confidence_N, BINS)[held] / count[held]
+    accuracy = np.bincount(bin_N, right_N.astype(float), BINS)[held] / count[held]
+    ece = float((count[held] * np.abs(confidence - accuracy)).sum() / count.sum())
+    return Reliability(confidence, accuracy, count[held], ece)

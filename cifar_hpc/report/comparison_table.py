@@ -1,0 +1,49 @@
+"""Two points side by side: class by class, and the paired tests in words."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from cifar_hpc.collect.comparison import compare_points, point_predictions
+from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.summary import p_text
+from cifar_hpc.report.tables import plain_table
+
+
+def comparison_table(one: Row, other: Row, layout: Layout) -> Table:
+    """Accuracy of each class on the validation images, mean over seeds, in percent. Raises RecordError on torn predictions."""
+    first, second = (_class_accuracy(row, layout) for row in (one, other))
+    rows = [
+        (name, f"{100 * first[name]:.1f}", f"{100 * second[name]:.1f}", f"{100 * (first[name] - second[name]):+.1f}")
+        for name in first
+        if name in second
+    ]
+    return plain_table(("class", one.label, other.label, "difference"), rows)
+
+
+def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
+    """One sentence a split. Raises CifarHpcError where the points did not see the same images."""
+    lines = []
+    for split in ("val", "test"):
+        if split == "test" and not (one.test_acc and other.test_acc):
+            continue
+        found = compare_points(one, other, layout, split)
+        interval = ""
+        if found.low is not None and found.high is not None:
+            interval = f" (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f})"
+        lines.append(
+            f"{split}: {one.label} is {100 * found.difference:+.2f} points against {other.label}{interval},"
+            f" {found.test}, p {p_text(found.p_value)}."
+        )
+    return lines
+
+
+def _class_accuracy(row: Row, layout: Layout) -> dict[str, float]:
+    predictions = point_predictions(row, layout, "val")
+    if not predictions:
+        raise CifarHpcError(f"{row.label} has no measured validation split")
+    seeds = [diagnose(found, row.trials[0].classes).class_accuracy for found in predictions]
+    return {name: sum(seed[name] for seed in seeds) / len(seeds) for name in seeds[0]}
