@@ -39,6 +39,7 @@ from cifar_hpc.records.schema import (
 )
 from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
 from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
+from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.member import Member
@@ -154,15 +155,24 @@ class _CohortRun:
             save_due=self._save_due,
             interrupted=self.interrupted,
         )
-        self._finish([member for member in members if not member.active])  # those that died between last epoch and result
-        train_cohort(members, train, val, hooks)
+        fitted = [member for member in members if isinstance(member, FittedMember)]
+        for member in fitted:
+            self._fit(member, train, val)
+        self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
+        train_cohort([member for member in members if member not in fitted], train, val, hooks)
+
+    def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
+        try:
+            member.fit(train, val, len(self.data.classes))
+        except Exception as error:
+            self._fail(self.attempts[member.config.trial_id], error)
 
     def _member(self, attempt: _Attempt) -> Member | None:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
         try:
             steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
             start = self._starting_model(attempt.config)
-            member = Member(attempt.config, start, self.trunk.model, steps, self.precision)
+            member = build_member(attempt.config, start, self.trunk.model, steps, self.precision)
             with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
                 state = load_checkpoint(attempt.files.checkpoint)
                 if state is not None:
@@ -274,6 +284,7 @@ class _CohortRun:
             executor=self.executor,
             job=attempt.claim.job,
             hardware=describe_hardware(self.device, self.precision),
+            warnings=member.model.warnings,
             provenance=describe_provenance(data.sha256, weights_sha256(config.arch, config.weights)),
         )
 

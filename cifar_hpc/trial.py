@@ -23,7 +23,8 @@ ID_LENGTH = 12  # base32 characters: 60 bits
 def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     """A trial key: its docstring, default and limits (choices, ge, gt, le, lt), which spec/schema.py shows and enforces.
 
-    derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id.
+    derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id. late=True: no
+    part of the id while it is None, so that a key which came later leaves the ids of older results as they are.
     """
     return field(default=default, metadata={"doc": doc, **limits})
 
@@ -101,6 +102,8 @@ class TrialConfig:
     classifier: str = spec_key(
         "linear (trained), svm or knn (scikit-learn on the frozen features)", "linear", choices=catalog.CLASSIFIERS
     )
+    svm_c: float | None = spec_key("C of classifier: svm, the weight of the training errors; null: 1", None, gt=0, late=True)
+    knn_k: int | None = spec_key("neighbours that vote in classifier: knn; null: 5", None, ge=1, late=True)
     augment: str | tuple[AugmentOp, ...] = spec_key("augmentation of training images: a name, or a list of operations", "none")
     optimizer: str = spec_key("optimiser", "sgd", choices=catalog.OPTIMIZERS)
     lr: float = spec_key("peak learning rate", 0.01, gt=0)
@@ -144,6 +147,8 @@ class TrialConfig:
         members = {}
         for key in _SORTED_KEYS:
             value = getattr(self, key)
+            if value is None and key in _LATE:
+                continue
             if isinstance(value, DatasetConfig | StopConfig):
                 members[key] = f'"{key}":{value.canonical}'
             elif isinstance(value, tuple):
@@ -186,7 +191,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
 
     freeze 0, 0.0 -> none; 1.0 -> all; any share of a network that is all classifier -> none; momentum -> None for adam and
     adamw; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the
-    key is one.
+    key is one; svm_c and knn_k -> None where their classifier is not used. Of svm and knn, which are fitted once to frozen
+    features: freeze -> all, what steers training -> its default, and with given weights the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:
@@ -200,6 +206,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
         freeze = "none"
     if freeze != config.freeze:
         changes["freeze"] = freeze
+    if config.classifier != "linear":
+        return _normalise_frozen(dataclasses.replace(config, **changes))
+    for name in ("svm_c", "knn_k"):
+        if getattr(config, name) is not None:
+            changes[name] = None
     if config.momentum is not None and config.optimizer not in ("sgd", "muon"):
         changes["momentum"] = None
     if config.stop.patience is None and config.stop.min_delta != 0.0:
@@ -209,6 +220,18 @@ def normalise(config: TrialConfig) -> TrialConfig:
     return dataclasses.replace(config, **changes) if changes else config
 
 
+def _normalise_frozen(config: TrialConfig) -> TrialConfig:
+    changes: dict[str, Any] = {name: _DEFAULTS[name] for name in TRAINING_KEYS} | {"epochs": 1, "stop": StopConfig()}
+    changes["freeze"] = "none" if config.arch == "linear" else "all"
+    changes["svm_c"] = (config.svm_c or 1.0) if config.classifier == "svm" else None
+    changes["knn_k"] = (config.knn_k or 5) if config.classifier == "knn" else None
+    if config.weights is not None:
+        changes["seed"] = 0
+        if config.weights == catalog.IMAGENET_WEIGHTS.get(config.arch, (None,))[0]:
+            changes["weights"] = "imagenet"
+    return dataclasses.replace(config, **changes)
+
+
 def stream_seed(seed: int, purpose: str, *counters: int) -> int:
     """The seed, 0..2**63-1, of one named random stream, such as stream_seed(seed, 'augment', epoch, step)."""
     text = f"{seed}/{purpose}/" + "/".join(map(str, counters))
@@ -216,6 +239,25 @@ def stream_seed(seed: int, purpose: str, *counters: int) -> int:
 
 
 _FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None"))
+_DEFAULTS = {f.name: f.default for f in fields(TrialConfig)}
+_LATE = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("late"))
+TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features does not feel
+    "unfreeze_epoch",
+    "layer_decay",
+    "augment",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "momentum",
+    "schedule",
+    "warmup_epochs",
+    "label_smoothing",
+    "dropout",
+    "ema",
+    "grad_clip",
+    "epochs",
+    "batch_size",
+)
 _SORTED_KEYS = tuple(sorted(f.name for f in fields(TrialConfig)))
 
 

@@ -161,7 +161,7 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
 @pytest.mark.parametrize(
     ("rest", "warning"),
     [
-        ("base: {arch: linear, optimizer: adamw, momentum: 0.9}", "momentum has no effect: only optimizer: sgd has it"),
+        ("base: {arch: linear, optimizer: adamw, momentum: 0.9}", "momentum has no effect: only optimizer: sgd and muon have it"),
         (
             "base: {arch: resnet18, weights: imagenet, freeze: all, layer_decay: 0.5}",
             "layer_decay has no effect: only the classifier is trained",

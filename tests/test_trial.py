@@ -50,6 +50,8 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "unfreeze_epoch": 1,
         "layer_decay": 0.5,
         "classifier": "svm",
+        "svm_c": 0.5,
+        "knn_k": 3,
         "augment": "flip",
         "optimizer": "adam",
         "lr": 0.1,
@@ -100,6 +102,9 @@ def test_where_a_folder_or_a_weights_file_lies_is_no_part_of_the_id() -> None:
         ({"stop": StopConfig(min_delta=0.1)}, {"stop": StopConfig()}),
         ({"arch": "resnet50", "weights": "IMAGENET1K_V2"}, {"arch": "resnet50", "weights": "imagenet"}),
         ({"arch": "linear", "freeze": 0.5}, {"arch": "linear", "freeze": "none"}),
+        ({"svm_c": 3.0}, {"knn_k": 3}),
+        ({"classifier": "svm"}, {"classifier": "svm", "svm_c": 1.0, "freeze": 0.5, "lr": 3.0, "epochs": 3, "augment": "flip"}),
+        ({"classifier": "knn", "weights": "imagenet", "seed": 1}, {"classifier": "knn", "weights": "imagenet", "knn_k": 5}),
     ],
 )
 def test_configs_that_train_alike_have_one_id(one: dict[str, object], other: dict[str, object]) -> None:

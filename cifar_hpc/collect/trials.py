@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
+from cifar_hpc.trial import TRAINING_KEYS
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
@@ -123,6 +124,8 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
             flat |= {key if part == "name" else f"{key}.{part}": _hashable(item) for part, item in value.items()}
         else:
             flat[key] = _hashable(value)
+    if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
+        flat |= {key: None for key in flat if key in TRAINING_KEYS or key.startswith("stop.")}
     flat.pop("dataset.folder", None)  # where it lies is no part of the trial
     return flat
 

@@ -166,6 +166,7 @@ class TrialResult(Record):
     job: str
     hardware: Hardware
     provenance: Provenance
+    warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,6 +114,7 @@ def _check_freeze(arch: str, freeze: Any) -> Finding | None:
     )
 
 
+FITTED = "svm and knn are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_stem, lambda c: (c.arch, c.stem)),
@@ -122,8 +123,16 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_freeze, lambda c: (c.arch, c.freeze)),
 )
 
+
+def _trains(config: TrialConfig) -> bool:
+    return config.classifier == "linear"
+
+
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
-    "momentum": (lambda c: c.optimizer == "sgd", "only optimizer: sgd has it"),
+    "momentum": (lambda c: c.optimizer in ("sgd", "muon") and _trains(c), "only optimizer: sgd and muon have it"),
+    "svm_c": (lambda c: c.classifier == "svm", "only classifier: svm has it"),
+    "knn_k": (lambda c: c.classifier == "knn", "only classifier: knn has it"),
+    **dict.fromkeys(("lr", "epochs", "augment", "optimizer", "schedule", "weight_decay"), (_trains, FITTED)),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),

@@ -20,7 +20,7 @@ from cifar_hpc.spec.sections import Origins, read_sections, spell
 from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
 from cifar_hpc.spec.values import NOT_YET, show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
-from cifar_hpc.trial import TrialConfig
+from cifar_hpc.trial import TRAINING_KEYS, TrialConfig
 
 _AS_WRITTEN = ("dataset", "dataset.classes", "dataset.folder")  # axes that a table shows as the spec spells them
 
@@ -139,5 +139,7 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
         return spell(point.get(axis))
     if axis == "weights" and config.weights_fingerprint is not None:
         return point["weights"]
+    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
+        return None
     part, _, key = axis.rpartition(".")
     return spell(getattr(getattr(config, part) if part else config, key))

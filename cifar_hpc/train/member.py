@@ -51,7 +51,7 @@ class Member:
         self.precision = precision
         self.frozen = frozen_blocks(start.names, config.freeze)
         self.suffix = BlockModel(start.names[self.frozen :], copy.deepcopy(list(start.blocks)[self.frozen :]))
-        self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks])
+        self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
         freeze_blocks(self.model, self.frozen)
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
         self.ema = copy.deepcopy(self.suffix) if config.ema is not None else None

@@ -1,0 +1,124 @@
+"""Support vectors and nearest neighbours on the frozen features: trials that are fitted once instead of trained.
+
+Features are the input of the classifier block, standardised by the training images' mean and deviation (Razavian et al. 2014,
+arXiv:1403.6382, put a linear SVM there). The SVM's solution becomes the network's last layer, so that all that is done with a
+trained network is done with it too. Owns: which member a classifier needs, the fit. Knows nothing of records on disk.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from torch import Tensor, nn
+
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.records.schema import EpochRecord
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE, evaluate
+from cifar_hpc.train.member import Member
+from cifar_hpc.train.taps import Feed
+from cifar_hpc.trial import TrialConfig
+
+MAX_ITERATIONS = 5000  # of the SVM's solver; scikit-learn's 1000 do not always suffice for 2048 features
+
+
+class FittedMember(Member):
+    """A trial whose classifier is fitted to the training features in its only epoch."""
+
+    def __init__(
+        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+    ) -> None:
+        super().__init__(config, start, trunk, steps_per_epoch, precision)
+        self.progress.step = steps_per_epoch  # no step is left to take
+        self.layer = _linear_layer(start, config) if config.classifier == "svm" else None
+        self.neighbours: KNeighborsClassifier | None = None
+        self.scaler = StandardScaler()
+        self.num_classes = 0
+
+    def fit(self, train: Feed, val: Feed, num_classes: int) -> EpochRecord:
+        """The one epoch: fits, measures training and validation images, keeps the outcome as the best."""
+        started = time.perf_counter()
+        self.num_classes = num_classes
+        features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
+        labels_N = train.labels_N.cpu().numpy()
+        scaled_ND = self.scaler.fit_transform(features_ND)
+        if self.config.classifier == "svm":
+            self._fit_svm(scaled_ND, labels_N)
+        else:
+            self.neighbours = KNeighborsClassifier(min(self.config.knn_k or 5, len(labels_N))).fit(scaled_ND, labels_N)
+        logits_NK = evaluate([self], train)[0]
+        self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
+        self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
+        self.seen = len(train)
+        self.progress.epoch_s = time.perf_counter() - started
+        started = time.perf_counter()
+        val_logits_NK = evaluate([self], val)[0]
+        return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started)
+
+    def eval_logits(self, tap: Tensor) -> Tensor:
+        """Decision values of the SVM; of the neighbours the log of each class's share of the votes, with one vote more that
+        is spread over all classes, so that every share is above zero."""
+        if self.neighbours is None:
+            return super().eval_logits(tap)
+        near_NM = self.neighbours.kneighbors(self.scaler.transform(_features(tap)), return_distance=False)
+        k = near_NM.shape[1]
+        votes_NMK = np.eye(self.num_classes)[self.neighbours._y[near_NM]]
+        share_NK = (votes_NMK.sum(1) + 1 / self.num_classes) / (k + 1)
+        return torch.from_numpy(np.log(share_NK)).float().to(tap.device)
+
+    def _taps(self, feed: Feed) -> list[Tensor]:
+        starts = range(0, len(feed), EVAL_BATCH_SIZE)
+        return [feed.eval_batch(i, min(i + EVAL_BATCH_SIZE, len(feed)), {self.depth})[self.depth] for i in starts]
+
+    def _fit_svm(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
+        """One against the rest, squared hinge loss; the standardisation is folded into the layer's weights."""
+        assert self.layer is not None
+        solver = LinearSVC(C=self.config.svm_c or 1.0, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", ConvergenceWarning)
+            solver.fit(scaled_ND, labels_N)
+        if told:
+            self.model.warnings = (*self.model.warnings, f"the SVM did not converge within {MAX_ITERATIONS} iterations")
+        weight_KD, bias_K = solver.coef_, solver.intercept_
+        if len(weight_KD) == 1:  # two classes have one decision value: half of it for each, with its sign
+            weight_KD, bias_K = np.vstack([-weight_KD, weight_KD]) / 2, np.hstack([-bias_K, bias_K]) / 2
+        folded_KD = weight_KD / self.scaler.scale_
+        layer = self.suffix.get_submodule(self.layer)
+        assert isinstance(layer, nn.Linear)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(folded_KD))
+            layer.bias.copy_(torch.from_numpy(bias_K - folded_KD @ self.scaler.mean_))
+
+
+def build_member(
+    config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+) -> Member:
+    """The member that the trial's classifier needs. Raises CifarHpcError where the network cannot have that classifier."""
+    kind = Member if config.classifier == "linear" else FittedMember
+    return kind(config, start, trunk, steps_per_epoch, precision)
+
+
+def _features(tap: Tensor) -> NDArray[np.float64]:
+    return tap.flatten(1).double().cpu().numpy()
+
+
+def _linear_layer(model: BlockModel, config: TrialConfig) -> str:
+    """The path, within a model of the last block alone, of its only weighted layer."""
+    weighted = [
+        (path, module)
+        for path, module in BlockModel(model.names[-1:], list(model.blocks)[-1:]).named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
+        raise CifarHpcError(
+            f"classifier: svm with arch {config.arch}, whose block {model.names[-1]!r} is no linear layer; allowed: linear, knn"
+        )
+    return weighted[0][0]

@@ -1,0 +1,100 @@
+"""Support vectors and neighbours are trials: the same records, alone or beside others, and scikit-learn's own answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+
+from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.models.zoo import build_model
+from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.runner import run_job
+from tests.test_train_loop import result_of, run_alone
+from tests.training import digits_config, job_of, numbers
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    return Layout(tmp_path / "results")
+
+
+def features_of(config):
+    data = load_dataset(config.dataset, 8, data_root())
+    model = build_model(config, 10, 1).eval()
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (data.mean, data.std))
+
+    def features(split):
+        with torch.no_grad():
+            x = (split.images_NCHW / 255 - mean) / std
+            return model.forward_blocks(x, 0, len(model.blocks) - 1).flatten(1).numpy(), split.labels_N.numpy()
+
+    return [features(split) for split in (data.train, data.val, data.test)]
+
+
+@pytest.mark.parametrize(
+    ("config", "reference"),
+    [
+        (digits_config(classifier="svm", svm_c=0.01), LinearSVC(C=0.01, dual="auto", random_state=0, max_iter=5000)),
+        (digits_config(classifier="knn", knn_k=3), KNeighborsClassifier(3)),
+        (digits_config(classifier="knn", arch="linear"), KNeighborsClassifier(5)),
+    ],
+)
+def test_a_classifier_of_scikit_learn_is_a_trial_with_the_answers_of_scikit_learn(layout, config, reference):
+    run_job(job_of(config), layout, executor="inline")
+    result, files = result_of(layout, config), layout.trial(config.trial_id)
+    assert sorted(path.name for path in files.folder.iterdir()) == ["predictions.npz", "result.json", "trial.json"]
+    assert result.outcome is Outcome.FINISHED and result.best_epoch == len(result.curves) == 1
+    (train_x, train_y), (val_x, val_y), (test_x, test_y) = features_of(config)
+    scaler = StandardScaler().fit(train_x)
+    reference.fit(scaler.transform(train_x), train_y)
+    assert result.train.acc == pytest.approx(reference.score(scaler.transform(train_x), train_y), abs=0.005)
+    assert result.val.acc == pytest.approx(reference.score(scaler.transform(val_x), val_y), abs=0.02)
+    assert result.test.acc == pytest.approx(reference.score(scaler.transform(test_x), test_y), abs=0.005)
+    assert result.test.acc > 0.8
+    saved = np.load(files.predictions)
+    assert (saved["test_labels"] == test_y).all()
+    if config.classifier == "svm":
+        assert np.allclose(saved["test_logits"], reference.decision_function(scaler.transform(test_x)), rtol=5e-3, atol=5e-3)
+    else:
+        assert np.allclose(np.exp(saved["test_logits"].astype(float)).sum(1), 1, atol=2e-3)
+
+
+def test_classifiers_have_the_same_bits_beside_trained_members(layout, tmp_path):
+    configs = [
+        digits_config(classifier="svm"),
+        digits_config(classifier="knn"),
+        digits_config(freeze="all", lr=0.02, batch_size=128),
+        digits_config(freeze=1, batch_size=128),
+    ]
+    run_job(job_of(*configs, together=True), layout, executor="inline")
+    for config in configs:
+        assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config.classifier
+
+
+def test_two_classes_have_two_decision_values_of_one_size(layout):
+    config = digits_config(classifier="svm", dataset=digits_config().dataset.__class__(name="digits", classes=("3", "8")))
+    run_job(job_of(config), layout, executor="inline")
+    logits = np.load(layout.trial(config.trial_id).predictions)["test_logits"]
+    assert np.allclose(logits[:, 0], -logits[:, 1], atol=1e-2) and result_of(layout, config).test.acc > 0.85
+
+
+def test_a_network_whose_classifier_is_no_linear_layer_refuses_an_svm_and_takes_neighbours(layout):
+    svm, knn = (digits_config(classifier=name, arch="squeezenet1_1", image_size=32) for name in ("svm", "knn"))
+    run_job(job_of(svm, knn, together=True), layout, executor="inline")
+    state = read_state(layout.trial(svm.trial_id), svm.trial_id)
+    assert state.status is Status.FAILED and "is no linear layer; allowed: linear, knn" in state.reason
+    assert result_of(layout, knn).outcome is Outcome.FINISHED
+
+
+def test_an_svm_that_did_not_converge_says_so(layout, monkeypatch):
+    monkeypatch.setattr("cifar_hpc.train.classifiers.MAX_ITERATIONS", 1)
+    config = digits_config(classifier="svm", svm_c=100.0)
+    run_job(job_of(config), layout, executor="inline")
+    assert result_of(layout, config).warnings == ("the SVM did not converge within 1 iterations",)
