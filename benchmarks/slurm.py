@@ -139,6 +139,8 @@ def _run_one(job: Any, layout: Layout) -> None:
 
 def _wait(layout: Layout, ids: list[str]) -> None:
     while not all(layout.trial(trial_id).result.exists() for trial_id in ids):
+        if failed := [trial_id for trial_id in ids if layout.trial(trial_id).error.exists()]:
+            sys.exit(layout.trial(failed[0]).error.read_text())
         time.sleep(0.2)
 
 

@@ -70,8 +70,9 @@ class History:
         return sum(entry.state == "OUT_OF_MEMORY" for entry in self.endings)
 
     @property
-    def failed_nodes(self) -> tuple[str, ...]:
-        return tuple(sorted({entry.nodes for entry in self.endings if entry.state in NODE_FAILURES and entry.nodes}))
+    def failed_node(self) -> str | None:
+        """The last one: to avoid every node that ever failed would leave none in the end."""
+        return next((e.nodes for e in reversed(self.endings) if e.state in NODE_FAILURES and e.nodes), None)
 
     @property
     def failures(self) -> int:
@@ -140,7 +141,7 @@ def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Nee
         memory_gb=None if memory_gb is None else memory_gb * at_once,
         minutes=math.ceil(asked.minutes or profile.minutes),
         at_once=at_once,
-        exclude=tuple(sorted({node for history in histories for node in history.failed_nodes})),
+        exclude=tuple(sorted({history.failed_node for history in histories if history.failed_node})),
     )
 
 
