@@ -1,0 +1,71 @@
+"""Sweeps on Slurm from the command line, held in the queue so that nothing trains."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.records.layout import Layout, results_root
+from slurm.local.cluster import Cluster
+
+SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\n"
+
+
+@pytest.fixture
+def run(cluster: Cluster, tmp_path, monkeypatch):
+    """Runs a command in a folder with one profile whose jobs are held; raises nothing by itself."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nparallel: 4\nmemory_gb: 1\n")
+
+    def run(*arguments: str, grid: str | None = None, status: int = 0) -> str:
+        if grid is not None:
+            (tmp_path / "s.yaml").write_text(SPEC + f"grid: {grid}\n")
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == status, (done.output, done.exception)
+        return done.output
+
+    return run
+
+
+def _statuses(run) -> list[str]:
+    Layout(results_root()).queue.unlink(missing_ok=True)
+    return [row["status"] for row in json.loads(run("status", "s", "--format", "json"))]
+
+
+def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: Cluster):
+    assert "3 trials submitted" in run("sweep", "s.yaml", grid="{lr: [0.1, 0.2, 0.3]}")
+    assert _statuses(run) == ["queued"] * 3
+    assert "nothing to submit" in run("sweep", "s.yaml")
+    assert "1 trials submitted" in run("sweep", "s.yaml", grid="{lr: [0.1, 0.2, 0.3, 0.4]}")
+    told = run("sweep", "s.yaml", "--prune", grid="{lr: [0.1, 0.2, 0.3]}")
+    assert "no longer in the spec: 1 trials" in told and "pruned: 1 queued jobs" in told
+    run("cancel", "s")
+    assert _statuses(run) == ["cancelled"] * 3
+    assert not cluster.run("squeue", "-h").strip(), "the canary ended too"
+    assert "3 trials submitted" in run("sweep", "s.yaml")
+
+
+def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):
+    shown = run("sweep", "s.yaml", "--dry-run", "-v", grid="{lr: [0.1, 0.2]}")
+    assert "2 jobs, 2 trials" in shown and "GPU-hours" in shown and "#SBATCH --array=0-1%2" in shown
+    assert not cluster.run("squeue", "-h").strip()
+
+
+def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
+    (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nmax_submit: 3\njob_minutes: 1\n")
+    told = run("sweep", "s.yaml", "--no-canary", grid="{lr: [0.1, 0.2, 0.3, 0.4, 0.5]}")
+    assert "3 trials submitted" in told and "2 trials wait for room" in told
+    assert sorted(_statuses(run)) == ["planned", "planned", "queued", "queued", "queued"]
+    rows = json.loads(run("status", "s", "--format", "json"))
+    assert "max_submit of the profile" in next(row["reason"] for row in rows if row["status"] == "planned")
+
+
+def test_a_profile_that_slurm_refuses_is_told_without_a_traceback(run, tmp_path):
+    (tmp_path / "slurm/site.yaml").write_text("gpu_partition: nowhere\n")
+    told = run("sweep", "s.yaml", grid="{lr: [0.1, 0.2]}", status=2)
+    assert "invalid partition" in told.lower() and "Profile 'site'" in told
