@@ -155,11 +155,15 @@ ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
 @dataclass(frozen=True, slots=True)
 class ArchInfo:
     """What is known of an architecture without building it. blocks: names in forward order, the classifier last; params: at
-    1000 classes, 3 channels and 224 pixels; min_side, side_step: pixels, the image sides it takes are the multiples of the
+    1000 classes, 3 channels and 224 pixels; flops: of a forward pass of one such image; param_shares, flop_shares: each
+    block's share of them, 0..1; min_side, side_step: pixels, the image sides it takes are the multiples of the
     step from min_side on; weights: torchvision's weight names, its recommended one first -> the file's name."""
 
     blocks: tuple[str, ...]
     params: int
+    flops: int
+    param_shares: tuple[float, ...]
+    flop_shares: tuple[float, ...]
     min_side: int
     side_step: int
     weights: Mapping[str, str]
@@ -168,7 +172,10 @@ class ArchInfo:
 def architecture(arch: str) -> ArchInfo | None:
     """The facts on one of ARCHS, None for any other name. `python -m cifar_hpc.models.facts` wrote them from built models."""
     facts = _architectures().get(arch)
-    return ArchInfo(**{**facts, "blocks": tuple(facts["blocks"])}) if facts else None
+    if facts is None:
+        return None
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return ArchInfo(**plain)
 
 
 def block_names(arch: str) -> tuple[str, ...] | None:

@@ -7,23 +7,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_hpc.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
 from cifar_hpc.trial import TrialConfig
 
-__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cohort:
-    """Trials trained side by side, so that their common trunk runs once for all."""
-
-    trials: tuple[TrialConfig, ...]
-
-    @property
-    def trial_ids(self) -> tuple[str, ...]:
-        return tuple(trial.trial_id for trial in self.trials)
+__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,31 +39,27 @@ class Plan:
     cohorts: tuple[Cohort, ...]
 
 
-def make_plan(spec: SweepSpec) -> Plan:
-    """The plan of a spec, from the spec alone: what is already on disk changes which jobs start, never the plan."""
+def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
+    """The plan of a spec, from the spec alone: what is already on disk changes which jobs start, never the plan.
+
+    share: train trials side by side where they have a trunk in common; else each alone, with the same numbers.
+    """
     trials = tuple(trial.config for trial in spec.trials)
-    members: dict[str, list[TrialConfig]] = {}
-    for trial in trials:
-        members.setdefault(_cohort_key(trial), []).append(trial)
-    return Plan(spec=spec, trials=trials, cohorts=tuple(Cohort(trials=tuple(group)) for group in members.values()))
-
-
-def _cohort_key(trial: TrialConfig) -> str:
-    """Trials of one key train side by side. Today each trains alone."""
-    return trial.trial_id
+    return Plan(spec=spec, trials=trials, cohorts=group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials))
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
-    """Jobs for those trials of the plan that are among trial_ids, one a cohort, in the plan's order.
+    """Jobs for those trials of the plan that are among trial_ids, one a cohort, the longest first so that none ends last alone.
 
     first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
     say) leave their cohort; a cohort without members has no job.
     """
     wanted = frozenset(trial_ids)
     cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
+    longest_first = sorted((cohort for cohort in cohorts if cohort.trials), key=work_of, reverse=True)
     return tuple(
         Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources)
-        for number, cohort in enumerate((c for c in cohorts if c.trials), first_number)
+        for number, cohort in enumerate(longest_first, first_number)
     )
 
 

@@ -187,7 +187,7 @@ class _CohortRun:
         """The network before its first step. Members of a cohort start alike but for their dropout."""
         if config.dropout not in self.starts:
             model = build_model(config, len(self.data.classes), self.model_channels)
-            self.starts[config.dropout] = model.to(self.device, memory_format=torch.channels_last)
+            self.starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
         return self.starts[config.dropout]
 
     def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:

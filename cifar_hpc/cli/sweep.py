@@ -79,6 +79,7 @@ def sweep(
     wait: Annotated[bool, typer.Option("--wait/--detach", help="on Slurm: stay until all has ended")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="on Slurm: cancel queued jobs whose trials the spec dropped")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
+    share: Annotated[bool, typer.Option("--share/--no-share", help="train trials with a common trunk side by side")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
 ) -> None:
@@ -89,7 +90,7 @@ def sweep(
     loaded = load_spec(spec, set_ or ())
     for warning in loaded.warnings:
         say(f"warning: {warning}")
-    plan = make_plan(loaded)
+    plan = make_plan(loaded, share=share)
     layout = Layout(results_root())
     dropped = _dropped(layout, plan_record(plan))
     if dropped:
@@ -255,7 +256,7 @@ def check_there(configs: Sequence[TrialConfig]) -> None:
 
 
 def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
-    from cifar_hpc.plan import jobs_for, plan_record
+    from cifar_hpc.plan import jobs_for, plan_record, trunk_passes
 
     counts = Counter(state.status for state in states.values())
     todo = _to_start(states, ())
@@ -267,6 +268,11 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
         f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
     ]
+    frozen = [trial for trial in plan.trials if trunk_passes([trial])]
+    if frozen:
+        alone_n = sum(trunk_passes([trial]) for trial in frozen)
+        shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
+        lines.append(f"  sharing   {len(frozen)} trials with frozen blocks: trunk passes {shared_n}/{alone_n}")
     if todo:
         known = left_s is not None
         lines.append(

@@ -30,9 +30,14 @@ def find_facts(arch: str) -> dict[str, Any]:
         named = [enum["DEFAULT"], *(member for member in enum if member is not enum["DEFAULT"])]
         # A set without categories (vgg16's for detectors) has no classifier and its linear layers are not numbers.
         weights = {member.name: member.url.rsplit("/", 1)[1] for member in named if member.meta["categories"]}
+    rows = summarize(model, NATIVE_SIDE, 3)
+    params, operations = sum(row.params for row in rows), sum(row.flops for row in rows)
     return {
         "blocks": list(model.names),
-        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "params": params,
+        "flops": operations,
+        "param_shares": [round(row.params / params, 4) for row in rows],
+        "flop_shares": [round(row.flops / operations, 4) for row in rows],
         "min_side": step if step > 1 else smallest_side(arch),
         "side_step": step,
         "weights": weights,
