@@ -82,8 +82,8 @@ def accuracy_of(config: TrialConfig, rng: np.random.Generator) -> float:
 def draw_logits(accuracy: float, images: Images, arch: str, rng: np.random.Generator) -> np.ndarray:
     """Logits N x K (float16) that are right on about `accuracy` of the images, more often on the easy ones."""
     n = len(images.labels)
-    shared_NK = np.random.default_rng(len(arch)).standard_normal((n, 10), dtype=np.float32)
-    noise_NK = 0.9 * rng.standard_normal((n, 10), dtype=np.float32) + 0.7 * shared_NK
+    all_NK, arch_NK = (np.random.default_rng(seed).standard_normal((n, 10), dtype=np.float32) for seed in (0, 1 + len(arch)))
+    noise_NK = 0.5 * rng.standard_normal((n, 10), dtype=np.float32) + 0.5 * arch_NK + 0.9 * all_NK
     noise_NK *= (0.4 + images.hardness)[:, None].astype(np.float32)
     rest_NK = noise_NK.copy()
     rest_NK[np.arange(n), images.labels] = -np.inf

@@ -60,6 +60,8 @@ def compare(
 
     layout = Layout(results_root())
     pool = scan(layout)
+    if one == other:
+        raise CifarHpcError("compare takes two different points")
     everyone = make_leaderboard(pool)
     ids = [_named_point(everyone, prefix).point_id for prefix in (one, other)]
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart

@@ -185,6 +185,33 @@ class ErrorRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleMember(Record):
+    """One trial of an ensemble. weight: its share; temperature: what its logits are divided by before the softmax."""
+
+    trial_id: str
+    weight: float
+    temperature: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleRecord(Record):
+    """An ensemble as `predict` takes it: the weighted mean of its members' probabilities or, for stacking, softmax(C f + b)
+    of f, the members' log-probabilities one after another, each less its mean over the classes."""
+
+    schema_version: int = SCHEMA_VERSION
+    method: str
+    created_at: str
+    classes: tuple[str, ...]
+    members: tuple[EnsembleMember, ...]
+    coefficients: tuple[tuple[float, ...], ...] | None  # C, classes x (members classes)
+    intercept: tuple[float, ...] | None  # b, classes
+    val_acc: float  # nested: members and weights chosen on other images
+    val_n: int
+    test_acc: float | None
+    test_n: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTrial(Record):
     """One trial of a plan. axes: the swept keys and their values, as the spec spells them."""
 

@@ -10,12 +10,14 @@ from cifar_hpc.collect.curves import make_curve_grid, rank_axes
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.schema import EnsembleRecord
+from cifar_hpc.records.store import write_atomic, write_record
 from cifar_hpc.report.figures import Drawing, save_drawing
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import draw_along, draw_effects, draw_freezing_curves, draw_heat_maps, draw_parallel
+from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.page import ledger_table, render_page, title_of
+from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, title_of
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records, to_csv
 
 _MOST_PANELS = 12  # of heat-maps
@@ -33,10 +35,12 @@ def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
     for drawing in drawings:
         save_drawing(drawing, folder / "figures")
     files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
+    for name, record in ensemble_records(found).items():
+        write_record(folder / name, record)
     page = render_page(
         found,
         drawings,
-        [ledger_table(found)],
+        [*ensemble_tables(found), ledger_table(found)],
         list(files),
         title=title_of(found.board, found.pool.sweeps) + (f": {terms}" if terms else ""),
         root=os.path.relpath(layout.root, folder),
@@ -65,11 +69,20 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
         rows, columns = [axis for axis in ranked if axis != panel][:2]
         yield draw_heat_maps(make_heat_maps(board, rows, columns, panel), board)
         yield draw_parallel(board)
+    if found.ensembles:
+        yield draw_gain(found.ensembles)
+        yield draw_disagreement(found.ensembles)
     by_size = sorted(ranked[:3], key=lambda axis: -len(board.values(axis)))  # the longest axis gets the colours
     color, row, column = (*by_size, None, None, None)[:3]
     grid = make_curve_grid(found.pool, board, row, column, color)
     for kind in ("acc", "loss"):
         yield from draw_curves(grid, board, kind)
+
+
+def ensemble_records(found: Findings) -> dict[str, EnsembleRecord]:
+    """ensembles/<method>.json: what `predict` takes."""
+    measured = found.ensembles.measured if found.ensembles else ()
+    return {f"ensembles/{one.record.method}.json": one.record for one in measured}
 
 
 def _is_numeric(board: Leaderboard, axis: str) -> bool:

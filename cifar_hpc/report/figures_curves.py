@@ -121,6 +121,8 @@ def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:
     values = np.concatenate([*found, np.zeros(0, np.float32)])
     if not len(values):
         return 0.0, 1.0
-    low, high = float(values.min()), float(np.quantile(values, 0.95) if kind == "loss" else values.max())
+    low, high = float(values.min()), float(values.max())
+    if kind == "loss" and high > 2 * (usual := float(np.quantile(values, 0.95))):
+        high = usual
     margin = 0.04 * (high - low) or 0.05
     return max(low - margin, 0.0), min(high + margin, 1.0) if kind == "acc" else high + margin

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cifar_hpc.collect.comparison import Comparison, compare_with_best
 from cifar_hpc.collect.effects import Effects, measure_effects
+from cifar_hpc.collect.ensemble_pool import Ensembles, make_ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ledger import Ledger, make_ledger
 from cifar_hpc.collect.scan import Pool
@@ -14,15 +15,23 @@ from cifar_hpc.records.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """comparison: None where nothing was measured."""
+    """comparison: None where nothing was measured; ensembles: None where there are no two members."""
 
     pool: Pool
     board: Leaderboard
     comparison: Comparison | None
     effects: Effects
     ledger: Ledger
+    ensembles: Ensembles | None
 
 
 def find(pool: Pool, board: Leaderboard, layout: Layout) -> Findings:
     """Computes all but the leaderboard, which the terminal shows first."""
-    return Findings(pool, board, compare_with_best(board, layout), measure_effects(board), make_ledger(pool, board))
+    return Findings(
+        pool=pool,
+        board=board,
+        comparison=compare_with_best(board, layout),
+        effects=measure_effects(board),
+        ledger=make_ledger(pool, board),
+        ensembles=make_ensembles(board, layout),
+    )

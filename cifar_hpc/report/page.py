@@ -198,6 +198,34 @@ def ledger_table(found: Findings) -> PageTable:
     return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, note)
 
 
+def ensemble_tables(found: Findings) -> list[PageTable]:
+    """Every ensemble beside its best member, and greedy's weights; nothing where there are no ensembles."""
+    ensembles = found.ensembles
+    if ensembles is None:
+        return []
+    best = ensembles.best
+    rows = [("best member", "1", summary.percent(best.val_acc), "", summary.percent(best.test_acc), "")]
+    for one in ensembles.measured:
+        record = one.record
+        val, test = (summary.difference_text(difference) for difference in (one.val, one.test))
+        size = str(len(record.members))
+        rows.append((record.method, size, summary.percent(record.val_acc), val, summary.percent(record.test_acc), test))
+    note = (
+        f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
+        " nested (chosen on four fifths, measured on the fifth), so it is fair, while the best member's is the best of many. Test was"
+        " measured once. p: McNemar on the same images. Files: ensembles/METHOD.json."
+    )
+    header = ("method", "members", "val acc %", "against the best member", "test acc %", "against the best member")
+    weights = [
+        (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
+        for one in ensembles.measured
+        if one.record.method == "greedy"
+        for member in one.record.members
+    ]
+    weights_table = PageTable("weights", "Greedy's weights", ("method", "trial", "weight %", "temperature"), weights)
+    return [PageTable("ensembles", "Ensembles", header, rows, note), *([weights_table] if weights else [])]
+
+
 def title_of(board: Leaderboard, sweeps: Sequence[str]) -> str:
     """The page's title."""
     return ", ".join(sweeps) if sweeps else f"All trials ({len(board.rows)} points)"

@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.comparison import Comparison
+from cifar_hpc.collect.ensemble_pool import Ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.statistics import PairedDifference
 from cifar_hpc.collect.trials import Unfinished
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
@@ -72,6 +74,8 @@ def headline(found: Findings) -> list[str]:
     if comparison and comparison.optimism is not None and len(board.measured) > 1:
         flattery = f"flatters it by {_about(comparison.optimism)} points"
         lines.append(f"Being the best of {plural(len(board.measured), 'point')} on the same validation images {flattery}.")
+    if found.ensembles:
+        lines.append(_ensemble(found.ensembles))
     lines.append(_cost(found.ledger))
     lines += _next_steps(board, comparison)
     return lines
@@ -88,6 +92,13 @@ def _certainty(board: Leaderboard, comparison: Comparison) -> str:
     if not tied:
         return f"{text} No other point is tied with the best."
     return f"{text} {plural(len(tied), 'other point')} {'is' if len(tied) == 1 else 'are'} tied with the best at the 5 % level."
+
+
+def _ensemble(found: Ensembles) -> str:
+    best = max(found.measured, key=lambda one: one.record.val_acc)
+    test = f"; on test {difference_text(best.test)}" if best.test else ""
+    gain = f"{percent(best.record.val_acc)} % on validation, {difference_text(best.val)} against the best trial{test}"
+    return f"Best ensemble: {best.record.method} of {plural(len(best.record.members), 'trial')}, {gain}."
 
 
 def _about(share: float) -> str:
@@ -140,6 +151,16 @@ def seeds_to_separate(one: Row, other: Row) -> int | None:
 def p_text(p_value: float) -> str:
     """'= 0.04', '< 0.001'."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+
+
+def percent(share: float | None) -> str:
+    """'91.30'; empty for None."""
+    return f"{100 * share:.2f}" if share is not None else ""
+
+
+def difference_text(found: PairedDifference | None) -> str:
+    """'+0.42 (p = 0.03)'; empty for None."""
+    return f"{100 * found.difference:+.2f} (p {p_text(found.p_value)})" if found else ""
 
 
 def hours_text(hours: float) -> str:

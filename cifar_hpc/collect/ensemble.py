@@ -1,0 +1,249 @@
+"""Ensembles from stored predictions, without training: five ways to combine trials, chosen on validation only.
+
+Owns: the library of members, their temperatures, the methods and the honest estimate. Knows arrays, no files.
+
+Every member is first calibrated by its own temperature (Guo et al. 2017). uniform and accuracy take the best member of each
+architecture and all above a threshold, with equal weights or weights by accuracy; greedy adds members with replacement while
+log-loss falls, bagging averages greedy choices among random halves (Caruana et al. 2004); stacking is a logistic regression
+on the log-probabilities of greedy's members. The validation accuracy of an ensemble is nested: on each fifth of the images,
+with members and weights chosen on the other four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")
+FOLDS = 5
+_LIBRARY = 60  # members that greedy looks at, the most accurate (pruning: Caruana et al. 2006)
+_STEPS = 30
+_BAGS = 10
+_STACKED = 6  # members that stacking takes
+_STACKING_IMAGES = 4000  # and the images that it is fitted on, at most, evenly spaced
+_FLOOR = 1e-7  # of a probability
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Calibrated members on the validation images. probabilities: M x N x K; archs: M names, for the rules by architecture."""
+
+    archs: tuple[str, ...]
+    temperatures: tuple[float, ...]
+    probabilities: Floats
+    labels: NDArray[np.int64]
+
+    def of_truth(self) -> Floats:
+        """The probability that each member gave the true class, M x N."""
+        found: Floats = self.probabilities[:, np.arange(len(self.labels)), self.labels]
+        return found
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each member was right, M x N."""
+        return np.stack([member.argmax(1) == self.labels for member in self.probabilities])
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """How members are combined. weights: member -> weight, summing to 1. coefficients K x (members K) and intercept K: for
+    stacking only, on the members' log-probabilities in the order of `weights`."""
+
+    method: str
+    weights: Mapping[int, float]
+    coefficients: NDArray[np.float64] | None = None
+    intercept: NDArray[np.float64] | None = None
+
+    def apply(self, probabilities: Mapping[int, Floats]) -> NDArray[np.float64]:
+        """Class probabilities N x K from those of the members."""
+        if self.coefficients is None:
+            return np.asarray(sum(weight * probabilities[member].astype(np.float64) for member, weight in self.weights.items()))
+        features = _stacking_features([probabilities[member] for member in self.weights])
+        return np.asarray(softmax(features @ self.coefficients.T + (0 if self.intercept is None else self.intercept), axis=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An ensemble. right: whether each validation image was right, N, by members and weights that did not see it."""
+
+    combination: Combination
+    right: NDArray[np.bool_]
+
+
+def make_library(logits: Sequence[NDArray[np.floating]], labels: NDArray[np.int64], archs: Sequence[str]) -> Library:
+    """logits: M arrays N x K of the same validation images."""
+    temperatures = [fit_temperature(member, labels) for member in logits]
+    probabilities = np.empty((len(logits), *logits[0].shape), np.float32)
+    for number, (member, temperature) in enumerate(zip(logits, temperatures, strict=True)):
+        probabilities[number] = calibrate(member, temperature)
+    return Library(tuple(archs), tuple(temperatures), probabilities, labels)
+
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64], most: int = 1000) -> float:
+    """The temperature that minimises the log-loss of softmax(logits / T), by Newton's steps on 1 / T, 0.05..20.
+
+    One number needs few images: at most `most`, evenly spaced.
+    """
+    step = max(len(labels) // most, 1)
+    z = logits[::step].astype(np.float64)
+    truth = z[np.arange(len(z)), labels[::step]]
+    inverse = 1.0
+    for _ in range(8):
+        p = softmax(inverse * z, axis=1)
+        mean = (p * z).sum(1)
+        slope, curvature = float((mean - truth).mean()), float(((p * z**2).sum(1) - mean**2).mean())
+        inverse = min(max(inverse - slope / max(curvature, 1e-9), inverse / 2, 0.05), inverse * 2, 20.0)
+    return 1 / inverse
+
+
+def calibrate(logits: NDArray[np.floating], temperature: float) -> Floats:
+    """softmax(logits / temperature), N x K."""
+    return np.asarray(softmax(logits.astype(np.float32) / np.float32(temperature), axis=1))
+
+
+def choose_ensembles(library: Library, methods: Sequence[str] = METHODS, above: float | None = None) -> list[Chosen]:
+    """Chooses members and weights by each method. above: the rules' threshold of accuracy; None: a point below the best."""
+    right, truth = library.right(), library.of_truth()
+    fold = np.random.default_rng(0).permutation(len(library.labels)) % FOLDS
+    folds = [np.flatnonzero(fold == number) for number in range(FOLDS)]
+    chosen = []
+    for method in methods:
+        held = np.zeros(len(library.labels), bool)
+        for images in folds if len(library.labels) >= FOLDS else ():
+            others = np.flatnonzero(fold != fold[images[0]])
+            found = _METHODS[method](library, right, truth, others, above)
+            p = found.apply({member: library.probabilities[member, images] for member in found.weights})
+            held[images] = p.argmax(1) == library.labels[images]
+        everything = np.arange(len(library.labels))
+        chosen.append(Chosen(_METHODS[method](library, right, truth, everything, above), held))
+    return chosen
+
+
+def select_greedily(truth: Floats, steps: int = _STEPS) -> list[int]:
+    """Members in the order in which they join, again and again, cut where the log-loss of their mean is least."""
+    total = np.zeros(truth.shape[1], np.float32)
+    order: list[int] = []
+    losses: list[float] = []
+    for size in range(1, steps + 1):
+        loss = -np.log(np.maximum((total + truth) / size, _FLOOR)).mean(1)
+        order.append(int(loss.argmin()))
+        losses.append(float(loss.min()))
+        total += truth[order[-1]]
+    return order[: int(np.argmin(losses)) + 1]
+
+
+def measure_gain(library: Library, steps: int = _STEPS) -> list[float]:
+    """Validation accuracy of greedy ensembles of 1, 2, ... members: chosen on the even images, measured on the odd ones."""
+    images = np.arange(len(library.labels))
+    candidates = _most_accurate(library.right()[:, images % 2 == 0])
+    order = select_greedily(library.of_truth()[candidates][:, images % 2 == 0], steps)
+    held = images % 2 == 1
+    total = np.zeros((int(held.sum()), library.probabilities.shape[2]), np.float32)
+    gains = []
+    for member in order:
+        total += library.probabilities[candidates[member], held]
+        gains.append(float((total.argmax(1) == library.labels[held]).mean()))
+    return gains
+
+
+def measure_disagreement(probabilities: Sequence[Floats]) -> NDArray[np.float64]:
+    """Share of images that each pair of members classifies differently, M x M."""
+    taken = [member.argmax(1) for member in probabilities]
+    return np.array([[float((one != other).mean()) for other in taken] for one in taken])
+
+
+def _by_rule(library: Library, accuracy: NDArray[np.float64], above: float | None) -> list[int]:
+    """The best member of each architecture, and all above the threshold, most accurate first."""
+    threshold = float(accuracy.max()) - 0.01 if above is None else above
+    first: dict[str, int] = {}
+    order = [int(member) for member in np.argsort(-accuracy, kind="stable")]
+    for member in order:
+        first.setdefault(library.archs[member], member)
+    return [member for member in order if accuracy[member] > threshold or member in first.values()]
+
+
+def _uniform(
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+) -> Combination:
+    members = _by_rule(library, right[:, images].mean(1), above)
+    return Combination("uniform", dict.fromkeys(members, 1 / len(members)))
+
+
+def _accuracy(
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+) -> Combination:
+    accuracy = right[:, images].mean(1)
+    members = _by_rule(library, accuracy, above)
+    total = float(accuracy[members].sum()) or 1.0
+    return Combination("accuracy", {member: float(accuracy[member]) / total for member in members})
+
+
+def _greedy(
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+) -> Combination:
+    candidates = _most_accurate(right[:, images])
+    order = select_greedily(truth[np.ix_(candidates, images)])
+    return Combination("greedy", _shares([int(candidates[member]) for member in order]))
+
+
+def _bagging(
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+) -> Combination:
+    rng = np.random.default_rng(0)
+    candidates = _most_accurate(right[:, images])
+    joined: list[int] = []
+    rounds: list[dict[int, float]] = []
+    for _ in range(_BAGS):
+        bag = rng.permutation(candidates)[: max((len(candidates) + 1) // 2, 1)]
+        rounds.append(_shares([int(bag[member]) for member in select_greedily(truth[np.ix_(bag, images)])]))
+        joined += list(rounds[-1])
+    weights = {member: sum(found.get(member, 0.0) for found in rounds) / _BAGS for member in dict.fromkeys(joined)}
+    return Combination("bagging", dict(sorted(weights.items(), key=lambda item: -item[1])))
+
+
+def _stacking(
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+) -> Combination:
+    from sklearn.linear_model import LogisticRegression  # slow to import, and only stacking needs it
+
+    members = list(_greedy(library, right, truth, images, above).weights)[:_STACKED]
+    images = images[:: -(-len(images) // _STACKING_IMAGES)]
+    features = _stacking_features([library.probabilities[member, images] for member in members])
+    fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
+    classes = library.probabilities.shape[2]
+    coefficients = np.zeros((classes, features.shape[1]))
+    intercept = np.full(classes, -1e9)  # a class that was never seen is never said
+    seen, fitted_coefficients, fitted_intercept = fitted.classes_, fitted.coef_, fitted.intercept_
+    if len(seen) == 2:  # scikit-learn keeps one row for two classes
+        fitted_coefficients = np.vstack([-fitted_coefficients, fitted_coefficients]) / 2
+        fitted_intercept = np.concatenate([-fitted_intercept, fitted_intercept]) / 2
+    coefficients[seen], intercept[seen] = fitted_coefficients, fitted_intercept
+    return Combination("stacking", dict.fromkeys(members, 1 / len(members)), coefficients, intercept)
+
+
+_Method = Callable[[Library, NDArray[np.bool_], Floats, NDArray[np.intp], float | None], Combination]
+_METHODS: dict[str, _Method] = {
+    "uniform": _uniform,
+    "accuracy": _accuracy,
+    "greedy": _greedy,
+    "bagging": _bagging,
+    "stacking": _stacking,
+}
+
+
+def _most_accurate(right: NDArray[np.bool_]) -> NDArray[np.intp]:
+    return np.argsort(-right.mean(1), kind="stable")[:_LIBRARY]
+
+
+def _shares(order: Sequence[int]) -> dict[int, float]:
+    counts = {member: order.count(member) for member in dict.fromkeys(order)}
+    return {member: count / len(order) for member, count in sorted(counts.items(), key=lambda item: -item[1])}
+
+
+def _stacking_features(probabilities: Sequence[Floats]) -> Floats:
+    logs = [np.log(np.maximum(member, _FLOOR)) for member in probabilities]
+    return np.hstack([member - member.mean(1, keepdims=True) for member in logs])

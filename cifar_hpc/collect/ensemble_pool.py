@@ -1,0 +1,141 @@
+"""Ensembles of a pool's trials: reads their predictions, lets collect/ensemble choose on val, measures test once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.collect.ensemble import (
+    METHODS,
+    Chosen,
+    Floats,
+    Library,
+    calibrate,
+    choose_ensembles,
+    make_library,
+    measure_disagreement,
+    measure_gain,
+)
+from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
+from cifar_hpc.collect.statistics import PairedDifference, paired_difference
+from cifar_hpc.collect.trials import Trial
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord
+from cifar_hpc.records.store import utc_now
+
+_MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An ensemble with its measurements. val, test: it minus the best member on the same images (None: no test split)."""
+
+    record: EnsembleRecord
+    val: PairedDifference
+    test: PairedDifference | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ensembles:
+    """gain: validation accuracy of greedy ensembles of 1, 2, ... members, on images that did not choose them.
+
+    disagreement: share of validation images on which each pair of greedy's members differs.
+    """
+
+    best: Trial  # the most accurate member on validation
+    members: int
+    measured: tuple[Measured, ...]
+    gain: tuple[float, ...]
+    shown: tuple[Trial, ...]
+    disagreement: NDArray[np.float64]
+
+
+def make_ensembles(board: Leaderboard, layout: Layout, methods: Sequence[str] = METHODS) -> Ensembles | None:
+    """None where fewer than two trials classified the same validation images as the best one."""
+    trials, predictions = _read_members(board, layout)
+    if len(trials) < 2:
+        return None
+    labels = predictions[0].labels
+    library = make_library([found.logits for found in predictions], labels, [str(trial.config["arch"]) for trial in trials])
+    chosen = choose_ensembles(library, methods)
+    needed = sorted({0, *(member for found in chosen for member in found.combination.weights)})
+    tests = _read_tests(trials, needed, layout)
+    measured = tuple(_measure(found, trials, library, tests) for found in chosen)
+    greedy = next((found for found in chosen if found.combination.method == "greedy"), chosen[0])
+    shown = list(greedy.combination.weights)[:12]
+    return Ensembles(
+        best=trials[0],
+        members=len(trials),
+        measured=measured,
+        gain=tuple(measure_gain(library)),
+        shown=tuple(trials[member] for member in shown),
+        disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
+    )
+
+
+def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Trial], list[SplitPredictions]]:
+    """Trials that classified the best trial's validation images, most accurate first. Torn predictions are left out."""
+    everyone = [trial for row in board.measured for trial in row.trials if trial.metric("val_acc") is not None]
+    ranked = sorted(everyone, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))
+    first_of_arch = {id(trial) for trial in {str(t.config["arch"]): t for t in reversed(ranked)}.values()}
+    trials: list[Trial] = []
+    found: list[SplitPredictions] = []
+    for place, trial in enumerate(ranked):
+        if place >= _MOST_MEMBERS and id(trial) not in first_of_arch:
+            continue
+        try:
+            predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.val_acc)
+        except RecordError:
+            continue
+        if predictions is not None and (not found or predictions.same_images(found[0])):
+            trials.append(trial)
+            found.append(predictions)
+    return trials, found
+
+
+def _read_tests(trials: Sequence[Trial], needed: Sequence[int], layout: Layout) -> dict[int, SplitPredictions]:
+    """Test predictions of the members that were chosen; empty unless all have them, of the same images."""
+    tests: dict[int, SplitPredictions] = {}
+    for member in needed:
+        try:
+            found = read_predictions(layout.trial(trials[member].trial_id), "test", trials[member].test_acc)
+        except RecordError:
+            return {}
+        if found is None or (tests and not found.same_images(next(iter(tests.values())))):
+            return {}
+        tests[member] = found
+    return tests
+
+
+def _measure(found: Chosen, trials: Sequence[Trial], library: Library, tests: dict[int, SplitPredictions]) -> Measured:
+    combination = found.combination
+    best_right = library.probabilities[0].argmax(1) == library.labels
+    test: PairedDifference | None = None
+    test_acc: float | None = None
+    if tests:
+        probabilities: dict[int, Floats] = {m: calibrate(tests[m].logits, library.temperatures[m]) for m in combination.weights}
+        right = combination.apply(probabilities).argmax(1) == tests[0].labels
+        test, test_acc = paired_difference(right[None], tests[0].right[None]), float(right.mean())
+    record = EnsembleRecord(
+        method=combination.method,
+        created_at=utc_now(),
+        classes=trials[0].classes,
+        members=tuple(
+            EnsembleMember(trial_id=trials[m].trial_id, weight=weight, temperature=library.temperatures[m])
+            for m, weight in combination.weights.items()
+        ),
+        coefficients=None
+        if combination.coefficients is None
+        else tuple(tuple(row) for row in combination.coefficients.tolist()),
+        intercept=None if combination.intercept is None else tuple(combination.intercept.tolist()),
+        val_acc=float(found.right.mean()),
+        val_n=len(found.right),
+        test_acc=test_acc,
+        test_n=len(tests[0].labels) if tests else None,
+    )
+    return Measured(record, paired_difference(found.right[None], best_right[None]), test)
