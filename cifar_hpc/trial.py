@@ -105,7 +105,9 @@ class TrialConfig:
     svm_c: float | None = spec_key("C of classifier: svm, the weight of the training errors; null: 1", None, gt=0, late=True)
     knn_k: int | None = spec_key("neighbours that vote in classifier: knn; null: 5", None, ge=1, late=True)
     augment: str | tuple[AugmentOp, ...] = spec_key("augmentation of training images: a name, or a list of operations", "none")
-    optimizer: str = spec_key("optimiser", "sgd", choices=catalog.OPTIMIZERS)
+    optimizer: str = spec_key(
+        "optimiser; muon: of the hidden matrices, with adamw for all other parameters", "sgd", choices=catalog.OPTIMIZERS
+    )
     lr: float = spec_key("peak learning rate", 0.01, gt=0)
     weight_decay: float = spec_key("weight decay (L2 for sgd and adam, decoupled for adamw and muon)", 0.0005, ge=0)
     momentum: float | None = spec_key("momentum of sgd (Nesterov) and muon; no effect elsewhere", 0.9, ge=0, lt=1)

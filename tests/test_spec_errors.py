@@ -84,10 +84,9 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "what does not work yet, with what to do instead": (
         HEAD
-        + "base: {arch: resnet18, lr: auto, optimizer: muon, weights: {stage: pretrain}}\n"
+        + "base: {arch: resnet18, lr: auto, weights: {stage: pretrain}}\n"
         + "search: {num_points: 9}\n",
         "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
-        "x.yaml:3: base.optimizer: 'muon' does not work yet; use sgd, adam or adamw.\n"
         "x.yaml:3: base.lr: 'auto' does not work yet; sweep it: grid.lr: [3e-4, 1e-3, 3e-3].\n"
         "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
     ),

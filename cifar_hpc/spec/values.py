@@ -23,7 +23,6 @@ NOT_YET: dict[str, str] = {
     "weights={stage}": "name a weights file (.pt, .safetensors)",
     "weights={trial}": "name a weights file (.pt, .safetensors)",
     "lr=auto": "sweep it: grid.lr: [3e-4, 1e-3, 3e-3]",
-    "optimizer=muon": "use sgd, adam or adamw",
     "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
 }
 

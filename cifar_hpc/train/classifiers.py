@@ -121,4 +121,4 @@ def _linear_layer(model: BlockModel, config: TrialConfig) -> str:
         raise CifarHpcError(
             f"classifier: svm with arch {config.arch}, whose block {model.names[-1]!r} is no linear layer; allowed: linear, knn"
         )
-    return weighted[0][0]
+    return str(weighted[0][0])

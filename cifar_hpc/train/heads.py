@@ -26,7 +26,7 @@ ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults, which the o
 def can_step(member: Member) -> bool:
     """Whether all that the member trains is one linear layer, without dropout, average or clipped gradient."""
     config = member.config
-    plain = config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
+    plain = config.optimizer != "muon" and config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
     return plain and member.depth == len(member.model.blocks) - 1 and _linear_of(member.model.blocks[-1]) is not None
 
 
@@ -72,6 +72,11 @@ class Heads:
         ones_M1N = torch.ones(m, 1, n, device=x_ND.device)
         grad_bias_MK = torch.bmm(ones_M1N, grad_MNK)[:, 0]
         grad_weight_MKD = torch.bmm(grad_MNK.to(x_ND.dtype).transpose(1, 2), x_MND).float()
+        world = self.members[0].world
+        if world.size > 1:
+            grad_bias_MK *= n
+            grad_weight_MKD *= n
+            world.average([grad_bias_MK, grad_weight_MKD], n)
         loss_MN = -(log_p_MNK * smooth_MNK).sum(-1)
         self.loss_sum_M += torch.bmm(ones_M1N, loss_MN[..., None])[:, 0, 0].double()
         self.correct_M += (logits_MNK.argmax(-1) == share_NK.argmax(-1)).sum(-1)

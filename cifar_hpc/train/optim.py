@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cifar_hpc.train.muon import Muon, is_hidden
 from cifar_hpc.trial import TrialConfig
 
 ONECYCLE_WARMUP_FRAC = (
@@ -55,6 +56,9 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
         parameters = list(block.parameters())
         if parameters:
             groups.append({"params": parameters, "lr_scale": (config.layer_decay or 1.0) ** height})
+    if config.optimizer == "muon":
+        hidden = {p for block in blocks[:-1] for name, p in block.named_parameters() if is_hidden(name, p)}
+        return Muon(groups, hidden, config.lr, config.momentum or 0.0, config.weight_decay)
     fused = all(p.is_cuda for group in groups for p in group["params"])
     if config.optimizer == "sgd":
         momentum = config.momentum or 0.0
