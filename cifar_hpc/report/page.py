@@ -212,7 +212,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         rows.append((record.method, size, summary.percent(record.val_acc), val, summary.percent(record.test_acc), test))
     note = (
         f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
-        " nested (chosen on four fifths, measured on the fifth), so it is fair, while the best member's is the best of many. Test was"
+        " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"
         " measured once. p: McNemar on the same images. Files: ensembles/METHOD.json."
     )
     header = ("method", "members", "val acc %", "against the best member", "test acc %", "against the best member")

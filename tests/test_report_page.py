@@ -1,0 +1,205 @@
+"""The report folder and the page, as files and, where Chromium is installed, as a browser shows it."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.cli import app
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.records.schema import EnsembleRecord
+from cifar_hpc.records.store import read_record
+from cifar_hpc.report.bundle import write_report
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.summary import headline, seeds_to_separate
+
+VOID = {"meta", "link", "input", "br", "img", "hr"}
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Two architectures, two depths, three seeds, in the sweep 'small'; one trial has not run."""
+    layout = Layout(tmp_path_factory.mktemp("results"))
+    base = list(configs(6, seeds=3, epochs=4))
+    trials = [dataclasses.replace(config, freeze=freeze) for freeze in ("none", "all") for config in base]
+    for config in trials[:-1]:
+        write_trial(layout, config, Images.draw(200, 100), sweep="small")
+    write_plan(layout, trials, "small")
+    return layout
+
+
+@pytest.fixture(scope="module")
+def page(layout: Layout) -> Path:
+    pool = scan(layout, ["small"])
+    return write_report(find(pool, make_leaderboard(pool), layout), layout)
+
+
+class Balance(HTMLParser):
+    """Collects what is wrong with the nesting, and every address."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value for key, value in attrs if key in ("href", "src", "xlink:href") and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value for key, value in attrs if key in ("href", "src", "xlink:href") and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_the_folder_holds_the_page_the_tables_the_figures_and_the_ensembles(page: Path) -> None:
+    folder = page.parent
+    assert {path.name for path in folder.iterdir()} == {
+        "index.html",
+        "leaderboard.csv",
+        "leaderboard.md",
+        "figures",
+        "ensembles",
+    }
+    pngs = {path.stem for path in (folder / "figures").glob("*.png")}
+    assert pngs == {path.stem for path in (folder / "figures").glob("*.svg")}
+    assert {"effects", "heat_map", "freezing", "parallel", "curves_accuracy", "curves_loss"} <= pngs
+    assert read_record(folder / "ensembles" / "greedy.json", EnsembleRecord).method == "greedy"
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_a_network(page: Path) -> None:
+    found = Balance()
+    found.feed(page.read_text())
+    assert (found.wrong, found.open) == ([], [])
+    outside = [
+        address for address in found.addresses if re.match(r"\w+:|//", address) and not address.startswith("data:image/png")
+    ]
+    assert outside == []
+    assert "url(http" not in page.read_text()
+
+
+def test_every_file_that_the_page_links_is_there(page: Path) -> None:
+    found = Balance()
+    found.feed(page.read_text())
+    links = {address for address in found.addresses if not address.startswith(("#", "data:"))}
+    assert links
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_text_from_records_cannot_become_markup(layout: Layout, tmp_path: Path) -> None:
+    other = Layout(tmp_path)
+    config = dataclasses.replace(next(iter(configs(1, 1, 2))), weights="</script><b>x.pt")
+    write_trial(other, config, Images.draw(50, 20))
+    pool = scan(other)
+    text = write_report(find(pool, make_leaderboard(pool), other), other).read_text()
+    assert "<b>x.pt" not in text
+    found = Balance()
+    found.feed(text)
+    assert found.wrong == []
+
+
+def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layout) -> None:
+    pool = scan(layout, ["small"])
+    board = make_leaderboard(pool)
+    text = " ".join(headline(find(pool, board, layout)))
+    assert board.rows[0].label in text
+    assert "paired bootstrap" in text
+    assert "GPU-hours" in text
+    assert "Best ensemble" in text
+
+
+def test_the_seeds_needed_follow_the_usual_power_formula(layout: Layout) -> None:
+    first, second = make_leaderboard(scan(layout, ["small"])).rows[:2]
+    assert first.val_acc
+    one = dataclasses.replace(first, val_acc=dataclasses.replace(first.val_acc, mean=0.90, sd=0.02, n=3))
+    other = dataclasses.replace(second, val_acc=dataclasses.replace(first.val_acc, mean=0.89, sd=0.02, n=3))
+    assert seeds_to_separate(one, other) == 63  # 2.8 ** 2 * 2 * 0.02 ** 2 / 0.01 ** 2 = 62.72
+
+
+def test_a_pool_without_results_still_has_a_page(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    write_plan(layout, list(configs(2, 1, 2)), "new")
+    pool = scan(layout, ["new"])
+    assert "No trial has finished" in write_report(find(pool, make_leaderboard(pool), layout), layout).read_text()
+
+
+def run(layout: Layout, *words: str) -> tuple[int, str, str]:
+    found = CliRunner().invoke(app, words, env={RESULTS_VARIABLE: str(layout.root), "COLUMNS": "150"})
+    return found.exit_code, found.stdout, found.stderr
+
+
+def test_report_prints_data_on_stdout_and_prose_on_stderr(layout: Layout) -> None:
+    code, out, err = run(layout, "report", "small", "--format", "csv", "arch=resnet18")
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 2
+    assert "6 of 6 trials finished" in err
+
+
+def test_report_of_a_trial_shows_its_classes_and_compare_its_differences(layout: Layout) -> None:
+    trials = scan(layout, ["small"]).trials
+    code, out, err = run(layout, "report", trials[0].trial_id)
+    assert (code, "airplane" in out, "confusions" in err) == (0, True, True)
+    code, out, err = run(layout, "compare", trials[0].trial_id, trials[-1].point_id)
+    assert (code, "difference" in out, "paired bootstrap" in err) == (0, True, True)
+
+
+def test_a_mistyped_sweep_or_key_is_answered_with_the_nearest(layout: Layout) -> None:
+    code, _, err = run(layout, "report", "smal")
+    assert (code, "Did you mean 'small'" in err) == (2, True)
+    code, _, err = run(layout, "report", "small", "arc=resnet18")
+    assert (code, "Did you mean 'arch'" in err) == (2, True)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path) -> None:
+    """A script at the page's end uses it as a reader does and writes what it saw where the test can read it."""
+    script = """<script>
+      const seen = [], say = text => seen.push(text);
+      const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)];
+      try {
+        const visible = () => $$("#board tbody tr:not([hidden]):not(.seeds)");
+        say("rows " + visible().length);
+        const acc = $$("#board th").findIndex(h => h.textContent.startsWith("val acc"));
+        const button = $$("#board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
+        button.click(); button.click();
+        const up = numbers(); say("ascending " + up.every((v, i) => !i || up[i - 1] <= v));
+        $("#filter").value = "arch=resnet18 freeze=none"; $("#filter").dispatchEvent(new Event("input"));
+        say("filtered " + visible().length + " " + $("#shown").textContent);
+        $("#filter").value = ""; $("#filter").dispatchEvent(new Event("input"));
+        $("#board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
+        $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
+        $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
+      } catch (error) { say("error " + error); }
+      document.title = seen.join("; ");
+    </script>"""
+    copy = tmp_path / "page.html"
+    copy.write_text(page.read_text().replace("</body>", script + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+    command = [
+        str(CHROMIUM),
+        *flags.split(),
+        "--disable-component-update",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
+    dom = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title
+    assert title[1].split("; ") == [
+        "rows 4", "ascending true", "filtered 1 1 of 4 points", "trials 3", "dialog true 1", "theme dark",
+    ]  # fmt: skip
