@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
+import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,10 +24,11 @@ from cifar_hpc.data.dataset import Dataset, Split, load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.loading import pack_weights
 from cifar_hpc.models.summary import flops
 from cifar_hpc.models.weights import weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.plan import Cohort, Job
+from cifar_hpc.plan import Cohort, Job, Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import (
@@ -40,7 +43,9 @@ from cifar_hpc.records.schema import (
 from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
 from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
 from cifar_hpc.train.classifiers import FittedMember, build_member
+from cifar_hpc.train.distributed import World
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
+from cifar_hpc.train.launch import Failure, Link, Meeting, MemberFailedError, RanksFailedError, Team, run_ranks
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed, Trunk
@@ -63,12 +68,68 @@ def run_job(
 
     A trial that fails leaves error.json and the job goes on. on_epoch returning False ends that trial as PRUNED. Raises
     Interrupted, after checkpoints, once interrupted() is true; KeyboardInterrupt as it comes.
+
+    Where the job asks for several processes, this one starts and watches them. On several nodes it is called on each.
     """
     torch.set_num_threads(job.resources.cpus_per_gpu)
-    for cohort in job.cohorts:
-        if interrupted():
-            raise Interrupted
-        _CohortRun(job, layout, executor, on_epoch, interrupted).run(cohort)
+    team = _team(job.resources)
+    for number, cohort in enumerate(job.cohorts):
+        run = _CohortRun(job, layout, executor, on_epoch, interrupted)
+        if team.size == 1:
+            if interrupted():
+                raise Interrupted
+            run.run(cohort)
+            continue
+        meeting = Meeting(_meeting_folder(job, layout, team, number), team)
+        with meeting.hold():
+            if team.place:
+                _follow(run, meeting)
+            elif interrupted():
+                raise Interrupted
+            else:
+                run.run(cohort, meeting)
+
+
+def _team(asked: Resources) -> Team:
+    """The processes that a trial asks for, as the launcher of this node sees them. Raises CifarHpcError."""
+    gpus_n = torch.cuda.device_count()
+    here_n = asked.processes or (round(asked.gpus) if gpus_n and asked.gpus and asked.gpus > 1 else 1)
+    if gpus_n and here_n > gpus_n:
+        raise CifarHpcError(f"a trial asks for {here_n} processes, each with a GPU of its own; this node has {gpus_n}")
+    if asked.nodes == 1:
+        return Team(here_n)
+    if os.environ.get("SLURM_STEP_NUM_TASKS") != str(asked.nodes):
+        raise CifarHpcError(
+            f"resources.nodes: a trial asks for {asked.nodes}; only Slurm starts one on several, a task on each"
+        )
+    return Team(here_n, int(os.environ["SLURM_PROCID"]), asked.nodes)
+
+
+def _meeting_folder(job: Job, layout: Layout, team: Team, number: int) -> Path:
+    if team.launchers_n == 1:
+        return Path(tempfile.mkdtemp(prefix="cifar-hpc-ranks-"))
+    start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+    return layout.sweep(job.sweep).meeting(f"{start}-{job.job_id}-{number}")
+
+
+def _follow(run: _CohortRun, meeting: Meeting) -> None:
+    """A further node's part: starts its ranks, round after round; what becomes of them the first node judges and records."""
+    asked = run.job.resources
+    while True:
+        with contextlib.suppress(RanksFailedError, Interrupted):
+            run_ranks(_train_as_rank, None, meeting, timeout_s=asked.timeout_s, interrupted=run.interrupted)
+        if not meeting.follow_leader(asked.timeout_s):
+            return
+
+
+def _train_as_rank(world: World, link: Link, order: _Order | None) -> None:
+    """What each process of a world does. order: rank 0's; the others get it from there."""
+    order = world.broadcast(order)
+    assert order is not None
+    torch.set_num_threads(order.job.resources.cpus_per_gpu)
+    run = _CohortRun(order.job, order.layout, order.executor, link.epoch_ended, link.interrupted, order.attempts, world)
+    run.cohort_n = order.cohort_n
+    run.train()
 
 
 @dataclass
@@ -81,9 +142,20 @@ class _Attempt:
     started_at: str = field(default_factory=utc_now)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What a launcher has its ranks train. cohort_n: trials that began together."""
+
+    job: Job
+    layout: Layout
+    executor: str
+    attempts: dict[str, _Attempt]
+    cohort_n: int
+
+
 @dataclass
 class _CohortRun:
-    """One cohort on this node, from claims to results."""
+    """One cohort on this node, from claims to results. world: of this process, which trains; a launcher's is one of one."""
 
     job: Job
     layout: Layout
@@ -91,11 +163,13 @@ class _CohortRun:
     on_epoch: EpochHook | None
     interrupted: Callable[[], bool]
     attempts: dict[str, _Attempt] = field(default_factory=dict)
+    world: World = field(default_factory=World)
     saved_at: float = field(default_factory=time.monotonic)
     starts: dict[float | None, BlockModel] = field(default_factory=dict)
     test: Feed | None = None
 
-    def run(self, cohort: Cohort) -> None:
+    def run(self, cohort: Cohort, meeting: Meeting | None = None) -> None:
+        """Claims, trains here or in the ranks that meet there, and releases what has no result."""
         job_name = f"{self.job.sweep}/{self.job.job_id}"
         for config in cohort.trials:
             files = self.layout.trial(config.trial_id)
@@ -108,7 +182,10 @@ class _CohortRun:
         paths = [attempt.files.claim(attempt.claim.attempt) for attempt in self.attempts.values()]
         with claims.heartbeat(paths):
             try:
-                self._train()
+                if meeting is None:
+                    self.train()
+                else:
+                    self._train_in_ranks(meeting)
             except Exception as error:
                 if isinstance(error, Interrupted):
                     raise
@@ -118,11 +195,36 @@ class _CohortRun:
                 for attempt in self.attempts.values():
                     self._release(attempt)
 
-    def _train(self) -> None:
+    def _train_in_ranks(self, meeting: Meeting) -> None:
+        """Has all ranks train the trials; where one trial ends them by its failure, the others go on from their checkpoints."""
+        while True:
+            order = _Order(self.job, self.layout, self.executor, self.attempts, self.cohort_n)
+            try:
+                run_ranks(
+                    _train_as_rank,
+                    order,
+                    meeting,
+                    timeout_s=self.job.resources.timeout_s,
+                    interrupted=self.interrupted,
+                    on_epoch=self.on_epoch,
+                )
+            except RanksFailedError as error:
+                for attempt in list(self.attempts.values()):
+                    if attempt.files.result.exists():
+                        del self.attempts[attempt.claim.trial_id]
+                    elif error.failure.trial_id in (None, attempt.claim.trial_id):
+                        self._fail(attempt, error.failure)
+                if self.attempts:
+                    meeting.next_round()
+                    continue
+            return
+
+    def train(self) -> None:
+        """Trains the attempts to their ends, in this process of its world."""
         attempts = list(self.attempts.values())
         config = attempts[0].config
         for attempt in attempts:
-            if not attempt.files.trial.exists():
+            if self.world.leads and not attempt.files.trial.exists():
                 record = TrialRecord(trial_id=attempt.claim.trial_id, config=attempt.config.to_json(), created_at=utc_now())
                 write_record(attempt.files.trial, record)
         self.device = choose_device()
@@ -141,11 +243,13 @@ class _CohortRun:
             depths,
             -(-len(self.data.train.labels_N) // steps),
             keep=config.augment == "none",
+            world=self.world,
         )
-        val = Feed(self.trunk, self._batches(config, self.data.val), depths, EVAL_BATCH_SIZE, keep=True)
+        val = Feed(self.trunk, self._batches(config, self.data.val), depths, EVAL_BATCH_SIZE, keep=True, world=self.world)
         if self.data.test is not None:
             test = self._batches(config, self.data.test)
-            self.test = Feed(self.trunk, test, depths, EVAL_BATCH_SIZE, keep=len(members) > 1)
+            self.test = Feed(self.trunk, test, depths, EVAL_BATCH_SIZE, keep=len(members) > 1, world=self.world)
+        self._check_shares(steps)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,
             finished=self._finish,
@@ -161,6 +265,14 @@ class _CohortRun:
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
         train_cohort([member for member in members if member not in fitted], train, val, hooks)
 
+    def _check_shares(self, steps: int) -> None:
+        data = self.data
+        least = min([len(data.train.labels_N) // steps, *(len(s.labels_N) for s in (data.val, data.test) if s is not None)])
+        if least < self.world.size:
+            raise CifarHpcError(
+                f"{self.world.size} processes share batches or splits of {least} images; each needs one at least"
+            )
+
     def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
         try:
             member.fit(train, val, len(self.data.classes))
@@ -173,11 +285,16 @@ class _CohortRun:
             steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
             start = self._starting_model(attempt.config)
             member = build_member(attempt.config, start, self.trunk.model, steps, self.precision)
-            with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
-                state = load_checkpoint(attempt.files.checkpoint)
-                if state is not None:
-                    member.load_state_dict(state)
-            write_records(attempt.files.metrics, member.progress.curves)
+            member.join(self.world)
+            state = None
+            if self.world.leads:
+                with contextlib.suppress(RecordError):  # a torn checkpoint is no checkpoint: begin again
+                    state = load_checkpoint(attempt.files.checkpoint)
+            state = self.world.broadcast(state)
+            if state is not None:
+                member.load_state_dict(state)
+            if self.world.leads:
+                write_records(attempt.files.metrics, member.progress.curves)
         except Exception as error:
             self._fail(attempt, error)
             return None
@@ -204,6 +321,8 @@ class _CohortRun:
         )
 
     def _epoch_ended(self, member: Member) -> None:
+        if not self.world.leads:
+            return
         attempt = self.attempts[member.config.trial_id]
         record = member.progress.curves[-1]
         if self.on_epoch is not None and not self.on_epoch(member.config.trial_id, record) and member.active:
@@ -215,11 +334,15 @@ class _CohortRun:
         append_records(attempt.files.metrics, [record])
 
     def _save(self, member: Member) -> None:
+        if not self.world.leads:
+            return
         self._check(member)
         self.saved_at = time.monotonic()
         save_checkpoint(self.attempts[member.config.trial_id].files.checkpoint, member.state_dict())
 
     def _check(self, member: Member) -> None:
+        if not self.world.leads:
+            return
         attempt = self.attempts[member.config.trial_id]
         claims.check_claim(attempt.files, attempt.claim)
 
@@ -235,6 +358,8 @@ class _CohortRun:
         test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
         for member in members:
             attempt = self.attempts[member.config.trial_id]
+            if not self.world.leads:
+                continue
             try:
                 self._write_result(member, attempt, test_logits.get(member.config.trial_id))
             except Exception as error:
@@ -247,6 +372,9 @@ class _CohortRun:
             arrays |= _split_arrays("test", test_logits_NK, self.data.test)
         self._check(member)
         write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
+        if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
+            weights = pack_weights(member.model, normalisation(member.config) or (self.data.mean, self.data.std))
+            write_atomic(attempt.files.weights, lambda stream: stream.write(weights))
         self._check(member)
         write_record(attempt.files.result, self._result(member, attempt, test_logits_NK))
         for path in (attempt.files.metrics, attempt.files.checkpoint, attempt.files.error):
@@ -283,22 +411,28 @@ class _CohortRun:
             finished_at=utc_now(),
             executor=self.executor,
             job=attempt.claim.job,
-            hardware=describe_hardware(self.device, self.precision),
+            hardware=describe_hardware(self.device, self.precision, self.world.size),
             warnings=member.model.warnings,
             provenance=describe_provenance(data.sha256, weights_sha256(config.arch, config.weights)),
         )
 
-    def _fail(self, attempt: _Attempt, error: Exception) -> None:
-        """Leaves error.json and gives the trial up; where another attempt owns it now, leaves it alone."""
+    def _fail(self, attempt: _Attempt, error: Exception | Failure) -> None:
+        """Leaves error.json and gives the trial up; where another attempt owns it now, leaves it alone.
+
+        A rank leaves that to its launcher: raises MemberFailedError, since the other ranks cannot go on without it.
+        """
+        if self.world.size > 1 and isinstance(error, Exception):
+            raise MemberFailedError(attempt.claim.trial_id) from error
+        failure = error if isinstance(error, Failure) else Failure.of(error)
         self.attempts.pop(attempt.claim.trial_id, None)
-        if isinstance(error, claims.ClaimLostError):
+        if failure.kind == claims.ClaimLostError.__name__:
             return
         record = ErrorRecord(
             trial_id=attempt.claim.trial_id,
             attempt=attempt.claim.attempt,
-            kind=type(error).__name__,
-            message=str(error) or type(error).__name__,
-            traceback="" if isinstance(error, CifarHpcError) else "".join(traceback.format_exception(error)),
+            kind=failure.kind,
+            message=failure.message,
+            traceback=failure.traceback,
             host=attempt.claim.host,
             job=attempt.claim.job,
             failed_at=utc_now(),

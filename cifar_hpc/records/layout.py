@@ -34,6 +34,11 @@ class TrialFiles:
         return self.folder / "predictions.npz"
 
     @property
+    def weights(self) -> Path:
+        """The network at its best epoch, where the trial was told to keep it."""
+        return self.folder / "weights.safetensors"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
@@ -86,6 +91,10 @@ class SweepFiles:
     def element_log(self, handle: str) -> Path:
         """What a Slurm job or array element printed; submitit names it."""
         return self.logs / f"{handle}_0_log.out"
+
+    def meeting(self, start: str) -> Path:
+        """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""
+        return self.folder / f".meeting-{start}"
 
     @property
     def code(self) -> Path:

@@ -17,11 +17,19 @@ class Resources:
         "GPUs of each node; a share below 1 packs several jobs on one; null: one where there is a GPU, else none", None, ge=0
     )
     nodes: int = spec_key("nodes of a trial", 1, ge=1)
+    processes: int | None = spec_key(
+        "processes of a trial on each node, each with its share of every batch; null: one for each GPU, one where there is none",
+        None,
+        ge=1,
+    )
     cpus_per_gpu: int = spec_key("CPU threads of each process; of the whole job where there is no GPU", 1, ge=1)
     memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
     minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
     checkpoint_minutes: float = spec_key(
         "time between checkpoints inside an epoch, minutes; each epoch ends with one", 10.0, gt=0
+    )
+    timeout_s: float = spec_key(
+        "longest wait of a trial's processes for one another, seconds; then the trial fails", 60.0, gt=0
     )
 
 

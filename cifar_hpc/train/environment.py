@@ -34,14 +34,14 @@ def choose_precision(asked: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if asked == "auto" and native else torch.float32
 
 
-def describe_hardware(device: torch.device, precision: torch.dtype) -> Hardware:
+def describe_hardware(device: torch.device, precision: torch.dtype, world_size: int) -> Hardware:
     """peak_memory_gb is the device allocator's high-water mark since the process began; None on a CPU."""
     on_gpu = device.type == "cuda"
     return Hardware(
         device=device.type,
         name=torch.cuda.get_device_name(device) if on_gpu else _processor(),
         host=socket.gethostname(),
-        world_size=1,
+        world_size=world_size,
         threads=torch.get_num_threads(),
         precision="bf16" if precision is torch.bfloat16 else "fp32",
         peak_memory_gb=round(torch.cuda.max_memory_allocated(device) / 2**30, 3) if on_gpu else None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cifar_hpc.train.distributed import World
 from cifar_hpc.train.heads import Heads, can_step
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed
@@ -33,7 +34,8 @@ class Hooks:
 
     epoch_ended: after validation, may end the member; finished: these members are over; failed: its step, or a hook that takes
     one member, raised: it takes no further part; save: write its checkpoint; check: raise where the member must not go on;
-    save_due: whether it is time for a checkpoint within an epoch; interrupted: whether the job was asked to stop.
+    save_due: whether it is time for a checkpoint within an epoch; interrupted: whether the job was asked to stop. In a world
+    of several processes all of them call the hooks, at the same points.
     """
 
     epoch_ended: Callable[[Member], None]
@@ -48,7 +50,8 @@ class Hooks:
 class Cohort:
     """Members in training. A member that fails is dropped from the list; the others go on."""
 
-    def __init__(self, members: Sequence[Member], hooks: Hooks) -> None:
+    def __init__(self, members: Sequence[Member], hooks: Hooks, world: World) -> None:
+        self.world = world
         self.running = [member for member in members if member.active]
         self.hooks = hooks
         self.looked_at = time.monotonic()
@@ -66,15 +69,25 @@ class Cohort:
 
     def look(self) -> None:
         """Gives the outer world its chance between two steps. Raises Interrupted after saving every member."""
-        interrupted = self.hooks.interrupted()
-        if not interrupted and time.monotonic() - self.looked_at < LOOK_EVERY_S:
+        due = time.monotonic() - self.looked_at >= LOOK_EVERY_S
+        interrupted, due, save_due = self.world.agree(self.hooks.interrupted(), due, due and self.hooks.save_due())
+        if not interrupted and not due:
             return
         self.looked_at = time.monotonic()
-        save = interrupted or self.hooks.save_due()
         for member in list(self.running):
-            self.call(member, self.hooks.save if save else self.hooks.check)
+            if interrupted or save_due:
+                member.gather_sums()
+                self.call(member, self.hooks.save)
+            else:
+                self.call(member, self.hooks.check)
         if interrupted:
             raise Interrupted
+
+    def agree_on_ends(self, present: Sequence[Member]) -> None:
+        """Rank 0's word on which members are over holds for all: its clock and its scheduler may have ended some."""
+        ends = self.world.broadcast([(member.progress.outcome, member.progress.reason) for member in present])
+        for member, (outcome, reason) in zip(present, ends, strict=True):
+            member.progress.outcome, member.progress.reason = outcome, reason
 
 
 def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks) -> None:
@@ -83,7 +96,7 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
     members share seed, batch size, data and starting weights; one that resumes joins at its own epoch and step. Raises
     Interrupted.
     """
-    cohort = Cohort(members, hooks)
+    cohort = Cohort(members, hooks, train.world)
     while cohort.running:
         epoch = min(member.progress.epoch for member in cohort.running)
         present = [member for member in cohort.running if member.progress.epoch == epoch]
@@ -95,6 +108,7 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
         for member, logits_NK in zip(present, logits, strict=True):
             member.end_epoch(logits_NK, val.labels_N, val_s)
             cohort.call(member, hooks.epoch_ended)
+        cohort.agree_on_ends(present)
         over = [member for member in cohort.running if not member.active]
         cohort.running = [member for member in cohort.running if member.active]
         if over:
@@ -161,17 +175,21 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
 
 @torch.no_grad()
 def evaluate(members: Sequence[Member], split: Feed) -> list[Tensor]:
-    """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all."""
+    """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
+
+    Each process of a world computes its span of the split, and all get all.
+    """
     if not members:
         return []
     for member in members:
         member.eval_mode()
     parts: list[list[Tensor]] = [[] for _ in members]
-    for start in range(0, len(split), EVAL_BATCH_SIZE):
-        taps = split.eval_batch(start, min(start + EVAL_BATCH_SIZE, len(split)), {member.depth for member in members})
+    span = split.world.span(len(split))
+    for start in range(span.start, span.stop, EVAL_BATCH_SIZE):
+        taps = split.eval_batch(start, min(start + EVAL_BATCH_SIZE, span.stop), {member.depth for member in members})
         for member, logits in zip(members, parts, strict=True):
             logits.append(member.eval_logits(taps[member.depth]))
-    return [torch.cat(logits) for logits in parts]
+    return [split.world.join_rows(torch.cat(logits), len(split)) for logits in parts]
 
 
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:

@@ -19,6 +19,7 @@ from cifar_hpc import catalog
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
+from cifar_hpc.train.distributed import World, share_statistics
 from cifar_hpc.train.optim import build_optimizer, lr_factor, set_lr
 from cifar_hpc.trial import TrialConfig, stream_seed
 
@@ -59,7 +60,15 @@ class Member:
         self.best_val_logits: Tensor | None = None
         self.progress = Progress()
         self.device = next(self.model.parameters()).device
+        self.world = World()
+        self.loss_sum: Tensor
+        self.correct: Tensor
         self._zero_sums()
+
+    def join(self, world: World) -> None:
+        """From here on trains beside the same member in the other processes of the world."""
+        self.world = world
+        share_statistics(self.suffix, world)
 
     @property
     def active(self) -> bool:
@@ -86,13 +95,18 @@ class Member:
         """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
         config, progress = self.config, self.progress
         step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
-        torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step))
+        own = () if self.world.size == 1 else (self.world.rank,)  # each process drops out by itself
+        torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own))
         set_lr(self.optimizer, config.lr * lr_factor(config, step, self.steps_per_epoch))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             logits_NK = self.model.forward_blocks(tap, self.depth, len(self.model.blocks))
         loss = functional.cross_entropy(logits_NK.float(), target, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self.world.size == 1:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            (loss * len(target)).backward()  # type: ignore[no-untyped-call]
+            self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
         self.optimizer.step()
@@ -119,6 +133,7 @@ class Member:
     def end_epoch(self, val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
         """Writes the epoch's record, keeps the best weights, decides whether the trial is over."""
         progress = self.progress
+        self._add_up_sums()
         val_loss = functional.cross_entropy(val_logits_NK, val_labels_N).item()
         record = EpochRecord(
             epoch=progress.epoch,
@@ -161,6 +176,15 @@ class Member:
         elif config.stop.max_minutes is not None and progress.seconds >= config.stop.max_minutes * 60:
             progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{config.stop.max_minutes:g} minutes of training used"
 
+    def gather_sums(self) -> None:
+        """Brings the epoch's sums of all processes to rank 0, as they stand in a checkpoint, and leaves none elsewhere."""
+        if self.world.size > 1:
+            self._add_up_sums()
+            if not self.world.leads:
+                self.loss_sum.zero_()  # in place: a batch of heads may hold them
+                self.correct.zero_()
+                self.seen = 0
+
     def load_best(self) -> None:
         """Puts the best epoch's weights in place, for the one measurement of the test split."""
         self._evaluated().load_state_dict(self.best)
@@ -195,6 +219,8 @@ class Member:
         saved["curves"] = [EpochRecord.from_json(record) for record in saved["curves"]]
         saved["outcome"] = Outcome(saved["outcome"]) if saved["outcome"] else None
         self.progress = Progress(**saved)
+        if not self.world.leads:  # the checkpoint's sums are those of all processes
+            self._zero_sums()
 
     def _evaluated(self) -> BlockModel:
         return self.suffix if self.ema is None else self.ema
@@ -203,6 +229,16 @@ class Member:
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seen = 0
+
+    @torch.no_grad()
+    def _add_up_sums(self) -> None:
+        if self.world.size == 1:
+            return
+        sums = torch.stack([self.loss_sum, self.correct.double(), self.loss_sum.new_full((), self.seen)])
+        self.world.add_up([sums])
+        self.loss_sum.copy_(sums[0])
+        self.correct.copy_(sums[1])
+        self.seen = int(sums[2].item())
 
     @torch.no_grad()
     def _update_ema(self) -> None:

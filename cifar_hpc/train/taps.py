@@ -17,6 +17,7 @@ from torch import Tensor
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
+from cifar_hpc.train.distributed import World
 
 KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept taps may take, in this order of preference
 GPU_TOLERANCE = 1e-2  # relative; kept taps of a GPU that differ by more from computed ones are not used
@@ -48,13 +49,26 @@ class Feed:
     keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
     augmented. Then a batch costs no forward pass of the trunk. On a CPU kept taps are used only where they equal computed
     ones to the last bit; on a GPU within GPU_TOLERANCE.
+
+    In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
+    keeps all taps. batch_size: of the global batch.
     """
 
-    def __init__(self, trunk: Trunk, batches: Batches, depths: Collection[int], batch_size: int, *, keep: bool) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        batches: Batches,
+        depths: Collection[int],
+        batch_size: int,
+        *,
+        keep: bool,
+        world: World | None = None,
+    ) -> None:
         self.trunk = trunk
         self.batches = batches
         self.depths = sorted(set(depths) - {0})
-        self.batch_size = batch_size
+        self.world = world or World()
+        self.batch_size = -(-batch_size // self.world.size)
         self.labels_N = batches.labels_N
         self._keep = keep and bool(self.depths)
         self._kept: dict[int, Tensor] = {}
@@ -69,15 +83,16 @@ class Feed:
     def train_batch(
         self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
     ) -> tuple[dict[int, Tensor], Tensor]:
-        """The taps at the depths and the targets of one batch of the split. index_B: CPU int64."""
+        """The taps at the depths and the targets of one batch of the split. index_B: CPU int64, of the global batch."""
         self._fill()
         if self._kept:
+            index_B = self.world.share(index_B)
             taps = {depth: self._gather(depth, index_B) for depth in depths if depth}
             if 0 in depths:
                 taps[0] = self.batches.eval_batch(index_B)[0]
             return taps, self.labels_N[index_B.to(self.labels_N.device)]
         x_NCHW, target = self.batches.train_batch(index_B, generator)
-        return self.trunk.taps(x_NCHW, depths), target
+        return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
 
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
         """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
@@ -103,7 +118,8 @@ class Feed:
                     continue
                 rows = _as_rows(tap)
                 if depth not in kept:
-                    room = _allocate((len(self), *rows.shape[1:]), tap.dtype, tap.device, share=len(self.depths))
+                    tensors_n = len(self.depths) * (1 if tap.is_cuda else self.world.size)  # at most so many on this host
+                    room = _allocate((len(self), *rows.shape[1:]), tap.dtype, tap.device, share=tensors_n)
                     if room is None:
                         return
                     kept[depth] = room

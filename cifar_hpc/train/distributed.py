@@ -1,0 +1,222 @@
+"""The processes that train one cohort together: what each takes of a batch, and how they come to one sum and one mind.
+
+Every process holds all weights and takes its share of each batch and of each split; gradients, sums and logits are added up,
+so that all processes hold the same numbers and take the same decisions. A world of one does nothing of this.
+
+Owns: World, BatchNorm over a whole global batch. Knows nothing of how the processes were started, of members or of files.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import FileStore
+from torch.nn.modules.batchnorm import _BatchNorm
+
+T = TypeVar("T")
+MEET_S = 300.0  # for all processes to have started: Python and torch from a cold network file system
+
+
+class PeerLostError(Exception):
+    """Another process of the world died, or did not come to a common operation in time."""
+
+
+class World:
+    """One process's place among those that train a cohort. rank: 0..size-1; rank 0 leads: it alone writes files."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+        self._asked: tuple[dist.Work, Tensor] | None = None
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def share(self, batch: Tensor) -> Tensor:
+        """This process's part of a global batch, of any kind that is drawn alike by all: each size-th row."""
+        return batch if self.size == 1 else batch[self.rank :: self.size]
+
+    def span(self, n: int) -> range:
+        """This process's part of a split of n images; the parts of all are the split, each image once."""
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors of one dtype and device by their sums over all processes, in one operation.
+
+        Raises PeerLostError.
+        """
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        _all_reduce(flat)
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+
+    def average(self, gradients: Sequence[Tensor], images_n: int) -> None:
+        """Gradients of a loss summed over images_n images here -> those of the mean over the images of all processes."""
+        if self.size == 1 or not gradients:
+            return
+        seen = gradients[0].new_full((), images_n)
+        self.add_up([*gradients, seen])
+        torch._foreach_div_(list(gradients), seen)
+
+    def join_rows(self, rows: Tensor, n: int) -> Tensor:
+        """All n rows, in order, of a tensor of which this process holds those of its span."""
+        if self.size == 1:
+            return rows
+        span = self.span(n)
+        whole = rows.new_zeros((n, *rows.shape[1:]))
+        whole[span.start : span.stop] = rows
+        _all_reduce(whole)  # what the others do not hold is zero with them
+        return whole
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, whatever the others pass."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value if self.leads else None]
+        with _peers():
+            dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        received: T = box[0]
+        return received
+
+    def agree(self, *flags: bool) -> tuple[bool, ...]:
+        """Whether any process raised each flag: the same answer for all, at the same call.
+
+        In a world of several the answer is to the call before this one, so that nobody waits, no GPU least of all.
+        """
+        if self.size == 1:
+            return flags
+        before, raised = self._asked, torch.tensor(flags, dtype=torch.int32)
+        with _peers():
+            work = dist.all_reduce(raised, async_op=True)
+            assert work is not None
+            self._asked = work, raised
+            if before is None:
+                return (False,) * len(flags)
+            before[0].wait()
+        return tuple(bool(flag) for flag in before[1].tolist())
+
+
+@contextmanager
+def join_world(rank: int, size: int, store: Path, timeout_s: float) -> Iterator[World]:
+    """A World while inside. store: a file that all processes see, which is how they find each other: no name is resolved and
+    no port agreed on. timeout_s: the longest wait for another process in a common operation, seconds.
+
+    NCCL carries what lies on GPUs, gloo the rest. Raises PeerLostError.
+    """
+    with _peers():
+        meeting = FileStore(str(store), size)
+        meeting.set(f"here-{rank}", "")
+        meeting.wait([f"here-{peer}" for peer in range(size)], datetime.timedelta(seconds=max(MEET_S, timeout_s)))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            store=meeting,
+            rank=rank,
+            world_size=size,
+            timeout=datetime.timedelta(seconds=timeout_s),
+        )
+    world = World(rank, size)
+    yield world
+    if world._asked is not None:
+        world._asked[0].wait()
+    dist.destroy_process_group()
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm whose statistics in training are those of the global batch, as they are in one process.
+
+    Its state_dict is the plain layer's. (torch's SyncBatchNorm is this on GPUs alone.) Sums are of differences to the running
+    mean, which keeps them exact where a channel's mean is large beside its spread.
+    """
+
+    def __init__(self, plain: _BatchNorm) -> None:
+        super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+        self.affine, self.track_running_stats = plain.affine, plain.track_running_stats
+        self.weight, self.bias = plain.weight, plain.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(self, name, getattr(plain, name))
+        self.training = plain.training
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # any number of dimensions: the plain layer saw to it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape and dtype."""
+        if not self.training:
+            return super().forward(input)
+        x = input.float()
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        if self.running_mean is not None:
+            x = x - self.running_mean.view(shape)
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        here_n = x.numel() // x.shape[1]
+        sums: Tensor = _Sum.apply(torch.cat([x.sum(axes), x.square().sum(axes), x.new_full((1,), here_n)]))
+        n = sums[-1].detach()
+        mean_C, square_C = (sums[:-1] / n).chunk(2)
+        var_C = (square_C - mean_C.square()).clamp_min(0)
+        self._track(mean_C.detach(), var_C.detach(), n)
+        gain_C = torch.rsqrt(var_C + self.eps)
+        if self.weight is not None:
+            gain_C = gain_C * self.weight
+        offset_C = -mean_C * gain_C if self.bias is None else self.bias - mean_C * gain_C
+        return torch.addcmul(offset_C.view(shape), x, gain_C.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean_C: Tensor, var_C: Tensor, n: Tensor) -> None:
+        """As the plain layer: the variance without bias; momentum None: the mean over all batches."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean += momentum * mean_C  # mean_C counts from the running mean
+        self.running_var += momentum * (var_C * n / (n - 1).clamp_min(1) - self.running_var)
+
+
+def share_statistics(module: nn.Module, world: World) -> None:
+    """Puts GlobalBatchNorm in the place of each BatchNorm below the module; in a world of one leaves all as it is."""
+    if world.size == 1:
+        return
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+            setattr(module, name, GlobalBatchNorm(child))
+        else:
+            share_statistics(child, world)
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; the gradient of a loss that is itself a sum over them."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        _all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        total = grad.contiguous().clone()
+        _all_reduce(total)
+        return total
+
+
+def _all_reduce(tensor: Tensor) -> None:
+    with _peers():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _peers() -> Iterator[None]:
+    """What torch raises where a peer is gone, as PeerLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerLostError(f"another process of this trial died or did not answer in time ({error})") from error
