@@ -373,7 +373,7 @@ class _CohortRun:
         self._check(member)
         write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
         if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
-            weights = pack_weights(member.model, normalisation(member.config) or (self.data.mean, self.data.std))
+            weights = pack_weights(member.evaluated_model(), normalisation(member.config) or (self.data.mean, self.data.std))
             write_atomic(attempt.files.weights, lambda stream: stream.write(weights))
         self._check(member)
         write_record(attempt.files.result, self._result(member, attempt, test_logits_NK))

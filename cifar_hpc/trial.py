@@ -131,6 +131,12 @@ class TrialConfig:
         "validation metric that chooses the best epoch and stops early", "val_acc", choices=tuple(catalog.OBJECTIVES)
     )
     stop: StopConfig = StopConfig()
+    keep: str | None = spec_key(
+        "what stays of a finished trial beside its numbers: weights (of the whole network at its best epoch); null: nothing",
+        None,
+        choices=("weights",),
+        hashed=False,
+    )
     seed: int = spec_key("seed of initialisation, data order, augmentation and dropout, each its own stream", 0, ge=0)
 
     @cached_property
@@ -149,7 +155,7 @@ class TrialConfig:
         members = {}
         for key in _SORTED_KEYS:
             value = getattr(self, key)
-            if value is None and key in _LATE:
+            if key == "keep" or (value is None and key in _LATE):
                 continue
             if isinstance(value, DatasetConfig | StopConfig):
                 members[key] = f'"{key}":{value.canonical}'

@@ -17,6 +17,7 @@ from cifar_hpc.cli.report import compare, report
 from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.cli.status import cancel, logs, retry, status
 from cifar_hpc.cli.sweep import sweep
+from cifar_hpc.cli.trained import export, predict, reproduce
 from cifar_hpc.errors import CifarHpcError
 
 
@@ -40,7 +41,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor):
+_COMMANDS = (
+    *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
+    *(predict, export, reproduce),
+)
+for command in _COMMANDS:
     app.command()(command)
 
 

@@ -126,7 +126,8 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
             flat[key] = _hashable(value)
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if key in TRAINING_KEYS or key.startswith("stop.")}
-    flat.pop("dataset.folder", None)  # where it lies is no part of the trial
+    for key in ("dataset.folder", "keep"):  # no parts of the trial
+        flat.pop(key, None)
     return flat
 
 

@@ -60,8 +60,11 @@ def read_folder(config: DatasetConfig, image_size: int, root: Path) -> FolderIma
     return FolderImages(classes, train, labelled("val"), labelled("test"))
 
 
-def load_images(source: Path | Sequence[Path], image_size: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Images without labels, listed or all below a folder: uint8 images_NCHW, and their names (relative to the folder)."""
+def load_images(source: Path | Sequence[Path], image_size: int, *, whole: bool = False) -> tuple[Tensor, tuple[str, ...]]:
+    """Images without labels, listed or all below a folder: uint8 images_NCHW, and their names (relative to the folder).
+
+    whole: nothing is cut off, as suits images of a data set that comes at image_size.
+    """
     if isinstance(source, Path):
         paths: Sequence[Path] = image_files(source) if source.is_dir() else (source,)
         names = tuple(path.relative_to(source).as_posix() if source.is_dir() else path.name for path in paths)
@@ -69,23 +72,35 @@ def load_images(source: Path | Sequence[Path], image_size: int) -> tuple[Tensor,
         paths, names = source, tuple(str(path) for path in source)
     if not paths:
         raise DataError(f"no images in {source}")
-    return torch.from_numpy(_decode_all(paths, image_size)), names
+    decode = _decode_whole if whole else decode_image
+    return torch.from_numpy(np.stack([decode(path, image_size) for path in paths])), names
 
 
 def decode_image(path: Path, image_size: int) -> NDArray[np.uint8]:
     """CHW uint8 RGB: turned as its EXIF says, the shorter side resized (bilinear, antialiased) to round(image_size * 8/7), the
     centre image_size x image_size taken. Raises DataError that names a file which is no whole image."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a whole image ({error})") from error
+    image = _open(path)
     shorter = round(image_size * 8 / 7)
     scale = shorter / min(image.size)
     width, height = (max(shorter, round(extent * scale)) for extent in image.size)
     left, top = (width - image_size) // 2, (height - image_size) // 2
     resized = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + image_size, top + image_size))
     return np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _decode_whole(path: Path, image_size: int) -> NDArray[np.uint8]:
+    image = _open(path)
+    if image.size != (image_size, image_size):
+        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a whole image ({error})") from error
 
 
 def _class_folders(folder: Path) -> dict[str, Path]:

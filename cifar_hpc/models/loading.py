@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
@@ -73,6 +74,12 @@ def _weights(state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Weights:
     if isinstance(mean, list | tuple) and isinstance(std, list | tuple):
         return Weights(plain, (tuple(mean), tuple(std)))
     return Weights(plain, None)
+
+
+def pack_weights(network: nn.Module, normalisation: Normalisation) -> bytes:
+    """A .safetensors of the network that `read_weights` reads, with the normalisation of the images that it was trained on."""
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
+    return save(state, dict(zip(("mean", "std"), map(json.dumps, normalisation), strict=True)))
 
 
 def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bool = False) -> list[str]:

@@ -38,7 +38,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     expansion = expand(sections)
     warnings = _unmet(expansion, sections.exclude, origins, tree, strict=not overrides)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
-    trials = _trials(expansion.points, declared, Resolver(path.parent, objective), origins)
+    trials = _trials(expansion.points, declared, Resolver(path.parent, objective, spec.get("keep")), origins)
     configs = [trial.config for trial in trials]
     return SweepSpec(
         name=spec["name"],

@@ -31,9 +31,10 @@ class UnresolvedError(Exception):
 class Resolver:
     """Turns points into configs; what points share is worked out once."""
 
-    def __init__(self, folder: Path, objective: str) -> None:
+    def __init__(self, folder: Path, objective: str, keep: str | None) -> None:
         self.folder = folder  # of the spec: relative paths start there
         self.objective = objective
+        self.keep = keep
         self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
@@ -48,7 +49,7 @@ class Resolver:
             own["image_size"] = catalog.DATASETS[dataset.name].size or FOLDER_IMAGE_SIZE
         if str(own.get("weights")).endswith(WEIGHT_SUFFIXES):
             own["weights"], own["weights_fingerprint"] = self._weights_file(own["weights"])
-        return normalise(TrialConfig(dataset=dataset, objective=self.objective, stop=self._stop(point), **own))
+        return normalise(TrialConfig(dataset=dataset, objective=self.objective, stop=self._stop(point), keep=self.keep, **own))
 
     def _stop(self, point: Mapping[str, Any]) -> StopConfig:
         chosen = tuple(point.get(name, key.default) for name, key in STOP_KEYS.items())

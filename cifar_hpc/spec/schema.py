@@ -100,6 +100,7 @@ DATASET_KEYS = _keys(DatasetConfig, "dataset.")
 STOP_KEYS = _keys(StopConfig, "stop.")
 _OWN = _keys(TrialConfig)
 _OBJECTIVE = _OWN.pop("objective")
+_KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
 RESOURCE_KEYS = _keys(Resources, "resources.")
@@ -107,6 +108,7 @@ ALL_KEYS: dict[str, Key] = {
     **TRIAL_KEYS,
     **RESOURCE_KEYS,
     "seed": SEED,
+    "keep": _KEEP,
     "objective.metric": dataclasses.replace(_OBJECTIVE, name="objective.metric"),
     "objective.mode": Key("objective.mode", "max or min, as the metric wants it", str, None, {"choices": ("max", "min")}),
 }
@@ -191,6 +193,7 @@ _SECTION_DOCS = {
     "seeds": "seeds of every point: a list, or a count n for 0..n-1",
     "objective": "what chooses the best epoch and ranks points; validation only",
     "stop": "when a trial ends before its last epoch",
+    "keep": _KEEP.doc,
     "resources": "what one trial needs",
     "if": "the pattern that a point must match",
     "set": "the keys that it then gets",
@@ -242,6 +245,7 @@ def spec_model() -> type[BaseModel]:
             "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
             "objective": (objective, None),
             "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
+            "keep": (_value_type(_KEEP), None),
             "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),
         },
     )

@@ -189,6 +189,10 @@ class Member:
         """Puts the best epoch's weights in place, for the one measurement of the test split."""
         self._evaluated().load_state_dict(self.best)
 
+    def evaluated_model(self) -> BlockModel:
+        """The whole network with the weights that are evaluated."""
+        return BlockModel(self.model.names, [*list(self.model.blocks)[: self.frozen], *self._evaluated().blocks])
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on bit for bit: tensors, numbers and strings only."""
         p = self.progress

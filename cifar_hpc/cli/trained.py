@@ -1,0 +1,190 @@
+"""`cifar-hpc predict`, `export`, `reproduce`: what is done with a finished trial. Computes nothing itself."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+import tempfile
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.store import read_record, write_atomic
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cifar_hpc.collect.ensemble import Floats
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Members:
+    """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them."""
+
+    classes: tuple[str, ...]
+    members: tuple[EnsembleMember, ...]
+    coefficients: tuple[tuple[float, ...], ...] | None = None
+    intercept: tuple[float, ...] | None = None
+
+
+class To(StrEnum):
+    """The form of an exported network."""
+
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
+
+
+def predict(
+    what: Annotated[str, typer.Argument(metavar="TRIAL|POINT|ENSEMBLE", help="an id, or the file of an ensemble")],
+    folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
+) -> None:
+    """Label new images: CSV on stdout with id, label and probability. Of a point: the mean over its seeds."""
+    chosen = _members(Layout(results_root()), what)
+    names, probabilities_NK = _probabilities(chosen, folder)
+    table = io.StringIO()
+    rows = csv.writer(table, lineterminator="\n")
+    rows.writerow(("id", "label", "probability"))
+    for name, share_K in zip(names, probabilities_NK, strict=True):
+        best = int(share_K.argmax())
+        rows.writerow((name, chosen.classes[best], f"{share_K[best]:.6f}"))
+    typer.echo(table.getvalue(), nl=False)
+
+
+def export(
+    trial: Annotated[str, typer.Argument(help="a trial's id")],
+    to: Annotated[To, typer.Option(help="the form")] = To.SAFETENSORS,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: TRIAL.safetensors or TRIAL.onnx")] = None,
+) -> None:
+    """Write a trial's network for other programs, and check that what was written answers as the trial did."""
+    from cifar_hpc.trained import export_trained, load_trained
+
+    path = output or Path(f"{trial}.{to.value}")
+    trained = load_trained(Layout(results_root()).trial(_known(trial)))
+    difference = export_trained(trained, path, to.value)
+    typer.echo(path)
+    side, channels = trained.side, trained.channels
+    typer.echo(f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e}", err=True)
+
+
+def reproduce(trial: Annotated[str, typer.Argument(help="a trial's id")]) -> None:
+    """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record.
+
+    Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
+    """
+    from cifar_hpc.executors.base import run_on_node
+    from cifar_hpc.plan import Cohort, Job, Resources
+    from cifar_hpc.trial import TrialConfig
+
+    files = Layout(results_root()).trial(_known(trial))
+    recorded = read_record(files.result, TrialResult)
+    config = dataclasses.replace(TrialConfig.from_json(recorded.config), keep="weights")
+    resources = Resources(cpus_per_gpu=recorded.hardware.threads)
+    with tempfile.TemporaryDirectory(prefix="cifar-hpc-reproduce-") as place:
+        again = Layout(Path(place))
+        job = Job(sweep="reproduce", job_id="job-0001", cohorts=(Cohort(trials=(config,)),), resources=resources)
+        run_on_node(job, again, executor="inline")
+        try:
+            repeated = read_record(again.trial(trial).result, TrialResult)
+        except FileNotFoundError:
+            raise CifarHpcError(f"trial {trial} failed this time: {again.trial(trial).error.read_text()}") from None
+        differences = compare_results(recorded, repeated)
+        kept = again.trial(trial).weights
+        if not differences and kept.exists() and not files.weights.exists():
+            write_atomic(files.weights, lambda stream: shutil.copyfileobj(kept.open("rb"), stream))
+            typer.echo(f"weights kept: {files.weights}", err=True)
+    for line in differences or [f"{trial}: the same numbers to the last bit, {len(recorded.curves)} epochs"]:
+        typer.echo(line)
+    if differences:
+        raise typer.Exit(1)
+
+
+def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
+    """A sentence for each number that differs, then one for each circumstance that does; empty where no number differs."""
+    lines = []
+    for name in ("lr", "train_loss", "train_acc", "val_loss", "val_acc"):
+        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(recorded.curves, repeated.curves, strict=False)]
+        wrong = [(n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b]
+        if wrong:
+            epoch, one, other = wrong[0]
+            lines.append(f"{name} differs from epoch {epoch} on: {one} recorded, {other} now")
+    for name in ("best_epoch", "outcome", "test"):
+        one, other = getattr(recorded, name), getattr(repeated, name)
+        if one != other:
+            lines.append(f"{name} differs: {one} recorded, {other} now")
+    if len(recorded.curves) != len(repeated.curves):
+        lines.append(f"epochs differ: {len(recorded.curves)} recorded, {len(repeated.curves)} now")
+    if not lines:
+        return []
+    for part in ("hardware", "provenance"):
+        one, other = getattr(recorded, part), getattr(repeated, part)
+        names = [field.name for field in dataclasses.fields(one) if field.name not in ("host", "peak_memory_gb")]
+        lines += [
+            f"{n}: {getattr(one, n)} then, {getattr(other, n)} now" for n in names if getattr(one, n) != getattr(other, n)
+        ]
+    return lines
+
+
+def _known(trial_id: str) -> str:
+    """Raises CifarHpcError where the pool has no such trial."""
+    layout = Layout(results_root())
+    if not layout.trial(trial_id).folder.is_dir():
+        near = nearest(trial_id, layout.trial_ids())
+        hint = f" Did you mean {near!r}?" if near else ""
+        raise CifarHpcError(f"{trial_id}: no such trial in {layout.pool}.{hint}")
+    return trial_id
+
+
+def _members(layout: Layout, what: str) -> _Members:
+    """A trial or a point with equal weights, or the ensemble in that file. Raises CifarHpcError."""
+    if what.endswith(".json"):
+        try:
+            record = read_record(Path(what), EnsembleRecord)
+        except FileNotFoundError as error:
+            raise CifarHpcError(f"{what}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from error
+        return _Members(record.classes, record.members, record.coefficients, record.intercept)
+    found = [] if not layout.trial(what).result.exists() else [read_record(layout.trial(what).result, TrialResult)]
+    for trial_id in layout.trial_ids() if not found else ():
+        try:
+            result = read_record(layout.trial(trial_id).result, TrialResult)
+        except (FileNotFoundError, RecordError):
+            continue
+        if result.point_id == what:
+            found.append(result)
+    if not found:
+        raise CifarHpcError(f"{what}: neither a finished trial nor a point of {layout.pool}, nor a .json file of an ensemble")
+    members = tuple(EnsembleMember(trial_id=r.trial_id, weight=1 / len(found), temperature=1.0) for r in found)
+    return _Members(found[0].classes, members)
+
+
+def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    import numpy as np
+
+    from cifar_hpc.collect.ensemble import Combination, calibrate
+    from cifar_hpc.trained import load_trained
+
+    layout = Layout(results_root())
+    probabilities: dict[int, Floats] = {}
+    names: tuple[str, ...] = ()
+    for i, member in enumerate(chosen.members):
+        trained = load_trained(layout.trial(member.trial_id))
+        if trained.classes != chosen.classes:
+            raise CifarHpcError(f"trial {member.trial_id} knows other classes than the ensemble")
+        split, names = trained.read_images(folder)
+        probabilities[i] = calibrate(trained.logits(split), member.temperature)
+    weights: Mapping[int, float] = {i: member.weight for i, member in enumerate(chosen.members)}
+    combination = Combination(
+        "",
+        weights,
+        None if chosen.coefficients is None else np.asarray(chosen.coefficients),
+        None if chosen.intercept is None else np.asarray(chosen.intercept),
+    )
+    return names, combination.apply(probabilities)

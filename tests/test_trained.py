@@ -1,0 +1,138 @@
+"""What is done with a finished trial: its kept weights label images as it did, go out checked, and it repeats itself."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.models.loading import read_weights
+from cifar_hpc.models.zoo import make_network
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.runner import run_job
+from cifar_hpc.spec.load import load_spec
+from tests.test_train_loop import result_of
+from tests.training import digits_config, job_of
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def layout():
+    return Layout(results_root())
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """The digits' test images as files, named by their place in the test split."""
+    test = load_dataset(digits_config().dataset, 8, data_root()).test
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(test.images_NCHW[:40]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "pictures" / f"{i:03d}.png")
+    return tmp_path / "pictures"
+
+
+def softmax(logits):
+    return torch.from_numpy(logits.astype(np.float32)).softmax(1).numpy()
+
+
+@pytest.mark.parametrize("changes", [{"freeze": 1, "ema": 0.7}, {"classifier": "svm"}, {"arch": "linear"}])
+def test_predict_labels_files_as_the_trial_labelled_its_test_split(layout, pictures, changes):
+    config = digits_config(keep="weights", epochs=4, **changes)
+    run_job(job_of(config), layout, executor="inline")
+    answer = run("predict", config.trial_id, pictures)
+    assert answer.exit_code == 0, answer.output
+    rows = list(csv.DictReader(io.StringIO(answer.stdout)))
+    share = softmax(np.load(layout.trial(config.trial_id).predictions)["test_logits"][:40])
+    assert [row["id"] for row in rows] == [f"{i:03d}.png" for i in range(40)]
+    sure = np.sort(share)[:, -1] - np.sort(share)[:, -2] > 0.02
+    labels = np.array([int(row["label"]) for row in rows])
+    assert (labels == share.argmax(1))[sure].all() and sure.mean() > 0.5
+    assert np.allclose([float(row["probability"]) for row in rows], share.max(1), atol=5e-3)
+
+
+def test_a_point_answers_with_the_mean_over_its_seeds_and_an_ensemble_file_with_its_weights(layout, pictures, tmp_path):
+    configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
+    run_job(job_of(*configs), layout, executor="inline")
+    shares = [softmax(np.load(layout.trial(c.trial_id).predictions)["test_logits"][:40]) for c in configs]
+    rows = list(csv.DictReader(io.StringIO(run("predict", configs[0].point_id, pictures).stdout)))
+    assert np.allclose([float(row["probability"]) for row in rows], ((shares[0] + shares[1]) / 2).max(1), atol=5e-3)
+    record = {
+        "method": "greedy",
+        "created_at": "",
+        "classes": list(result_of(layout, configs[0]).classes),
+        "members": [
+            {"trial_id": c.trial_id, "weight": w, "temperature": 1.0} for c, w in zip(configs, (0.25, 0.75), strict=True)
+        ],
+        **{"coefficients": None, "intercept": None, "val_acc": 0.5, "val_n": 80, "test_acc": None, "test_n": None},
+    }
+    (tmp_path / "greedy.json").write_text(json.dumps(record))
+    rows = list(csv.DictReader(io.StringIO(run("predict", tmp_path / "greedy.json", pictures).stdout)))
+    assert np.allclose([float(row["probability"]) for row in rows], (shares[0] * 0.25 + shares[1] * 0.75).max(1), atol=5e-3)
+
+
+def test_a_trial_without_weights_says_how_to_keep_them_and_reproduce_brings_them_back(layout, pictures):
+    config = digits_config(freeze=1)
+    run_job(job_of(config), layout, executor="inline")
+    assert not layout.trial(config.trial_id).weights.exists()
+    refused = run("predict", config.trial_id, pictures)
+    assert refused.exit_code == 2 and f"cifar-hpc reproduce {config.trial_id}" in refused.stderr
+    again = run("reproduce", config.trial_id)
+    assert again.exit_code == 0 and "the same numbers to the last bit" in again.stdout, again.output
+    assert run("predict", config.trial_id, pictures).exit_code == 0
+    assert run("predict", "nosuchtrial1", pictures).exit_code == 2
+
+
+def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout):
+    config = digits_config()
+    run_job(job_of(config), layout, executor="inline")
+    path = layout.trial(config.trial_id).result
+    record = json.loads(path.read_text())
+    record["curves"][1]["val_loss"] += 1e-6
+    path.write_text(json.dumps(record))
+    answer = run("reproduce", config.trial_id)
+    assert answer.exit_code == 1 and answer.stdout.startswith("val_loss differs from epoch 2 on:")
+    assert not layout.trial(config.trial_id).weights.exists()
+
+
+def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(layout, tmp_path, monkeypatch):
+    config = digits_config(keep="weights", freeze=1)
+    run_job(job_of(config), layout, executor="inline")
+    path = tmp_path / "out.safetensors"
+    answer = run("export", config.trial_id, "-o", path)
+    assert answer.exit_code == 0 and answer.stdout.strip() == str(path), answer.output
+    weights = read_weights(path)
+    make_network("simple_cnn", 10, 1, 8, "imagenet").load_state_dict(weights.state)
+    assert weights.normalisation == ((0.3053,), (0.376,))
+    path.unlink()
+    monkeypatch.setattr("cifar_hpc.trained.TOLERANCE", -1.0)
+    wrong = run("export", config.trial_id, "-o", path)
+    assert wrong.exit_code == 2 and "logits differ by" in wrong.stderr and not path.exists()
+
+
+def test_neighbours_keep_no_weights(layout, pictures):
+    config = digits_config(keep="weights", classifier="knn")
+    run_job(job_of(config), layout, executor="inline")
+    assert not layout.trial(config.trial_id).weights.exists()
+    assert "keeps no weights" in run("predict", config.trial_id, pictures).stderr
+
+
+def test_keep_is_written_at_the_top_of_a_spec_and_is_no_part_of_an_id(tmp_path):
+    text = "name: a\ndataset: digits\nbase: {arch: linear}\n"
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    plain = load_spec(path).trials[0].config
+    path.write_text(text + "keep: weights\n")
+    kept = load_spec(path).trials[0].config
+    assert (plain.keep, kept.keep) == (None, "weights") and plain.trial_id == kept.trial_id
