@@ -52,6 +52,12 @@ def test_effects_of_an_unbalanced_grid_do_not_credit_one_axis_with_anothers_gain
     assert arch["b"] - arch["a"] == pytest.approx(0.10)
 
 
+def test_an_axis_that_another_determines_takes_none_of_its_importance() -> None:
+    """lr follows arch: it is left out, and arch explains everything."""
+    found = measure_effects(additive_board({("a", 1.0): 0.5, ("b", 1.0): 0.6, ("c", 2.0): 0.7}))
+    assert found.importance == pytest.approx({"arch": 1.0})
+
+
 def test_an_interaction_is_what_the_additive_model_leaves_unexplained() -> None:
     board = additive_board({("a", 1.0): 0.0, ("a", 2.0): 1.0, ("b", 1.0): 1.0, ("b", 2.0): 0.0})
     assert measure_effects(board).interactions == {}  # four points for four numbers: anything would fit

@@ -32,7 +32,9 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     """Two architectures, two depths, three seeds, in the sweep 'small'; one trial has not run."""
     layout = Layout(tmp_path_factory.mktemp("results"))
     base = list(configs(6, seeds=3, epochs=4))
-    trials = [dataclasses.replace(config, freeze=freeze) for freeze in ("none", "all") for config in base]
+    trials = [
+        dataclasses.replace(config, freeze=freeze, lr=lr) for freeze, lr in (("none", 1e-4), ("all", 0.1)) for config in base
+    ]
     for config in trials[:-1]:
         write_trial(layout, config, Images.draw(200, 100), sweep="small")
     write_plan(layout, trials, "small")
@@ -91,6 +93,10 @@ def test_the_page_is_well_formed_and_needs_nothing_from_a_network(page: Path) ->
     ]
     assert outside == []
     assert "url(http" not in page.read_text()
+
+
+def test_figures_in_the_page_keep_every_digit_of_their_labels(page: Path) -> None:
+    assert ">0.0001<" in page.read_text()
 
 
 def test_every_file_that_the_page_links_is_there(page: Path) -> None:

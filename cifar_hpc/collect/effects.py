@@ -41,14 +41,19 @@ class Effects:
 
 
 def measure_effects(board: Leaderboard) -> Effects:
-    """Fits the additive model to the points' means of the objective."""
+    """Fits the additive model to the points' means of the objective.
+
+    An axis that others determine (weights, where an architecture has none) has no effect of its own and is left out.
+    """
     rows = board.measured
-    axes = [axis for axis in board.axes if len({row.axes[axis] for row in rows}) > 1]
+    if not rows:
+        return Effects({}, {}, {})
     y_P = np.array([row.score.mean for row in rows if row.score])
-    total = float(((y_P - y_P.mean()) ** 2).sum()) if len(y_P) else 0.0
+    total = float(((y_P - y_P.mean()) ** 2).sum())
+    codes = {axis: _codes(rows, _measured_values(board, axis), axis) for axis in board.axes}
+    axes = _independent(codes, [axis for axis in board.axes if codes[axis].shape[1]])
     if not axes or total == 0:
         return Effects({}, {}, {})
-    codes = {axis: _codes(rows, [v for v in board.values(axis) if any(r.axes[axis] == v for r in rows)], axis) for axis in axes}
     full = _design(codes, axes)
     rss = _residual(full, y_P)
     importance = {axis: (_residual(_design(codes, [a for a in axes if a != axis]), y_P) - rss) / total for axis in axes}
@@ -111,6 +116,22 @@ def make_freezing_curves(board: Leaderboard) -> list[FreezingCurve]:
     return curves
 
 
+def _measured_values(board: Leaderboard, axis: Axis) -> list[Any]:
+    present = {row.axes[axis] for row in board.measured}
+    return [value for value in board.values(axis) if value in present]
+
+
+def _independent(codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> list[Axis]:
+    """The axes less those that the others determine, those with the fewest values leaving first."""
+    kept = list(axes)
+    for axis in sorted(axes, key=lambda axis: codes[axis].shape[1]):
+        others = [other for other in kept if other != axis]
+        ranks = [np.linalg.matrix_rank(_design(codes, chosen)) for chosen in (kept, others)]
+        if others and ranks[0] == ranks[1]:
+            kept = others
+    return kept
+
+
 def _codes(rows: Sequence[Row], values: Sequence[Any], axis: Axis) -> NDArray[np.float64]:
     """Sum-to-zero coding, P x (values - 1): a coefficient is a value's distance from the mean of all values."""
     eye = np.vstack([np.eye(len(values) - 1), -np.ones(len(values) - 1)])
@@ -137,9 +158,8 @@ def _effects(
     variance = _residual(design, y_P) / freedom if freedom > 0 else None
     start = 1 + sum(codes[a].shape[1] for a in axes[: axes.index(axis)])
     width = codes[axis].shape[1]
-    values = [value for value in board.values(axis) if any(row.axes[axis] == value for row in board.measured)]
     found = []
-    for number, value in enumerate(values):
+    for number, value in enumerate(_measured_values(board, axis)):
         contrast = np.zeros(design.shape[1])
         contrast[0] = 1
         contrast[start : start + width] = np.eye(width)[number] if number < width else -1

@@ -12,7 +12,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_atomic, write_record
-from cifar_hpc.report.figures import Drawing, save_drawing
+from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import draw_along, draw_effects, draw_freezing_curves, draw_heat_maps, draw_parallel
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
@@ -21,6 +21,7 @@ from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, ti
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records, to_csv
 
 _MOST_PANELS = 12  # of heat-maps
+_MOST_COLORS = 6  # lines in a panel of learning curves
 
 
 def report_folder(layout: Layout, sweeps: tuple[str, ...]) -> Path:
@@ -32,8 +33,7 @@ def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
     """Writes the folder and returns the page's path. terms: the filter, for the title. Raises OSError."""
     folder = report_folder(layout, found.pool.sweeps)
     drawings = list(choose_drawings(found)) if found.board.measured else []
-    for drawing in drawings:
-        save_drawing(drawing, folder / "figures")
+    save_drawings(drawings, folder / "figures")
     files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
     for name, record in ensemble_records(found).items():
         write_record(folder / name, record)
@@ -53,7 +53,8 @@ def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
 def choose_drawings(found: Findings) -> Iterator[Drawing]:
     """The figures that this pool has the axes for; the axes that matter most come first."""
     board = found.board
-    ranked = [axis for axis in rank_axes(board) if len(board.values(axis)) > 1]
+    moving = found.effects.importance or board.axes  # without those that others determine
+    ranked = [axis for axis in rank_axes(board) if axis in moving and len(board.values(axis)) > 1]
     if ranked:
         yield draw_effects(found.effects, board) if found.effects.effects else draw_parallel(board)
     if freezing := make_freezing_curves(board):
@@ -72,8 +73,10 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
     if found.ensembles:
         yield draw_gain(found.ensembles)
         yield draw_disagreement(found.ensembles)
-    by_size = sorted(ranked[:3], key=lambda axis: -len(board.values(axis)))  # the longest axis gets the colours
-    color, row, column = (*by_size, None, None, None)[:3]
+    by_size = sorted(ranked[:3], key=lambda axis: len(board.values(axis)))
+    few = [axis for axis in by_size if len(board.values(axis)) <= _MOST_COLORS]
+    color = few[-1] if few else next(iter(by_size), None)
+    row, column = ([*(axis for axis in by_size if axis != color), None, None])[:2]
     grid = make_curve_grid(found.pool, board, row, column, color)
     for kind in ("acc", "loss"):
         yield from draw_curves(grid, board, kind)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -83,29 +85,43 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def save_drawing(drawing: Drawing, folder: Path) -> None:
-    """<name>.png and <name>.svg on white."""
+def save_drawings(drawings: Sequence[Drawing], folder: Path) -> None:
+    """<name>.png and <name>.svg of each, on white; figures of an earlier report that are none of these are removed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with house_style():
-        drawing.figure.savefig(folder / f"{drawing.name}.png", facecolor="white")
-        drawing.figure.savefig(folder / f"{drawing.name}.svg", facecolor="white", metadata={"Date": None})
+    for drawing in drawings:
+        with house_style():
+            drawing.figure.savefig(folder / f"{drawing.name}.png", facecolor="white")
+            drawing.figure.set_layout_engine("none")  # the layout stands: do not solve it again for the other form
+        svg = _svg(drawing)
+        start = svg.index(">", svg.index("<svg")) + 1
+        white = '<rect width="100%" height="100%" fill="white"/>'
+        (folder / f"{drawing.name}.svg").write_text(svg[:start] + white + svg[start:], encoding="utf-8")
+    names = {drawing.name for drawing in drawings}
+    for path in folder.iterdir():
+        if path.suffix in (".png", ".svg") and path.stem not in names:
+            path.unlink()
 
 
 def page_svg(drawing: Drawing) -> str:
     """An <svg> element for a page: transparent, its ink and lines in the page's own colours, so that it suits both themes."""
-    stream = io.StringIO()
-    with house_style():
-        drawing.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = stream.getvalue()
+    svg = _svg(drawing)
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[a-zA-Z.]+_\d+"', "", svg)  # group names, the same in every figure
-    svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r' d="[^"]+"', lambda path: re.sub(r"(\d\.\d{2})\d+", r"\1", path[0]), svg)  # hundredths of a point do
     for ours, pages in _PAGE_COLORS.items():
         svg = svg.replace(ours, pages)
     widest = f"max-width: {drawing.figure.get_figwidth() * 115:.0f}px"
-    label = f'role="img" aria-label="{drawing.title}" style="{widest}"'
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', label, svg, count=1)
+    label = f'role="img" aria-label="{escape(drawing.title)}" style="{widest}"'
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', lambda _: label, svg, count=1)
+
+
+@lru_cache(maxsize=64)
+def _svg(drawing: Drawing) -> str:
+    stream = io.StringIO()
+    with house_style():
+        drawing.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return stream.getvalue()
 
 
 def colors_for(values: Sequence[Any]) -> dict[Any, str]:

@@ -98,7 +98,13 @@ def _draw_legend(figure: Any, grid: CurveGrid, colors: Mapping[Any, str]) -> Non
         Line2D([], [], color=MUTED, marker="o", linestyle="", markersize=4, label="best epoch"),
     ]
     title = f"{grid.color_axis}:" if grid.color_axis else None
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(len(lines), 7), title=title, title_fontsize=8.5)
+    figure.legend(
+        handles=lines,
+        loc="outside upper center",
+        ncols=min(len(lines), int(figure.get_figwidth() / 1.2)),
+        title=title,
+        title_fontsize=8.5,
+    )
 
 
 def _caption(grid: CurveGrid) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from cifar_hpc.report.figures import (
     axis_title,
     colors_for,
     frame_bare,
+    halo,
     house_style,
     new_figure,
     ramp_color,
@@ -37,7 +39,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
     rows, columns = board.values(first.row_axis), board.values(first.column_axis)
     scores = [_score(row) for found in maps for row in found.cells.values()]
     norm = Normalize(min(scores), max(scores))
-    across = min(_COLUMNS, len(maps))
+    across = min(_COLUMNS if len(columns) <= 7 else 2, len(maps))
     down = -(-len(maps) // across)
     with house_style():
         figure = new_figure(max(1.2 + across * (0.5 + 0.62 * len(columns)), 5), down * (0.9 + 0.36 * len(rows)) + 0.3)
@@ -138,7 +140,8 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
             )
         if log:
             axes.set_xscale("log")
-        axes.set_xticks(values, [value_text(value) for value in values])
+        ticks = _apart([math.log(value) if log else value for value in values])
+        axes.set_xticks([values[i] for i in ticks], [value_text(values[i]) for i in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(axis)
         axes.set_ylabel(f"validation {_metric_words(board)}")
@@ -212,6 +215,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
                     textcoords="offset points",
                     fontsize=7.5,
                     va="center",
+                    path_effects=halo(),
                 )
         axes.axvline(len(axes_shown), color=MUTED, linewidth=0.8)
         for height, score in ((0.0, max(scores) if flip else min(scores)), (1.0, min(scores) if flip else max(scores))):
@@ -228,6 +232,15 @@ def draw_parallel(board: Leaderboard) -> Drawing:
 def _height(board: Leaderboard, axis: str, value: Any) -> float:
     values = board.values(axis)
     return values.index(value) / (len(values) - 1)
+
+
+def _apart(places: Sequence[float]) -> list[int]:
+    """Which of the rising places bear a label, so that none touches the next."""
+    chosen = [0]
+    for i, place in enumerate(places):
+        if place - places[chosen[-1]] >= (places[-1] - places[0]) / 9:
+            chosen.append(i)
+    return chosen
 
 
 def _some(values: Sequence[Any], most: int = 12) -> Sequence[Any]:

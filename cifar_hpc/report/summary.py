@@ -21,8 +21,8 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
     """'12 of 20 trials finished (5 points of 7): 1 failed, 2 running, 5 planned.'"""
     total = len(pool.trials) + len(pool.unfinished)
     counts = {status: sum(trial.status is status for trial in pool.unfinished) for status in Status}
-    parts = [f"{count} {status}" for status, count in counts.items() if count]
-    points = f"{len(board.measured)} of {plural(len(board.rows), 'point')}"
+    parts = [f"{count:,} {status}" for status, count in counts.items() if count]
+    points = f"{len(board.measured):,} of {plural(len(board.rows), 'point')}"
     rest = f": {', '.join(parts)}." if parts else "."
     return f"{len(pool.trials):,} of {plural(total, 'trial')} finished, {points} measured{rest}"
 

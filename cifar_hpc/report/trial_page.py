@@ -15,7 +15,7 @@ from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_atomic
-from cifar_hpc.report.figures import Drawing, save_drawing
+from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.page import PageTable, render
@@ -45,8 +45,7 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)]
     drawings: list[Drawing] = [draw_confusion(found, split), draw_reliability(found, split), *curves]
-    for drawing in drawings:
-        save_drawing(drawing, folder / "figures")
+    save_drawings(drawings, folder / "figures")
     page = render(
         title=f"Trial {trial.trial_id}",
         progress=trial.reason,
