@@ -162,6 +162,8 @@ def _run_side_by_side(element: Element, run: RunJob, flag: _Flag) -> bool:
                 sys.stdout.flush()
                 os._exit(code)
         flag.children.append(pid)
+        if flag.raised():  # the signal may have come between fork and the line above
+            os.kill(pid, signal.SIGTERM if flag.term else signal.SIGUSR2)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in flag.children]
     for share, code in zip(shares, codes, strict=True):
         if code not in (0, INTERRUPTED, INTERRUPTED + 1):
