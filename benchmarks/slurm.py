@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from cifar_hpc.cli.submit import submit
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.executors.slurm_queue import SlurmQueue
-from cifar_hpc.plan import jobs_for, make_plan, plan_record
+from cifar_hpc.plan import Cohort, jobs_for, make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
@@ -118,7 +119,12 @@ def measure_overhead(folder: Path, trials_n: int) -> None:
     executor = submitit.AutoExecutor(folder=folder / "submitit", cluster="slurm")
     executor.update_parameters(timeout_min=5, mem_gb=1, slurm_array_parallelism=at_once)
     began = time.perf_counter()
-    executor.map_array(_run_one, jobs_for(plan, ids, 1), [theirs] * len(ids))
+    whole = jobs_for(plan, ids, 1)[0]
+    jobs = [
+        replace(whole, job_id=f"job-{number:04d}", cohorts=(Cohort(trials=(trial,)),))
+        for number, trial in enumerate(plan.trials)
+    ]
+    executor.map_array(_run_one, jobs, [theirs] * len(jobs))
     _wait(theirs, ids)
     theirs_s = time.perf_counter() - began
     _print(

@@ -38,11 +38,11 @@ def _statuses(run) -> list[str]:
 
 
 def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: Cluster):
-    assert "3 trials submitted" in run("sweep", "s.yaml", grid="{lr: [0.1, 0.2, 0.3]}")
+    assert "3 trials submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48]}")
     assert _statuses(run) == ["queued"] * 3
     assert "nothing to submit" in run("sweep", "s.yaml")
-    assert "1 trials submitted" in run("sweep", "s.yaml", grid="{lr: [0.1, 0.2, 0.3, 0.4]}")
-    told = run("sweep", "s.yaml", "--prune", grid="{lr: [0.1, 0.2, 0.3]}")
+    assert "1 trials submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
+    told = run("sweep", "s.yaml", "--prune", grid="{batch_size: [16, 32, 48]}")
     assert "no longer in the spec: 1 trials" in told and "pruned: 1 queued jobs" in told
     run("cancel", "s")
     assert _statuses(run) == ["cancelled"] * 3
@@ -51,14 +51,14 @@ def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: C
 
 
 def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):
-    shown = run("sweep", "s.yaml", "--dry-run", "-v", grid="{lr: [0.1, 0.2]}")
+    shown = run("sweep", "s.yaml", "--dry-run", "-v", grid="{batch_size: [16, 32]}")
     assert "2 jobs, 2 trials" in shown and "GPU-hours" in shown and "#SBATCH --array=0-1%2" in shown
     assert not cluster.run("squeue", "-h").strip()
 
 
 def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
     (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nmax_submit: 3\njob_minutes: 1\n")
-    told = run("sweep", "s.yaml", "--no-canary", grid="{lr: [0.1, 0.2, 0.3, 0.4, 0.5]}")
+    told = run("sweep", "s.yaml", "--no-canary", grid="{batch_size: [16, 32, 48, 64, 80]}")
     assert "3 trials submitted" in told and "2 trials wait for room" in told
     assert sorted(_statuses(run)) == ["planned", "planned", "queued", "queued", "queued"]
     rows = json.loads(run("status", "s", "--format", "json"))
