@@ -72,7 +72,8 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
         yield draw_parallel(board)
     if found.ensembles:
         yield draw_gain(found.ensembles)
-        yield draw_disagreement(found.ensembles)
+        if len(found.ensembles.shown) > 1:
+            yield draw_disagreement(found.ensembles)
     by_size = sorted(ranked[:3], key=lambda axis: len(board.values(axis)))
     few = [axis for axis in by_size if len(board.values(axis)) <= _MOST_COLORS]
     color = few[-1] if few else next(iter(by_size), None)
@@ -90,7 +91,12 @@ def ensemble_records(found: Findings) -> dict[str, EnsembleRecord]:
 
 def _is_numeric(board: Leaderboard, axis: str) -> bool:
     values = board.values(axis)
-    return len(values) >= 3 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    measured = {row.axes[axis] for row in board.measured}
+    return (
+        len(measured) >= 2
+        and len(values) >= 3
+        and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    )
 
 
 def _write(path: Path, text: str) -> None:

@@ -54,6 +54,7 @@ _STYLE: Any = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
+    "hatch.color": LINE,
     "svg.fonttype": "none",
     "svg.hashsalt": "cifar-hpc",
     "figure.dpi": 100,

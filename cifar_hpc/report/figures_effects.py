@@ -34,7 +34,7 @@ _MOST_LINES = 300  # of parallel coordinates
 
 
 def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
-    """One panel a map, one scale for all; every cell bears its number, a combination that was not run is hatched."""
+    """One panel a map, one scale for all; every cell bears its number, a combination without a measurement is hatched."""
     first = maps[0]
     rows, columns = board.values(first.row_axis), board.values(first.column_axis)
     scores = [_score(row) for found in maps for row in found.cells.values()]
@@ -59,7 +59,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
         caption = f"Validation {_metric_words(board)}, mean over seeds." + (
             f" Best over {', '.join(others)}." if others else ""
         )
-        return Drawing("heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: not run.", figure)
+        return Drawing("heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: no measurement.", figure)
 
 
 def _draw_cells(
@@ -107,6 +107,9 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
             panel.set_title(f"{axis}: {effects.importance[axis]:.0%} of the variance")
             panel.grid(axis="x", visible=False)
             _format_score(panel, board)
+        if board.objective == "val_acc":  # an interval may reach beyond what an accuracy can be
+            low, high = panels[0][0].get_ylim()
+            panels[0][0].set_ylim(max(low, -0.02), min(high, 1.02))
         figure.supylabel(f"validation {_metric_words(board)}", fontsize=9)
         caption = (
             "Blue: mean at each value with all other axes averaged evenly (additive model), 95 % interval. Grey: the points."
@@ -116,7 +119,8 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
 
 def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing:
     """The best point at each value of a numeric axis, a line for each value of another; log x where values span decades."""
-    values = [value for value in board.values(axis) if isinstance(value, int | float)]
+    measured = {row.axes[axis] for row in board.measured}
+    values = [value for value in board.values(axis) if isinstance(value, int | float) and value in measured]
     log = min(values) > 0 and max(values) / min(values) >= 20
     colors = colors_for(board.values(color_axis)) if color_axis else {None: PALETTE[0]}
     best = best_by(board, axis, color_axis) if color_axis else {(*key, None): row for key, row in best_by(board, axis).items()}
@@ -226,7 +230,9 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         axes.set_yticks([])
         frame_bare(axes)
         most = f" The best {_MOST_LINES} of {len(board.measured)}." if len(board.measured) > _MOST_LINES else ""
-        return Drawing("parallel", "All points", f"A line is a point; lighter is better; black is the best.{most}", figure)
+        return Drawing(
+            "parallel", "All points", f"A line is a point; lighter is better; the strong one is the best.{most}", figure
+        )
 
 
 def _height(board: Leaderboard, axis: str, value: Any) -> float:

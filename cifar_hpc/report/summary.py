@@ -164,5 +164,7 @@ def difference_text(found: PairedDifference | None) -> str:
 
 
 def hours_text(hours: float) -> str:
-    """'0.02', '1.5', '140'."""
+    """'under 0.01', '0.02', '1.5', '140'."""
+    if 0 < hours < 0.01:
+        return "under 0.01"
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
