@@ -108,6 +108,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=19000)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
+    folder.chmod(0o755)  # munged wants its socket reachable
     nodes = ("n1", "n2", "n3", "n4")
     site = Site(root=folder / "slurm", nodes=nodes, isolated=os.getuid() == 0, port=arguments.port, node_timeout_s=10)
     cluster = Cluster(site, die_with_parent=True)
