@@ -47,6 +47,7 @@ from cifar_hpc.train.distributed import World
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
 from cifar_hpc.train.launch import Failure, Link, Meeting, MemberFailedError, RanksFailedError, Team, run_ranks
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.lr_finder import run_range_test
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed, Trunk
 from cifar_hpc.trial import DatasetConfig, TrialConfig
@@ -260,10 +261,13 @@ class _CohortRun:
             interrupted=self.interrupted,
         )
         fitted = [member for member in members if isinstance(member, FittedMember)]
-        for member in fitted:
-            self._fit(member, train, val)
+        for unfitted in fitted:
+            self._fit(unfitted, train, val)
+        for member in members:
+            if member.config.lr == "auto" and member.progress.lr_found is None:
+                self._find_lr(member, train)
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
-        train_cohort([member for member in members if member not in fitted], train, val, hooks)
+        train_cohort([m for m in members if m not in fitted and m.config.trial_id in self.attempts], train, val, hooks)
 
     def _check_shares(self, steps: int) -> None:
         data = self.data
@@ -272,6 +276,13 @@ class _CohortRun:
             raise CifarHpcError(
                 f"{self.world.size} processes share batches or splits of {least} images; each needs one at least"
             )
+
+    def _find_lr(self, member: Member, train: Feed) -> None:
+        try:
+            start = self._starting_model(member.config)
+            member.progress.lr_found = run_range_test(member, start, self.trunk.model, train).valley
+        except Exception as error:
+            self._fail(self.attempts[member.config.trial_id], error)
 
     def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
         try:
@@ -412,6 +423,7 @@ class _CohortRun:
             executor=self.executor,
             job=attempt.claim.job,
             hardware=describe_hardware(self.device, self.precision, self.world.size),
+            lr_found=progress.lr_found,
             warnings=member.model.warnings,
             provenance=describe_provenance(data.sha256, weights_sha256(config.arch, config.weights)),
         )

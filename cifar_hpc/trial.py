@@ -23,8 +23,9 @@ ID_LENGTH = 12  # base32 characters: 60 bits
 def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     """A trial key: its docstring, default and limits (choices, ge, gt, le, lt), which spec/schema.py shows and enforces.
 
-    derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id. late=True: no
-    part of the id while it is None, so that a key which came later leaves the ids of older results as they are.
+    derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id. also: a word
+    that may stand in place of a number. late=True: no part of the id while it is None, so that a key which came later leaves
+    the ids of older results as they are.
     """
     return field(default=default, metadata={"doc": doc, **limits})
 
@@ -108,7 +109,7 @@ class TrialConfig:
     optimizer: str = spec_key(
         "optimiser; muon: of the hidden matrices, with adamw for all other parameters", "sgd", choices=catalog.OPTIMIZERS
     )
-    lr: float = spec_key("peak learning rate", 0.01, gt=0)
+    lr: float | str = spec_key("peak learning rate; auto: found by a range test before the first step", 0.01, gt=0, also="auto")
     weight_decay: float = spec_key("weight decay (L2 for sgd and adam, decoupled for adamw and muon)", 0.0005, ge=0)
     momentum: float | None = spec_key("momentum of sgd (Nesterov) and muon; no effect elsewhere", 0.9, ge=0, lt=1)
     schedule: str = spec_key("learning rate over the steps", "cosine", choices=catalog.SCHEDULES)
@@ -246,7 +247,7 @@ def stream_seed(seed: int, purpose: str, *counters: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-_FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None"))
+_FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None", "float | str"))
 _DEFAULTS = {f.name: f.default for f in fields(TrialConfig)}
 _LATE = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("late"))
 TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features does not feel

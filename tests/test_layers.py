@@ -36,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command needs when it is called.
-DEFERRED = {"executors": {"runner"}, "cli": {"data", "models", "trained"}}
+DEFERRED = {"executors": {"runner"}, "cli": {"data", "models", "train", "trained"}}
 # A site profile is YAML that is checked as a spec is: with file, line and the nearest name.
 EXCEPTIONS = {"executors/slurm_profile.py": {"spec"}}
 # Third-party packages that have one door.

@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "several values in base": (
         HEAD + "base: {arch: linear, lr: [0.1, 0.2]}\n",
-        "x.yaml:3: base.lr: the list [0.1, 0.2]; a number above 0; several values stand in grid.",
+        "x.yaml:3: base.lr: the list [0.1, 0.2]; a number above 0, or auto; several values stand in grid.",
     ),
     "an empty axis": (
         RUNS + "grid: {lr: []}\n",
@@ -59,7 +59,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     "numbers of the wrong kind, all told at once": (
         HEAD + "base:\n  arch: linear\n  epochs: '3'\n  lr: true\n  batch_size: 128.0\n  momentum: 1\n  dropout: -0.1\n",
         "x.yaml:5: base.epochs: '3'; a whole number at least 1 is needed; a number stands without quotes.\n"
-        "x.yaml:6: base.lr: true; a number above 0 is needed.\n"
+        "x.yaml:6: base.lr: true; a number above 0, or auto is needed.\n"
         "x.yaml:7: base.batch_size: 128.0; a whole number at least 1 is needed. Did you mean '128'?\n"
         "x.yaml:8: base.momentum: 1; a number at least 0 and below 1 or null is needed.\n"
         "x.yaml:9: base.dropout: -0.1; a number at least 0 and below 1 or null is needed.",
@@ -84,10 +84,9 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "what does not work yet, with what to do instead": (
         HEAD
-        + "base: {arch: resnet18, lr: auto, weights: {stage: pretrain}}\n"
+        + "base: {arch: resnet18, weights: {stage: pretrain}}\n"
         + "search: {num_points: 9}\n",
         "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
-        "x.yaml:3: base.lr: 'auto' does not work yet; sweep it: grid.lr: [3e-4, 1e-3, 3e-3].\n"
         "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
     ),
     "an architecture of timm": (
@@ -305,7 +304,7 @@ def test_a_missing_spec_and_a_folder_are_told_as_such(tmp_path: Path) -> None:
         ("epochs", "--set epochs: no key=value; write --set epochs=2 or --set 'grid.lr=[1e-3, 3e-3]'."),
         ("epochs=two", "--set epochs=two: base.epochs: 'two'; a whole number at least 1 is needed."),
         ("epoch=2", "--set epoch=2: base.epoch: the key 'epoch'; it is no trial key. Did you mean 'epochs'?"),
-        ("grid.lr=[1e-3,-1]", "--set grid.lr=[1e-3,-1]: grid.lr[1]: -1; a number above 0 is needed."),
+        ("grid.lr=[1e-3,-1]", "--set grid.lr=[1e-3,-1]: grid.lr[1]: -1; a number above 0, or auto is needed."),
         ("name.x=1", "--set name.x=1: x.yaml:1: name is not a mapping; a key can only be set inside a mapping."),
     ],
 )

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from cifar_hpc.cli.arch import arch
 from cifar_hpc.cli.doctor import doctor
 from cifar_hpc.cli.fetch import fetch
+from cifar_hpc.cli.look import augment, lr_find
 from cifar_hpc.cli.report import compare, report
 from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.cli.status import cancel, logs, retry, status
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
-    *(predict, export, reproduce),
+    *(augment, lr_find, predict, export, reproduce),
 )
 for command in _COMMANDS:
     app.command()(command)

@@ -166,6 +166,7 @@ class TrialResult(Record):
     job: str
     hardware: Hardware
     provenance: Provenance
+    lr_found: float | None = None  # by the range test of lr: auto
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
 
 

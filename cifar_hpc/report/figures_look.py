@@ -1,4 +1,4 @@
-"""Pictures of a spec before it runs: learning-rate range tests, and what the network sees. Knows no trials: all comes as numbers."""
+"""Pictures of a spec before it runs: learning-rate range tests, and what the network sees. All comes as numbers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def draw_lr_curves(curves: Mapping[str, Curve]) -> Drawing:
                 axes.set_ylabel("training loss, smoothed")
     widest = max(math.log10(rates[-1] / rates[0]) for rates, *_ in curves.values())
     caption = (
-        f"Training loss while the rate rises geometrically over {widest:.0f} decades (Smith 2017). Solid line: the middle of the "
-        "longest fall, which `lr: auto` takes; dotted: the steepest fall."
+        f"Training loss while the rate rises geometrically over {widest:.0f} decades (Smith 2017). Solid line: the middle of "
+        "the longest fall, which `lr: auto` takes; dotted: the steepest fall."
     )
     return Drawing("lr_find", "Learning-rate range test", caption, figure)
 
@@ -65,9 +65,7 @@ def draw_sheet(
             if r == 0:
                 axes.set_title("as it is" if c == 0 else f"draw {c}", fontsize=8, color=INK if c == 0 else MUTED)
         figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-    return Drawing(
-        "augment", title, "Each row is one training image and several draws of it, as the network sees them.", figure
-    )
+    return Drawing("augment", title, "Each row is one training image and several draws of it.", figure)
 
 
 def save_picture(drawing: Drawing, path: Path) -> None:

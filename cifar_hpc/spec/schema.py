@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
@@ -75,6 +75,7 @@ class Key:
             return f"one of {', '.join(self.choices)}{null}"
         words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
         bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
+        null = f", or {self.limits['also']}" if "also" in self.limits else null
         noun = {int: "a whole number", float: "a number", str: "text"}[_plain_type(self.kind)]
         return " ".join(part for part in (noun, bounds) if part) + null
 
@@ -90,7 +91,7 @@ def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
     found = {}
     for f in dataclasses.fields(cls):
         if f.metadata and not f.metadata.get("derived"):
-            limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt") if name in f.metadata}
+            limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt", "also") if name in f.metadata}
             default = ... if f.default is dataclasses.MISSING else f.default
             found[prefix + f.name] = Key(prefix + f.name, f.metadata["doc"], hints[f.name], default, limits)
     return found
@@ -125,7 +126,13 @@ def _value_type(key: Key) -> Any:
         kind = Annotated[_plain_type(key.kind), Field(**{n: v for n, v in key.limits.items() if n in ("ge", "gt", "le", "lt")})]
     if type(None) in typing.get_args(key.kind):
         kind = kind | None
-    return Annotated[kind, BeforeValidator(functools.partial(refuse_not_yet, key.name))]
+    kind = Annotated[kind, BeforeValidator(functools.partial(refuse_not_yet, key.name))]
+    if "also" in key.limits:
+        word = key.limits["also"]
+        schema = {"anyOf": [{"type": "number", "exclusiveMinimum": key.limits["gt"]}, {"const": word}], "description": key.doc}
+        either = WrapValidator(lambda value, number: word if value == word else number(value))
+        return Annotated[kind, either, WithJsonSchema(schema)]
+    return kind
 
 
 def _as_mapping(value: Any) -> Any:

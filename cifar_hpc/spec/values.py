@@ -22,7 +22,6 @@ NOT_YET: dict[str, str] = {
     "ensemble": "leave it out; `cifar-hpc report` ranks the single trials",
     "weights={stage}": "name a weights file (.pt, .safetensors)",
     "weights={trial}": "name a weights file (.pt, .safetensors)",
-    "lr=auto": "sweep it: grid.lr: [3e-4, 1e-3, 3e-3]",
     "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
 }
 

@@ -92,7 +92,7 @@ class Heads:
         rates = []
         for member in self.members:
             step = (member.progress.epoch - 1) * member.steps_per_epoch + member.progress.step
-            rates.append(member.config.lr * lr_factor(member.config, step, member.steps_per_epoch))
+            rates.append(member.lr * lr_factor(member.config, step, member.steps_per_epoch))
             member.optimizer.param_groups[0]["lr"] = rates[-1]
         return _column(rates + rates[-1:] * (len(self.weight_MKD) - len(rates)), device)
 

@@ -38,6 +38,7 @@ class Progress:
     epochs_without_gain: int = 0
     outcome: Outcome | None = None
     reason: str = ""
+    lr_found: float | None = None  # by the range test of lr: auto
 
 
 class Member:
@@ -75,6 +76,11 @@ class Member:
         return self.progress.outcome is None
 
     @property
+    def lr(self) -> float:
+        """The peak learning rate."""
+        return float(self.config.lr) if self.progress.lr_found is None else self.progress.lr_found
+
+    @property
     def depth(self) -> int:
         """Blocks not trained in the present epoch: the frozen ones, or all but the classifier before unfreeze_epoch."""
         head_only = self.config.unfreeze_epoch is not None and self.progress.epoch <= self.config.unfreeze_epoch
@@ -97,7 +103,7 @@ class Member:
         step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
         own = () if self.world.size == 1 else (self.world.rank,)  # each process drops out by itself
         torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own))
-        set_lr(self.optimizer, config.lr * lr_factor(config, step, self.steps_per_epoch))
+        set_lr(self.optimizer, self.lr * lr_factor(config, step, self.steps_per_epoch))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             logits_NK = self.model.forward_blocks(tap, self.depth, len(self.model.blocks))
         loss = functional.cross_entropy(logits_NK.float(), target, label_smoothing=config.label_smoothing)
@@ -117,6 +123,13 @@ class Member:
             self.correct += (logits_NK.argmax(1) == labels_N).sum()
             self.seen += len(target)
         progress.step += 1
+
+    def measured_step(self, tap: Tensor, target: Tensor) -> float:
+        """A train_step, and its loss over the global batch."""
+        self._zero_sums()
+        self.train_step(tap, target)
+        self._add_up_sums()
+        return self.loss_sum.item() / self.seen
 
     def eval_logits(self, tap: Tensor) -> Tensor:
         """Logits NK, float32, of the weights that are evaluated: the average's where there is one."""

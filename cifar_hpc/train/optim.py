@@ -56,15 +56,16 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
         parameters = list(block.parameters())
         if parameters:
             groups.append({"params": parameters, "lr_scale": (config.layer_decay or 1.0) ** height})
+    lr = 0.0 if config.lr == "auto" else float(config.lr)  # set anew before each step
     if config.optimizer == "muon":
         hidden = {p for block in blocks[:-1] for name, p in block.named_parameters() if is_hidden(name, p)}
-        return Muon(groups, hidden, config.lr, config.momentum or 0.0, config.weight_decay)
+        return Muon(groups, hidden, lr, config.momentum or 0.0, config.weight_decay)
     fused = all(p.is_cuda for group in groups for p in group["params"])
     if config.optimizer == "sgd":
         momentum = config.momentum or 0.0
         return torch.optim.SGD(
             groups,
-            config.lr,
+            lr,
             momentum,
             weight_decay=config.weight_decay,
             nesterov=momentum > 0,
@@ -72,7 +73,7 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
             fused=fused or None,
         )
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, config.lr, weight_decay=config.weight_decay, fused=fused or None)
+    return kind(groups, lr, weight_decay=config.weight_decay, fused=fused or None)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

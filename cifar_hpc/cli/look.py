@@ -1,0 +1,108 @@
+"""`cifar-hpc lr-find` and `augment`: pictures of a spec before it runs. Computes and draws nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifar_hpc.errors import CifarHpcError
+
+if TYPE_CHECKING:
+    from cifar_hpc.report.figures import Drawing
+    from cifar_hpc.spec.sweep import SweepSpec
+    from cifar_hpc.trial import TrialConfig
+
+MOST_CURVES = 12
+
+
+def lr_find(
+    spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the picture")] = Path("lr_find.png"),
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+) -> None:
+    """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
+    lr, length and seed. `lr: auto` does the same for each trial by itself."""
+    from cifar_hpc.cli.sweep import check_there
+    from cifar_hpc.data.files import data_root
+    from cifar_hpc.report.figures_look import draw_lr_curves
+    from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.train.lr_finder import range_test_of
+
+    loaded = load_spec(spec, set_ or ())
+    tested = _differing(loaded)
+    if not tested:
+        raise CifarHpcError(f"{spec}: no trial has a learning rate")
+    if len(tested) > MOST_CURVES:
+        raise CifarHpcError(f"{spec}: {len(tested)} curves; choose at most {MOST_CURVES}, as by --set arch=resnet18")
+    check_there(list(tested.values()))
+    curves = {}
+    for name, config in tested.items():
+        found = range_test_of(config, data_root())
+        curves[name] = (found.rates, found.losses, found.valley, found.steep)
+        typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
+    _save(draw_lr_curves(curves), output)
+
+
+def augment(
+    spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="the picture; several augmentations: one each, -NAME before the suffix")
+    ] = Path("augment.png"),
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+) -> None:
+    """Draw what the network sees: some training images and several augmented draws of each, for each augmentation of SPEC."""
+    from cifar_hpc.data.contact_sheet import contact_sheet
+    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.report.figures_look import draw_sheet
+    from cifar_hpc.spec.load import load_spec
+
+    first = {(c.dataset, c.image_size, c.augment): c for c in reversed([t.config for t in load_spec(spec, set_ or ()).trials])}
+    shown = [first[key] for key in reversed(first)]
+    missing = [lacking(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]
+    if any(missing):
+        raise CifarHpcError("\n".join(filter(None, missing)))
+    names = [_augment_name(config) for config in shown]
+    stems = names if len(set(names)) == len(names) else [f"{n}-{name}" for n, name in enumerate(names, 1)]
+    for config, name, stem in zip(shown, names, stems, strict=True):
+        sheet = contact_sheet(config, data_root())
+        title = f"{config.dataset.name}, {config.image_size} px, augment: {name}"
+        shares = [[_mixed(target_K.tolist(), sheet.classes) for target_K in targets_MK] for targets_MK in sheet.targets_RMK]
+        drawing = draw_sheet(sheet.pixels_RMCHW.permute(0, 1, 3, 4, 2).numpy(), sheet.row_labels, shares, title)
+        _save(drawing, output if len(shown) == 1 else output.with_stem(f"{output.stem}-{stem}"))
+
+
+def _augment_name(config: TrialConfig) -> str:
+    return config.augment if isinstance(config.augment, str) else "+".join(op.name for op in config.augment)
+
+
+def _mixed(share_K: Sequence[float], classes: Sequence[str]) -> str:
+    """'cat 0.7, dog 0.3'; nothing where the target is one class."""
+    parts = [f"{name} {share:.2g}" for name, share in zip(classes, share_K, strict=True) if share > 0]
+    return "\n".join(parts) if len(parts) > 1 else ""
+
+
+def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
+    """A name of its axes -> the first trial of those that the range test cannot tell apart."""
+    unfelt = ("lr", "seed", "epochs", "schedule", "warmup_epochs", "stop.patience")
+    first: dict[TrialConfig, str] = {}
+    for trial in spec.trials:
+        if trial.config.classifier != "linear":
+            continue
+        plain = dataclasses.replace(trial.config, lr="auto", seed=0, epochs=1, schedule="constant", warmup_epochs=0.0)
+        axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt)
+        first.setdefault(plain, " ".join(axes) or trial.config.arch)
+    return {name: config for config, name in first.items()}
+
+
+def _save(drawing: Drawing, path: Path) -> None:
+    from cifar_hpc.report.figures_look import save_picture
+
+    try:
+        save_picture(drawing, path)
+    except (OSError, ValueError) as error:
+        raise CifarHpcError(f"{path} cannot be written: {error}") from error
+    typer.echo(path, err=True)

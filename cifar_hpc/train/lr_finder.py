@@ -1,0 +1,128 @@
+"""The learning-rate range test (Smith 2017, arXiv:1506.01186, section 3.3): a trial's first steps at ever larger rates.
+
+A copy of the member, thrown away afterwards, trains while the rate rises geometrically; the loss first falls, then explodes.
+Two rules of fastai read a rate off the curve: `valley`, which `lr: auto` takes, and `steep`. All draws come from the trial's
+own streams, so that a trial finds the same rate whenever it looks. Knows nothing of files and of drawing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.zoo import build_model, image_side, in_channels, normalisation
+from cifar_hpc.train.environment import choose_device, choose_precision
+from cifar_hpc.train.loop import generator, steps_per_epoch
+from cifar_hpc.train.member import Member
+from cifar_hpc.train.taps import Feed, Trunk
+from cifar_hpc.trial import TrialConfig
+
+STEPS = 100
+LOWEST, HIGHEST = 1e-7, 10.0  # rates of the first and the last step
+SMOOTHING = 0.98  # of the running mean of the loss
+EXPLODED = 4.0  # the test ends where the loss is so many times the least
+SKIPPED_FIRST, SKIPPED_LAST = STEPS // 10, 5  # steps that the rules do not look at
+
+
+@dataclass(frozen=True, slots=True)
+class RangeTest:
+    """rates: of the steps taken; losses: smoothed, of the same steps; valley, steep: what each rule suggests."""
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    valley: float
+    steep: float
+
+
+def run_range_test(member: Member, start: BlockModel, trunk: BlockModel, train: Feed) -> RangeTest:
+    """The test of a member that has not begun. start, trunk: what it was built from. Raises CifarHpcError where the loss is
+    not finite from the first steps on."""
+    config = dataclasses.replace(
+        member.config, lr=LOWEST, schedule="constant", warmup_epochs=0.0, unfreeze_epoch=member.config.unfreeze_epoch and STEPS
+    )
+    probe = Member(config, start, trunk, member.steps_per_epoch, member.precision)
+    probe.join(member.world)
+    probe.begin_epoch()
+    rates: list[float] = []
+    losses: list[float] = []
+    mean = 0.0
+    for step, index_B in enumerate(_batches_of(config, len(train))):
+        rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
+        probe.progress.lr_found = rate
+        draws = generator(config.seed, "lr_finder_augment", step)
+        taps, target = train.train_batch(index_B, draws, {probe.depth})
+        loss = probe.measured_step(taps[probe.depth], target)
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        smooth = mean / (1 - SMOOTHING ** (step + 1))
+        if not math.isfinite(smooth) or (losses and smooth > EXPLODED * min(losses)):
+            break
+        rates.append(rate)
+        losses.append(smooth)
+    if len(losses) <= SKIPPED_FIRST + SKIPPED_LAST + 2:
+        raise CifarHpcError(f"lr: auto: the loss of {config.arch} explodes at a rate of {LOWEST:g} already; give a number")
+    first, last = SKIPPED_FIRST, len(losses) - SKIPPED_LAST
+    seen_rates, seen_losses = rates[first:last], losses[first:last]
+    return RangeTest(tuple(rates), tuple(losses), find_valley(seen_rates, seen_losses), find_steep(seen_rates, seen_losses))
+
+
+def find_valley(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate in the middle of the longest valley: of as many steps as the longest falling subsequence of the losses has,
+    up to where that ends."""
+    length = [1] * len(losses)
+    for i, loss in enumerate(losses):
+        length[i] = 1 + max((length[j] for j in range(i) if loss < losses[j]), default=0)
+    end = length.index(max(length))
+    return rates[end - length[end] // 2]
+
+
+def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate, of those up to the least loss, at which the loss falls fastest over the logarithm of the rate."""
+    last = max(1, losses.index(min(losses)))
+    slopes = [losses[i + 1] - losses[i] for i in range(last)]  # the rates are evenly spaced in their logarithm
+    return rates[slopes.index(min(slopes))]
+
+
+def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
+    """The range test of a trial by itself, with the data under root. Raises CifarHpcError."""
+    side, device = image_side(config), choose_device()
+    data = load_dataset(config.dataset, side, root)
+    channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
+    start = build_model(config, len(data.classes), channels)
+    start = start.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trunk = Trunk(start, precision)
+    mean, std = normalisation(config) or (data.mean, data.std)
+    batches = Batches(
+        data.train,
+        image_size=side,
+        in_channels=channels,
+        mean=mean,
+        std=std,
+        augment=config.augment,
+        num_classes=len(data.classes),
+        device=device,
+    )
+    steps = steps_per_epoch(config, len(data.train.labels_N))
+    member = Member(dataclasses.replace(config, lr=LOWEST), start, start, steps, precision)
+    train = Feed(trunk, batches, member.depths, -(-len(data.train.labels_N) // steps), keep=config.augment == "none")
+    return run_range_test(member, start, start, train)
+
+
+def _batches_of(config: TrialConfig, train_n: int) -> Iterator[Tensor]:
+    """STEPS batches of shuffled passes, as many as are needed."""
+    steps = 0
+    while steps < STEPS:
+        order = torch.randperm(train_n, generator=generator(config.seed, "lr_finder_order", steps))
+        for index_B in torch.tensor_split(order, steps_per_epoch(config, train_n)):
+            if steps < STEPS:
+                yield index_B
+            steps += 1

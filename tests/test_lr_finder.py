@@ -1,0 +1,88 @@
+"""The range test finds a rate that trains, the same each time, and `lr: auto` uses it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.data.files import data_root
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.runner import Interrupted, run_job
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.train.lr_finder import find_steep, find_valley, range_test_of
+from tests.test_train_loop import result_of, run_alone
+from tests.training import digits_config, job_of, numbers
+
+
+def test_the_rules_read_a_curve_as_a_person_would():
+    """Flat up to 1e-4, falling to 1e-1, exploding beyond: the middle of the fall, and its steepest place."""
+    rates = [10 ** (-7 + 8 * i / 99) for i in range(100)]
+    place = [math.log10(rate) for rate in rates]
+    losses = [2.3 - 2 / (1 + math.exp(-4 * (x + 2))) + (3 * (x + 0.5) if x > -0.5 else 0) for x in place]
+    assert 1e-3 < find_steep(rates, losses) < 3e-2
+    assert find_steep([*rates, 20.0], [*losses, 1.0]) == find_steep(rates, losses)  # a fall after the explosion
+    falling = [2.0 if x < -4 else 2.0 - 0.5 * (x + 4) if x < -1 else 0.5 + 4 * (x + 1) for x in place]
+    assert find_valley(rates, falling) == pytest.approx(10**-2.5, rel=0.3)
+    noisy = [loss + (0.3 if i % 9 == 4 else 0) for i, loss in enumerate(falling)]
+    assert find_valley(rates, noisy) == pytest.approx(10**-2.5, rel=0.6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_auto_trains_at_the_rate_found_and_says_it(tmp_path, optimizer):
+    config = digits_config(lr="auto", optimizer=optimizer, epochs=6, schedule="constant")
+    result = run_alone(tmp_path, config)
+    suggested = range_test_of(config, data_root())
+    assert result.lr_found == suggested.valley == result.curves[-1].lr
+    assert result.config["lr"] == "auto" and result.test.acc > 0.7
+    assert len(suggested.rates) == len(suggested.losses) <= 100
+
+
+def test_auto_has_the_same_bits_beside_others_and_after_an_interruption(tmp_path):
+    configs = [
+        digits_config(lr="auto", freeze=1, epochs=3),
+        digits_config(lr="auto", freeze="all", optimizer="adamw", epochs=3),
+        digits_config(lr=0.02, freeze=1, epochs=3),
+    ]
+    layout = Layout(tmp_path / "results")
+    left = itertools.count()
+    with pytest.raises(Interrupted):
+        run_job(job_of(*configs, together=True), layout, executor="inline", interrupted=lambda: next(left) >= 6)
+    run_job(job_of(*configs, together=True), layout, executor="inline")
+    for config in configs:
+        assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config
+    assert result_of(layout, configs[2]).lr_found is None
+    assert result_of(layout, configs[0]).lr_found != result_of(layout, configs[1]).lr_found
+
+
+SPEC = """
+name: look
+dataset: {name: digits, train_size: 400}
+base: {batch_size: 64}
+grid: {arch: [linear, simple_cnn], lr: [auto, 0.1], augment: [none, [flip, mixup]]}
+seeds: 2
+"""
+
+
+def test_lr_find_draws_one_curve_for_trials_that_differ_in_more_than_the_rate(tmp_path):
+    path, picture = tmp_path / "look.yaml", tmp_path / "curves.png"
+    path.write_text(SPEC)
+    assert len(load_spec(path).trials) == 16
+    answer = CliRunner().invoke(app, ["lr-find", str(path), "-o", str(picture), "--set", "augment=none"])
+    assert answer.exit_code == 0, answer.output
+    lines = answer.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["arch=linear", "arch=simple_cnn"]
+    assert all("(valley)" in line and "(steep)" in line for line in lines)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_augment_draws_a_sheet_for_each_augmentation(tmp_path):
+    path = tmp_path / "look.yaml"
+    path.write_text(SPEC)
+    answer = CliRunner().invoke(app, ["augment", str(path), "-o", str(tmp_path / "seen.png")])
+    assert answer.exit_code == 0, answer.output
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["seen-flip+mixup.png", "seen-none.png"]
+    assert len({p.read_bytes() for p in tmp_path.glob("*.png")}) == 2
