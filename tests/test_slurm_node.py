@@ -121,12 +121,18 @@ def test_a_process_that_dies_beside_others_is_recorded_and_the_others_end(slurm_
 
 def test_a_signal_reaches_all_that_share_a_gpu(slurm_job, tmp_path):
     def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+        end = time.monotonic() + 10
         if job.job_id == "job-0000":
             on_epoch(job.trial_ids[0], EPOCH)
+            while not (layout.root / "second").exists() and time.monotonic() < end:
+                time.sleep(0.01)
             os.kill(os.getppid(), signal.SIGUSR2)
-        end = time.monotonic() + 10
+        else:
+            (layout.root / "second").touch()
         while not interrupted() and time.monotonic() < end:
-            time.sleep(0.02)
+            time.sleep(0.01)
+        if not interrupted():
+            return
         (layout.root / job.job_id).touch()
         raise RuntimeError("saved and stopped")
 

@@ -24,6 +24,7 @@ from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Status
 
+SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 INTERRUPTED = 75  # exit status: saved, to be gone on with
 
 
@@ -152,18 +153,19 @@ def _run_side_by_side(element: Element, run: RunJob, flag: _Flag) -> bool:
     """The jobs dealt out to processes, forked before torch is loaded. Whether a signal ended them before their time."""
     shares = [share for place in range(element.at_once) if (share := element.jobs[place :: element.at_once])]
     for share in shares:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes while forking would reach neither list nor child
         pid = os.fork()
         if pid == 0:
             flag.children.clear()
             code = 1
             try:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 code = INTERRUPTED + flag.progress if _run_jobs(element, share, run, flag) else 0
             finally:
                 sys.stdout.flush()
                 os._exit(code)
         flag.children.append(pid)
-        if flag.raised():  # the signal may have come between fork and the line above
-            os.kill(pid, signal.SIGTERM if flag.term else signal.SIGUSR2)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in flag.children]
     for share, code in zip(shares, codes, strict=True):
         if code not in (0, INTERRUPTED, INTERRUPTED + 1):
@@ -187,7 +189,7 @@ def _signals() -> Iterator[_Flag]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    before = {number: signal.signal(number, raise_flag) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    before = {number: signal.signal(number, raise_flag) for number in SIGNALS}
     try:
         yield flag
     finally:
