@@ -1,0 +1,43 @@
+"""What the ranks of tests do. Children import it by name, so it holds what no test can patch into them."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from cifar_hpc import runner
+from cifar_hpc.train.distributed import World
+from cifar_hpc.train.launch import Link
+from cifar_hpc.train.member import Member
+
+
+def fail_in_epoch_two(world: World, link: Link, order) -> None:
+    """The runner's ranks; the trial of the largest learning rate raises in the second epoch, on rank 1 alone."""
+    step = Member.train_step
+
+    def failing(member, tap, target):
+        if world.rank == 1 and member.config.lr == 0.03 and member.progress.epoch == 2:
+            raise ZeroDivisionError("on purpose")
+        step(member, tap, target)
+
+    Member.train_step = failing
+    runner_train_as_rank(world, link, order)
+
+
+def sleep_on_rank_one(world: World, link: Link, order) -> None:
+    """The runner's ranks, of which one does not come."""
+    if world.rank == 1:
+        time.sleep(600)
+    runner_train_as_rank(world, link, order)
+
+
+runner_train_as_rank = runner._train_as_rank
+
+
+def never_answer(world: World, link: Link, folder: Path) -> None:
+    """Rank 0 waits for rank 1, which sleeps."""
+    (folder / f"pid-{world.rank}").write_text(str(os.getpid()))
+    if world.rank == 1:
+        time.sleep(600)
+    world.broadcast("anything")

@@ -1,0 +1,250 @@
+"""A cohort in several processes: the numbers of one, one writer, and no hang whatever dies. gloo on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_hpc import runner
+from cifar_hpc.plan import Job, Resources
+from cifar_hpc.records.claims import pid_started, read_state
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Outcome, Status, TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.runner import Interrupted, run_job
+from cifar_hpc.train.distributed import World
+from cifar_hpc.trial import TrialConfig
+from tests import ranks
+from tests.training import digits_config, job_of
+
+ROUNDING = 2e-4  # relative: what another order of the same sums may change over some epochs
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def odd_config(**changes) -> TrialConfig:
+    """317 training images in batches of 53 or 52, 79 validation images, 359 test images: nothing divides evenly."""
+    config = digits_config(**{"batch_size": 53, "augment": "flip_crop", **changes})
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, train_size=396))
+
+
+def job_in(processes: int, *configs: TrialConfig, **resources) -> Job:
+    return dataclasses.replace(job_of(*configs, together=True), resources=Resources(processes=processes, **resources))
+
+
+def run_in(folder: Path, processes: int, *configs: TrialConfig, **arguments) -> list[TrialResult]:
+    layout = Layout(folder)
+    run_job(job_in(processes, *configs), layout, executor="inline", **arguments)
+    return [result_of(layout, config) for config in configs]
+
+
+def result_of(layout: Layout, config: TrialConfig) -> TrialResult:
+    return read_record(layout.trial(config.trial_id).result, TrialResult)
+
+
+def assert_same_numbers(result: TrialResult, other: TrialResult) -> None:
+    assert len(result.curves) == len(other.curves)
+    for one, two in zip(result.curves, other.curves, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, rel=ROUNDING)
+        assert one.val_loss == pytest.approx(two.val_loss, rel=ROUNDING)
+        assert (one.train_acc, one.val_acc) == pytest.approx((two.train_acc, two.val_acc), abs=0.02)
+        assert one.lr == two.lr
+    assert result.test.n == other.test.n
+    assert result.test.loss == pytest.approx(other.test.loss, rel=ROUNDING)
+
+
+@pytest.fixture(scope="module")
+def cohort() -> list[TrialConfig]:
+    """Every way in which a member takes its steps."""
+    return [
+        odd_config(),  # BatchNorm in training
+        odd_config(freeze=1, optimizer="adamw", lr=0.003, ema=0.9, grad_clip=1.0, weight_decay=0.01),
+        odd_config(unfreeze_epoch=1, layer_decay=0.5, epochs=3),
+        odd_config(freeze="all", lr=0.1),
+        odd_config(freeze="all", optimizer="adam", lr=0.01, label_smoothing=0.1),
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(cohort, tmp_path_factory) -> list[TrialResult]:
+    return run_in(tmp_path_factory.mktemp("alone"), 1, *cohort)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_gives_the_curves_of_one(tmp_path, cohort, alone, processes):
+    results = run_in(tmp_path, processes, *cohort)
+    for config, result, one in zip(cohort, results, alone, strict=True):
+        assert_same_numbers(result, one)
+        assert result.hardware.world_size == processes
+        folder = Layout(tmp_path).trial(config.trial_id).folder
+        assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "result.json", "trial.json"]
+
+
+def test_evaluation_counts_every_image_once_and_in_order(tmp_path, cohort, alone):
+    config = cohort[0]
+    run_in(tmp_path / "one", 1, config)
+    (result,) = run_in(tmp_path / "three", 3, config)
+    one, three = (np.load(Layout(tmp_path / name).trial(config.trial_id).predictions) for name in ("one", "three"))
+    assert result.test.n == len(three["test_logits"]) == 359
+    for key in one:
+        assert three[key].shape == one[key].shape
+        np.testing.assert_allclose(three[key].astype(float), one[key].astype(float), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
+def test_a_trial_goes_on_in_another_number_of_processes(tmp_path, cohort, alone, before, after):
+    members = cohort[:1] + cohort[3:4]
+    layout, steps = Layout(tmp_path), []
+
+    def in_the_second_epoch() -> bool:
+        steps.append(None)
+        return bool(layout.trial(members[0].trial_id).metrics.exists() and _epochs(layout, members[0]) and len(steps) > 8)
+
+    with pytest.raises(Interrupted):
+        run_job(job_in(before, *members), layout, executor="inline", interrupted=in_the_second_epoch)
+    for member in members:
+        state = read_state(layout.trial(member.trial_id), member.trial_id)
+        assert state.status is Status.PLANNED and layout.trial(member.trial_id).checkpoint.exists()
+    for result, one in zip(run_in(tmp_path, after, *members), (alone[0], alone[3]), strict=True):
+        assert_same_numbers(result, one)
+        assert result.attempts == 2 and result.hardware.world_size == after
+
+
+def _epochs(layout: Layout, config: TrialConfig) -> int:
+    return read_state(layout.trial(config.trial_id), config.trial_id).epochs_done
+
+
+def test_what_raises_in_one_process_is_the_trials_error_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_train_as_rank", ranks.fail_in_epoch_two)
+    good, bad = odd_config(lr=0.02), odd_config(lr=0.03)
+    layout = Layout(tmp_path)
+    run_job(job_in(2, good, bad), layout, executor="inline")
+    assert result_of(layout, good).outcome is Outcome.FINISHED
+    state = read_state(layout.trial(bad.trial_id), bad.trial_id)
+    assert state.status is Status.FAILED and state.reason == "ZeroDivisionError: on purpose"
+    assert "in failing" in state.error.traceback
+
+
+def test_a_process_that_is_killed_ends_the_trial_with_a_reason(tmp_path):
+    config = odd_config(epochs=50)
+    layout = Layout(tmp_path)
+    mine = _children()
+
+    def kill(trial_id, record) -> bool:
+        ours = sorted(_children() - mine)
+        os.kill(ours[-1], signal.SIGKILL)
+        return True
+
+    run_job(job_in(2, config), layout, executor="inline", on_epoch=kill)
+    state = read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.status is Status.FAILED
+    assert state.reason == "ProcessDied: the process of rank 1 was killed by SIGKILL without a word"
+    assert _children() <= mine
+
+
+def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_train_as_rank", ranks.sleep_on_rank_one)
+    config = odd_config()
+    layout = Layout(tmp_path)
+    run_job(job_in(2, config, timeout_s=2.0), layout, executor="inline")
+    state = read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.status is Status.FAILED
+    assert state.error.kind == "PeerLostError" and "did not answer" in state.reason
+    assert "broadcast" in state.error.traceback
+
+
+def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
+    script = (
+        "import pathlib, sys\n"
+        "from cifar_hpc.train.launch import Meeting, Team, run_ranks\n"
+        "from tests import ranks\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "run_ranks(ranks.never_answer, folder, Meeting(folder, Team(2)), timeout_s=600, interrupted=lambda: False)\n"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    wait_until(lambda: len([path for path in tmp_path.glob("pid-*") if path.read_text()]) == 2)
+    children = [int(path.read_text()) for path in tmp_path.glob("pid-*")]
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: all(pid_started(pid) is None for pid in children))
+
+
+def test_more_processes_than_images_of_a_batch_are_refused_in_words(tmp_path):
+    config = odd_config(batch_size=1)
+    layout = Layout(tmp_path)
+    run_job(job_in(2, config), layout, executor="inline")
+    state = read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.reason.startswith("CifarHpcError: 2 processes share batches or splits of 1 images")
+    assert state.error.traceback == ""
+
+
+def test_two_nodes_meet_in_the_sweeps_folder_and_give_the_same_numbers(tmp_path, cohort, alone):
+    """As Slurm starts them: the same call on each node, told apart by the environment alone."""
+    nodes = [_start_node(tmp_path, place, cohort[0], processes=2) for place in (0, 1)]
+    assert [node.wait(timeout=120) for node in nodes] == [0, 0]
+    result = result_of(Layout(tmp_path), cohort[0])
+    assert_same_numbers(result, alone[0])
+    assert result.hardware.world_size == 4
+    assert not list(Layout(tmp_path).sweep("test").folder.glob(".meeting-*"))
+
+
+def test_the_first_node_records_what_ended_the_trial_on_the_second(tmp_path):
+    config = odd_config(epochs=200)
+    layout = Layout(tmp_path)
+    nodes = [_start_node(tmp_path, place, config, processes=1) for place in (0, 1)]
+    wait_until(lambda: _epochs(layout, config) > 0)
+    for pid in _children(nodes[1].pid):
+        os.kill(pid, signal.SIGKILL)
+    assert [node.wait(timeout=60) for node in nodes] == [0, 0]
+    state = read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.reason == "ProcessDied: the process of rank 1 was killed by SIGKILL without a word"
+
+
+def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -> subprocess.Popen[bytes]:
+    script = (
+        "import json, pathlib, sys\n"
+        "from cifar_hpc.records.layout import Layout\n"
+        "from cifar_hpc.runner import run_job\n"
+        "from cifar_hpc.trial import TrialConfig\n"
+        "from tests.test_distributed import job_in\n"
+        "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"
+        "job = job_in(int(sys.argv[2]), config, nodes=2)\n"
+        "run_job(job, Layout(pathlib.Path(sys.argv[1])), executor='slurm')\n"
+    )
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(place)}
+    command = [sys.executable, "-c", script, str(folder), str(processes), json.dumps(config.to_json())]
+    return subprocess.Popen(command, env={**os.environ, **slurm})
+
+
+def _children(parent: int | None = None) -> set[int]:
+    pid = parent or os.getpid()
+    return {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
+
+
+def wait_until(true, seconds: float = 90.0) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [7, 8, 101])
+def test_shares_and_spans_hold_every_image_once(size, n):
+    worlds = [World(rank, size) for rank in range(size)]
+    assert sorted(i for world in worlds for i in world.share(torch.arange(n)).tolist()) == list(range(n))
+    assert [i for world in worlds for i in world.span(n)] == list(range(n))
+    assert max(len(world.span(n)) for world in worlds) - min(len(world.span(n)) for world in worlds) <= 1
