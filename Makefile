@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
 
-.PHONY: help demo test check setup lock clean
+.PHONY: help demo test check setup lock clean slurm-up slurm-down chaos
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
@@ -34,6 +34,15 @@ setup: .venv/.ready  ## make .venv from requirements.lock
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --upgrade --extra dev pyproject.toml --output-file requirements.lock
+
+slurm-up:  ## bring up a real Slurm of four nodes on this machine (Debian's slurmctld slurmd slurm-client munge)
+	python3 slurm/local/cluster.py up --root /tmp/slurm-local
+
+slurm-down:  ## end it
+	python3 slurm/local/cluster.py down --root /tmp/slurm-local
+
+chaos: setup  ## attack a sweep on a local Slurm at random and compare it with an undisturbed one
+	$(BIN)/python slurm/chaos.py
 
 clean:  ## remove .venv (results and data stay)
 	rm -rf .venv
