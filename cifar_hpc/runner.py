@@ -31,6 +31,7 @@ from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.plan import Cohort, Job, Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.parents import with_parents_file
 from cifar_hpc.records.schema import (
     Claim,
     EpochRecord,
@@ -231,7 +232,7 @@ class _CohortRun:
         self.device = choose_device()
         self.precision = choose_precision(config.precision, self.device)
         self.data = _load(config.dataset, _image_size(config))
-        self.model_channels = in_channels(config, self.data.channels)
+        self.model_channels = in_channels(with_parents_file(config, self.layout), self.data.channels)
         self.trunk = Trunk(self._starting_model(config), self.precision)
         members = [member for member in map(self._member, attempts) if member is not None]
         if not members:
@@ -314,12 +315,15 @@ class _CohortRun:
     def _starting_model(self, config: TrialConfig) -> BlockModel:
         """The network before its first step. Members of a cohort start alike but for their dropout."""
         if config.dropout not in self.starts:
-            model = build_model(config, len(self.data.classes), self.model_channels)
+            model = build_model(with_parents_file(config, self.layout), len(self.data.classes), self.model_channels)
             self.starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
         return self.starts[config.dropout]
 
+    def _normalisation(self, config: TrialConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return normalisation(with_parents_file(config, self.layout)) or (self.data.mean, self.data.std)
+
     def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
-        mean, std = normalisation(config) or (self.data.mean, self.data.std)
+        mean, std = self._normalisation(config)
         return Batches(
             split,
             image_size=_image_size(config),
@@ -384,7 +388,7 @@ class _CohortRun:
         self._check(member)
         write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
         if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
-            weights = pack_weights(member.evaluated_model(), normalisation(member.config) or (self.data.mean, self.data.std))
+            weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))
             write_atomic(attempt.files.weights, lambda stream: stream.write(weights))
         self._check(member)
         write_record(attempt.files.result, self._result(member, attempt, test_logits_NK))
@@ -425,7 +429,9 @@ class _CohortRun:
             hardware=describe_hardware(self.device, self.precision, self.world.size),
             lr_found=progress.lr_found,
             warnings=member.model.warnings,
-            provenance=describe_provenance(data.sha256, weights_sha256(config.arch, config.weights)),
+            provenance=describe_provenance(
+                data.sha256, weights_sha256(config.arch, with_parents_file(config, self.layout).weights)
+            ),
         )
 
     def _fail(self, attempt: _Attempt, error: Exception | Failure) -> None:

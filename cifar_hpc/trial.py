@@ -18,6 +18,7 @@ from cifar_hpc import catalog
 
 ID_SCHEME = 1  # raise it when a change of the code changes what an unchanged config trains to
 ID_LENGTH = 12  # base32 characters: 60 bits
+PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
 
 
 def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
@@ -81,7 +82,7 @@ class TrialConfig:
     dataset: DatasetConfig
     arch: str = spec_key("architecture: one of ours, a torchvision classification model, or timm/NAME")
     weights: str | None = spec_key(
-        "null (from scratch), imagenet, a torchvision weight enum, a weights file (.pt, .safetensors)", None
+        "null (from scratch), imagenet, a torchvision weight enum, a weights file (.pt, .safetensors), {trial: ID}", None
     )
     weights_fingerprint: str | None = spec_key(
         "sha256 of a weights file, which stands for its path in the id", None, derived=True

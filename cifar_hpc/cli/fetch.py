@@ -9,6 +9,7 @@ import typer
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.records.parents import parent_of
 from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 
@@ -49,7 +50,8 @@ def fetch_for(configs: list[TrialConfig]) -> None:
             fetch_dataset(name, root, _say)
         except CifarHpcError as error:
             problems.append(wanted[name] if name == "folder" else str(error))
-    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in configs if config.weights is not None):
+    public = [config for config in configs if config.weights is not None and parent_of(config) is None]
+    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in public):
         try:
             fetch_weights(arch, weights, _say)
         except CifarHpcError as error:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.parents import with_parents_file
 
 if TYPE_CHECKING:
     from cifar_hpc.report.figures import Drawing
@@ -41,7 +43,7 @@ def lr_find(
     check_there(list(tested.values()))
     curves = {}
     for name, config in tested.items():
-        found = range_test_of(config, data_root())
+        found = range_test_of(with_parents_file(config, Layout(results_root())), data_root())
         curves[name] = (found.rates, found.losses, found.valley, found.steep)
         typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
     _save(draw_lr_curves(curves), output)

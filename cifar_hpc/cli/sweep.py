@@ -27,6 +27,7 @@ from cifar_hpc.cli.states import ENDED, SweepReader
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, read_records, utc_now, write_atomic, write_record
 
@@ -249,7 +250,10 @@ def check_there(configs: Sequence[TrialConfig]) -> None:
 
     root = data_root()
     problems = [lacking(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
-    problems += [weights_lacking(*pair) for pair in dict.fromkeys((config.arch, config.weights) for config in configs)]
+    layout = Layout(results_root())
+    problems += [parent_lacking(config, layout) for config in configs]
+    plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
+    problems += [weights_lacking(*pair) for pair in plain]
     missing = list(dict.fromkeys(problem for problem in problems if problem))
     if missing:
         raise CifarHpcError("\n".join(missing))

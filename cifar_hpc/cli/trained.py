@@ -16,6 +16,7 @@ import typer
 
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.parents import parent_of
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 
@@ -90,6 +91,10 @@ def reproduce(trial: Annotated[str, typer.Argument(help="a trial's id")]) -> Non
     resources = Resources(cpus_per_gpu=recorded.hardware.threads)
     with tempfile.TemporaryDirectory(prefix="cifar-hpc-reproduce-") as place:
         again = Layout(Path(place))
+        parent = parent_of(config)
+        if parent is not None:
+            again.pool.mkdir()
+            again.trial(parent).folder.symlink_to(Layout(results_root()).trial(parent).folder)
         job = Job(sweep="reproduce", job_id="job-0001", cohorts=(Cohort(trials=(config,)),), resources=resources)
         run_on_node(job, again, executor="inline")
         try:

@@ -11,7 +11,7 @@ from typing import Any
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
-from cifar_hpc.trial import TrialConfig
+from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def _check_stem(arch: str, stem: str) -> Finding | None:
 
 
 def _check_weights(arch: str, weights: str | None) -> Finding | None:
-    if weights is None or weights.endswith(WEIGHT_SUFFIXES):
+    if weights is None or weights.startswith(PARENT_PREFIX) or weights.endswith(WEIGHT_SUFFIXES):
         return None
     known = catalog.IMAGENET_WEIGHTS.get(arch)
     found = f"weights {weights} with arch {arch}"

@@ -30,7 +30,11 @@ _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 _WORD = {"type": "string"}
 _SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema
     "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
-    "weights": (values.read_weights, values.WEIGHTS_ALLOWED, {"anyOf": [_WORD, {"type": "null"}]}),
+    "weights": (
+        values.read_weights,
+        values.WEIGHTS_ALLOWED,
+        {"anyOf": [_WORD, {"type": "null"}, {"type": "object", "required": ["trial"]}]},
+    ),
     "augment": (
         values.read_augment,
         values.AUGMENT_ALLOWED,

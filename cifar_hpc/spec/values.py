@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
-from cifar_hpc.trial import AugmentOp
+from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, AugmentOp
 
 # A top-level key, or key=value of a trial key -> what to do instead.
 NOT_YET: dict[str, str] = {
@@ -21,12 +21,11 @@ NOT_YET: dict[str, str] = {
     "stages": "sweep the pretraining by itself, then name its weights file in `weights`",
     "ensemble": "leave it out; `cifar-hpc report` ranks the single trials",
     "weights={stage}": "name a weights file (.pt, .safetensors)",
-    "weights={trial}": "name a weights file (.pt, .safetensors)",
     "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
 }
 
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
-WEIGHTS_ALLOWED = "null, imagenet, a torchvision weight enum or a weights file (.pt, .pth, .safetensors)"
+WEIGHTS_ALLOWED = "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors) or {trial: ID}"
 AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
 CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
@@ -86,6 +85,10 @@ def read_weights(value: Any) -> str | None:
     if value is None:
         return None
     refuse_not_yet("weights", value)
+    if isinstance(value, dict) and list(value) == ["trial"]:
+        if re.fullmatch(f"[a-z2-7]{{{ID_LENGTH}}}", str(value["trial"])):
+            return f"{PARENT_PREFIX}{value['trial']}"
+        raise refuse(f"the trial {show(value['trial'])}", f"the {ID_LENGTH} letters and digits of a trial's id")
     if not isinstance(value, str):
         raise refuse(show(value), WEIGHTS_ALLOWED)
     if value in ("imagenet", *_ENUMS) or value.endswith(WEIGHT_SUFFIXES):
