@@ -105,8 +105,8 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "the word none for no weights": (
         HEAD + "base: {arch: resnet18, weights: none}\n",
-        "x.yaml:3: base.weights: 'none'; null, imagenet, a torchvision weight enum or a weights file "
-        "(.pt, .pth, .safetensors). Did you mean 'null'?",
+        "x.yaml:3: base.weights: 'none'; null, imagenet, a torchvision weight enum, a weights file "
+        "(.pt, .pth, .safetensors) or {trial: ID}. Did you mean 'null'?",
     ),
     "a weights file that is not there": (
         HEAD + "base: {arch: resnet18, weights: mine.safetensors}\n",
