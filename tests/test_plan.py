@@ -27,15 +27,18 @@ def plan_of(folder: Path, text: str = SPEC) -> Plan:
 def test_every_trial_of_the_spec_is_in_exactly_one_cohort(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     members = [trial_id for cohort in plan.cohorts for trial_id in cohort.trial_ids]
-    assert members == [trial.config.trial_id for trial in plan.spec.trials]
+    assert sorted(members) == sorted(trial.config.trial_id for trial in plan.spec.trials)
     assert len(set(members)) == 16
+    apart = make_plan(plan.spec, share=False)
+    assert [cohort.trial_ids for cohort in apart.cohorts] == [(trial.trial_id,) for trial in plan.trials]
 
 
 def test_jobs_carry_what_is_wanted_and_no_more(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
-    wanted = [plan.trials[5].trial_id, plan.trials[2].trial_id, "of-another-sweep"]
-    jobs = jobs_for(plan, wanted, first_number=9)
-    assert [job.trial_ids for job in jobs] == [(plan.trials[2].trial_id,), (plan.trials[5].trial_id,)]
+    linear, network = plan.trials[5], plan.trials[10]
+    assert (linear.arch, network.arch) == ("linear", "simple_cnn")
+    jobs = jobs_for(plan, [linear.trial_id, network.trial_id, "of-another-sweep"], first_number=9)
+    assert [job.trial_ids for job in jobs] == [(network.trial_id,), (linear.trial_id,)], "the longest first"
     assert [job.job_id for job in jobs] == ["job-0009", "job-0010"]
     assert {job.sweep for job in jobs} == {"p"}
     assert jobs[0].resources == Resources(gpus=0.5, minutes=30.0)
