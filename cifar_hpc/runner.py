@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Dataset, Split, load_dataset
@@ -28,7 +27,7 @@ from cifar_hpc.models.loading import pack_weights
 from cifar_hpc.models.summary import flops
 from cifar_hpc.models.weights import weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.plan import Cohort, Job
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.parents import with_parents_file
@@ -37,7 +36,6 @@ from cifar_hpc.records.schema import (
     EpochRecord,
     ErrorRecord,
     Outcome,
-    SplitMetrics,
     TrialRecord,
     TrialResult,
 )
@@ -46,9 +44,11 @@ from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
 from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.distributed import World
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
-from cifar_hpc.train.launch import Failure, Link, Meeting, MemberFailedError, RanksFailedError, Team, run_ranks
+from cifar_hpc.train.launch import Link, run_ranks
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
+from cifar_hpc.train.measure import measure, metrics, split_arrays
+from cifar_hpc.train.meeting import Failure, Meeting, MemberFailedError, RanksFailedError, Team
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed, Trunk
 from cifar_hpc.trial import DatasetConfig, TrialConfig
@@ -74,7 +74,8 @@ def run_job(
     Where the job asks for several processes, this one starts and watches them. On several nodes it is called on each.
     """
     torch.set_num_threads(job.resources.cpus_per_gpu)
-    team = _team(job.resources)
+    asked = job.resources
+    team = Team.here(asked.processes, asked.gpus, asked.nodes)
     for number, cohort in enumerate(job.cohorts):
         run = _CohortRun(job, layout, executor, on_epoch, interrupted)
         if team.size == 1:
@@ -90,21 +91,6 @@ def run_job(
                 raise Interrupted
             else:
                 run.run(cohort, meeting)
-
-
-def _team(asked: Resources) -> Team:
-    """The processes that a trial asks for, as the launcher of this node sees them. Raises CifarHpcError."""
-    gpus_n = torch.cuda.device_count()
-    here_n = asked.processes or (round(asked.gpus) if gpus_n and asked.gpus and asked.gpus > 1 else 1)
-    if gpus_n and here_n > gpus_n:
-        raise CifarHpcError(f"a trial asks for {here_n} processes, each with a GPU of its own; this node has {gpus_n}")
-    if asked.nodes == 1:
-        return Team(here_n)
-    if os.environ.get("SLURM_STEP_NUM_TASKS") != str(asked.nodes):
-        raise CifarHpcError(
-            f"resources.nodes: a trial asks for {asked.nodes}; only Slurm starts one on several, a task on each"
-        )
-    return Team(here_n, int(os.environ["SLURM_PROCID"]), asked.nodes)
 
 
 def _meeting_folder(job: Job, layout: Layout, team: Team, number: int) -> Path:
@@ -251,7 +237,8 @@ class _CohortRun:
         if self.data.test is not None:
             test = self._batches(config, self.data.test)
             self.test = Feed(self.trunk, test, depths, EVAL_BATCH_SIZE, keep=len(members) > 1, world=self.world)
-        self._check_shares(steps)
+        for images_n in (len(train) // steps, len(val), *([len(self.test)] if self.test is not None else [])):
+            self.world.require(images_n)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,
             finished=self._finish,
@@ -269,14 +256,6 @@ class _CohortRun:
                 self._find_lr(member, train)
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
         train_cohort([m for m in members if m not in fitted and m.config.trial_id in self.attempts], train, val, hooks)
-
-    def _check_shares(self, steps: int) -> None:
-        data = self.data
-        least = min([len(data.train.labels_N) // steps, *(len(s.labels_N) for s in (data.val, data.test) if s is not None)])
-        if least < self.world.size:
-            raise CifarHpcError(
-                f"{self.world.size} processes share batches or splits of {least} images; each needs one at least"
-            )
 
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
@@ -382,9 +361,9 @@ class _CohortRun:
 
     def _write_result(self, member: Member, attempt: _Attempt, test_logits_NK: torch.Tensor | None) -> None:
         """Predictions first, the result last and atomically; then what only a running trial needs goes."""
-        arrays = _split_arrays("val", member.best_val_logits, self.data.val)
+        arrays = split_arrays("val", member.best_val_logits, self.data.val)
         if self.data.test is not None:
-            arrays |= _split_arrays("test", test_logits_NK, self.data.test)
+            arrays |= split_arrays("test", test_logits_NK, self.data.test)
         self._check(member)
         write_atomic(attempt.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))
         if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
@@ -409,9 +388,9 @@ class _CohortRun:
             reason=progress.reason,
             curves=tuple(progress.curves),
             best_epoch=progress.best_epoch,
-            train=_metrics(best.train_loss, best.train_acc, train_n) if best else None,
-            val=_metrics(best.val_loss, best.val_acc, val_n) if best else None,
-            test=_measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
+            train=metrics(best.train_loss, best.train_acc, train_n) if best else None,
+            val=metrics(best.val_loss, best.val_acc, val_n) if best else None,
+            test=measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
             classes=data.classes,
             train_n=train_n,
             params_total=sum(p.numel() for p in member.model.parameters()),
@@ -477,24 +456,3 @@ def _image_size(config: TrialConfig) -> int:
     if config.image_size is None:
         raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
     return config.image_size
-
-
-def _metrics(loss: float | None, acc: float | None, n: int) -> SplitMetrics | None:
-    return None if acc is None else SplitMetrics(loss=loss, acc=acc, n=n)
-
-
-def _measure(logits_NK: torch.Tensor, split: Split) -> SplitMetrics:
-    loss = torch.nn.functional.cross_entropy(logits_NK, split.labels_N).item()
-    acc = (logits_NK.argmax(1) == split.labels_N).double().mean().item()
-    return SplitMetrics(loss=loss if np.isfinite(loss) else None, acc=acc, n=len(logits_NK))
-
-
-def _split_arrays(name: str, logits_NK: torch.Tensor | None, split: Split) -> dict[str, NDArray[np.generic]]:
-    if logits_NK is None:
-        return {}
-    largest = float(np.finfo(np.float16).max)
-    return {
-        f"{name}_logits": logits_NK.clamp(-largest, largest).cpu().numpy().astype(np.float16),
-        f"{name}_labels": split.labels_N.numpy().astype(np.int32),
-        f"{name}_index": split.index_N.numpy().astype(np.int32),
-    }

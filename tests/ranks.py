@@ -6,14 +6,15 @@ import os
 import time
 from pathlib import Path
 
-from cifar_hpc import runner
 from cifar_hpc.train.distributed import World
 from cifar_hpc.train.launch import Link
-from cifar_hpc.train.member import Member
 
 
 def fail_in_epoch_two(world: World, link: Link, order) -> None:
     """The runner's ranks; the trial of the largest learning rate raises in the second epoch, on rank 1 alone."""
+    from cifar_hpc import runner
+    from cifar_hpc.train.member import Member
+
     step = Member.train_step
 
     def failing(member, tap, target):
@@ -22,17 +23,16 @@ def fail_in_epoch_two(world: World, link: Link, order) -> None:
         step(member, tap, target)
 
     Member.train_step = failing
-    runner_train_as_rank(world, link, order)
+    runner._train_as_rank(world, link, order)
 
 
 def sleep_on_rank_one(world: World, link: Link, order) -> None:
     """The runner's ranks, of which one does not come."""
+    from cifar_hpc import runner
+
     if world.rank == 1:
         time.sleep(600)
-    runner_train_as_rank(world, link, order)
-
-
-runner_train_as_rank = runner._train_as_rank
+    runner._train_as_rank(world, link, order)
 
 
 def never_answer(world: World, link: Link, folder: Path) -> None:

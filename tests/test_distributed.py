@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from cifar_hpc import runner
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.plan import Job, Resources
 from cifar_hpc.records.claims import pid_started, read_state
 from cifar_hpc.records.layout import Layout
@@ -79,48 +82,43 @@ def cohort() -> list[TrialConfig]:
 
 
 @pytest.fixture(scope="module")
-def alone(cohort, tmp_path_factory) -> list[TrialResult]:
-    return run_in(tmp_path_factory.mktemp("alone"), 1, *cohort)
+def alone(cohort, tmp_path_factory) -> tuple[Layout, list[TrialResult]]:
+    folder = tmp_path_factory.mktemp("alone")
+    return Layout(folder), run_in(folder, 1, *cohort)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_any_number_of_processes_gives_the_curves_of_one(tmp_path, cohort, alone, processes):
+def test_any_number_of_processes_gives_the_curves_of_one_and_counts_every_image_once(tmp_path, cohort, alone, processes):
     results = run_in(tmp_path, processes, *cohort)
-    for config, result, one in zip(cohort, results, alone, strict=True):
+    for config, result, one in zip(cohort, results, alone[1], strict=True):
         assert_same_numbers(result, one)
         assert result.hardware.world_size == processes
         folder = Layout(tmp_path).trial(config.trial_id).folder
         assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "result.json", "trial.json"]
+        several, single = (np.load(layout.trial(config.trial_id).predictions) for layout in (Layout(tmp_path), alone[0]))
+        assert len(several["test_logits"]) == 359 and len(several["val_logits"]) == 79
+        for key in single:
+            np.testing.assert_allclose(several[key].astype(float), single[key].astype(float), rtol=0.01, atol=0.01)
 
 
-def test_evaluation_counts_every_image_once_and_in_order(tmp_path, cohort, alone):
-    config = cohort[0]
-    run_in(tmp_path / "one", 1, config)
-    (result,) = run_in(tmp_path / "three", 3, config)
-    one, three = (np.load(Layout(tmp_path / name).trial(config.trial_id).predictions) for name in ("one", "three"))
-    assert result.test.n == len(three["test_logits"]) == 359
-    for key in one:
-        assert three[key].shape == one[key].shape
-        np.testing.assert_allclose(three[key].astype(float), one[key].astype(float), rtol=0.01, atol=0.01)
-
-
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 3)])
-def test_a_trial_goes_on_in_another_number_of_processes(tmp_path, cohort, alone, before, after):
-    members = cohort[:1] + cohort[3:4]
-    layout, steps = Layout(tmp_path), []
-
-    def in_the_second_epoch() -> bool:
-        steps.append(None)
-        return bool(layout.trial(members[0].trial_id).metrics.exists() and _epochs(layout, members[0]) and len(steps) > 8)
-
-    with pytest.raises(Interrupted):
-        run_job(job_in(before, *members), layout, executor="inline", interrupted=in_the_second_epoch)
-    for member in members:
-        state = read_state(layout.trial(member.trial_id), member.trial_id)
-        assert state.status is Status.PLANNED and layout.trial(member.trial_id).checkpoint.exists()
-    for result, one in zip(run_in(tmp_path, after, *members), (alone[0], alone[3]), strict=True):
+def test_a_trial_interrupted_within_an_epoch_goes_on_in_any_other_number_of_processes(tmp_path, cohort, alone):
+    members = [cohort[0], cohort[3]]
+    layout = Layout(tmp_path)
+    for processes in (1, 2):
+        with pytest.raises(Interrupted):
+            stop = _after(3) if processes == 1 else lambda: _epochs(layout, members[0]) > 0
+            run_job(job_in(processes, *members), layout, executor="inline", interrupted=stop)
+        for member in members:
+            state = read_state(layout.trial(member.trial_id), member.trial_id)
+            assert state.status is Status.PLANNED and layout.trial(member.trial_id).checkpoint.exists()
+    for result, one in zip(run_in(tmp_path, 1, *members), (alone[1][0], alone[1][3]), strict=True):
         assert_same_numbers(result, one)
-        assert result.attempts == 2 and result.hardware.world_size == after
+        assert result.attempts == 3
+
+
+def _after(steps: int) -> Callable[[], bool]:
+    left = itertools.count()
+    return lambda: next(left) >= steps
 
 
 def _epochs(layout: Layout, config: TrialConfig) -> int:
@@ -138,23 +136,6 @@ def test_what_raises_in_one_process_is_the_trials_error_and_the_others_go_on(tmp
     assert "in failing" in state.error.traceback
 
 
-def test_a_process_that_is_killed_ends_the_trial_with_a_reason(tmp_path):
-    config = odd_config(epochs=50)
-    layout = Layout(tmp_path)
-    mine = _children()
-
-    def kill(trial_id, record) -> bool:
-        ours = sorted(_children() - mine)
-        os.kill(ours[-1], signal.SIGKILL)
-        return True
-
-    run_job(job_in(2, config), layout, executor="inline", on_epoch=kill)
-    state = read_state(layout.trial(config.trial_id), config.trial_id)
-    assert state.status is Status.FAILED
-    assert state.reason == "ProcessDied: the process of rank 1 was killed by SIGKILL without a word"
-    assert _children() <= mine
-
-
 def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_train_as_rank", ranks.sleep_on_rank_one)
     config = odd_config()
@@ -169,7 +150,8 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path,
 def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
     script = (
         "import pathlib, sys\n"
-        "from cifar_hpc.train.launch import Meeting, Team, run_ranks\n"
+        "from cifar_hpc.train.launch import run_ranks\n"
+        "from cifar_hpc.train.meeting import Meeting, Team\n"
         "from tests import ranks\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "run_ranks(ranks.never_answer, folder, Meeting(folder, Team(2)), timeout_s=600, interrupted=lambda: False)\n"
@@ -182,22 +164,19 @@ def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
     wait_until(lambda: all(pid_started(pid) is None for pid in children))
 
 
-def test_more_processes_than_images_of_a_batch_are_refused_in_words(tmp_path):
-    config = odd_config(batch_size=1)
-    layout = Layout(tmp_path)
-    run_job(job_in(2, config), layout, executor="inline")
-    state = read_state(layout.trial(config.trial_id), config.trial_id)
-    assert state.reason.startswith("CifarHpcError: 2 processes share batches or splits of 1 images")
-    assert state.error.traceback == ""
+def test_more_processes_than_images_of_a_batch_are_refused_in_words():
+    World(0, 4).require(4)
+    with pytest.raises(CifarHpcError, match="4 processes share a batch or split of 3 images"):
+        World(0, 4).require(3)
 
 
 def test_two_nodes_meet_in_the_sweeps_folder_and_give_the_same_numbers(tmp_path, cohort, alone):
     """As Slurm starts them: the same call on each node, told apart by the environment alone."""
-    nodes = [_start_node(tmp_path, place, cohort[0], processes=2) for place in (0, 1)]
+    nodes = [_start_node(tmp_path, place, cohort[0], processes=1) for place in (0, 1)]
     assert [node.wait(timeout=120) for node in nodes] == [0, 0]
     result = result_of(Layout(tmp_path), cohort[0])
-    assert_same_numbers(result, alone[0])
-    assert result.hardware.world_size == 4
+    assert_same_numbers(result, alone[1][0])
+    assert result.hardware.world_size == 2
     assert not list(Layout(tmp_path).sweep("test").folder.glob(".meeting-*"))
 
 
@@ -229,8 +208,7 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
     return subprocess.Popen(command, env={**os.environ, **slurm})
 
 
-def _children(parent: int | None = None) -> set[int]:
-    pid = parent or os.getpid()
+def _children(pid: int) -> set[int]:
     return {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
 
 

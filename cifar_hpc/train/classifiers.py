@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from cifar_hpc.errors import CifarHpcError
@@ -27,6 +24,9 @@ from cifar_hpc.train.member import Member
 from cifar_hpc.train.taps import Feed
 from cifar_hpc.trial import TrialConfig
 
+if TYPE_CHECKING:
+    from sklearn.neighbors import KNeighborsClassifier
+
 MAX_ITERATIONS = 5000  # of the SVM's solver; scikit-learn's 1000 do not always suffice for 2048 features
 
 
@@ -36,6 +36,8 @@ class FittedMember(Member):
     def __init__(
         self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
     ) -> None:
+        from sklearn.preprocessing import StandardScaler  # here: a second that other trials need not wait
+
         super().__init__(config, start, trunk, steps_per_epoch, precision)
         self.progress.step = steps_per_epoch  # no step is left to take
         self.layer = _linear_layer(start, config) if config.classifier == "svm" else None
@@ -45,6 +47,8 @@ class FittedMember(Member):
 
     def fit(self, train: Feed, val: Feed, num_classes: int) -> EpochRecord:
         """The one epoch: fits, measures training and validation images, keeps the outcome as the best."""
+        from sklearn.neighbors import KNeighborsClassifier
+
         started = time.perf_counter()
         self.num_classes = num_classes
         features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
@@ -80,6 +84,9 @@ class FittedMember(Member):
 
     def _fit_svm(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
         """One against the rest, squared hinge loss; the standardisation is folded into the layer's weights."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.svm import LinearSVC
+
         assert self.layer is not None
         solver = LinearSVC(C=self.config.svm_c or 1.0, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
         with warnings.catch_warnings(record=True) as told:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cifar_hpc.errors import CifarHpcError
+
 T = TypeVar("T")
 MEET_S = 300.0  # for all processes to have started: Python and torch from a cold network file system
 
@@ -47,6 +49,11 @@ class World:
     def span(self, n: int) -> range:
         """This process's part of a split of n images; the parts of all are the split, each image once."""
         return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def require(self, images_n: int) -> None:
+        """Raises CifarHpcError where a batch or split of so many images leaves a process without any."""
+        if images_n < self.size:
+            raise CifarHpcError(f"{self.size} processes share a batch or split of {images_n} images; each needs one at least")
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replaces tensors of one dtype and device by their sums over all processes, in one operation.

@@ -1,177 +1,37 @@
-"""The processes of one world: started, fed, watched and ended by the launchers of a job, one launcher a node.
+"""The ranks of one node: started, fed, watched and ended by a launcher.
 
 A launcher trains nothing. It starts one child for each rank of its node, passes on what they say and what they are told, and
-when one fails, dies or hangs, ends all of them and knows the first cause. A child whose launcher is gone ends itself. Launchers
-of several nodes speak through small files in a folder that all of them see.
+when one fails, dies or hangs, ends all of them and knows the first cause. A child whose launcher is gone ends itself.
 
-Owns: Team, Meeting, run_ranks, the messages between launcher and ranks. Knows nothing of cohorts or records.
+Owns: run_ranks, the messages between launcher and ranks. Knows nothing of cohorts or records.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pickle
 import queue
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.schema import EpochRecord
-from cifar_hpc.records.store import write_atomic
-from cifar_hpc.train.distributed import PeerLostError, World, join_world
+from cifar_hpc.train.distributed import World, join_world
 from cifar_hpc.train.loop import Interrupted
+from cifar_hpc.train.meeting import DIED, POLL_S, Failure, Meeting, RanksFailedError, Team
 
-POLL_S = 0.2
 GRACE_S = 2.0  # from the first sign of a failure to the end of all: whoever knows more may say it
-LEAVE_S = 10.0  # for the launchers of other nodes to hear of the end
 RANK_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}  # are the launcher's, who tells the ranks
-
-
-@dataclass(frozen=True, slots=True)
-class Team:
-    """The processes of a trial. here_n: ranks of each launcher; place: of this launcher, 0..launchers_n-1; 0 leads."""
-
-    here_n: int = 1
-    place: int = 0
-    launchers_n: int = 1
-
-    @property
-    def size(self) -> int:
-        return self.here_n * self.launchers_n
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a world ended. trial_id: the one trial that it concerns, None: the whole cohort; rank: None before one is known."""
-
-    kind: str
-    message: str
-    traceback: str
-    trial_id: str | None = None
-    rank: int | None = None
-
-    @classmethod
-    def of(cls, error: BaseException, rank: int | None = None) -> Failure:
-        trial_id = error.trial_id if isinstance(error, MemberFailedError) else None
-        if isinstance(error, MemberFailedError) and error.__cause__ is not None:
-            error = error.__cause__
-        text = "" if isinstance(error, CifarHpcError) else "".join(traceback.format_exception(error))
-        alone = None if isinstance(error, PeerLostError) else trial_id  # a lost peer is no fault of the trial at hand
-        return cls(type(error).__name__, str(error) or type(error).__name__, text, alone, rank)
-
-    @property
-    def weight(self) -> int:
-        """A process that died without a word explains the others' errors, and an error explains that its peers wait."""
-        return {DIED: 2, PeerLostError.__name__: 0}.get(self.kind, 1)
-
-
-DIED = "ProcessDied"
-
-
-class MemberFailedError(Exception):
-    """One trial of the cohort failed in this process, for the reason that is its __cause__."""
-
-    def __init__(self, trial_id: str) -> None:
-        super().__init__(trial_id)
-        self.trial_id = trial_id
-
-
-class RanksFailedError(Exception):
-    """The world ended by a failure; no process of this launcher lives any more."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"rank {failure.rank}: {failure.kind}: {failure.message}")
-        self.failure = failure
-
-
-@dataclass(slots=True)
-class Meeting:
-    """A folder that the launchers of one world see: where the ranks find each other and launchers hear of failures and ends.
-
-    A round is one start of all ranks; after a failure that is one trial's alone the others go on in the next round.
-    """
-
-    folder: Path
-    team: Team
-    round: int = 0
-
-    @property
-    def store(self) -> Path:
-        return self.folder / f"store-{self.round}"
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """The folder while inside. At the end the leader says so to the others, and clears up once they have heard it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        word = "interrupted"
-        try:
-            yield
-            word = "over"
-        except Exception as error:
-            word = "interrupted" if isinstance(error, Interrupted) else "over"
-            raise
-        finally:
-            if self.team.place:
-                self._write(f"left-{self.team.place}", "")
-            else:
-                self._write("ended", word)
-                until = time.monotonic() + LEAVE_S
-                while len(list(self.folder.glob("left-*"))) < self.team.launchers_n - 1 and time.monotonic() < until:
-                    time.sleep(POLL_S)
-                shutil.rmtree(self.folder, ignore_errors=True)
-
-    def tell_failure(self, failure: Failure) -> None:
-        self._write(f"failed-{self.round}-{self.team.place}", json.dumps(asdict(failure)))
-
-    def failures_elsewhere(self) -> list[Failure]:
-        if self.team.launchers_n == 1:
-            return []
-        own = f"failed-{self.round}-{self.team.place}"
-        paths = [path for path in self.folder.glob(f"failed-{self.round}-*") if path.name != own]
-        return [Failure(**json.loads(path.read_text())) for path in paths]
-
-    def next_round(self) -> None:
-        """The leader's: all ranks start again."""
-        self.round += 1
-        self._write(f"round-{self.round}", "")
-
-    def ended(self) -> bool:
-        return (self.folder / "ended").exists()
-
-    def follow_leader(self, timeout_s: float) -> bool:
-        """The other launchers': waits for the leader's word after a round; whether it calls another.
-
-        Raises Interrupted where the job was, PeerLostError where the leader says nothing.
-        """
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            if (self.folder / f"round-{self.round + 1}").exists():
-                self.round += 1
-                return True
-            with contextlib.suppress(FileNotFoundError):
-                if (self.folder / "ended").read_text() == "interrupted":
-                    raise Interrupted
-                return False
-            time.sleep(POLL_S)
-        raise PeerLostError(f"the first node of this trial has been silent for {timeout_s:g} s")
-
-    def _write(self, name: str, text: str) -> None:
-        if self.team.launchers_n > 1:
-            write_atomic(self.folder / name, lambda stream: stream.write(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)
