@@ -278,5 +278,5 @@ def _tune_resources(asked: Resources) -> dict[str, float]:
     ):
         if wanted > limit:
             raise CifarHpcError(f"resources.{name}: a trial asks for {wanted:g}; this machine has {limit:.3g}")
-    cpus = min(asked.cpus_per_gpu * max(1, round(gpus)), _cpus())
+    cpus = min(asked.cpus_per_gpu * (asked.processes or max(1, round(gpus))), _cpus())
     return {"cpu": cpus, "gpu": gpus, **({"memory": memory_bytes} if memory_bytes else {})}
