@@ -407,6 +407,7 @@ class _CohortRun:
             job=attempt.claim.job,
             hardware=describe_hardware(self.device, self.precision, self.world.size),
             lr_found=progress.lr_found,
+            micro_batch=progress.micro_batch,
             warnings=member.model.warnings,
             provenance=describe_provenance(
                 data.sha256, weights_sha256(config.arch, with_parents_file(config, self.layout).weights)

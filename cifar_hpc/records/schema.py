@@ -167,6 +167,7 @@ class TrialResult(Record):
     hardware: Hardware
     provenance: Provenance
     lr_found: float | None = None  # by the range test of lr: auto
+    micro_batch: int | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
 
 

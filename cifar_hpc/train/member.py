@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
@@ -39,6 +41,7 @@ class Progress:
     outcome: Outcome | None = None
     reason: str = ""
     lr_found: float | None = None  # by the range test of lr: auto
+    micro_batch: int | None = None  # images that fit the memory at once, where a batch does not
 
 
 class Member:
@@ -104,14 +107,8 @@ class Member:
         own = () if self.world.size == 1 else (self.world.rank,)  # each process drops out by itself
         torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own))
         set_lr(self.optimizer, self.lr * lr_factor(config, step, self.steps_per_epoch))
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits_NK = self.model.forward_blocks(tap, self.depth, len(self.model.blocks))
-        loss = functional.cross_entropy(logits_NK.float(), target, label_smoothing=config.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.world.size == 1:
-            loss.backward()  # type: ignore[no-untyped-call]
-        else:
-            (loss * len(target)).backward()  # type: ignore[no-untyped-call]
+        loss, logits_NK = self._fitting_backward(tap, target)
+        if self.world.size > 1:
             self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
@@ -119,10 +116,54 @@ class Member:
         self._update_ema()
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
-            self.loss_sum += loss.detach().double() * len(target)
+            self.loss_sum += loss.double() * len(target)
             self.correct += (logits_NK.argmax(1) == labels_N).sum()
             self.seen += len(target)
         progress.step += 1
+
+    def _fitting_backward(self, tap: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`_backward` in micro-batches that fit the device's memory, found by halving. Raises CifarHpcError where none do."""
+        while True:
+            size = min(self.progress.micro_batch or len(target), len(target))
+            try:
+                return self._backward(tap, target, size)
+            except torch.OutOfMemoryError as error:
+                self._refuse_smaller(size, error)
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.progress.micro_batch = (size + 1) // 2
+
+    def _backward(self, tap: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss of this batch (of the summed loss in a world of several), `size` images at a time.
+
+        Returns the mean loss and the logits NK.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        losses, logits = [], []
+        for x, y in zip(tap.split(size), target.split(size), strict=True):  # type: ignore[no-untyped-call]
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+                logits_NK = self.model.forward_blocks(x, self.depth, len(self.model.blocks))
+            loss = functional.cross_entropy(logits_NK.float(), y, label_smoothing=self.config.label_smoothing)
+            whole = len(y) == len(target)
+            if self.world.size == 1:
+                (loss if whole else loss * (len(y) / len(target))).backward()  # type: ignore[no-untyped-call]
+            else:
+                (loss * len(y)).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach() if whole else loss.detach() * (len(y) / len(target)))
+            logits.append(logits_NK.detach())
+        return (losses[0], logits[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(logits))
+
+    def _refuse_smaller(self, size: int, error: torch.OutOfMemoryError) -> None:
+        trained = list(self.model.blocks)[self.depth :]
+        if any(isinstance(module, _BatchNorm) for block in trained for module in block.modules()):
+            raise CifarHpcError(
+                f"out of memory with {size} images in a step; {self.config.arch} has batch statistics, so that a step cannot "
+                f"be split: batch_size {size // 2} would take about half the memory, as would twice the processes, smaller "
+                f"images or a larger freeze ({error})"
+            ) from error
+        if size == 1:
+            raise CifarHpcError(f"out of memory with one image in a step: {self.config.arch} does not fit ({error})") from error
 
     def measured_step(self, tap: Tensor, target: Tensor) -> float:
         """A train_step, and its loss over the global batch."""
