@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -154,3 +155,31 @@ def test_a_torn_claim_is_nobodys(tmp_path):
     files.claim(3).write_text("{")
     assert claims.read_state(files, "t").status is Status.LOST
     assert claims.claim_trial(files, "t", "s/job-0001").attempt == 4
+
+
+def test_a_claim_may_be_read_by_whom_the_umask_lets(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    before = os.umask(0o022)
+    try:
+        claims.claim_trial(files, "t", "s/job-0001")
+    finally:
+        os.umask(before)
+    assert files.claim(1).stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in files.folder.iterdir()] == ["claim-0001.json"]
+
+
+def test_a_claim_that_cannot_be_read_lives_as_long_as_its_file_is_touched(tmp_path, monkeypatch):
+    files = Layout(tmp_path).trial("t")
+    store.write_record(files.claim(1), _foreign_claim())
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    original = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: refuse(path) if path == files.claim(1) else original(path))
+    assert claims.read_state(files, "t").status is Status.RUNNING
+    assert claims.claim_trial(files, "t", "s/job-0001") is None
+    old = time.time() - claims.DEAD_AFTER_S - 1
+    os.utime(files.claim(1), (old, old))
+    assert claims.read_state(files, "t").status is Status.LOST
+    assert claims.claim_trial(files, "t", "s/job-0001").attempt == 2

@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import json
 import os
+import secrets
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -55,8 +55,8 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
     files.folder.mkdir(parents=True, exist_ok=True)
     while True:
         claims = files.claims()
-        newest = _read_claim(claims[-1]) if claims else None
-        if files.result.exists() or (newest and newest.job != job and is_alive(newest, claims[-1])):
+        newest, alive = _owner(claims)
+        if files.result.exists() or (alive and not (newest and newest.job == job)):
             return None
         claim = Claim(
             trial_id=trial_id,
@@ -116,9 +116,7 @@ def is_alive(claim: Claim, path: Path) -> bool:
         return False
     if claim.host == socket.gethostname() and claim.boot_id == boot_id():
         return pid_started(claim.pid) == claim.pid_started
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime < DEAD_AFTER_S
-    return False
+    return _is_touched(path)
 
 
 def read_state(files: TrialFiles, trial_id: str) -> TrialState:
@@ -139,9 +137,9 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         reason = str(torn)
     epochs = max((line.epoch for line in read_records(files.metrics, EpochRecord)), default=0)
     claims = files.claims()
-    claim = _read_claim(claims[-1]) if claims else None
-    if claim and is_alive(claim, claims[-1]):
-        return TrialState(trial_id, Status.RUNNING, "", epochs, claim=claim)
+    claim, alive = _owner(claims)
+    if alive:
+        return TrialState(trial_id, Status.RUNNING, "" if claim else f"{claims[-1]} cannot be read", epochs, claim=claim)
     with contextlib.suppress(FileNotFoundError, RecordError):
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:
@@ -154,15 +152,35 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs}" if epochs else "", epochs)
 
 
-def _read_claim(path: Path) -> Claim | None:
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        return read_record(path, Claim)
-    return None
+def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:
+    """The newest claim, None where it is torn or cannot be read, and whether its owner lives.
+
+    Of one that cannot be read (another user's, a share that does not answer) only the heartbeat tells.
+    """
+    if not claims:
+        return None, False
+    try:
+        claim = read_record(claims[-1], Claim)
+    except (FileNotFoundError, RecordError):
+        return None, False
+    except OSError:
+        return None, _is_touched(claims[-1])
+    return claim, is_alive(claim, claims[-1])
+
+
+def _is_touched(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime < DEAD_AFTER_S
+    except FileNotFoundError:
+        return False
+    except OSError:  # nothing is known of it: better to wait than to train beside its owner
+        return True
 
 
 def _create_exclusively(path: Path, claim: Claim) -> bool:
-    """Whole content under a name that did not exist before: os.link is atomic on NFS too."""
-    handle, temporary = tempfile.mkstemp(prefix=".claim.", dir=path.parent)
+    """Whole content under a name that did not exist before: os.link is atomic on NFS too. Readable as the umask says."""
+    temporary = path.with_name(f".claim.{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(json.dumps(claim.to_json()).encode())
