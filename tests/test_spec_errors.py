@@ -83,9 +83,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         f"x.yaml:5: grid.freeze[6]: the list [1]; {FREEZE}.",
     ),
     "what does not work yet, with what to do instead": (
-        HEAD
-        + "base: {arch: resnet18, weights: {stage: pretrain}}\n"
-        + "search: {num_points: 9}\n",
+        HEAD + "base: {arch: resnet18, weights: {stage: pretrain}}\n" + "search: {num_points: 9}\n",
         "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
         "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
     ),
@@ -223,6 +221,25 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     "a linear network with frozen blocks": (
         HEAD + "base: {freeze: 2}\ngrid: {arch: [linear, convnet5]}\n",
         "x.yaml:3: base.freeze: freeze 2 with arch linear; it is all classifier; `when` can set freeze: none for it.",
+    ),
+    "more frozen blocks than there are": (
+        HEAD + "base: {arch: convnet5}\ngrid:\n  freeze: [2, 9]\n",
+        "x.yaml:5: grid.freeze[1]: freeze 9 with arch convnet5: 9 blocks; 0 to 5 of them can be frozen: "
+        "features.0, features.5, features.10, features.15, features.20.",
+    ),
+    "a frozen block that one network lacks": (
+        HEAD + "base: {freeze: layer5}\ngrid: {arch: [resnet18]}\n",
+        "x.yaml:3: base.freeze: freeze layer5 with arch resnet18: no block is called 'layer5'; allowed: none, all, 0 to 9, "
+        "a share 0.0 to 1.0, or a block: conv1, layer1.0, layer1.1, layer2.0, layer2.1, layer3.0, layer3.1, layer4.0, "
+        "layer4.1. Did you mean 'layer4'?",
+    ),
+    "images too small for a network": (
+        HEAD + "base: {image_size: 32}\ngrid: {arch: [resnet18, alexnet]}\n",
+        "x.yaml:3: base.image_size: image_size 32 with arch alexnet; it takes pixels from 63 on.",
+    ),
+    "a data set's own size that a network cannot part": (
+        "name: x\ndataset: mnist\nbase:\n  arch: vit_b_16\n",
+        "x.yaml:3: base.image_size: image_size 28 with arch vit_b_16; it takes multiples of 16 pixels from 16 on.",
     ),
     "a grid beyond reason": (
         RUNS + "grid:\n" + "".join(f"  {k}: {list(range(1, 101))}\n" for k in ("epochs", "batch_size", "lr", "image_size")),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hpc.errors import SpecError
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import Resources, SweepSpec
 from cifar_hpc.trial import AugmentOp, StopConfig
@@ -34,9 +35,11 @@ def test_every_spec_of_the_project_loads_without_a_warning(path: Path) -> None:
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2(load) -> None:
-    spec = load(HEAD + "base: {arch: resnet18, weights: imagenet, lr: 1e-3, epochs: 0x10, freeze: on, dropout: ~}\n")
+    spec = load(HEAD + "base: {arch: resnet18, weights: imagenet, lr: 1e-3, epochs: 0x10, dropout: ~}\n")
     config = spec.trials[0].config
-    assert (config.lr, config.epochs, config.freeze, config.dropout) == (0.001, 16, "on", None)
+    assert (config.lr, config.epochs, config.dropout) == (0.001, 16, None)
+    with pytest.raises(SpecError, match="no block is called 'on'"):  # a word, not true
+        load(HEAD + "base: {arch: resnet18, freeze: on}\n")
 
 
 def test_an_int_a_float_and_a_scientific_rate_are_one_trial(load) -> None:
@@ -161,7 +164,10 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
 @pytest.mark.parametrize(
     ("rest", "warning"),
     [
-        ("base: {arch: linear, optimizer: adamw, momentum: 0.9}", "momentum has no effect: only optimizer: sgd and muon have it"),
+        (
+            "base: {arch: linear, optimizer: adamw, momentum: 0.9}",
+            "momentum has no effect: only optimizer: sgd and muon have it",
+        ),
         (
             "base: {arch: resnet18, weights: imagenet, freeze: all, layer_decay: 0.5}",
             "layer_decay has no effect: only the classifier is trained",

@@ -10,6 +10,7 @@ from typing import Any
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
+from cifar_hpc.freeze import FreezeError, frozen_blocks
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
 
@@ -107,11 +108,28 @@ def _check_warmup(warmup_epochs: float, epochs: int) -> Finding | None:
 
 
 def _check_freeze(arch: str, freeze: Any) -> Finding | None:
-    if arch != "linear" or freeze == "none":
+    names = catalog.block_names(arch)
+    if names is None or freeze == "none":
         return None
-    return Finding(
-        "freeze", freeze, f"freeze {freeze} with arch linear", "it is all classifier; `when` can set freeze: none for it"
-    )
+    found = f"freeze {freeze} with arch {arch}"
+    if arch == "linear":
+        return Finding("freeze", freeze, found, "it is all classifier; `when` can set freeze: none for it")
+    try:
+        frozen_blocks(names, freeze)
+    except FreezeError as error:
+        return Finding("freeze", freeze, f"{found}: {error.found}", error.allowed, error.near)
+    return None
+
+
+def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
+    info = catalog.architecture(arch)
+    if info is None or image_size is None or stem == "cifar":  # its sides are known for the published stem alone
+        return None
+    if image_size >= info.min_side and image_size % info.side_step == 0:
+        return None
+    steps = f"multiples of {info.side_step} pixels" if info.side_step > 1 else "pixels"
+    allowed = f"it takes {steps} from {info.min_side} on"
+    return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", allowed)
 
 
 FITTED = "svm and knn are fitted once, to features of a network that is frozen"
@@ -121,6 +139,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_weights, lambda c: (c.arch, c.weights)),
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.arch, c.freeze)),
+    (_check_side, lambda c: (c.arch, c.stem, c.image_size)),
 )
 
 

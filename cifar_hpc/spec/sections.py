@@ -34,7 +34,8 @@ class Origins:
         paths = same or [path for _, path in known]
         if paths:
             return self.tree.where(paths[0])
-        return self.tree.where({"arch": ("base", "arch"), "dataset.name": ("dataset",)}.get(key, tuple(key.split("."))))
+        path = ("base", key) if "." not in key else ("dataset",) if key == "dataset.name" else tuple(key.split("."))
+        return self.tree.where(path)
 
     def has(self, key: str, value: Any) -> bool:
         """Whether some point may have that value."""
