@@ -13,9 +13,9 @@ from training import digits_config, job_of
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
-from cifar_hpc.executors.base import JobState
+from cifar_hpc.executors.base import JobState, record_death
 from cifar_hpc.plan import Job, Resources
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 
@@ -128,3 +128,15 @@ def test_ray_refuses_what_the_machine_can_never_give_instead_of_waiting_for_ever
     greedy = Job(sweep="test", job_id="job-0001", cohorts=job.cohorts, resources=Resources(memory_gb=1e6))
     with pytest.raises(CifarHpcError, match=r"resources\.memory_gb: a trial asks for"):
         open_executor("ray").start(Layout(tmp_path), [greedy], lambda job, handle: None)
+
+
+def test_a_death_before_any_attempt_hides_no_later_interruption(tmp_path):
+    job, layout = job_of(digits_config()), Layout(tmp_path)
+    (trial_id,) = job.trial_ids
+    files = layout.trial(trial_id)
+    record_death(layout, job, "ValueError", "thirteen")
+    assert read_state(files, trial_id).status is Status.FAILED
+    claim = claim_trial(files, trial_id, "s/job-0002")
+    assert claim is not None
+    release_claim(files, claim)
+    assert read_state(files, trial_id).status is Status.PLANNED

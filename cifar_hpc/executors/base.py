@@ -142,7 +142,7 @@ def record_death(layout: Layout, job: Job, kind: str, message: str, traceback: s
         claims = files.claims()
         record = ErrorRecord(
             trial_id=trial_id,
-            attempt=int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 1,
+            attempt=int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0,  # 0: before any attempt, so that it hides none
             kind=kind,
             message=message,
             traceback=traceback,
