@@ -21,6 +21,7 @@ from cifar_hpc.trial import TrialConfig
 MEMBER_KEYS = (
     *("freeze", "unfreeze_epoch", "layer_decay", "optimizer", "lr", "weight_decay", "momentum", "schedule", "warmup_epochs"),
     *("label_smoothing", "dropout", "ema", "grad_clip", "epochs", "objective", "stop"),
+    *("classifier", "svm_c", "knn_k", "keep"),
 )
 MOST_MEMBERS = 64
 # A cohort is full once its trunk is so small a share of its work: more members would save nothing more. Linear classifiers
@@ -102,6 +103,8 @@ _COMMON_KEYS = [field.name for field in dataclasses.fields(TrialConfig) if field
 
 def _shares(trial: TrialConfig) -> bool:
     """Whether some blocks run frozen, or all that there is to train is a linear classifier."""
+    if trial.stop.max_minutes is not None:
+        return False  # its time would depend on its company
     return _depth(trial) > 0 or _is_linear(trial)
 
 

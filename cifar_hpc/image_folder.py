@@ -1,4 +1,4 @@
-"""What makes a folder of one's own images a data set: train/<class>/*, optional val/ and test/. Reads names and sizes only.
+"""What makes a folder of one's own images a data set: train/<class>/*, optional val/ and test/. Decodes nothing.
 
 Stands beside the catalogue, since the spec gives the folder its identity and the data room loads it. Imports no torch.
 """
@@ -32,10 +32,11 @@ def folder_classes(folder: Path) -> tuple[str, ...]:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """16 hex digits over the relative names and sizes of the images of `folder`: what stands for it in a trial's id."""
+    """16 hex digits over the relative names and contents of the images of `folder`: what stands for it in a trial's id."""
     digest = hashlib.sha256()
     for path in image_files(folder):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -215,7 +215,9 @@ class _CohortRun:
             if self.world.leads and not attempt.files.trial.exists():
                 record = TrialRecord(trial_id=attempt.claim.trial_id, config=attempt.config.to_json(), created_at=utc_now())
                 write_record(attempt.files.trial, record)
-        self.device = choose_device()
+        self.device = choose_device(self.job.resources.gpus)
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         self.precision = choose_precision(config.precision, self.device)
         self.data = _load(config.dataset, _image_size(config))
         self.model_channels = in_channels(with_parents_file(config, self.layout), self.data.channels)
@@ -231,6 +233,7 @@ class _CohortRun:
             depths,
             -(-len(self.data.train.labels_N) // steps),
             keep=config.augment == "none",
+            training=True,
             world=self.world,
         )
         val = Feed(self.trunk, self._batches(config, self.data.val), depths, EVAL_BATCH_SIZE, keep=True, world=self.world)

@@ -70,7 +70,7 @@ class TrainedTrial:
     @torch.no_grad()
     def logits(self, split: Split) -> NDArray[np.float32]:
         """Logits N x K of a split of `read_images`, float32 throughout."""
-        device = choose_device()
+        device = choose_device(None)
         batches = Batches(
             split,
             image_size=self.side,

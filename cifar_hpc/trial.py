@@ -44,7 +44,7 @@ class DatasetConfig:
     split_seed: int = spec_key("seed of the sub-sample and of the split; the seeds of a sweep share one split", 0, ge=0)
     folder: str | None = spec_key("folder of one's own images; where it lies is not part of the trial's id", None, hashed=False)
     fingerprint: str | None = spec_key(
-        "digest of a folder's file names and sizes, which stands for it in the id", None, derived=True
+        "digest of a folder's file names and contents, which stands for it in the id", None, derived=True
     )
 
     @cached_property

@@ -36,6 +36,20 @@ class Block(nn.Module):
         super().__init__()
         self.body = body
         self.frozen = False
+        self._spare_input()
+
+    def _spare_input(self) -> None:
+        """Lets the operations before the first weighted layer leave the block's input as it is: others may read it too."""
+        for node in self.body.graph.nodes:
+            if node.op == "call_module":
+                module = self.body.get_submodule(str(node.target))
+                if any(True for _ in module.parameters()):
+                    break
+                if getattr(module, "inplace", False):
+                    module.inplace = False  # type: ignore[assignment]
+            elif node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
+        self.body.recompile()
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.body(x)

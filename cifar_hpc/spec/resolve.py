@@ -1,6 +1,6 @@
 """A point -> TrialConfig: names of superclasses, folders and weights files become what a trial's id is made of.
 
-The only part of the spec room that looks at files other than the spec: a folder's names and sizes, the bytes of a weights file.
+The only part of the spec room that looks at files other than the spec: a folder's images, a weights file.
 """
 
 from __future__ import annotations

@@ -18,9 +18,11 @@ from cifar_hpc.records.layout import SOURCE_FILE
 from cifar_hpc.records.schema import Hardware, Provenance
 
 
-def choose_device() -> torch.device:
-    """The first CUDA device that this process may see, else the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+def choose_device(gpus: float | None) -> torch.device:
+    """The present CUDA device, or the CPU where there is none or gpus is 0."""
+    if gpus == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def choose_precision(asked: str, device: torch.device) -> torch.dtype:

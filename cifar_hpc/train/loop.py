@@ -121,7 +121,7 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     """Takes the present members through the steps of one epoch that each has still before it."""
     for member in present:
         member.begin_epoch()
-    epoch_started = time.perf_counter()
+    clock = _Clock()
     heads: list[Heads] = []  # bound to this epoch's sums
     for step, index_B in steps_of_epoch(present[0].config, len(train), epoch):
         joined = [member for member in present if member.progress.step == step and member in cohort.running]
@@ -130,25 +130,34 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
         draws = generator(joined[0].config.seed, "augment", epoch, step)
         taps, target = train.train_batch(index_B, draws, {member.depth for member in joined})
         heads = batch_heads(heads, joined)
+        clock.charge(joined)
         for group in heads:
-            started = time.perf_counter()
             try:
                 group.step(taps[group.members[0].depth], target)
             except Exception as error:
                 for member in group.members:
                     cohort.drop(member, error)
-            step_s = (time.perf_counter() - started) / len(group.members)
-            for member in group.members:
-                member.progress.epoch_s += step_s
+            clock.charge(group.members)
         for member in [member for member in joined if not can_step(member)]:
-            started = time.perf_counter()
             cohort.call(member, lambda m: m.train_step(taps[m.depth], target))  # noqa: B023 - called at once
-            member.progress.epoch_s += time.perf_counter() - started
+            clock.charge([member])
         cohort.look()
-    trained = [member for member in present if member in cohort.running]
-    shared_s = time.perf_counter() - epoch_started - sum(member.progress.epoch_s for member in trained)
-    for member in trained:
-        member.progress.epoch_s += max(0.0, shared_s) / len(trained)
+    if train.labels_N.is_cuda:
+        torch.cuda.synchronize(train.labels_N.device)
+    clock.charge([member for member in present if member in cohort.running])
+
+
+class _Clock:
+    """Divides the time that passes between calls evenly among those for whom it was spent."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def charge(self, members: Sequence[Member]) -> None:
+        now = time.perf_counter()
+        for member in members:
+            member.progress.epoch_s += (now - self._last) / len(members)
+        self._last = now
 
 
 def batch_heads(heads: list[Heads], joined: Sequence[Member]) -> list[Heads]:

@@ -94,7 +94,7 @@ def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
     """The range test of a trial by itself, with the data under root. Raises CifarHpcError."""
-    side, device = image_side(config), choose_device()
+    side, device = image_side(config), choose_device(None)
     data = load_dataset(config.dataset, side, root)
     channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
     start = build_model(config, len(data.classes), channels)

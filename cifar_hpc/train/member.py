@@ -105,9 +105,9 @@ class Member:
         config, progress = self.config, self.progress
         step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
         own = () if self.world.size == 1 else (self.world.rank,)  # each process drops out by itself
-        torch.manual_seed(stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own))
+        dropout_seed = stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own)
         set_lr(self.optimizer, self.lr * lr_factor(config, step, self.steps_per_epoch))
-        loss, logits_NK = self._fitting_backward(tap, target)
+        loss, logits_NK = self._fitting_backward(tap, target, dropout_seed)
         if self.world.size > 1:
             self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
         if config.grad_clip is not None:
@@ -121,10 +121,11 @@ class Member:
             self.seen += len(target)
         progress.step += 1
 
-    def _fitting_backward(self, tap: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _fitting_backward(self, tap: Tensor, target: Tensor, dropout_seed: int) -> tuple[Tensor, Tensor]:
         """`_backward` in micro-batches that fit the device's memory, found by halving. Raises CifarHpcError where none do."""
         while True:
             size = min(self.progress.micro_batch or len(target), len(target))
+            torch.manual_seed(dropout_seed)
             try:
                 return self._backward(tap, target, size)
             except torch.OutOfMemoryError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -47,8 +47,8 @@ class Feed:
     """One split as the members see it: its batches after each of some depths of the trunk.
 
     keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
-    augmented. Then a batch costs no forward pass of the trunk. On a CPU kept taps are used only where they equal computed
-    ones to the last bit; on a GPU within GPU_TOLERANCE.
+    augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
+    CPU the taps of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
     keeps all taps. batch_size: of the global batch.
@@ -62,6 +62,7 @@ class Feed:
         batch_size: int,
         *,
         keep: bool,
+        training: bool = False,
         world: World | None = None,
     ) -> None:
         self.trunk = trunk
@@ -71,6 +72,7 @@ class Feed:
         self.batch_size = -(-batch_size // self.world.size)
         self.labels_N = batches.labels_N
         self._keep = keep and bool(self.depths)
+        self._training = training
         self._kept: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -84,19 +86,21 @@ class Feed:
         self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
     ) -> tuple[dict[int, Tensor], Tensor]:
         """The taps at the depths and the targets of one batch of the split. index_B: CPU int64, of the global batch."""
-        self._fill()
+        if self._keep:
+            self._fill_as_needed()
         if self._kept:
             index_B = self.world.share(index_B)
-            taps = {depth: self._gather(depth, index_B) for depth in depths if depth}
-            if 0 in depths:
-                taps[0] = self.batches.eval_batch(index_B)[0]
+            taps = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
+            if len(taps) < len(depths):
+                taps |= self.trunk.taps(self.batches.eval_batch(index_B)[0], set(depths) - set(taps))
             return taps, self.labels_N[index_B.to(self.labels_N.device)]
         x_NCHW, target = self.batches.train_batch(index_B, generator)
         return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
 
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
         """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
-        self._fill()
+        if self._keep:
+            self._fill_as_needed()
         taps = {d: _as_taps(self._kept[d][start:stop].to(self.batches.device)) for d in depths if d in self._kept}
         if len(taps) < len(depths):
             taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
@@ -106,38 +110,50 @@ class Feed:
         kept = self._kept[depth]
         return _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
 
-    def _fill(self) -> None:
-        """Computes the taps of the whole split once, where there is room for all of them."""
-        if not self._keep:
-            return
+    def _fill(self, chunks: Iterable[range]) -> None:
+        """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room."""
         self._keep = False
-        kept: dict[int, Tensor] = {}
-        for index_B in torch.split(torch.arange(len(self)), self.batch_size):
-            for depth, tap in self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths).items():
-                if depth == 0:
-                    continue
-                rows = _as_rows(tap)
-                if depth not in kept:
-                    tensors_n = len(self.depths) * (1 if tap.is_cuda else self.world.size)  # at most so many on this host
-                    room = _allocate((len(self), *rows.shape[1:]), tap.dtype, tap.device, share=tensors_n)
+        depths = list(self.depths)
+        for chunk in chunks:
+            computed = self.trunk.taps(self.batches.eval_batch(torch.arange(chunk.start, chunk.stop))[0], depths)
+            for depth in list(depths):
+                rows = _as_rows(computed[depth])
+                if depth not in self._kept:
+                    tensors_n = len(self.depths) * (1 if rows.is_cuda else self.world.size)  # at most so many on this host
+                    room = _allocate((len(self), *rows.shape[1:]), rows.dtype, rows.device, share=tensors_n)
                     if room is None:
-                        return
-                    kept[depth] = room
-                kept[depth][index_B[0] : index_B[-1] + 1] = rows
-        if self._agrees(kept):
-            self._kept = kept
+                        depths.remove(depth)
+                        continue
+                    self._kept[depth] = room
+                self._kept[depth][chunk.start : chunk.stop] = rows
 
-    def _agrees(self, kept: dict[int, Tensor]) -> bool:
-        """Whether gathered taps are those that a shuffled batch of the same size has."""
-        index_B = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[: self.batch_size]
-        computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], self.depths)
-        for depth, tap in kept.items():
-            gathered = _as_taps(tap[index_B.to(tap.device)].to(self.batches.device))
+    def _fill_as_needed(self) -> None:
+        """For evaluation in the very batches that it takes. For training, whose batches are shuffled, in chunks as large as
+        they are, since the size decides on the kernels and so on the last bit; and only where shuffled batches agree."""
+        n, size = len(self), min(self.batch_size, len(self))
+        if not self._training:
+            self._fill(range(start, min(start + size, n)) for start in range(0, n, size))
+            return
+        starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
+        self._fill(range(start, start + size) for start in starts)
+        for depth in list(self._kept):
+            if not self._agrees(depth, size):
+                del self._kept[depth]
+
+    def _agrees(self, depth: int, size: int) -> bool:
+        """Whether gathered taps are those of shuffled batches of both sizes that training has, the last images among them."""
+        kept = self._kept[depth]
+        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        last = torch.arange(len(self) - size, len(self))
+        for index_B in (shuffled[:size], shuffled[-size:], shuffled[: max(1, size - 1)], last.flip(0), last[1:]):
+            if not len(index_B):
+                continue
+            computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], [depth])[depth]
+            gathered = _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
             if gathered.is_cuda:
-                scale = computed[depth].abs().max()
-                if not bool((gathered - computed[depth]).abs().max() <= GPU_TOLERANCE * scale):
+                if not bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max()):
                     return False
-            elif not torch.equal(gathered, computed[depth]):
+            elif not torch.equal(gathered, computed):
                 return False
         return True
 
