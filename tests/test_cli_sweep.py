@@ -157,3 +157,24 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
     record = json.loads(folder.result.read_text())
     assert record["attempts"] == 2
     assert len(record["curves"]) == 300 > before
+
+
+@pytest.mark.parametrize("unwritable", [(".checkpoint.pt.", ".error.json."), (".checkpoint.pt.", ".claim-")])
+def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, tmp_path, unwritable):
+    """tempfile.mkstemp fails for some names, in a process of its own: the one that would wait for itself."""
+    (tmp_path / "full.py").write_text(
+        "import errno, sys, tempfile\n"
+        "original = tempfile.mkstemp\n"
+        "def mkstemp(suffix=None, prefix=None, dir=None, text=False):\n"
+        f"    if prefix and prefix.startswith({unwritable!r}):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device', str(dir))\n"
+        "    return original(suffix, prefix, dir, text)\n"
+        "tempfile.mkstemp = mkstemp\n"
+        "from cifar_hpc.cli import main\n"
+        "main()\n"
+    )
+    spec.write_text(SPEC.replace("[0.01, 0.1]", "[0.01]"))
+    command = [sys.executable, "full.py", "sweep", str(spec), "--on", "inline"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PACKAGE}, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1, done.stderr
+    assert "0 of 1 trials finished" in done.stderr

@@ -183,3 +183,16 @@ def test_a_claim_that_cannot_be_read_lives_as_long_as_its_file_is_touched(tmp_pa
     os.utime(files.claim(1), (old, old))
     assert claims.read_state(files, "t").status is Status.LOST
     assert claims.claim_trial(files, "t", "s/job-0001").attempt == 2
+
+
+def test_on_a_full_disk_a_trial_is_given_back_all_the_same(tmp_path, monkeypatch):
+    files = Layout(tmp_path).trial("t")
+    claim = claims.claim_trial(files, "t", "s/job-0001")
+
+    def full(path, record):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(claims, "write_record", full)
+        claims.release_claim(files, claim)
+    assert claims.read_state(files, "t").status is Status.PLANNED

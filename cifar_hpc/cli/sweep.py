@@ -25,7 +25,7 @@ from rich.console import Console
 from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
 from cifar_hpc.cli.states import ENDED, SweepReader
 from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.claims import TrialState, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
@@ -215,7 +215,9 @@ def _wait_for_cluster(layout: Layout, reader: SweepReader) -> dict[str, TrialSta
 
 
 def _elsewhere(states: Mapping[str, TrialState]) -> list[str]:
-    return [trial_id for trial_id, state in states.items() if state.status is Status.RUNNING]
+    """What other processes train. A claim of this one, which trains nothing now, stayed since it could not be given back."""
+    running = {trial_id: state for trial_id, state in states.items() if state.status is Status.RUNNING}
+    return [trial_id for trial_id, state in running.items() if not (state.claim and is_own(state.claim))]
 
 
 def _choose(on: On, jobs_n: int) -> str:

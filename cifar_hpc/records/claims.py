@@ -80,8 +80,21 @@ def check_claim(files: TrialFiles, claim: Claim) -> None:
 
 
 def release_claim(files: TrialFiles, claim: Claim) -> None:
-    """Says that the attempt ended in order without a result: the next one may begin at once, under the next number."""
-    write_record(files.claim(claim.attempt), dataclasses.replace(claim, released_at=utc_now()))
+    """Says that the attempt ended in order without a result: the next one may begin at once, under the next number.
+
+    Where that cannot be written (a full disk) the claim goes, which needs no space. Raises OSError where it cannot either.
+    """
+    path = files.claim(claim.attempt)
+    try:
+        write_record(path, dataclasses.replace(claim, released_at=utc_now()))
+    except OSError:
+        path.unlink(missing_ok=True)
+
+
+def is_own(claim: Claim) -> bool:
+    """Whether this very process made the claim."""
+    own = (socket.gethostname(), boot_id(), os.getpid(), pid_started(os.getpid()) or 0.0)
+    return (claim.host, claim.boot_id, claim.pid, claim.pid_started) == own
 
 
 def remove_claims(files: TrialFiles) -> None:
