@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from cifar_hpc import catalog
+from cifar_hpc.freeze import FreezeError, frozen_blocks
 
 ID_SCHEME = 1  # raise it when a change of the code changes what an unchanged config trains to
 ID_LENGTH = 12  # base32 characters: 60 bits
@@ -199,21 +200,19 @@ class TrialConfig:
 def normalise(config: TrialConfig) -> TrialConfig:
     """The config with settings that cannot act set to one value, so that points that train alike have one id.
 
-    freeze 0, 0.0 -> none; 1.0 -> all; any share of a network that is all classifier -> none; momentum -> None for adam and
-    adamw; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the
-    key is one; svm_c and knn_k -> None where their classifier is not used. Of svm and knn, which are fitted once to frozen
-    features: freeze -> all, what steers training -> its default, and with given weights the seed -> 0, as nothing is drawn.
+    freeze -> the number of blocks that it means, none for 0 of them and all for all but the classifier (for a network beyond
+    the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
+    others; layer_decay 1.0 -> None; patience that ends nothing before the last epoch -> None; min_delta -> 0 without patience;
+    the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; svm_c and knn_k -> None where
+    their classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all, what steers
+    training -> its default, and with given weights the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:
         value = getattr(config, name)
         if type(value) is int:
             changes[name] = float(value)
-    freeze = config.freeze
-    if not isinstance(freeze, str):
-        freeze = "none" if freeze == 0 else "all" if isinstance(freeze, float) and freeze == 1.0 else freeze
-    if config.arch == "linear" and (isinstance(freeze, float) or freeze == "all"):
-        freeze = "none"
+    freeze = _canonical_freeze(config.arch, config.freeze)
     if freeze != config.freeze:
         changes["freeze"] = freeze
     if config.classifier != "linear":
@@ -223,11 +222,30 @@ def normalise(config: TrialConfig) -> TrialConfig:
             changes[name] = None
     if config.momentum is not None and config.optimizer not in ("sgd", "muon"):
         changes["momentum"] = None
-    if config.stop.patience is None and config.stop.min_delta != 0.0:
-        changes["stop"] = dataclasses.replace(config.stop, min_delta=0.0)
+    if config.momentum is None and config.optimizer in ("sgd", "muon"):
+        changes["momentum"] = 0.0
+    if config.layer_decay == 1:
+        changes["layer_decay"] = None
+    patience = None if config.stop.patience is None or config.stop.patience >= config.epochs else config.stop.patience
+    stop = dataclasses.replace(config.stop, patience=patience, min_delta=0.0 if patience is None else config.stop.min_delta)
+    if stop != config.stop:
+        changes["stop"] = stop
     if config.weights is not None and config.weights == catalog.IMAGENET_WEIGHTS.get(config.arch, (None,))[0]:
         changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes) if changes else config
+
+
+@lru_cache(maxsize=4096, typed=True)  # typed: one block, 1, is not all of them, 1.0
+def _canonical_freeze(arch: str, freeze: str | float) -> str | int | float:
+    names = catalog.block_names(arch)
+    if names is None:
+        every = isinstance(freeze, float) and freeze == 1.0
+        return "none" if freeze == 0 else "all" if every else freeze
+    try:
+        n = frozen_blocks(names, freeze)
+    except FreezeError:  # the spec refuses it, with its line
+        return freeze
+    return "none" if n == 0 else "all" if n == len(names) - 1 else n
 
 
 def _normalise_frozen(config: TrialConfig) -> TrialConfig:

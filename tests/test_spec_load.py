@@ -53,6 +53,23 @@ def test_freezing_keeps_blocks_apart_from_shares(load) -> None:
     assert [trial.axes["freeze"] for trial in load(text).trials] == ["none", 1, "all", 0.5, "layer3"]
 
 
+def test_two_spellings_of_one_depth_are_one_trial_that_a_table_shows_as_written(load) -> None:
+    text = HEAD + "base: {weights: imagenet}\ngrid: {arch: [resnet18, vgg11], freeze: [0.5, 5, all, 9]}\n"
+    trials = load(text).trials
+    found = [(trial.axes["arch"], trial.axes["freeze"], trial.config.freeze) for trial in trials]
+    assert found == [
+        ("resnet18", 0.5, 5),
+        ("resnet18", "all", "all"),
+        ("vgg11", 0.5, 5),
+        ("vgg11", "all", "all"),
+        ("vgg11", 9, 9),
+    ]
+
+
+def test_settings_that_are_null_or_nothing_are_not_warned_of(load) -> None:
+    assert load(HEAD + "base: {arch: linear, optimizer: adamw, momentum: null}\nstop: {patience: null}\n").warnings == ()
+
+
 def test_a_superclass_and_its_classes_in_any_order_are_one_trial(load) -> None:
     by_name = load("name: x\ndataset: {name: cifar100, classes: reptiles}\nbase: {arch: linear}\n")
     by_list = load(
@@ -172,7 +189,14 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
             "base: {arch: resnet18, weights: imagenet, freeze: all, layer_decay: 0.5}",
             "layer_decay has no effect: only the classifier is trained",
         ),
-        ("base: {arch: linear}\nstop: {min_delta: 0.1}", "stop.min_delta has no effect: stop.patience is not set"),
+        (
+            "base: {arch: linear}\nstop: {min_delta: 0.1}",
+            "stop.min_delta has no effect: stop.patience is not set, or not below epochs",
+        ),
+        (
+            "base: {arch: linear, epochs: 3}\nstop: {patience: 3}",
+            "stop.patience has no effect: it is not below epochs, so that nothing stops early",
+        ),
         ("base: {arch: resnet18, freeze: 0.5}", "all trials freeze blocks with random weights (weights: null)"),
         (
             "base: {arch: linear, batch_size: 512, dataset.train_size: 500}",

@@ -98,6 +98,17 @@ def test_where_a_folder_or_a_weights_file_lies_is_no_part_of_the_id() -> None:
         ({"freeze": 0}, {"freeze": "none"}),
         ({"freeze": 0.0}, {"freeze": "none"}),
         ({"freeze": 1.0}, {"freeze": "all"}),
+        ({"freeze": 9}, {"freeze": "all"}),
+        ({"freeze": 0.5}, {"freeze": 5}),
+        ({"freeze": "layer2"}, {"freeze": "layer2.1"}),
+        ({"freeze": 0.01}, {"freeze": "none"}),
+        ({"momentum": None}, {"momentum": 0.0}),
+        ({"optimizer": "muon", "momentum": None}, {"optimizer": "muon", "momentum": 0}),
+        ({"layer_decay": 1.0}, {"layer_decay": None}),
+        (
+            {"epochs": 3, "stop": StopConfig(patience=3, min_delta=0.1, max_minutes=2.0)},
+            {"epochs": 3, "stop": StopConfig(max_minutes=2.0)},
+        ),
         ({"lr": 1}, {"lr": 1.0}),
         ({"optimizer": "adamw", "momentum": 0.5}, {"optimizer": "adamw", "momentum": None}),
         ({"stop": StopConfig(min_delta=0.1)}, {"stop": StopConfig()}),
@@ -112,6 +123,22 @@ def test_configs_that_train_alike_have_one_id(one: dict[str, object], other: dic
     left, right = (normalise(dataclasses.replace(PLAIN, **changes)) for changes in (one, other))  # type: ignore[arg-type]
     assert left == right
     assert left.trial_id == right.trial_id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"freeze": 8},
+        {"momentum": 0.5},
+        {"optimizer": "adamw", "momentum": None, "layer_decay": 0.9},
+        {"epochs": 3, "stop": StopConfig(patience=2, min_delta=0.1)},
+        {"freeze": "no_such_block"},
+        {"arch": "timm/some_net", "freeze": 0.5},
+    ],
+)
+def test_what_acts_or_cannot_be_told_stays_as_it_is(changes: dict[str, object]) -> None:
+    config = dataclasses.replace(PLAIN, **changes)  # type: ignore[arg-type]
+    assert normalise(config) == config
 
 
 def test_one_frozen_block_is_not_all_of_them() -> None:

@@ -22,7 +22,14 @@ from cifar_hpc.spec.values import NOT_YET, show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
 from cifar_hpc.trial import TRAINING_KEYS, TrialConfig
 
-_AS_WRITTEN = ("dataset", "dataset.classes", "dataset.folder")  # axes that a table shows as the spec spells them
+_AS_WRITTEN = (
+    "dataset",
+    "dataset.classes",
+    "dataset.folder",
+    "stop.patience",
+    "layer_decay",
+)  # axes that a table shows as the spec spells them
+_RESOLVED = ("freeze", "momentum")  # axes that a table shows as the spec spells them where they act
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -47,7 +54,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         trials=trials,
         objective=objective,
         resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
-        warnings=(*warnings, *idle_settings(origins.written(), configs), *doubts(configs)),
+        warnings=(*warnings, *idle_settings(origins.switched_on(), configs), *doubts(configs)),
     )
 
 
@@ -135,11 +142,14 @@ def _varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]
 
 
 def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
+    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
+        return None
     if axis in _AS_WRITTEN:
         return spell(point.get(axis))
     if axis == "weights" and config.weights_fingerprint is not None:
         return point["weights"]
-    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
-        return None
     part, _, key = axis.rpartition(".")
-    return spell(getattr(getattr(config, part) if part else config, key))
+    value = getattr(getattr(config, part) if part else config, key)
+    if axis in _RESOLVED and axis in point and value not in ("none", None):
+        value = point[axis]
+    return spell(value)

@@ -44,6 +44,10 @@ class Origins:
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
 
+    def switched_on(self) -> tuple[str, ...]:
+        """The keys that are written with something else than null or 0 somewhere."""
+        return tuple(key for key, known in self._values.items() if any(value not in (None, 0) for value, _ in known))
+
 
 def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, tuple[str, ...]]:
     """The sections, the origins of their values, and the axes that the spec declares, in its order.
