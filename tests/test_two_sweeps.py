@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cifar_hpc.cli.states import reserve_numbers
 from cifar_hpc.plan import make_plan
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import JobEvent, Status
+from cifar_hpc.records.store import read_records
 from cifar_hpc.spec.load import load_spec
 from tests.test_train_loop import result_of
 
@@ -51,6 +55,23 @@ def test_two_sweeps_that_overlap_train_each_trial_once_and_both_end_well(tmp_pat
     trials = {trial.trial_id: trial for path in paths for trial in make_plan(load_spec(path)).trials}
     assert len(trials) == 4
     assert all(result_of(layout, trial).attempts == 1 for trial in trials.values())
+
+
+def test_two_sweeps_of_one_spec_take_no_trial_from_each_other_and_share_no_job(tmp_path, layout):
+    path = write_spec(tmp_path, "one", [0.01, 0.02, 0.03], 6)
+    sweeps = [start(path), start(path)]
+    errors = [sweep.communicate(timeout=240)[1] for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], errors
+    assert [result_of(layout, trial).attempts for trial in make_plan(load_spec(path)).trials] == [1, 1, 1]
+    submitted = [event for event in read_records(layout.sweep("one").jobs, JobEvent) if event.event == "submitted"]
+    assert len({event.job_id for event in submitted}) == len(submitted)
+
+
+def test_commands_that_number_their_jobs_at_once_get_numbers_of_their_own(layout):
+    sweep = layout.sweep("one")
+    with ThreadPoolExecutor(8) as pool:
+        firsts = sorted(pool.map(lambda _: reserve_numbers(sweep, 3), range(24)))
+    assert all(after - before >= 3 for before, after in itertools.pairwise(firsts))
 
 
 def test_a_sweep_takes_over_the_trial_of_another_that_is_killed(tmp_path, layout):

@@ -6,7 +6,8 @@ Owns: reading a plan, the cheap repeated look at many trials, QUEUED and CANCELL
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import secrets
+from collections.abc import Collection, Iterable, Mapping
 
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.executors.base import JobState, LocalHandles
@@ -14,7 +15,7 @@ from cifar_hpc.executors.slurm_queue import SlurmQueue
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
-from cifar_hpc.records.store import read_record, read_records
+from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
 
 ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
 _ATTACHED = ("inline", "ray")  # executors whose handles name a process
@@ -65,6 +66,27 @@ def open_jobs(sweep: SweepFiles) -> list[JobEvent]:
         else:
             jobs.pop(key, None)
     return list(jobs.values())
+
+
+def reserve_numbers(sweep: SweepFiles, jobs_n: int) -> int:
+    """The first of jobs_n job numbers that no other command has, nor will: a line of jobs.jsonl says that they are taken.
+
+    Where two commands add their lines at once, the one whose line stands behind looks further.
+    """
+    handle = f"{LocalHandles.own_handle()}/{secrets.token_hex(4)}"
+    while True:
+        first = next_number(read_records(sweep.jobs, JobEvent))
+        last = f"job-{first + jobs_n - 1:04d}"
+        reserved = JobEvent(at=utc_now(), event="reserved", job_id=last, trial_ids=(), executor="", handle=handle)
+        append_records(sweep.jobs, [reserved])
+        events = read_records(sweep.jobs, JobEvent)
+        if reserved in events and next_number(events[: events.index(reserved)]) == first:
+            return first
+
+
+def next_number(events: Iterable[JobEvent]) -> int:
+    """One more than the highest job number of the events."""
+    return 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0)
 
 
 def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 import typer
 
-from cifar_hpc.cli.states import open_jobs
+from cifar_hpc.cli.states import next_number, open_jobs, reserve_numbers
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import SlurmExecutor
 from cifar_hpc.executors.slurm_arrays import Submission, job_minutes
@@ -26,7 +26,7 @@ def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProf
     if not todo:
         typer.echo(f"{name}: nothing to submit. Where it stands: cifar-hpc status {name}", err=True)
         return
-    jobs = _jobs(layout, plan, todo)
+    jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
     executor = SlurmExecutor(profile, layout, canary=canary)
     events: list[JobEvent] = []
 
@@ -54,7 +54,7 @@ def print_arrays(
 ) -> None:
     """The arrays that `submit` would send, what they may cost, and with `verbose` the batch script of the first."""
     executor = SlurmExecutor(profile, layout, canary=canary)
-    jobs = _jobs(layout, plan, todo)
+    jobs = jobs_for(plan, todo, next_number(read_records(layout.sweep(plan.spec.name).jobs, JobEvent)))
     lines = [f"  slurm     profile {profile.name}"]
     try:
         limits = read_limits(profile)
@@ -113,11 +113,6 @@ def _array_lines(submission: Submission, profile: SlurmProfile, canary: bool) ->
     if gpu_hours:
         lines.append(f"  at most   {gpu_hours:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)")
     return lines
-
-
-def _jobs(layout: Layout, plan: Plan, todo: Collection[str]) -> tuple[Job, ...]:
-    events = read_records(layout.sweep(plan.spec.name).jobs, JobEvent)
-    return jobs_for(plan, todo, 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0))
 
 
 def _event(event: str, job: Job, handle: str, detail: str = "") -> JobEvent:

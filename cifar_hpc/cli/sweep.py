@@ -23,13 +23,13 @@ import typer
 from rich.console import Console
 
 from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
-from cifar_hpc.cli.states import ENDED, SweepReader
+from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
-from cifar_hpc.records.store import append_records, read_record, read_records, utc_now, write_atomic, write_record
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record
 
 if TYPE_CHECKING:
     from cifar_hpc.executors.slurm_profile import SlurmProfile
@@ -164,9 +164,7 @@ def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: 
     while True:
         if todo:
             starts.update(todo)
-            events = read_records(layout.sweep(plan.spec.name).jobs, JobEvent)
-            number = 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0)
-            jobs = jobs_for(plan, todo, number)
+            jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(plan.spec.name), len(jobs_for(plan, todo, 1))))
             executor = open_executor(_choose(on, len(jobs)))
             handles: dict[str, str] = {}
 

@@ -20,7 +20,7 @@ from types import FrameType
 
 from cifar_hpc.executors.base import RunJob, record_death, run_on_node
 from cifar_hpc.plan import Job
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import read_state, restartable
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Status
 
@@ -72,7 +72,7 @@ def run_element(element: Element, run: RunJob = run_on_node) -> None:
     A trial's own failure stands in its error.json and leaves the exit status at 0. Leaves by SystemExit, upon which submitit
     writes no answer: nobody reads it.
     """
-    with _signals() as flag:
+    with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
         if element.at_once > 1:
             interrupted = _run_side_by_side(element, run, flag)
         else:
@@ -100,7 +100,7 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     job, layout = element.jobs[0], Layout(element.root)
     trial_id = job.trial_ids[0]
     state = read_state(layout.trial(trial_id), trial_id)
-    with _signals() as flag:
+    with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
         for part in ("first epoch", "resume"):
             try:
                 run(

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,23 @@ class ClaimLostError(Exception):
     """Another attempt owns the trial now, or it is finished: this one must write nothing more."""
 
 
+_RESTART_TOKEN: ContextVar[str | None] = ContextVar("restart_token", default=None)
+
+
+@contextlib.contextmanager
+def restartable(token: str | None) -> Iterator[None]:
+    """Claims made inside, in this thread, bear the token: what a scheduler keeps calling a job when it starts it again.
+
+    A scheduler that starts a job again has given the first copy up, though that may go on for a while on a node that was cut
+    off: the second takes its trials. None: nobody starts this process again.
+    """
+    before = _RESTART_TOKEN.set(token)
+    try:
+        yield
+    finally:
+        _RESTART_TOKEN.reset(before)
+
+
 @dataclass(frozen=True, slots=True)
 class TrialState:
     """What a reader knows of a trial from its files alone. reason: why it is not simply running or done, for a person."""
@@ -47,16 +65,17 @@ class TrialState:
 
 
 def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
-    """Takes the trial for this process; None where a living attempt of another job has it or it is finished.
+    """Takes the trial for this process; None where a living attempt has it or it is finished.
 
-    An earlier attempt of the same job never keeps it: a scheduler that starts a job again has given the first copy up,
-    though it may go on for a while on a node that was cut off.
+    Inside `restartable`, an earlier attempt of the same job under the same token does not keep it.
     """
+    token = _RESTART_TOKEN.get()
     files.folder.mkdir(parents=True, exist_ok=True)
     while True:
         claims = files.claims()
         newest, alive = _owner(claims)
-        if files.result.exists() or (alive and not (newest and newest.job == job)):
+        restarted = token and newest and (newest.job, newest.restart_token) == (job, token)
+        if files.result.exists() or (alive and not restarted):
             return None
         claim = Claim(
             trial_id=trial_id,
@@ -67,6 +86,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
             pid_started=pid_started(os.getpid()) or 0.0,
             job=job,
             claimed_at=utc_now(),
+            restart_token=token,
         )
         if _create_exclusively(files.claim(claim.attempt), claim):
             return claim

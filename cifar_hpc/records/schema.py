@@ -133,6 +133,7 @@ class Claim(Record):
     job: str  # <sweep>/<job id>
     claimed_at: str
     released_at: str | None = None  # the attempt ended in order, without a result
+    restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +240,10 @@ class PlanRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent(Record):
-    """A line of jobs.jsonl. event: submitted, ended, cancelled. handle: what the backend calls the job."""
+    """A line of jobs.jsonl. event: reserved (all job numbers up to this one), submitted, waiting, ended, cancelled.
+
+    handle: what the backend calls the job.
+    """
 
     schema_version: int = SCHEMA_VERSION
     at: str
