@@ -178,6 +178,34 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
     assert "exclude[0]: no point matches" in spec.warnings[0]  # an error in the file itself, a warning under --set
 
 
+def test_an_override_of_a_data_sets_key_goes_onto_each_value_of_the_axis(load) -> None:
+    datasets = "dataset: [mnist, {name: cifar100, classes: reptiles, train_size: 100}]"
+    for section in ("grid", "zip"):
+        for base in ("", "dataset.train_size: 700, "):
+            spec = load(f"name: x\nbase: {{{base}arch: linear}}\n{section}: {{{datasets}}}\n", "dataset.train_size=500")
+            found = [(trial.config.dataset.name, trial.config.dataset.train_size) for trial in spec.trials]
+            assert found == [("mnist", 500), ("cifar100", 500)]
+            assert spec.warnings == ()
+    spec = load(HEAD + "base: {arch: linear}\ngrid: {dataset.train_size: [100, 200]}\n", "dataset.train_size=500")
+    assert [trial.config.dataset.train_size for trial in spec.trials] == [500]
+    with pytest.raises(SpecError, match=r"--set dataset\.train_size=x: grid\.dataset\[0\]\.train_size: 'x'"):
+        load("name: x\nbase: {arch: linear}\ngrid: {dataset: [mnist]}\n", "dataset.train_size=x")
+
+
+def test_an_override_of_the_data_set_or_of_stopping_wins_over_base_and_axes(load) -> None:
+    spec = load("name: x\nbase: {arch: linear}\ngrid: {dataset: [mnist, digits]}\n", "dataset=cifar10")
+    assert [trial.config.dataset.name for trial in spec.trials] == ["cifar10"]
+    for part in ("base: {arch: linear, stop.patience: 3}", "base: {arch: linear}\ngrid: {stop.patience: [2, 3]}"):
+        assert [t.config.stop.patience for t in load(f"{HEAD}{part}\n", "stop.patience=7").trials] == [7]
+
+
+def test_a_data_sets_key_that_no_trial_gets_is_warned_of(load) -> None:
+    (warning,) = load(
+        "name: x\ndataset: {name: mnist, train_size: 500}\nbase: {arch: linear}\ngrid: {dataset: [mnist]}\n"
+    ).warnings
+    assert "x.yaml:2: dataset.train_size: reaches no trial" in warning
+
+
 @pytest.mark.parametrize(
     ("rest", "warning"),
     [

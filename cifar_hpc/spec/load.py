@@ -44,6 +44,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     sections, origins, declared = read_sections(model, tree)
     expansion = expand(sections)
     warnings = _unmet(expansion, sections.exclude, origins, tree, strict=not overrides)
+    lost = dict.fromkeys(origins.lost(expansion.points))
+    warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     trials = _trials(expansion.points, declared, Resolver(path.parent, objective, spec.get("keep")), origins)
     configs = [trial.config for trial in trials]

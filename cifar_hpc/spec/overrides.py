@@ -16,7 +16,7 @@ def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> None:
 
     A trial key (`epochs=2`) fixes that key for every trial: it goes to base and leaves grid and zip. `grid.lr=[1e-3]`,
     `dataset.train_size=500`, `stop.patience=2`, `resources.gpus=0`, `seeds=3` change what they name. `include` and `when`
-    still set what they set. The value is YAML.
+    still set what they set, and a key of `dataset` goes onto each value of an axis `dataset`. The value is YAML.
     """
     problems: list[Problem] = []
     for override in overrides:
@@ -42,46 +42,70 @@ def _apply(tree: YamlTree, override: str) -> None:
     if parts[0] not in _TOP_LEVEL:
         _fix(tree, key.strip(), value, place)
     elif len(parts) == 1:
+        if parts == ["dataset"]:
+            _release(tree, "dataset", ("base", "grid", "zip"))
         _put(tree, (parts[0],), value, place)
     elif parts[0] == "dataset":
         _fix_in_dataset(tree, parts, value, place)
     elif parts[0] in ("base", "grid", "zip"):
         _put(tree, (parts[0], ".".join(parts[1:])), value, place)
+    elif parts[0] == "stop":
+        _release(tree, ".".join(parts), ("base", "grid", "zip"))
+        _put(tree, tuple(parts), value, place)
     else:
         _put(tree, tuple(parts), value, place)
 
 
 def _fix(tree: YamlTree, key: str, value: Any, place: str) -> None:
-    for section in ("grid", "zip"):
-        axes = tree.value.get(section)
-        if isinstance(axes, dict):
-            axes.pop(key, None)
-            if not axes:
-                del tree.value[section]
+    _release(tree, key, ("grid", "zip"))
     _put(tree, ("base", key), value, place)
 
 
+def _release(tree: YamlTree, key: str, sections: Sequence[str]) -> None:
+    """Takes a trial key out of sections that would set it again."""
+    for section in sections:
+        keys = tree.value.get(section)
+        if isinstance(keys, dict) and key in keys:
+            del keys[key]
+            if not keys:
+                del tree.value[section]
+
+
 def _fix_in_dataset(tree: YamlTree, parts: list[str], value: Any, place: str) -> None:
-    """Into the dataset that all trials share; where `dataset` is an axis, onto each of its values."""
-    name = ".".join(parts)
+    """Into the dataset that all trials share, and onto each value of an axis `dataset`, which says all keys of a data set."""
+    _release(tree, ".".join(parts), ("base", "grid", "zip"))
+    whole: list[KeyPath] = []
     for section in ("grid", "zip"):
         axes = tree.value.get(section)
-        if isinstance(axes, dict) and ("dataset" in axes or name in axes):
-            _fix(tree, name, value, place)
-            return
-    if isinstance(tree.value.get("dataset"), str):
-        tree.places[("dataset", "name")] = tree.places[("dataset",)]
-        tree.value["dataset"] = {"name": tree.value["dataset"]}
-    _put(tree, tuple(parts), value, place)
+        if isinstance(axes, dict) and isinstance(axes.get("dataset"), list):
+            whole += [(section, "dataset", index) for index in range(len(axes["dataset"]))]
+    if isinstance(tree.value.get("base"), dict) and "dataset" in tree.value["base"]:
+        whole.append(("base", "dataset"))
+    if not whole or "dataset" in tree.value:
+        whole.append(("dataset",))
+    for path in whole:
+        _name_dataset(tree, path)
+        _put(tree, (*path, *parts[1:]), value, place)
+
+
+def _name_dataset(tree: YamlTree, path: KeyPath) -> None:
+    """Writes a data set that is only its name as the mapping that can hold further keys."""
+    holder = tree.value
+    for part in path[:-1]:
+        holder = holder[part]
+    given = holder[path[-1]] if isinstance(path[-1], int) else holder.get(path[-1])
+    if isinstance(given, str):
+        tree.places[(*path, "name")] = tree.places.get(path, tree.origin)
+        holder[path[-1]] = {"name": given}
 
 
 def _put(tree: YamlTree, path: KeyPath, value: Any, place: str) -> None:
     holder = tree.value
     for depth, part in enumerate(path[:-1], 1):
-        if holder.get(part) is None:
+        if isinstance(holder, dict) and holder.get(part) is None:
             holder[part] = {}
         holder = holder[part]
-        if not isinstance(holder, dict):
+        if not isinstance(holder, dict) and not isinstance(path[depth], int):
             where = tree.where(path[:depth])
             raise SpecError([Problem(place, f"{where} is not a mapping", "a key can only be set inside a mapping")])
     for known in [known for known in tree.places if known[: len(path)] == path]:

@@ -44,6 +44,17 @@ class Origins:
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
 
+    def lost(self, points: Sequence[Point]) -> list[str]:
+        """Where the spec writes a key of a data set for all trials and none of the points has that value."""
+        return [
+            self.tree.where(path)
+            for key, known in self._values.items()
+            if key.startswith("dataset.")
+            for value, path in known
+            if path[0] in ("dataset", "base") and value != DEFAULTS[key]
+            if not any(point.get(key, DEFAULTS[key]) == value for point in points)
+        ]
+
     def switched_on(self) -> tuple[str, ...]:
         """The keys that are written with something else than null or 0 somewhere."""
         return tuple(key for key, known in self._values.items() if any(value not in (None, 0) for value, _ in known))
