@@ -202,9 +202,10 @@ def normalise(config: TrialConfig) -> TrialConfig:
 
     freeze -> the number of blocks that it means, none for 0 of them and all for all but the classifier (for a network beyond
     the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
-    others; layer_decay 1.0 -> None; patience that ends nothing before the last epoch -> None; min_delta -> 0 without patience;
-    the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; svm_c and knn_k -> None where
-    their classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all, what steers
+    others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; patience that ends nothing
+    before the last epoch -> None; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole
+    numbers -> floats where the key is one; svm_c and knn_k -> None where their classifier is not used. Of svm and knn, which
+    are fitted once to frozen features: freeze -> all, what steers
     training -> its default, and with given weights the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
@@ -224,6 +225,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["momentum"] = None
     if config.momentum is None and config.optimizer in ("sgd", "muon"):
         changes["momentum"] = 0.0
+    if config.schedule == "onecycle" and config.warmup_epochs:
+        changes["warmup_epochs"] = 0.0
     if config.layer_decay == 1:
         changes["layer_decay"] = None
     patience = None if config.stop.patience is None or config.stop.patience >= config.epochs else config.stop.patience

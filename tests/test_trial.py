@@ -104,6 +104,7 @@ def test_where_a_folder_or_a_weights_file_lies_is_no_part_of_the_id() -> None:
         ({"freeze": 0.01}, {"freeze": "none"}),
         ({"momentum": None}, {"momentum": 0.0}),
         ({"optimizer": "muon", "momentum": None}, {"optimizer": "muon", "momentum": 0}),
+        ({"schedule": "onecycle", "warmup_epochs": 2}, {"schedule": "onecycle"}),
         ({"layer_decay": 1.0}, {"layer_decay": None}),
         (
             {"epochs": 3, "stop": StopConfig(patience=3, min_delta=0.1, max_minutes=2.0)},

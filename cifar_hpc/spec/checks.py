@@ -152,6 +152,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     "svm_c": (lambda c: c.classifier == "svm", "only classifier: svm has it"),
     "knn_k": (lambda c: c.classifier == "knn", "only classifier: knn has it"),
     **dict.fromkeys(("lr", "epochs", "augment", "optimizer", "schedule", "weight_decay"), (_trains, FITTED)),
+    "warmup_epochs": (lambda c: c.schedule != "onecycle" and _trains(c), "schedule: onecycle has its own rise"),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),
