@@ -106,6 +106,15 @@ def test_whole_data_sets_and_single_keys_of_one_are_axes(load) -> None:
     assert spec.trials[-1].axes == {"dataset": "cifar100 classes=reptiles", "dataset.train_size": 1000}
 
 
+def test_a_whole_data_set_in_zip_leaves_the_axis_of_one_key_in_grid(load) -> None:
+    text = (
+        "name: x\nbase: {arch: linear}\n"
+        "grid: {dataset.train_size: [500, 1000]}\nzip: {dataset: [cifar10, mnist], lr: [.1, .2]}\n"
+    )
+    found = [(t.config.dataset.name, t.config.dataset.train_size, t.config.lr) for t in load(text).trials]
+    assert found == [("cifar10", 500, 0.1), ("mnist", 500, 0.2), ("cifar10", 1000, 0.1), ("mnist", 1000, 0.2)]
+
+
 def make_folder(root: Path, *, size: int = 9) -> Path:
     for name in ("ants", "bees"):
         (root / "train" / name).mkdir(parents=True, exist_ok=True)

@@ -73,9 +73,9 @@ def _raw_points(sections: Sections) -> Iterator[Point]:
     if axes or not sections.include:
         for chosen in itertools.product(*axes):
             point = dict(sections.base)
-            for setters in chosen:
-                for setter in setters:
-                    point.update(setter)
+            # A whole data set says all its keys: it goes first, wherever it stands, so that an axis of one key remains.
+            for setter in sorted(itertools.chain(*chosen), key=lambda setter: "dataset" not in setter):
+                point.update(setter)
             yield point
     for extra in sections.include:
         yield {**sections.base, **extra}
