@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.records.claims import boot_id, pid_started
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import Claim
+from cifar_hpc.records.store import write_record
 
 SPEC = """\
 name: small
@@ -178,3 +182,28 @@ def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, tmp_path, unwrit
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PACKAGE}, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert "0 of 1 trials finished" in done.stderr
+
+
+def test_what_a_kill_right_after_the_result_left_goes_with_the_next_sweep(spec):
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    layout = Layout(results_root())
+    files = layout.trial(layout.trial_ids()[0])
+    kept = sorted(files.folder.iterdir())
+    for path in (files.metrics, files.checkpoint):
+        path.write_bytes(b"left")
+    owner = subprocess.Popen(["sleep", "100"])
+    try:
+        started = pid_started(owner.pid)
+        assert started is not None
+        claim = Claim(
+            trial_id=files.folder.name, attempt=1, host=socket.gethostname(), boot_id=boot_id(), pid=owner.pid,
+            pid_started=started, job="small/job-0001", claimed_at="2026-01-01T00:00:00Z",
+        )  # fmt: skip
+        write_record(files.claim(1), claim)
+        assert call("sweep", spec, "--on", "inline").exit_code == 0
+        assert files.checkpoint.exists() and files.claims()  # the owner lives, and does it itself
+    finally:
+        owner.kill()
+        owner.wait()
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    assert sorted(files.folder.iterdir()) == kept

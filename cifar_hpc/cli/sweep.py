@@ -25,7 +25,7 @@ from rich.console import Console
 from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
 from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers
 from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.records.claims import TrialState, is_own
+from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
@@ -123,6 +123,8 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
     states = reader.read()
     todo = to_submit(states, again) if site else _to_start(states, again)
     check_there([trial for trial in plan.trials if trial.trial_id in todo])
+    for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
+        clear_finished(layout.trial(trial_id), trial_id)
     if plan.spec.text:  # not so where a retry took the plan from disk
         write_atomic(layout.sweep(plan.spec.name).spec, lambda stream: stream.write(plan.spec.text.encode()))
     write_record(layout.sweep(plan.spec.name).plan, reader.plan)

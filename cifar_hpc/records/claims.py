@@ -75,7 +75,10 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
         claims = files.claims()
         newest, alive = _owner(claims)
         restarted = token and newest and (newest.job, newest.restart_token) == (job, token)
-        if files.result.exists() or (alive and not restarted):
+        if files.result.exists():
+            clear_finished(files, trial_id)
+            return None
+        if alive and not restarted:
             return None
         claim = Claim(
             trial_id=trial_id,
@@ -121,6 +124,18 @@ def remove_claims(files: TrialFiles) -> None:
     """Removes all claims of a finished trial."""
     for path in files.claims():
         path.unlink(missing_ok=True)
+
+
+def clear_finished(files: TrialFiles, trial_id: str) -> None:
+    """Removes what only a running trial needs where a result stands and nobody lives who would: its writer was killed since."""
+    claims = files.claims()
+    left = [path for path in (files.metrics, files.checkpoint, files.error) if path.exists()]
+    if not (left or claims) or _owner(claims)[1]:
+        return
+    with contextlib.suppress(OSError, RecordError):
+        if read_record(files.result, TrialResult).trial_id == trial_id:
+            for path in [*left, *claims]:  # the claims last: as long as they stand the rest is found again
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
