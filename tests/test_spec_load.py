@@ -115,6 +115,16 @@ def test_a_whole_data_set_in_zip_leaves_the_axis_of_one_key_in_grid(load) -> Non
     assert found == [("cifar10", 500, 0.1), ("mnist", 500, 0.2), ("cifar10", 1000, 0.1), ("mnist", 1000, 0.2)]
 
 
+def test_a_list_of_data_sets_in_a_pattern_is_matched_one_data_set_at_a_time(load) -> None:
+    text = (
+        "name: x\nbase: {arch: linear}\ngrid: {dataset: [mnist, digits], dataset.train_size: [100, 200], lr: [0.1, 0.2]}\n"
+        "exclude: [{lr: 0.1, dataset: [{name: mnist, train_size: 100}, {name: digits, train_size: 200}]}]\n"
+    )
+    left = [(t.config.dataset.name, t.config.dataset.train_size) for t in load(text).trials if t.config.lr == 0.1]
+    assert left == [("mnist", 200), ("digits", 100)]
+    assert len(load(text).trials) == 6
+
+
 def make_folder(root: Path, *, size: int = 9) -> Path:
     for name in ("ants", "bees"):
         (root / "train" / name).mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from typing import Any
 MAX_TRIALS = 100_000
 
 Point = dict[str, Any]
-Pattern = Mapping[str, Sequence[Any]]  # key -> the values of which any matches
+Conjunction = Mapping[str, Sequence[Any]]  # key -> the values of which any matches; all keys must
+Pattern = Sequence[Conjunction]  # alternatives, one for each data set that is written out in full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,4 +90,4 @@ def _with_seeds(points: Iterable[Point], seeds: Sequence[int]) -> Iterator[Point
 
 def _matches(point: Point, pattern: Pattern, defaults: Mapping[str, Any]) -> bool:
     """Plain equality does: values are canonical, so that freeze 1 (a block) never meets 1.0, which is 'all'."""
-    return all(point.get(key, defaults.get(key)) in any_of for key, any_of in pattern.items())
+    return any(all(point.get(key, defaults.get(key)) in any_of for key, any_of in keys.items()) for keys in pattern)

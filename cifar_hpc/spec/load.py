@@ -101,8 +101,13 @@ def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, t
     problems = []
     for n, uses in enumerate(expansion.pattern_uses):
         if not uses:
-            absent = [key for key, any_of in exclude[n].items() if not any(origins.has(key, value) for value in any_of)]
-            why = f": none has {' or '.join(f'{key} {show(spell(exclude[n][key][0]))}' for key in absent)}" if absent else ""
+            absent = {
+                f"{key} {show(spell(any_of[0]))}": None
+                for keys in exclude[n]
+                for key, any_of in keys.items()
+                if not any(origins.has(key, value) for value in any_of)
+            }
+            why = f": none has {' or '.join(absent)}" if absent else ""
             problems.append(
                 Problem(tree.where(("exclude", n)), f"no point matches{why}", "a pattern leaves out at least one point")
             )

@@ -136,15 +136,14 @@ def _axes(section: str, part: BaseModel | None, tree: YamlTree, origins: Origins
 
 
 def _pattern(part: BaseModel) -> Pattern:
-    """Flat key -> the values of which any matches. A data set in a pattern means the keys that are written of it."""
-    pattern: dict[str, Sequence[Any]] = {}
-    for key, values in given(part).items():
-        if key == "dataset":
-            for name in dict.fromkeys(name for value in values for name in given(value)):
-                pattern[f"dataset.{name}"] = [given(value)[name] for value in values if name in given(value)]
-        else:
-            pattern[key] = values
-    return pattern
+    """One alternative, or one for each of the data sets. A data set in a pattern means the keys that are written of it."""
+    keys = given(part)
+    datasets = [{f"dataset.{k}": v for k, v in given(value).items()} for value in keys.pop("dataset", ())] or [{}]
+    return [
+        {**keys, **{key: [value] for key, value in dataset.items()}}
+        for dataset in datasets
+        if all(value in keys.get(key, (value,)) for key, value in dataset.items())
+    ]
 
 
 def _refuse_bad_axes(axes: dict[str, dict[str, Sequence[Point]]], sections: Sections, tree: YamlTree) -> None:
