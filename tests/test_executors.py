@@ -14,6 +14,7 @@ from training import digits_config, job_of
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import JobState, record_death
+from cifar_hpc.executors.ray_tune import _record
 from cifar_hpc.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
@@ -140,3 +141,13 @@ def test_a_death_before_any_attempt_hides_no_later_interruption(tmp_path):
     assert claim is not None
     release_claim(files, claim)
     assert read_state(files, trial_id).status is Status.PLANNED
+
+
+def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
+    """What Ray says where the connection broke and its own news of the death come late, as on a loaded machine."""
+    from ray.exceptions import ActorUnavailableError
+
+    job, layout = job_of(digits_config()), Layout(tmp_path)
+    _record(layout, job, ActorUnavailableError("The actor is temporarily unavailable: Socket closed", None))
+    (trial_id,) = job.trial_ids
+    assert read_state(layout.trial(trial_id), trial_id).reason.startswith("WorkerDied: the worker process died 3 times")

@@ -134,8 +134,10 @@ def _fit(
 
 def _record(layout: Layout, job: Job, death: Exception) -> None:
     """The job's last error as its trials' error record: a dead process, or what the runner itself raised."""
+    from ray.exceptions import RayActorError
+
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(death))  # without Ray's colours
-    if "died" in type(death).__name__.lower() or "actor died" in text:
+    if isinstance(death, RayActorError) or "actor died" in text:  # "unavailable" too: on a loaded machine Ray learns it late
         message = f"the worker process died {RESTARTS + 1} times (out of memory, or a crash in a library)"
         record_death(layout, job, "WorkerDied", message, text)
         return
