@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from cifar_hpc.errors import SpecError
+from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import Resources, SweepSpec
-from cifar_hpc.trial import AugmentOp, StopConfig
+from cifar_hpc.trial import TRAINING_KEYS, AugmentOp, StopConfig
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 HEAD = "name: x\ndataset: cifar10\n"
@@ -253,6 +254,20 @@ def test_a_data_sets_key_that_no_trial_gets_is_warned_of(load) -> None:
 )
 def test_a_setting_without_effect_is_warned_of(load, rest: str, warning: str) -> None:
     assert load(f"{HEAD}{rest}\n").warnings == (warning,)
+
+
+@pytest.mark.parametrize("key", [*TRAINING_KEYS, "freeze"])
+def test_a_setting_that_only_training_feels_is_warned_of_with_svm_and_knn(load, key: str) -> None:
+    words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step"}
+    value = words.get(key, "1" if key in ("unfreeze_epoch", "epochs", "batch_size") else "0.5")
+    base = f"base: {{arch: resnet18, weights: imagenet, {key}: {value}}}\n"
+    fitted = load(f"{HEAD}{base}grid: {{classifier: [svm, knn]}}\n").warnings
+    assert fitted == (f"{key} has no effect: svm and knn are fitted once, to features of a network that is frozen",)
+    assert not any(FITTED in text for text in load(f"{HEAD}{base}grid: {{classifier: [svm, linear]}}\n").warnings)
+
+
+def test_freezing_all_for_svm_is_not_warned_of(load) -> None:
+    assert load(f"{HEAD}base: {{arch: resnet18, weights: imagenet, classifier: svm, freeze: all}}\n").warnings == ()
 
 
 def test_a_setting_that_acts_in_one_trial_is_not_warned_of(load) -> None:

@@ -12,7 +12,7 @@ from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.freeze import FreezeError, frozen_blocks
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
-from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.trial import PARENT_PREFIX, TRAINING_KEYS, TrialConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,14 @@ def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
 
 def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> list[str]:
     """A sentence for each key that the spec writes and that acts in no trial."""
-    return [
-        f"{key} has no effect: {needs}"
-        for key in written
-        if key in _ACTS
-        for acts, needs in [_ACTS[key]]
-        if configs and not any(acts(config) for config in configs)
-    ]
+    sentences = []
+    for key in written if configs else ():
+        fitted, (acts, needs) = key in _FITTED_KEYS, _ACTS.get(key, (_always, ""))
+        if fitted and not any(map(_trains, configs)):
+            sentences.append(f"{key} has no effect: {FITTED}")
+        elif not any(acts(config) for config in configs if _trains(config) or not fitted):
+            sentences.append(f"{key} has no effect: {needs}")
+    return sentences
 
 
 def doubts(configs: Sequence[TrialConfig]) -> list[str]:
@@ -147,12 +148,16 @@ def _trains(config: TrialConfig) -> bool:
     return config.classifier == "linear"
 
 
+def _always(config: TrialConfig) -> bool:
+    return True
+
+
+_FITTED_KEYS = frozenset((*TRAINING_KEYS, "freeze", "stop.patience", "stop.min_delta", "stop.max_minutes"))
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
-    "momentum": (lambda c: c.optimizer in ("sgd", "muon") and _trains(c), "only optimizer: sgd and muon have it"),
+    "momentum": (lambda c: c.optimizer in ("sgd", "muon"), "only optimizer: sgd and muon have it"),
     "svm_c": (lambda c: c.classifier == "svm", "only classifier: svm has it"),
     "knn_k": (lambda c: c.classifier == "knn", "only classifier: knn has it"),
-    **dict.fromkeys(("lr", "epochs", "augment", "optimizer", "schedule", "weight_decay"), (_trains, FITTED)),
-    "warmup_epochs": (lambda c: c.schedule != "onecycle" and _trains(c), "schedule: onecycle has its own rise"),
+    "warmup_epochs": (lambda c: c.schedule != "onecycle", "schedule: onecycle has its own rise"),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),

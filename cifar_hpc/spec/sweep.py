@@ -18,11 +18,11 @@ class Resources:
     )
     nodes: int = spec_key("nodes of a trial", 1, ge=1)
     processes: int | None = spec_key(
-        "processes of a trial on each node, each with its share of every batch; null: one for each GPU, one where there is none",
+        "processes of a trial on each node, each with its share of every batch; null: one for each GPU, one without a GPU",
         None,
         ge=1,
     )
-    cpus_per_gpu: int = spec_key("CPU threads of each process; of the whole job where there is no GPU", 1, ge=1)
+    cpus_per_gpu: int = spec_key("CPU threads of each of a trial's `processes`, with or without a GPU", 1, ge=1)
     memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
     minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
     checkpoint_minutes: float = spec_key(
