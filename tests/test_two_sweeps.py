@@ -35,8 +35,8 @@ def layout(tmp_path, monkeypatch) -> Layout:
     return Layout(tmp_path / "results")
 
 
-def start(path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cifar_hpc", "sweep", str(path), "--on", "inline"]
+def start(path, on="inline") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "cifar_hpc", "sweep", str(path), "--on", on]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -57,9 +57,10 @@ def test_two_sweeps_that_overlap_train_each_trial_once_and_both_end_well(tmp_pat
     assert all(result_of(layout, trial).attempts == 1 for trial in trials.values())
 
 
-def test_two_sweeps_of_one_spec_take_no_trial_from_each_other_and_share_no_job(tmp_path, layout):
+@pytest.mark.parametrize("on", ["inline", "ray"])  # on Ray seconds pass between a job's number and its start
+def test_two_sweeps_of_one_spec_take_no_trial_from_each_other_and_share_no_job(tmp_path, layout, on):
     path = write_spec(tmp_path, "one", [0.01, 0.02, 0.03], 6)
-    sweeps = [start(path), start(path)]
+    sweeps = [start(path, on), start(path, on)]
     errors = [sweep.communicate(timeout=240)[1] for sweep in sweeps]
     assert [sweep.returncode for sweep in sweeps] == [0, 0], errors
     assert [result_of(layout, trial).attempts for trial in make_plan(load_spec(path)).trials] == [1, 1, 1]
