@@ -37,6 +37,7 @@ class Plan:
     spec: SweepSpec
     trials: tuple[TrialConfig, ...]
     cohorts: tuple[Cohort, ...]
+    share: bool = True  # whether trials with a common trunk train side by side
 
 
 def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
@@ -45,7 +46,8 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     share: train trials side by side where they have a trunk in common; else each alone, with the same numbers.
     """
     trials = tuple(trial.config for trial in spec.trials)
-    return Plan(spec=spec, trials=trials, cohorts=group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials))
+    cohorts = group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials)
+    return Plan(spec=spec, trials=trials, cohorts=cohorts, share=share)
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
@@ -81,6 +83,8 @@ def plan_record(plan: Plan) -> PlanRecord:
         ),
         cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
         resources=dataclasses.asdict(plan.spec.resources),
+        overrides=plan.spec.overrides,
+        share=plan.share,
     )
 
 
@@ -94,5 +98,6 @@ def recorded_plan(record: PlanRecord) -> Plan:
         objective=record.objective,
         resources=Resources(**record.resources),
         warnings=(),
+        overrides=record.overrides,
     )
-    return make_plan(spec)
+    return make_plan(spec, share=record.share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cifar_hpc.cli.states import sweep_command
 from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record, write_record
@@ -72,3 +73,11 @@ def test_a_grown_spec_keeps_the_ids_that_it_had(tmp_path: Path) -> None:
 def test_another_name_and_other_resources_change_no_id(tmp_path: Path) -> None:
     old = [trial.trial_id for trial in plan_of(tmp_path).trials]
     assert old == [trial.trial_id for trial in plan_of(tmp_path, SPEC.replace("name: p", "name: q").replace("0.5", "1")).trials]
+
+
+def test_what_continues_a_sweep_names_its_overrides_and_survives_plan_json(tmp_path):
+    (tmp_path / "x.yaml").write_text("name: x\ndataset: digits\nbase: {arch: linear}\ngrid: {lr: [0.1, 0.2]}\n")
+    made = make_plan(load_spec(tmp_path / "x.yaml", ["grid.lr=[0.3, 0.4]", "epochs=2"]), share=False)
+    record = PlanRecord.from_json(plan_record(made).to_json())
+    assert sweep_command(record) == f"cifar-hpc sweep {tmp_path}/x.yaml --set 'grid.lr=[0.3, 0.4]' --set epochs=2 --no-share"
+    assert recorded_plan(record).cohorts == made.cohorts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 
 from cifar_hpc.errors import CifarHpcError, nearest
@@ -149,3 +150,9 @@ def _may_wait(state: TrialState, event: JobEvent) -> bool:
     if state.status is Status.FAILED:
         return event.event == "submitted" and state.error is not None and state.error.failed_at < event.at
     return state.status in (Status.PLANNED, Status.LOST)
+
+
+def sweep_command(plan: PlanRecord) -> str:
+    """What continues the sweep when it is typed, with what was set for it."""
+    words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
+    return shlex.join(words if plan.share else [*words, "--no-share"])

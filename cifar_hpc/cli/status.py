@@ -17,7 +17,7 @@ from rich.table import Table
 
 from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.cli.progress import name_of
-from cifar_hpc.cli.states import SweepReader, open_jobs, read_plan, resolve_trial
+from cifar_hpc.cli.states import SweepReader, open_jobs, read_plan, resolve_trial, sweep_command
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.base import JobState
@@ -208,7 +208,7 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     if failures:
         say(f"next: cifar-hpc logs {plan.sweep}, and once mended cifar-hpc retry {plan.sweep}")
     elif any(counts[status] for status in (Status.PLANNED, Status.LOST, Status.CANCELLED)):
-        say(f"next: cifar-hpc sweep {plan.spec_path}")
+        say(f"next: {sweep_command(plan)}")
     elif counts[Status.COMPLETED]:
         say(f"next: cifar-hpc report {plan.sweep}")
 

@@ -23,7 +23,7 @@ import typer
 from rich.console import Console
 
 from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
-from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers
+from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers, sweep_command
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
@@ -146,7 +146,7 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
         with watched(layout, reader, _console()):
             states = _until_ended(layout, plan, reader, where.on, todo)
     except KeyboardInterrupt:
-        say(f"interrupted: what was trained is kept. To go on: cifar-hpc sweep {plan.spec.path}")
+        say(f"interrupted: what was trained is kept. To go on: {sweep_command(reader.plan)}")
         raise typer.Exit(130) from None
     _sum_up(reader.plan, states)
 

@@ -236,6 +236,8 @@ class PlanRecord(Record):
     trials: tuple[PlannedTrial, ...]
     cohorts: tuple[tuple[str, ...], ...]  # trial ids
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
+    overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
+    share: bool = True  # whether trials with a common trunk train side by side
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

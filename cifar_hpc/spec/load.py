@@ -55,6 +55,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         text=text,
         trials=trials,
         objective=objective,
+        overrides=tuple(overrides),
         resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
         warnings=(*warnings, *idle_settings(origins.switched_on(), configs), *doubts(configs)),
     )

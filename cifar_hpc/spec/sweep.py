@@ -43,7 +43,8 @@ class SweepTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
-    """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences."""
+    """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences;
+    overrides: the `--set` arguments that changed it."""
 
     name: str
     path: Path
@@ -52,3 +53,4 @@ class SweepSpec:
     objective: str
     resources: Resources
     warnings: tuple[str, ...]
+    overrides: tuple[str, ...] = ()
