@@ -440,9 +440,8 @@ class _CohortRun:
         )
         try:
             write_record(attempt.files.error, record)
-        except OSError as unwritable:  # a full disk: the claim stays, and a reader calls the trial LOST once we are gone
+        except OSError as unwritable:  # a full disk: the next attempt may still begin at once
             print(f"trial {record.trial_id}: {record.kind}: {record.message}; not recorded: {unwritable}", file=sys.stderr)
-            return
         self._release(attempt)
 
     def _release(self, attempt: _Attempt) -> None:
