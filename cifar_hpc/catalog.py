@@ -60,7 +60,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "cifar100": DatasetInfo(_CIFAR100, 32, 3, 50_000, 10_000, _CIFAR100_SUPERCLASSES),
     "mnist": DatasetInfo(_DIGITS, 28, 1, 60_000, 10_000, {}),
     "fashion_mnist": DatasetInfo(_FASHION, 28, 1, 60_000, 10_000, {}),
-    "digits": DatasetInfo(_DIGITS, 8, 1, None, None, {}),
+    "digits": DatasetInfo(_DIGITS, 8, 1, 1_438, 359, {}),  # a fixed stratified fifth is the test split
     "folder": DatasetInfo((), None, 3, None, None, {}),
 }
 

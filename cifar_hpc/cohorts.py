@@ -73,7 +73,7 @@ def work_of(cohort: Cohort) -> float:
 
 def trunk_passes(trials: Sequence[TrialConfig]) -> int:
     """How often the images of the training split go through the common trunk of these trials, trained side by side."""
-    if not any(_shares(trial) for trial in trials):
+    if not any(_depth(trial) > 0 for trial in trials):
         return 0
     return 1 if trials[0].augment == "none" else max(trial.epochs for trial in trials)
 

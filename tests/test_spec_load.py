@@ -282,3 +282,14 @@ def test_reading_and_planning_a_spec_imports_nothing_heavy() -> None:
         "print([m for m in ('torch', 'torchvision', 'ray', 'submitit', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "there"),
+    [("{name: cifar100, classes: reptiles, train_size: 2501}", 2500), ("{name: digits, train_size: 1439}", 1438)],
+)
+def test_more_training_images_than_there_are_are_refused_with_their_number(tmp_path, dataset, there):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: {dataset}\nbase: {{arch: linear}}\n")
+    with pytest.raises(SpecError, match=rf"x.yaml:2: dataset.train_size: .*there are {there} labelled training images"):
+        load_spec(path)

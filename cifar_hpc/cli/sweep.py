@@ -274,11 +274,10 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
         f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
     ]
-    frozen = [trial for trial in plan.trials if trunk_passes([trial])]
-    if frozen:
-        alone_n = sum(trunk_passes([trial]) for trial in frozen)
-        shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
-        lines.append(f"  sharing   {len(frozen)} trials with frozen blocks: trunk passes {shared_n}/{alone_n}")
+    alone_n = sum(trunk_passes([trial]) for trial in plan.trials)
+    shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
+    if shared_n < alone_n:
+        lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
     if todo:
         known = left_s is not None
         lines.append(

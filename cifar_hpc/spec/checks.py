@@ -133,6 +133,17 @@ def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
     return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", allowed)
 
 
+def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
+    info = catalog.DATASETS[name]
+    if train_size is None or info.train_n is None:
+        return None
+    there = info.train_n * len(classes or info.classes) // len(info.classes)
+    if train_size <= there:
+        return None
+    found = f"train_size {train_size} of {name}"
+    return Finding("dataset.train_size", train_size, found, f"there are {there} labelled training images")
+
+
 FITTED = "svm and knn are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
@@ -141,6 +152,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.arch, c.freeze)),
     (_check_side, lambda c: (c.arch, c.stem, c.image_size)),
+    (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
 )
 
 
