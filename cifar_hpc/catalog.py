@@ -169,6 +169,7 @@ class ArchInfo:
     weights: Mapping[str, str]
 
 
+@functools.cache
 def architecture(arch: str) -> ArchInfo | None:
     """The facts on one of ARCHS, None for any other name. `python -m cifar_hpc.models.facts` wrote them from built models."""
     facts = _architectures().get(arch)
@@ -184,26 +185,17 @@ def block_names(arch: str) -> tuple[str, ...] | None:
     return info.blocks if info else None
 
 
+def imagenet_weights(arch: str) -> tuple[str, ...]:
+    """torchvision's weight names for the whole network, the one that `imagenet` means first; empty where it has none."""
+    info = architecture(arch)
+    return tuple(info.weights) if info else ()
+
+
 @functools.cache
 def _architectures() -> dict[str, Any]:
     facts: dict[str, Any] = json.loads(Path(__file__).with_name("architectures.json").read_text())
     return facts
 
-
-_IMAGENET_V2_ARCHS = (
-    *(name for name in TORCHVISION_ARCHS if name.startswith(("regnet_", "wide_resnet", "mobilenet_"))),
-    *("efficientnet_b1", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),
-)
-_V1, _V2, _E2E, _LINEAR = "IMAGENET1K_V1", "IMAGENET1K_V2", "IMAGENET1K_SWAG_E2E_V1", "IMAGENET1K_SWAG_LINEAR_V1"
-# torchvision's weight enums of whole networks; the first is what `imagenet` means (a test compares with torchvision).
-IMAGENET_WEIGHTS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(TORCHVISION_ARCHS, (_V1,)),
-    **dict.fromkeys(_IMAGENET_V2_ARCHS, (_V2, _V1)),
-    **dict.fromkeys(("mobilenet_v3_small",), (_V1,)),
-    **dict.fromkeys(("regnet_y_16gf", "regnet_y_32gf"), (_V2, _V1, _E2E, _LINEAR)),
-    **dict.fromkeys(("regnet_y_128gf", "vit_h_14"), (_E2E, _LINEAR)),
-    **dict.fromkeys(("vit_b_16", "vit_l_16"), (_V1, _E2E, _LINEAR)),
-}
 
 # Architectures whose stem (7x7, stride 2, pooling) may be exchanged for 3x3, stride 1, no pooling: `stem: cifar`.
 CIFAR_STEM_ARCHS = tuple(

@@ -233,7 +233,7 @@ def normalise(config: TrialConfig) -> TrialConfig:
     stop = dataclasses.replace(config.stop, patience=patience, min_delta=0.0 if patience is None else config.stop.min_delta)
     if stop != config.stop:
         changes["stop"] = stop
-    if config.weights is not None and config.weights == catalog.IMAGENET_WEIGHTS.get(config.arch, (None,))[0]:
+    if config.weights in catalog.imagenet_weights(config.arch)[:1]:
         changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes) if changes else config
 
@@ -258,7 +258,7 @@ def _normalise_frozen(config: TrialConfig) -> TrialConfig:
     changes["knn_k"] = (config.knn_k or 5) if config.classifier == "knn" else None
     if config.weights is not None:
         changes["seed"] = 0
-        if config.weights == catalog.IMAGENET_WEIGHTS.get(config.arch, (None,))[0]:
+        if config.weights in catalog.imagenet_weights(config.arch)[:1]:
             changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes)
 

@@ -91,9 +91,9 @@ def _check_stem(arch: str, stem: str) -> Finding | None:
 def _check_weights(arch: str, weights: str | None) -> Finding | None:
     if weights is None or weights.startswith(PARENT_PREFIX) or weights.endswith(WEIGHT_SUFFIXES):
         return None
-    known = catalog.IMAGENET_WEIGHTS.get(arch)
+    known = catalog.imagenet_weights(arch)
     found = f"weights {weights} with arch {arch}"
-    if known is None:
+    if not known:
         return Finding("weights", weights, found, f"{arch} has no published weights; `when` can set weights: null for it")
     if weights not in ("imagenet", *known):
         return Finding("weights", weights, found, f"it has {', '.join(('imagenet', *known))}", nearest(weights.lower(), known))

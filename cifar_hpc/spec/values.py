@@ -31,7 +31,7 @@ CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class name
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 _BLOCK_NAME = re.compile(r"[A-Za-z_][\w.\-/]*")
-_ENUMS = tuple(dict.fromkeys(name for names in catalog.IMAGENET_WEIGHTS.values() for name in names))
+_ENUMS = tuple(dict.fromkeys(name for arch in catalog.TORCHVISION_ARCHS for name in catalog.imagenet_weights(arch)))
 
 
 def refuse(found: str, allowed: str, near: str | None = None) -> PydanticCustomError:
