@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
+from cifar_hpc.records.parents import parent_of
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
@@ -18,25 +19,37 @@ __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What an executor starts. job_id: unique within its sweep."""
+    """What an executor starts. job_id: unique within its sweep. level: of its trials in the plan; a job of level n starts
+    once all jobs of lower levels have ended, well or not: a trial whose parent failed says so itself."""
 
     sweep: str
     job_id: str
     cohorts: tuple[Cohort, ...]
     resources: Resources
+    level: int = 0
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
         return tuple(trial_id for cohort in self.cohorts for trial_id in cohort.trial_ids)
 
+    @property
+    def parent_ids(self) -> tuple[str, ...]:
+        """The trials, of this sweep or not, from whose weights trials of the job start."""
+        parents = (parent_of(config) for cohort in self.cohorts for config in cohort.trials)
+        return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """All trials of a sweep, finished or not, in the spec's order, and the cohorts that they train in."""
+    """All trials of a sweep, finished or not, in the spec's order, and the cohorts that they train in.
+
+    levels: trial ids, those without a parent in the sweep first, then their children, and so on.
+    """
 
     spec: SweepSpec
     trials: tuple[TrialConfig, ...]
     cohorts: tuple[Cohort, ...]
+    levels: tuple[tuple[str, ...], ...]
     share: bool = True  # whether trials with a common trunk train side by side
 
 
@@ -47,21 +60,24 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     """
     trials = tuple(trial.config for trial in spec.trials)
     cohorts = group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials)
-    return Plan(spec=spec, trials=trials, cohorts=cohorts, share=share)
+    return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=_levels(trials), share=share)
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
-    """Jobs for those trials of the plan that are among trial_ids, one a cohort, the longest first so that none ends last alone.
+    """Jobs for those trials of the plan that are among trial_ids, one a cohort: the lowest level first, and in each the
+    longest, so that none ends last alone.
 
     first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
     say) leave their cohort; a cohort without members has no job.
     """
     wanted = frozenset(trial_ids)
     cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
-    longest_first = sorted((cohort for cohort in cohorts if cohort.trials), key=work_of, reverse=True)
+    level_of = {trial_id: level for level, ids in enumerate(plan.levels) for trial_id in ids}
+    leveled = [(level_of[cohort.trial_ids[0]], cohort) for cohort in cohorts if cohort.trials]
+    leveled.sort(key=lambda pair: (pair[0], -work_of(pair[1])))
     return tuple(
-        Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources)
-        for number, cohort in enumerate(longest_first, first_number)
+        Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources, level=level)
+        for number, (level, cohort) in enumerate(leveled, first_number)
     )
 
 
@@ -101,3 +117,22 @@ def recorded_plan(record: PlanRecord) -> Plan:
         overrides=record.overrides,
     )
     return make_plan(spec, share=record.share)
+
+
+def _levels(trials: Sequence[TrialConfig]) -> tuple[tuple[str, ...], ...]:
+    """An id is the hash of a config that holds the parent's id, so that no trial is its own ancestor."""
+    parents = {trial.trial_id: parent_of(trial) for trial in trials}
+    depths: dict[str, int] = {}
+
+    def depth(trial_id: str) -> int:
+        if trial_id not in depths:
+            parent = parents[trial_id]
+            depths[trial_id] = 0 if parent not in parents else 1 + depth(parent)
+        return depths[trial_id]
+
+    levels: list[list[str]] = []
+    for trial_id in parents:
+        while len(levels) <= depth(trial_id):
+            levels.append([])
+        levels[depth(trial_id)].append(trial_id)
+    return tuple(map(tuple, levels))

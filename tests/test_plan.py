@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_hpc.cli.states import sweep_command
@@ -9,6 +10,7 @@ from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, re
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.sweep import SweepTrial
 
 SPEC = """\
 name: p
@@ -81,3 +83,16 @@ def test_what_continues_a_sweep_names_its_overrides_and_survives_plan_json(tmp_p
     record = PlanRecord.from_json(plan_record(made).to_json())
     assert sweep_command(record) == f"cifar-hpc sweep {tmp_path}/x.yaml --set 'grid.lr=[0.3, 0.4]' --set epochs=2 --no-share"
     assert recorded_plan(record).cohorts == made.cohorts
+
+
+def test_a_trial_stands_a_level_above_its_parent_and_its_job_starts_after_all_of_the_levels_below(tmp_path: Path) -> None:
+    parents = plan_of(tmp_path).trials[5:7]
+    child = "name: p\ndataset: cifar10\nbase: {weights: {trial: %s}}\ngrid: {arch: [linear], lr: [1e-4]}\n"
+    children = plan_of(tmp_path, child % parents[0].trial_id).spec
+    grown = replace(children, trials=(*children.trials, *(SweepTrial(config, {}) for config in parents)))
+    plan = make_plan(grown)
+    assert plan.levels == (tuple(config.trial_id for config in parents), (children.trials[0].config.trial_id,))
+    jobs = jobs_for(plan, [config.trial_id for config in plan.trials], 1)
+    assert [(job.level, job.parent_ids) for job in jobs][-1] == (1, (parents[0].trial_id,))
+    assert {(job.level, job.parent_ids) for job in jobs[:-1]} == {(0, ())}
+    assert make_plan(children).levels == ((children.trials[0].config.trial_id,),), "a parent of another sweep is no level"
