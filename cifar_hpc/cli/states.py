@@ -10,13 +10,13 @@ import secrets
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import JobState, LocalHandles
 from cifar_hpc.executors.slurm_queue import SlurmQueue
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
-from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
+from cifar_hpc.records.store import append_records, read_records, utc_now
 
 ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
 _ATTACHED = ("inline", "ray")  # executors whose handles name a process
@@ -43,18 +43,6 @@ class SweepReader:
         if state.status in ENDED:
             self._ended[trial_id] = state
         return state
-
-
-def read_plan(layout: Layout, name: str) -> PlanRecord:
-    """The plan of a sweep. Raises CifarHpcError with the nearest name where there is none."""
-    try:
-        return read_record(layout.sweep(name).plan, PlanRecord)
-    except FileNotFoundError:
-        names = [sweep.name for sweep in layout.sweeps()]
-        near = nearest(name, names)
-        hint = f" Did you mean {near!r}?" if near else ""
-        there = ", ".join(names) or "none yet"
-        raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
 
 
 def open_jobs(sweep: SweepFiles) -> list[JobEvent]:

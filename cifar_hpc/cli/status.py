@@ -17,12 +17,13 @@ from rich.table import Table
 
 from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.cli.progress import name_of
-from cifar_hpc.cli.states import SweepReader, open_jobs, read_plan, resolve_trial, sweep_command
+from cifar_hpc.cli.states import SweepReader, open_jobs, resolve_trial, sweep_command
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.base import JobState
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout, SweepFiles, results_root
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import ErrorRecord, JobEvent, PlannedTrial, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
 

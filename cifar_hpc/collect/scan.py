@@ -13,11 +13,12 @@ from typing import Any
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config
-from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EpochRecord, PlannedTrial, PlanRecord, Status, TrialRecord
-from cifar_hpc.records.store import read_record, read_records
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.store import read_record
 from cifar_hpc.trial import ID_LENGTH, TrialConfig
 
 _ID = re.compile(f"[a-z2-7]{{{ID_LENGTH}}}")
@@ -51,7 +52,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
 
     Raises CifarHpcError for a sweep that does not exist, RecordError for a plan that cannot be read.
     """
-    plans = [_read_plan(layout, sweep) for sweep in dict.fromkeys(sweeps)]
+    plans = [read_plan(layout, sweep) for sweep in dict.fromkeys(sweeps)]
     planned = {trial.trial_id: trial for plan in plans for trial in plan.trials}
     ids, foreign = _pool_ids(layout)
     present = frozenset(ids)
@@ -92,18 +93,6 @@ def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     return tuple(sorted(varying, key=lambda key: (first.index(key) if key in first else len(first), key)))
 
 
-def _read_plan(layout: Layout, sweep: str) -> PlanRecord:
-    try:
-        return read_record(layout.sweep(sweep).plan, PlanRecord)
-    except FileNotFoundError:
-        names = [files.name for files in layout.sweeps()]
-        hint = nearest(sweep, names)
-        known = f"sweeps there: {', '.join(names)}" if names else "there is no sweep yet"
-        raise CifarHpcError(
-            f"no sweep {sweep!r} under {layout.root}; {known}." + (f" Did you mean {hint!r}?" if hint else "")
-        ) from None
-
-
 def _pool_ids(layout: Layout) -> tuple[list[str], list[Rejected]]:
     ids, foreign = [], []
     for name in layout.trial_ids():
@@ -142,7 +131,7 @@ def _unfinished(
     elif present:
         state = read_state(files, trial_id)
         status, reason, epochs = state.status, state.reason, state.epochs_done
-        spent_s = sum(epoch.train_s + epoch.val_s for epoch in read_records(files.metrics, EpochRecord))
+        spent_s = sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
     return Unfinished(
         trial_id=trial_id,
         point_id=point_id,

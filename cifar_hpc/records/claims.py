@@ -53,15 +53,20 @@ def restartable(token: str | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class TrialState:
-    """What a reader knows of a trial from its files alone. reason: why it is not simply running or done, for a person."""
+    """What a reader knows of a trial from its files alone. reason: why it is not simply running or done, for a person;
+    epochs: those trained so far."""
 
     trial_id: str
     status: Status
     reason: str = ""
-    epochs_done: int = 0
+    epochs: tuple[EpochRecord, ...] = ()
     result: TrialResult | None = None
     error: ErrorRecord | None = None
     claim: Claim | None = None
+
+    @property
+    def epochs_done(self) -> int:
+        return max((epoch.epoch for epoch in self.epochs), default=0)
 
 
 def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
@@ -177,13 +182,13 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         result = read_record(files.result, TrialResult)
         if result.trial_id == trial_id:
             status = Status.STOPPED if result.outcome is Outcome.PRUNED else Status.COMPLETED
-            return TrialState(trial_id, status, result.reason, len(result.curves), result=result)
+            return TrialState(trial_id, status, result.reason, result.curves, result=result)
         reason = f"{files.result} bears the id {result.trial_id}"
     except FileNotFoundError:
         pass
     except RecordError as torn:
         reason = str(torn)
-    epochs = max((line.epoch for line in read_records(files.metrics, EpochRecord)), default=0)
+    epochs = tuple(read_records(files.metrics, EpochRecord))
     claims = files.claims()
     claim, alive = _owner(claims)
     if alive:
@@ -197,7 +202,7 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
-    return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs}" if epochs else "", epochs)
+    return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs[-1].epoch}" if epochs else "", epochs)
 
 
 def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:
