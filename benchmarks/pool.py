@@ -69,11 +69,18 @@ def configs(count: int, seeds: int, epochs: int, archs: Sequence[str] = tuple(AR
         )
 
 
+def _frozen_share(config: TrialConfig) -> float:
+    """Of the ten blocks before the classifier that every generated network has."""
+    assert not isinstance(config.freeze, str) or config.freeze in ("none", "all")
+    if isinstance(config.freeze, str):
+        return {"none": 0.0, "all": 1.0}[config.freeze]
+    return config.freeze / 10 if isinstance(config.freeze, int) else config.freeze
+
+
 def accuracy_of(config: TrialConfig, rng: np.random.Generator) -> float:
     """A plausible expected accuracy: a peak over the learning rate, a loss by freezing, a gain by augmentation."""
     top = ARCHS[config.arch][0] if config.arch in ARCHS else 0.9
-    frozen = {"none": 0.0, "all": 1.0}.get(str(config.freeze), config.freeze)
-    assert isinstance(frozen, float)
+    frozen = _frozen_share(config)
     off_peak = math.log10(config.lr) + 2.3 - 0.4 * frozen
     gain = 0.01 * (AUGMENTS.index(str(config.augment)) if config.augment in AUGMENTS else 0) * (1 - frozen)
     return float(np.clip(top - 0.035 * off_peak**2 - 0.12 * frozen**2 + gain + rng.normal(0, 0.004), 0.1, 0.985))
@@ -141,8 +148,7 @@ def write_trial(
     at_best = curves[best_epoch - 1]
     assert at_best.train_acc is not None
     params = ARCHS[config.arch][1] if config.arch in ARCHS else 1_000_000
-    frozen = {"none": 0.0, "all": 1.0}.get(str(config.freeze), config.freeze)
-    assert isinstance(frozen, float)
+    frozen = _frozen_share(config)
     result = TrialResult(
         trial_id=config.trial_id,
         point_id=config.point_id,

@@ -179,3 +179,22 @@ def test_an_unknown_sweep_is_answered_with_the_nearest_one(layout: Layout, trial
 def test_an_empty_results_folder_is_an_empty_pool(layout: Layout) -> None:
     pool = scan(layout)
     assert (pool.trials, pool.unfinished, pool.rejected) == ((), (), ())
+
+
+def test_a_sweep_shows_depths_as_its_spec_has_them_and_no_axis_that_only_a_fitted_classifier_lacks(layout: Layout) -> None:
+    (config,) = configs(1, 1, 2)
+    deep = dataclasses.replace(config, freeze=7)
+    fitted = dataclasses.replace(config, classifier="svm", epochs=1, freeze="all")
+    for one in (deep, fitted, dataclasses.replace(deep, lr=0.5)):
+        write_trial(layout, one, Images.draw(50, 20))
+    plan = [deep, fitted, dataclasses.replace(deep, lr=0.5)]
+    write_plan(layout, plan, "spelled")
+    path = layout.sweep("spelled").plan
+    record = json.loads(path.read_text())
+    for trial in record["trials"]:
+        trial["axes"] |= {"freeze": {7: 0.5}.get(trial["config"]["freeze"], "all"), "epochs": 2, "classifier": "linear"}
+    path.write_text(json.dumps(record))
+    pool = scan(layout, ["spelled"])
+    assert sorted(str(trial.config["freeze"]) for trial in pool.trials) == ["0.5", "0.5", "all"]
+    assert set(varying_axes(pool)) == {"freeze", "lr", "classifier"}
+    assert {trial.config["freeze"] for trial in scan(layout).trials} == {7, "all"}

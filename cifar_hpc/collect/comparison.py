@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.statistics import PairedDifference, paired_difference, winners_optimism
+from cifar_hpc.collect.statistics import LEVEL, PairedDifference, paired_difference, winners_optimism
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 
-LEVEL = 0.05
 _FAR_BELOW = 8  # so many points in a row that differ from the best: those below them are not read
 _MOST = 100  # points read
 

@@ -21,7 +21,7 @@ from cifar_hpc.collect.ensemble import (
 )
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.statistics import PairedDifference, paired_difference
+from cifar_hpc.collect.statistics import LEVEL, PairedDifference, paired_difference
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
@@ -53,6 +53,17 @@ class Ensembles:
     gain: tuple[float, ...]
     shown: tuple[Trial, ...]
     disagreement: NDArray[np.float64]
+
+    @property
+    def highest(self) -> Measured:
+        """The ensemble with the highest accuracy on validation."""
+        return max(self.measured, key=lambda one: one.record.val_acc)
+
+    @property
+    def gains(self) -> bool:
+        """Whether the highest beats the best member on validation or test by more than chance, and loses on neither."""
+        found = [one for one in (self.highest.val, self.highest.test) if one is not None]
+        return all(one.difference >= 0 for one in found) and any(one.p_value < LEVEL for one in found)
 
 
 def make_ensembles(board: Leaderboard, layout: Layout, methods: Sequence[str] = METHODS) -> Ensembles | None:

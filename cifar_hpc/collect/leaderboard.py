@@ -5,6 +5,7 @@ Owns: what a row says, who is ranked, the Pareto front. Draws and formats nothin
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +23,7 @@ FAILURES = (Status.FAILED, Status.LOST)
 class Row:
     """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished: its seeds."""
 
-    place: int | None  # from 1; None where too few seeds allow no claim
+    place: int | None  # from 1, among the points with enough seeds to claim one; None: too few
     point_id: str
     axes: Mapping[Axis, Any]  # only the axes that vary
     config: Mapping[Axis, Any]
@@ -40,8 +41,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The point in words: 'arch=resnet18 lr=0.001'."""
-        return " ".join(f"{key}={value_text(value)}" for key, value in self.axes.items()) or "the only point"
+        """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
+        parts = [f"{key}={value_text(value)}" for key, value in self.axes.items() if value is not None or key == "weights"]
+        return " ".join(parts) or "the only point"
 
     @property
     def diverged(self) -> int:
@@ -85,9 +87,10 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     sign = -1 if OBJECTIVES[pool.objective] == "max" else 1
     measured = sorted((row for row in rows if row.score), key=lambda row: (sign * _mean(row), row.trials[0].params_trained))
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
+    places = itertools.count(1)
     ranked = [
-        replace(row, place=place if row.score and row.score.n >= MIN_SEEDS else None, pareto=on_front)
-        for place, row, on_front in zip(range(1, len(measured) + 1), measured, front, strict=True)
+        replace(row, place=next(places) if row.score and row.score.n >= MIN_SEEDS else None, pareto=on_front)
+        for row, on_front in zip(measured, front, strict=True)
     ]
     return Leaderboard(
         objective=pool.objective,
@@ -140,7 +143,10 @@ def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial
 def _over_seeds(trials: Sequence[Trial], metric: str) -> Estimate | None:
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
     images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)
-    return estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
+    found = estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
+    if found is None or found.low is None or found.high is None or images is None:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))  # no accuracy is beyond them
 
 
 def _mean(row: Row) -> float:

@@ -9,10 +9,10 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
-from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config
+from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config, is_training_key
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
@@ -20,6 +20,8 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.trial import ID_LENGTH, TrialConfig
+
+T = TypeVar("T", Trial, Unfinished)
 
 _ID = re.compile(f"[a-z2-7]{{{ID_LENGTH}}}")
 
@@ -61,7 +63,8 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
     trials, curves, torn = read_finished(layout, stamps, whole_pool=not plans)
     finished = {trial.trial_id for trial in trials}
     broken = {rejected.path: rejected.reason for rejected in torn}
-    unfinished, unread = [], []
+    unfinished: list[Unfinished] = []
+    unread: list[Rejected] = []
     for trial_id in wanted:
         if trial_id in finished:
             continue
@@ -69,6 +72,8 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
             unfinished.append(_unfinished(layout, trial_id, planned.get(trial_id), broken, trial_id in present))
         except (RecordError, OSError) as error:
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
+    if len(plans) == 1:
+        trials, unfinished = _as_spelled(trials, planned), _as_spelled(unfinished, planned)
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
         objective=_objective(plans, trials),
@@ -85,7 +90,8 @@ def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
     configs = list({id(trial.config): trial.config for trial in everyone}.values())
     keys = dict.fromkeys(key for config in configs for key in config)
-    varying = [key for key in keys if len({config.get(key) for config in configs}) > 1]
+    trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
+    varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
     if pool.planned_axes is not None:
         named = [key for axis in pool.planned_axes for key in varying if key == axis or key.startswith(f"{axis}.")]
         return tuple(dict.fromkeys(named))
@@ -142,6 +148,16 @@ def _unfinished(
         epochs=epochs,
         spent_s=spent_s,
     )
+
+
+def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> list[T]:
+    """The trials with freezing depths as the sweep's spec has them, a share or a block's name; one config for each point."""
+    configs: dict[str, Mapping[Axis, Any]] = {}
+    for trial in trials:
+        said = planned[trial.trial_id].axes.get("freeze")
+        if trial.point_id not in configs and said is not None and said != trial.config.get("freeze"):
+            configs[trial.point_id] = {**trial.config, "freeze": said}
+    return [replace(trial, config=configs[trial.point_id]) if trial.point_id in configs else trial for trial in trials]
 
 
 def _objective(plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri, stdtrit
 
 CONFIDENCE = 0.95
+LEVEL = 0.05  # of a test
 MIN_SEEDS = 3  # fewer: no ±, no claim of a ranking
 
 

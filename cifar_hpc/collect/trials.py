@@ -125,10 +125,15 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
         else:
             flat[key] = _hashable(value)
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
-        flat |= {key: None for key in flat if key in TRAINING_KEYS or key.startswith("stop.")}
+        flat |= {key: None for key in flat if is_training_key(key)}
     for key in ("dataset.folder", "keep"):  # no parts of the trial
         flat.pop(key, None)
     return flat
+
+
+def is_training_key(key: Axis) -> bool:
+    """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
+    return key in TRAINING_KEYS or key.startswith("stop.")
 
 
 def _hashable(value: Any) -> Any:

@@ -21,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from cifar_hpc.collect.leaderboard import value_text
 
@@ -136,11 +135,6 @@ def colors_for(values: Sequence[Any]) -> dict[Any, str]:
 def ramp_color(share: float) -> str:
     """The colour of a number 0..1 that lines bear: viridis without its end, too pale on white."""
     return to_hex(mpl.colormaps["viridis"](0.88 * share))
-
-
-def halo() -> list[withStroke]:
-    """Path effects that keep text readable over lines."""
-    return [withStroke(linewidth=2.5, foreground=PAPER)]
 
 
 def axis_title(axis: str, value: Any) -> str:

@@ -12,18 +12,18 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from cifar_hpc.collect.curves import best_by
-from cifar_hpc.collect.effects import Effects, FreezingCurve, HeatMap
+from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.report.figures import (
     INK,
     LINE,
     MUTED,
     PALETTE,
+    PAPER,
     Drawing,
     axis_title,
     colors_for,
     frame_bare,
-    halo,
     house_style,
     new_figure,
     ramp_color,
@@ -31,12 +31,14 @@ from cifar_hpc.report.figures import (
 
 _COLUMNS = 3
 _MOST_LINES = 300  # of parallel coordinates
+_MEANS: Any = {"fmt": "o", "color": PALETTE[0], "capsize": 4, "markersize": 5}
+_LABEL_GROUND = {"facecolor": PAPER, "edgecolor": "none", "pad": 1.2}  # lines pass behind a label, not through it
 
 
 def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
     """One panel a map, one scale for all; every cell bears its number, a combination without a measurement is hatched."""
     first = maps[0]
-    rows, columns = board.values(first.row_axis), board.values(first.column_axis)
+    rows, columns = shown_values(board, first.row_axis), shown_values(board, first.column_axis)
     scores = [_score(row) for found in maps for row in found.cells.values()]
     norm = Normalize(min(scores), max(scores))
     across = min(_COLUMNS if len(columns) <= 7 else 2, len(maps))
@@ -96,10 +98,8 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
             panel.scatter(
                 [place[row.axes[axis]] for row in board.measured], _scores(board), s=7, color=MUTED, alpha=0.35, linewidths=0
             )
-            halves = [effect.half or 0.0 for effect in found]
-            panel.errorbar(
-                range(len(found)), [e.mean for e in found], yerr=halves, fmt="o", color=PALETTE[0], capsize=4, markersize=5
-            )
+            means = [effect.mean for effect in found]
+            panel.errorbar(range(len(found)), means, yerr=_bars(found, board), **_MEANS)
             labels = [value_text(effect.value) for effect in found]
             crowded = max(map(len, labels)) * len(labels) > 26
             panel.set_xticks(range(len(found)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
@@ -107,14 +107,22 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
             panel.set_title(f"{axis}: {effects.importance[axis]:.0%} of the variance")
             panel.grid(axis="x", visible=False)
             _format_score(panel, board)
-        if board.objective == "val_acc":  # an interval may reach beyond what an accuracy can be
+        if board.objective == "val_acc":
             low, high = panels[0][0].get_ylim()
-            panels[0][0].set_ylim(max(low, -0.02), min(high, 1.02))
+            panels[0][0].set_ylim(max(low, 0.0), min(high, 1.0))
         figure.supylabel(f"validation {_metric_words(board)}", fontsize=9)
-        caption = (
-            "Blue: mean at each value with all other axes averaged evenly (additive model), 95 % interval. Grey: the points."
-        )
+        others = " with all other axes averaged evenly (additive model)" if len(axes_by_weight) > 1 else ""
+        interval = ", 95 % interval" if any(e.half is not None for found in effects.effects.values() for e in found) else ""
+        caption = f"Blue: mean at each value{others}{interval}. Grey: the points."
         return Drawing("effects", "What each axis does", caption, figure)
+
+
+def _bars(found: Sequence[Effect], board: Leaderboard) -> list[list[float]]:
+    """How far each interval reaches below and above; that of an accuracy ends at 0 and 1."""
+    low, high = (0.0, 1.0) if board.objective == "val_acc" else (-math.inf, math.inf)
+    reach = [(e.mean, e.half or 0.0) for e in found]
+    below = [max(min(half, mean - low), 0.0) for mean, half in reach]
+    return [below, [max(min(half, high - mean), 0.0) for mean, half in reach]]
 
 
 def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing:
@@ -192,7 +200,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
 def draw_parallel(board: Leaderboard) -> Drawing:
     """Every point as a line through its axis values, coloured by its score; the best on top."""
     rows = board.measured[:_MOST_LINES]
-    axes_shown = [axis for axis in board.axes if len(board.values(axis)) > 1]
+    axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
     scores = [_score(row) for row in rows]
     norm = Normalize(min(scores), max(scores))
     flip = board.objective == "val_loss"
@@ -211,15 +219,16 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         )
         for x, axis in enumerate(axes_shown):
             axes.axvline(x, color=MUTED, linewidth=0.8)
-            for value in _some(board.values(axis)):
+            for value in _some(shown_values(board, axis)):
                 axes.annotate(
                     value_text(value),
                     (x, _height(board, axis, value)),
-                    (4, 0),
+                    (5, 0),
                     textcoords="offset points",
                     fontsize=7.5,
                     va="center",
-                    path_effects=halo(),
+                    zorder=10,
+                    bbox=_LABEL_GROUND,
                 )
         axes.axvline(len(axes_shown), color=MUTED, linewidth=0.8)
         for height, score in ((0.0, max(scores) if flip else min(scores)), (1.0, min(scores) if flip else max(scores))):
@@ -235,8 +244,13 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         )
 
 
+def shown_values(board: Leaderboard, axis: str) -> list[Any]:
+    """The axis' values, without the '-' of points that are only planned."""
+    return [value for value in board.values(axis) if value is not None or any(row.axes[axis] is None for row in board.measured)]
+
+
 def _height(board: Leaderboard, axis: str, value: Any) -> float:
-    values = board.values(axis)
+    values = shown_values(board, axis)
     return values.index(value) / (len(values) - 1)
 
 

@@ -26,7 +26,8 @@ def draw_disagreement(found: Ensembles) -> Drawing:
     """A matrix of the members' pairwise disagreement, in percent."""
     count = len(found.shown)
     with house_style():
-        figure = new_figure(max(0.5 * count + 2.4, 4.2), max(0.42 * count + 1.2, 3.2))
+        names = [f"{trial.config['arch']} {trial.trial_id[:5]}" for trial in found.shown]
+        figure = new_figure(0.5 * count + 1.4 + 0.075 * max(map(len, names)), max(0.42 * count + 1.2, 3.2))
         axes = figure.subplots()
         axes.imshow(found.disagreement, cmap="Blues", vmin=0, vmax=max(2 * found.disagreement.max(), 1e-6))
         for row in range(count):
@@ -35,7 +36,7 @@ def draw_disagreement(found: Ensembles) -> Drawing:
                     text = f"{100 * found.disagreement[row, column]:.0f}"
                     axes.text(column, row, text, ha="center", va="center", color="black", fontsize=8)
         axes.set_xticks(range(count), [trial.trial_id[:5] for trial in found.shown], rotation=60, ha="right")
-        axes.set_yticks(range(count), [f"{trial.config['arch']} {trial.trial_id[:5]}" for trial in found.shown])
+        axes.set_yticks(range(count), names)
         frame_bare(axes)
         caption = "Percent of validation images on which two of greedy's members differ."
         return Drawing("ensemble_disagreement", "How differently the members err", caption, figure)

@@ -219,7 +219,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     weights = [
         (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
         for one in ensembles.measured
-        if one.record.method == "greedy"
+        if one.record.method == "greedy" and len(one.record.members) > 1
         for member in one.record.members
     ]
     weights_table = PageTable("weights", "Greedy's weights", ("method", "trial", "weight %", "temperature"), weights)

@@ -30,8 +30,12 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
     notes = []
-    if board.measured and not board.claims_ranking:
+    placed = sum(row.place is not None for row in board.measured)
+    if board.measured and not placed:
         notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
+    elif placed < len(board.measured):
+        few = plural(len(board.measured) - placed, "point")
+        notes.append(f"Fewer than three seeds: no place is claimed for {few}, which stand by their numbers.")
     if board.image_sets > 1:
         notes.append(f"{board.image_sets} different validation sets: compare only points with the same data set.")
     return [*notes, *(f"Left out: {line}" for line in _by_reason((r.reason, r.path) for r in pool.rejected))]
@@ -66,9 +70,8 @@ def headline(found: Findings) -> list[str]:
     if not board.measured:
         return ["No trial has finished with a measurement yet.", _cost(found.ledger)]
     best = board.measured[0]
-    verb = "is best" if board.claims_ranking or len(board.measured) == 1 else "has the highest number so far"
     test = f"; on test {estimate_text(best.test_acc)} %" if best.test_acc else ""
-    lines = [f"{best.label} {verb}: {estimate_text(best.val_acc)} % validation accuracy{test}."]
+    lines = [f"{best.label} {_verb(board, comparison)}: {estimate_text(best.val_acc)} % validation accuracy{test}."]
     if comparison and len(board.measured) > 1:
         lines.append(_certainty(board, comparison))
     if comparison and comparison.optimism is not None and len(board.measured) > 1:
@@ -79,6 +82,17 @@ def headline(found: Findings) -> list[str]:
     lines.append(_cost(found.ledger))
     lines += _next_steps(board, comparison)
     return lines
+
+
+def _verb(board: Leaderboard, comparison: Comparison | None) -> str:
+    """What may be said of the first point: only one that no other is tied with is best, and only with enough seeds."""
+    if len(board.measured) == 1:
+        return "is the only point measured"
+    if not board.claims_ranking:
+        return "has the best number so far"
+    tied = comparison is None or any(comparison.tied(row.point_id) for row in board.measured[1:])
+    unsure = comparison is not None and board.measured[1].point_id not in comparison.differences
+    return "has the best mean, with others tied" if tied else "has the best mean" if unsure else "is best"
 
 
 def _certainty(board: Leaderboard, comparison: Comparison) -> str:
@@ -95,10 +109,13 @@ def _certainty(board: Leaderboard, comparison: Comparison) -> str:
 
 
 def _ensemble(found: Ensembles) -> str:
-    best = max(found.measured, key=lambda one: one.record.val_acc)
+    best = found.highest
     test = f"; on test {difference_text(best.test)}" if best.test else ""
-    gain = f"{percent(best.record.val_acc)} % on validation, {difference_text(best.val)} against the best trial{test}"
-    return f"Best ensemble: {best.record.method} of {plural(len(best.record.members), 'trial')}, {gain}."
+    against = f"{difference_text(best.val)} on validation against the best trial{test}"
+    if not found.gains:
+        return f"No ensemble is measurably better than the best trial: the highest, {best.record.method}, is {against}."
+    members = plural(len(best.record.members), "trial")
+    return f"Best ensemble: {best.record.method} of {members}, {percent(best.record.val_acc)} %, {against}."
 
 
 def _about(share: float) -> str:
@@ -122,8 +139,10 @@ def _cost(ledger: Ledger) -> str:
 
 
 def _next_steps(board: Leaderboard, comparison: Comparison | None) -> list[str]:
-    steps = []
     best = board.measured[0]
+    if not board.claims_ranking and len(board.measured) > 1:
+        return ["Next: three seeds or more (`seeds: 3`), so that an order of the points means something."]
+    steps = []
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
         value = best.axes[axis]
