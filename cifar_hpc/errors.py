@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+_NUMBER = re.compile(r"[0-9]+")
 
 
 class CifarHpcError(Exception):
@@ -46,6 +49,17 @@ class SpecError(CifarHpcError):
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str | None:
-    """The allowed word most like `word`, or None where none is near (difflib ratio below 0.6)."""
-    matches = difflib.get_close_matches(str(word).lower(), list(allowed), n=1)
+    """The allowed word most like `word`, or None where none is near (difflib ratio below 0.6).
+
+    Of words that differ from it in a number alone, that with the nearest number: resnet19 means resnet18, not resnet9.
+    """
+    given, words = str(word).lower(), list(allowed)
+    matches = difflib.get_close_matches(given, words, n=1)
+    alike = [other for other in words if _NUMBER.split(other) == _NUMBER.split(given)]
+    if alike and not (matches and matches[0].startswith(given)):  # what was cut short may be short of digits
+        return min(alike, key=lambda other: _distance(given, other))
     return matches[0] if matches else None
+
+
+def _distance(one: str, other: str) -> tuple[int, ...]:
+    return tuple(abs(int(a) - int(b)) for a, b in zip(_NUMBER.findall(one), _NUMBER.findall(other), strict=True))

@@ -13,6 +13,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.forms import to_csv, to_json
 from cifar_hpc.report.tables import (
     count_text,
     duration_text,
@@ -21,8 +22,6 @@ from cifar_hpc.report.tables import (
     leaderboard_markdown,
     leaderboard_records,
     leaderboard_table,
-    to_csv,
-    to_json,
     to_text,
 )
 

@@ -1,40 +1,37 @@
-"""`cifar-hpc arch NAME`: the blocks of a network with parameters, FLOPs and output shape. Computes and draws nothing itself."""
+"""`cifar-hpc arch`: all architectures, or the blocks of one with parameters, FLOPs and output shape. Computes nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from cifar_hpc.models.summary import BlockSummary
 
 
-class Format(StrEnum):
-    """How the blocks are printed on stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
-
-
 def arch(
-    name: Annotated[str, typer.Argument(help="architecture, such as resnet18")],
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="such as resnet18; none: lists all")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Show what `freeze` counts and names: the blocks of a network, with parameters, FLOPs and output shape of each."""
+    if name is None:
+        _list_all(format)
+        return
     info = catalog.architecture(name)
     if info is None:
         near = nearest(name, catalog.ARCHS)
         hint = f". Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"arch: {name!r} is unknown; allowed: {', '.join(catalog.ARCHS)}{hint}")
+        raise CifarHpcError(
+            f"arch: {name!r}; one of {len(catalog.ARCHS)} architectures is needed (`cifar-hpc arch` lists them){hint}"
+        )
     from cifar_hpc.models.summary import summarize
     from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, check_side
 
@@ -42,36 +39,52 @@ def arch(
     classes = IMAGENET_CLASSES if info.weights else 10
     check_side(name, side)
     rows = summarize(build_shapes(name, classes, side), side, 3)
-    typer.echo(_as_text(format, rows), nl=False)
+    _print(format, rows)
     if format is Format.TABLE:
         typer.echo(f"{name} for 3x{side}x{side} images and {classes} classes. freeze: n freezes the blocks 1 to n.", err=True)
 
 
-def _as_text(format: Format, rows: Sequence[BlockSummary]) -> str:
-    from cifar_hpc.report import tables
-
+def _list_all(format: Format) -> None:
+    known = {name: info for name in catalog.ARCHS if (info := catalog.architecture(name))}
+    records = [
+        {
+            "arch": name,
+            "params": info.params,
+            "flops": info.flops,
+            "blocks": len(info.blocks),
+            "min_side": info.min_side,
+            "weights": list(info.weights),
+        }
+        for name, info in known.items()
+    ]
     if format in (Format.JSON, Format.CSV):
-        records = [
-            {"block": i, "name": row.name, "params": row.params, "flops": row.flops, "output_shape": list(row.output_shape)}
-            for i, row in enumerate(rows, 1)
-        ]
-        return tables.to_json(records) if format is Format.JSON else tables.to_csv(records)
-    titles = ("#", "block", "parameters", "MFLOPs", "output")
-    cells = [
-        (str(i), row.name, f"{row.params:,}", f"{row.flops / 1e6:,.1f}", "x".join(map(str, row.output_shape)))
-        for i, row in enumerate(rows, 1)
+        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        return
+    columns = [
+        TextColumn("arch", tuple(known)),
+        TextColumn("M parameters", tuple(f"{info.params / 1e6:,.1f}" for info in known.values()), right=True),
+        TextColumn("GFLOPs", tuple(f"{info.flops / 1e9:,.2f}" for info in known.values()), right=True),
+        TextColumn("blocks", tuple(str(len(info.blocks)) for info in known.values()), right=True),
+        TextColumn("from pixels", tuple(str(info.min_side) for info in known.values()), right=True),
+        TextColumn("weights", tuple("imagenet" if info.weights else "" for info in known.values())),
     ]
-    cells.append(("", "all", f"{sum(row.params for row in rows):,}", f"{sum(row.flops for row in rows) / 1e6:,.1f}", ""))
-    if format is Format.MD:
-        lines = [titles, ("---:", "---", "---:", "---:", "---"), *cells]
-        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    widths = [max(len(line[i]) for line in (titles, *cells)) for i in range(len(titles))]
-    left = (1, 4)
-    aligned = [
-        "  ".join(
-            text.ljust(width) if i in left else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in (titles, *cells)
+    print_columns(columns, format)
+    if format is Format.TABLE:
+        typer.echo("Counted for 1000 classes and 3x224x224 images. The blocks of one: cifar-hpc arch NAME.", err=True)
+
+
+def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
+    if format in (Format.JSON, Format.CSV):
+        dicts = [{**dataclasses.asdict(row), "output_shape": list(row.output_shape)} for row in rows]
+        records = [{"block": number, **row} for number, row in enumerate(dicts, 1)]
+        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        return
+    params, flops = sum(row.params for row in rows), sum(row.flops for row in rows)
+    columns = [
+        TextColumn("#", (*(str(i) for i in range(1, len(rows) + 1)), ""), right=True),
+        TextColumn("block", (*(row.name for row in rows), "all")),
+        TextColumn("parameters", tuple(f"{n:,}" for n in (*(row.params for row in rows), params)), right=True),
+        TextColumn("MFLOPs", tuple(f"{n / 1e6:,.1f}" for n in (*(row.flops for row in rows), flops)), right=True),
+        TextColumn("output", (*("x".join(map(str, row.output_shape)) for row in rows), "")),
     ]
-    return "".join(f"{line.rstrip()}\n" for line in aligned)
+    print_columns(columns, format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from cifar_hpc.cli.filters import parse_filter
 from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.report.forms import Format, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from cifar_hpc.collect.leaderboard import Leaderboard, Row
     from cifar_hpc.collect.scan import Pool
     from cifar_hpc.collect.trials import Trial, Unfinished
-
-
-class Format(StrEnum):
-    """How a table is printed on stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
-    LATEX = "latex"
 
 
 def report(
@@ -176,7 +166,7 @@ def _as_text(format: Format, board: Leaderboard) -> str:
     if format is Format.LATEX:
         return tables.leaderboard_latex(board)
     records = tables.leaderboard_records(board)
-    return tables.to_json(records) if format is Format.JSON else tables.to_csv(records)
+    return to_json(records) if format is Format.JSON else to_csv(records)
 
 
 def _prose() -> Console:

@@ -17,8 +17,9 @@ from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import draw_along, draw_effects, draw_freezing_curves, draw_heat_maps, draw_parallel
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.forms import to_csv
 from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, title_of
-from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records, to_csv
+from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
 
 _MOST_PANELS = 12  # of heat-maps
 _MOST_COLORS = 6  # lines in a panel of learning curves

@@ -1,14 +1,12 @@
-"""Tables: a leaderboard, or any rows, as rich, Markdown, CSV, JSON or LaTeX. Formats numbers; computes none.
+"""Tables: the columns of a leaderboard, and numbers as text. Formats numbers; computes none.
 
 For people (rich, Markdown, LaTeX) accuracy is in percent; for programs (CSV, JSON) it is a fraction, as on disk.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +16,7 @@ from rich.table import Table
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
+from cifar_hpc.report.forms import TextColumn, fit_table, to_latex, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +54,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
 def leaderboard_table(board: Leaderboard, width: int, top: int | None = None) -> tuple[Table, list[str]]:
     """A rich table that fits `width` characters, and the titles of the columns that had to leave."""
     rows = board.rows[:top]
-    columns = leaderboard_columns(board)
-    cells = {column.title: [column.text(row) for row in rows] for column in columns}
-    widths = {column.title: max(len(text) for text in (column.title, *cells[column.title])) + 2 for column in columns}
-    left: list[str] = []
-    while sum(widths[column.title] for column in columns) > width and min(column.keep for column in columns) < 9:
-        least = min(columns, key=lambda column: column.keep)
-        columns.remove(least)
-        left.append(least.title)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=column.keep < 9)
-    for number, row in enumerate(rows):
-        table.add_row(*(cells[column.title][number] for column in columns), style=None if row.score else "dim")
-    return table, left
+    return fit_table(_as_text(board, rows), width, [None if row.score else "dim" for row in rows])
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -83,40 +69,17 @@ def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def leaderboard_markdown(board: Leaderboard) -> str:
     """A GitHub table."""
-    columns = leaderboard_columns(board)
-    lines = ["| " + " | ".join(column.title for column in columns) + " |"]
-    lines.append("| " + " | ".join("---:" if column.right else "---" for column in columns) + " |")
-    lines += ["| " + " | ".join(column.text(row).replace("|", "\\|") for column in columns) + " |" for row in board.rows]
-    return "\n".join(lines) + "\n"
+    return to_markdown(_as_text(board, board.rows))
 
 
 def leaderboard_latex(board: Leaderboard) -> str:
     """A tabular of the booktabs package."""
-    columns = leaderboard_columns(board)
-    lines = [r"\begin{tabular}{" + "".join("r" if column.right else "l" for column in columns) + "}", r"\toprule"]
-    lines.append(" & ".join(_latex(column.title) for column in columns) + r" \\")
-    lines.append(r"\midrule")
-    lines += [" & ".join(_latex(column.text(row)) for column in columns) + r" \\" for row in board.rows]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return to_latex(_as_text(board, board.rows))
 
 
 def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
     return [_record(row) for row in board.rows]
-
-
-def to_json(records: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Lists are joined by spaces; what was not measured is an empty cell."""
-    stream = io.StringIO()
-    if records:
-        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
-    return stream.getvalue()
 
 
 def to_text(table: Table, width: int) -> str:
@@ -174,6 +137,13 @@ def seeds_text(row: Row) -> str:
     return ", ".join(parts)
 
 
+def _as_text(board: Leaderboard, rows: Sequence[Row]) -> list[TextColumn]:
+    return [
+        TextColumn(column.title, tuple(column.text(row) for row in rows), column.keep, column.right)
+        for column in leaderboard_columns(board)
+    ]
+
+
 def _axis_column(axis: Axis) -> Column:
     def key(row: Row) -> float | str | None:
         value = row.axes[axis]
@@ -215,13 +185,3 @@ def _record(row: Row) -> dict[str, Any]:
 def _mean_loss(row: Row, name: str) -> float | None:
     values = [value for trial in row.trials if (value := trial.metric(name)) is not None]
     return sum(values) / len(values) if values else None
-
-
-def _csv_value(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _latex(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    return text

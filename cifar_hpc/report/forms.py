@@ -1,0 +1,119 @@
+"""Columns of text in every form that a command prints, and records for programs. Knows nothing of what they mean.
+
+Imports nothing heavy, so that `status` prints with it too. A terminal's width decides which columns stay; a pipe has none.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+NEVER_LEAVES = 9
+_NO_LIMIT = 10_000  # characters: a pipe is as wide as its widest line
+
+
+class Format(StrEnum):
+    """How rows are printed on stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+    LATEX = "latex"
+
+
+@dataclass(frozen=True, slots=True)
+class TextColumn:
+    """One column as text. keep: a narrow terminal loses those with the smallest first, and folds those of NEVER_LEAVES."""
+
+    title: str
+    cells: tuple[str, ...]
+    keep: int = NEVER_LEAVES
+    right: bool = False
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (self.title, *self.cells)))
+
+
+def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | None] = ()) -> tuple[Table, list[str]]:
+    """A rich table that fits `width` characters, and the titles of the columns that had to leave. styles: of the rows."""
+    kept, left = list(columns), []
+    while sum(column.width + 2 for column in kept) - 2 > width and min(column.keep for column in kept) < NEVER_LEAVES:
+        least = min(kept, key=lambda column: column.keep)
+        kept.remove(least)
+        left.append(least.title)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in kept:
+        justify = "right" if column.right else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.keep < NEVER_LEAVES)
+    for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
+        table.add_row(*cells, style=styles[number] if styles else None)
+    return table, left
+
+
+def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE) -> None:
+    """Prints to stdout for people: a table fitted to the terminal (or to $COLUMNS), Markdown or LaTeX."""
+    if format in (Format.MD, Format.LATEX):
+        sys.stdout.write(to_markdown(columns) if format is Format.MD else to_latex(columns))
+        return
+    console = Console(highlight=False, markup=False)
+    if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
+        console.width = _NO_LIMIT
+    table, left = fit_table(columns, console.width)
+    with console.capture() as capture:
+        console.print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    if left:
+        sys.stderr.write(f"Left out for want of width: {', '.join(left)}.\n")
+
+
+def to_markdown(columns: Sequence[TextColumn]) -> str:
+    """A GitHub table."""
+    lines = [[column.title for column in columns], ["---:" if column.right else "---" for column in columns]]
+    lines += [[cell.replace("|", "\\|") for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def to_latex(columns: Sequence[TextColumn]) -> str:
+    """A tabular of the booktabs package."""
+    lines = [r"\begin{tabular}{" + "".join("r" if column.right else "l" for column in columns) + "}", r"\toprule"]
+    lines.append(" & ".join(_escape(column.title) for column in columns) + r" \\")
+    lines.append(r"\midrule")
+    lines += [" & ".join(map(_escape, cells)) + r" \\" for cells in zip(*(c.cells for c in columns), strict=True)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def to_json(records: Sequence[Mapping[str, Any]]) -> str:
+    return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """Lists are joined by spaces; what was not measured is an empty cell."""
+    stream = io.StringIO()
+    if records:
+        titles = list(dict.fromkeys(key for record in records for key in record))
+        writer = csv.DictWriter(stream, titles, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
+    return stream.getvalue()
+
+
+def _csv_value(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def _escape(text: str) -> str:
+    for plain, escaped in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("&", r"\&"), ("±", r"$\pm$")):
+        text = text.replace(plain, escaped)
+    return text
