@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -55,6 +57,8 @@ from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 EpochHook = Callable[[str, EpochRecord], bool]
 
+_MEETINGS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
+
 __all__ = ["EpochHook", "Interrupted", "run_job"]
 
 
@@ -76,14 +80,14 @@ def run_job(
     torch.set_num_threads(job.resources.cpus_per_gpu)
     asked = job.resources
     team = Team.here(asked.processes, asked.gpus, asked.nodes)
-    for number, cohort in enumerate(job.cohorts):
+    for cohort in job.cohorts:
         run = _CohortRun(job, layout, executor, on_epoch, interrupted)
         if team.size == 1:
             if interrupted():
                 raise Interrupted
             run.run(cohort)
             continue
-        meeting = Meeting(_meeting_folder(job, layout, team, number), team)
+        meeting = Meeting(_meeting_folder(job, layout, team), team)
         with meeting.hold():
             if team.place:
                 _follow(run, meeting)
@@ -93,11 +97,15 @@ def run_job(
                 run.run(cohort, meeting)
 
 
-def _meeting_folder(job: Job, layout: Layout, team: Team, number: int) -> Path:
+def _meeting_folder(job: Job, layout: Layout, team: Team) -> Path:
     if team.launchers_n == 1:
         return Path(tempfile.mkdtemp(prefix="cifar-hpc-ranks-"))
-    start = f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-    return layout.sweep(job.sweep).meeting(f"{start}-{job.job_id}-{number}")
+    files, own = layout.sweep(job.sweep), os.environ["SLURM_JOB_ID"]
+    start = f"{own}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-"
+    if team.place == 0:
+        for path in set(files.meetings(f"{own}-")) - set(files.meetings(start)):  # of a start that was killed
+            shutil.rmtree(path, ignore_errors=True)
+    return files.meeting(f"{start}{job.job_id}-{next(_MEETINGS)}")  # a job that runs twice meets anew
 
 
 def _follow(run: _CohortRun, meeting: Meeting) -> None:

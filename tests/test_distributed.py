@@ -172,6 +172,7 @@ def test_more_processes_than_images_of_a_batch_are_refused_in_words():
 
 def test_two_nodes_meet_in_the_sweeps_folder_and_give_the_same_numbers(tmp_path, cohort, alone):
     """As Slurm starts them: the same call on each node, told apart by the environment alone."""
+    Layout(tmp_path).sweep("test").meeting("7-killed-job-0001-0").mkdir(parents=True)
     nodes = [_start_node(tmp_path, place, cohort[0], processes=1) for place in (0, 1)]
     assert [node.wait(timeout=120) for node in nodes] == [0, 0]
     result = result_of(Layout(tmp_path), cohort[0])

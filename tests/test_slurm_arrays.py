@@ -88,10 +88,13 @@ def test_unnamed_gpus_mean_one_where_the_site_has_some():
         _plan(_jobs(1), SlurmProfile(gres=None))
 
 
-@pytest.mark.parametrize("resources", [{"gpus": 2.0}, {"nodes": 2}])
-def test_more_than_a_trial_can_use_is_refused(resources):
-    with pytest.raises(CifarHpcError, match="one GPU of one node"):
-        _plan(_jobs(1, **resources))
+def test_a_trial_on_several_gpus_and_nodes_gets_the_cpus_of_all_its_processes_and_shares_nothing():
+    (array,) = _plan(_jobs(2, gpus=4.0, nodes=2, cpus_per_gpu=6, minutes=60.0), SlurmProfile(share_gpus=True)).arrays
+    assert (array.needs.nodes, array.needs.gpus, array.needs.cpus, array.needs.at_once) == (2, 4, 24, 1)
+    (array,) = _plan(_jobs(1, gpus=0, processes=3, cpus_per_gpu=2)).arrays
+    assert (array.needs.nodes, array.needs.gpus, array.needs.cpus) == (1, 0, 6)
+    arrays = _plan([*_jobs(1), *_jobs(1, nodes=2)]).arrays
+    assert [array.needs.nodes for array in arrays] == [1, 2] and arrays[0].needs.gate != arrays[1].needs.gate
 
 
 def _after(*states: str, nodes: str = "n3"):
@@ -111,6 +114,8 @@ def test_a_failed_node_is_avoided_by_those_that_it_failed():
     jobs = _jobs(2, minutes=60.0)
     arrays = _plan(jobs, histories=_after("NODE_FAIL")(jobs)).arrays
     assert sorted(array.needs.exclude for array in arrays) == [(), ("n3",)]
+    (array,) = _plan(jobs, histories=_after("NODE_FAIL", nodes="n[3-4]")(jobs)).arrays
+    assert array.needs.exclude == (), "of two nodes nobody knows which one it was"
 
 
 def test_after_three_failures_a_trial_is_given_up_with_the_reason():

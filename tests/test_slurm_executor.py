@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind
     assert numbers(ours) == numbers(theirs)
     assert (ours.executor, ours.job, ours.hardware.host[0]) == ("slurm", "s/job-0001", "n")
     first = sweep.state(sweep.jobs[0]).result
-    assert first.attempts > 1, "the canary trained its first epoch"
+    assert first.attempts == 3, "the canary trained its first epoch and went on from the checkpoint"
     files = sweep.layout.sweep("s")
     assert not list(files.logs.glob("*.pkl")), "neither inputs nor answers of submitit stay"
     assert len([path for path in files.logs.iterdir() if path.suffix == ".out"]) == 4
@@ -135,6 +136,28 @@ def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster
 
 def _logs(sweep: _Sweep, job: Job) -> str:
     return "".join(path.read_text() for path in sweep.layout.sweep("s").logs.glob(f"{sweep.handles[job.job_id]}_*.out"))
+
+
+def test_a_trial_in_four_processes_on_two_nodes_gives_the_numbers_of_one_through_a_requeue(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    job = replace(_job(epochs=20), resources=Resources(gpus=1.0, nodes=2, processes=2, minutes=10.0))
+    sweep = _Sweep(tmp_path / "results", [job], environment={"OMP_NUM_THREADS": "1"}).start()
+    sweep.wait(lambda: _epochs(sweep, job) >= 1)
+    cluster.run("scancel", "--signal=USR2", sweep.handles[job.job_id])
+    sweep.wait(lambda: "requeued as" in _logs(sweep, job))
+    sweep.wait_completed()
+    result = sweep.state(job).result
+    assert (result.hardware.world_size, result.attempts) == (4, 2)
+    assert [record.epoch for record in result.curves] == list(range(1, 21))
+    sweep.wait_gone()
+    assert not list(sweep.layout.sweep("s").folder.glob(".meeting-*"))
+    alone = Layout(tmp_path / "inline")
+    run_on_node(replace(job, resources=Resources()), alone, executor="inline")
+    one = read_state(alone.trial(job.trial_ids[0]), job.trial_ids[0]).result
+    losses, of_one = ([record.val_loss for record in found.curves] for found in (result, one))
+    assert losses == pytest.approx(of_one, rel=1e-3), "up to the order of sums"
+    assert result.test.acc == pytest.approx(one.test.acc, abs=0.01)
 
 
 def test_a_cancelled_job_saves_and_is_gone(cluster: Cluster, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cifar_hpc.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Status
+from cifar_hpc.runner import Interrupted
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.0, train_acc=0.1, val_loss=1.0, val_acc=0.1, train_s=1.0, val_s=0.1)
 
@@ -141,16 +142,41 @@ def test_a_signal_reaches_all_that_share_a_gpu(slurm_job, tmp_path):
     assert slurm_job() == ["requeue 77_5"]
 
 
-def test_a_canary_stops_after_one_epoch_and_resumes_once(slurm_job, tmp_path):
-    calls = []
+def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(slurm_job, tmp_path):
+    looks = []
 
     def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
-        calls.append(interrupted())
-        if len(calls) == 1:
+        looks.append(interrupted())  # before anything is claimed or read
+        if len(looks) == 1:
             on_epoch(job.trial_ids[0], EPOCH)
         assert interrupted()
-        raise RuntimeError("saved and stopped")
+        raise Interrupted
 
     with pytest.raises(SystemExit) as ended:
         run_canary(_element(tmp_path / "r"), run)
-    assert ended.value.code == 0 and calls == [False, True]
+    assert ended.value.code == 0 and looks == [False, False]
+
+
+@pytest.mark.parametrize(("place", "status", "requeued"), [("0", INTERRUPTED, ["requeue 77_5"]), ("1", 0, [])])
+def test_of_the_tasks_on_several_nodes_only_the_first_requeues(slurm_job, tmp_path, monkeypatch, place, status, requeued):
+    monkeypatch.setenv("SLURM_PROCID", place)
+    assert _exit_status(_element(tmp_path / "r"), _runner(signal.SIGUSR2, epochs=1)) == status
+    assert slurm_job() == requeued
+
+
+def test_a_signal_that_only_the_other_node_has_had_so_far_ends_the_job_here_too(slurm_job, tmp_path):
+    def run(job, layout, **_):
+        raise Interrupted  # by the word of the other node's processes
+
+    assert _exit_status(_element(tmp_path / "r", n=2), run) == INTERRUPTED
+    assert slurm_job() == ["requeue 77_5"]
+    assert not list((tmp_path / "r").rglob("error.json"))
+
+
+def test_an_error_on_a_further_node_is_the_first_ones_to_record(slurm_job, tmp_path, monkeypatch):
+    def run(job, layout, **_):
+        raise ValueError("no such device")
+
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert _exit_status(_element(tmp_path / "r"), run) == 0
+    assert not list((tmp_path / "r").rglob("error.json"))

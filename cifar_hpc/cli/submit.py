@@ -100,12 +100,13 @@ def _array_lines(submission: Submission, profile: SlurmProfile, canary: bool) ->
         needs = array.needs
         trials = sum(len(job.trial_ids) for element in array.elements for job in element.jobs)
         minutes = sum(job_minutes(job, profile) for element in array.elements for job in element.jobs) / needs.at_once
-        gpu_hours += needs.gpus * minutes / 60
+        gpu_hours += needs.nodes * needs.gpus * minutes / 60
         memory = f"{needs.memory_gb:g} GB" if needs.memory_gb else "the site's memory"
+        each = f"{needs.nodes} nodes, each " if needs.nodes > 1 else ""
         side = f", {needs.at_once} at once on a GPU" if needs.at_once > 1 else ""
         lines.append(
-            f"  array     {len(array.elements)} jobs, {trials} trials{side}: {needs.gpus} GPU, {needs.cpus} CPU, {memory}, "
-            f"limit {needs.minutes} min"
+            f"  array     {len(array.elements)} jobs, {trials} trials{side}: {each}{needs.gpus} GPU, {needs.cpus} CPU, "
+            f"{memory}, limit {needs.minutes} min"
         )
     gated = {array.needs.gate for array in submission.arrays}
     if canary and sum(len(array.elements) for array in submission.arrays) > 1:

@@ -201,6 +201,10 @@ class _Sender:
             "qos": profile.qos,
             "constraint": profile.constraint,
             "exclude": ",".join(filter(None, (profile.exclude, *needs.exclude))) or None,
+            "nodes": needs.nodes,
+            "ntasks_per_node": 1,
+            # Of several tasks the first one judges: it is not left waiting for one that died, nor the others for it.
+            "srun_args": ["--kill-on-bad-exit=1", "--wait=60"] if needs.nodes > 1 else None,
             "cpus_per_task": needs.cpus,
             "mem": f"{round(needs.memory_gb * 1024)}M" if needs.memory_gb else None,
             "gres": f"{profile.gres}:{needs.gpus}" if needs.gpus else None,

@@ -27,8 +27,10 @@ TIME_FAILURES = ("TIMEOUT", "DEADLINE")
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one element asks for. Elements of equal needs share an array. minutes: the time limit."""
+    """What one element asks for. Elements of equal needs share an array. gpus, cpus, memory_gb: of each node; minutes: the time
+    limit; at_once: trials side by side on one GPU."""
 
+    nodes: int
     gpus: int
     cpus: int
     memory_gb: float | None
@@ -39,7 +41,7 @@ class Needs:
     @property
     def gate(self) -> tuple[object, ...]:
         """What arrays that share a canary have in common."""
-        return self.gpus, self.cpus, self.memory_gb, self.at_once
+        return self.nodes, self.gpus, self.cpus, self.memory_gb, self.at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,10 @@ class History:
 
     @property
     def failed_node(self) -> str | None:
-        """The last one: to avoid every node that ever failed would leave none in the end."""
-        return next((e.nodes for e in reversed(self.endings) if e.state in NODE_FAILURES and e.nodes), None)
+        """The last one: to avoid every node that ever failed would leave none in the end. Of several that a trial ran on
+        nobody knows which one it was."""
+        nodes = (entry.nodes for entry in reversed(self.endings) if entry.state in NODE_FAILURES and entry.nodes)
+        return next((name for name in nodes if not set("[,") & set(name)), None)
 
     @property
     def failures(self) -> int:
@@ -128,16 +132,17 @@ def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Nee
         raise CifarHpcError(
             f"resources.gpus is {gpus:g}, and profile {profile.name!r} says that the site has none (gres: null)"
         )
-    if gpus > 1 or asked.nodes > 1:
-        raise CifarHpcError("a trial trains on one GPU of one node: resources.gpus at most 1 and resources.nodes 1 are allowed")
-    at_once = max(1, int(1 / gpus)) if 0 < gpus < 1 and profile.share_gpus else 1
+    processes = asked.processes or max(1, round(gpus))
+    alone = asked.nodes > 1 or processes > 1
+    at_once = max(1, int(1 / gpus)) if 0 < gpus < 1 and profile.share_gpus and not alone else 1
     histories = list(histories)
     memory_gb = asked.memory_gb or profile.memory_gb
     if steps := max((history.out_of_memory for history in histories), default=0):
         memory_gb = (memory_gb or MEMORY_UNKNOWN_GB) * MEMORY_STEP**steps
     return Needs(
+        nodes=asked.nodes,
         gpus=math.ceil(gpus),
-        cpus=asked.cpus_per_gpu * at_once,
+        cpus=asked.cpus_per_gpu * processes * at_once,
         memory_gb=None if memory_gb is None else memory_gb * at_once,
         minutes=math.ceil(asked.minutes or profile.minutes),
         at_once=at_once,

@@ -1,5 +1,8 @@
 """What runs on a Slurm node: the jobs of one array element, their end by signal, their way back into the queue.
 
+An element on several nodes has one task on each, and all of them run the same. The first one leads: it alone writes records,
+requeues and decides the exit status. The others follow what it says in the runner's meeting, and leave with 0.
+
 Knows no submitit, though submitit calls it. USR2 comes before the time limit or a preemption: save, then requeue this element
 by its own id. TERM comes from scancel, `scontrol requeue` and preemption: save; Slurm itself starts the element again or not.
 """
@@ -7,6 +10,7 @@ by its own id. TERM comes from scancel, `scontrol requeue` and preemption: save;
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -77,6 +81,8 @@ def run_element(element: Element, run: RunJob = run_on_node) -> None:
             interrupted = _run_side_by_side(element, run, flag)
         else:
             interrupted = _run_jobs(element, element.jobs, run, flag)
+    if not _leads():
+        raise SystemExit(0)
     if not interrupted:
         _remove_input()
         raise SystemExit(0)
@@ -99,22 +105,27 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     """
     job, layout = element.jobs[0], Layout(element.root)
     trial_id = job.trial_ids[0]
-    state = read_state(layout.trial(trial_id), trial_id)
     with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
-        for part in ("first epoch", "resume"):
+        looks = itertools.count()
+        for part, stop in (
+            ("first epoch", lambda: flag.raised() or flag.progress),
+            ("resume", lambda: flag.raised() or next(looks) > 0),  # the first look comes before the checkpoint is read
+        ):
+            saved = False
             try:
-                run(
-                    job, layout, executor="slurm", on_epoch=flag.epoch_ended, interrupted=lambda: flag.raised() or flag.progress
-                )
-            except Exception:
-                if not (flag.raised() or flag.progress):
+                run(job, layout, executor="slurm", on_epoch=flag.epoch_ended, interrupted=stop)
+            except Exception as error:
+                saved = _is_interruption(error)
+                if not (saved or flag.raised()):
                     raise
             state = read_state(layout.trial(trial_id), trial_id)
-            if state.status is Status.FAILED:
+            if _leads() and state.status is Status.FAILED:
                 print(f"canary: the {part} of trial {trial_id} failed: {state.reason}", file=sys.stderr, flush=True)
                 raise SystemExit(1)
-            if state.result is not None or flag.raised():
+            if not saved or flag.raised():  # it has ended already, or must go
                 break
+    if not _leads():
+        raise SystemExit(0)
     _remove_input()
     _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s), saved and resumed")
     raise SystemExit(INTERRUPTED if flag.raised() else 0)
@@ -136,16 +147,17 @@ def _run_jobs(element: Element, jobs: tuple[Job, ...], run: RunJob, flag: _Flag)
     """Whether a signal ended them before their time. What the runner itself raises becomes the trials' error record."""
     layout = Layout(element.root)
     for job in jobs:
-        if flag.raised():
+        if flag.raised() and _leads():
             return True
         try:
             run(job, layout, executor="slurm", on_epoch=flag.epoch_ended, interrupted=flag.raised)
         except Exception as error:
-            if flag.raised():
+            if flag.raised() or _is_interruption(error):
                 return True
             text = traceback.format_exc()
             print(text, file=sys.stderr, flush=True)
-            record_death(layout, job, type(error).__name__, str(error), text)
+            if _leads():
+                record_death(layout, job, type(error).__name__, str(error), text)
     return False
 
 
@@ -195,6 +207,18 @@ def _signals() -> Iterator[_Flag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _leads() -> bool:
+    """Whether this is the first of the element's tasks, one on each of its nodes."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def _is_interruption(error: Exception) -> bool:
+    """Whether the runner saved and left, here or on another node, whose signal came first."""
+    from cifar_hpc.runner import Interrupted
+
+    return isinstance(error, Interrupted)
 
 
 def _own_handle() -> str:

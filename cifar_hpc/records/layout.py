@@ -96,6 +96,10 @@ class SweepFiles:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""
         return self.folder / f".meeting-{start}"
 
+    def meetings(self, start: str) -> list[Path]:
+        """Those of starts that begin so."""
+        return sorted(self.folder.glob(f".meeting-{start}*"))
+
     @property
     def code(self) -> Path:
         """The package as it was submitted to a cluster, a folder for each state of it."""

@@ -22,7 +22,7 @@ import torch
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.store import write_atomic
-from cifar_hpc.train.distributed import PeerLostError
+from cifar_hpc.train.distributed import MEET_S, PeerLostError
 from cifar_hpc.train.loop import Interrupted
 
 POLL_S = 0.2
@@ -118,6 +118,8 @@ class Meeting:
     def hold(self) -> Iterator[None]:
         """The folder while inside. At the end the leader says so to the others, and clears up once they have heard it."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.team.place:
+            self._write(f"here-{self.team.place}", "")
         word = "interrupted"
         try:
             yield
@@ -130,8 +132,9 @@ class Meeting:
                 self._write(f"left-{self.team.place}", "")
             else:
                 self._write("ended", word)
-                until = time.monotonic() + LEAVE_S
-                while len(list(self.folder.glob("left-*"))) < self.team.launchers_n - 1 and time.monotonic() < until:
+                late = word == "over" and not self._all_said("here")  # a slow start: whoever comes must find the end
+                until = time.monotonic() + (MEET_S if late else LEAVE_S)
+                while not self._all_said("left") and time.monotonic() < until:
                     time.sleep(POLL_S)
                 shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -169,6 +172,9 @@ class Meeting:
                 return False
             time.sleep(POLL_S)
         raise PeerLostError(f"the first node of this trial has been silent for {timeout_s:g} s")
+
+    def _all_said(self, word: str) -> bool:
+        return len(list(self.folder.glob(f"{word}-*"))) >= self.team.launchers_n - 1
 
     def _write(self, name: str, text: str) -> None:
         if self.team.launchers_n > 1:
