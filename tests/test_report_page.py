@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import shutil
 import subprocess
@@ -19,8 +20,8 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import read_record
-from cifar_hpc.report.bundle import write_report
-from cifar_hpc.report.findings import find
+from cifar_hpc.report.bundle import choose_drawings, write_report
+from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline, seeds_to_separate
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -29,11 +30,13 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Two architectures, two depths, three seeds, in the sweep 'small'; one trial has not run."""
+    """Two architectures, three depths, two rates, three seeds, in the sweep 'small'; one trial has not run."""
     layout = Layout(tmp_path_factory.mktemp("results"))
     base = list(configs(6, seeds=3, epochs=4))
     trials = [
-        dataclasses.replace(config, freeze=freeze, lr=lr) for freeze, lr in (("none", 1e-4), ("all", 0.1)) for config in base
+        dataclasses.replace(config, freeze=freeze, lr=lr)
+        for freeze, lr in itertools.product(("none", 0.5, "all"), (1e-4, 0.1))
+        for config in base
     ]
     for config in trials[:-1]:
         write_trial(layout, config, Images.draw(200, 100), sweep="small")
@@ -126,7 +129,7 @@ def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layou
     assert board.rows[0].label in text
     assert "paired bootstrap" in text
     assert "GPU-hours" in text
-    assert "Best ensemble" in text
+    assert "ensemble" in text
 
 
 def test_the_seeds_needed_follow_the_usual_power_formula(layout: Layout) -> None:
@@ -152,8 +155,8 @@ def run(layout: Layout, *words: str) -> tuple[int, str, str]:
 def test_report_prints_data_on_stdout_and_prose_on_stderr(layout: Layout) -> None:
     code, out, err = run(layout, "report", "small", "--format", "csv", "arch=resnet18")
     assert code == 0
-    assert len(out.splitlines()) == 1 + 2
-    assert "6 of 6 trials finished" in err
+    assert len(out.splitlines()) == 1 + 6
+    assert "18 of 18 trials finished" in err
 
 
 def test_report_of_a_trial_shows_its_classes_and_compare_its_differences(layout: Layout) -> None:
@@ -207,5 +210,53 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path
     title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
     assert title
     assert title[1].split("; ") == [
-        "rows 4", "ascending true", "filtered 1 1 of 4 points", "trials 3", "dialog true 1", "theme dark",
+        "rows 12", "ascending true", "filtered 2 2 of 12 points", "trials 3", "dialog true 1", "theme dark",
     ]  # fmt: skip
+
+
+def test_a_filtered_report_has_a_place_of_its_own(layout: Layout, page: Path) -> None:
+    whole = page.read_text()
+    _, _, err = run(layout, "report", "small", "arch=resnet18", "lr>1e-3")
+    other = page.parent / "arch=resnet18_lr-above-1e-3" / "index.html"
+    assert str(other) in err
+    assert (page.read_text(), "densenet121" in other.read_text()) == (whole, False)
+
+
+def test_a_filter_that_nothing_meets_is_answered_with_the_values_there(layout: Layout, tmp_path: Path) -> None:
+    code, out, err = run(layout, "report", "small", "lr>1")
+    assert (code, out, "lr is 0.0001, 0.1" in err) == (2, "", True)
+    code, out, err = run(Layout(tmp_path), "report")
+    assert (code, out, "cifar-hpc sweep SPEC" in err) == (2, "", True)
+
+
+def _two_points(folder: Path, seeds: int, *accuracies: float) -> Findings:
+    """Points that differ in lr alone, of those expected accuracies."""
+    layout = Layout(folder)
+    for lr, accuracy in zip((0.01, 0.1), accuracies, strict=True):
+        for config in configs(seeds, seeds, 2):
+            write_trial(layout, dataclasses.replace(config, lr=lr), Images.draw(400, 100), accuracy=accuracy)
+    pool = scan(layout)
+    return find(pool, make_leaderboard(pool), layout)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "accuracies", "verb"),
+    [
+        (3, (0.9, 0.5), "is best"),
+        (3, (0.9, 0.9), "has the best mean, with others tied"),
+        (1, (0.9, 0.5), "has the best number so far"),
+    ],
+)
+def test_only_an_untied_point_with_three_seeds_is_called_best(
+    tmp_path: Path, seeds: int, accuracies: tuple[float, float], verb: str
+) -> None:
+    found = _two_points(tmp_path, seeds, *accuracies)
+    lines = headline(found)
+    assert f" {verb}: " in lines[0]
+    assert any("three seeds or more" in line for line in lines) == (seeds == 1)
+
+
+def test_an_ensemble_without_gain_is_not_announced_and_tiny_sweeps_have_no_empty_figures(tmp_path: Path) -> None:
+    found = _two_points(tmp_path, 1, 0.95, 0.4)
+    assert any(line.startswith("No ensemble is measurably better") for line in headline(found))
+    assert {drawing.name for drawing in choose_drawings(found)} == {"curves_accuracy", "curves_loss"}

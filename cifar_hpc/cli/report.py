@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.filters import parse_filter
+from cifar_hpc.cli.filters import Filter, parse_filter
 from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.report.forms import Format, to_csv, to_json
 
 if TYPE_CHECKING:
@@ -66,7 +67,12 @@ def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format,
     from cifar_hpc.collect.leaderboard import make_leaderboard  # the read half is loaded only by the commands that read
     from cifar_hpc.collect.scan import scan
 
-    pool = _filtered(scan(layout, names), terms)
+    pool = scan(layout, names)
+    if not pool.trials and not pool.unfinished and not pool.rejected:
+        raise CifarHpcError(
+            f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
+        )
+    pool = _filtered(pool, terms)
     board = make_leaderboard(pool)
     prose = _prose()
     if format is Format.TABLE:
@@ -91,11 +97,26 @@ def _filtered(pool: Pool, terms: str) -> Pool:
     everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
     keys = {key for trial in everyone for key in trial.config} | {"seed", "status", "id", "point"}
     chosen = parse_filter(terms, keys)
-    return pool.where(
-        lambda trial: chosen.matches(
-            {**trial.config, "seed": trial.seed, "status": str(trial.status), "id": trial.trial_id, "point": trial.point_id}
-        )
-    )
+    found = pool.where(lambda trial: chosen.matches(_filter_row(trial)))
+    if not found.trials and not found.unfinished:
+        raise CifarHpcError(f"no trial matches {terms!r}; {_values_there(map(_filter_row, everyone), chosen)}")
+    return found
+
+
+def _filter_row(trial: Trial | Unfinished) -> dict[str, Any]:
+    own = {"seed": trial.seed, "status": str(trial.status), "id": trial.trial_id, "point": trial.point_id}
+    return {**trial.config, **own}
+
+
+def _values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
+    """'lr is 0.01, 0.1; arch is linear': what the filter's keys could have matched."""
+    from cifar_hpc.report.summary import shortened
+
+    values: dict[str, dict[str, None]] = {term.key: {} for term in chosen.terms}
+    for row in rows:
+        for key, known in values.items():
+            known["null" if row.get(key) is None else str(row[key])] = None
+    return "; ".join(f"{key} is {shortened(sorted(known), 8)}" for key, known in values.items())
 
 
 def _named_trial(layout: Layout, names: list[str]) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,14 @@ from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_atomic, write_record
 from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
-from cifar_hpc.report.figures_effects import draw_along, draw_effects, draw_freezing_curves, draw_heat_maps, draw_parallel
+from cifar_hpc.report.figures_effects import (
+    draw_along,
+    draw_effects,
+    draw_freezing_curves,
+    draw_heat_maps,
+    draw_parallel,
+    shown_values,
+)
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.forms import to_csv
@@ -22,17 +31,32 @@ from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, ti
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
 
 _MOST_PANELS = 12  # of heat-maps
+_FEWEST_LINES = 8  # points that are worth parallel coordinates
 _MOST_COLORS = 6  # lines in a panel of learning curves
 
 
-def report_folder(layout: Layout, sweeps: tuple[str, ...]) -> Path:
-    """Where the report over these sweeps lies: a sweep's own folder, or one for several and the whole pool."""
-    return layout.sweep(sweeps[0]).report if len(sweeps) == 1 else layout.report
+def report_folder(layout: Layout, sweeps: tuple[str, ...], terms: str = "") -> Path:
+    """Where the report over these sweeps lies: a sweep's own folder, or one for the whole pool and in it one for several.
+
+    A part of the trials, chosen by a filter, has a folder of its own within.
+    """
+    folder = layout.sweep(sweeps[0]).report if len(sweeps) == 1 else layout.report
+    if len(sweeps) > 1:
+        folder /= _file_name("+".join(sweeps))
+    return folder / _file_name(terms) if terms else folder
+
+
+def _file_name(text: str) -> str:
+    """The text with no sign that a shell or a file system would take amiss; cut to 100 characters, unequal where texts are."""
+    for sign, word in ((">", "-above-"), ("<", "-below-"), ("!", "-not-")):
+        text = text.replace(sign, word)
+    plain = re.sub(r"[^\w.=+,-]+", "_", text)
+    return plain if len(plain) <= 100 else f"{plain[:90]}-{zlib.crc32(text.encode()):08x}"
 
 
 def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
     """Writes the folder and returns the page's path. terms: the filter, for the title. Raises OSError."""
-    folder = report_folder(layout, found.pool.sweeps)
+    folder = report_folder(layout, found.pool.sweeps, terms)
     drawings = list(choose_drawings(found)) if found.board.measured else []
     save_drawings(drawings, folder / "figures")
     files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
@@ -55,10 +79,11 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
     """The figures that this pool has the axes for; the axes that matter most come first."""
     board = found.board
     moving = found.effects.importance or board.axes  # without those that others determine
-    ranked = [axis for axis in rank_axes(board) if axis in moving and len(board.values(axis)) > 1]
-    if ranked:
-        yield draw_effects(found.effects, board) if found.effects.effects else draw_parallel(board)
-    if freezing := make_freezing_curves(board):
+    ranked = [axis for axis in rank_axes(board) if axis in moving and len(shown_values(board, axis)) > 1]
+    if len(found.effects.importance) > 1 or any(len(values) > 2 for values in found.effects.effects.values()):
+        yield draw_effects(found.effects, board)
+    freezing = make_freezing_curves(board)
+    if any(len(curve.points) > 2 for curve in freezing):
         yield draw_freezing_curves(freezing, board)
     for axis in ranked:
         if _is_numeric(board, axis):
@@ -69,12 +94,16 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
         if panel and len(board.values(panel)) > _MOST_PANELS:
             panel = None
         rows, columns = [axis for axis in ranked if axis != panel][:2]
-        yield draw_heat_maps(make_heat_maps(board, rows, columns, panel), board)
+        if len(shown_values(board, rows)) + len(shown_values(board, columns)) > 4:  # two by two is a table
+            yield draw_heat_maps(make_heat_maps(board, rows, columns, panel), board)
+    if len(ranked) > 2 and len(board.measured) >= _FEWEST_LINES:
         yield draw_parallel(board)
-    if found.ensembles:
+    if found.ensembles and found.ensembles.gains:
         yield draw_gain(found.ensembles)
-        if len(found.ensembles.shown) > 1:
+        if len(found.ensembles.shown) > 2:
             yield draw_disagreement(found.ensembles)
+    if max(trial.epochs for trial in found.pool.trials) == 1:  # no curve to see
+        return
     by_size = sorted(ranked[:3], key=lambda axis: len(board.values(axis)))
     few = [axis for axis in by_size if len(board.values(axis)) <= _MOST_COLORS]
     color = few[-1] if few else next(iter(by_size), None)
