@@ -1,0 +1,160 @@
+"""What `search:` says: the space that points are sampled from, by whom, and what may end a trial early.
+
+Owns the keys of that section and the way from a sampled pick to trials. Samples nothing, and knows neither YAML nor Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpc.errors import nearest
+from cifar_hpc.spec.expand import Point, Sections, expand
+from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.spec.values import refuse, show
+from cifar_hpc.trial import spec_key
+
+ALGORITHMS = ("random", "optuna")
+SCHEDULERS = ("asha", "hyperband")
+NO_PBT = "asha or hyperband; pbt changes a trial's settings while it trains, and no config would train its result again"
+
+Picks = Mapping[str, int | float]  # axis -> the position of a choice, or a number inside a range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduler:
+    """What ends a trial before its last epoch, by its company's numbers on validation."""
+
+    name: str = spec_key(
+        "asha (asynchronous successive halving, arXiv:1810.05934) or hyperband (several of its brackets, each more patient)"
+    )
+    grace_epochs: int = spec_key("epochs that every trial gets", 1, ge=1)
+    reduction: float = spec_key(
+        "the best 1/reduction of those that came so far go on, at epochs grace_epochs x reduction^k", 3.0, gt=1
+    )
+    brackets: int = spec_key("brackets of hyperband; asha has one", 3, ge=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchKeys:
+    """The plain keys of `search`."""
+
+    algorithm: str = spec_key(
+        "who samples the points: random, or optuna (TPE, which learns from those before)", "random", choices=ALGORITHMS
+    )
+    num_points: int = spec_key("points sampled from grid, zip and ranges; each with every seed", ge=1)
+    seed: int = spec_key("seed of the sampler", 0, ge=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Numbers from low to high, both included. log: every order of magnitude alike; whole: whole numbers only."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of n values of a grid's axis, or of the rows of zip. ordered: numbers that rise or fall, so that neighbours are alike."""
+
+    n: int
+    ordered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Where points come from. axes: by name, in the spec's order; size: different points, None where there are ranges."""
+
+    axes: Mapping[str, Range | Choice]
+    size: int | None
+    sections: Sections
+    trials_of: Callable[[Sequence[Point]], tuple[SweepTrial, ...]]
+
+    def trials(self, picks: Picks) -> tuple[SweepTrial, ...]:
+        """The picked point with every seed; none where the spec leaves it out."""
+        return self.trials_of(expand(self._picked(picks)).points)
+
+    def every_pick(self) -> Iterator[Picks]:
+        """All of them, where there are no ranges."""
+        names, axes = list(self.axes), [axis for axis in self.axes.values() if isinstance(axis, Choice)]
+        assert len(axes) == len(names)
+        for chosen in itertools.product(*(range(axis.n) for axis in axes)):
+            yield dict(zip(names, chosen, strict=True))
+
+    def _picked(self, picks: Picks) -> Sections:
+        values = list(picks.values())
+        grid = [[axis[int(pick)]] for axis, pick in zip(self.sections.grid, values, strict=False)]
+        zipped = [[axis[int(values[len(grid)])]] for axis in self.sections.zip]
+        ranges = {name: picks[name] for name, axis in self.axes.items() if isinstance(axis, Range)}
+        return dataclasses.replace(self.sections, base=self.sections.base | ranges, grid=grid, zip=zipped, include=())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A search instead of the full grid. definition: what a search that goes on must have in common with its beginning, all
+    but num_points; max_epochs: the longest trial's."""
+
+    algorithm: str
+    num_points: int
+    seed: int
+    scheduler: Scheduler | None
+    space: Space
+    seeds_n: int
+    max_epochs: int
+    definition: str
+
+    @property
+    def trials_at_most(self) -> int:
+        """Trials that are sampled, beside those of `include`."""
+        points = self.num_points if self.space.size is None else min(self.num_points, self.space.size)
+        return points * self.seeds_n
+
+
+def read_scheduler(value: Any) -> str:
+    """The name of a scheduler; refuses pbt with its reason."""
+    if value in SCHEDULERS:
+        return str(value)
+    if str(value).lower() in ("pbt", "pb2"):
+        raise refuse(show(value), NO_PBT)
+    raise refuse(show(value), " or ".join(SCHEDULERS), nearest(value, SCHEDULERS))
+
+
+def make_axes(names: Sequence[str], sections: Sections, ranges: Mapping[str, Range]) -> dict[str, Range | Choice]:
+    """The axes of grid, of zip (one, named by all its keys) and of the ranges. names: the keys of grid and zip."""
+    axes: dict[str, Range | Choice] = {}
+    for name, setters in zip(names, sections.grid, strict=False):
+        axes[name] = Choice(len(setters), _rises_or_falls([setter.get(name) for setter in setters]))
+    if sections.zip:
+        axes["+".join(names[len(sections.grid) :])] = Choice(len(sections.zip[0]), False)
+    return {**axes, **ranges}
+
+
+def corners(sections: Sections, ranges: Mapping[str, Range]) -> list[Sections]:
+    """The full grid with all ranges at their low ends, and at their high ends: what is checked before a search begins."""
+    if not ranges:
+        return [sections]
+    ends = ({name: getattr(r, end) for name, r in ranges.items()} for end in ("low", "high"))
+    return [dataclasses.replace(sections, base=sections.base | values) for values in ends]
+
+
+def expected_epochs(scheduler: Scheduler, trials_n: int, epochs: int) -> int:
+    """Epochs of all trials where asha keeps just 1/reduction at each rung: less than it will be, as the first ones all go on."""
+    total, left, done, rung = 0.0, float(trials_n), 0.0, float(scheduler.grace_epochs)
+    while left and done < epochs:
+        total += left * (min(rung, epochs) - done)
+        left, done, rung = left / scheduler.reduction, rung, rung * scheduler.reduction
+    return math.ceil(total)
+
+
+def _rises_or_falls(values: Sequence[Any]) -> bool:
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return False
+    pairs = list(itertools.pairwise(values))
+    return all(a < b for a, b in pairs) or all(a > b for a, b in pairs)
