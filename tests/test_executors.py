@@ -1,11 +1,13 @@
-"""What every executor promises, with a scripted runner; each executor of this machine goes through the same tests."""
+"""What every executor promises, with a scripted runner; each goes through the same tests, Slurm on a real cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from training import digits_config, job_of
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
-from cifar_hpc.executors.base import JobState, record_death
+from cifar_hpc.executors.base import Executor, JobState, record_death
 from cifar_hpc.executors.ray_tune import _record
+from cifar_hpc.executors.slurm import SlurmExecutor
+from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
@@ -53,13 +57,31 @@ def make_runner(folder: Path):
     return run
 
 
-@pytest.fixture(params=sorted(EXECUTORS))
+@pytest.fixture(params=[*sorted(EXECUTORS), "slurm"])
 def executor(request, tmp_path):
-    if request.param not in ("inline", "ray"):
-        pytest.skip("has tests of its own")
+    if request.param == "slurm":
+        request.getfixturevalue("cluster")
+        profile = SlurmProfile(minutes=1)  # so that all jobs of a test are packed into one
+        return SlurmExecutor(profile, Layout(tmp_path / "results"), canary=False, run=make_runner(tmp_path))
     opened = open_executor(request.param)
     opened._run = make_runner(tmp_path)
     return opened
+
+
+def run_to_end(executor: Executor, jobs: list[Job], layout: Layout) -> dict[str, str]:
+    """Handles by job, once all jobs have ended."""
+    handles: dict[str, str] = {}
+    executor.start(layout, jobs, lambda job, handle: handles.update({job.job_id: handle}))
+    wait_gone(executor, handles.values())
+    return handles
+
+
+def wait_gone(executor: Executor, handles: Collection[str]) -> None:
+    until = time.monotonic() + 60
+    while not executor.attached and set(executor.states(list(handles)).values()) != {JobState.GONE}:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+        executor.queue.forget()
 
 
 def jobs_with_seeds(*seeds: int) -> list[Job]:
@@ -71,8 +93,8 @@ def done(folder: Path) -> list[str]:
 
 
 def test_a_failing_job_never_keeps_the_next_from_running(executor, tmp_path, capfd):
-    jobs, started, layout = jobs_with_seeds(1, 13, 2), {}, Layout(tmp_path / "results")
-    executor.start(layout, jobs, lambda job, handle: started.update({job.job_id: handle}))
+    jobs, layout = jobs_with_seeds(1, 13, 2), Layout(tmp_path / "results")
+    started = run_to_end(executor, jobs, layout)
     if executor.name == "ray":
         assert capfd.readouterr() == ("", "")  # no banner; what workers print is in the jobs' logs
     assert done(tmp_path) == ["done-job-0001", "done-job-0003"]
@@ -82,34 +104,43 @@ def test_a_failing_job_never_keeps_the_next_from_running(executor, tmp_path, cap
     assert state.status is Status.FAILED
     assert state.reason == "ValueError: thirteen"
     assert 'raise ValueError("thirteen")' in state.error.traceback
-    assert set(executor.states(list(started.values())).values()) == {JobState.RUNNING}  # this very process still lives
+    state = JobState.RUNNING if executor.attached else JobState.GONE  # the handle of an attached one is this very process
+    assert set(executor.states(list(started.values())).values()) == {state}
 
 
 def test_an_interruption_lets_the_job_save_and_starts_no_other(executor, tmp_path):
-    jobs = jobs_with_seeds(*[7] * 1, *range(20, 24)) if executor.name == "inline" else jobs_with_seeds(7)
+    jobs = jobs_with_seeds(7) if executor.name == "ray" else jobs_with_seeds(7, *range(20, 24))
+    handles: dict[str, str] = {}
 
     def interrupt_once_running() -> None:
         while not list(tmp_path.glob("job-*")):
             time.sleep(0.05)
         time.sleep(0.2)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if executor.attached:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            executor.cancel(list(handles.values()))
 
     sender = threading.Thread(target=interrupt_once_running)
     before = signal.getsignal(signal.SIGTERM)
     sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
+    with pytest.raises(KeyboardInterrupt) if executor.attached else contextlib.nullcontext():
+        executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: handles.update({job.job_id: handle}))
     sender.join()
+    wait_gone(executor, handles.values())
     assert (tmp_path / "saved").exists()
     assert done(tmp_path) == []
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_handle_of_a_process_that_is_gone_or_elsewhere_is_told_apart_and_never_signalled(executor):
-    host, boot, pid, started = executor.own_handle().split("/")
-    gone, foreign = f"{host}/{boot}/{pid}/1.0", f"elsewhere/{boot}/{pid}/{started}"
-    assert executor.states([gone, foreign]) == {gone: JobState.GONE, foreign: JobState.UNKNOWN}
-    executor.cancel([gone, foreign])  # would end this test
+def test_a_handle_of_what_is_gone_or_elsewhere_is_told_apart_and_never_signalled(executor):
+    if executor.attached:
+        host, boot, pid, started = executor.own_handle().split("/")
+        expected = {f"{host}/{boot}/{pid}/1.0": JobState.GONE, f"elsewhere/{boot}/{pid}/{started}": JobState.UNKNOWN}
+    else:
+        expected = {"7": JobState.GONE, "8_0": JobState.GONE}  # of jobs that Slurm has forgotten
+    assert executor.states(list(expected)) == expected
+    executor.cancel(list(expected))  # would end this test
 
 
 def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState
+from cifar_hpc.executors.base import JobState, RunJob, run_on_node
 from cifar_hpc.executors.slurm_arrays import ArrayPlan, History, Needs, Submission, plan_submission
 from cifar_hpc.executors.slurm_code import snapshot_package
 from cifar_hpc.executors.slurm_node import Element, canary_of, run_canary, run_element
@@ -37,7 +37,7 @@ _NO_ANSWER = re.compile(r"timed out|Unable to contact|Connection refused|Zero By
 
 
 class SlurmExecutor:
-    """The protocol's executor on one results folder and one profile.
+    """The protocol's executor on one results folder and one profile. run: what executes a job on a node (the runner).
 
     After `start`, `waiting` holds the jobs that the limits kept out, for the next `sweep`; `notes` says so in sentences.
     """
@@ -45,7 +45,8 @@ class SlurmExecutor:
     name = "slurm"
     attached = False
 
-    def __init__(self, profile: SlurmProfile, layout: Layout, *, canary: bool = True) -> None:
+    def __init__(self, profile: SlurmProfile, layout: Layout, *, canary: bool = True, run: RunJob = run_on_node) -> None:
+        self._run = run
         self.profile = profile
         self.layout = layout
         self.canary = canary
@@ -71,10 +72,10 @@ class SlurmExecutor:
                 several = sum(len(other.elements) for other in submission.arrays if other.needs.gate == gate) > 1
                 if self.canary and several and gate not in gates:
                     canary = canary_of(array.elements[0])
-                    gates[gate] = sender.send(run_canary, ArrayPlan(array.needs, (canary,)))[0]
+                    gates[gate] = sender.send(functools.partial(run_canary, run=self._run), ArrayPlan(array.needs, (canary,)))[0]
                     started(canary.jobs[0], gates[gate])
                 try:
-                    handles = sender.send(run_element, array, after=gates.get(gate))
+                    handles = sender.send(functools.partial(run_element, run=self._run), array, after=gates.get(gate))
                 except _NoRoomError as error:
                     limits = Limits(limits.max_array_size, 0, str(error))
                     rest = [job for other in submission.arrays[place:] for element in other.elements for job in element.jobs]
