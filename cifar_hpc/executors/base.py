@@ -61,7 +61,7 @@ class RunJob(Protocol):
         layout: Layout,
         *,
         executor: str,
-        on_epoch: Callable[[str, EpochRecord], bool] | None = None,
+        on_epoch: Callable[[str, EpochRecord], bool | str] | None = None,
         interrupted: Callable[[], bool] = ...,
     ) -> None: ...
 
@@ -71,7 +71,7 @@ def run_on_node(
     layout: Layout,
     *,
     executor: str,
-    on_epoch: Callable[[str, EpochRecord], bool] | None = None,
+    on_epoch: Callable[[str, EpochRecord], bool | str] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """The runner's run_job; torch is imported here, where training is, and nowhere before."""

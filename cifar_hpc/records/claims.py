@@ -72,6 +72,8 @@ class TrialState:
 def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
+    One that a search's scheduler ended is not finished for who asks for it here: its result goes, and it trains anew.
+
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it.
     """
     token = _RESTART_TOKEN.get()
@@ -80,7 +82,8 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
         claims = files.claims()
         newest, alive = _owner(claims)
         restarted = token and newest and (newest.job, newest.restart_token) == (job, token)
-        if files.result.exists():
+        pruned = _is_pruned(files)
+        if files.result.exists() and not pruned:
             clear_finished(files, trial_id)
             return None
         if alive and not restarted:
@@ -97,6 +100,8 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
             restart_token=token,
         )
         if _create_exclusively(files.claim(claim.attempt), claim):
+            if pruned:
+                files.result.unlink(missing_ok=True)
             return claim
 
 
@@ -203,6 +208,12 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
     return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs[-1].epoch}" if epochs else "", epochs)
+
+
+def _is_pruned(files: TrialFiles) -> bool:
+    with contextlib.suppress(OSError, RecordError):
+        return read_record(files.result, TrialResult).outcome is Outcome.PRUNED
+    return False
 
 
 def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:

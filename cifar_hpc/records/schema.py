@@ -216,12 +216,14 @@ class EnsembleRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTrial(Record):
-    """One trial of a plan. axes: the swept keys and their values, as the spec spells them."""
+    """One trial of a plan. axes: the swept keys and their values, as the spec spells them. picks: what a search's sampler
+    chose, by axis; empty where the spec itself says the trial."""
 
     trial_id: str
     point_id: str
     axes: dict[str, Any]
     config: dict[str, Any]
+    picks: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +240,21 @@ class PlanRecord(Record):
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
     share: bool = True  # whether trials with a common trunk train side by side
+    # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
+    search: dict[str, Any] | None = None
+
+    @property
+    def trials_at_most(self) -> int:
+        """Trials that the sweep will have; a search adds them one by one."""
+        return max(len(self.trials), self.search["trials_at_most"] if self.search else 0)
+
+    def ends(self, result: TrialResult) -> bool:
+        """Whether the sweep is done with a trial that has this result. One that was pruned has ended for the search whose
+        scheduler decided so, and for no other sweep."""
+        if result.outcome is not Outcome.PRUNED:
+            return True
+        sweep, _, job = result.job.partition("/")
+        return self.search is not None and sweep == self.sweep and int(job.rsplit("-", 1)[-1]) >= self.search["first_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

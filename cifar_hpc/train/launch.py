@@ -63,15 +63,15 @@ class Link:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[bool | str] = queue.SimpleQueue()
         self._stop = threading.Event()
         threading.Thread(target=self._listen, daemon=True, name="launcher").start()
 
     def interrupted(self) -> bool:
         return self._stop.is_set()
 
-    def epoch_ended(self, trial_id: str, record: EpochRecord) -> bool:
-        """Whether the trial may go on."""
+    def epoch_ended(self, trial_id: str, record: EpochRecord) -> bool | str:
+        """Whether the trial may go on; a text says why it may not."""
         self._connection.send(_Epoch(trial_id, record))
         return self._answers.get()
 
@@ -96,7 +96,7 @@ def run_ranks(
     *,
     timeout_s: float,
     interrupted: Callable[[], bool],
-    on_epoch: Callable[[str, EpochRecord], bool] | None = None,
+    on_epoch: Callable[[str, EpochRecord], bool | str] | None = None,
 ) -> None:
     """Runs work(world, link, argument) in every rank of this launcher, and returns when all have returned.
 
@@ -117,7 +117,7 @@ class _Launch:
 
     meeting: Meeting
     interrupted: Callable[[], bool]
-    on_epoch: Callable[[str, EpochRecord], bool] | None
+    on_epoch: Callable[[str, EpochRecord], bool | str] | None
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     lines: dict[Connection, int] = field(default_factory=dict)
     ended: dict[int, _Ended] = field(default_factory=dict)
