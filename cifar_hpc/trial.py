@@ -20,6 +20,7 @@ from cifar_hpc.freeze import FreezeError, frozen_blocks
 ID_SCHEME = 1  # raise it when a change of the code changes what an unchanged config trains to
 ID_LENGTH = 12  # base32 characters: 60 bits
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
+STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
 
 
 def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any:
@@ -88,6 +89,9 @@ class TrialConfig:
     weights_fingerprint: str | None = spec_key(
         "sha256 of a weights file, which stands for its path in the id", None, derived=True
     )
+    weights_point: str | None = spec_key(
+        "point of the trial whose weights these are, where each seed has a parent of its own", None, derived=True, hashed=False
+    )
     image_size: int | None = spec_key("pixels of a side after resizing on the device; null: the data set's own", None, ge=1)
     stem: str = spec_key(
         "first layers: imagenet (as published) or cifar (3x3, stride 1, no pooling)", "imagenet", choices=catalog.STEMS
@@ -149,8 +153,11 @@ class TrialConfig:
 
     @cached_property
     def point_id(self) -> str:
-        """The hash of this config without its seed: what a leaderboard ranks."""
-        return _digest(text for key, text in self._members.items() if key != "seed")
+        """The hash of this config without its seed, its parent's among it: what a leaderboard ranks."""
+        members = {key: text for key, text in self._members.items() if key != "seed"}
+        if self.weights_point is not None:
+            members["weights"] = _member("weights", f"point/{self.weights_point}")
+        return _digest(members.values())
 
     @cached_property
     def _members(self) -> dict[str, str]:
@@ -158,7 +165,7 @@ class TrialConfig:
         members = {}
         for key in _SORTED_KEYS:
             value = getattr(self, key)
-            if key == "keep" or (value is None and key in _LATE):
+            if key in _UNHASHED or (value is None and key in _LATE):
                 continue
             if isinstance(value, DatasetConfig | StopConfig):
                 members[key] = f'"{key}":{value.canonical}'
@@ -202,11 +209,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
 
     freeze -> the number of blocks that it means, none for 0 of them and all for all but the classifier (for a network beyond
     the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
-    others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; patience that ends nothing
-    before the last epoch -> None; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole
-    numbers -> floats where the key is one; svm_c and knn_k -> None where their classifier is not used. Of svm and knn, which
-    are fitted once to frozen features: freeze -> all, what steers
-    training -> its default, and with given weights the seed -> 0, as nothing is drawn.
+    others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; layer_decay and unfreeze_epoch
+    -> None where only the classifier is trained; patience that ends nothing before the last epoch -> None; min_delta -> 0
+    without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; svm_c and
+    knn_k -> None where their classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all,
+    what steers training -> its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:
@@ -227,8 +234,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["momentum"] = 0.0
     if config.schedule == "onecycle" and config.warmup_epochs:
         changes["warmup_epochs"] = 0.0
-    if config.layer_decay == 1:
+    alone = trains_classifier_alone(config.arch, freeze)
+    if config.layer_decay is not None and (alone or config.layer_decay == 1):
         changes["layer_decay"] = None
+    if config.unfreeze_epoch is not None and alone:
+        changes["unfreeze_epoch"] = None
     patience = None if config.stop.patience is None or config.stop.patience >= config.epochs else config.stop.patience
     stop = dataclasses.replace(config.stop, patience=patience, min_delta=0.0 if patience is None else config.stop.min_delta)
     if stop != config.stop:
@@ -236,6 +246,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
     if config.weights in catalog.imagenet_weights(config.arch)[:1]:
         changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes) if changes else config
+
+
+def trains_classifier_alone(arch: str, freeze: str | float) -> bool:
+    """Whether the classifier is all that there is to train, as far as the catalogue tells. freeze: normalised."""
+    return freeze == "all" or len(catalog.block_names(arch) or ()) == 1
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: one block, 1, is not all of them, 1.0
@@ -257,7 +272,8 @@ def _normalise_frozen(config: TrialConfig) -> TrialConfig:
     changes["svm_c"] = (config.svm_c or 1.0) if config.classifier == "svm" else None
     changes["knn_k"] = (config.knn_k or 5) if config.classifier == "knn" else None
     if config.weights is not None:
-        changes["seed"] = 0
+        if config.weights_point is None:  # else each seed has weights of its own
+            changes["seed"] = 0
         if config.weights in catalog.imagenet_weights(config.arch)[:1]:
             changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes)
@@ -271,6 +287,7 @@ def stream_seed(seed: int, purpose: str, *counters: int) -> int:
 
 _FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None", "float | str"))
 _DEFAULTS = {f.name: f.default for f in fields(TrialConfig)}
+_UNHASHED = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("hashed") is False)
 _LATE = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("late"))
 TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features does not feel
     "unfreeze_epoch",

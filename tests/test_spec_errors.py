@@ -83,9 +83,12 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         f"x.yaml:5: grid.freeze[6]: the list [1]; {FREEZE}.",
     ),
     "what does not work yet, with what to do instead": (
-        HEAD + "base: {arch: resnet18, weights: {stage: pretrain}}\n" + "search: {num_points: 9}\n",
-        "x.yaml:3: base.weights: the mapping {stage: ...} does not work yet; name a weights file (.pt, .safetensors).\n"
+        RUNS + "search: {num_points: 9}\n",
         "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
+    ),
+    "a stage where there are none": (
+        HEAD + "base: {arch: resnet18, weights: {stage: pretrain}}\n",
+        "x.yaml:3: base.weights: the stage 'pretrain'; no stage stands before this one.",
     ),
     "an architecture of timm": (
         HEAD + "base: {arch: timm/vit_tiny_patch16_224}\n",
@@ -104,7 +107,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     "the word none for no weights": (
         HEAD + "base: {arch: resnet18, weights: none}\n",
         "x.yaml:3: base.weights: 'none'; null, imagenet, a torchvision weight enum, a weights file "
-        "(.pt, .pth, .safetensors) or {trial: ID}. Did you mean 'null'?",
+        "(.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}. Did you mean 'null'?",
     ),
     "a weights file that is not there": (
         HEAD + "base: {arch: resnet18, weights: mine.safetensors}\n",

@@ -71,7 +71,7 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "seed": 1,
         "dataset": DatasetConfig(name="cifar10", split_seed=1),
     }
-    assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)} - {"keep"}
+    assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)} - {"keep", "weights_point"}
     assert dataclasses.replace(PLAIN, keep="weights").trial_id == PLAIN.trial_id
     ids = {dataclasses.replace(PLAIN, **{key: value}).trial_id for key, value in others.items()}
     assert len(ids | {PLAIN.trial_id}) == len(others) + 1

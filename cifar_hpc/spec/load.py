@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import Problem, SpecError
-from cifar_hpc.spec.checks import contradictions, doubts, idle_settings
-from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
+from cifar_hpc.spec.checks import doubts, idle_settings
 from cifar_hpc.spec.overrides import apply_overrides
 from cifar_hpc.spec.problems import by_line, problems_of
-from cifar_hpc.spec.resolve import Resolver, UnresolvedError
+from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given, spec_model
-from cifar_hpc.spec.sections import Origins, read_sections, spell
-from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
+from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
+from cifar_hpc.spec.sweep import Resources, SweepSpec
+from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import NOT_YET, show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
-from cifar_hpc.trial import TRAINING_KEYS, TrialConfig
-
-_AS_WRITTEN = (
-    "dataset",
-    "dataset.classes",
-    "dataset.folder",
-    "stop.patience",
-    "layer_decay",
-)  # axes that a table shows as the spec spells them
-_RESOLVED = ("freeze", "momentum")  # axes that a table shows as the spec spells them where they act
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -41,14 +30,14 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     apply_overrides(tree, overrides)
     model = _validate(tree)
     spec = given(model)
-    sections, origins, declared = read_sections(model, tree)
-    expansion = expand(sections)
-    warnings = _unmet(expansion, sections.exclude, origins, tree, strict=not overrides)
-    lost = dict.fromkeys(origins.lost(expansion.points))
-    warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
-    trials = _trials(expansion.points, declared, Resolver(path.parent, objective, spec.get("keep")), origins)
-    configs = [trial.config for trial in trials]
+    resolver = Resolver(path.parent, objective, spec.get("keep"))
+    if "stages" in spec:
+        trials, warnings = read_stages(tree, resolver, strict=not overrides)
+    else:
+        found = read_trials(model, tree, resolver, {}, strict=not overrides)
+        trials = found.trials
+        warnings = (*found.warnings, *idle_settings(found.written, [trial.config for trial in trials]))
     return SweepSpec(
         name=spec["name"],
         path=path,
@@ -57,7 +46,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         objective=objective,
         overrides=tuple(overrides),
         resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
-        warnings=(*warnings, *idle_settings(origins.switched_on(), configs), *doubts(configs)),
+        warnings=(*warnings, *doubts([trial.config for trial in trials])),
     )
 
 
@@ -74,6 +63,8 @@ def _validate(tree: YamlTree) -> BaseModel:
     except ValidationError as error:
         raise SpecError(by_line(problems + problems_of(error.errors(include_url=False), tree))) from error
     problems += _wrong_objective(model, tree) + _wrong_resources(model, tree)
+    if "stages" in plain:
+        problems += refuse_beside_stages(tree)
     if problems:
         raise SpecError(by_line(problems))
     return model
@@ -93,71 +84,3 @@ def _wrong_resources(model: BaseModel, tree: YamlTree) -> list[Problem]:
     if gpus is None or gpus <= 1 or gpus == int(gpus):
         return []
     return [Problem(tree.where(("resources", "gpus")), f"{gpus:g}", "a share of one GPU, 0..1, or a whole number is needed")]
-
-
-def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
-    """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
-    rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
-    warnings = [f"{tree.where(('when', n, 'if'))}: no point matches" for n in rules]
-    problems = []
-    for n, uses in enumerate(expansion.pattern_uses):
-        if not uses:
-            absent = {
-                f"{key} {show(spell(any_of[0]))}": None
-                for keys in exclude[n]
-                for key, any_of in keys.items()
-                if not any(origins.has(key, value) for value in any_of)
-            }
-            why = f": none has {' or '.join(absent)}" if absent else ""
-            problems.append(
-                Problem(tree.where(("exclude", n)), f"no point matches{why}", "a pattern leaves out at least one point")
-            )
-    if problems and strict:
-        raise SpecError(problems)
-    if not expansion.points:
-        raise SpecError([Problem(tree.where(("exclude",)), "every point is left out", "at least one trial is needed")])
-    return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
-
-
-def _trials(points: Sequence[Point], declared: Sequence[str], resolver: Resolver, origins: Origins) -> tuple[SweepTrial, ...]:
-    """The trials of the points, equal ones as one, with their axes. Raises SpecError with every contradiction."""
-    problems: dict[Problem, None] = {}
-    unique: dict[str, tuple[TrialConfig, Point]] = {}
-    for point in points:
-        try:
-            config = resolver.config(point)
-        except UnresolvedError as error:
-            problems[Problem(origins.where(error.key, point.get(error.key)), error.found, error.allowed, error.near)] = None
-        else:
-            unique.setdefault(config.trial_id, (config, point))
-    for finding in contradictions([config for config, _ in unique.values()]):
-        where = origins.where(finding.key, finding.value)
-        problems[Problem(where, finding.found, finding.allowed, finding.near)] = None
-    if problems:
-        raise SpecError(by_line(problems))
-    axes = _varying(declared, list(unique.values()), origins)
-    return tuple(
-        SweepTrial(config, {axis: _axis_value(axis, config, point) for axis in axes}) for config, point in unique.values()
-    )
-
-
-def _varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
-    """The declared axes, then other keys that `include` or `when` make differ, then the seed where there are several."""
-    others = [key for key in origins.written() if key not in declared and key != "dataset" and "." not in key]
-    differing = [key for key in others if len({_axis_value(key, config, point) for config, point in trials}) > 1]
-    several_seeds = len({config.seed for config, _ in trials}) > 1
-    return (*declared, *differing, *(("seed",) if several_seeds else ()))
-
-
-def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
-    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
-        return None
-    if axis in _AS_WRITTEN:
-        return spell(point.get(axis))
-    if axis == "weights" and config.weights_fingerprint is not None:
-        return point["weights"]
-    part, _, key = axis.rpartition(".")
-    value = getattr(getattr(config, part) if part else config, key)
-    if axis in _RESOLVED and axis in point and value not in ("none", None):
-        value = point[axis]
-    return spell(value)

@@ -8,7 +8,10 @@ from typing import Any
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml
 
-_TOP_LEVEL = ("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "objective", "stop", "resources")
+_TOP_LEVEL = (
+    *("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "objective", "stop", "search"),
+    *("stages", "resources"),
+)
 
 
 def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> None:
@@ -44,13 +47,21 @@ def _apply(tree: YamlTree, override: str) -> None:
     elif len(parts) == 1:
         if parts == ["dataset"]:
             _release(tree, "dataset", ("base", "grid", "zip"))
+        for stage in _stages(tree).values():
+            stage.pop(parts[0], None)
         _put(tree, (parts[0],), value, place)
     elif parts[0] == "dataset":
         _fix_in_dataset(tree, parts, value, place)
     elif parts[0] in ("base", "grid", "zip"):
+        _release(tree, ".".join(parts[1:]), ())
         _put(tree, (parts[0], ".".join(parts[1:])), value, place)
+    elif parts[0] == "stages" and len(parts) > 3 and parts[2] in ("base", "grid", "zip"):
+        _put(tree, (*parts[:3], ".".join(parts[3:])), value, place)
     elif parts[0] == "stop":
         _release(tree, ".".join(parts), ("base", "grid", "zip"))
+        for stage in _stages(tree).values():
+            if isinstance(stage.get("stop"), dict):
+                stage["stop"].pop(".".join(parts[1:]), None)
         _put(tree, tuple(parts), value, place)
     else:
         _put(tree, tuple(parts), value, place)
@@ -62,25 +73,37 @@ def _fix(tree: YamlTree, key: str, value: Any, place: str) -> None:
 
 
 def _release(tree: YamlTree, key: str, sections: Sequence[str]) -> None:
-    """Takes a trial key out of sections that would set it again."""
-    for section in sections:
-        keys = tree.value.get(section)
-        if isinstance(keys, dict) and key in keys:
-            del keys[key]
-            if not keys:
-                del tree.value[section]
+    """Takes a trial key out of sections that would set it again, and out of all that stages set."""
+    inside = [(tree.value, sections), *((stage, ("base", "grid", "zip")) for stage in _stages(tree).values())]
+    for holder, names in inside:
+        for section in names:
+            keys = holder.get(section)
+            if isinstance(keys, dict) and key in keys:
+                del keys[key]
+                if not keys:
+                    del holder[section]
+
+
+def _stages(tree: YamlTree) -> dict[str, dict[str, Any]]:
+    """The stages that are mappings; the others are reported as what they are when the spec is read."""
+    stages = tree.value.get("stages")
+    return {name: stage for name, stage in stages.items() if isinstance(stage, dict)} if isinstance(stages, dict) else {}
 
 
 def _fix_in_dataset(tree: YamlTree, parts: list[str], value: Any, place: str) -> None:
     """Into the dataset that all trials share, and onto each value of an axis `dataset`, which says all keys of a data set."""
     _release(tree, ".".join(parts), ("base", "grid", "zip"))
     whole: list[KeyPath] = []
-    for section in ("grid", "zip"):
-        axes = tree.value.get(section)
-        if isinstance(axes, dict) and isinstance(axes.get("dataset"), list):
-            whole += [(section, "dataset", index) for index in range(len(axes["dataset"]))]
-    if isinstance(tree.value.get("base"), dict) and "dataset" in tree.value["base"]:
-        whole.append(("base", "dataset"))
+    stages: list[tuple[KeyPath, dict[str, Any]]] = [(("stages", name), stage) for name, stage in _stages(tree).items()]
+    for path, holder in [((), tree.value), *stages]:
+        for section in ("grid", "zip"):
+            axes = holder.get(section)
+            if isinstance(axes, dict) and isinstance(axes.get("dataset"), list):
+                whole += [(*path, section, "dataset", index) for index in range(len(axes["dataset"]))]
+        if isinstance(holder.get("base"), dict) and "dataset" in holder["base"]:
+            whole.append((*path, "base", "dataset"))
+        if path and "dataset" in holder:
+            whole.append((*path, "dataset"))
     if not whole or "dataset" in tree.value:
         whole.append(("dataset",))
     for path in whole:

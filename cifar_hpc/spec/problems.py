@@ -11,7 +11,7 @@ from cifar_hpc.spec.schema import ALL_KEYS, SECTIONS, TRIAL_KEYS, nearest_key
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
-_PARTS = ("dataset", "stop", "resources", "objective")
+_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler")
 
 
 def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree) -> list[Problem]:
@@ -32,14 +32,15 @@ def by_line(problems: Iterable[Problem]) -> list[Problem]:
 def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     path: KeyPath = tuple(error["loc"])
     where = tree.where(_as_written(path, tree))
+    written, path = path, path[2:] if path[0] == "stages" else path  # a stage holds what a spec holds
     kind, value = error["type"], error["input"]
     if kind == "refused":
         context = error["ctx"]
         return Problem(where, context["found"], context["allowed"], context["nearest"])
     if kind == "extra_forbidden":
-        return _unknown_key(path, tree)
+        return _unknown_key(path, tree.where(written), in_stage=path != written)
     if kind == "missing":
-        return Problem(tree.where(path), "nothing", f"{path[-1]!r} is needed")
+        return Problem(tree.where(written), "nothing", f"{path[-1]!r} is needed")
     if kind in ("list_type", "too_short"):
         example = f" (a value for every trial stands in base: {path[-1]})" if path[0] in ("grid", "zip") else ""
         return Problem(where, show(value), f"a list with at least one value is needed{example}")
@@ -57,9 +58,10 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     return Problem(where, show(value), f"{key.allowed} is needed{quoted}", whole)
 
 
-def _unknown_key(path: KeyPath, tree: YamlTree) -> Problem:
+def _unknown_key(path: KeyPath, where: str, *, in_stage: bool) -> Problem:
     word, section = str(path[-1]), _section(path[:-1])
-    where = tree.where(path)
+    if in_stage and section == "" and word in ("name", "objective", "keep", "resources", "search", "ensemble", "stages"):
+        return Problem(where, f"the key {word!r}", "it stands beside `stages`, for all of them")
     if section == "trial":
         if word == "seed":
             return Problem(where, "'seed'", "seeds stand at the top level, as a list or a count", "seeds")

@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
+from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
 from cifar_hpc.spec.sweep import Resources
 from cifar_hpc.spec.values import refuse, refuse_not_yet
 from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
@@ -33,7 +34,16 @@ _SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, t
     "weights": (
         values.read_weights,
         values.WEIGHTS_ALLOWED,
-        {"anyOf": [_WORD, {"type": "null"}, {"type": "object", "required": ["trial"]}]},
+        {
+            "anyOf": [
+                _WORD,
+                {"type": "null"},
+                *(
+                    {"type": "object", "properties": {of: _WORD}, "required": [of], "additionalProperties": False}
+                    for of in ("stage", "trial")
+                ),
+            ]
+        },
     ),
     "augment": (
         values.read_augment,
@@ -50,6 +60,7 @@ _SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, t
         values.CLASSES_ALLOWED,
         {"anyOf": [_WORD, {"type": "array", "items": _WORD}, {"type": "null"}]},
     ),
+    "search.scheduler.name": (read_scheduler, " or ".join(SCHEDULERS), {"enum": list(SCHEDULERS)}),
 }
 
 
@@ -109,9 +120,16 @@ _KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
 RESOURCE_KEYS = _keys(Resources, "resources.")
+SEARCH_KEYS = _keys(SearchKeys, "search.")
+SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
+RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
+    name: key for name, key in _OWN.items() if name not in _SPECIAL and not key.choices and _plain_type(key.kind) is not str
+}
 ALL_KEYS: dict[str, Key] = {
     **TRIAL_KEYS,
     **RESOURCE_KEYS,
+    **SEARCH_KEYS,
+    **SCHEDULER_KEYS,
     "seed": SEED,
     "keep": _KEEP,
     "objective.metric": dataclasses.replace(_OBJECTIVE, name="objective.metric"),
@@ -168,6 +186,19 @@ def _read_name(value: Any) -> str:
     raise refuse(values.show(value) + reserved, "letters, digits, '.', '_' and '-', at most 64, as a folder is named")
 
 
+def _name_stages(value: Any) -> Any:
+    """Stages by their names; a section whose lines are all commented out is as good as absent."""
+    if not isinstance(value, dict) or not value:
+        raise refuse(values.show(value), "stages by name: {pretrain: {...}, finetune: {...}}")
+    for name in value:
+        if not values.STAGE_NAME.fullmatch(name) or name in (*SECTIONS, "dataset", "stop"):
+            raise refuse(f"a stage named {name!r}", "letters, digits and '_', a letter first, at most 32; no key of a spec")
+    return {
+        name: {key: part for key, part in stage.items() if part is not None} if isinstance(stage, dict) else stage or {}
+        for name, stage in value.items()
+    }
+
+
 def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
@@ -206,6 +237,13 @@ _SECTION_DOCS = {
     "stop": "when a trial ends before its last epoch",
     "keep": _KEEP.doc,
     "resources": "what one trial needs",
+    "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
+    "search": "sample points instead of training the full grid; on one machine, through Ray Tune",
+    "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number; three digits are sampled",
+    "low": "smallest value",
+    "high": "largest value",
+    "log": "sample every order of magnitude alike",
+    "scheduler": "ends trials early by what others reached on validation; absent: every trial gets all its epochs",
     "if": "the pattern that a point must match",
     "set": "the keys that it then gets",
 }
@@ -241,25 +279,48 @@ def spec_model() -> type[BaseModel]:
         },
         "objective.",
     )
+    sections: dict[str, tuple[Any, Any]] = {
+        "dataset": (dataset_value, None),
+        "base": (point, None),
+        "grid": (axes, None),
+        "zip": (axes, None),
+        "include": (list[point], None),  # type: ignore[valid-type]
+        "exclude": (list[pattern], None),  # type: ignore[valid-type]
+        "when": (list[rule], None),  # type: ignore[valid-type]
+        "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
+        "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
+    }
+    stage = _model("Stage", "One stage; beside `stages` stands what all have in common.", sections)
     return _model(
         "Spec",
         "A sweep: one question, asked of every combination of its axes.",
         {
             "name": (Annotated[Any, PlainValidator(_read_name), WithJsonSchema({"type": "string", "pattern": _NAME})], ...),
-            "dataset": (dataset_value, None),
-            "base": (point, None),
-            "grid": (axes, None),
-            "zip": (axes, None),
-            "include": (list[point], None),  # type: ignore[valid-type]
-            "exclude": (list[pattern], None),  # type: ignore[valid-type]
-            "when": (list[rule], None),  # type: ignore[valid-type]
-            "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
+            **sections,
+            "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),
-            "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
             "keep": (_value_type(_KEEP), None),
+            "search": (_search_part(), None),
             "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),
         },
     )
+
+
+def _range_part(key: Key) -> Any:
+    """low and high, each as the key's value may be."""
+    kind = _value_type(dataclasses.replace(key, limits={n: v for n, v in key.limits.items() if n != "also"}))
+    fields = {"low": (kind, ...), "high": (kind, ...), "log": (bool, False)}
+    return _model(f"Range_{key.name}", f"Numbers to sample {key.name} from.", fields, "search.ranges.")
+
+
+def _search_part() -> type[BaseModel]:
+    ranges = _model("Ranges", "Axes that are ranges.", {name: (_range_part(key), None) for name, key in RANGE_KEYS.items()}, "")
+    prefix = "search.scheduler."
+    keys = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in SCHEDULER_KEYS.values()}
+    scheduler = _model("Scheduler", "What ends trials early.", keys, prefix)
+    own = {key.name.removeprefix("search."): (_value_type(key), key.default) for key in SEARCH_KEYS.values()}
+    fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
+    return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
 
 
 def given(model: BaseModel | None) -> dict[str, Any]:
@@ -280,7 +341,7 @@ def json_schema() -> dict[str, Any]:
     schema = spec_model().model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     any_dataset = {"anyOf": [{"enum": list(catalog.DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
-    for part in (schema, definitions["Point"]):
+    for part in (schema, definitions["Stage"], definitions["Point"]):
         part["properties"]["dataset"] = {**any_dataset, "description": _SECTION_DOCS["dataset"]}
     for part in (definitions["Axes"], definitions["Pattern"]):
         part["properties"]["dataset"] = {"type": "array", "items": any_dataset, "description": _SECTION_DOCS["dataset"]}
@@ -291,11 +352,9 @@ def json_schema() -> dict[str, Any]:
         }
     del definitions["Dataset"]["required"]  # {folder: PATH} alone is one
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
-    schema["properties"]["seeds"] = {
-        "anyOf": [count, schema["properties"]["seeds"]],
-        "description": _SECTION_DOCS["seeds"],
-        "default": 1,
-    }
+    for part in (schema, definitions["Stage"]):
+        seeds = {"anyOf": [count, part["properties"]["seeds"]], "description": _SECTION_DOCS["seeds"], "default": 1}
+        part["properties"]["seeds"] = seeds
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cifar-hpc sweep spec"}
 
 
@@ -304,6 +363,7 @@ def nearest_key(word: str, section: str) -> str | None:
     if section == "":
         top = nearest(word, _SECTION_DOCS)
         return top or next((f"base.{key}" for key in (word, nearest(word, TRIAL_KEYS)) if key in TRIAL_KEYS), None)
-    inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.startswith(f"{section}.")]
-    names = inside or ["if", "set"] if section in ("dataset", "stop", "resources", "objective", "rule") else list(TRIAL_KEYS)
+    inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
+    parts = ("dataset", "stop", "resources", "objective", "search", "scheduler", "rule")
+    names = inside or ["if", "set"] if section in parts else list(TRIAL_KEYS)
     return nearest(word, names)

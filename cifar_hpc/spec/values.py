@@ -13,23 +13,24 @@ from pydantic_core import PydanticCustomError
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
-from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, AugmentOp
+from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 
 # A top-level key, or key=value of a trial key -> what to do instead.
 NOT_YET: dict[str, str] = {
     "search": "write the points as a grid",
-    "stages": "sweep the pretraining by itself, then name its weights file in `weights`",
     "ensemble": "leave it out; `cifar-hpc report` ranks the single trials",
-    "weights={stage}": "name a weights file (.pt, .safetensors)",
     "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
 }
 
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
-WEIGHTS_ALLOWED = "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors) or {trial: ID}"
+WEIGHTS_ALLOWED = (
+    "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
+)
 AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
 CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
+STAGE_NAME = re.compile(r"[A-Za-z]\w{0,31}")
 _BLOCK_NAME = re.compile(r"[A-Za-z_][\w.\-/]*")
 _ENUMS = tuple(dict.fromkeys(name for arch in catalog.TORCHVISION_ARCHS for name in catalog.imagenet_weights(arch)))
 
@@ -57,8 +58,6 @@ def refuse_not_yet(key: str, value: Any) -> Any:
     names = [f"{key}={value}"] if isinstance(value, str) else []
     if isinstance(value, str) and "/" in value:
         names.append(f"{key}={value.split('/')[0]}/")
-    if isinstance(value, dict):
-        names = [f"{key}={{{part}}}" for part in value]
     for name in names:
         if name in NOT_YET:
             raise refuse(f"{show(value)} does not work yet", NOT_YET[name])
@@ -84,11 +83,14 @@ def read_freeze(value: Any) -> str | int | float:
 def read_weights(value: Any) -> str | None:
     if value is None:
         return None
-    refuse_not_yet("weights", value)
     if isinstance(value, dict) and list(value) == ["trial"]:
         if re.fullmatch(f"[a-z2-7]{{{ID_LENGTH}}}", str(value["trial"])):
             return f"{PARENT_PREFIX}{value['trial']}"
         raise refuse(f"the trial {show(value['trial'])}", f"the {ID_LENGTH} letters and digits of a trial's id")
+    if isinstance(value, dict) and list(value) == ["stage"]:
+        if isinstance(value["stage"], str) and STAGE_NAME.fullmatch(value["stage"]):
+            return f"{STAGE_PREFIX}{value['stage']}"
+        raise refuse(f"the stage {show(value['stage'])}", "the name of a stage that stands before this one")
     if not isinstance(value, str):
         raise refuse(show(value), WEIGHTS_ALLOWED)
     if value in ("imagenet", *_ENUMS) or value.endswith(WEIGHT_SUFFIXES):

@@ -1,0 +1,136 @@
+"""Which trials of an earlier stage the points of a stage start from: `weights: {stage: NAME}`.
+
+A point and a trial of that stage belong together where they agree in every axis that both stages sweep, in the seed where the
+earlier stage has several, and in the architecture and stem, which a point without them takes over. Where several remain, each
+gives a point: the axes in which they differ become axes of this stage, under the earlier one's name ('pretrain.epochs').
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpc.errors import Problem, SpecError, nearest
+from cifar_hpc.spec.expand import Point
+from cifar_hpc.spec.problems import by_line
+from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
+from cifar_hpc.spec.values import show
+from cifar_hpc.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
+
+STARTED_BY = f"{STAGE_PREFIX}.weights"  # key of a point: the stage whose weights it starts from
+_INHERITED = ("arch", "stem")  # weights fit no others
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """An earlier stage. points: each with its trial; axes: what tells its trials apart."""
+
+    stage: str
+    points: Sequence[tuple[Point, TrialConfig]]
+    axes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """points: with the id of their parent in `weights`, and with what tells parents apart; axes: the names of the latter,
+    those of the parents' own keys after STAGE_PREFIX."""
+
+    points: tuple[Point, ...]
+    axes: tuple[str, ...]
+
+
+def start_from_parents(points: Sequence[Point], earlier: Mapping[str, Parents], origins: Origins) -> Started:
+    """Raises SpecError where a point names no earlier stage, or one without a trial that belongs to it."""
+    problems: dict[Problem, None] = {}
+    started: list[Point] = []
+    axes: dict[str, None] = {}
+    for point in points:
+        weights = point.get("weights") or ""
+        if not weights.startswith(STAGE_PREFIX):
+            started.append(point)
+            continue
+        stage = weights.removeprefix(STAGE_PREFIX)
+        try:
+            chosen, names = _children(point, _known(stage, earlier), _swept(points, weights))
+        except _NoParentError as error:
+            problems[Problem(origins.where("weights", weights), error.found, error.allowed, error.near)] = None
+        else:
+            started += chosen
+            axes |= dict.fromkeys(names)
+    if problems:
+        raise SpecError(by_line(problems))
+    return Started(tuple(started), tuple(axes))
+
+
+class _NoParentError(Exception):
+    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
+        super().__init__(found)
+        self.found, self.allowed, self.near = found, allowed, near
+
+
+def _known(stage: str, earlier: Mapping[str, Parents]) -> Parents:
+    if stage in earlier:
+        return earlier[stage]
+    before = f"before this one stand {', '.join(earlier)}" if earlier else "no stage stands before this one"
+    raise _NoParentError(f"the stage {stage!r}", before, nearest(stage, earlier))
+
+
+def _swept(points: Sequence[Point], weights: str) -> frozenset[str]:
+    """The keys that differ among the points that start from that stage."""
+    ours = [point for point in points if point.get("weights") == weights]
+    return frozenset(key for key in {key for point in ours for key in point} if _varies(ours, key))
+
+
+def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[list[Point], list[str]]:
+    theirs = [one for one, _ in parents.points]
+    told_apart = [axis for axis in parents.axes if _varies(theirs, axis)]
+    shared = [axis for axis in told_apart if axis in swept or axis == "seed"]
+    given = [key for key in _INHERITED if key in point]
+    left = list(parents.points)
+    for key in dict.fromkeys((*given, *shared)):
+        agreeing = [(one, config) for one, config in left if _value(one, key) == _value(point, key)]
+        if not agreeing:
+            raise _no_match(key, point, parents, [one for one, _ in left], key in given)
+        left = agreeing
+    inherited = [key for key in _INHERITED if key not in point and any(key in one for one in theirs)]
+    others = [axis for axis in told_apart if axis not in (*shared, *_INHERITED)]
+    names = {axis: axis if axis.startswith(STAGE_PREFIX) else f"{STAGE_PREFIX}{parents.stage}.{axis}" for axis in others}
+    several_seeds = "seed" in shared
+    chosen: dict[str, Point] = {}
+    for one, config in left:
+        if config.classifier == "knn":
+            raise _NoParentError(
+                f"a trial of stage {parents.stage} with classifier knn", "it keeps no weights: linear or svm do"
+            )
+        own = {
+            "weights": f"{PARENT_PREFIX}{config.trial_id}",
+            STARTED_BY: parents.stage,
+            "weights_point": config.point_id if several_seeds else None,
+            **{key: one[key] for key in inherited if key in one},
+            **{name: spell(_value(one, axis)) for axis, name in names.items()},
+        }
+        chosen.setdefault(config.trial_id, {**point, **own})
+    varying = [name for axis, name in names.items() if _varies(theirs, axis)]
+    return list(chosen.values()), [*(key for key in inherited if _varies(theirs, key)), *varying]
+
+
+def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], given: bool) -> _NoParentError:
+    there = ", ".join(dict.fromkeys(str(spell(_value(one, key))) for one in left))
+    value = show(spell(_value(point, key))).strip("'")
+    found = f"no trial of stage {parents.stage} with {key} {value} belongs to a point of this stage"
+    if given:
+        return _NoParentError(found, f"it has {there}; a stage that says no {key} takes over its parents'")
+    rule = "by their seeds where it has several" if key == "seed" else "by the axes that both stages sweep"
+    return _NoParentError(found, f"it has {there}; trials are matched {rule}: give both stages the same values of {key}")
+
+
+def _varies(points: Sequence[Point], key: str) -> bool:
+    first = _value(points[0], key)
+    return any(_value(point, key) != first for point in points)
+
+
+def _value(point: Point, key: str) -> Any:
+    if key == "weights" and STARTED_BY in point:
+        return point[STARTED_BY]
+    return point.get(key, DEFAULTS.get(key))

@@ -1,0 +1,141 @@
+"""The sections of a spec, or of one stage of it, as trials: expanded, resolved, checked, each with its axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.spec.checks import contradictions
+from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
+from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
+from cifar_hpc.spec.problems import by_line
+from cifar_hpc.spec.resolve import Resolver, UnresolvedError
+from cifar_hpc.spec.sections import Origins, read_sections, spell
+from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.spec.values import show
+from cifar_hpc.spec.yaml_tree import YamlTree
+from cifar_hpc.trial import STAGE_PREFIX, TRAINING_KEYS, TrialConfig, trains_classifier_alone
+
+_AS_WRITTEN = (
+    "dataset",
+    "dataset.classes",
+    "dataset.folder",
+    "stop.patience",
+    "layer_decay",
+)  # axes that a table shows as the spec spells them
+_RESOLVED = ("freeze", "momentum")  # axes that a table shows as the spec spells them where they act
+_ABOVE_CLASSIFIER = ("layer_decay", "unfreeze_epoch")  # have no value where the classifier is trained alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTrials:
+    """What one stage gives. points: every point with its trial, also those that are the same trial; warnings: of rules and
+    data sets; written: the keys that the spec switches on."""
+
+    trials: tuple[SweepTrial, ...]
+    points: tuple[tuple[Point, TrialConfig], ...]
+    axes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    written: tuple[str, ...]
+
+
+def read_trials(
+    model: BaseModel, tree: YamlTree, resolver: Resolver, earlier: Mapping[str, StageTrials], *, strict: bool
+) -> StageTrials:
+    """earlier: the stages from which these trials may start. strict: an `exclude` that meets no point is an error.
+
+    Raises SpecError with all problems of the first step that has any.
+    """
+    sections, origins, declared = read_sections(model, tree)
+    expansion = expand(sections)
+    warnings = _unmet(expansion, sections.exclude, origins, tree, strict=strict)
+    lost = dict.fromkeys(origins.lost(expansion.points))
+    warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
+    parents = {name: Parents(name, stage.points, stage.axes) for name, stage in earlier.items()}
+    started = start_from_parents(expansion.points, parents, origins)
+    resolved = _resolve(started.points, resolver, origins)
+    unique: dict[str, tuple[TrialConfig, Point]] = {}
+    for point, config in resolved:
+        unique.setdefault(config.trial_id, (config, point))
+    axes = _varying([*started.axes, *declared], list(unique.values()), origins)
+    return StageTrials(
+        trials=tuple(
+            SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes})
+            for config, point in unique.values()
+        ),
+        points=tuple(resolved),
+        axes=axes,
+        warnings=tuple(warnings),
+        written=origins.switched_on(),
+    )
+
+
+def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
+    """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
+    rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
+    warnings = [f"{tree.where(('when', n, 'if'))}: no point matches" for n in rules]
+    problems = []
+    for n, uses in enumerate(expansion.pattern_uses):
+        if not uses:
+            absent = {
+                f"{key} {show(spell(any_of[0]))}": None
+                for keys in exclude[n]
+                for key, any_of in keys.items()
+                if not any(origins.has(key, value) for value in any_of)
+            }
+            why = f": none has {' or '.join(absent)}" if absent else ""
+            problems.append(
+                Problem(tree.where(("exclude", n)), f"no point matches{why}", "a pattern leaves out at least one point")
+            )
+    if problems and strict:
+        raise SpecError(problems)
+    if not expansion.points:
+        raise SpecError([Problem(tree.where(("exclude",)), "every point is left out", "at least one trial is needed")])
+    return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
+
+
+def _resolve(points: Sequence[Point], resolver: Resolver, origins: Origins) -> list[tuple[Point, TrialConfig]]:
+    """Each point with its config. Raises SpecError with every contradiction."""
+    problems: dict[Problem, None] = {}
+    resolved = []
+    for point in points:
+        try:
+            resolved.append((point, resolver.config(point)))
+        except UnresolvedError as error:
+            problems[Problem(origins.where(error.key, point.get(error.key)), error.found, error.allowed, error.near)] = None
+    for finding in contradictions([config for _, config in resolved]):
+        where = origins.where(finding.key, finding.value)
+        problems[Problem(where, finding.found, finding.allowed, finding.near)] = None
+    if problems:
+        raise SpecError(by_line(problems))
+    return resolved
+
+
+def _varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
+    """The declared axes, then other keys that `include` or `when` make differ, then the seed where there are several."""
+    others = [key for key in origins.written() if key not in declared and key != "dataset" and "." not in key]
+    differing = [key for key in others if len({_axis_value(key, config, point) for config, point in trials}) > 1]
+    several_seeds = len({config.seed for config, _ in trials}) > 1
+    return (*declared, *differing, *(("seed",) if several_seeds else ()))
+
+
+def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
+    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
+        return None
+    if axis in _ABOVE_CLASSIFIER and trains_classifier_alone(config.arch, config.freeze):
+        return None
+    if axis in _AS_WRITTEN or axis.startswith(STAGE_PREFIX):
+        return spell(point.get(axis))
+    if axis == "weights" and STARTED_BY in point:
+        return point[STARTED_BY]
+    if axis == "weights" and config.weights_fingerprint is not None:
+        return point["weights"]
+    part, _, key = axis.rpartition(".")
+    value = getattr(getattr(config, part) if part else config, key)
+    if axis in _RESOLVED and axis in point and value not in ("none", None):
+        value = point[axis]
+    return spell(value)
