@@ -31,7 +31,7 @@ cd {folder}; echo "squeue $*" >> calls
 case "$*" in
   *"-r -u"*) awk '{{for (i = $2; i <= $3; i++) print $1 "_" i}}' jobs;;
   *"-n "*) name=$(sed 's/.*-n \([^ ]*\).*/\1/' <<< "$*"); awk -v n="$name" '$4 == n {{print $1}}' jobs;;
-  *) awk '{{print $1 "_[" $2 "-" $3 "]|PENDING|Priority|"}}' jobs;;
+  *) awk '{{print $1 ($3 > $2 ? "_[" $2 "-" $3 "]" : "") "|PENDING|Priority|"}}' jobs;;
 esac
 """
 _SCONTROL = """#!/bin/bash

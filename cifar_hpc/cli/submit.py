@@ -28,16 +28,13 @@ def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProf
         return
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
     executor = SlurmExecutor(profile, layout, canary=canary)
-    events: list[JobEvent] = []
-
-    def started(job: Job, handle: str) -> None:
-        events.append(_event("submitted", job, handle))
-
+    sent: list[tuple[Job, str]] = []
     try:
-        executor.start(layout, jobs, started)
+        executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
     except SlurmError as error:
         raise CifarHpcError(f"{error}. Profile {profile.name!r}; `cifar-hpc doctor` looks at the cluster") from error
     finally:
+        events = [_event("submitted", job, handle, executor.marks.get(handle, "")) for job, handle in sent]
         waiting = [_event("waiting", job, "", executor.notes[0] if executor.notes else "") for job in executor.waiting]
         append_records(layout.sweep(name).jobs, [*events, *waiting])
     handles = {event.handle for event in events}
@@ -62,7 +59,7 @@ def print_arrays(
         limits = Limits(DEFAULT_ARRAY_SIZE, None)
         lines.append(f"  limits    not known ({error}); MaxArraySize taken as {DEFAULT_ARRAY_SIZE}")
     submission = executor.plan(jobs, limits)
-    lines += _array_lines(submission, profile, canary)
+    lines += _array_lines(submission, profile, executor.order(submission, plan.spec.name).canaries_n)
     if submission.waiting:
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
@@ -93,7 +90,7 @@ def cancel_dropped(layout: Layout, sweep: str, trial_ids: Collection[str]) -> in
     return len(ended)
 
 
-def _array_lines(submission: Submission, profile: SlurmProfile, canary: bool) -> list[str]:
+def _array_lines(submission: Submission, profile: SlurmProfile, canaries_n: int) -> list[str]:
     lines = []
     gpu_hours = 0.0
     for array in submission.arrays:
@@ -108,9 +105,8 @@ def _array_lines(submission: Submission, profile: SlurmProfile, canary: bool) ->
             f"  array     {len(array.elements)} jobs, {trials} trials{side}: {each}{needs.gpus} GPU, {needs.cpus} CPU, "
             f"{memory}, limit {needs.minutes} min"
         )
-    gated = {array.needs.gate for array in submission.arrays}
-    if canary and sum(len(array.elements) for array in submission.arrays) > 1:
-        lines.append(f"  canary    {len(gated)}: the arrays start once its first epoch, checkpoint and resume succeeded")
+    if canaries_n:
+        lines.append(f"  canary    {canaries_n}: the arrays start once its first epoch, checkpoint and resume succeeded")
     if gpu_hours:
         lines.append(f"  at most   {gpu_hours:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)")
     return lines

@@ -21,6 +21,7 @@ from cifar_hpc.executors.base import JobState, RunJob, run_on_node
 from cifar_hpc.executors.slurm_arrays import ArrayPlan, History, Needs, Submission, plan_submission
 from cifar_hpc.executors.slurm_code import snapshot_package
 from cifar_hpc.executors.slurm_node import Element, canary_of, run_canary, run_element
+from cifar_hpc.executors.slurm_order import Order
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.executors.slurm_queue import SlurmError, SlurmQueue, run_slurm
 from cifar_hpc.executors.slurm_site import Limits, read_limits
@@ -39,7 +40,8 @@ _NO_ANSWER = re.compile(r"timed out|Unable to contact|Connection refused|Zero By
 class SlurmExecutor:
     """The protocol's executor on one results folder and one profile. run: what executes a job on a node (the runner).
 
-    After `start`, `waiting` holds the jobs that the limits kept out, for the next `sweep`; `notes` says so in sentences.
+    After `start`, `waiting` holds the jobs that the limits kept out, for the next `sweep`; `notes` says so in sentences. marks:
+    what is to be recorded with each handle, for later submissions.
     """
 
     name = "slurm"
@@ -52,6 +54,7 @@ class SlurmExecutor:
         self.canary = canary
         self.queue = SlurmQueue(layout.queue)
         self.waiting: tuple[Job, ...] = ()
+        self.marks: dict[str, str] = {}
         self.notes: list[str] = []
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
@@ -65,22 +68,23 @@ class SlurmExecutor:
         submission = self.plan(jobs, limits)
         self.waiting = submission.waiting
         sender = _Sender(layout, jobs[0].sweep, self.profile)
-        gates: dict[tuple[object, ...], str] = {}
+        order = self.order(submission, jobs[0].sweep)
+        watch, work = (functools.partial(function, run=self._run) for function in (run_canary, run_element))
         try:
             for place, array in enumerate(submission.arrays):
-                gate = array.needs.gate
-                several = sum(len(other.elements) for other in submission.arrays if other.needs.gate == gate) > 1
-                if self.canary and several and gate not in gates:
-                    canary = canary_of(array.elements[0])
-                    gates[gate] = sender.send(functools.partial(run_canary, run=self._run), ArrayPlan(array.needs, (canary,)))[0]
-                    started(canary.jobs[0], gates[gate])
                 try:
-                    handles = sender.send(functools.partial(run_element, run=self._run), array, after=gates.get(gate))
+                    if order.needs_canary(array):
+                        canary = ArrayPlan(array.needs, (canary_of(array.elements[0]),))
+                        (handle,) = sender.send(watch, canary, order.dependency(array, of_canary=True))
+                        order.canary_sent(array, handle)
+                        started(canary.jobs[0], handle)
+                    handles = sender.send(work, array, order.dependency(array))
                 except _NoRoomError as error:
                     limits = Limits(limits.max_array_size, 0, str(error))
-                    rest = [job for other in submission.arrays[place:] for element in other.elements for job in element.jobs]
-                    self.waiting = (*rest, *self.waiting)
+                    self.waiting = (*(job for other in submission.arrays[place:] for job in other.jobs), *self.waiting)
                     break
+                order.sent(array, handles)
+                self.marks = order.marks
                 for element, handle in zip(array.elements, handles, strict=True):
                     for job in element.jobs:
                         started(job, handle)
@@ -91,6 +95,10 @@ class SlurmExecutor:
     def plan(self, jobs: Sequence[Job], limits: Limits) -> Submission:
         """What `start` would submit now; `sweep --dry-run` shows it."""
         return plan_submission(jobs, self.layout.root, self.profile, limits, self.histories(jobs), self.canary)
+
+    def order(self, submission: Submission, sweep: str) -> Order:
+        """Which arrays of the submission wait for what."""
+        return Order(self.layout.sweep(sweep), self.queue, self.profile, submission, self.canary)
 
     def script(self, array: ArrayPlan, sweep: str) -> str:
         """The batch script of an array, for `sweep --dry-run -v`. Submits nothing."""
@@ -141,8 +149,9 @@ class _Sender:
         self.layout = layout
         self.profile = profile
 
-    def send(self, function: Callable[[Element], None], array: ArrayPlan, after: str | None = None) -> list[str]:
-        """The handles of the elements, in order. Raises _NoRoomError at a submit limit, SlurmError otherwise.
+    def send(self, function: Callable[[Element], None], array: ArrayPlan, after: str | None) -> list[str]:
+        """The handles of the elements, in order. after: the dependency. Raises _NoRoomError at a submit limit, SlurmError
+        otherwise.
 
         An sbatch that had no answer may have been heard: the array is looked for by its name before it is sent again.
         """
@@ -209,7 +218,7 @@ class _Sender:
             "cpus_per_task": needs.cpus,
             "mem": f"{round(needs.memory_gb * 1024)}M" if needs.memory_gb else None,
             "gres": f"{profile.gres}:{needs.gpus}" if needs.gpus else None,
-            "dependency": f"afterok:{after}" if after else None,
+            "dependency": after,
             "array_parallelism": profile.parallel or 1_000_000,
             "signal_delay_s": profile.signal_s,
             "stderr_to_stdout": True,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ MEMORY_STEP = 1.5  # after the memory was not enough
 MEMORY_UNKNOWN_GB = 8.0  # what is multiplied where neither spec nor profile named any
 START_MINUTES = 5.0  # of a job: Python, data, model
 NODE_FAILURES = ("NODE_FAIL", "BOOT_FAIL")
+Gate = tuple[object, ...]  # a resource class: what arrays that share a canary have in common
 TIME_FAILURES = ("TIMEOUT", "DEADLINE")
 
 
@@ -39,17 +41,21 @@ class Needs:
     exclude: tuple[str, ...]
 
     @property
-    def gate(self) -> tuple[object, ...]:
-        """What arrays that share a canary have in common."""
+    def gate(self) -> Gate:
         return self.nodes, self.gpus, self.cpus, self.memory_gb, self.at_once
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """One array: its needs and its elements, index 0 first."""
+    """One array: its needs and its elements, index 0 first. level: of its jobs; a higher one waits for the lower ones."""
 
     needs: Needs
     elements: tuple[Element, ...]
+    level: int = 0
+
+    @property
+    def jobs(self) -> tuple[Job, ...]:
+        return tuple(job for element in self.elements for job in element.jobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,16 @@ class Submission:
     arrays: tuple[ArrayPlan, ...]
     waiting: tuple[Job, ...]
     given_up: Mapping[str, str]
+
+    @property
+    def gates(self) -> frozenset[Gate]:
+        """What asks for a canary: classes of several elements on the lowest level; the other levels wait for those anyway."""
+        lowest = min((array.level for array in self.arrays), default=0)
+        elements: Counter[Gate] = Counter()
+        for array in self.arrays:
+            if array.level == lowest:
+                elements[array.needs.gate] += len(array.elements)
+        return frozenset(gate for gate, n in elements.items() if n > 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ def plan_submission(
     histories: Mapping[str, History],
     canary: bool,
 ) -> Submission:
-    """The arrays for these jobs, in their order; with `canary` each class has one element less room.
+    """The arrays for these jobs, lower levels first, else in their order; with `canary` each class has one element less room.
 
     Raises CifarHpcError where a job asks for what cannot be had.
     """
@@ -104,19 +120,22 @@ def plan_submission(
             given_up |= dict.fromkeys(job.trial_ids, f"{worst.failures} starts ended {words}")
         else:
             wanted.append(job)
-    classes: dict[Needs, list[Job]] = {}
-    for job in wanted:
-        classes.setdefault(_needs(job, profile, [histories.get(t, History()) for t in job.trial_ids]), []).append(job)
+    classes: dict[tuple[int, Needs], list[Job]] = {}
+    for job in sorted(wanted, key=lambda job: job.level):
+        needs = _needs(job, profile, [histories.get(t, History()) for t in job.trial_ids])
+        classes.setdefault((job.level, needs), []).append(job)
     arrays: list[ArrayPlan] = []
     waiting: list[Job] = []
     room = limits.room
-    for needs, members in classes.items():
+    for (level, needs), members in classes.items():
         packs = _pack(members, needs, profile)
-        gate = int(canary and len(packs) > 1)
+        gate = int(canary and len(packs) > 1 and level == min(classes)[0])
+        if any(job.level < level for job in waiting):
+            room = 0  # their parents wait, too
         fitting = packs if room is None else packs[: max(0, room - gate)]
         waiting += [job for pack in packs[len(fitting) :] for job in pack]
         room = None if room is None else room - len(fitting) - gate
-        arrays += _cut(fitting, needs, root, profile, limits.max_array_size)
+        arrays += _cut(fitting, level, needs, root, profile, limits.max_array_size)
     return Submission(tuple(arrays), tuple(waiting), given_up)
 
 
@@ -161,7 +180,7 @@ def _pack(jobs: Sequence[Job], needs: Needs, profile: SlurmProfile) -> list[tupl
 
 
 def _cut(
-    packs: Collection[tuple[Job, ...]], needs: Needs, root: Path, profile: SlurmProfile, max_array_size: int
+    packs: Collection[tuple[Job, ...]], level: int, needs: Needs, root: Path, profile: SlurmProfile, max_array_size: int
 ) -> list[ArrayPlan]:
     """Arrays of at most max_array_size elements, with the time limit of the longest element."""
     arrays = []
@@ -181,5 +200,5 @@ def _cut(
             )
             for index, pack in enumerate(part)
         )
-        arrays.append(ArrayPlan(dataclasses.replace(needs, minutes=max(1, math.ceil(minutes))), elements))
+        arrays.append(ArrayPlan(dataclasses.replace(needs, minutes=max(1, math.ceil(minutes))), elements, level))
     return arrays

@@ -17,14 +17,18 @@ from pathlib import Path
 import cifar_hpc
 from cifar_hpc.records.layout import SOURCE_FILE, SweepFiles
 
+PACKAGE = Path(cifar_hpc.__file__).parent
 
-def snapshot_package(files: SweepFiles, package: Path = Path(cifar_hpc.__file__).parent) -> Path:
+
+def package_digest(package: Path = PACKAGE) -> str:
+    """Twelve letters that change with any byte of the package's files."""
+    return _digest(package, _contents(package))
+
+
+def snapshot_package(files: SweepFiles, package: Path = PACKAGE) -> Path:
     """The folder to put first on PYTHONPATH. Raises OSError where it cannot be written."""
-    contents = {path: path.read_bytes() for path in sorted(package.rglob("*")) if _belongs(path)}
-    digest = hashlib.sha256()
-    for path, content in contents.items():
-        digest.update(f"{path.relative_to(package)}\0{len(content)}\0".encode() + content)
-    target = files.code / digest.hexdigest()[:12]
+    contents = _contents(package)
+    target = files.code / _digest(package, contents)
     if target.is_dir():
         return target
     files.code.mkdir(parents=True, exist_ok=True)
@@ -43,8 +47,16 @@ def snapshot_package(files: SweepFiles, package: Path = Path(cifar_hpc.__file__)
     return target
 
 
-def _belongs(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts
+def _contents(package: Path) -> dict[Path, bytes]:
+    files = (path for path in sorted(package.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    return {path: path.read_bytes() for path in files}
+
+
+def _digest(package: Path, contents: dict[Path, bytes]) -> str:
+    digest = hashlib.sha256()
+    for path, content in contents.items():
+        digest.update(f"{path.relative_to(package)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def _source(package: Path) -> dict[str, str | None]:

@@ -1,0 +1,99 @@
+"""What waits for what: canaries and parents, on a scripted cluster."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripted_slurm import ScriptedSlurm
+from training import digits_config
+
+from cifar_hpc.executors.slurm import SlurmExecutor
+from cifar_hpc.executors.slurm_profile import SlurmProfile
+from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import JobEvent
+from cifar_hpc.records.store import append_records, utc_now
+from cifar_hpc.trial import PARENT_PREFIX
+
+
+def _job(number: int, parent: Job | None = None, minutes: float = 60.0) -> Job:
+    config = digits_config(seed=number)
+    if parent is not None:
+        config = replace(config, weights=f"{PARENT_PREFIX}{parent.trial_ids[0]}")
+    needs = Resources(gpus=1.0, minutes=minutes)
+    return Job(
+        sweep="s",
+        job_id=f"job-{number:04d}",
+        cohorts=(Cohort(trials=(config,)),),
+        resources=needs,
+        level=0 if parent is None else parent.level + 1,
+    )
+
+
+@pytest.fixture
+def send(tmp_path, monkeypatch):
+    """Submits jobs as the command line does; the dependencies of the batch scripts in the order of their ids."""
+    scripted = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    layout = Layout(tmp_path / "results")
+
+    def send(*jobs: Job, **profile) -> tuple[list[str | None], SlurmExecutor]:
+        before = {path.name for path in scripted.folder.glob("*.sh")}
+        executor = SlurmExecutor(SlurmProfile(**profile), layout)
+        sent: list[tuple[Job, str]] = []
+        executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
+        events = [
+            JobEvent(
+                at=utc_now(),
+                event="submitted",
+                job_id=job.job_id,
+                trial_ids=job.trial_ids,
+                executor="slurm",
+                handle=handle,
+                detail=executor.marks.get(handle, ""),
+            )
+            for job, handle in sent
+        ]
+        append_records(layout.sweep("s").jobs, events)
+        new = sorted(path for path in scripted.folder.glob("*.sh") if path.name not in before)
+        return [_dependency(path) for path in new], executor
+
+    return send
+
+
+def _dependency(script: Path) -> str | None:
+    text = script.read_text()
+    found = re.search(r"#SBATCH --dependency=(\S+)\n", text)
+    assert bool(found) == ("#SBATCH --kill-on-invalid-dep=yes\n" in text)
+    return found[1] if found else None
+
+
+def test_children_wait_for_the_canary_to_succeed_and_for_their_parents_only_to_have_ended(send):
+    parents = [_job(0), _job(1)]
+    children = [_job(number, parents[number % 2]) for number in range(2, 5)]
+    grandchild = _job(5, children[0])
+    told, _ = send(*parents, *children, grandchild)
+    assert told == [None, "afterok:1000", "afterok:1000,afterany:1001", "afterok:1000,afterany:1002"]
+
+
+def test_a_child_waits_for_a_parent_that_an_earlier_sweep_submitted(send):
+    parent = _job(0)
+    assert send(parent)[0] == [None]
+    assert send(_job(1, parent))[0] == ["afterany:1000"]
+
+
+def test_children_of_parents_that_wait_for_room_wait_too(send):
+    parents = [_job(number) for number in range(4)]
+    _, executor = send(*parents, _job(4, parents[0]), max_submit=4)
+    assert [job.job_id for job in executor.waiting] == ["job-0003", "job-0004"]
+
+
+def test_a_class_that_has_passed_a_canary_needs_none_until_its_profile_changes(send):
+    layout = Layout(send(_job(0), _job(1))[1].layout.root)
+    assert send(_job(2), _job(3))[0] == [None, "afterok:1002"], "nothing behind the first one has begun"
+    layout.sweep("s").element_log("1003_0").touch()  # as Slurm does when the element starts
+    assert send(_job(4), _job(5))[0] == [None]
+    assert send(_job(6), _job(7))[0] == [None], "also by the mark of jobs that needed none"
+    assert send(_job(8), _job(9), account="other")[0] == [None, "afterok:1006"]
