@@ -13,10 +13,9 @@ from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.forms import to_csv, to_json
+from cifar_hpc.report.forms import duration_text, to_csv, to_json
 from cifar_hpc.report.tables import (
     count_text,
-    duration_text,
     estimate_text,
     leaderboard_latex,
     leaderboard_markdown,

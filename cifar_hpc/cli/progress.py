@@ -1,4 +1,4 @@
-"""What a person sees while trials train: a live picture on a terminal, a line for each finished trial elsewhere.
+"""What a person sees while trials train: a live picture on a terminal, lines elsewhere.
 
 Reads the disk only, so it shows any executor's work; writes to stderr.
 """
@@ -20,15 +20,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cifar_hpc.cli.states import ENDED, SweepReader
+from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EpochRecord, PlannedTrial, PlanRecord, Status
-from cifar_hpc.records.store import read_records
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.report.forms import duration_text
 
 LOOK_EVERY_S = 1.0
 COST_FRAC = 0.05  # share of one core that looking may take: a large sweep is looked at less often
 SHOWN_RUNNING = 8
+BAR_WIDTH = 20
+MOST_LINES = 4  # of one look, on what is no terminal
+FIRST_SILENCE_S, LONGEST_SILENCE_S = 15.0, 300.0  # between two lines there; it doubles
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +71,86 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     return Best(names[point], plan.objective, fmean(values[point]), len(values[point]))
 
 
-def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState], side_by_side: int) -> float | None:
-    """Seconds to the end: epochs to do times the measured seconds of an epoch (of the same architecture where one was
-    measured), shared among the trials that run side by side; None before any was measured."""
+def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
+    """Seconds of one epoch of each trial: the mean of its architecture where that was measured, else of all; empty before."""
     measured: dict[str, list[float]] = defaultdict(list)
     for trial in plan.trials:
-        result = states[trial.trial_id].result
-        if result and result.curves:
-            measured[trial.config["arch"]].append(fmean(epoch.train_s + epoch.val_s for epoch in result.curves))
+        if epochs := states[trial.trial_id].epochs:
+            measured[trial.config["arch"]].append(fmean(epoch.train_s + epoch.val_s for epoch in epochs))
     if not measured:
-        return None
+        return {}
     anywhere = fmean(value for values in measured.values() for value in values)
-    total = 0.0
-    for trial in plan.trials:
-        state, arch = states[trial.trial_id], trial.config["arch"]
-        if state.status not in ENDED and state.status is not Status.FAILED:
-            left = max(0, trial.config["epochs"] - state.epochs_done)
-            total += left * (fmean(measured[arch]) if arch in measured else anywhere)
-    return total / max(1, side_by_side)
+    return {trial.trial_id: fmean(measured.get(trial.config["arch"], (anywhere,))) for trial in plan.trials}
 
 
-def duration_text(seconds: float) -> str:
-    """'40 s', '12 min', '3.2 h'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | None:
+    """Seconds to the end of what has not ended, one trial after another; None before any epoch was measured."""
+    costs = epoch_costs_s(plan, states)
+    open_ = [trial for trial in plan.trials if _is_open(states[trial.trial_id])]
+    return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) if costs else None
+
+
+class Pace:
+    """How fast a sweep gets on while it is looked at: what trains side by side, and what else it costs, is in it."""
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._gained_s = 0.0  # when an epoch ended last
+        self._first: dict[str, int] = {}
+        self._done_n = 0
+
+    def left_s(self, plan: PlanRecord, states: Mapping[str, TrialState], now_s: float) -> float | None:
+        """Seconds to the end, at now_s of a clock; None before an epoch has ended since the first look, and near the end."""
+        epochs = {trial_id: state.epochs_done for trial_id, state in states.items()}
+        if self._began_s is None:
+            self._began_s, self._first = now_s, epochs
+        if sum(epochs.values()) != self._done_n:
+            self._gained_s, self._done_n = now_s, sum(epochs.values())
+        costs = epoch_costs_s(plan, states)
+        gained = sum((n - self._first[trial_id]) * costs[trial_id] for trial_id, n in epochs.items()) if costs else 0.0
+        left = remaining_s(plan, states)
+        if not left or gained <= 0:
+            return None
+        left_s = left / gained * (self._gained_s - self._began_s) - (now_s - self._gained_s)
+        return left_s if left_s >= 1 else None
+
+
+def _is_open(state: TrialState) -> bool:
+    return state.status not in ENDED and state.status is not Status.FAILED
+
+
+def _epochs_left(trial: PlannedTrial, states: Mapping[str, TrialState]) -> int:
+    return max(0, int(trial.config["epochs"]) - states[trial.trial_id].epochs_done)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Trials and epochs of a sweep, and how many have ended; a trial that stopped early or failed has ended all of its own."""
+
+    trials: int
+    done: int
+    failed: int
+    epochs: int
+    epochs_done: int
+
+    @classmethod
+    def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
+        epochs = sum(int(trial.config["epochs"]) for trial in plan.trials)
+        left = sum(_epochs_left(trial, states) for trial in plan.trials if _is_open(states[trial.trial_id]))
+        done = sum(state.status in ENDED for state in states.values())
+        failed = sum(state.status is Status.FAILED for state in states.values())
+        return cls(len(plan.trials), done, failed, epochs, epochs - left)
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done}/{self.trials} trials{failed}, {self.epochs_done}/{self.epochs} epochs"
 
 
 @contextlib.contextmanager
-def watched(layout: Layout, reader: SweepReader, console: Console) -> Iterator[None]:
+def watched(reader: SweepReader, console: Console) -> Iterator[None]:
     """Shows the sweep's progress while the block runs, from a thread of its own."""
     stopped = threading.Event()
-    view = _LiveView(layout, console) if console.is_terminal else _LineView(console)
+    view = _LiveView(console) if console.is_terminal else _LineView(console)
     view.show(reader.plan, reader.read())  # what was there before
 
     def look() -> None:
@@ -122,44 +172,47 @@ def watched(layout: Layout, reader: SweepReader, console: Console) -> Iterator[N
 
 
 class _LineView:
-    """One line with the time for each trial that ends."""
+    """A line with the time for each trial that ends, one for all where many end at once, and one now and then between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._told: dict[str, Status] = {}
-        self._first = True
+        self._told: set[str] | None = None
+        self._pace = Pace()
+        self._silence_s = FIRST_SILENCE_S
+        self._spoke_s = time.monotonic()
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
 
     def show(self, plan: PlanRecord, states: Mapping[str, TrialState]) -> None:
-        news = [
-            trial
-            for trial in plan.trials
-            if states[trial.trial_id].status in {*ENDED, Status.FAILED}
-            and self._told.get(trial.trial_id) is not states[trial.trial_id].status
-        ]
-        self._told |= {trial.trial_id: states[trial.trial_id].status for trial in news}
-        if self._first:
-            self._first = False
-            return
-        running = _running(plan, states)
-        ended = sum(state.status in ENDED for state in states.values())
-        left_s = remaining_s(plan, states, len(running))
-        left = f", about {duration_text(left_s)} left" if left_s else ""
-        for trial in news:
-            counted = f"{time.strftime('%H:%M:%S')}  {ended}/{len(plan.trials)}"
-            line = f"{counted}  {name_of(trial)}  {_outcome(states[trial.trial_id])}{left}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        ended = {trial_id for trial_id, state in states.items() if not _is_open(state)}
+        now_s = time.monotonic()
+        left_s = self._pace.left_s(plan, states, now_s)
+        news = [trial for trial in plan.trials if trial.trial_id in ended - (ended if self._told is None else self._told)]
+        self._told = ended
+        lines = [f"{name_of(trial)}  {_outcome(states[trial.trial_id])}" for trial in news]
+        if len(news) > MOST_LINES:
+            failed = [line for trial, line in zip(news, lines, strict=True) if states[trial.trial_id].status is Status.FAILED]
+            lines = [f"{len(news)} trials ended", *failed[:MOST_LINES]]
+        elif not news and now_s - self._spoke_s >= self._silence_s:
+            running = len(_running(plan, states))
+            lines = [f"{running} running"] if running else []
+            self._silence_s = min(2 * self._silence_s, LONGEST_SILENCE_S)
+        left = f"  about {duration_text(left_s)} left" if left_s else ""
+        for line in lines:
+            text = f"{time.strftime('%H:%M:%S')}  {Counts.of(plan, states)}  {line}{left}"
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if lines:
+            self._spoke_s = now_s
 
 
 class _LiveView:
     """A picture that renews itself in place."""
 
-    def __init__(self, layout: Layout, console: Console) -> None:
-        self._layout = layout
+    def __init__(self, console: Console) -> None:
         self._live = Live(console=console, refresh_per_second=4, transient=True)
+        self._pace = Pace()
 
     def __enter__(self) -> None:
         self._live.start()
@@ -169,38 +222,47 @@ class _LiveView:
 
     def show(self, plan: PlanRecord, states: Mapping[str, TrialState]) -> None:
         running = _running(plan, states)
-        done = sum(state.status in ENDED for state in states.values())
-        failed = sum(state.status is Status.FAILED for state in states.values())
-        epochs = sum(state.epochs_done for state in states.values())
-        left_s = remaining_s(plan, states, len(running))
+        counts = Counts.of(plan, states)
+        left_s = self._pace.left_s(plan, states, time.monotonic())
         head = Table.grid(padding=(0, 2))
+        head.add_column(no_wrap=True, overflow="ellipsis")
         head.add_row(
             Text(plan.sweep, style="bold"),
-            ProgressBar(total=max(1, len(plan.trials)), completed=done, width=24),
-            f"{done}/{len(plan.trials)} trials",
-            f"{epochs} epochs",
-            Text(f"{failed} failed", style="red") if failed else "",
-            f"about {duration_text(left_s)} left" if left_s else "",
+            ProgressBar(total=max(1, counts.epochs), completed=counts.epochs_done, width=BAR_WIDTH),
+            Text(f"{counts.done}/{counts.trials} trials"),
+            Text(f"{counts.epochs_done}/{counts.epochs} epochs"),
+            Text(f"about {duration_text(left_s)} left" if left_s else ""),
         )
         best = best_point(plan, states)
-        lines: list[Any] = [head, *([Text(f"best so far: {best}", style="green")] if best else [])]
-        lines += [self._running_table(running, states)] if running else []
+        lines: list[Any] = [head]
+        lines += [_one_line(f"{counts.failed} failed: cifar-hpc logs {plan.sweep}", "red")] if counts.failed else []
+        lines += [_one_line(f"best so far: {best}", "green")] if best else []
+        waiting = sum(_is_open(state) for state in states.values()) - len(running)
+        lines += [_running_table(plan, running, states)] if running else [_one_line(f"  {waiting} wait to start", "dim")]
         self._live.update(Group(*lines))
 
-    def _running_table(self, running: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> Table:
-        table = Table.grid(padding=(0, 2))
-        for trial in running[:SHOWN_RUNNING]:
-            epochs = read_records(self._layout.trial(trial.trial_id).metrics, EpochRecord)
-            acc = epochs[-1].val_acc if epochs else None
-            table.add_row(
-                Text(f"  {trial.trial_id}", style="dim"),
-                Text(name_of(trial)),
-                f"epoch {states[trial.trial_id].epochs_done}/{trial.config['epochs']}",
-                f"val acc {100 * acc:.2f} %" if acc is not None else "",
-            )
-        if len(running) > SHOWN_RUNNING:
-            table.add_row("", Text(f"and {len(running) - SHOWN_RUNNING} more", style="dim"))
-        return table
+
+def _one_line(text: str, style: str) -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _running_table(plan: PlanRecord, running: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> Table:
+    ids = short_ids([trial.trial_id for trial in plan.trials])
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for trial in running[:SHOWN_RUNNING]:
+        state = states[trial.trial_id]
+        acc = state.epochs[-1].val_acc if state.epochs else None
+        table.add_row(
+            Text(f"  {ids[trial.trial_id]}", style="dim"),
+            Text(name_of(trial)),
+            Text(f"epoch {state.epochs_done}/{trial.config['epochs']}"),
+            Text(f"val acc {100 * acc:.2f} %" if acc is not None else ""),
+        )
+    if len(running) > SHOWN_RUNNING:
+        table.add_row("", Text(f"and {len(running) - SHOWN_RUNNING} more", style="dim"))
+    return table
 
 
 def _running(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[PlannedTrial]:
@@ -210,6 +272,6 @@ def _running(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[Planned
 def _outcome(state: TrialState) -> str:
     result = state.result
     if result is None:
-        return f"failed: {state.reason}"
+        return f"failed: {first_line(state.reason)}"
     acc = f"val acc {100 * result.val.acc:.2f} %" if result.val else "diverged"
     return f"{acc}  ({len(result.curves)} epochs, {duration_text(result.train_s)})"

@@ -15,10 +15,14 @@ from cifar_hpc.executors.base import JobState, LocalHandles
 from cifar_hpc.executors.slurm_queue import SlurmQueue
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout, SweepFiles
-from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
+from cifar_hpc.records.parents import ParentFailedError, parent_failure
+from cifar_hpc.records.schema import JobEvent, PlannedTrial, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_records, utc_now
+from cifar_hpc.trial import PARENT_PREFIX
 
 ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
+SHORTEST_ID = 8
+MOST_LETTERS = 200
 _ATTACHED = ("inline", "ray")  # executors whose handles name a process
 
 
@@ -33,6 +37,8 @@ class SweepReader:
     def read(self) -> dict[str, TrialState]:
         """By trial id, in the plan's order."""
         states = {trial.trial_id: self._state(trial.trial_id) for trial in self.plan.trials}
+        for trial in self.plan.trials:
+            states[trial.trial_id] = self._without_parents_failure(trial, states[trial.trial_id])
         events = read_records(self._layout.sweep(self.plan.sweep).jobs, JobEvent)
         return _with_jobs(states, events, SlurmQueue(self._layout.queue))
 
@@ -43,6 +49,15 @@ class SweepReader:
         if state.status in ENDED:
             self._ended[trial_id] = state
         return state
+
+    def _without_parents_failure(self, trial: PlannedTrial, state: TrialState) -> TrialState:
+        """A trial that failed with its parent has not failed once that one is mended: it may start with it, or after it."""
+        if state.error is None or state.error.kind != ParentFailedError.__name__:
+            return state
+        parent = str(trial.config["weights"]).removeprefix(PARENT_PREFIX)
+        if parent_failure(parent, self._layout) is not None:
+            return state
+        return dataclasses.replace(state, status=Status.PLANNED, reason="", error=None)
 
 
 def open_jobs(sweep: SweepFiles) -> list[JobEvent]:
@@ -85,6 +100,20 @@ def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:
         return found[0]
     what = f"means {len(found)} trials ({', '.join(found[:4])}...): give more letters" if found else "begins no trial's id here"
     raise CifarHpcError(f"trial: {prefix!r} {what}")
+
+
+def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
+    """Each id's beginning that no other of them has, at least SHORTEST_ID letters, all of one length."""
+    length = SHORTEST_ID
+    while len({trial_id[:length] for trial_id in trial_ids}) < len(set(trial_ids)):
+        length += 1
+    return {trial_id: trial_id[:length] for trial_id in trial_ids}
+
+
+def first_line(reason: str) -> str:
+    """The first line of a reason, cut to MOST_LETTERS: an exception may say a page."""
+    line = next(iter(reason.splitlines()), "")
+    return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}..."
 
 
 def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent], cluster: SlurmQueue) -> dict[str, TrialState]:
@@ -144,3 +173,11 @@ def sweep_command(plan: PlanRecord) -> str:
     """What continues the sweep when it is typed, with what was set for it."""
     words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
     return shlex.join(words if plan.share else [*words, "--no-share"])
+
+
+def failure_lines(plan: PlanRecord) -> list[str]:
+    """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one."""
+    return [
+        f"why: cifar-hpc logs {plan.sweep}",
+        f"once mended: cifar-hpc retry {plan.sweep}   (a mistake in the spec: mend it there, then {sweep_command(plan)})",
+    ]

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.cli.progress import name_of
-from cifar_hpc.cli.states import SweepReader, open_jobs, resolve_trial, sweep_command
+from cifar_hpc.cli.states import (
+    ENDED,
+    SweepReader,
+    failure_lines,
+    first_line,
+    open_jobs,
+    resolve_trial,
+    short_ids,
+    sweep_command,
+)
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
-from cifar_hpc.errors import RecordError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.executors.base import JobState
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.layout import Layout, SweepFiles, results_root
+from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, SweepFiles, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import ErrorRecord, JobEvent, PlannedTrial, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
 
 LOG_LINES = 40
-
-
-class Format(StrEnum):
-    """How rows are printed on stdout."""
-
-    TABLE = "table"
-    JSON = "json"
-    CSV = "csv"
-    MD = "md"
+MOST_REASONS = 10
 
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name")]
@@ -51,15 +47,17 @@ def status(
     """Show where the trials of a sweep stand, why some failed, and what to type next."""
     layout = Layout(results_root())
     if name is None:
-        _write([_sweep_row(layout, sweep.name) for sweep in layout.sweeps()], format)
+        _print_sweeps(layout, format)
         return
     plan = read_plan(layout, name)
     states = SweepReader(layout, plan).read()
     rows = _select(plan, states, terms)
-    if format is not Format.TABLE:
-        _write([_row(trial, states[trial.trial_id]) for trial in rows], format)
-        return
-    _print_status(plan, {trial.trial_id: states[trial.trial_id] for trial in rows}, rows, detailed=bool(terms))
+    if format in (Format.JSON, Format.CSV):
+        _write_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
+    elif format is Format.TABLE:
+        _print_status(plan, states, rows, detailed=bool(terms))
+    else:
+        print_columns(_trial_columns(plan, states, rows), format)
 
 
 def logs(
@@ -75,7 +73,8 @@ def logs(
         if not terms:
             chosen = [trial_id for trial_id in chosen if states[trial_id].status in (Status.FAILED, Status.LOST)]
         if not chosen:
-            say("no trial failed")
+            counts = Counter(states[trial.trial_id].status for trial in plan.trials)
+            say("no trial matches" if terms else f"no trial failed or was lost ({_counts_text(counts)}); an id shows its log")
     else:
         chosen = [resolve_trial(name, layout.trial_ids())]
     for trial_id in chosen:
@@ -122,7 +121,7 @@ def retry(
 ) -> None:
     """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
 
-    The old error stands until the new attempt ends, and attempts count on.
+    For what failed of the machine. What failed of a mistake in the spec: mend the spec and type `sweep`.
     """
     from cifar_hpc.plan import recorded_plan
 
@@ -134,9 +133,23 @@ def retry(
     if not chosen:
         say(f"{name}: no failed trial to run again")
         return
+    _refuse_changed_spec(layout, plan)
     for trial_id in chosen:
         _remove_torn_result(layout, trial_id)
     run_plan(layout, recorded_plan(plan), reader, Where(on, profile), again=chosen)
+
+
+def _refuse_changed_spec(layout: Layout, plan: PlanRecord) -> None:
+    """A spec that was mended since is what its writer wants to run, not the plan of before."""
+    try:
+        changed = Path(plan.spec_path).read_bytes() != layout.sweep(plan.sweep).spec.read_bytes()
+    except OSError:  # moved, or typed from another folder: the plan is all there is
+        return
+    if changed:
+        raise CifarHpcError(
+            f"retry: {plan.spec_path} has changed since {plan.sweep} was planned, and retry runs what was planned; "
+            f"type {sweep_command(plan)} first: it runs what the change makes new, and retry then what still fails"
+        )
 
 
 def _remove_torn_result(layout: Layout, trial_id: str) -> None:
@@ -187,31 +200,94 @@ def _row(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
     return {"trial_id": trial.trial_id, **trial.axes, **_measured(trial, state)}
 
 
-def _sweep_row(layout: Layout, name: str) -> dict[str, Any]:
-    plan = read_plan(layout, name)
-    counts = Counter(state.status for state in SweepReader(layout, plan).read().values())
-    return {"sweep": name, "trials": len(plan.trials), **{status.value: counts[status] for status in Status}}
+def _print_sweeps(layout: Layout, format: Format) -> None:
+    counts: dict[str, Counter[Status]] = {}
+    unread = []
+    for name in (sweep.name for sweep in layout.sweeps()):
+        try:
+            states = SweepReader(layout, read_plan(layout, name)).read()
+        except RecordError as error:
+            unread.append(str(error))
+        else:
+            counts[name] = Counter(state.status for state in states.values())
+    if format in (Format.JSON, Format.CSV):
+        records = [
+            {"sweep": name, "trials": n.total(), **{status.value: n[status] for status in Status}} for name, n in counts.items()
+        ]
+        _write_records(records, format)
+    elif counts:
+        columns = [
+            TextColumn("sweep", tuple(counts)),
+            TextColumn("trials", tuple(str(n.total()) for n in counts.values()), right=True),
+            TextColumn("finished", tuple(str(sum(n[status] for status in ENDED)) for n in counts.values()), right=True),
+            TextColumn("others", tuple(_counts_text({s: k for s, k in n.items() if s not in ENDED}) for n in counts.values())),
+        ]
+        print_columns(columns, format)
+    else:
+        say(f"no sweep under {layout.root}: cifar-hpc sweep SPEC starts one; ${RESULTS_VARIABLE} names another place")
+    for line in unread:
+        say(f"not read: {line}")
+
+
+def _counts_text(counts: Mapping[Status, int]) -> str:
+    """'3 running, 2 failed'."""
+    return ", ".join(f"{counts[status]} {status.value}" for status in Status if counts.get(status))
 
 
 def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequence[PlannedTrial], *, detailed: bool) -> None:
-    counts = Counter(state.status for state in states.values())
-    typer.echo(f"{plan.sweep}: " + ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]))
-    if detailed:
-        _write([_row(trial, states[trial.trial_id]) for trial in rows], Format.TABLE)
+    shown = {trial.trial_id: states[trial.trial_id] for trial in rows}
+    counts = Counter(state.status for state in shown.values())
+    typer.echo(f"{plan.sweep}: {_counts_text(counts) or 'no trial'}")
+    if detailed and rows:
+        print_columns(_trial_columns(plan, states, rows))
     for trial in rows:
         state = states[trial.trial_id]
         if state.status is Status.RUNNING and not detailed:
             epoch = f"epoch {state.epochs_done}/{trial.config['epochs']}"
-            typer.echo(f"  running  {trial.trial_id}  {name_of(trial)}  {epoch}")
-    failures = Counter(state.reason for state in states.values() if state.status is Status.FAILED)
-    for reason, n in failures.most_common():
-        typer.echo(f"  failed   {n} x {reason}")
-    if failures:
-        say(f"next: cifar-hpc logs {plan.sweep}, and once mended cifar-hpc retry {plan.sweep}")
-    elif any(counts[status] for status in (Status.PLANNED, Status.LOST, Status.CANCELLED)):
-        say(f"next: {sweep_command(plan)}")
-    elif counts[Status.COMPLETED]:
-        say(f"next: cifar-hpc report {plan.sweep}")
+            typer.echo(f"  running    {trial.trial_id}  {name_of(trial)}  {epoch}")
+    reasons = Counter((s.status, first_line(s.reason)) for s in shown.values() if s.reason and s.status not in ENDED)
+    for (status, reason), n in reasons.most_common(MOST_REASONS):
+        typer.echo(f"  {status.value:<9}  {n} x {reason}")
+    if len(reasons) > MOST_REASONS:
+        say(f"... and {len(reasons) - MOST_REASONS} more reasons: --format json")
+    for line in _next_lines(plan, shown):
+        say(line)
+
+
+def _next_lines(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[str]:
+    """What to type now."""
+    by_status = {status: [s for s in states.values() if s.status is status] for status in Status}
+    if by_status[Status.FAILED]:
+        return failure_lines(plan)
+    open_ = [state for status in (Status.PLANNED, Status.LOST, Status.CANCELLED) for state in by_status[status]]
+    if open_:
+        kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""
+        return [f"next: {sweep_command(plan)}{kept}"]
+    return [f"next: cifar-hpc report {plan.sweep}"] if by_status[Status.COMPLETED] else []
+
+
+def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequence[PlannedTrial]) -> list[TextColumn]:
+    """What tells the trials apart and where they stand; a column that is empty, or the same in all of several, leaves."""
+    ids = short_ids([trial.trial_id for trial in plan.trials])
+    axes = dict.fromkeys(key for trial in rows for key in trial.axes)
+    measured = [_measured(trial, states[trial.trial_id]) for trial in rows]
+    columns = [TextColumn("trial", tuple(ids[trial.trial_id] for trial in rows))]
+    for key in axes:
+        cells = tuple("" if trial.axes.get(key) is None else str(trial.axes[key]) for trial in rows)
+        if len(set(cells)) > 1 or (len(rows) == 1 and cells[0]):
+            columns.append(TextColumn(key, cells))
+    epochs = tuple(f"{row['epochs_done']}/{trial.config['epochs']}" for row, trial in zip(measured, rows, strict=True))
+    columns += [
+        TextColumn("status", tuple(row["status"] for row in measured)),
+        TextColumn("epochs", epochs, keep=6, right=True),
+        TextColumn("val acc %", tuple(_percent(row["val_acc"]) for row in measured), keep=8, right=True),
+        TextColumn("test acc %", tuple(_percent(row["test_acc"]) for row in measured), keep=5, right=True),
+    ]
+    return [column for column in columns if any(column.cells)]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
 
 
 def _log_text(layout: Layout, trial_id: str) -> str:
@@ -225,15 +301,19 @@ def _log_text(layout: Layout, trial_id: str) -> str:
         lines += [error.traceback.rstrip()] if error.traceback else []
     except FileNotFoundError:
         try:
-            job = read_record(files.result, TrialResult).job
+            result = read_record(files.result, TrialResult)
+            job = result.job
+            lines.append(f"{result.outcome.value} after {len(result.curves)} epochs on {result.hardware.host}")
         except FileNotFoundError:
-            lines.append("no error is recorded")
+            lines.append("neither finished nor failed: no error is recorded")
     if "/" in job:
         sweep_name, job_id = job.split("/", 1)
         path = _log_file(layout.sweep(sweep_name), job_id)
         if path.is_file():
             printed = path.read_text(errors="replace").splitlines()
             lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
+        else:
+            lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`")
     return "\n".join(lines) + "\n"
 
 
@@ -243,27 +323,5 @@ def _log_file(sweep: SweepFiles, job_id: str) -> Path:
     return sweep.element_log(handles[-1]) if handles else sweep.log(job_id)
 
 
-def _write(rows: Sequence[Mapping[str, Any]], format: Format) -> None:
-    """Rows with equal keys, on stdout. Absent is null in JSON and an empty cell elsewhere."""
-    if format is Format.JSON:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    if not rows:
-        say("nothing to show")
-        return
-    titles = list(dict.fromkeys(key for row in rows for key in row))
-    cells = [["" if row.get(title) is None else str(row[title]) for title in titles] for row in rows]
-    if format is Format.CSV:
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([titles, *cells])
-        typer.echo(stream.getvalue(), nl=False)
-    elif format is Format.MD:
-        for line in (titles, ["---"] * len(titles), *cells):
-            typer.echo(f"| {' | '.join(line)} |")
-    else:
-        table = Table(box=None, pad_edge=False)
-        for title in titles:
-            table.add_column(title, overflow="fold")
-        for line in cells:
-            table.add_row(*line)
-        Console(highlight=False).print(table, markup=False)
+def _write_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
+    typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)

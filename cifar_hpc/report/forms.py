@@ -1,4 +1,5 @@
-"""Columns of text in every form that a command prints, and records for programs. Knows nothing of what they mean.
+"""Columns of text in every form that a command prints, records for programs, durations as words. Knows nothing of
+what they mean.
 
 Imports nothing heavy, so that `status` prints with it too. A terminal's width decides which columns stay; a pipe has none.
 """
@@ -55,8 +56,8 @@ def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | 
         left.append(least.title)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in kept:
-        justify = "right" if column.right else "left"
-        table.add_column(column.title, justify=justify, overflow="fold", no_wrap=column.keep < NEVER_LEAVES)
+        whole = column.keep < NEVER_LEAVES
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=whole)
     for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
         table.add_row(*cells, style=styles[number] if styles else None)
     return table, left
@@ -107,6 +108,20 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
     return stream.getvalue()
+
+
+def duration_text(seconds: float | None) -> str:
+    """'48 s', '12.5 min', '3.2 h'; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, noun: str) -> str:
+    """'1 trial', '2 trials'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _csv_value(value: Any) -> Any:

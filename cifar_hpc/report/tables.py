@@ -16,7 +16,7 @@ from rich.table import Table
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
-from cifar_hpc.report.forms import TextColumn, fit_table, to_latex, to_markdown
+from cifar_hpc.report.forms import TextColumn, duration_text, fit_table, to_latex, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +96,6 @@ def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int = 2
         return ""
     spread = f" ± {scale * estimate.sd:.{digits}f}" if estimate.sd is not None else ""
     return f"{scale * estimate.mean:.{digits}f}{spread} ({estimate.n})"
-
-
-def duration_text(seconds: float | None) -> str:
-    """'48 s', '12.5 min', '3.2 h'; empty for None."""
-    if seconds is None:
-        return ""
-    if seconds < 90:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def params_text(row: Row) -> str:

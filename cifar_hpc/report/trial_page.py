@@ -18,8 +18,9 @@ from cifar_hpc.records.store import write_atomic
 from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
-from cifar_hpc.report.page import PageTable, render
-from cifar_hpc.report.tables import count_text, duration_text
+from cifar_hpc.report.forms import duration_text
+from cifar_hpc.report.page import PageTable, render, save_tables
+from cifar_hpc.report.tables import count_text
 
 
 def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Diagnosis, str]:
@@ -46,12 +47,14 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)]
     drawings: list[Drawing] = [draw_confusion(found, split), draw_reliability(found, split), *curves]
     save_drawings(drawings, folder / "figures")
+    tables = trial_tables(trial, found, split)
+    save_tables(tables, folder / "tables")
     page = render(
         title=f"Trial {trial.trial_id}",
         progress=trial.reason,
         summary=trial_summary(trial, found, split),
         drawings=drawings,
-        tables=trial_tables(trial, found, split),
+        tables=tables,
         trials=[trial],
         root=os.path.relpath(layout.root, folder),
     )
