@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import torch
+
 from cifar_hpc.train.distributed import World
 from cifar_hpc.train.launch import Link
 
@@ -41,3 +43,19 @@ def never_answer(world: World, link: Link, folder: Path) -> None:
     if world.rank == 1:
         time.sleep(600)
     world.broadcast("anything")
+
+
+def run_out_of_memory_beside_others(world: World, link: Link, order) -> None:
+    """The runner's ranks; the memory of rank 1 holds one trial and no more."""
+    from cifar_hpc import runner
+    from cifar_hpc.train.member import Member
+
+    step = Member.train_step
+
+    def limited(member, tap, target):
+        if world.rank == 1 and not member.parts_batches:
+            raise torch.OutOfMemoryError("out of memory, on purpose")
+        step(member, tap, target)
+
+    Member.train_step = limited
+    runner._train_as_rank(world, link, order)

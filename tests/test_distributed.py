@@ -136,6 +136,14 @@ def test_what_raises_in_one_process_is_the_trials_error_and_the_others_go_on(tmp
     assert "in failing" in state.error.traceback
 
 
+def test_a_cohort_for_which_one_process_has_no_memory_goes_on_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_train_as_rank", ranks.run_out_of_memory_beside_others)
+    configs = [odd_config(lr=0.02), odd_config(lr=0.03)]
+    results = run_in(tmp_path, 2, *configs)
+    assert [result.outcome for result in results] == [Outcome.FINISHED] * 2
+    assert [result.trunk_shared_by for result in results] == [1, 1]
+
+
 def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "_train_as_rank", ranks.sleep_on_rank_one)
     config = odd_config()

@@ -28,11 +28,14 @@ ALLOWED: dict[str, set[str]] = {
     "models": FOUNDATION | {"trial"},
     "train": FOUNDATION | {"trial", "data", "models", "records", "__init__"},
     "trained": FOUNDATION | {"trial", "data", "models", "records", "train", "__init__"},
-    "runner": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "__init__"},
-    "executors": FOUNDATION | {"trial", "records", "plan", "__init__"},
+    "attempts": FOUNDATION | {"trial", "records", "train"},
+    "trainer": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "attempts"},
+    "runner": FOUNDATION | {"trial", "records", "train", "plan", "attempts", "trainer"},
+    "search": FOUNDATION | {"trial", "cohorts", "records", "spec", "plan"},
+    "executors": FOUNDATION | {"trial", "records", "plan", "search", "__init__"},
     "collect": FOUNDATION | {"trial", "records", "__init__"},
     "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
-    "cli": FOUNDATION | {"trial", "records", "spec", "plan", "executors", "collect", "report", "__init__"},
+    "cli": FOUNDATION | {"trial", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command needs when it is called.
@@ -41,7 +44,8 @@ DEFERRED = {"executors": {"runner"}, "cli": {"data", "models", "train", "trained
 EXCEPTIONS = {"executors/slurm_profile.py": {"spec"}}
 # Third-party packages that have one door.
 ONE_DOOR = {
-    "ray": {"executors/ray_tune.py"},
+    "ray": {f"executors/ray_{part}.py" for part in ("session", "worker", "search", "tune")},
+    "optuna": {"search/samplers.py"},
     "submitit": {"executors/slurm.py"},
     "pydantic": {"spec"},
     "pydantic_core": {"spec"},
@@ -124,5 +128,5 @@ def test_an_import_against_the_table_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     bad = tmp_path / "train" / "loop.py"
     bad.parent.mkdir()
-    bad.write_text("def f():\n    from cifar_hpc.report import tables\nimport ray\n")
-    assert _wrong(bad) == ["train/loop.py:3: ray is for ['executors/ray_tune.py']", "train/loop.py:2: train imports report"]
+    bad.write_text("def f():\n    from cifar_hpc.report import tables\nimport submitit\n")
+    assert _wrong(bad) == ["train/loop.py:3: submitit is for ['executors/slurm.py']", "train/loop.py:2: train imports report"]

@@ -1,6 +1,8 @@
-"""A batch that does not fit is taken in parts with the same outcome, where the network allows; otherwise the error says so."""
+"""What does not fit is taken in parts with the same outcome: batches where the network allows it, cohorts always."""
 
 from __future__ import annotations
+
+import weakref
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.runner import run_job
-from tests.test_train_loop import run_alone
-from tests.training import digits_config, job_of
+from cifar_hpc.train.member import Member
+from tests.test_train_loop import result_of, run_alone
+from tests.training import digits_config, job_of, numbers
 
 
 @pytest.fixture
@@ -55,3 +58,46 @@ def test_what_cannot_be_split_fails_with_what_would_fit(tmp_path, small_device, 
     run_job(job_of(config), layout, executor="inline")
     state = read_state(layout.trial(config.trial_id), config.trial_id)
     assert state.status is Status.FAILED and reason in state.reason
+
+
+def test_a_cohort_that_runs_out_of_memory_is_split_and_loses_no_bit(tmp_path, monkeypatch, capsys):
+    """Room for two trials beside each other, and the third epoch is where it shows."""
+    lrs = (0.01, 0.02, 0.03, 0.04, 0.05)
+    configs = [digits_config(freeze=1, lr=lr, epochs=4, dropout=0.2, optimizer="adamw") for lr in lrs]
+    whole = [numbers(run_alone(tmp_path, config)) for config in configs]
+    alive: weakref.WeakSet[Member] = weakref.WeakSet()
+    join, step = Member.join, Member.train_step
+
+    def counted(member, world):
+        alive.add(member)
+        join(member, world)
+
+    def limited(member, tap, target):
+        if len(alive) > 2 and member.progress.epoch == 3:
+            raise torch.OutOfMemoryError("out of memory, on purpose")
+        step(member, tap, target)
+
+    monkeypatch.setattr(Member, "join", counted)
+    monkeypatch.setattr(Member, "train_step", limited)
+    layout = Layout(tmp_path / "results")
+    run_job(job_of(*configs, together=True), layout, executor="inline")
+    results = [result_of(layout, config) for config in configs]
+    assert [numbers(result) for result in results] == whole
+    assert [result.trunk_shared_by for result in results] == [2, 2, 1, 2, 2]
+    assert "out of memory with 5 trials side by side: going on with 3" in capsys.readouterr().err
+
+
+def test_frozen_blocks_and_evaluation_take_as_many_images_as_fit(tmp_path, monkeypatch):
+    config = digits_config(freeze=1)
+    whole = run_alone(tmp_path / "whole", config)
+    forward = BlockModel.forward_blocks
+
+    def limited(model, x, start, stop):
+        if not torch.is_grad_enabled() and len(x) > 30:
+            raise torch.OutOfMemoryError("out of memory, on purpose")
+        return forward(model, x, start, stop)
+
+    monkeypatch.setattr(BlockModel, "forward_blocks", limited)
+    parts = run_alone(tmp_path / "parts", config)
+    assert parts.test.acc == pytest.approx(whole.test.acc, abs=0.01)
+    assert [c.train_loss for c in parts.curves] == pytest.approx([c.train_loss for c in whole.curves], rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -14,6 +15,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
@@ -22,6 +25,7 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.runner import Interrupted, run_job
 from cifar_hpc.train.optim import lr_factor
 from cifar_hpc.train.taps import Feed
+from cifar_hpc.trial import normalise
 from tests.training import digits_config, job_of, numbers
 
 
@@ -112,6 +116,37 @@ def test_members_of_a_cohort_have_the_bits_of_trials_alone(layout, tmp_path):
     for config in members:
         assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config
         assert result_of(layout, config).trunk_shared_by == 5
+
+
+MEMBERS = st.builds(
+    digits_config,
+    freeze=st.sampled_from(["none", 1, 2, "all"]),
+    unfreeze_epoch=st.sampled_from([None, 1]),
+    layer_decay=st.sampled_from([None, 0.5]),
+    optimizer=st.sampled_from(["sgd", "adam", "adamw"]),
+    lr=st.sampled_from([0.003, 0.01, 0.05]),
+    weight_decay=st.sampled_from([0.0, 0.01]),
+    schedule=st.sampled_from(["constant", "cosine", "onecycle"]),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    dropout=st.sampled_from([None, 0.3]),
+    ema=st.sampled_from([None, 0.9]),
+    grad_clip=st.sampled_from([None, 1.0]),
+    epochs=st.integers(1, 3),
+)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(
+    members=st.lists(MEMBERS, min_size=2, max_size=5, unique_by=lambda c: c.trial_id),
+    augment=st.sampled_from(["none", "flip_crop"]),
+)
+def test_cohorts_drawn_at_random_have_the_bits_of_trials_alone(tmp_path_factory, members, augment):
+    folder = tmp_path_factory.mktemp("drawn")
+    members = [normalise(dataclasses.replace(member, augment=augment)) for member in members]
+    members = list({member.trial_id: member for member in members}.values())
+    run_job(job_of(*members, together=True), Layout(folder), executor="inline")
+    for config in members:
+        assert numbers(result_of(Layout(folder), config)) == numbers(run_alone(folder, config)), config
 
 
 def test_taps_that_are_kept_change_no_bit(layout, tmp_path, monkeypatch):

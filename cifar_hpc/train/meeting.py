@@ -109,6 +109,7 @@ class Meeting:
     folder: Path
     team: Team
     round: int = 0
+    begun: bool = False
 
     @property
     def store(self) -> Path:
@@ -148,10 +149,12 @@ class Meeting:
         paths = [path for path in self.folder.glob(f"failed-{self.round}-*") if path.name != own]
         return [Failure(**json.loads(path.read_text())) for path in paths]
 
-    def next_round(self) -> None:
-        """The leader's: all ranks start again."""
-        self.round += 1
-        self._write(f"round-{self.round}", "")
+    def begin_round(self) -> None:
+        """The leader's: all ranks start, or start again. Launchers come to the first round unasked."""
+        if self.begun:
+            self.round += 1
+            self._write(f"round-{self.round}", "")
+        self.begun = True
 
     def ended(self) -> bool:
         return (self.folder / "ended").exists()

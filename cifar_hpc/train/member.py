@@ -23,6 +23,7 @@ from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.train.distributed import World, share_statistics
 from cifar_hpc.train.optim import build_optimizer, lr_factor, set_lr
+from cifar_hpc.train.portions import Portions
 from cifar_hpc.trial import TrialConfig, stream_seed
 
 
@@ -65,6 +66,8 @@ class Member:
         self.progress = Progress()
         self.device = next(self.model.parameters()).device
         self.world = World()
+        self.parts_batches = True  # whether a batch that does not fit the memory is taken in parts; else OutOfMemoryError
+        self.portions = Portions()
         self.loss_sum: Tensor
         self.correct: Tensor
         self._zero_sums()
@@ -129,6 +132,8 @@ class Member:
             try:
                 return self._backward(tap, target, size)
             except torch.OutOfMemoryError as error:
+                if not self.parts_batches:
+                    raise
                 self._refuse_smaller(size, error)
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
@@ -176,9 +181,9 @@ class Member:
     def eval_logits(self, tap: Tensor) -> Tensor:
         """Logits NK, float32, of the weights that are evaluated: the average's where there is one."""
         suffix = self._evaluated()
+        start, stop = self.depth - self.frozen, len(suffix.blocks)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits_NK = suffix.forward_blocks(tap, self.depth - self.frozen, len(suffix.blocks))
-        return logits_NK.float()
+            return self.portions(lambda x: {0: suffix.forward_blocks(x, start, stop).float()}, tap)[0]
 
     def eval_mode(self) -> None:
         self.suffix.eval()

@@ -18,6 +18,7 @@ from cifar_hpc.data.batches import Batches
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
 from cifar_hpc.train.distributed import World
+from cifar_hpc.train.portions import Portions
 
 KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept taps may take, in this order of preference
 GPU_TOLERANCE = 1e-2  # relative; kept taps of a GPU that differ by more from computed ones are not used
@@ -29,12 +30,18 @@ class Trunk:
     def __init__(self, model: BlockModel, precision: torch.dtype) -> None:
         self.model = model
         self.precision = precision
+        self.portions = Portions()
         freeze_blocks(model, len(model.blocks))
         model.eval()
 
     @torch.no_grad()
     def taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
+        if not set(depths) - {0}:
+            return {0: x_NCHW}
+        return self.portions(lambda x: self._taps(x, depths), x_NCHW)
+
+    def _taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         taps, reached = {0: x_NCHW}, 0
         with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
             for depth in sorted(set(depths) - {0}):
@@ -49,6 +56,7 @@ class Feed:
     keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
     augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
     CPU the taps of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
+    on_device: whether its memory may hold them.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
     keeps all taps. batch_size: of the global batch.
@@ -64,6 +72,7 @@ class Feed:
         keep: bool,
         training: bool = False,
         world: World | None = None,
+        on_device: bool = True,
     ) -> None:
         self.trunk = trunk
         self.batches = batches
@@ -72,6 +81,7 @@ class Feed:
         self.batch_size = -(-batch_size // self.world.size)
         self.labels_N = batches.labels_N
         self._keep = keep and bool(self.depths)
+        self._on_device = on_device
         self._training = training
         self._kept: dict[int, Tensor] = {}
 
@@ -120,7 +130,8 @@ class Feed:
                 rows = _as_rows(computed[depth])
                 if depth not in self._kept:
                     tensors_n = len(self.depths) * (1 if rows.is_cuda else self.world.size)  # at most so many on this host
-                    room = _allocate((len(self), *rows.shape[1:]), rows.dtype, rows.device, share=tensors_n)
+                    shape = (len(self), *rows.shape[1:])
+                    room = _allocate(shape, rows.dtype, rows.device, share=tensors_n, on_device=self._on_device)
                     if room is None:
                         depths.remove(depth)
                         continue
@@ -168,13 +179,15 @@ def _as_taps(rows: Tensor) -> Tensor:
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
-def _allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, share: int) -> Tensor | None:
+def _allocate(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, share: int, on_device: bool
+) -> Tensor | None:
     """Room on the device, else in host memory, else in a file that vanishes with the tensor; None where there is none.
 
     share: how many such tensors will be asked for.
     """
     size = torch.Size(shape).numel() * dtype.itemsize * share
-    if device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
+    if on_device and device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
         return torch.empty(shape, dtype=dtype, device=device)
     if size <= KEEP_FRAC * _free_host_bytes():
         return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
