@@ -14,7 +14,12 @@ from cifar_hpc.records.store import write_atomic
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Raises OSError, a full disk included; the former checkpoint then stands."""
     compact = _compact(state)
-    write_atomic(path, lambda stream: torch.save(compact, stream))
+    try:
+        write_atomic(path, lambda stream: torch.save(compact, stream))
+    except RuntimeError as error:  # torch trips over the half-written file and hides what the disk said
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
