@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cifar_hpc.cli.progress import Counts, best_point, remaining_s, watched
-from cifar_hpc.cli.states import ENDED, SweepReader, failure_lines, first_line, reserve_numbers, sweep_command
+from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
+from cifar_hpc.cli.stages import Lineage, stage_lines
+from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers, sweep_command
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record
-from cifar_hpc.report.forms import duration_text, plural
 
 if TYPE_CHECKING:
     from cifar_hpc.executors.slurm_profile import SlurmProfile
@@ -121,9 +121,13 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
     Raises CifarHpcError before anything starts where data or weights are not here.
     """
     site = where.slurm()
+    lineage = Lineage(plan.trials)
     states = reader.read()
+    again = lineage.with_failed_parents(again, states)
+    while lineage.fail_orphans(layout, states, again):
+        states = reader.read()
     todo = to_submit(states, again) if site else _to_start(states, again)
-    check_there([trial for trial in plan.trials if trial.trial_id in todo])
+    check_there([t for t in plan.trials if t.trial_id in todo], [t for t in todo if lineage.await_parents(t, states)])
     for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
         clear_finished(layout.trial(trial_id), trial_id)
     if plan.spec.text:  # not so where a retry took the plan from disk
@@ -143,26 +147,13 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
         _sum_up(reader.plan, states, skipped_failures=True)
         return
     _on_sigterm()
-    if todo:
-        say(_first_line(layout, plan, where.on, todo))
     try:
-        with watched(reader, _console()):
+        with watched(layout, reader, _console()):
             states = _until_ended(layout, plan, reader, where.on, todo)
     except KeyboardInterrupt:
-        say(f"interrupted: {Counts.of(reader.plan, reader.read())} are kept. To go on: {sweep_command(reader.plan)}")
+        say(f"interrupted: what was trained is kept. To go on: {sweep_command(reader.plan)}")
         raise typer.Exit(130) from None
     _sum_up(reader.plan, states)
-
-
-def _first_line(layout: Layout, plan: Plan, on: On, todo: Collection[str]) -> str:
-    """'quick: trains 8 trials in 2 cohorts, in this process; results in /home/me/results'."""
-    from cifar_hpc.plan import jobs_for
-
-    jobs = jobs_for(plan, todo, 1)
-    cohorts = sum(len(job.cohorts) for job in jobs)
-    some = plural(len(todo), "trial") if len(todo) == len(plan.trials) else f"{len(todo)} of {len(plan.trials)} trials"
-    place = {"inline": "in this process", "ray": "on this machine through Ray Tune"}[_choose(on, len(jobs))]
-    return f"{plan.spec.name}: trains {some} in {plural(cohorts, 'cohort')}, {place}; results in {layout.root}"
 
 
 def say(line: str) -> None:
@@ -177,10 +168,12 @@ def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: 
 
     starts: Counter[str] = Counter()
     waiting_told = False
+    lineage = Lineage(plan.trials)
+    ready = lineage.ready(todo, reader.read())
     while True:
-        if todo:
-            starts.update(todo)
-            jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(plan.spec.name), len(jobs_for(plan, todo, 1))))
+        if ready:
+            starts.update(ready)
+            jobs = jobs_for(plan, ready, reserve_numbers(layout.sweep(plan.spec.name), len(jobs_for(plan, ready, 1))))
             executor = open_executor(_choose(on, len(jobs)))
             handles: dict[str, str] = {}
 
@@ -194,11 +187,13 @@ def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: 
                 ended = [_event("ended", job, executor.name, handles[job.job_id]) for job in jobs if job.job_id in handles]
                 append_records(layout.sweep(plan.spec.name).jobs, ended)
         states = reader.read()
-        todo = {trial_id for trial_id in _to_start(states, ()) if starts[trial_id] < MOST_STARTS}
+        while lineage.fail_orphans(layout, states, ()):
+            states = reader.read()
+        ready = {t for t in lineage.ready(_to_start(states, ()), states) if starts[t] < MOST_STARTS}
         elsewhere = _elsewhere(states)
-        if not todo and not elsewhere:
+        if not ready and not elsewhere:
             return states
-        if not todo:
+        if not ready:
             if not waiting_told:
                 say(f"waiting for {len(elsewhere)} trials that another process trains")
                 waiting_told = True
@@ -220,7 +215,7 @@ def to_submit(states: Mapping[str, TrialState], again: Collection[str]) -> set[s
 
 
 def _wait_for_cluster(layout: Layout, reader: SweepReader) -> dict[str, TrialState]:
-    with watched(reader, _console()):
+    with watched(layout, reader, _console()):
         while True:
             states = reader.read()
             if not any(state.status in (Status.QUEUED, Status.RUNNING) for state in states.values()):
@@ -259,15 +254,18 @@ def _dropped(layout: Layout, plan: PlanRecord) -> list[str]:
     return dropped
 
 
-def check_there(configs: Sequence[TrialConfig]) -> None:
-    """Raises CifarHpcError with all that is missing of data and weights, and the fetch lines."""
+def check_there(configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) -> None:
+    """Raises CifarHpcError with all that is missing of data and weights, and the fetch lines.
+
+    awaiting: ids of those whose parent trains first.
+    """
     from cifar_hpc.data.files import data_root, lacking
     from cifar_hpc.models.weights import weights_lacking
 
     root = data_root()
     problems = [lacking(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
     layout = Layout(results_root())
-    problems += [parent_lacking(config, layout) for config in configs]
+    problems += [parent_lacking(config, layout) for config in configs if config.trial_id not in awaiting]
     plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
     problems += [weights_lacking(*pair) for pair in plain]
     missing = list(dict.fromkeys(problem for problem in problems if problem))
@@ -281,12 +279,13 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
     counts = Counter(state.status for state in states.values())
     todo = _to_start(states, ())
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
-    left_s = remaining_s(plan_record(plan), states)
+    left_s = remaining_s(plan_record(plan), states, 1)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {len(plan.trials)} trials ({points} points), {len(plan.cohorts)} cohorts",
         f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
+        *stage_lines(plan_record(plan).trials, states),
     ]
     alone_n = sum(trunk_passes([trial]) for trial in plan.trials)
     shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
@@ -310,12 +309,11 @@ def _sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failu
     if best:
         say(f"best point: {best}")
     unfinished = [state for state in states.values() if state.status not in ENDED]
-    reasons = Counter(f"{state.status.value}: {first_line(state.reason)}".rstrip(": ") for state in unfinished)
+    reasons = Counter(f"{state.status.value}: {state.reason}" for state in unfinished)
     for reason, n in reasons.most_common(5):
         say(f"  {n} {reason}")
     if any(state.status is Status.FAILED for state in unfinished):
-        for line in failure_lines(plan):
-            say(line)
+        say(f"why: cifar-hpc logs {plan.sweep}   once mended: cifar-hpc retry {plan.sweep}")
     if ended:
         say(f"the leaderboard: cifar-hpc report {plan.sweep}")
     if unfinished:

@@ -1,0 +1,80 @@
+"""A sweep in stages through the commands: parents before children, failures that are inherited, a sweep that goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.train.member import Member
+from tests.test_cli_sweep import call, results
+
+SPEC = """\
+name: two
+dataset: {name: digits, train_size: 200, val_frac: 0.2}
+base: {arch: simple_cnn, epochs: 1, batch_size: 64}
+seeds: 2
+stages:
+  pretrain: {base: {lr: 0.05}}
+  finetune: {base: {weights: {stage: pretrain}}, grid: {freeze: [2, all], lr: [0.01, 0.02]}}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "two.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def rows(*terms: str) -> list[dict]:
+    return json.loads(call("status", "two", *terms, "--format", "json").stdout)
+
+
+def test_children_start_from_what_their_parents_learned_and_a_second_sweep_starts_nothing(spec):
+    dry = call("sweep", spec, "--dry-run")
+    assert "stage     pretrain: 2 planned" in dry.stdout and "stage     finetune: 8 planned" in dry.stdout
+    done = call("sweep", spec, "--on", "inline")
+    assert done.exit_code == 0 and "10 of 10 trials finished" in done.stderr, done.output
+    assert "best point: stage=finetune" in done.stderr
+    before = results()
+    assert len(before) == 10
+    layout = Layout(results_root())
+    assert {row["stage"] for row in rows() if layout.trial(row["trial_id"]).weights.exists()} == {"pretrain"}
+    again = call("sweep", spec, "--on", "inline")
+    assert again.exit_code == 0 and "nothing to start" in again.stderr and results() == before
+    assert len(rows("stage=finetune", "freeze=all")) == 4
+
+
+def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_and_the_rest_go_on(spec, monkeypatch):
+    end_epoch = Member.end_epoch
+
+    def broken(member, *rest):
+        if member.config.weights is None and member.config.seed == 1:
+            raise RuntimeError("no such luck")
+        return end_epoch(member, *rest)
+
+    monkeypatch.setattr(Member, "end_epoch", broken)
+    assert call("sweep", spec, "--on", "inline").exit_code == 1
+    assert [row["status"] for row in rows("seed=0")] == ["completed"] * 5
+    assert [row["status"] for row in rows("seed=1")] == ["failed"] * 5
+    assert all("from which this one starts, failed: RuntimeError: no such luck" in r["reason"] for r in rows("seed=1")[1:])
+    assert call("sweep", spec, "--on", "inline").exit_code == 1, "a failure stays one"
+    monkeypatch.setattr(Member, "end_epoch", end_epoch)
+    child = rows("seed=1", "freeze=2")[0]["trial_id"]
+    retried = call("retry", "two", child, "--on", "inline")  # its parent has to be tried again for it
+    assert retried.exit_code == 0, retried.output
+    assert [row["status"] for row in rows()] == ["completed"] * 10, "what failed with the parent goes on with it"
+
+
+def test_a_parent_of_an_earlier_sweep_that_kept_no_weights_is_told_before_anything_starts(spec):
+    alone = spec.with_name("alone.yaml")
+    alone.write_text(SPEC[: SPEC.index("stages:")].replace("two", "alone").replace("epochs: 1", "lr: 0.05, epochs: 1"))
+    assert call("sweep", alone, "--on", "inline").exit_code == 0
+    told = call("sweep", spec, "--on", "inline")
+    assert told.exit_code == 2 and "kept no weights; `cifar-hpc reproduce" in told.stderr
+    for parent in results():
+        assert call("reproduce", parent).exit_code == 0
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
