@@ -140,3 +140,27 @@ def test_the_time_left_counts_what_trains_side_by_side_and_is_never_zero(half_do
     states |= {i: dataclasses.replace(states[i], status=Status.RUNNING, epochs=(line,)) for i in waiting}
     assert pace.left_s(record, states, 104.0) == pytest.approx(7, abs=3)  # seven epochs are left, four took four seconds
     assert pace.left_s(record, states, 150.0) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (("sweep", "x.yaml", "--on", "slrum"), "'slrum' is not one of 'auto', 'inline', 'ray', 'slurm'. Did you mean 'slurm'?"),
+        (("status", "--format", "tabel"), "Did you mean 'table'?"),
+        (("statsu",), "Did you mean 'status'?"),
+        (("fetch", "digit"), "Did you mean 'digits'?"),
+    ],
+)
+def test_a_mistyped_word_of_a_command_is_answered_in_plain_words(arguments, answer):
+    told = call(*arguments, columns=200)
+    assert told.exit_code == 2
+    assert answer in told.stderr
+    assert "Value error" not in told.stderr
+
+
+def test_a_place_that_cannot_be_written_is_told_without_a_traceback(half_done, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "file"))
+    told = call("sweep", "small.yaml", "--on", "inline")
+    assert told.exit_code == 2
+    assert told.stderr.splitlines()[-1] == f"error: {tmp_path / 'file' / 'small'}: Not a directory"

@@ -5,6 +5,8 @@ Exit status: 0 all well, 1 trials failed, 2 the user must act (a CifarHpcError, 
 
 from __future__ import annotations
 
+import errno
+import re
 from typing import Any
 
 import typer
@@ -19,7 +21,7 @@ from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.cli.status import cancel, logs, retry, status
 from cifar_hpc.cli.sweep import sweep
 from cifar_hpc.cli.trained import export, predict, reproduce
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, nearest
 
 
 class Commands(TyperGroup):
@@ -31,6 +33,28 @@ class Commands(TyperGroup):
         except CifarHpcError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(2) from None
+        except typer.BadParameter as error:
+            error.message = _in_plain_words(error.message)
+            raise
+        except OSError as error:
+            if error.errno not in _OF_THE_PLACE or error.filename is None:
+                raise
+            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            raise typer.Exit(2) from None
+
+
+# What the user's disk and permissions refuse; anything else that the system says is a fault of this program.
+_OF_THE_PLACE = frozenset(
+    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+)
+
+
+def _in_plain_words(message: str) -> str:
+    """Without the checker's own prefix, and with the nearest where it lists what is allowed."""
+    plain = message.removeprefix("Value error, ")
+    found, *allowed = re.findall(r"'([^']*)'", plain) or [""]
+    near = nearest(found, allowed)
+    return f"{plain} Did you mean {near!r}?" if near else plain
 
 
 app = typer.Typer(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def arch(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="such as resnet18; none: lists all")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="such as resnet18; none: lists all")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:

@@ -12,12 +12,14 @@ from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.parents import parent_of
 from cifar_hpc.trial import DatasetConfig, TrialConfig
 
+FETCHED = tuple(name for name in catalog.DATASETS if name != "folder")  # a folder of images is the user's own
+
 
 def fetch(
-    target: Annotated[str, typer.Argument(metavar="SPEC|DATASET", help="a spec, or cifar10, cifar100, mnist, fashion_mnist")],
+    target: Annotated[str, typer.Argument(metavar="SPEC|DATASET", help=f"a spec, or {', '.join(FETCHED)}")],
 ) -> None:
     """Bring data and weights to this machine; what is there stays. Run it where there is a network."""
-    if target in catalog.DATASETS:
+    if target in FETCHED:
         from cifar_hpc.data.fetch import fetch_dataset
         from cifar_hpc.data.files import data_root
 
@@ -27,9 +29,9 @@ def fetch(
 
         fetch_for([trial.config for trial in load_spec(Path(target)).trials])
     else:
-        near = nearest(target, catalog.DATASETS)
+        near = nearest(target, FETCHED)
         hint = f" Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"fetch: {target!r} is neither a spec file nor a data set ({', '.join(catalog.DATASETS)}).{hint}")
+        raise CifarHpcError(f"fetch: {target!r} is neither a spec file nor a data set ({', '.join(FETCHED)}).{hint}")
 
 
 def fetch_for(configs: list[TrialConfig]) -> None:

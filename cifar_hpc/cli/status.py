@@ -36,11 +36,11 @@ MOST_REASONS = 10
 
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name")]
-FilterText = Annotated[list[str] | None, typer.Argument(metavar="[FILTER...]", help="such as arch=resnet18 lr>1e-3, or ids")]
+FilterText = Annotated[list[str] | None, typer.Argument(metavar="FILTER", help="such as arch=resnet18 lr>1e-3, or ids")]
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="[SWEEP]", help="none: all sweeps")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="none: all sweeps")] = None,
     terms: FilterText = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
@@ -116,7 +116,7 @@ def cancel(name: SweepName) -> None:
 def retry(
     name: SweepName,
     terms: FilterText = None,
-    on: Annotated[On, typer.Option(help="where, as for sweep")] = On.AUTO,
+    on: Annotated[On, typer.Option(metavar="WHERE", help="as for sweep")] = On.AUTO,
     profile: Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")] = None,
 ) -> None:
     """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.

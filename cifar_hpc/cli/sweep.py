@@ -74,7 +74,10 @@ class Where:
 def sweep(
     spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
     on: Annotated[
-        On, typer.Option(help="inline: in this process; ray: side by side on this machine; slurm: job arrays; auto: as fits")
+        On,
+        typer.Option(
+            metavar="WHERE", help="auto, inline (in this process), ray (side by side on this machine) or slurm (job arrays)"
+        ),
     ] = On.AUTO,
     profile: Annotated[str | None, typer.Option(help="the Slurm site: slurm/NAME.yaml, or a path")] = None,
     canary: Annotated[bool, typer.Option(help="on Slurm: one trial's first epoch must succeed before the arrays start")] = True,
