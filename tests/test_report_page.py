@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import itertools
 import re
 import shutil
 import subprocess
+import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,15 +16,19 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.catalog import DATASETS
 from cifar_hpc.cli import app
+from cifar_hpc.cli.report_watch import serve
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline, seeds_to_separate
+from cifar_hpc.report.tables import estimate_text
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 CHROMIUM = shutil.which("chromium")
@@ -79,6 +85,7 @@ def test_the_folder_holds_the_page_the_tables_the_figures_and_the_ensembles(page
         "leaderboard.csv",
         "leaderboard.md",
         "figures",
+        "tables",
         "ensembles",
     }
     pngs = {path.stem for path in (folder / "figures").glob("*.png")}
@@ -219,7 +226,7 @@ def test_a_filtered_report_has_a_place_of_its_own(layout: Layout, page: Path) ->
     _, _, err = run(layout, "report", "small", "arch=resnet18", "lr>1e-3")
     other = page.parent / "arch=resnet18_lr-above-1e-3" / "index.html"
     assert str(other) in err
-    assert (page.read_text(), "densenet121" in other.read_text()) == (whole, False)
+    assert (page.read_text(), "vgg11_bn" in other.read_text()) == (whole, False)
 
 
 def test_a_filter_that_nothing_meets_is_answered_with_the_values_there(layout: Layout, tmp_path: Path) -> None:
@@ -260,3 +267,62 @@ def test_an_ensemble_without_gain_is_not_announced_and_tiny_sweeps_have_no_empty
     found = _two_points(tmp_path, 1, 0.95, 0.4)
     assert any(line.startswith("No ensemble is measurably better") for line in headline(found))
     assert {drawing.name for drawing in choose_drawings(found)} == {"curves_accuracy", "curves_loss"}
+
+
+def test_the_page_compares_choices_and_tunes_numbers_within_them(layout: Layout, page: Path) -> None:
+    """Architectures across and the other choice down; lr, a number, is no column but the best of it is taken."""
+    rows = list(csv.reader((page.parent / "tables" / "compare_test.csv").open()))
+    assert rows[0] == ["freeze", "resnet18", "vgg11_bn"]
+    assert [row[0] for row in rows[1:]] == ["none", "0.5", "all"]
+    board = make_leaderboard(scan(layout, ["small"]))
+    best = next(row for row in board.measured if (row.axes["arch"], row.axes["freeze"]) == ("resnet18", 0.5))
+    assert rows[2][1] == estimate_text(best.test_acc)
+    classes = list(csv.reader((page.parent / "tables" / "by_class.csv").open()))
+    assert len(classes) == 1 + 6
+    assert set(classes[0][2:]) == set(DATASETS["cifar10"].classes)
+
+
+def test_a_pivot_takes_any_axes_and_knows_the_nearest(layout: Layout) -> None:
+    code, out, _ = run(layout, "report", "small", "--pivot", "lr/arch,freeze", "--format", "csv")
+    assert code == 0
+    assert out.splitlines()[0] == "split,lr," + ",".join(
+        f'"{arch}, {freeze}"' for arch in ("resnet18", "vgg11_bn") for freeze in ("freeze none", "freeze 0.5", "freeze all")
+    )
+    assert len(out.splitlines()) == 1 + 2 * 2
+    code, _, err = run(layout, "report", "small", "--pivot", "arhc")
+    assert (code, "Did you mean 'arch'" in err) == (2, True)
+
+
+def test_a_watched_report_is_renewed_where_records_changed_until_all_trials_have_ended(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    trials = list(configs(3, 1, 2))
+    write_plan(layout, trials, "live")
+    write_trial(layout, trials[0], Images.draw(50, 20))
+    written: list[str] = []
+    page = layout.sweep("live").report / "index.html"
+
+    def next_look(seconds: float) -> None:
+        written.append(page.read_text())
+        if len(written) > 1:  # nothing new at the first look
+            for config in trials[1:]:
+                write_trial(layout, config, Images.draw(50, 20))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.sleep", next_look)
+        code, out, _ = run(layout, "report", "live", "--watch")
+    assert code == 0
+    assert len(written) == 2
+    assert written[0] == written[1]
+    assert '"refresh_s":10.0' in written[0]
+    assert '"refresh_s":null' in page.read_text()
+    assert out.count("val acc") == 2
+
+
+def test_the_server_gives_the_results_to_this_machine_and_says_that_a_port_is_taken(layout: Layout, page: Path) -> None:
+    with serve(layout.root, 0) as address:
+        assert address.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(f"{address}/small/report/index.html") as answer:
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert answer.read() == page.read_bytes()
+        with pytest.raises(CifarHpcError, match="0 takes any free port"), serve(layout.root, int(address.split(":")[2])):
+            pass

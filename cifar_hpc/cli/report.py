@@ -9,9 +9,9 @@ import typer
 
 from cifar_hpc.cli.filters import Filter, parse_filter
 from cifar_hpc.cli.states import resolve_trial
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
-from cifar_hpc.report.forms import Format, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,13 @@ def report(
     ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout; all but table only print")] = Format.TABLE,
     top: Annotated[int, typer.Option(min=1, help="rows of the table in the terminal")] = 25,
+    pivot: Annotated[
+        str | None, typer.Option(metavar="ROWS/COLUMNS", help="only print the best points by axes: arch/freeze,augment")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="renew table and page while trials run, until all have ended")] = False,
+    serve: Annotated[
+        int | None, typer.Option(metavar="PORT", help="--watch, and show the page at 127.0.0.1:PORT until Ctrl-C; 0: any port")
+    ] = None,
 ) -> None:
     """Rank the points of sweeps by validation over seeds, and write a page with figures and tables; or show one trial."""
     layout = Layout(results_root())
@@ -34,6 +41,10 @@ def report(
     names = [word for word in words or () if not _is_filter(word)]
     if trial := _named_trial(layout, names):
         _report_trial(layout, trial)
+    elif pivot is not None:
+        _print_pivot(_chosen_pool(layout, names, terms), pivot, format)
+    elif watch or serve is not None:
+        _watch(layout, names, terms, top, serve)
     else:
         _report_sweeps(layout, names, terms, format, top)
 
@@ -63,16 +74,22 @@ def compare(
         _prose().print(line, markup=False)
 
 
-def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
-    from cifar_hpc.collect.leaderboard import make_leaderboard  # the read half is loaded only by the commands that read
-    from cifar_hpc.collect.scan import scan
+def _chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
+    """Raises CifarHpcError where there is nothing, or nothing that the filter accepts."""
+    from cifar_hpc.collect.scan import scan  # the read half is loaded only by the commands that read
 
     pool = scan(layout, names)
     if not pool.trials and not pool.unfinished and not pool.rejected:
         raise CifarHpcError(
             f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
         )
-    pool = _filtered(pool, terms)
+    return _filtered(pool, terms)
+
+
+def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
+    from cifar_hpc.collect.leaderboard import make_leaderboard
+
+    pool = _chosen_pool(layout, names, terms)
     board = make_leaderboard(pool)
     prose = _prose()
     if format is Format.TABLE:
@@ -85,6 +102,76 @@ def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format,
         from cifar_hpc.report.findings import find
 
         prose.print(f"Report: {write_report(find(pool, board, layout), layout, terms)}", markup=False)
+
+
+def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | None) -> None:
+    """The report again whenever a record changed; with a port also served, until Ctrl-C."""
+    import contextlib
+    import time
+
+    from cifar_hpc.cli.report_watch import LOOK_EVERY_S, serve, watch
+    from cifar_hpc.collect.leaderboard import FAILURES, make_leaderboard
+    from cifar_hpc.report.bundle import write_report
+    from cifar_hpc.report.findings import find
+
+    address: str | None = None
+
+    def renew(seen: object) -> tuple[object, bool]:
+        pool = _chosen_pool(layout, names, terms)
+        now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
+        coming = any(trial.status not in FAILURES for trial in pool.unfinished)
+        if now != seen:
+            board, prose = make_leaderboard(pool), _prose()
+            if prose.is_terminal:
+                prose.clear()
+            _print_table(board, top, prose)
+            _print_state(pool, board, prose)
+            page = write_report(find(pool, board, layout), layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
+            where = f"{address}/{page.relative_to(layout.root)}" if address else page
+            prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
+        return now, coming
+
+    with contextlib.suppress(KeyboardInterrupt):
+        if port is None:
+            watch(renew)
+            return
+        with serve(layout.root, port) as address:
+            watch(renew)
+            while True:
+                time.sleep(3600)
+
+
+def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
+    from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.pivot import make_pivot
+    from cifar_hpc.report.comparisons import pivot_table
+
+    board = make_leaderboard(pool)
+    rows, columns = ([axis for axis in side.split(",") if axis] for side in [*axes.split("/"), ""][:2])
+    for axis in (*rows, *columns):
+        if axis not in board.axes:
+            near = nearest(axis, board.axes)
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise CifarHpcError(f"--pivot: {axis!r} is no axis here; axes: {', '.join(board.axes) or 'none'}.{hint}")
+    if not rows:
+        raise CifarHpcError(f"--pivot {axes!r}: ROWS/COLUMNS, each axes with commas, at least one before the stroke")
+    splits = ("val", "test") if any(row.test_acc for row in board.measured) else ("val",)
+    tables = {split: pivot_table(make_pivot(board, rows, columns), board, split) for split in splits}
+    if format in (Format.JSON, Format.CSV):
+        records = [
+            {"split": split, **dict(zip(table.header, row, strict=True))}
+            for split, table in tables.items()
+            for row in table.rows
+        ]
+        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        return
+    for table in tables.values():
+        _prose().print(table.title, markup=False)
+        n = len(rows)
+        print_columns(
+            [TextColumn(title, tuple(row[i] for row in table.rows), right=i >= n) for i, title in enumerate(table.header)],
+            format,
+        )
 
 
 def _is_filter(word: str) -> bool:

@@ -14,6 +14,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_atomic, write_record
+from cifar_hpc.report.comparisons import comparison_tables, hours_table
 from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import (
@@ -27,7 +28,7 @@ from cifar_hpc.report.figures_effects import (
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.forms import to_csv
-from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, title_of
+from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, save_tables, title_of
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
 
 _MOST_PANELS = 12  # of heat-maps
@@ -54,21 +55,27 @@ def _file_name(text: str) -> str:
     return plain if len(plain) <= 100 else f"{plain[:90]}-{zlib.crc32(text.encode()):08x}"
 
 
-def write_report(found: Findings, layout: Layout, terms: str = "") -> Path:
-    """Writes the folder and returns the page's path. terms: the filter, for the title. Raises OSError."""
+def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: float | None = None) -> Path:
+    """Writes the folder and returns the page's path. terms: the filter; refresh_s: so often the page loads itself again.
+
+    Raises OSError.
+    """
     folder = report_folder(layout, found.pool.sweeps, terms)
     drawings = list(choose_drawings(found)) if found.board.measured else []
     save_drawings(drawings, folder / "figures")
+    tables = [*comparison_tables(found, layout), *ensemble_tables(found), ledger_table(found), *hours_table(found)]
+    save_tables(tables, folder / "tables")
     files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
     for name, record in ensemble_records(found).items():
         write_record(folder / name, record)
     page = render_page(
         found,
         drawings,
-        [*ensemble_tables(found), ledger_table(found)],
+        tables,
         list(files),
         title=title_of(found.board, found.pool.sweeps) + (f": {terms}" if terms else ""),
         root=os.path.relpath(layout.root, folder),
+        refresh_s=refresh_s,
     )
     for name, text in {**files, "index.html": page}.items():
         _write(folder / name, text)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from cifar_hpc.collect.comparison import compare_points, point_predictions
-from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.summary import p_text
@@ -15,7 +15,10 @@ from cifar_hpc.report.tables import plain_table
 
 def comparison_table(one: Row, other: Row, layout: Layout) -> Table:
     """Accuracy of each class on the validation images, mean over seeds, in percent. Raises RecordError on torn predictions."""
-    first, second = (_class_accuracy(row, layout) for row in (one, other))
+    first, second = (class_accuracies(row, layout, "val") for row in (one, other))
+    for row, found in ((one, first), (other, second)):
+        if not found:
+            raise CifarHpcError(f"{row.label} has no measured validation split")
     rows = [
         (name, f"{100 * first[name]:.1f}", f"{100 * second[name]:.1f}", f"{100 * (first[name] - second[name]):+.1f}")
         for name in first
@@ -39,11 +42,3 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
             f" {found.test}, p {p_text(found.p_value)}."
         )
     return lines
-
-
-def _class_accuracy(row: Row, layout: Layout) -> dict[str, float]:
-    predictions = point_predictions(row, layout, "val")
-    if not predictions:
-        raise CifarHpcError(f"{row.label} has no measured validation split")
-    seeds = [diagnose(found, row.trials[0].classes).class_accuracy for found in predictions]
-    return {name: sum(seed[name] for seed in seeds) / len(seeds) for name in seeds[0]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,10 +13,11 @@ from markupsafe import Markup
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.trials import Trial
-from cifar_hpc.records.store import utc_now
+from cifar_hpc.records.store import utc_now, write_atomic
 from cifar_hpc.report import summary
 from cifar_hpc.report.figures import Drawing, page_svg
 from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.forms import TextColumn, to_csv, to_markdown
 from cifar_hpc.report.tables import Column, leaderboard_columns
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
@@ -52,7 +54,14 @@ class PageRow:
 
 
 def render_page(
-    found: Findings, drawings: Sequence[Drawing], tables: Sequence[PageTable], files: Sequence[str], *, title: str, root: str
+    found: Findings,
+    drawings: Sequence[Drawing],
+    tables: Sequence[PageTable],
+    files: Sequence[str],
+    *,
+    title: str,
+    root: str,
+    refresh_s: float | None = None,
 ) -> str:
     """The page of sweeps. root: the results folder as seen from the page's own; files: names beside the page to link."""
     columns = [*leaderboard_columns(found.board)]
@@ -72,6 +81,7 @@ def render_page(
         rows=[_page_row(row, columns, found) for row in found.board.rows],
         points=[_trials(row) for row in found.board.rows],
         files=files,
+        refresh_s=refresh_s,
     )
 
 
@@ -90,8 +100,9 @@ def render(
     rows: Sequence[PageRow] = (),
     points: Sequence[Any] = (),
     files: Sequence[str] = (),
+    refresh_s: float | None = None,
 ) -> str:
-    """Any page of the house: words, a leaderboard where there are rows, figures, tables."""
+    """Any page of the house: words, a leaderboard where there are rows, figures, tables. refresh_s: it loads itself again."""
     environment = Environment(
         loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -100,6 +111,7 @@ def render(
         title=title,
         written=utc_now()[:16].replace("T", " ") + " UTC",
         progress=progress,
+        refresh_s=refresh_s,
         summary=summary,
         failures=failures,
         caveats=caveats,
@@ -111,8 +123,21 @@ def render(
         files=files,
         hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
         versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
-        data=_json({"root": root, "points": points}),
+        data=_json({"root": root, "points": points, "refresh_s": refresh_s}),
     )
+
+
+def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
+    """<anchor>.csv and <anchor>.md of each; tables of an earlier report that are none of these are removed."""
+    for table in tables:
+        columns = [TextColumn(title, tuple(row[i] for row in table.rows)) for i, title in enumerate(table.header)]
+        records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        for suffix, text in ((".csv", to_csv(records)), (".md", to_markdown(columns))):
+            write_atomic(folder / f"{table.anchor}{suffix}", lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+    names = {table.anchor for table in tables}
+    for path in folder.glob("*.*"):
+        if path.suffix in (".csv", ".md") and path.stem not in names:
+            path.unlink()
 
 
 def _certainty_columns(found: Findings) -> list[Column]:
@@ -204,6 +229,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     if ensembles is None:
         return []
     best = ensembles.best
+    header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
     rows = [("best member", "1", summary.percent(best.val_acc), "", summary.percent(best.test_acc), "")]
     for one in ensembles.measured:
         record = one.record
@@ -215,7 +241,6 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"
         " measured once. p: McNemar on the same images. Files: ensembles/METHOD.json."
     )
-    header = ("method", "members", "val acc %", "against the best member", "test acc %", "against the best member")
     weights = [
         (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
         for one in ensembles.measured

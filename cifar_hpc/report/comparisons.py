@@ -1,0 +1,125 @@
+"""Comparison tables: a pivot of the leaderboard, the classes side by side, hours by axis. Text from numbers; computes none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies
+from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.collect.trials import Axis
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.page import PageTable
+from cifar_hpc.report.summary import hours_text
+from cifar_hpc.report.tables import estimate_text
+
+_MOST_POINTS = 8  # beside one another, class by class
+_MOST_CLASSES = 12
+
+
+def comparison_tables(found: Findings, layout: Layout) -> list[PageTable]:
+    """What a course report compares, for the axes that this pool has; empty where there is nothing to compare."""
+    pivot = choose_pivot(found.board)
+    if pivot is None:
+        return []
+    splits = ["val", "test"] if any(row.test_acc for row in found.board.measured) else ["val"]
+    tables = [pivot_table(pivot, found.board, split) for split in splits]
+    return [*tables, *_classes_table(pivot, layout, splits[-1])]
+
+
+def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
+    """Accuracy of the split, percent. The points of both splits are the same: the best on validation."""
+    shown = (*pivot.row_axes, *pivot.column_axes)
+    others = [axis for axis in board.axes if axis not in shown]
+    header = [*pivot.row_axes, *(_key_text(pivot.column_axes, key) for key in pivot.columns)]
+    rows = [
+        [*_values(pivot.row_axes, row), *(_cell(pivot.cells.get((row, column)), split) for column in pivot.columns)]
+        for row in pivot.rows
+    ]
+    across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
+    words = {"val": "validation", "test": "test"}[split]
+    over = f" Best on validation over {', '.join(others)}." if others else ""
+    note = f"Mean ± standard deviation (seeds), percent; empty: no measurement.{over}"
+    return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
+
+
+def hours_table(found: Findings) -> list[PageTable]:
+    """Trials and hours at each value of each axis; empty where nothing varies."""
+    rows = [
+        (axis, value, f"{entry.trials:,}", hours_text(entry.hours))
+        for axis, values in found.ledger.by_axis.items()
+        if 1 < len(values) <= 20
+        for value, entry in values.items()
+    ]
+    return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows)] if rows else []
+
+
+def _best_of_each(pivot: Pivot) -> dict[Key, Row]:
+    """The points to show class by class, by the shown axes' values: all cells where they are few, else each row's best."""
+    if len(pivot.cells) <= _MOST_POINTS:
+        keys = [(row, column) for row in pivot.rows for column in pivot.columns if (row, column) in pivot.cells]
+        return {(*row, *column): pivot.cells[row, column] for row, column in keys}
+    best: dict[Key, Key] = {}
+    for row, column in pivot.cells:  # best first
+        best.setdefault(row, column)
+    return {(*row, *best[row]): pivot.cells[row, best[row]] for row in pivot.rows[:_MOST_POINTS]}
+
+
+def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
+    axes = (*pivot.row_axes, *pivot.column_axes)
+    accuracy: dict[Key, dict[str, float]] = {}
+    for key, row in _best_of_each(pivot).items():
+        try:
+            found = class_accuracies(row, layout, split)
+        except RecordError:  # the comparison with the best names it
+            continue
+        if found:
+            accuracy[key] = found
+    classes = dict.fromkeys(label for found in accuracy.values() for label in found)
+    if len(accuracy) < 2:
+        return []
+    order = sorted(classes, key=lambda label: min(found.get(label, 1.0) for found in accuracy.values()))[:_MOST_CLASSES]
+    cells = [[*_values(axes, key), *(_percent(found.get(label)) for label in order)] for key, found in accuracy.items()]
+    left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
+    words = "test" if split == "test" else "validation"
+    note = (
+        f"Percent of each class' {words} images, mean over seeds, the hardest class first; the best point of each kind.{left}"
+    )
+    return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
+
+
+def _cell(row: Row | None, split: str) -> str:
+    found: Estimate | None = getattr(row, f"{split}_acc") if row else None
+    return estimate_text(found)
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * share:.1f}" if share is not None else ""
+
+
+def _values(axes: Sequence[Axis], key: Key) -> list[str]:
+    return [
+        "from scratch" if axis == "weights" and value is None else value_text(value)
+        for axis, value in zip(axes, key, strict=True)
+    ]
+
+
+def _key_text(axes: Sequence[Axis], key: Key) -> str:
+    """'imagenet, 0.5, flip_crop', without what has no value."""
+    parts = [
+        "from scratch"
+        if axis == "weights" and value is None
+        else f"{axis} {value_text(value)}"
+        if _bare(value)
+        else value_text(value)
+        for axis, value in zip(axes, key, strict=True)
+        if value is not None or axis == "weights"
+    ]
+    return ", ".join(parts) or "best"
+
+
+def _bare(value: object) -> bool:
+    """Whether it does not say what it is of."""
+    return isinstance(value, int | float) or value in ("none", "all")
