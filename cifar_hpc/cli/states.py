@@ -21,6 +21,8 @@ from cifar_hpc.records.store import append_records, read_records, utc_now
 from cifar_hpc.trial import PARENT_PREFIX
 
 ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
+SHORTEST_ID = 8
+MOST_LETTERS = 200
 _ATTACHED = ("inline", "ray")  # executors whose handles name a process
 
 
@@ -100,6 +102,20 @@ def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:
     raise CifarHpcError(f"trial: {prefix!r} {what}")
 
 
+def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
+    """Each id's beginning that no other of them has, at least SHORTEST_ID letters, all of one length."""
+    length = SHORTEST_ID
+    while len({trial_id[:length] for trial_id in trial_ids}) < len(set(trial_ids)):
+        length += 1
+    return {trial_id: trial_id[:length] for trial_id in trial_ids}
+
+
+def first_line(reason: str) -> str:
+    """The first line of a reason, cut to MOST_LETTERS: an exception may say a page."""
+    line = next(iter(reason.splitlines()), "")
+    return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}..."
+
+
 def _with_jobs(states: dict[str, TrialState], events: Collection[JobEvent], cluster: SlurmQueue) -> dict[str, TrialState]:
     newest: dict[str, JobEvent] = {}
     cancelled = {(event.job_id, event.handle) for event in events if event.event == "cancelled"}
@@ -157,3 +173,11 @@ def sweep_command(plan: PlanRecord) -> str:
     """What continues the sweep when it is typed, with what was set for it."""
     words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
     return shlex.join(words if plan.share else [*words, "--no-share"])
+
+
+def failure_lines(plan: PlanRecord) -> list[str]:
+    """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one."""
+    return [
+        f"why: cifar-hpc logs {plan.sweep}",
+        f"once mended: cifar-hpc retry {plan.sweep}   (a mistake in the spec: mend it there, then {sweep_command(plan)})",
+    ]

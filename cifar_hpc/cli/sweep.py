@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from cifar_hpc.cli.progress import best_point, duration_text, remaining_s, watched
+from cifar_hpc.cli.progress import Counts, best_point, remaining_s, watched
 from cifar_hpc.cli.stages import Lineage, stage_lines
-from cifar_hpc.cli.states import ENDED, SweepReader, reserve_numbers, sweep_command
+from cifar_hpc.cli.states import ENDED, SweepReader, failure_lines, first_line, reserve_numbers, sweep_command
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record
+from cifar_hpc.report.forms import duration_text, plural
 
 if TYPE_CHECKING:
     from cifar_hpc.executors.slurm_profile import SlurmProfile
@@ -150,13 +151,26 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
         _sum_up(reader.plan, states, skipped_failures=True)
         return
     _on_sigterm()
+    if todo:
+        say(_first_line(layout, plan, where.on, todo))
     try:
-        with watched(layout, reader, _console()):
+        with watched(reader, _console()):
             states = _until_ended(layout, plan, reader, where.on, todo)
     except KeyboardInterrupt:
-        say(f"interrupted: what was trained is kept. To go on: {sweep_command(reader.plan)}")
+        say(f"interrupted: {Counts.of(reader.plan, reader.read())} are kept. To go on: {sweep_command(reader.plan)}")
         raise typer.Exit(130) from None
     _sum_up(reader.plan, states)
+
+
+def _first_line(layout: Layout, plan: Plan, on: On, todo: Collection[str]) -> str:
+    """'quick: trains 8 trials in 2 cohorts, in this process; results in /home/me/results'."""
+    from cifar_hpc.plan import jobs_for
+
+    jobs = jobs_for(plan, todo, 1)
+    cohorts = sum(len(job.cohorts) for job in jobs)
+    some = plural(len(todo), "trial") if len(todo) == len(plan.trials) else f"{len(todo)} of {len(plan.trials)} trials"
+    place = {"inline": "in this process", "ray": "on this machine through Ray Tune"}[_choose(on, len(jobs))]
+    return f"{plan.spec.name}: trains {some} in {plural(cohorts, 'cohort')}, {place}; results in {layout.root}"
 
 
 def say(line: str) -> None:
@@ -218,7 +232,7 @@ def to_submit(states: Mapping[str, TrialState], again: Collection[str]) -> set[s
 
 
 def _wait_for_cluster(layout: Layout, reader: SweepReader) -> dict[str, TrialState]:
-    with watched(layout, reader, _console()):
+    with watched(reader, _console()):
         while True:
             states = reader.read()
             if not any(state.status in (Status.QUEUED, Status.RUNNING) for state in states.values()):
@@ -282,7 +296,7 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
     counts = Counter(state.status for state in states.values())
     todo = _to_start(states, ())
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
-    left_s = remaining_s(plan_record(plan), states, 1)
+    left_s = remaining_s(plan_record(plan), states)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {len(plan.trials)} trials ({points} points), {len(plan.cohorts)} cohorts",
@@ -312,11 +326,12 @@ def _sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failu
     if best:
         say(f"best point: {best}")
     unfinished = [state for state in states.values() if state.status not in ENDED]
-    reasons = Counter(f"{state.status.value}: {state.reason}" for state in unfinished)
+    reasons = Counter(f"{state.status.value}: {first_line(state.reason)}".rstrip(": ") for state in unfinished)
     for reason, n in reasons.most_common(5):
         say(f"  {n} {reason}")
     if any(state.status is Status.FAILED for state in unfinished):
-        say(f"why: cifar-hpc logs {plan.sweep}   once mended: cifar-hpc retry {plan.sweep}")
+        for line in failure_lines(plan):
+            say(line)
     if ended:
         say(f"the leaderboard: cifar-hpc report {plan.sweep}")
     if unfinished:
