@@ -163,4 +163,5 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(half_done, t
     monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "file"))
     told = call("sweep", "small.yaml", "--on", "inline")
     assert told.exit_code == 2
-    assert told.stderr.splitlines()[-1] == f"error: {tmp_path / 'file' / 'small'}: Not a directory"
+    assert told.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'}")
+    assert told.stderr.endswith(": Not a directory\n")

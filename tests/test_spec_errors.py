@@ -32,12 +32,20 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "an unknown trial key": (
         HEAD + "base:\n  arch: linear\n  learning_rate: 0.1\n  weight_deacy: 0\n",
-        "x.yaml:5: base.learning_rate: the key 'learning_rate'; it is no trial key.\n"
+        "x.yaml:5: base.learning_rate: the key 'learning_rate'; it is no trial key. Did you mean 'lr'?\n"
         "x.yaml:6: base.weight_deacy: the key 'weight_deacy'; it is no trial key. Did you mean 'weight_decay'?",
     ),
     "a trial key at the top level": (
         RUNS + "epochs: 3\n",
         "x.yaml:4: epochs: the key 'epochs'; a trial key stands in base, grid or zip. Did you mean 'base.epochs'?",
+    ),
+    "keys by the names of other programs": (
+        HEAD + "model: resnet18\nparams: {wd: [0], batch: [64]}\nbase: {optim: sgd, aug: none, patience: 3}\n",
+        "x.yaml:3: model: the key 'model'; it is no key of a spec. Did you mean 'base.arch'?\n"
+        "x.yaml:4: params: the key 'params'; it is no key of a spec. Did you mean 'grid'?\n"
+        "x.yaml:5: base.optim: the key 'optim'; it is no trial key. Did you mean 'optimizer'?\n"
+        "x.yaml:5: base.aug: the key 'aug'; it is no trial key. Did you mean 'augment'?\n"
+        "x.yaml:5: base.patience: the key 'patience'; it is no trial key. Did you mean 'stop.patience'?",
     ),
     "a section that is indented too far": (
         HEAD + "base:\n  arch: linear\n  grid: {lr: [1]}\n",

@@ -293,3 +293,14 @@ def test_more_training_images_than_there_are_are_refused_with_their_number(tmp_p
     path.write_text(f"name: x\ndataset: {dataset}\nbase: {{arch: linear}}\n")
     with pytest.raises(SpecError, match=rf"x.yaml:2: dataset.train_size: .*there are {there} labelled training images"):
         load_spec(path)
+
+
+def test_a_value_that_an_axis_has_twice_is_told_and_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ndataset: digits\ngrid:\n  arch: [simple_cnn]\n  lr: [0.1, 1e-3, 0.001]\n  freeze: [none, 0, 1]\n")
+    spec = load_spec(path)
+    assert len(spec.trials) == 4
+    assert [warning.removeprefix(f"{path}:") for warning in spec.warnings[:2]] == [
+        "5: grid.lr[2]: 0.001 stands in the list already; it counts once",
+        "6: grid.freeze[1]: 'none' stands in the list already; it counts once",
+    ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.spec.words import usual_key
 
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
@@ -77,7 +78,8 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
         raise CifarHpcError(f"filter: {word!r} is no term; allowed: key=value, also != > >= < <=, such as lr>1e-3")
     key, sign, value = match[1], match[2], match[3]
     if key not in keys:
-        near = nearest(key, keys)
+        usual = usual_key(key)
+        near = usual if usual in keys else nearest(key, keys)
         hint = f". Did you mean {near!r}?" if near else ""
         raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(keys))}{hint}")
     if sign in _ORDERED and _number(value) is None:

@@ -21,6 +21,7 @@ from cifar_hpc.spec import values
 from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
 from cifar_hpc.spec.sweep import Resources
 from cifar_hpc.spec.values import refuse, refuse_not_yet
+from cifar_hpc.spec.words import usual_key
 from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
 
 MAX_SEEDS = 10_000
@@ -360,10 +361,14 @@ def json_schema() -> dict[str, Any]:
 
 def nearest_key(word: str, section: str) -> str | None:
     """The key that an unknown one most likely means, as it would be written inside that section ('' is the top level)."""
+    usual = usual_key(word)
     if section == "":
-        top = nearest(word, _SECTION_DOCS)
-        return top or next((f"base.{key}" for key in (word, nearest(word, TRIAL_KEYS)) if key in TRIAL_KEYS), None)
+        top = [str(field.alias) for field in spec_model().model_fields.values()]
+        if usual in TRIAL_KEYS:
+            return f"base.{usual}"
+        near = nearest(usual, top) or nearest(usual, TRIAL_KEYS)
+        return f"base.{near}" if near in TRIAL_KEYS else near
     inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
     parts = ("dataset", "stop", "resources", "objective", "search", "scheduler", "rule")
     names = inside or ["if", "set"] if section in parts else list(TRIAL_KEYS)
-    return nearest(word, names)
+    return usual if usual in names else nearest(word, names)

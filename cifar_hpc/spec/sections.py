@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import MAX_TRIALS, Pattern, Point, Sections, count_trials
 from cifar_hpc.spec.schema import SEED, TRIAL_KEYS, all_of, given
+from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 from cifar_hpc.trial import AugmentOp
 
@@ -43,6 +44,19 @@ class Origins:
 
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
+
+    def repeated(self) -> list[str]:
+        """A sentence for each value of an axis of grid that the axis has already."""
+        sentences = []
+        for key, known in self._values.items():
+            before: set[Any] = set()
+            for value, path in known:
+                if path[:2] == ("grid", key):
+                    if value in before:
+                        where = self.tree.where(path)
+                        sentences.append(f"{where}: {show(spell(value))} stands in the list already; it counts once")
+                    before.add(value)
+        return sentences
 
     def lost(self, points: Sequence[Point]) -> list[str]:
         """Where the spec writes a key of a data set for all trials and none of the points has that value."""

@@ -55,6 +55,7 @@ def read_trials(
     warnings = _unmet(expansion, sections.exclude, origins, tree, strict=strict)
     lost = dict.fromkeys(origins.lost(expansion.points))
     warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
+    warnings += origins.repeated()
     parents = {name: Parents(name, stage.points, stage.axes) for name, stage in earlier.items()}
     started = start_from_parents(expansion.points, parents, origins)
     resolved = _resolve(started.points, resolver, origins)

@@ -1,0 +1,39 @@
+"""The everyday names of keys: what other programs call them -> the key of a spec. Only suggestions are made of it."""
+
+from __future__ import annotations
+
+_NAMES = {
+    "arch": "model net network architecture backbone encoder",
+    "augment": "aug augmentation augmentations transform transforms",
+    "batch_size": "batch bs minibatch mini_batch batchsize",
+    "dataset": "data dataset_name data_set",
+    "dropout": "drop dropout_rate drop_rate",
+    "epochs": "epoch num_epochs n_epochs max_epochs",
+    "freeze": "frozen freeze_layers freezing",
+    "grad_clip": "clip clip_grad gradient_clip max_grad_norm",
+    "grid": "params parameters axes sweep",
+    "image_size": "size img_size imgsz resolution input_size",
+    "label_smoothing": "smoothing",
+    "lr": "learning_rate learningrate eta lr0 base_lr",
+    "momentum": "mom beta beta1",
+    "objective": "metric goal monitor",
+    "optimizer": "optim optimiser opt",
+    "precision": "amp dtype mixed_precision fp16",
+    "resources": "gpu gpus cpus memory",
+    "schedule": "scheduler lr_schedule lr_scheduler sched",
+    "search": "algorithm tune",
+    "seeds": "seed random_seed num_seeds n_seeds repeats",
+    "stop": "early_stopping early_stop",
+    "stop.patience": "patience",
+    "train_size": "subset limit n_train num_train train_n samples",
+    "val_frac": "val_split validation_split val_size valid",
+    "warmup_epochs": "warmup warm_up",
+    "weight_decay": "wd decay l2 regularization",
+    "weights": "pretrained pretrain checkpoint init",
+}
+_MEANT = {name: key for key, names in _NAMES.items() for name in names.split()}
+
+
+def usual_key(word: str) -> str:
+    """The key that everyday use means by the word; the word itself where it is in no such use."""
+    return _MEANT.get(word.lower().replace("-", "_"), word)
