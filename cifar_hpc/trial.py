@@ -38,9 +38,9 @@ class DatasetConfig:
     """Which images a trial trains on and how they are split."""
 
     name: str = spec_key("data set", choices=tuple(catalog.DATASETS))
-    classes: tuple[str, ...] | None = spec_key("classes kept, in official label order; None: all", None)
+    classes: tuple[str, ...] | None = spec_key("classes kept, in official label order; null: all", None)
     train_size: int | None = spec_key(
-        "labelled training images used (stratified), before the validation split; None: all", None, gt=0
+        "labelled training images used (stratified), before the validation split; null: all", None, gt=0
     )
     val_frac: float = spec_key("share of them held out for validation, stratified", 0.1, gt=0, lt=1)
     split_seed: int = spec_key("seed of the sub-sample and of the split; the seeds of a sweep share one split", 0, ge=0)
@@ -59,9 +59,9 @@ class DatasetConfig:
 class StopConfig:
     """When a trial ends before its last epoch; every rule looks at validation only."""
 
-    patience: int | None = spec_key("epochs without improvement of the objective; None: no early stopping", None, ge=1)
+    patience: int | None = spec_key("epochs without improvement of the objective; null: no early stopping", None, ge=1)
     min_delta: float = spec_key("least improvement that counts, in the objective's unit", 0.0, ge=0)
-    max_minutes: float | None = spec_key("training time after which the trial ends, minutes; None: no limit", None, gt=0)
+    max_minutes: float | None = spec_key("training time after which the trial ends, minutes; null: no limit", None, gt=0)
 
     @cached_property
     def canonical(self) -> str:

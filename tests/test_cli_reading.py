@@ -19,6 +19,7 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.schema import TRIAL_KEYS
 
 
 def call(*arguments: str, columns: int | None = None):
@@ -165,3 +166,9 @@ def test_a_place_that_cannot_be_written_is_told_without_a_traceback(half_done, t
     assert told.exit_code == 2
     assert told.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'file'}")
     assert told.stderr.endswith(": Not a directory\n")
+
+
+def test_the_schema_reads_as_a_table_with_every_key_on_a_terminal_of_80_columns():
+    lines = call("schema", "--format", "table", columns=80).stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {*TRIAL_KEYS, "seeds", "resources.gpus", "objective.metric"} <= {line.split()[0] for line in lines}

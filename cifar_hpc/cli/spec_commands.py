@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv
 
 _NEW_SPEC = """\
 # yaml-language-server: $schema=./{schema}
@@ -35,9 +37,30 @@ objective: {{metric: val_acc, mode: max}}
 _SCHEMA_FILE = "spec.schema.json"
 
 
-def schema() -> None:
-    """Print the JSON Schema of a sweep spec, from which an editor completes and checks one."""
-    typer.echo(_schema_text())
+def schema(
+    format: Annotated[
+        Format, typer.Option(help="json: the JSON Schema; else every key with its default and meaning")
+    ] = Format.JSON,
+) -> None:
+    """Print the JSON Schema of a sweep spec, from which an editor completes and checks one; or, as a table, all its keys."""
+    if format is Format.JSON:
+        typer.echo(_schema_text())
+        if sys.stdout.isatty():
+            typer.echo("To read rather than for an editor: cifar-hpc schema --format table", err=True)
+        return
+    from cifar_hpc.spec.schema import describe_keys
+
+    rows = describe_keys()
+    if format is Format.CSV:
+        typer.echo(to_csv(rows), nl=False)
+        return
+    said = [row["meaning"] if not row["allowed"] else f"{row['meaning']} [{row['allowed']}]" for row in rows]
+    columns = [
+        TextColumn("key", tuple(row["key"] for row in rows)),
+        TextColumn("default", tuple(row["default"] for row in rows), keep=7),
+        TextColumn("meaning [allowed]", tuple(said), prose=True),
+    ]
+    print_columns(columns, format)
 
 
 def init(name: Annotated[str, typer.Argument(help="Name of the sweep, or the path of the new file.")]) -> None:

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 NEVER_LEAVES = 9
+PROSE_WIDTH = 28
 _NO_LIMIT = 10_000  # characters: a pipe is as wide as its widest line
 
 
@@ -35,16 +36,19 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """One column as text. keep: a narrow terminal loses those with the smallest first, and folds those of NEVER_LEAVES."""
+    """One column as text. keep: a narrow terminal loses those with the smallest first, and folds those of NEVER_LEAVES;
+    prose: sentences, which may be folded to PROSE_WIDTH before another column leaves."""
 
     title: str
     cells: tuple[str, ...]
     keep: int = NEVER_LEAVES
     right: bool = False
+    prose: bool = False
 
     @property
     def width(self) -> int:
-        return max(map(len, (self.title, *self.cells)))
+        widest = max(map(len, (self.title, *self.cells)))
+        return min(widest, PROSE_WIDTH) if self.prose else widest
 
 
 def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | None] = ()) -> tuple[Table, list[str]]:

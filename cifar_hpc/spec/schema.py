@@ -359,6 +359,19 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cifar-hpc sweep spec"}
 
 
+def describe_keys() -> list[dict[str, str]]:
+    """What a person looks up: key, default, what may stand there and its meaning, the top level first."""
+    rows = []
+    for field in spec_model().model_fields.values():
+        if str(field.alias) not in ALL_KEYS:
+            rows.append({"key": str(field.alias), "default": "", "allowed": "", "meaning": str(field.description)})
+    for key in ALL_KEYS.values():
+        if key is not SEED:  # `seeds` at the top level are its values
+            default = "" if key.default is ... else "null" if key.default is None else str(key.default)
+            rows.append({"key": key.name, "default": default, "allowed": key.allowed, "meaning": key.doc})
+    return rows
+
+
 def nearest_key(word: str, section: str) -> str | None:
     """The key that an unknown one most likely means, as it would be written inside that section ('' is the top level)."""
     usual = usual_key(word)
