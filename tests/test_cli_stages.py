@@ -46,6 +46,11 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     again = call("sweep", spec, "--on", "inline")
     assert again.exit_code == 0 and "nothing to start" in again.stderr and results() == before
     assert len(rows("stage=finetune", "freeze=all")) == 4
+    report = call("report", "two", "--format", "json")
+    assert "Stage pretrain, from which others start, is not among the rows (2 of 2 trials finished)" in report.stderr
+    points = json.loads(report.stdout)
+    assert [point["seeds"] for point in points] == [2] * 4, "each seed of a point has its own parent"
+    assert len(json.loads(call("report", "two", "stage=pretrain", "--format", "json").stdout)) == 1
 
 
 def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_and_the_rest_go_on(spec, monkeypatch):

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
 from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.report.forms import duration_text
 
@@ -54,10 +55,10 @@ def name_of(trial: PlannedTrial, *, seed: bool = True) -> str:
 
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
-    """By the plan's objective on validation; None before anything was measured."""
+    """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
     names: dict[str, str] = {}
-    for trial in plan.trials:
+    for trial in answering(plan):
         result = states[trial.trial_id].result
         val = result.val if result else None
         value = None if val is None else val.acc if plan.objective == "val_acc" else val.loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +84,7 @@ def _chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
         raise CifarHpcError(
             f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
         )
-    return _filtered(pool, terms)
+    return _filtered(pool if re.search(r"\bstage\s*[!=]", terms) else pool.without_earlier_stages(), terms)
 
 
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:

@@ -1,5 +1,5 @@
-"""What the stages of a sweep mean while it runs and where it is shown: who can start, who fails with its parent, who answers
-the sweep's question. Reads plans and trials' files; starts nothing.
+"""What the stages of a sweep mean while it runs and where it is shown: who can start, who fails with its parent, how
+far each stage is. Reads plans and trials' files; starts nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.parents import fail_with_parent, parent_of
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
-from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.records.schema import PlannedTrial, Status
+from cifar_hpc.trial import TrialConfig
 
 
 class Lineage:
@@ -54,13 +54,6 @@ class Lineage:
                 found.add(parent)
                 trial_id = parent
         return found
-
-
-def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:
-    """The trials that answer the sweep's question: those of stages from which no other stage starts. Without stages: all."""
-    parents = {str(trial.config.get("weights")).removeprefix(PARENT_PREFIX) for trial in plan.trials}
-    earlier = {trial.axes.get("stage") for trial in plan.trials if trial.trial_id in parents} - {None}
-    return tuple(trial for trial in plan.trials if trial.axes.get("stage") not in earlier or "stage" not in trial.axes)
 
 
 def stage_lines(trials: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> list[str]:

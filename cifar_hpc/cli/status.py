@@ -11,6 +11,7 @@ import typer
 
 from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.cli.progress import name_of
+from cifar_hpc.cli.stages import stage_lines
 from cifar_hpc.cli.states import (
     ENDED,
     SweepReader,
@@ -238,6 +239,8 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     shown = {trial.trial_id: states[trial.trial_id] for trial in rows}
     counts = Counter(state.status for state in shown.values())
     typer.echo(f"{plan.sweep}: {_counts_text(counts) or 'no trial'}")
+    for line in stage_lines(rows, states):
+        typer.echo(line)
     if detailed and rows:
         print_columns(_trial_columns(plan, states, rows))
     for trial in rows:

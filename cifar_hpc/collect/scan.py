@@ -16,7 +16,7 @@ from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_tex
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import answering, read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.trial import ID_LENGTH, TrialConfig
@@ -37,6 +37,20 @@ class Pool:
     curves: Curves
     unfinished: tuple[Unfinished, ...]
     rejected: tuple[Rejected, ...]
+    earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
+    notes: tuple[str, ...] = ()  # what a reader must know of trials that are not here
+
+    def without_earlier_stages(self) -> Pool:
+        """The pool with only the trials that answer the sweep's question; its notes tell how far the others are."""
+        notes = []
+        for stage in self.earlier_stages:
+            done = sum(trial.config.get("stage") == stage for trial in self.trials)
+            open_ = [trial for trial in self.unfinished if trial.config.get("stage") == stage]
+            failed = sum(trial.status in (Status.FAILED, Status.LOST) for trial in open_)
+            state = f"{done} of {done + len(open_)} trials finished" + (f", {failed} failed" if failed else "")
+            notes.append(f"Stage {stage}, from which others start, is not among the rows ({state}): stage={stage} shows it.")
+        chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
+        return replace(chosen, notes=tuple(notes))
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
         """The pool with only the trials that `keep` accepts."""
@@ -82,6 +96,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
         curves=curves,
         unfinished=tuple(unfinished),
         rejected=(*torn, *unread, *(() if plans else foreign)),
+        earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
     )
 
 
@@ -151,13 +166,24 @@ def _unfinished(
 
 
 def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> list[T]:
-    """The trials with freezing depths as the sweep's spec has them, a share or a block's name; one config for each point."""
+    """The trials with freezing depths as the sweep's spec has them, a share or a block's name, and with their stage, the
+    stage that they start from and what tells their parents apart; one config for each point."""
+    stages: set[Any] = {trial.axes["stage"] for trial in planned.values() if "stage" in trial.axes}
     configs: dict[str, Mapping[Axis, Any]] = {}
     for trial in trials:
-        said = planned[trial.trial_id].axes.get("freeze")
-        if trial.point_id not in configs and said is not None and said != trial.config.get("freeze"):
-            configs[trial.point_id] = {**trial.config, "freeze": said}
+        axes: dict[str, Any] = planned[trial.trial_id].axes
+        own = {"stage", *(("weights",) if stages else ()), *(key for key in axes if key.partition(".")[0] in stages)}
+        said = {key: axes[key] for key in own & axes.keys()}
+        if axes.get("freeze") is not None:
+            said["freeze"] = axes["freeze"]
+        if trial.point_id not in configs and any(trial.config.get(key) != value for key, value in said.items()):
+            configs[trial.point_id] = {**trial.config, **said}
     return [replace(trial, config=configs[trial.point_id]) if trial.point_id in configs else trial for trial in trials]
+
+
+def _earlier_stages(plan: PlanRecord) -> tuple[str, ...]:
+    answers = {trial.trial_id for trial in answering(plan)}
+    return tuple(dict.fromkeys(str(trial.axes["stage"]) for trial in plan.trials if trial.trial_id not in answers))
 
 
 def _objective(plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> str:

@@ -111,7 +111,9 @@ class Curves:
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """A config's canonical JSON without the seed: equal for the trials of a point."""
+    """A config's canonical JSON without the seed: equal for the trials of a point, each of which may have its own parent."""
+    if config.get("weights_point"):
+        config = {**config, "weights": f"point/{config['weights_point']}"}
     return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
 
 
@@ -126,7 +128,7 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
             flat[key] = _hashable(value)
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
-    for key in ("dataset.folder", "keep"):  # no parts of the trial
+    for key in ("dataset.folder", "keep", "weights_point"):  # no parts of the trial, or said by another
         flat.pop(key, None)
     return flat
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import read_record
+from cifar_hpc.trial import PARENT_PREFIX
 
 
 def read_plan(layout: Layout, name: str) -> PlanRecord:
@@ -18,3 +19,10 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
         hint = f" Did you mean {near!r}?" if near else ""
         there = ", ".join(names) or "none yet"
         raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
+
+
+def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:
+    """The trials that answer the sweep's question: those of stages from which no other stage starts. Without stages: all."""
+    parents = {str(trial.config.get("weights")).removeprefix(PARENT_PREFIX) for trial in plan.trials}
+    earlier = {trial.axes["stage"] for trial in plan.trials if trial.trial_id in parents and "stage" in trial.axes}
+    return tuple(trial for trial in plan.trials if trial.axes.get("stage") not in earlier)

@@ -29,7 +29,7 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
-    notes = []
+    notes = list(pool.notes)
     placed = sum(row.place is not None for row in board.measured)
     if board.measured and not placed:
         notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
