@@ -94,7 +94,7 @@ def next_number(events: Iterable[JobEvent]) -> int:
 
 
 def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:
-    """The one trial whose id begins so, as git does with commits. Raises CifarHpcError where there is none, or several."""
+    """The one id that begins so, as git does with commits. Raises CifarHpcError where there is none, or several."""
     found = sorted({trial_id for trial_id in trial_ids if trial_id.startswith(prefix.lower())})
     if len(found) == 1:
         return found[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.cli.states import resolve_trial
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_of
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
@@ -45,7 +47,7 @@ class To(StrEnum):
 
 
 def predict(
-    what: Annotated[str, typer.Argument(metavar="TRIAL|POINT|ENSEMBLE", help="an id, or the file of an ensemble")],
+    what: Annotated[str, typer.Argument(metavar="TRIAL|POINT|ENSEMBLE", help="an id, its beginning, or an ensemble's file")],
     folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
 ) -> None:
     """Label new images: CSV on stdout with id, label and probability. Of a point: the mean over its seeds."""
@@ -61,22 +63,23 @@ def predict(
 
 
 def export(
-    trial: Annotated[str, typer.Argument(help="a trial's id")],
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a trial's id, or its beginning")],
     to: Annotated[To, typer.Option(help="the form")] = To.SAFETENSORS,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="default: TRIAL.safetensors or TRIAL.onnx")] = None,
 ) -> None:
     """Write a trial's network for other programs, and check that what was written answers as the trial did."""
     from cifar_hpc.trained import export_trained, load_trained
 
+    trial = _known(trial)
     path = output or Path(f"{trial}.{to.value}")
-    trained = load_trained(Layout(results_root()).trial(_known(trial)))
+    trained = load_trained(Layout(results_root()).trial(trial))
     difference = export_trained(trained, path, to.value)
     typer.echo(path)
     side, channels = trained.side, trained.channels
     typer.echo(f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e}", err=True)
 
 
-def reproduce(trial: Annotated[str, typer.Argument(help="a trial's id")]) -> None:
+def reproduce(trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a trial's id, or its beginning")]) -> None:
     """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record.
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
@@ -85,8 +88,12 @@ def reproduce(trial: Annotated[str, typer.Argument(help="a trial's id")]) -> Non
     from cifar_hpc.plan import Cohort, Job, Resources
     from cifar_hpc.trial import TrialConfig
 
-    files = Layout(results_root()).trial(_known(trial))
-    recorded = read_record(files.result, TrialResult)
+    trial = _known(trial)
+    files = Layout(results_root()).trial(trial)
+    try:
+        recorded = read_record(files.result, TrialResult)
+    except FileNotFoundError:
+        raise CifarHpcError(f"trial {trial} has not finished: there is nothing to compare with") from None
     config = dataclasses.replace(TrialConfig.from_json(recorded.config), keep="weights")
     resources = Resources(cpus_per_gpu=recorded.hardware.threads)
     with tempfile.TemporaryDirectory(prefix="cifar-hpc-reproduce-") as place:
@@ -139,13 +146,8 @@ def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
 
 
 def _known(trial_id: str) -> str:
-    """Raises CifarHpcError where the pool has no such trial."""
-    layout = Layout(results_root())
-    if not layout.trial(trial_id).folder.is_dir():
-        near = nearest(trial_id, layout.trial_ids())
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"{trial_id}: no such trial in {layout.pool}.{hint}")
-    return trial_id
+    """The whole id, of which a beginning may be given. Raises CifarHpcError where the pool has no such trial."""
+    return resolve_trial(trial_id, Layout(results_root()).trial_ids())
 
 
 def _members(layout: Layout, what: str) -> _Members:
@@ -156,16 +158,15 @@ def _members(layout: Layout, what: str) -> _Members:
         except FileNotFoundError as error:
             raise CifarHpcError(f"{what}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from error
         return _Members(record.classes, record.members, record.coefficients, record.intercept)
-    found = [] if not layout.trial(what).result.exists() else [read_record(layout.trial(what).result, TrialResult)]
-    for trial_id in layout.trial_ids() if not found else ():
-        try:
-            result = read_record(layout.trial(trial_id).result, TrialResult)
-        except (FileNotFoundError, RecordError):
-            continue
-        if result.point_id == what:
-            found.append(result)
-    if not found:
+    results = {}
+    for trial_id in [what] if layout.trial(what).result.exists() else layout.trial_ids():
+        with contextlib.suppress(FileNotFoundError, RecordError):
+            results[trial_id] = read_record(layout.trial(trial_id).result, TrialResult)
+    ids = {*results, *(result.point_id for result in results.values())}
+    if not any(known.startswith(what.lower()) for known in ids):
         raise CifarHpcError(f"{what}: neither a finished trial nor a point of {layout.pool}, nor a .json file of an ensemble")
+    meant = resolve_trial(what, ids)
+    found = [result for trial_id, result in results.items() if meant in (trial_id, result.point_id)]
     members = tuple(EnsembleMember(trial_id=r.trial_id, weight=1 / len(found), temperature=1.0) for r in found)
     return _Members(found[0].classes, members)
 
