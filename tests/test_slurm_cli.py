@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import JobEvent
+from cifar_hpc.records.store import read_records
 from slurm.local.cluster import Cluster
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\n"
@@ -48,6 +50,21 @@ def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: C
     assert _statuses(run) == ["cancelled"] * 3
     assert not cluster.run("squeue", "-h").strip(), "the canary ended too"
     assert "3 trials submitted" in run("sweep", "s.yaml")
+
+
+def test_a_filter_cancels_what_carries_nothing_else_and_never_the_canary_of_others(run, cluster: Cluster, tmp_path):
+    (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nparallel: 2\nminutes: 1\nmemory_gb: 1\n")
+    run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
+    events = read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
+    packed = [e.trial_ids[0] for e in events if e.handle == events[-1].handle]
+    assert len(packed) == 2
+    assert "1 jobs go on: they carry trials beside" in run("cancel", "s", packed[0])
+    assert _statuses(run) == ["queued"] * 4
+    assert "2 jobs asked to stop" in run("cancel", "s", *packed)
+    assert sorted(_statuses(run)) == ["cancelled"] * 2 + ["queued"] * 2
+    assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 2, "the other half, and the canary that it waits for"
+    assert "3 jobs asked to stop" in run("cancel", "s", "batch_size>0")
+    assert not cluster.run("squeue", "-h").strip()
 
 
 def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):

@@ -13,12 +13,14 @@ import typer
 from typer.core import TyperGroup
 
 from cifar_hpc.cli.arch import arch
+from cifar_hpc.cli.cancel import cancel
 from cifar_hpc.cli.doctor import doctor
 from cifar_hpc.cli.fetch import fetch
+from cifar_hpc.cli.logs import logs
 from cifar_hpc.cli.look import augment, lr_find
 from cifar_hpc.cli.report import compare, report
 from cifar_hpc.cli.spec_commands import init, schema
-from cifar_hpc.cli.status import cancel, logs, retry, status
+from cifar_hpc.cli.status import retry, status
 from cifar_hpc.cli.sweep import sweep
 from cifar_hpc.cli.trained import export, predict, reproduce
 from cifar_hpc.errors import CifarHpcError, nearest

@@ -1,4 +1,4 @@
-"""`status`, `logs`, `cancel`, `retry`: what stands on disk, and the two things to do about it. Starts through sweep's path."""
+"""`status`, `retry`: what stands on disk, and failed trials anew. Starts through sweep's path."""
 
 from __future__ import annotations
 
@@ -17,22 +17,19 @@ from cifar_hpc.cli.states import (
     SweepReader,
     failure_lines,
     first_line,
-    open_jobs,
     resolve_trial,
     short_ids,
     sweep_command,
 )
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.executors.base import JobState
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, SweepFiles, results_root
+from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import ErrorRecord, JobEvent, PlannedTrial, PlanRecord, Status, TrialResult
-from cifar_hpc.records.store import append_records, read_record, read_records, utc_now
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialResult
+from cifar_hpc.records.store import read_record
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
 
-LOG_LINES = 40
 MOST_REASONS = 10
 
 
@@ -52,66 +49,13 @@ def status(
         return
     plan = read_plan(layout, name)
     states = SweepReader(layout, plan).read()
-    rows = _select(plan, states, terms)
+    rows = select_trials(plan, states, terms)
     if format in (Format.JSON, Format.CSV):
         _write_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
     elif format is Format.TABLE:
         _print_status(plan, states, rows, detailed=bool(terms))
     else:
         print_columns(_trial_columns(plan, states, rows), format)
-
-
-def logs(
-    name: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="a sweep, or the beginning of a trial's id")],
-    terms: FilterText = None,
-) -> None:
-    """Print why trials failed and what their processes said last."""
-    layout = Layout(results_root())
-    if layout.sweep(name).plan.exists():
-        plan = read_plan(layout, name)
-        states = SweepReader(layout, plan).read()
-        chosen = [trial.trial_id for trial in _select(plan, states, terms)]
-        if not terms:
-            chosen = [trial_id for trial_id in chosen if states[trial_id].status in (Status.FAILED, Status.LOST)]
-        if not chosen:
-            counts = Counter(states[trial.trial_id].status for trial in plan.trials)
-            say("no trial matches" if terms else f"no trial failed or was lost ({_counts_text(counts)}); an id shows its log")
-    else:
-        chosen = [resolve_trial(name, layout.trial_ids())]
-    for trial_id in chosen:
-        typer.echo(_log_text(layout, trial_id), nl=False)
-
-
-def cancel(name: SweepName) -> None:
-    """Stop a sweep that runs: its trials save their state, and `sweep` goes on with them."""
-    from cifar_hpc.executors import EXECUTORS, open_executor
-    from cifar_hpc.executors.slurm_queue import SlurmQueue
-
-    layout = Layout(results_root())
-    read_plan(layout, name)
-    stopped: list[JobEvent] = []
-    jobs = open_jobs(layout.sweep(name))
-    for executor_name in dict.fromkeys(job.executor for job in jobs if job.executor in (*EXECUTORS, "slurm")):
-        executor = SlurmQueue(layout.queue) if executor_name == "slurm" else open_executor(executor_name)
-        mine = [job for job in jobs if job.executor == executor_name]
-        states = executor.states([job.handle for job in mine])
-        foreign = {job.handle.split("/")[0] for job in mine if states[job.handle] is JobState.UNKNOWN}
-        if foreign and executor_name == "slurm":
-            say("Slurm does not answer: its jobs go on")
-        elif foreign:
-            say(f"jobs on {', '.join(sorted(foreign))} can be cancelled there only")
-        running = [job for job in mine if states[job.handle] in (JobState.RUNNING, JobState.QUEUED)]
-        executor.cancel([job.handle for job in running])
-        stopped += running
-    now = utc_now()
-    append_records(
-        layout.sweep(name).jobs,
-        [
-            JobEvent(at=now, event="cancelled", job_id=j.job_id, trial_ids=j.trial_ids, executor=j.executor, handle=j.handle)
-            for j in stopped
-        ],
-    )
-    say(f"{name}: {len(stopped)} jobs asked to stop" if stopped else f"{name}: nothing runs")
 
 
 def retry(
@@ -130,7 +74,7 @@ def retry(
     plan = read_plan(layout, name)
     reader = SweepReader(layout, plan)
     states = reader.read()
-    chosen = [t.trial_id for t in _select(plan, states, terms) if states[t.trial_id].status is Status.FAILED]
+    chosen = [t.trial_id for t in select_trials(plan, states, terms) if states[t.trial_id].status is Status.FAILED]
     if not chosen:
         say(f"{name}: no failed trial to run again")
         return
@@ -169,7 +113,7 @@ def _remove_torn_result(layout: Layout, trial_id: str) -> None:
         path.unlink()
 
 
-def _select(plan: PlanRecord, states: Mapping[str, TrialState], terms: Sequence[str] | None) -> list[PlannedTrial]:
+def select_trials(plan: PlanRecord, states: Mapping[str, TrialState], terms: Sequence[str] | None) -> list[PlannedTrial]:
     """The trials that a filter, or beginnings of ids, mean; all where nothing is given."""
     words = " ".join(terms or ()).split()
     prefixes = [word for word in words if not set(word) & set("=<>")]
@@ -221,7 +165,7 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
             TextColumn("sweep", tuple(counts)),
             TextColumn("trials", tuple(str(n.total()) for n in counts.values()), right=True),
             TextColumn("finished", tuple(str(sum(n[status] for status in ENDED)) for n in counts.values()), right=True),
-            TextColumn("others", tuple(_counts_text({s: k for s, k in n.items() if s not in ENDED}) for n in counts.values())),
+            TextColumn("others", tuple(counts_text({s: k for s, k in n.items() if s not in ENDED}) for n in counts.values())),
         ]
         print_columns(columns, format)
     else:
@@ -230,7 +174,7 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
         say(f"not read: {line}")
 
 
-def _counts_text(counts: Mapping[Status, int]) -> str:
+def counts_text(counts: Mapping[Status, int]) -> str:
     """'3 running, 2 failed'."""
     return ", ".join(f"{counts[status]} {status.value}" for status in Status if counts.get(status))
 
@@ -238,7 +182,7 @@ def _counts_text(counts: Mapping[Status, int]) -> str:
 def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequence[PlannedTrial], *, detailed: bool) -> None:
     shown = {trial.trial_id: states[trial.trial_id] for trial in rows}
     counts = Counter(state.status for state in shown.values())
-    typer.echo(f"{plan.sweep}: {_counts_text(counts) or 'no trial'}")
+    typer.echo(f"{plan.sweep}: {counts_text(counts) or 'no trial'}")
     for line in stage_lines(rows, states):
         typer.echo(line)
     if detailed and rows:
@@ -291,39 +235,6 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
-
-
-def _log_text(layout: Layout, trial_id: str) -> str:
-    files = layout.trial(trial_id)
-    lines = [f"== trial {trial_id}"]
-    job = ""
-    try:
-        error = read_record(files.error, ErrorRecord)
-        job = error.job
-        lines += [f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"]
-        lines += [error.traceback.rstrip()] if error.traceback else []
-    except FileNotFoundError:
-        try:
-            result = read_record(files.result, TrialResult)
-            job = result.job
-            lines.append(f"{result.outcome.value} after {len(result.curves)} epochs on {result.hardware.host}")
-        except FileNotFoundError:
-            lines.append("neither finished nor failed: no error is recorded")
-    if "/" in job:
-        sweep_name, job_id = job.split("/", 1)
-        path = _log_file(layout.sweep(sweep_name), job_id)
-        if path.is_file():
-            printed = path.read_text(errors="replace").splitlines()
-            lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
-        else:
-            lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`")
-    return "\n".join(lines) + "\n"
-
-
-def _log_file(sweep: SweepFiles, job_id: str) -> Path:
-    """A job's own log, or that of the array element which ran it last."""
-    handles = [e.handle for e in read_records(sweep.jobs, JobEvent) if e.job_id == job_id and e.executor == "slurm"]
-    return sweep.element_log(handles[-1]) if handles else sweep.log(job_id)
 
 
 def _write_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:

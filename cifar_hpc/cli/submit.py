@@ -1,4 +1,4 @@
-"""What `sweep` does where the trials run on Slurm: submit and leave, show the arrays beforehand, cancel what a spec dropped."""
+"""What `sweep` does where the trials run on Slurm: submit and leave, show the arrays beforehand."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Collection
 
 import typer
 
-from cifar_hpc.cli.states import next_number, open_jobs, reserve_numbers
+from cifar_hpc.cli.states import next_number, reserve_numbers
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import SlurmExecutor
 from cifar_hpc.executors.slurm_arrays import Submission, job_minutes
 from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.executors.slurm_queue import SlurmError, SlurmQueue
+from cifar_hpc.executors.slurm_queue import SlurmError
 from cifar_hpc.executors.slurm_site import DEFAULT_ARRAY_SIZE, Limits, read_limits
 from cifar_hpc.plan import Job, Plan, jobs_for
 from cifar_hpc.records.layout import Layout
@@ -69,25 +69,6 @@ def print_arrays(
     typer.echo("\n".join(lines))
     if verbose and submission.arrays:
         typer.echo(executor.script(submission.arrays[0], plan.spec.name))
-
-
-def cancel_dropped(layout: Layout, sweep: str, trial_ids: Collection[str]) -> int:
-    """Cancels the open Slurm jobs all of whose trials are among trial_ids, with all that is packed beside them only if it
-    is among them too; how many jobs."""
-    dropped = set(trial_ids)
-    open_now = [event for event in open_jobs(layout.sweep(sweep)) if event.executor == "slurm"]
-    kept = {event.handle for event in open_now if not dropped.issuperset(event.trial_ids)}
-    ended = [event for event in open_now if event.handle not in kept]
-    SlurmQueue(layout.queue).cancel([event.handle for event in ended])
-    at = utc_now()
-    append_records(
-        layout.sweep(sweep).jobs,
-        [
-            JobEvent(at=at, event="cancelled", job_id=e.job_id, trial_ids=e.trial_ids, executor="slurm", handle=e.handle)
-            for e in ended
-        ],
-    )
-    return len(ended)
 
 
 def _array_lines(submission: Submission, profile: SlurmProfile, canaries_n: int) -> list[str]:

@@ -113,9 +113,9 @@ def sweep(
             print_arrays(layout, plan, to_submit(states, ()), site, verbose=verbose, canary=canary)
         return
     if prune and dropped:
-        from cifar_hpc.cli.submit import cancel_dropped
+        from cifar_hpc.cli.cancel import cancel_trials
 
-        say(f"pruned: {cancel_dropped(layout, loaded.name, dropped)} queued jobs cancelled")
+        say(f"pruned: {len(cancel_trials(layout, loaded.name, dropped).stopped)} queued jobs cancelled")
     run_plan(layout, plan, reader, where, again=())
 
 

@@ -92,6 +92,10 @@ class SweepFiles:
         """What a Slurm job or array element printed; submitit names it."""
         return self.logs / f"{handle}_0_log.out"
 
+    def element_logs(self, handle: str) -> list[Path]:
+        """Those that are there, one for each node of the element."""
+        return sorted(self.logs.glob(f"{handle}_*_log.out"))
+
     def meeting(self, start: str) -> Path:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""
         return self.folder / f".meeting-{start}"

@@ -1,0 +1,152 @@
+"""`logs`: why trials failed, what their processes printed, and with -f what they do now. Reads files only."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifar_hpc.cli.progress import name_of
+from cifar_hpc.cli.states import SweepReader, resolve_trial, short_ids
+from cifar_hpc.cli.status import FilterText, counts_text, select_trials
+from cifar_hpc.cli.sweep import say
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
+from cifar_hpc.records.store import read_record, read_records
+
+LOG_LINES = 40
+LOOK_EVERY_S = 1.0
+COST_FRAC = 0.05  # share of one core that following may take
+UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
+
+
+def logs(
+    name: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="a sweep, or the beginning of a trial's id")],
+    terms: FilterText = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what the trials do until they have ended")] = False,
+) -> None:
+    """Print why trials failed and what their processes said last; with -f each epoch as it ends."""
+    layout = Layout(results_root())
+    if not layout.sweep(name).plan.exists():
+        trial_id = resolve_trial(name, layout.trial_ids())
+        if follow:
+            raise CifarHpcError(f"logs -f: {name!r} is a trial; name its sweep before it: cifar-hpc logs SWEEP {name} -f")
+        typer.echo(_log_text(layout, trial_id), nl=False)
+        return
+    reader = SweepReader(layout, read_plan(layout, name))
+    states = reader.read()
+    chosen = select_trials(reader.plan, states, terms)
+    if follow:
+        _follow(layout, reader, chosen)
+        return
+    if not terms:
+        chosen = [trial for trial in chosen if states[trial.trial_id].status in (Status.FAILED, Status.LOST)]
+    if not chosen:
+        counts = Counter(states[trial.trial_id].status for trial in reader.plan.trials)
+        say("no trial matches" if terms else f"no trial failed or was lost ({counts_text(counts)}); an id shows its log")
+    for trial in chosen:
+        typer.echo(_log_text(layout, trial.trial_id), nl=False)
+
+
+def _log_text(layout: Layout, trial_id: str) -> str:
+    files = layout.trial(trial_id)
+    lines = [f"== trial {trial_id}"]
+    job = ""
+    try:
+        error = read_record(files.error, ErrorRecord)
+        job = error.job
+        lines += [f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"]
+        lines += [error.traceback.rstrip()] if error.traceback else []
+    except FileNotFoundError:
+        try:
+            result = read_record(files.result, TrialResult)
+            job = result.job
+            lines.append(f"{result.outcome.value} after {len(result.curves)} epochs on {result.hardware.host}")
+        except FileNotFoundError:
+            lines.append("neither finished nor failed: no error is recorded")
+    if job:
+        paths = _log_files(layout, job)
+        for path in paths:
+            printed = path.read_text(errors="replace").splitlines()
+            lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
+        if not paths:
+            lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`")
+    return "\n".join(lines) + "\n"
+
+
+def _log_files(layout: Layout, job: str) -> list[Path]:
+    """A job's own log, or those of the array element which ran it last, one for each of its nodes. job: 'sweep/job-0001'."""
+    sweep_name, _, job_id = job.partition("/")
+    sweep = layout.sweep(sweep_name)
+    handles = [e.handle for e in read_records(sweep.jobs, JobEvent) if e.job_id == job_id and e.executor == "slurm"]
+    return sweep.element_logs(handles[-1]) if handles else [path for path in [sweep.log(job_id)] if path.is_file()]
+
+
+def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial]) -> None:
+    """Prints epochs, the jobs' own output and ends as they come, until every chosen trial has ended or nobody trains."""
+    told = _Told(layout, chosen)
+    while True:
+        began = time.perf_counter()
+        states = reader.read()
+        for line in told.news(states):
+            typer.echo(line)
+        if not any(states[trial.trial_id].status in (Status.QUEUED, Status.RUNNING) for trial in chosen):
+            return
+        time.sleep(max(LOOK_EVERY_S, (time.perf_counter() - began) / COST_FRAC))
+
+
+class _Told:
+    """What has been printed so far: it begins with the last epoch of each trial, and with what is printed from now on."""
+
+    def __init__(self, layout: Layout, trials: Collection[PlannedTrial]) -> None:
+        self._layout = layout
+        short = short_ids([trial.trial_id for trial in trials])
+        self._names = {trial.trial_id: f"{short[trial.trial_id]}  {name_of(trial)}" for trial in trials}
+        self._epochs = {trial.trial_id: trial.config["epochs"] for trial in trials}
+        self._last: dict[str, int] = {}
+        self._statuses: dict[str, Status] = {}
+        self._read: dict[Path, int] = {}
+
+    def news(self, states: Mapping[str, TrialState]) -> Iterator[str]:
+        for trial_id, name in self._names.items():
+            state = states[trial_id]
+            before = self._statuses.get(trial_id)
+            if state.status is before and state.status is not Status.RUNNING:
+                continue
+            self._statuses[trial_id] = state.status
+            if before is None and state.status not in UNENDED:
+                continue  # it had ended before anybody looked
+            yield from self._epoch_lines(trial_id, name, state)
+            if state.claim is not None:
+                yield from self._printed(state.claim.job)
+            if state.status is not before and state.status not in UNENDED:
+                yield f"{time.strftime('%H:%M:%S')}  {name}  {state.status.value}{f': {state.reason}' if state.reason else ''}"
+
+    def _epoch_lines(self, trial_id: str, name: str, state: TrialState) -> Iterator[str]:
+        curves = state.result.curves if state.result else read_records(self._layout.trial(trial_id).metrics, EpochRecord)
+        begin = self._last.get(trial_id, max(0, len(curves) - 1))
+        for epoch in curves[begin:]:
+            values = {"train loss": epoch.train_loss, "val loss": epoch.val_loss}
+            shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if value is not None)
+            acc = f"  val acc {100 * epoch.val_acc:.2f} %" if epoch.val_acc is not None else ""
+            place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}"
+            yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"
+        self._last[trial_id] = len(curves)
+
+    def _printed(self, job: str) -> Iterator[str]:
+        for path in _log_files(self._layout, job):
+            size = path.stat().st_size
+            begin = self._read.setdefault(path, size)
+            if size > begin:
+                with path.open("rb") as stream:
+                    stream.seek(begin)
+                    whole, _, _ = stream.read(size - begin).rpartition(b"\n")
+                self._read[path] = begin + len(whole) + bool(whole)
+                yield from (f"{path.name}: {line}" for line in whole.decode(errors="replace").splitlines())
