@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
+from cifar_hpc.plan import make_plan
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import JobEvent
-from cifar_hpc.records.store import read_records
+from cifar_hpc.records.schema import JobEvent, TrialResult
+from cifar_hpc.records.store import read_record, read_records, write_record
+from cifar_hpc.spec.load import load_spec
 from slurm.local.cluster import Cluster
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\n"
@@ -69,8 +73,25 @@ def test_a_filter_cancels_what_carries_nothing_else_and_never_the_canary_of_othe
 
 def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):
     shown = run("sweep", "s.yaml", "--dry-run", "-v", grid="{batch_size: [16, 32]}")
-    assert "2 jobs, 2 trials" in shown and "GPU-hours" in shown and "#SBATCH --array=0-1%2" in shown
+    assert "2 jobs, 2 trials" in shown and "#SBATCH --array=0-1%2" in shown
+    assert "at most   2.0 GPU-hours (a guess" in shown and "about" not in shown and "size not known" in shown
     assert not cluster.run("squeue", "-h").strip()
+
+
+def test_a_dry_run_counts_by_what_earlier_trials_of_the_cluster_measured(run, tmp_path):
+    """One trial of three has the network of one that took 90 s an epoch; a time of this machine says nothing of the cluster."""
+    run("sweep", "s.yaml", "--no-canary", grid="{arch: [linear], batch_size: [16], weight_decay: [0.1]}")
+    layout = Layout(results_root())
+    (trial,) = make_plan(load_spec(tmp_path / "s.yaml")).trials
+    write_trial(layout, trial, Images.draw(50, 10))
+    result = read_record(layout.trial(trial.trial_id).result, TrialResult)
+    curves = [replace(result.curves[0], epoch=epoch, train_s=80.0, val_s=10.0) for epoch in (1, 2, 3)]
+    grid = "{arch: [linear, simple_cnn], batch_size: [16, 32], weight_decay: [0.1]}"
+    for executor, words in (("ray", None), ("slurm", "about     0.025 GPU-hours for 1 of the 3 trials")):
+        write_record(layout.trial(trial.trial_id).result, replace(result, curves=tuple(curves), executor=executor))
+        shown = run("sweep", "s.yaml", "--dry-run", grid=grid)
+        assert (words in shown) if words else ("GPU-hours for" not in shown)
+        assert " kB; " in shown
 
 
 def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):

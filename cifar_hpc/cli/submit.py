@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import typer
 
+from cifar_hpc.cli.cost import Experience, read_experience, size_text
 from cifar_hpc.cli.states import next_number, reserve_numbers
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import SlurmExecutor
@@ -59,37 +60,58 @@ def print_arrays(
         limits = Limits(DEFAULT_ARRAY_SIZE, None)
         lines.append(f"  limits    not known ({error}); MaxArraySize taken as {DEFAULT_ARRAY_SIZE}")
     submission = executor.plan(jobs, limits)
-    lines += _array_lines(submission, profile, executor.order(submission, plan.spec.name).canaries_n)
+    lines += _array_lines(submission)
+    if canaries_n := executor.order(submission, plan.spec.name).canaries_n:
+        lines.append(f"  canary    {canaries_n}: the arrays start once its first epoch, checkpoint and resume succeeded")
+    experience = read_experience(layout, executor.name)
+    lines += _gpu_lines(submission, profile, experience)
     if submission.waiting:
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
         lines.append(f"  given up  {n} trials: {reason}")
     jobs_n = sum(len(array.elements) for array in submission.arrays)
-    lines.append(f"  files     {3 * len(todo)} of results, {jobs_n} logs, one copy of the package")
+    taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
+    size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
+    lines.append(f"  files     {3 * len(todo)} of results, {size}; {jobs_n} logs, one copy of the package")
     typer.echo("\n".join(lines))
     if verbose and submission.arrays:
         typer.echo(executor.script(submission.arrays[0], plan.spec.name))
 
 
-def _array_lines(submission: Submission, profile: SlurmProfile, canaries_n: int) -> list[str]:
+def _array_lines(submission: Submission) -> list[str]:
     lines = []
-    gpu_hours = 0.0
     for array in submission.arrays:
         needs = array.needs
-        trials = sum(len(job.trial_ids) for element in array.elements for job in element.jobs)
-        minutes = sum(job_minutes(job, profile) for element in array.elements for job in element.jobs) / needs.at_once
-        gpu_hours += needs.nodes * needs.gpus * minutes / 60
+        trials = sum(len(job.trial_ids) for job in array.jobs)
         memory = f"{needs.memory_gb:g} GB" if needs.memory_gb else "the site's memory"
         each = f"{needs.nodes} nodes, each " if needs.nodes > 1 else ""
         side = f", {needs.at_once} at once on a GPU" if needs.at_once > 1 else ""
+        after = ", after their parents" if array.level else ""
         lines.append(
             f"  array     {len(array.elements)} jobs, {trials} trials{side}: {each}{needs.gpus} GPU, {needs.cpus} CPU, "
-            f"{memory}, limit {needs.minutes} min"
+            f"{memory}, limit {needs.minutes} min{after}"
         )
-    if canaries_n:
-        lines.append(f"  canary    {canaries_n}: the arrays start once its first epoch, checkpoint and resume succeeded")
-    if gpu_hours:
-        lines.append(f"  at most   {gpu_hours:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)")
+    return lines
+
+
+def _gpu_lines(submission: Submission, profile: SlurmProfile, experience: Experience) -> list[str]:
+    """GPU-hours: by measured epochs where earlier trials on the cluster tell, and what the time limits allow."""
+    measured_h, allowed_h, like, trials_n = 0.0, 0.0, 0, 0
+    for array in submission.arrays:
+        gpus = array.needs.nodes * array.needs.gpus / array.needs.at_once
+        allowed_h += gpus * sum(job_minutes(job, profile) for job in array.jobs) / 60
+        for config in (config for job in array.jobs for cohort in job.cohorts for config in cohort.trials):
+            epoch_s = experience.of_epoch(config.to_json())
+            trials_n, like = trials_n + 1, like + (epoch_s is not None)
+            measured_h += gpus * config.epochs * (epoch_s or 0.0) / 3600
+    if not allowed_h:
+        return []
+    lines = [f"  at most   {allowed_h:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)"]
+    if like:
+        whole = "" if like == trials_n else f" for {like} of the {trials_n} trials"
+        lines.insert(
+            0, f"  about     {measured_h:.2g} GPU-hours{whole}, by the epochs that earlier trials like these took here"
+        )
     return lines
 
 
