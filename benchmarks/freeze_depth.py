@@ -1,10 +1,13 @@
 """The same freeze-depth sweep by cifar-hpc and by a plain Ray Tune script: trials per minute, the ratio, the accuracies.
 
-    python benchmarks/freeze_depth.py                       # all levels, ResNet-18 at 32 pixels
-    python benchmarks/freeze_depth.py --levels head --epochs 20
+    python benchmarks/freeze_depth.py                                          # all levels, ResNet-18 at 32 pixels
+    python benchmarks/freeze_depth.py --levels head --epochs 20 --train-size 12500
 
-Both train the same trials on the same CIFAR-10 images in processes of their own, start-up included; the script runs one trial
-after another or two at a time, whichever was faster in a short try. Needs CIFAR-10 ($CIFAR_HPC_DATA). Prints Markdown.
+Both train on the same CIFAR-10 images, in processes of their own. The script runs one trial after another or two at a time,
+whichever was faster in a short try. Its trials cost the same each, as do ours that share nothing, so that only --timed of
+them are run and the rest reckoned from these; cohorts of ours are run whole. 'With start-up' counts from the command to its
+end, 'without' from the first trial's beginning, once everything is imported, to the last one's end. Needs CIFAR-10
+($CIFAR_HPC_DATA). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 LEVELS = {  # name -> (freeze, augment); 'layer4' is all but the classifier
@@ -26,43 +32,89 @@ LEVELS = {  # name -> (freeze, augment); 'layer4' is all but the classifier
     "last two stages": ("layer2", "none"),
     "unfrozen": ("none", "none"),
 }
-LRS = [0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1]
+LRS = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both sides train: one trial for each learning rate. folder: the images for the script."""
+
+    folder: Path
+    freeze: str
+    augment: str
+    epochs: int
+    train_size: int
+    image_size: int
+    weights: str | None
+    lrs: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of all learning rates, in seconds, and the test accuracies of those that ran."""
+
+    start_s: float
+    train_s: float
+    accs: Sequence[float]
+
+    @property
+    def whole_s(self) -> float:
+        return self.start_s + self.train_s
+
+    def times(self, factor: float) -> Cost:
+        """Of so many times the trials, one after another."""
+        return replace(self, train_s=self.train_s * factor)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--levels", nargs="*", default=list(LEVELS))
+    parser.add_argument("--levels", nargs="*", default=list(LEVELS), choices=list(LEVELS))
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--train-size", type=int, default=2000)
+    parser.add_argument("--train-size", type=int, default=4000)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--lrs", type=int, default=8)
+    parser.add_argument("--weights", help="a file of ImageNet weights for ResNet-18; else both start from scratch")
+    parser.add_argument("--timed", type=int, default=2, help="trials of a level that are run where all cost alike")
     options = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory(prefix="freeze-depth-") as folder:
         export_images(Path(folder), options.train_size)
-        rows, total = [], [0.0, 0.0]
+        concurrent = choose_concurrency(work_of(Path(folder), "last stage", options))
+        print(
+            f"The script runs {concurrent} at a time. n = {len(LRS)} learning rates a level, {options.epochs} epochs, ", end=""
+        )
+        print(
+            f"{options.train_size} images, {options.image_size} px; timed: {options.timed} of the script's trials\n", flush=True
+        )
         for level in options.levels:
-            freeze, augment = LEVELS[level]
-            lrs = LRS[: options.lrs]
-            ours_s, ours = run_ours(Path(folder), freeze, augment, lrs, options)
-            peer_s, peer = min(
-                (run_peer(Path(folder), freeze, augment, lrs, options, n) for n in (1, 2)), key=lambda run: run[0]
-            )
-            total[0], total[1] = total[0] + ours_s, total[1] + peer_s
-            rows.append((level, len(lrs), ours_s, peer_s, ours, peer))
-            print(row(*rows[-1]), flush=True)
-    trials = sum(entry[1] for entry in rows)
-    print("\n| level | cifar-hpc, trials/min | Ray Tune script, trials/min | ratio | test accuracy, difference of means |")
-    print("| --- | --- | --- | --- | --- |")
-    for entry in rows:
-        print(row(*entry))
-    print(f"| whole | {60 * trials / total[0]:.2f} | {60 * trials / total[1]:.2f} | **{total[1] / total[0]:.1f}** | |")
+            work = work_of(Path(folder), level, options)
+            few = replace(work, lrs=LRS[:: len(LRS) // options.timed][: options.timed])
+            factor = len(LRS) / options.timed
+            ours = run_ours(work) if work.freeze != "none" else run_ours(few).times(factor)
+            peer = run_peer(few, concurrent).times(factor)
+            same = ours.accs if work.freeze == "none" else [ours.accs[LRS.index(lr)] for lr in few.lrs]
+            gaps = [100 * (one - other) for one, other in zip(same, peer.accs, strict=True)]
+            rows.append((level, ours, peer, gaps))
+            print(f"{level}: ours {ours}, script {peer}", file=sys.stderr, flush=True)
+    print("| level | cifar-hpc, trials/min | script, trials/min | ratio with start-up | without | test accuracy, difference |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for level, ours, peer, gaps in rows:
+        print(row(level, ours, peer), f"{statistics.mean(gaps):+.1f} points (n = {len(gaps)}) |")
+    if len(rows) > 1:
+        print(row("whole", *(whole([entry[side] for entry in rows]) for side in (1, 2)), trials_n=len(LRS) * len(rows)), "|")
 
 
-def row(level: str, n: int, ours_s: float, peer_s: float, ours: list[float], peer: list[float]) -> str:
-    gap = 100 * (statistics.mean(ours) - statistics.mean(peer))
-    return (
-        f"| {level} | {60 * n / ours_s:.2f} | {60 * n / peer_s:.2f} | **{peer_s / ours_s:.1f}** | {gap:+.2f} points (n = {n}) |"
-    )
+def row(level: str, ours: Cost, peer: Cost, trials_n: int = len(LRS)) -> str:
+    rates = " | ".join(f"{60 * trials_n / cost.whole_s:.2f}" for cost in (ours, peer))
+    return f"| {level} | {rates} | **{peer.whole_s / ours.whole_s:.1f}** | {peer.train_s / ours.train_s:.1f} |"
+
+
+def whole(costs: Sequence[Cost]) -> Cost:
+    """One sweep of all levels: it starts once."""
+    return Cost(statistics.mean(cost.start_s for cost in costs), sum(cost.train_s for cost in costs), ())
+
+
+def work_of(folder: Path, level: str, options: argparse.Namespace) -> Work:
+    return Work(folder, *LEVELS[level], options.epochs, options.train_size, options.image_size, options.weights, LRS)
 
 
 def export_images(folder: Path, train_size: int) -> None:
@@ -79,56 +131,54 @@ def export_images(folder: Path, train_size: int) -> None:
         np.save(folder / f"{name}_labels.npy", split.labels_N.numpy())
 
 
-def run_ours(
-    folder: Path, freeze: str, augment: str, lrs: list[float], options: argparse.Namespace
-) -> tuple[float, list[float]]:
+def run_ours(work: Work) -> Cost:
+    shared = work.freeze != "none"
     spec = {
         "name": "bench",
-        "dataset": {"name": "cifar10", "train_size": options.train_size, "val_frac": 0.2},
+        "dataset": {"name": "cifar10", "train_size": work.train_size, "val_frac": 0.2},
         "base": {
-            **{"arch": "resnet18", "freeze": freeze, "augment": augment, "epochs": options.epochs},
-            **{"batch_size": 128, "image_size": options.image_size},
+            **{"arch": "resnet18", "freeze": work.freeze, "augment": work.augment, "epochs": work.epochs},
+            **{"batch_size": 128, "image_size": work.image_size, "weights": work.weights},
         },
-        "grid": {"lr": lrs},
-        "resources": {"cpus_per_gpu": os.cpu_count() if freeze != "none" else 1},
+        "grid": {"lr": list(work.lrs)},
+        "resources": {"cpus_per_gpu": os.cpu_count() if shared else 1},
     }
-    results = Path(tempfile.mkdtemp(dir=folder))
+    results = Path(tempfile.mkdtemp(dir=work.folder))
     (results / "bench.yaml").write_text(json.dumps(spec))  # JSON is YAML
-    executor = "inline" if freeze != "none" else "ray"
+    command = [sys.executable, "-m", "cifar_hpc", "sweep", str(results / "bench.yaml"), "--on", "inline" if shared else "ray"]
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "cifar_hpc", "sweep", str(results / "bench.yaml"), "--on", executor],
-        env={**os.environ, "CIFAR_HPC_RESULTS": str(results)},
-        check=True,
-        stderr=subprocess.DEVNULL,
-    )
-    seconds = time.perf_counter() - started
+    subprocess.run(command, env={**os.environ, "CIFAR_HPC_RESULTS": str(results)}, check=True, stderr=subprocess.DEVNULL)
+    whole_s = time.perf_counter() - started
     records = [json.loads(path.read_text()) for path in results.glob("trials/*/result.json")]
-    assert len(records) == len(lrs)
-    return seconds, [record["test"]["acc"] for record in records]
+    records.sort(key=lambda record: record["config"]["lr"])
+    assert len(records) == len(work.lrs)
+    began = min(datetime.fromisoformat(record["started_at"]).timestamp() for record in records)
+    ended = max(datetime.fromisoformat(record["finished_at"]).timestamp() for record in records)
+    return Cost(whole_s - (ended - began), ended - began, [record["test"]["acc"] for record in records])
 
 
-def run_peer(
-    folder: Path, freeze: str, augment: str, lrs: list[float], options: argparse.Namespace, concurrent: int
-) -> tuple[float, list[float]]:
+def choose_concurrency(work: Work) -> int:
+    brief = replace(work, epochs=2, lrs=LRS[:2])
+    return min((1, 2), key=lambda n: run_peer(brief, n).train_s)
+
+
+def run_peer(work: Work, concurrent: int) -> Cost:
     settings = {
-        **{"arch": "resnet18", "image_size": options.image_size, "epochs": options.epochs, "batch_size": 128},
-        **{"augment": augment, "images": str(folder), "concurrent": concurrent},
-        "trials": [{"freeze": freeze, "lr": lr, "seed": 0} for lr in lrs],
+        **{"arch": "resnet18", "image_size": work.image_size, "epochs": work.epochs, "batch_size": 128},
+        **{"augment": work.augment, "images": str(work.folder), "weights": work.weights, "concurrent": concurrent},
+        "trials": [{"freeze": work.freeze, "lr": lr, "seed": 0} for lr in work.lrs],
     }
-    path = folder / "peer.json"
+    path = work.folder / "peer.json"
     path.write_text(json.dumps(settings))
+    command = [sys.executable, str(Path(__file__).with_name("peer_ray_tune.py")), str(path)]
     started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("peer_ray_tune.py")), str(path)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seconds = time.perf_counter() - started
-    accs = [json.loads(line)["test_acc"] for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(accs) == len(lrs), done.stdout + done.stderr
-    return seconds, accs
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    whole_s = time.perf_counter() - started
+    trials = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(trials) == len(work.lrs), done.stdout + done.stderr
+    trials.sort(key=lambda trial: trial["lr"])
+    train_s = max(trial["ended"] for trial in trials) - min(trial["began"] for trial in trials)
+    return Cost(whole_s - train_s, train_s, [trial["test_acc"] for trial in trials])
 
 
 if __name__ == "__main__":

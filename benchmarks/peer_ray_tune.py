@@ -1,9 +1,10 @@
 """What a careful user writes without cifar-hpc: a Ray Tune function over torchvision parts. benchmarks/freeze_depth.py runs it.
 
-Takes a JSON of {arch, image_size, epochs, batch_size, augment, trials: [{freeze, lr, seed}], images: a folder, concurrent}
-and prints one JSON line a trial: validation and test accuracy of the best validation epoch. Frozen stages have
-requires_grad=False, are in eval mode and are kept from the optimiser; the data pass through torchvision's transforms in a
-DataLoader with a worker; actors are reused; Ray's loggers are off.
+Takes a JSON of {arch, image_size, epochs, batch_size, augment, weights: a file of a network of 1000 classes or null, trials:
+[{freeze, lr, seed}], images: a folder, concurrent} and prints one JSON line a trial: validation and test accuracy of the best
+validation epoch, when it began and ended. Frozen stages have requires_grad=False, are in eval mode and are kept from the
+optimiser; the data pass through torchvision's transforms in a DataLoader with a worker; actors are reused; Ray's loggers are
+off.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
@@ -29,6 +31,7 @@ def train(config: dict) -> None:
     from torch.nn import functional
     from torchvision import transforms
 
+    began = time.time()  # with everything imported
     torch.set_num_threads(config["threads"])
     torch.manual_seed(config["seed"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,7 +61,11 @@ def train(config: dict) -> None:
 
     batches = loader("train", augmented, config["batch_size"], True)
     val, test = loader("val", plain, 500, False), loader("test", plain, 500, False)
-    model = torchvision.models.get_model(config["arch"], num_classes=10).to(device)
+    model = torchvision.models.get_model(config["arch"], num_classes=1000 if config["weights"] else 10)
+    if config["weights"]:
+        model.load_state_dict(torch.load(config["weights"], weights_only=True))
+        model.fc = torch.nn.Linear(model.fc.in_features, 10)
+    model = model.to(device)
     frozen = [] if config["freeze"] == "none" else list(STAGES[: STAGES.index(config["freeze"]) + 1])
     for name in frozen:
         getattr(model, name).requires_grad_(False)
@@ -87,7 +94,7 @@ def train(config: dict) -> None:
             best, best_state = acc, {key: value.clone() for key, value in model.state_dict().items()}
         tune.report({"val_acc": acc, "test_acc": -1.0})
     model.load_state_dict(best_state)
-    tune.report({"val_acc": best, "test_acc": accuracy(test)})
+    tune.report({"val_acc": best, "test_acc": accuracy(test), "began": began, "ended": time.time()})
 
 
 def main() -> None:
@@ -112,9 +119,8 @@ def main() -> None:
         run_config=tune.RunConfig(verbose=0),
     )
     for result in tuner.fit():
-        print(
-            json.dumps({**result.config["trial"], "val_acc": result.metrics["val_acc"], "test_acc": result.metrics["test_acc"]})
-        )
+        measured = {name: result.metrics[name] for name in ("val_acc", "test_acc", "began", "ended")}
+        print(json.dumps({**result.config["trial"], **measured}))
     ray.shutdown()
 
 
