@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import threading
@@ -16,7 +17,8 @@ from training import digits_config, job_of
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor, JobState, record_death
-from cifar_hpc.executors.ray_tune import _record
+from cifar_hpc.executors.ray_session import remove_abandoned
+from cifar_hpc.executors.ray_tune import RayTuneExecutor, _record
 from cifar_hpc.executors.slurm import SlurmExecutor
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.plan import Job, Resources
@@ -53,6 +55,17 @@ def make_runner(folder: Path):
                     losses = {"train_loss": None, "train_acc": None, "val_loss": 1.0, "val_acc": 0.5}
                     assert on_epoch(trial.trial_id, EpochRecord(epoch=1, lr=0.1, train_s=0.1, val_s=0.1, **losses))
         (folder / f"done-{job.job_id}").touch()
+
+    return run
+
+
+def seen_cpus(folder: Path):
+    """A runner that writes down what Ray gave its job."""
+
+    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+        import ray
+
+        (folder / job.job_id).write_text(str(ray.get_runtime_context().get_assigned_resources()["CPU"]))
 
     return run
 
@@ -143,7 +156,7 @@ def test_a_handle_of_what_is_gone_or_elsewhere_is_told_apart_and_never_signalled
     executor.cancel(list(expected))  # would end this test
 
 
-def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path):
+def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path, capfd):
     executor = open_executor("ray")
     executor._run = make_runner(tmp_path)
     jobs, layout = jobs_with_seeds(9, 99, 3), Layout(tmp_path / "results")
@@ -154,6 +167,29 @@ def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_p
     starts = len(list(tmp_path.glob("job-0002.*")))
     assert 2 <= starts <= 3, "once, and two restarts, of which Ray may spend one on a worker that is still dying"
     assert "the runner was here" in layout.sweep("test").log("job-0003").read_text()
+    told, said = capfd.readouterr()
+    assert told == "", "Ray's own words are in a log"
+    assert "raylet" in layout.sweep("test").log("ray").read_text()
+    assert "job-0001: its worker process died; it starts again from the last checkpoint" in said
+    assert "job-0002: its worker process died; it is given up" in said
+
+
+def test_jobs_of_one_start_get_each_the_resources_that_it_asks_for(tmp_path):
+    executor = open_executor("ray")
+    executor._run = seen_cpus(tmp_path)
+    jobs = [dataclasses.replace(job, resources=Resources(cpus_per_gpu=n)) for n, job in enumerate(jobs_with_seeds(1, 2), 1)]
+    executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
+    assert [(tmp_path / job.job_id).read_text() for job in jobs] == ["1.0", str(float(min(2, os.cpu_count() or 1)))]
+
+
+def test_a_killed_sweeps_temporary_folder_goes_with_the_next_one_and_a_living_ones_stays(tmp_path):
+    own = RayTuneExecutor.own_handle()
+    for name, owner in {"dead": own.rpartition("/")[0] + "/1.0", "living": own, "far": f"x{own}"}.items():
+        (tmp_path / f"chpc-{name}").mkdir()
+        (tmp_path / f"chpc-{name}" / "owner").write_text(owner)
+    (tmp_path / "chpc-unknown").mkdir()
+    remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chpc-far", "chpc-living", "chpc-unknown"]
 
 
 def test_ray_refuses_what_the_machine_can_never_give_instead_of_waiting_for_ever(tmp_path):

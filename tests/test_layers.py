@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "attempts"},
     "runner": FOUNDATION | {"trial", "records", "train", "plan", "attempts", "trainer"},
     "search": FOUNDATION | {"trial", "cohorts", "records", "spec", "plan"},
-    "executors": FOUNDATION | {"trial", "records", "plan", "search", "__init__"},
+    "executors": FOUNDATION | {"trial", "records", "spec", "plan", "search", "__init__"},
     "collect": FOUNDATION | {"trial", "records", "__init__"},
     "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
     "cli": FOUNDATION | {"trial", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},

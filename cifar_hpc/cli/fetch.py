@@ -27,7 +27,7 @@ def fetch(
     elif Path(target).is_file():
         from cifar_hpc.spec.load import load_spec
 
-        fetch_for([trial.config for trial in load_spec(Path(target)).trials])
+        fetch_for(list(load_spec(Path(target)).configs))
     else:
         near = nearest(target, FETCHED)
         hint = f" Did you mean {near!r}?" if near else ""

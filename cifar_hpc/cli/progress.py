@@ -108,7 +108,7 @@ class Pace:
         if sum(epochs.values()) != self._done_n:
             self._gained_s, self._done_n = now_s, sum(epochs.values())
         costs = epoch_costs_s(plan, states)
-        gained = sum((n - self._first[trial_id]) * costs[trial_id] for trial_id, n in epochs.items()) if costs else 0.0
+        gained = sum((n - self._first.get(trial_id, 0)) * costs[trial_id] for trial_id, n in epochs.items()) if costs else 0.0
         left = remaining_s(plan, states)
         if not left or gained <= 0:
             return None
@@ -140,7 +140,7 @@ class Counts:
         left = sum(_epochs_left(trial, states) for trial in plan.trials if _is_open(states[trial.trial_id]))
         done = sum(state.status in ENDED for state in states.values())
         failed = sum(state.status is Status.FAILED for state in states.values())
-        return cls(len(plan.trials), done, failed, epochs, epochs - left)
+        return cls(plan.trials_at_most, done, failed, epochs, epochs - left)
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""

@@ -46,6 +46,9 @@ class SweepReader:
         if trial_id in self._ended:
             return self._ended[trial_id]
         state = read_state(self._layout.trial(trial_id), trial_id)
+        if state.result is not None and not self.plan.ends(state.result):
+            reason = f"stopped after epoch {state.epochs_done} by another sweep's search: begins again"
+            return TrialState(trial_id, Status.PLANNED, reason)
         if state.status in ENDED:
             self._ended[trial_id] = state
         return state

@@ -81,7 +81,12 @@ def retry(
     _refuse_changed_spec(layout, plan)
     for trial_id in chosen:
         _remove_torn_result(layout, trial_id)
-    run_plan(layout, recorded_plan(plan), reader, Where(on, profile), again=chosen)
+    if plan.search is not None:
+        from cifar_hpc.cli.search import retry_search
+
+        retry_search(layout, plan, Where(on, profile), chosen)
+    else:
+        run_plan(layout, recorded_plan(plan), reader, Where(on, profile), again=chosen)
 
 
 def _refuse_changed_spec(layout: Layout, plan: PlanRecord) -> None:

@@ -96,8 +96,19 @@ def sweep(
     loaded = load_spec(spec, set_ or ())
     for warning in loaded.warnings:
         say(f"warning: {warning}")
-    plan = make_plan(loaded, share=share)
     layout = Layout(results_root())
+    if loaded.search is not None:
+        from cifar_hpc.cli.search import print_search, run_search
+        from cifar_hpc.search.run import journal_of
+
+        _dropped(layout, journal_of(loaded, None, 1))
+        where = Where(on, profile)
+        if dry_run:
+            print_search(layout, loaded)
+        else:
+            run_search(layout, loaded, where)
+        return
+    plan = make_plan(loaded, share=share)
     dropped = _dropped(layout, plan_record(plan))
     if dropped:
         some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
@@ -144,13 +155,13 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
         if not where.wait:
             return
         states = _wait_for_cluster(layout, reader)
-        _sum_up(reader.plan, states)
+        sum_up(reader.plan, states)
         return
     if not todo and not _elsewhere(states):
         say(f"{plan.spec.name}: nothing to start.")
-        _sum_up(reader.plan, states, skipped_failures=True)
+        sum_up(reader.plan, states, skipped_failures=True)
         return
-    _on_sigterm()
+    interruptible()
     if todo:
         say(_first_line(layout, plan, where.on, todo))
     try:
@@ -159,7 +170,7 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
     except KeyboardInterrupt:
         say(f"interrupted: {Counts.of(reader.plan, reader.read())} are kept. To go on: {sweep_command(reader.plan)}")
         raise typer.Exit(130) from None
-    _sum_up(reader.plan, states)
+    sum_up(reader.plan, states)
 
 
 def _first_line(layout: Layout, plan: Plan, on: On, todo: Collection[str]) -> str:
@@ -263,7 +274,8 @@ def _dropped(layout: Layout, plan: PlanRecord) -> list[str]:
     now = {trial.trial_id for trial in plan.trials}
     dropped = [trial.trial_id for trial in before.trials if trial.trial_id not in now]
     other_file = Path(before.spec_path).absolute() != Path(plan.spec_path).absolute()
-    if other_file and len(dropped) == len(before.trials):
+    same_search = plan.search and before.search and plan.search["definition"] == before.search["definition"]
+    if other_file and len(dropped) == len(before.trials) and not same_search:
         raise CifarHpcError(
             f"{plan.spec_path}: name: {plan.sweep!r} is taken by {before.spec_path}, of which no trial is in this spec; "
             "choose another name"
@@ -318,7 +330,7 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
     typer.echo("\n".join(lines))
 
 
-def _sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failures: bool = False) -> None:
+def sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failures: bool = False) -> None:
     """The last lines; raises typer.Exit(1) where a trial has no result."""
     ended = sum(state.status in ENDED for state in states.values())
     say(f"{plan.sweep}: {ended} of {len(states)} trials finished")
@@ -342,7 +354,7 @@ def _event(event: str, job: Job, executor: str, handle: str) -> JobEvent:
     return JobEvent(at=utc_now(), event=event, job_id=job.job_id, trial_ids=job.trial_ids, executor=executor, handle=handle)
 
 
-def _on_sigterm() -> None:
+def interruptible() -> None:
     """SIGTERM interrupts as Ctrl-C does, also while no executor is at work."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:

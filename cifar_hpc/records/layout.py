@@ -105,6 +105,11 @@ class SweepFiles:
         return sorted(self.folder.glob(f".meeting-{start}*"))
 
     @property
+    def driver(self) -> TrialFiles:
+        """Whose process runs the search: claims as of a trial; gone once it has ended."""
+        return TrialFiles(self.folder / ".driver")
+
+    @property
     def code(self) -> Path:
         """The package as it was submitted to a cluster, a folder for each state of it."""
         return self.folder / "code"

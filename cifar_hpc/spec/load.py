@@ -14,6 +14,7 @@ from cifar_hpc.spec.overrides import apply_overrides
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given, spec_model
+from cifar_hpc.spec.space import read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import Resources, SweepSpec
 from cifar_hpc.spec.trials import read_trials
@@ -32,8 +33,11 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     resolver = Resolver(path.parent, objective, spec.get("keep"))
+    search = None
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)
+    elif "search" in spec:
+        trials, search, warnings = read_search(model, tree, resolver, strict=not overrides)
     else:
         found = read_trials(model, tree, resolver, {}, strict=not overrides)
         trials = found.trials
@@ -46,7 +50,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         objective=objective,
         overrides=tuple(overrides),
         resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
-        warnings=(*warnings, *doubts([trial.config for trial in trials])),
+        warnings=(*warnings, *doubts(search.corners if search else [trial.config for trial in trials])),
+        search=search,
     )
 
 

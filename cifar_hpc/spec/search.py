@@ -16,7 +16,7 @@ from cifar_hpc.errors import nearest
 from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.values import refuse, show
-from cifar_hpc.trial import spec_key
+from cifar_hpc.trial import TrialConfig, spec_key
 
 ALGORITHMS = ("random", "optuna")
 SCHEDULERS = ("asha", "hyperband")
@@ -62,7 +62,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of n values of a grid's axis, or of the rows of zip. ordered: numbers that rise or fall, so that neighbours are alike."""
+    """One of n values of a grid's axis, or of the rows of zip. ordered: numbers that rise or fall: neighbours are alike."""
 
     n: int
     ordered: bool
@@ -98,8 +98,8 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """A search instead of the full grid. definition: what a search that goes on must have in common with its beginning, all
-    but num_points; max_epochs: the longest trial's."""
+    """A search instead of the full grid. corners: the full grid, with ranges at their ends; definition: what a search that
+    goes on must have in common with its beginning, all but num_points."""
 
     algorithm: str
     num_points: int
@@ -107,8 +107,12 @@ class Search:
     scheduler: Scheduler | None
     space: Space
     seeds_n: int
-    max_epochs: int
+    corners: tuple[TrialConfig, ...]
     definition: str
+
+    @property
+    def max_epochs(self) -> int:
+        return max(config.epochs for config in self.corners)
 
     @property
     def trials_at_most(self) -> int:
@@ -145,7 +149,7 @@ def corners(sections: Sections, ranges: Mapping[str, Range]) -> list[Sections]:
 
 
 def expected_epochs(scheduler: Scheduler, trials_n: int, epochs: int) -> int:
-    """Epochs of all trials where asha keeps just 1/reduction at each rung: less than it will be, as the first ones all go on."""
+    """Epochs of all trials where asha keeps just 1/reduction at each rung; it will be more, as the first ones to come go on."""
     total, left, done, rung = 0.0, float(trials_n), 0.0, float(scheduler.grace_epochs)
     while left and done < epochs:
         total += left * (min(rung, epochs) - done)

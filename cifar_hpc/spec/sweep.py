@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.trial import TrialConfig, spec_key
+
+if TYPE_CHECKING:
+    from cifar_hpc.spec.search import Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +57,9 @@ class SweepSpec:
     resources: Resources
     warnings: tuple[str, ...]
     overrides: tuple[str, ...] = ()
+    search: Search | None = None
+
+    @property
+    def configs(self) -> tuple[TrialConfig, ...]:
+        """What data and weights are needed for: all trials, and those between which a search samples."""
+        return (*(trial.config for trial in self.trials), *(self.search.corners if self.search else ()))

@@ -52,22 +52,19 @@ def read_trials(
     """
     sections, origins, declared = read_sections(model, tree)
     expansion = expand(sections)
-    warnings = _unmet(expansion, sections.exclude, origins, tree, strict=strict)
+    warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict)
     lost = dict.fromkeys(origins.lost(expansion.points))
     warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
     warnings += origins.repeated()
     parents = {name: Parents(name, stage.points, stage.axes) for name, stage in earlier.items()}
     started = start_from_parents(expansion.points, parents, origins)
-    resolved = _resolve(started.points, resolver, origins)
+    resolved = resolve_points(started.points, resolver, origins)
     unique: dict[str, tuple[TrialConfig, Point]] = {}
     for point, config in resolved:
         unique.setdefault(config.trial_id, (config, point))
-    axes = _varying([*started.axes, *declared], list(unique.values()), origins)
+    axes = varying([*started.axes, *declared], list(unique.values()), origins)
     return StageTrials(
-        trials=tuple(
-            SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes})
-            for config, point in unique.values()
-        ),
+        trials=tuple(as_trial(config, point, axes) for config, point in unique.values()),
         points=tuple(resolved),
         axes=axes,
         warnings=tuple(warnings),
@@ -75,7 +72,11 @@ def read_trials(
     )
 
 
-def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
+def as_trial(config: TrialConfig, point: Point, axes: Sequence[str]) -> SweepTrial:
+    return SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes})
+
+
+def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
     """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
     rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
     warnings = [f"{tree.where(('when', n, 'if'))}: no point matches" for n in rules]
@@ -99,7 +100,7 @@ def _unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, t
     return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
 
 
-def _resolve(points: Sequence[Point], resolver: Resolver, origins: Origins) -> list[tuple[Point, TrialConfig]]:
+def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins) -> list[tuple[Point, TrialConfig]]:
     """Each point with its config. Raises SpecError with every contradiction."""
     problems: dict[Problem, None] = {}
     resolved = []
@@ -116,7 +117,7 @@ def _resolve(points: Sequence[Point], resolver: Resolver, origins: Origins) -> l
     return resolved
 
 
-def _varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
+def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
     """The declared axes, then other keys that `include` or `when` make differ, then the seed where there are several."""
     others = [key for key in origins.written() if key not in declared and key != "dataset" and "." not in key]
     differing = [key for key in others if len({_axis_value(key, config, point) for config, point in trials}) > 1]

@@ -1,0 +1,194 @@
+"""A search in progress: what is to train next, sampled or left from before. plan.json is its journal: a point is written there
+before it trains, so that a search that was killed goes on with the same points.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from cifar_hpc.catalog import OBJECTIVES
+from cifar_hpc.cohorts import Cohort
+from cifar_hpc.plan import Job, make_plan, plan_record
+from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.search.samplers import Tried, known, propose
+from cifar_hpc.spec.search import Picks, Search
+from cifar_hpc.spec.sweep import SweepSpec, SweepTrial
+from cifar_hpc.trial import TrialConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """A trial of the search. epochs: those that it has trained, on this search's account or another's, from which a scheduler
+    learns; job: what is left to train of it, None where it has ended."""
+
+    trial_id: str
+    epochs: Sequence[EpochRecord]
+    job: Job | None
+
+
+@dataclass(slots=True)
+class _Point:
+    picks: Picks
+    trial_ids: tuple[str, ...]
+
+
+class SearchRun:
+    """One search, for the process that runs it.
+
+    before: the journal, None at the beginning; again: failed trials that are tried once more; first_job: the number of the
+    first job; write: stores the journal after each new point.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        spec: SweepSpec,
+        before: PlanRecord | None,
+        *,
+        again: Collection[str] = (),
+        first_job: int,
+        write: Callable[[PlanRecord], None],
+    ) -> None:
+        assert spec.search is not None
+        self.search: Search = spec.search
+        self.objective = spec.objective
+        self.mode = OBJECTIVES[spec.objective]
+        self.record = journal_of(spec, before, first_job)
+        self._layout, self._spec, self._again, self._write = layout, spec, frozenset(again), write
+        self._next_job = first_job
+        self._points = _points_of(self.record)
+        self._waiting = self._begin()
+
+    def next(self) -> Suggestion | None:
+        """The next trial; None once all points of the search were given. What has ended comes before what trains."""
+        if not self._waiting:
+            self._waiting.extend(map(self._suggest, self._new_point()))
+        return self._waiting.popleft() if self._waiting else None
+
+    def peek(self) -> Job | None:
+        """A job that is still to train, left for `next` to give; None where there is none."""
+        while not any(suggestion.job for suggestion in self._waiting):
+            new = [self._suggest(config) for config in self._new_point()]
+            if not new:
+                return None
+            self._waiting.extend(new)
+        return next(suggestion.job for suggestion in self._waiting if suggestion.job)
+
+    @property
+    def suggestions_at_most(self) -> int:
+        """Trials that `next` may still give."""
+        return len(self.record.trials) + self.search.trials_at_most
+
+    def _begin(self) -> deque[Suggestion]:
+        known_before = [self._suggest(TrialConfig.from_json(trial.config)) for trial in self.record.trials]
+        return deque(sorted(known_before, key=lambda suggestion: suggestion.job is not None))
+
+    def _suggest(self, config: TrialConfig) -> Suggestion:
+        trial_id = config.trial_id
+        state = read_state(self._layout.trial(trial_id), trial_id)
+        if state.result is not None and self.record.ends(state.result):
+            return Suggestion(trial_id, state.result.curves, None)
+        if state.status is Status.FAILED and trial_id not in self._again:
+            return Suggestion(trial_id, (), None)
+        name, cohort = f"job-{self._next_job:04d}", Cohort(trials=(config,))
+        self._next_job += 1
+        job = Job(sweep=self._spec.name, job_id=name, cohorts=(cohort,), resources=self._spec.resources)
+        return Suggestion(trial_id, state.epochs, job)
+
+    def _new_point(self) -> Sequence[TrialConfig]:
+        """Samples a point and writes it down; none where the search has had all its points."""
+        if len(self._points) >= self.search.num_points:
+            return ()
+        for picks, trials in self._new_picks():
+            planned = [_planned(trial, picks) for trial in trials]
+            self._points.append(_Point(picks, tuple(trial.trial_id for trial in planned)))
+            self.record = _with_trials(self.record, planned)
+            self._write(self.record)
+            return [trial.config for trial in trials]
+        return ()
+
+    def _new_picks(self) -> Iterator[tuple[Picks, tuple[SweepTrial, ...]]]:
+        here = {trial.trial_id for trial in self.record.trials}
+        refused: list[Picks] = []
+        for picks in propose(self.search, [self._tried(point) for point in self._points], self.mode):
+            if known(picks, refused):
+                continue
+            trials = self.search.space.trials(picks)
+            if trials and not here.intersection(trial.config.trial_id for trial in trials):
+                yield picks, trials
+            refused.append(picks)
+
+    def _tried(self, point: _Point) -> Tried:
+        """What is known of the point now, from its trials' records."""
+        states = [read_state(self._layout.trial(trial_id), trial_id) for trial_id in point.trial_ids]
+        results = [state.result for state in states if state.result is not None and self.record.ends(state.result)]
+        values = [value for state in states if (value := self._value(state)) is not None]
+        over = len(results) + sum(state.status is Status.FAILED for state in states)
+        if over < len(states):
+            return Tried(point.picks, None)
+        return Tried(
+            point.picks,
+            fmean(values) if values else None,
+            epochs=min((len(result.curves) for result in results), default=0),
+            pruned=any(result.outcome is Outcome.PRUNED for result in results),
+            failed=not values,
+        )
+
+    def _value(self, state: TrialState) -> float | None:
+        """The objective at the best epoch, on validation."""
+        val = state.result.val if state.result else None
+        return None if val is None else val.acc if self.objective == "val_acc" else val.loss
+
+
+def journal_of(spec: SweepSpec, before: PlanRecord | None, first_job: int) -> PlanRecord:
+    """The plan of a search as it stands: with the points of its journal where that is of the same search, else at its
+    beginning. A search is the same as long as nothing but num_points changes."""
+    assert spec.search is not None
+    same = before is not None and before.search is not None and before.search["definition"] == spec.search.definition
+    since = before.search["first_job"] if same and before and before.search else first_job
+    about = {
+        "definition": spec.search.definition,
+        "algorithm": spec.search.algorithm,
+        "num_points": spec.search.num_points,
+        "scheduler": dataclasses.asdict(spec.search.scheduler) if spec.search.scheduler else None,
+        "trials_at_most": len(spec.trials) + spec.search.trials_at_most,
+        "first_job": since,
+    }
+    record = dataclasses.replace(plan_record(make_plan(spec, share=False)), search=about, share=True)
+    if not same or before is None:
+        return record
+    here = {trial.trial_id for trial in record.trials}
+    return _with_trials(record, [trial for trial in before.trials if trial.picks and trial.trial_id not in here])
+
+
+def _with_trials(record: PlanRecord, trials: Sequence[PlannedTrial]) -> PlanRecord:
+    cohorts = tuple((trial.trial_id,) for trial in trials)
+    return dataclasses.replace(record, trials=(*record.trials, *trials), cohorts=(*record.cohorts, *cohorts))
+
+
+def _planned(trial: SweepTrial, picks: Picks) -> PlannedTrial:
+    config = trial.config
+    return PlannedTrial(
+        trial_id=config.trial_id, point_id=config.point_id, axes=trial.axes, config=config.to_json(), picks=dict(picks)
+    )
+
+
+def _points_of(record: PlanRecord) -> list[_Point]:
+    """The sampled points of a journal, in their order."""
+    points: dict[str, _Point] = {}
+    for trial in record.trials:
+        if trial.picks:
+            point = points.setdefault(trial.point_id, _Point(_as_picks(trial.picks), ()))
+            point.trial_ids = (*point.trial_ids, trial.trial_id)
+    return list(points.values())
+
+
+def _as_picks(plain: dict[str, Any]) -> Picks:
+    return dict(plain)

@@ -1,0 +1,112 @@
+"""`search:` and the axes beside it -> Search. Everything between whose ends a search samples is read and checked as a grid is,
+before anything starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.spec.checks import idle_settings
+from cifar_hpc.spec.expand import Expansion, Point, expand
+from cifar_hpc.spec.resolve import Resolver
+from cifar_hpc.spec.schema import RANGE_KEYS, all_of, given
+from cifar_hpc.spec.search import Range, Scheduler, Search, Space, corners, make_axes
+from cifar_hpc.spec.sections import Origins, read_sections
+from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.spec.trials import as_trial, resolve_points, unmet, varying
+from cifar_hpc.spec.yaml_tree import YamlTree
+
+_NO_MATTER = ("name", "resources", "keep")  # what may change in a search that goes on; of `search` only num_points
+
+
+def read_search(
+    model: BaseModel, tree: YamlTree, resolver: Resolver, *, strict: bool
+) -> tuple[tuple[SweepTrial, ...], Search, tuple[str, ...]]:
+    """The trials of `include`, which are tried first, the search, and warnings. Raises SpecError with all problems of the first
+    step that has any. strict: an `exclude` that meets no point is an error."""
+    sections, origins, declared = read_sections(model, tree)
+    spec = given(model)
+    keys = all_of(spec["search"])
+    ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
+    scheduler = keys.pop("scheduler")
+    if not (declared or ranges):
+        where = tree.where(("search",))
+        raise SpecError([Problem(where, "no axes", "a search samples from grid, zip and search.ranges")])
+    expansion = _sum([expand(corner) for corner in corners(sections, ranges)])
+    warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict) + origins.repeated()
+    resolved = resolve_points(expansion.points, resolver, origins)
+    unique = {config.trial_id: (config, point) for point, config in resolved}
+    axes = varying([*declared, *ranges], list(unique.values()), origins)
+
+    def trials_of(points: Sequence[Point]) -> tuple[SweepTrial, ...]:
+        try:
+            found = resolve_points(points, resolver, origins)
+        except SpecError:  # ends of ranges agree where numbers between them need not
+            return ()
+        return tuple({config.trial_id: as_trial(config, point, axes) for point, config in found}.values())
+
+    bare = dataclasses.replace(sections, include=())
+    size = None if ranges else len({trial.config.point_id for trial in trials_of(expand(bare).points)})
+    extra = dataclasses.replace(sections, grid=(), zip=())
+    search = Search(
+        **keys,
+        scheduler=Scheduler(**all_of(scheduler)) if scheduler is not None else None,
+        space=Space(axes=make_axes(declared, sections, ranges), size=size, sections=bare, trials_of=trials_of),
+        seeds_n=len(sections.seeds),
+        corners=tuple(config for config, _ in unique.values()),
+        definition=_definition(tree),
+    )
+    warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
+    return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
+
+
+def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, origins: Origins) -> dict[str, Range]:
+    """The ranges by their key; what they set is known to origins. Raises SpecError."""
+    ranges, problems = {}, []
+    for name, bounds in given(part).items():
+        low, high, log = (all_of(bounds)[key] for key in ("low", "high", "log"))
+        where = tree.where(("search", "ranges", name))
+        if name in declared:
+            problems.append(Problem(where, f"{name} is in grid or zip too", "an axis stands in one of them"))
+        elif low is None or high is None or low >= high:
+            problems.append(Problem(where, f"low {low}, high {high}", "low is below high"))
+        elif log and low <= 0:
+            problems.append(Problem(where, f"log with low {low}", "a logarithmic range begins above 0"))
+        else:
+            whole = RANGE_KEYS[name].kind in (int, int | None)
+            ranges[name] = Range(low, high, log, whole)
+            for value in (low, high):
+                origins.add({name: value}, ("search", "ranges", name))
+    if problems:
+        raise SpecError(problems)
+    return ranges
+
+
+def _sum(expansions: Sequence[Expansion]) -> Expansion:
+    return Expansion(
+        tuple(point for expansion in expansions for point in expansion.points),
+        tuple(map(sum, zip(*(expansion.rule_uses for expansion in expansions), strict=True))),
+        tuple(map(sum, zip(*(expansion.pattern_uses for expansion in expansions), strict=True))),
+    )
+
+
+def _doubts(search: Search) -> list[str]:
+    sentences = []
+    if search.space.size is not None and search.num_points >= search.space.size:
+        sentences.append(f"search.num_points {search.num_points}: the grid has {search.space.size} points, and all are trained")
+    if search.scheduler is not None and search.scheduler.grace_epochs >= search.max_epochs:
+        sentences.append(f"search.scheduler has no effect: no trial is longer than {search.scheduler.grace_epochs} epochs")
+    return sentences
+
+
+def _definition(tree: YamlTree) -> str:
+    plain: dict[str, Any] = {key: value for key, value in tree.value.items() if key not in _NO_MATTER and value is not None}
+    plain["search"] = {key: value for key, value in plain["search"].items() if key != "num_points"}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
