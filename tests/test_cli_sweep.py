@@ -84,18 +84,18 @@ def test_missing_data_is_told_with_the_fetch_line_before_anything_starts(spec):
 
 
 def test_a_failed_trial_stays_failed_until_it_is_retried(spec, monkeypatch):
-    from cifar_hpc import runner
+    from cifar_hpc import trainer
 
-    build = runner.build_member
+    build = trainer.build_member
 
     def broken(config, *rest):
         if config.lr == 0.1:
             raise RuntimeError("no such luck")
         return build(config, *rest)
 
-    monkeypatch.setattr(runner, "build_member", broken)
+    monkeypatch.setattr(trainer, "build_member", broken)
     assert call("sweep", spec, "--on", "inline").exit_code == 1
-    monkeypatch.setattr(runner, "build_member", build)
+    monkeypatch.setattr(trainer, "build_member", build)
     again = call("sweep", spec, "--on", "inline")
     assert again.exit_code == 1
     assert "1 failed: RuntimeError: no such luck" in again.stderr

@@ -39,6 +39,10 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         RUNS + "epochs: 3\n",
         "x.yaml:4: epochs: the key 'epochs'; a trial key stands in base, grid or zip. Did you mean 'base.epochs'?",
     ),
+    "a key of the whole sweep in base": (
+        HEAD + "base: {arch: linear, keep: weights}\n",
+        "x.yaml:3: base.keep: the key 'keep'; it stands at the top level: mind the indentation.",
+    ),
     "keys by the names of other programs": (
         HEAD + "model: resnet18\nparams: {wd: [0], batch: [64]}\nbase: {optim: sgd, aug: none, patience: 3}\n",
         "x.yaml:3: model: the key 'model'; it is no key of a spec. Did you mean 'base.arch'?\n"

@@ -304,3 +304,9 @@ def test_a_value_that_an_axis_has_twice_is_told_and_counts_once(tmp_path: Path) 
         "5: grid.lr[2]: 0.001 stands in the list already; it counts once",
         "6: grid.freeze[1]: 'none' stands in the list already; it counts once",
     ]
+
+
+def test_what_stands_at_the_top_level_can_be_set_for_one_run(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ndataset: digits\nbase: {arch: linear}\n")
+    assert load_spec(path, ["keep=weights"]).trials[0].config.keep == "weights"

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.progress import name_of
+from cifar_hpc.cli.progress import names_of
 from cifar_hpc.cli.states import SweepReader, resolve_trial, short_ids
 from cifar_hpc.cli.status import FilterText, counts_text, select_trials
 from cifar_hpc.cli.sweep import say
@@ -20,6 +20,7 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
+from cifar_hpc.report.forms import plural
 
 LOG_LINES = 40
 LOOK_EVERY_S = 1.0
@@ -68,7 +69,7 @@ def _log_text(layout: Layout, trial_id: str) -> str:
         try:
             result = read_record(files.result, TrialResult)
             job = result.job
-            lines.append(f"{result.outcome.value} after {len(result.curves)} epochs on {result.hardware.host}")
+            lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
         except FileNotFoundError:
             lines.append("neither finished nor failed: no error is recorded")
     if job:
@@ -108,7 +109,7 @@ class _Told:
     def __init__(self, layout: Layout, trials: Collection[PlannedTrial]) -> None:
         self._layout = layout
         short = short_ids([trial.trial_id for trial in trials])
-        self._names = {trial.trial_id: f"{short[trial.trial_id]}  {name_of(trial)}" for trial in trials}
+        self._names = {trial_id: f"{short[trial_id]}  {name}" for trial_id, name in names_of(trials).items()}
         self._epochs = {trial.trial_id: trial.config["epochs"] for trial in trials}
         self._last: dict[str, int] = {}
         self._statuses: dict[str, Status] = {}

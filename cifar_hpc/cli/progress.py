@@ -9,7 +9,7 @@ import contextlib
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -24,7 +24,7 @@ from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
-from cifar_hpc.report.forms import duration_text
+from cifar_hpc.report.forms import duration_text, plural
 
 LOOK_EVERY_S = 1.0
 COST_FRAC = 0.05  # share of one core that looking may take: a large sweep is looked at less often
@@ -48,23 +48,31 @@ class Best:
         return f"{self.name}  {self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
 
 
-def name_of(trial: PlannedTrial, *, seed: bool = True) -> str:
-    """The trial as its swept keys tell it: 'arch=linear lr=0.1'; its architecture where nothing was swept."""
-    axes = {key: value for key, value in trial.axes.items() if seed or key != "seed"}
-    return " ".join(f"{key}={value}" for key, value in axes.items()) or str(trial.config["arch"])
+def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str, str]:
+    """Each trial by the swept keys that differ among them: 'arch=linear lr=0.1'; its architecture where none does."""
+    spelled: dict[str, set[str]] = defaultdict(set)
+    for trial in trials:
+        for key, value in trial.axes.items():
+            spelled[key].add(str(value))
+    telling = [key for key, values in spelled.items() if len(values) > 1 and (seed or key != "seed")]
+    return {
+        t.trial_id: " ".join(f"{key}={t.axes[key]}" for key in telling if key in t.axes) or str(t.config["arch"])
+        for t in trials
+    }
 
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
     """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
     names: dict[str, str] = {}
+    told = names_of(plan.trials, seed=False)
     for trial in answering(plan):
         result = states[trial.trial_id].result
         val = result.val if result else None
         value = None if val is None else val.acc if plan.objective == "val_acc" else val.loss
         if value is not None:
             values[trial.point_id].append(value)
-            names.setdefault(trial.point_id, name_of(trial, seed=False))
+            names.setdefault(trial.point_id, told[trial.trial_id])
     if not values:
         return None
     choose = max if plan.objective == "val_acc" else min
@@ -192,7 +200,8 @@ class _LineView:
         left_s = self._pace.left_s(plan, states, now_s)
         news = [trial for trial in plan.trials if trial.trial_id in ended - (ended if self._told is None else self._told)]
         self._told = ended
-        lines = [f"{name_of(trial)}  {_outcome(states[trial.trial_id])}" for trial in news]
+        names = names_of(plan.trials) if news else {}
+        lines = [f"{names[trial.trial_id]}  {_outcome(states[trial.trial_id])}" for trial in news]
         if len(news) > MOST_LINES:
             failed = [line for trial, line in zip(news, lines, strict=True) if states[trial.trial_id].status is Status.FAILED]
             lines = [f"{len(news)} trials ended", *failed[:MOST_LINES]]
@@ -248,7 +257,7 @@ def _one_line(text: str, style: str) -> Text:
 
 
 def _running_table(plan: PlanRecord, running: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> Table:
-    ids = short_ids([trial.trial_id for trial in plan.trials])
+    ids, names = short_ids([trial.trial_id for trial in plan.trials]), names_of(plan.trials)
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, overflow="ellipsis")
@@ -257,7 +266,7 @@ def _running_table(plan: PlanRecord, running: Sequence[PlannedTrial], states: Ma
         acc = state.epochs[-1].val_acc if state.epochs else None
         table.add_row(
             Text(f"  {ids[trial.trial_id]}", style="dim"),
-            Text(name_of(trial)),
+            Text(names[trial.trial_id]),
             Text(f"epoch {state.epochs_done}/{trial.config['epochs']}"),
             Text(f"val acc {100 * acc:.2f} %" if acc is not None else ""),
         )
@@ -275,4 +284,4 @@ def _outcome(state: TrialState) -> str:
     if result is None:
         return f"failed: {first_line(state.reason)}"
     acc = f"val acc {100 * result.val.acc:.2f} %" if result.val else "diverged"
-    return f"{acc}  ({len(result.curves)} epochs, {duration_text(result.train_s)})"
+    return f"{acc}  ({plural(len(result.curves), 'epoch')}, {duration_text(result.train_s)})"

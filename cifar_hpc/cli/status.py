@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cifar_hpc.cli.filters import flat_values, parse_filter
-from cifar_hpc.cli.progress import name_of
+from cifar_hpc.cli.progress import names_of
 from cifar_hpc.cli.stages import stage_lines
 from cifar_hpc.cli.states import (
     ENDED,
@@ -192,11 +192,12 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
         typer.echo(line)
     if detailed and rows:
         print_columns(_trial_columns(plan, states, rows))
+    names = names_of(plan.trials)
     for trial in rows:
         state = states[trial.trial_id]
         if state.status is Status.RUNNING and not detailed:
             epoch = f"epoch {state.epochs_done}/{trial.config['epochs']}"
-            typer.echo(f"  running    {trial.trial_id}  {name_of(trial)}  {epoch}")
+            typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
     reasons = Counter((s.status, first_line(s.reason)) for s in shown.values() if s.reason and s.status not in ENDED)
     for (status, reason), n in reasons.most_common(MOST_REASONS):
         typer.echo(f"  {status.value:<9}  {n} x {reason}")

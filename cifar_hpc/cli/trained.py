@@ -21,6 +21,7 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_of
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.report.forms import plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,7 +114,7 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a tria
         if not differences and kept.exists() and not files.weights.exists():
             write_atomic(files.weights, lambda stream: shutil.copyfileobj(kept.open("rb"), stream))
             typer.echo(f"weights kept: {files.weights}", err=True)
-    for line in differences or [f"{trial}: the same numbers to the last bit, {len(recorded.curves)} epochs"]:
+    for line in differences or [f"{trial}: the same numbers to the last bit, {plural(len(recorded.curves), 'epoch')}"]:
         typer.echo(line)
     if differences:
         raise typer.Exit(1)

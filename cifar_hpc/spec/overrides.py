@@ -8,9 +8,9 @@ from typing import Any
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml
 
-_TOP_LEVEL = (
+TOP_LEVEL = (
     *("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "objective", "stop", "search"),
-    *("stages", "resources"),
+    *("stages", "resources", "keep", "ensemble"),
 )
 
 
@@ -42,7 +42,7 @@ def _apply(tree: YamlTree, override: str) -> None:
         return  # reported as what it is when the spec is read
     if parts == ["seed"]:
         parts, value = ["seeds"], [value]
-    if parts[0] not in _TOP_LEVEL:
+    if parts[0] not in TOP_LEVEL:
         _fix(tree, key.strip(), value, place)
     elif len(parts) == 1:
         if parts == ["dataset"]:

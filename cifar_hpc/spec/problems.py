@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cifar_hpc.errors import Problem, nearest
+from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.schema import ALL_KEYS, SECTIONS, TRIAL_KEYS, nearest_key
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
@@ -65,7 +66,7 @@ def _unknown_key(path: KeyPath, where: str, *, in_stage: bool) -> Problem:
     if section == "trial":
         if word == "seed":
             return Problem(where, "'seed'", "seeds stand at the top level, as a list or a count", "seeds")
-        if word in (*SECTIONS, *_PARTS, "seeds", "name"):
+        if word in TOP_LEVEL:
             return Problem(where, f"the key {word!r}", "it stands at the top level: mind the indentation")
         return Problem(where, f"the key {word!r}", "it is no trial key", nearest_key(word, "trial"))
     near = nearest_key(word, section)
