@@ -105,7 +105,8 @@ class Trainer:
         val = feed(self._batches(config, self.data.val), batch_size=EVAL_BATCH_SIZE, keep=True)
         if self.data.test is not None:
             self.test = feed(self._batches(config, self.data.test), batch_size=EVAL_BATCH_SIZE, keep=len(members) > 1)
-        for images_n in (len(train) // steps, len(val), *([len(self.test)] if self.test is not None else [])):
+        splits = [split for split in (val, self.test) if split is not None and len(split)]
+        for images_n in (len(train) // steps, *map(len, splits)):
             self.world.require(images_n)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,

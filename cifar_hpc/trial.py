@@ -211,7 +211,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
     the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
     others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; layer_decay and unfreeze_epoch
     -> None where only the classifier is trained; patience that ends nothing before the last epoch -> None; min_delta -> 0
-    without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; svm_c and
+    without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; the
+    objective of a trial without validation -> val_acc; svm_c and
     knn_k -> None where their classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all,
     what steers training -> its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
     """
@@ -223,6 +224,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
     freeze = _canonical_freeze(config.arch, config.freeze)
     if freeze != config.freeze:
         changes["freeze"] = freeze
+    if config.dataset.val_frac == 0 and config.objective != "val_acc":
+        changes["objective"] = "val_acc"
     if config.classifier != "linear":
         return _normalise_frozen(dataclasses.replace(config, **changes))
     for name in ("svm_c", "knn_k"):
@@ -246,6 +249,23 @@ def normalise(config: TrialConfig) -> TrialConfig:
     if config.weights in catalog.imagenet_weights(config.arch)[:1]:
         changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes) if changes else config
+
+
+def refitted(config: TrialConfig, epochs: int) -> TrialConfig:
+    """The trial that trains on all labelled images, those that were held out for validation too, for that many epochs.
+
+    Nothing stops it early; warm-up keeps its share of the epochs. Its weights are kept: they are what it is for.
+    """
+    return normalise(
+        dataclasses.replace(
+            config,
+            dataset=dataclasses.replace(config.dataset, val_frac=0.0),
+            epochs=epochs,
+            warmup_epochs=config.warmup_epochs * epochs / config.epochs,
+            stop=StopConfig(),
+            keep="weights",
+        )
+    )
 
 
 def trains_classifier_alone(arch: str, freeze: str | float) -> bool:

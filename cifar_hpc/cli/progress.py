@@ -283,5 +283,6 @@ def _outcome(state: TrialState) -> str:
     result = state.result
     if result is None:
         return f"failed: {first_line(state.reason)}"
-    acc = f"val acc {100 * result.val.acc:.2f} %" if result.val else "diverged"
+    measured = [f"{split} acc {100 * found.acc:.2f} %" for split in ("val", "test") if (found := getattr(result, split))]
+    acc = measured[0] if measured else result.outcome.value
     return f"{acc}  ({plural(len(result.curves), 'epoch')}, {duration_text(result.train_s)})"

@@ -174,6 +174,8 @@ def _may_wait(state: TrialState, event: JobEvent) -> bool:
 
 def sweep_command(plan: PlanRecord) -> str:
     """What continues the sweep when it is typed, with what was set for it."""
+    if plan.command:
+        return shlex.join(plan.command)
     words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
     return shlex.join(words if plan.share else [*words, "--no-share"])
 

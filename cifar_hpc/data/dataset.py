@@ -58,8 +58,9 @@ class Dataset:
 def load_dataset(config: DatasetConfig, image_size: int, root: Path) -> Dataset:
     """Reads, sub-samples (train_size) and then splits (val_frac); both are stratified draws of split_seed alone.
 
-    Fixed-size sets stay at native size, a folder's images come at image_size; a folder's own val/ is used whole, so that
-    val_frac has no effect there. Raises DataError where files are absent or torn, or a class has too few images.
+    Fixed-size sets stay at native size, a folder's images come at image_size; a folder's own val/ is used whole, whatever
+    val_frac above 0. With a val_frac of 0 all labelled images are trained on, those of val/ too, and val is empty. Raises
+    DataError where files are absent or torn, or a class has too few images.
     """
     val: LabelledImages | None = None
     test: LabelledImages | None
@@ -75,13 +76,17 @@ def load_dataset(config: DatasetConfig, image_size: int, root: Path) -> Dataset:
     if config.train_size is not None:
         kept = splits.subsample(labels_N, config.train_size, config.split_seed)
         train_at, labels_N = train_at[kept], labels_N[kept]
-    if val is None:
+    if val is None and config.val_frac == 0:
+        val_split = _empty(_split(train, train_at[:1], labels_N[:1]))
+    elif val is None:
         stay, held = splits.split_val(labels_N, config.val_frac, config.split_seed)
         val_split = _split(train, train_at[held], labels_N[held])
         train_at, labels_N = train_at[stay], labels_N[stay]
     else:
         val_split = _split(val, *_positions(val, names, classes))
     train_split = _split(train, train_at, labels_N)
+    if val is not None and config.val_frac == 0:
+        train_split, val_split = _joined(train_split, val_split, len(train.labels_N)), _empty(val_split)
     test_split = None if test is None else _split(test, *_positions(test, names, classes))
     mean, std = STATISTICS[config.name]
     used = (train_split, val_split) if test_split is None else (train_split, val_split, test_split)
@@ -125,6 +130,19 @@ def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArr
         torch.from_numpy(np.ascontiguousarray(labels_N)),
         torch.from_numpy(images.index_N[positions]),
     )
+
+
+def _joined(one: Split, other: Split, offset: int) -> Split:
+    """offset: added to the positions of the other, so that none stands twice."""
+    return Split(
+        torch.cat([one.images_NCHW, other.images_NCHW]),
+        torch.cat([one.labels_N, other.labels_N]),
+        torch.cat([one.index_N, other.index_N + offset]),
+    )
+
+
+def _empty(split: Split) -> Split:
+    return Split(split.images_NCHW[:0], split.labels_N[:0], split.index_N[:0])
 
 
 def _sha256(used: tuple[Split, ...]) -> str:

@@ -240,6 +240,7 @@ class PlanRecord(Record):
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
     share: bool = True  # whether trials with a common trunk train side by side
+    command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: dict[str, Any] | None = None
 

@@ -186,10 +186,10 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
 def evaluate(members: Sequence[Member], split: Feed) -> list[Tensor]:
     """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
 
-    Each process of a world computes its span of the split, and all get all.
+    Each process of a world computes its span of the split, and all get all. Of an empty split: 0 x 0.
     """
-    if not members:
-        return []
+    if not members or not len(split):
+        return [torch.zeros(0, 0, device=split.labels_N.device) for _ in members]
     for member in members:
         member.eval_mode()
     parts: list[list[Tensor]] = [[] for _ in members]

@@ -191,17 +191,19 @@ class Member:
             self.ema.eval()
 
     def end_epoch(self, val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
-        """Writes the epoch's record, keeps the best weights, decides whether the trial is over."""
+        """Writes the epoch's record, keeps the best weights, decides whether the trial is over. Without validation images the
+        last epoch is taken for the best."""
         progress = self.progress
         self._add_up_sums()
-        val_loss = functional.cross_entropy(val_logits_NK, val_labels_N).item()
+        measured = len(val_labels_N) > 0
+        val_loss = functional.cross_entropy(val_logits_NK, val_labels_N).item() if measured else None
         record = EpochRecord(
             epoch=progress.epoch,
             lr=self.optimizer.param_groups[0]["lr"],
             train_loss=_finite(self.loss_sum.item() / self.seen),
             train_acc=self.correct.item() / self.seen,
-            val_loss=_finite(val_loss),
-            val_acc=(val_logits_NK.argmax(1) == val_labels_N).double().mean().item(),
+            val_loss=None if val_loss is None else _finite(val_loss),
+            val_acc=(val_logits_NK.argmax(1) == val_labels_N).double().mean().item() if measured else None,
             train_s=round(progress.epoch_s, 4),
             val_s=round(val_s, 4),
         )
@@ -214,12 +216,13 @@ class Member:
 
     def _judge(self, record: EpochRecord, val_logits_NK: Tensor) -> None:
         progress, config = self.progress, self.config
-        if record.train_loss is None or record.val_loss is None:
+        measured = len(val_logits_NK) > 0
+        if record.train_loss is None or (measured and record.val_loss is None):
             which = "training" if record.train_loss is None else "validation"
             progress.outcome, progress.reason = Outcome.DIVERGED, f"{which} loss not finite in epoch {record.epoch}"
             return
-        metric = getattr(record, config.objective)
-        value = metric if catalog.OBJECTIVES[config.objective] == "max" else -metric
+        metric = getattr(record, config.objective) if measured else float(record.epoch)
+        value = metric if not measured or catalog.OBJECTIVES[config.objective] == "max" else -metric
         if value > progress.best_value + (config.stop.min_delta if progress.best_epoch is not None else 0.0):
             progress.epochs_without_gain = 0
         else:
@@ -227,7 +230,7 @@ class Member:
         if value > progress.best_value:
             progress.best_epoch, progress.best_value = record.epoch, value
             self.best = {key: tensor.detach().clone() for key, tensor in self._evaluated().state_dict().items()}
-            self.best_val_logits = val_logits_NK.detach().clone()
+            self.best_val_logits = val_logits_NK.detach().clone() if measured else None
         if record.epoch >= config.epochs:
             progress.outcome, progress.reason = Outcome.FINISHED, f"all {config.epochs} epochs"
         elif config.stop.patience is not None and progress.epochs_without_gain >= config.stop.patience:
