@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Collection
+from pathlib import Path
 
 import typer
 
 from cifar_hpc.cli.cost import Experience, read_experience, size_text
-from cifar_hpc.cli.states import next_number, reserve_numbers
+from cifar_hpc.cli.states import SweepReader, next_number, reserve_numbers
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import SlurmExecutor
 from cifar_hpc.executors.slurm_arrays import Submission, job_minutes
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.executors.slurm_queue import SlurmError
 from cifar_hpc.executors.slurm_site import DEFAULT_ARRAY_SIZE, Limits, read_limits
-from cifar_hpc.plan import Job, Plan, jobs_for
+from cifar_hpc.plan import Job, Plan, jobs_for, recorded_plan
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records, utc_now
 
@@ -28,7 +31,8 @@ def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProf
         typer.echo(f"{name}: nothing to submit. Where it stands: cifar-hpc status {name}", err=True)
         return
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
-    executor = SlurmExecutor(profile, layout, canary=canary)
+    go_on = functools.partial(submit_waiting, layout.root, name, profile, canary)
+    executor = SlurmExecutor(profile, layout, canary=canary, go_on=go_on)
     sent: list[tuple[Job, str]] = []
     try:
         executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
@@ -45,6 +49,19 @@ def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProf
     for note in executor.notes:
         typer.echo(note, err=True)
     typer.echo(f"next: cifar-hpc status {name}", err=True)
+
+
+def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool) -> None:
+    """Submits the trials for which there was no room in the queue before, by the plan on disk; nothing else."""
+    from cifar_hpc.cli.sweep import to_submit
+
+    layout = Layout(root)
+    plan = read_plan(layout, sweep)
+    newest: dict[str, str] = {}
+    for event in read_records(layout.sweep(sweep).jobs, JobEvent):
+        newest |= dict.fromkeys(event.trial_ids, event.event)
+    todo = {t for t in to_submit(SweepReader(layout, plan).read(), ()) if newest.get(t) == "waiting"}
+    submit(layout, recorded_plan(plan), todo, profile, canary=canary)
 
 
 def print_arrays(

@@ -6,6 +6,7 @@ silently would spend the night on it.
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -180,7 +181,9 @@ def _first_line(layout: Layout, plan: Plan, on: On, todo: Collection[str]) -> st
     jobs = jobs_for(plan, todo, 1)
     cohorts = sum(len(job.cohorts) for job in jobs)
     some = plural(len(todo), "trial") if len(todo) == len(plan.trials) else f"{len(todo)} of {len(plan.trials)} trials"
-    place = {"inline": "in this process", "ray": "on this machine through Ray Tune"}[_choose(on, len(jobs))]
+    place = {"inline": "in this process", "ray": f"on {os.environ.get('RAY_ADDRESS', 'this machine')} through Ray Tune"}[
+        _choose(on, len(jobs))
+    ]
     return f"{plan.spec.name}: trains {some} in {plural(cohorts, 'cohort')}, {place}; results in {layout.root}"
 
 

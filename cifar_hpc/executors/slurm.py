@@ -6,6 +6,7 @@ of a requeued job for final and sees no crash on a cluster without accounting. W
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shlex
@@ -20,16 +21,17 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import JobState, RunJob, run_on_node
 from cifar_hpc.executors.slurm_arrays import ArrayPlan, History, Needs, Submission, plan_submission
 from cifar_hpc.executors.slurm_code import snapshot_package
-from cifar_hpc.executors.slurm_node import Element, canary_of, run_canary, run_element
-from cifar_hpc.executors.slurm_order import Order
+from cifar_hpc.executors.slurm_node import Element, canary_of, run_canary, run_element, run_relay
+from cifar_hpc.executors.slurm_order import RELAY, Order
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.executors.slurm_queue import SlurmError, SlurmQueue, run_slurm
 from cifar_hpc.executors.slurm_site import Limits, read_limits
-from cifar_hpc.plan import Job
+from cifar_hpc.plan import Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import read_records
 
+RELAY_GB, RELAY_MINUTES = 2.0, 15
 SENDS = 3  # tries of one array whose sbatch had no answer
 _NO_ROOM = re.compile(
     r"MaxSubmit|SubmitJobsPer|SubmitJobLimit|job submit limit|submit.*limit|temporarily unable to accept", re.I
@@ -40,15 +42,25 @@ _NO_ANSWER = re.compile(r"timed out|Unable to contact|Connection refused|Zero By
 class SlurmExecutor:
     """The protocol's executor on one results folder and one profile. run: what executes a job on a node (the runner).
 
-    After `start`, `waiting` holds the jobs that the limits kept out, for the next `sweep`; `notes` says so in sentences. marks:
-    what is to be recorded with each handle, for later submissions.
+    After `start`, `waiting` holds the jobs that the limits kept out; `notes` says so in sentences. marks: what is to be
+    recorded with each handle, for later submissions. go_on: submits what waits; a small job in the queue calls it, on a node,
+    when about half of what was submitted has ended. Without it, or where nodes may not submit, the next `sweep` does.
     """
 
     name = "slurm"
     attached = False
 
-    def __init__(self, profile: SlurmProfile, layout: Layout, *, canary: bool = True, run: RunJob = run_on_node) -> None:
+    def __init__(
+        self,
+        profile: SlurmProfile,
+        layout: Layout,
+        *,
+        canary: bool = True,
+        run: RunJob = run_on_node,
+        go_on: Callable[[], None] | None = None,
+    ) -> None:
         self._run = run
+        self._go_on = go_on
         self.profile = profile
         self.layout = layout
         self.canary = canary
@@ -66,9 +78,13 @@ class SlurmExecutor:
             return
         limits = read_limits(self.profile)
         submission = self.plan(jobs, limits)
+        if submission.waiting and self._go_on and limits.room:
+            submission = self.plan(jobs, dataclasses.replace(limits, room=limits.room - 1))  # one place for the relay
         self.waiting = submission.waiting
         sender = _Sender(layout, jobs[0].sweep, self.profile)
         order = self.order(submission, jobs[0].sweep)
+        sent: list[str] = []
+        relay: str | None = None
         watch, work = (functools.partial(function, run=self._run) for function in (run_canary, run_element))
         try:
             for place, array in enumerate(submission.arrays):
@@ -88,9 +104,31 @@ class SlurmExecutor:
                 for element, handle in zip(array.elements, handles, strict=True):
                     for job in element.jobs:
                         started(job, handle)
+                sent += handles
+            if self.waiting and sent:
+                relay = self._send_relay(sender, order, sent[len(sent) // 2], started)
         finally:
             self.queue.forget()
-            self._note(submission, limits)
+            self._note(submission, limits, relay)
+
+    def _send_relay(self, sender: _Sender, order: Order, after: str, started: Callable[[Job, str], None]) -> str | None:
+        """The handle of the job that submits what waits, one that stands in the queue already included; None without."""
+        if self._go_on is None:
+            return None
+        if there := order.queued_relay():
+            return there
+        first = self.waiting[0]
+        relay = RELAY + first.job_id.rsplit("-", 1)[1]
+        job = Job(sweep=first.sweep, job_id=relay, cohorts=(), resources=Resources(gpus=0))
+        element = Element(index=0, root=self.layout.root, jobs=())
+        needs = Needs(nodes=1, gpus=0, cpus=1, memory_gb=RELAY_GB, minutes=RELAY_MINUTES, at_once=1, exclude=())
+        function = functools.partial(run_relay, go_on=self._go_on)
+        try:
+            (handle,) = sender.send(function, ArrayPlan(needs, (element,)), f"afterany:{after}")
+        except _NoRoomError:
+            return None
+        started(job, handle)
+        return handle
 
     def plan(self, jobs: Sequence[Job], limits: Limits) -> Submission:
         """What `start` would submit now; `sweep --dry-run` shows it."""
@@ -125,10 +163,11 @@ class SlurmExecutor:
         endings = self.queue.endings([handle for handles in starts.values() for handle in handles])
         return {t: History(tuple(endings[h] for h in handles if h in endings)) for t, handles in starts.items()}
 
-    def _note(self, submission: Submission, limits: Limits) -> None:
+    def _note(self, submission: Submission, limits: Limits, relay: str | None) -> None:
         if self.waiting:
             trials = sum(len(job.trial_ids) for job in self.waiting)
-            self.notes.append(f"{trials} trials wait for room in the queue: {limits.why}. Run the same `sweep` again later.")
+            then = f"Job {relay} submits them once others have ended." if relay else "Run the same `sweep` again later."
+            self.notes.append(f"{trials} trials wait for room in the queue: {limits.why}. {then}")
         for reason in dict.fromkeys(submission.given_up.values()):
             ids = [trial_id for trial_id, why in submission.given_up.items() if why == reason]
             self.notes.append(

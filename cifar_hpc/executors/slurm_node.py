@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Status
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
+OUTER_JOB = ("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")  # variables that sbatch would take for wishes
 INTERRUPTED = 75  # exit status: saved, to be gone on with
 
 
@@ -129,6 +130,15 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     _remove_input()
     _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s), saved and resumed")
     raise SystemExit(INTERRUPTED if flag.raised() else 0)
+
+
+def run_relay(element: Element, go_on: Callable[[], None]) -> None:
+    """Submits what had no room in the queue before; what it submits knows nothing of the job that it was submitted in."""
+    _remove_input()
+    for key in [key for key in os.environ if key.startswith(OUTER_JOB) and key != "SLURM_CONF"]:
+        del os.environ[key]
+    go_on()
+    raise SystemExit(0)
 
 
 def requeue_self() -> None:

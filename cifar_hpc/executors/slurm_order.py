@@ -21,6 +21,8 @@ from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import read_records
 
+RELAY = "relay-"  # how the ids begin of jobs that submit what had no room
+
 
 class Order:
     """The dependencies of one submission; told of each array once it is sent, lower levels first.
@@ -41,7 +43,8 @@ class Order:
         self._passed = {gate for gate in gates if self._has_passed(gate)}
         self._without = submission.gates & gates - self._passed
         self._canaries: dict[Gate, str] = {}
-        self._handles = self._queued_parents(submission.arrays, queue)
+        self._queue = queue
+        self._handles = self._queued_parents(submission.arrays)
 
     @property
     def canaries_n(self) -> int:
@@ -78,11 +81,17 @@ class Order:
         """The class in twelve letters: what is asked of Slurm, how, and by which code."""
         return "class " + hashlib.sha256(repr((gate, self._profile, package_digest())).encode()).hexdigest()[:12]
 
-    def _queued_parents(self, arrays: Iterable[ArrayPlan], queue: SlurmQueue) -> dict[str, str]:
+    def queued_relay(self) -> str | None:
+        """A job of an earlier submission that will submit what waits; one that does so now is not waited for."""
+        relays = [event.handle for event in self._events if event.job_id.startswith(RELAY)]
+        states = self._queue.states(relays) if relays else {}
+        return next((handle for handle, state in states.items() if state is JobState.QUEUED), None)
+
+    def _queued_parents(self, arrays: Iterable[ArrayPlan]) -> dict[str, str]:
         """Parents that an earlier submission put into the queue, where they still stand or run."""
         wanted = {parent for array in arrays for job in array.jobs for parent in job.parent_ids}
         newest = {trial_id: e.handle for e in self._events if e.executor == "slurm" for trial_id in wanted & set(e.trial_ids)}
         if not newest:
             return {}
-        states = queue.states(list(newest.values()))
+        states = self._queue.states(list(newest.values()))
         return {trial_id: h for trial_id, h in newest.items() if states[h] in (JobState.QUEUED, JobState.RUNNING)}
