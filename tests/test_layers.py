@@ -64,7 +64,7 @@ ONE_DOOR = {
     "onnx": {"trained.py"},
     "onnxruntime": {"trained.py"},
     "torchvision": {"data", "models", "train"},
-    "torch": {"data", "models", "train", "runner.py", "trained.py"},
+    "torch": {"data", "models", "train", "runner.py", "trainer.py", "trained.py"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -94,9 +94,9 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         f"x.yaml:5: grid.freeze[5]: '0.5'; {FREEZE}; a number stands without quotes.\n"
         f"x.yaml:5: grid.freeze[6]: the list [1]; {FREEZE}.",
     ),
-    "what does not work yet, with what to do instead": (
+    "a search without axes": (
         RUNS + "search: {num_points: 9}\n",
-        "x.yaml:4: search: 'search' does not work yet; write the points as a grid.",
+        "x.yaml:4: search: no axes; a search samples from grid, zip and search.ranges.",
     ),
     "a stage where there are none": (
         HEAD + "base: {arch: resnet18, weights: {stage: pretrain}}\n",

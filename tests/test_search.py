@@ -1,0 +1,225 @@
+"""`search`: what is sampled, what ends early and why, what a killed search goes on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training import digits_config, job_of, numbers
+
+from cifar_hpc.cli.states import SweepReader
+from cifar_hpc.errors import SpecError
+from cifar_hpc.executors.ray_search import tune_judge
+from cifar_hpc.executors.ray_worker import Orders
+from cifar_hpc.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import EpochRecord, Outcome, PlanRecord, Status, TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.runner import run_job
+from cifar_hpc.search.run import SearchRun, Suggestion
+from cifar_hpc.search.samplers import Tried, propose
+from cifar_hpc.spec.load import load_spec
+from tests.test_cli_sweep import call
+
+SPEC = """\
+name: hunt
+dataset: {name: digits, train_size: 400}
+base: {arch: simple_cnn, epochs: 9, batch_size: 64}
+grid: {optimizer: [sgd, adam], augment: [none, flip]}
+exclude: [{optimizer: adam, augment: flip}]
+search:
+  algorithm: random
+  num_points: 6
+  ranges: {lr: {low: 1e-4, high: 0.3, log: true}, warmup_epochs: {low: 0, high: 1}}
+  scheduler: {name: asha, grace_epochs: 1, reduction: 3}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path) -> Path:
+    path = tmp_path / "hunt.yaml"
+    path.write_text(SPEC)
+    return path
+
+
+def journal() -> PlanRecord:
+    return read_record(Layout(results_root()).sweep("hunt").plan, PlanRecord)
+
+
+def results() -> dict[str, TrialResult]:
+    layout = Layout(results_root())
+    return {trial.trial_id: read_record(layout.trial(trial.trial_id).result, TrialResult) for trial in journal().trials}
+
+
+def start_of(path: Path, **changes) -> SearchRun:
+    return SearchRun(Layout(results_root()), load_spec(path), None, first_job=1, write=lambda record: None, **changes)
+
+
+def epoch(number: int, val_acc: float) -> EpochRecord:
+    return EpochRecord(epoch=number, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=val_acc, train_s=1, val_s=1)
+
+
+def test_a_killed_search_goes_on_with_its_points_stops_trials_early_and_run_again_starts_nothing(spec):
+    command = [sys.executable, "-m", "cifar_hpc", "sweep", str(spec)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not list(Layout(results_root()).pool.glob("*/metrics.jsonl")):
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    first = call("sweep", spec)
+    assert first.exit_code == 0, first.output
+    found = results()
+    undisturbed = [suggestion.trial_id for suggestion in iter(start_of(spec).next, None)]
+    assert list(found) == undisturbed and len(found) == 6
+    pruned = [result for result in found.values() if result.outcome is Outcome.PRUNED]
+    assert pruned and "trials were stopped early" in first.stderr
+    for result in pruned:
+        told = f"asha: val_acc {result.curves[-1].val_acc:.4f} after epoch {len(result.curves)} is not among the best 1/3"
+        assert len(result.curves) < 9 and result.reason.startswith(told)
+    assert all(result.trunk_shared_by == 1 for result in found.values())
+    times = {path: path.stat().st_mtime_ns for path in results_root().glob("trials/*/result.json")}
+    again = call("sweep", spec)
+    assert again.exit_code == 0 and "nothing to start" in again.stderr
+    assert times == {path: path.stat().st_mtime_ns for path in results_root().glob("trials/*/result.json")}
+    spec.write_text(SPEC.replace("num_points: 6", "num_points: 8"))
+    assert "at most 2 trials, at most 18 epochs" in call("sweep", spec, "--dry-run").stdout
+
+
+def test_only_one_process_runs_a_search(spec):
+    from cifar_hpc.cli.search import _only_driver
+
+    with _only_driver(Layout(results_root()), "hunt"):
+        told = call("sweep", spec)
+    assert told.exit_code == 2 and f"process {os.getpid()}" in told.stderr
+    assert not list(results_root().glob("trials/*"))
+
+
+def test_sampled_points_keep_to_the_spec_and_never_come_twice(spec):
+    search = start_of(spec)
+    configs = [suggestion.job.cohorts[0].trials[0] for suggestion in iter(search.next, None)]
+    assert len({config.trial_id for config in configs}) == 6
+    for config in configs:
+        assert 1e-4 <= config.lr <= 0.3 and config.lr == float(f"{config.lr:.3g}")
+        assert 0 <= config.warmup_epochs <= 1
+        assert (config.optimizer, config.augment) != ("adam", "flip")
+    assert [trial.picks["lr"] for trial in search.record.trials] == [config.lr for config in configs]
+
+
+def test_a_search_over_a_grid_ends_when_the_grid_is_used_up(spec):
+    spec.write_text(SPEC.split("search:")[0] + "search: {num_points: 50}\nseeds: 2\n")
+    loaded = load_spec(spec)
+    assert loaded.warnings == ("search.num_points 50: the grid has 3 points, and all are trained",)
+    suggestions = list(iter(start_of(spec).next, None))
+    assert len({suggestion.trial_id for suggestion in suggestions}) == len(suggestions) == 3 * 2 == loaded.search.trials_at_most
+
+
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_what_is_sampled_next_follows_from_the_seed_and_what_came_before_alone(spec, algorithm):
+    if algorithm == "optuna":
+        pytest.importorskip("optuna")
+    spec.write_text(SPEC.replace("random", algorithm).replace("num_points: 6", "num_points: 40"))
+    search = load_spec(spec).search
+    before: list[Tried] = []
+    for number in range(20):
+        picks = next(propose(search, before, "max"))
+        assert next(propose(search, list(before), "max")) == picks
+        value = 1 - abs(picks["lr"] - 0.05)
+        before.append(Tried(picks, value if number % 5 else None, 9, pruned=number % 3 == 0, failed=number % 5 == 0))
+    assert len({tried.picks["lr"] for tried in before}) > 15
+
+
+def test_optuna_comes_nearer_to_the_best_than_chance(spec):
+    pytest.importorskip("optuna")
+
+    def best_of(algorithm: str) -> float:
+        text = SPEC.replace("random", algorithm).replace("num_points: 6", "num_points: 40")
+        errors = []
+        for seed in range(5):
+            spec.write_text(text.replace("search:\n", f"search:\n  seed: {seed}\n"))
+            search, before = load_spec(spec).search, []
+            for _ in range(40):
+                picks = next(propose(search, before, "min"))
+                before.append(Tried(picks, abs(picks["lr"] - 0.03) + picks["warmup_epochs"] + picks["optimizer"], 9))
+            errors.append(min(tried.value for tried in before))
+        return sum(errors)
+
+    assert best_of("optuna") < best_of("random")
+
+
+def test_the_judge_learns_from_epochs_of_earlier_runs_and_says_why_it_ends_a_trial(spec, tmp_path):
+    search, orders = start_of(spec), Orders(tmp_path)
+    judge = tune_judge(search, orders)
+    for number, val_acc in enumerate((0.5, 0.6, 0.7)):
+        judge.learn(Suggestion(f"early{number}", [epoch(1, val_acc)], None))
+    for trial_id, val_acc in (("good", 0.8), ("bad", 0.4), ("late", 0.4)):
+        judge.learn(Suggestion(trial_id, [epoch(1, 0.8)] if trial_id == "late" else [], None))
+        judge.on_trial_result(None, None, {"trial": trial_id, **epoch(2 if trial_id == "late" else 1, val_acc).to_json()})
+    assert orders.why_end("good") is None and orders.why_end("late") is None
+    assert (
+        orders.why_end("bad") == "asha: val_acc 0.4000 after epoch 1 is not among the best 1/3 of the trials that came so far"
+    )
+
+
+def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_path):
+    layout, config = Layout(results_root()), digits_config(epochs=4)
+    run_job(job_of(config), layout, executor="ray", on_epoch=lambda trial_id, record: record.epoch < 2 or "enough")
+    files = layout.trial(config.trial_id)
+    stopped = read_record(files.result, TrialResult)
+    assert (stopped.outcome, stopped.reason, len(stopped.curves)) == (Outcome.PRUNED, "enough", 2)
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "name: grid\ndataset: {name: digits, train_size: 400, val_frac: 0.2}\n"
+        "base: {arch: simple_cnn, image_size: 8, epochs: 4, batch_size: 64, lr: 0.05}\n"
+    )
+    plan = make_plan(load_spec(path))
+    assert plan.trials == (config,)
+    state = SweepReader(layout, plan_record(plan)).read()[config.trial_id]
+    assert state.status is Status.PLANNED and "by another sweep's search" in state.reason
+    assert call("sweep", path, "--on", "inline").exit_code == 0
+    whole = read_record(files.result, TrialResult)
+    assert whole.outcome is Outcome.FINISHED and len(whole.curves) == 4
+    assert numbers(whole)["curves"][:2] == numbers(stopped)["curves"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("name: asha", "name: pbt", "search.scheduler.name: 'pbt'; asha or hyperband; pbt changes a trial's settings while it"),
+        ("name: asha", "name: ahsa", "Did you mean 'asha'?"),
+        ("algorithm: random", "algorithm: optune", "Did you mean 'optuna'?"),
+        ("reduction: 3", "reductoin: 3", "Did you mean 'reduction'?"),
+        ("num_points: 6", "num_points: 0", "search.num_points: 0; a whole number at least 1 is needed"),
+        ("low: 1e-4, high: 0.3", "low: 0.3, high: 1e-4", "x.yaml:9: search.ranges.lr: low 0.3, high 0.0001; low is below high"),
+        ("low: 1e-4", "low: 0", "search.ranges.lr.low: 0; "),
+        ("grid: {", "grid: {lr: [0.1], ", "search.ranges.lr: lr is in grid or zip too"),
+        ("warmup_epochs: {low: 0, high: 1}", "warmup_epochs: {low: 0, high: 9}", "warm-up is shorter than the training"),
+        ("lr: {", "arch: {", "search.ranges.arch"),
+    ],
+)
+def test_a_mistake_in_search_is_told_with_its_line(tmp_path, old, new, told):
+    path = tmp_path / "x.yaml"
+    path.write_text(SPEC.replace(old, new, 1))
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert told in str(error.value)
+
+
+def test_a_changed_search_begins_anew_and_finds_what_was_trained(spec):
+    search = start_of(spec)
+    list(iter(search.next, None))
+    spec.write_text(SPEC.replace("name: hunt", "name: hunt\nresources: {cpus_per_gpu: 1}"))
+    layout, same = Layout(results_root()), load_spec(spec)
+    going_on = SearchRun(layout, same, search.record, first_job=9, write=lambda record: None)
+    assert len(going_on.record.trials) == 6 and going_on.record.search["first_job"] == 1
+    spec.write_text(SPEC.replace("high: 0.3", "high: 0.2"))
+    other = SearchRun(layout, load_spec(spec), search.record, first_job=9, write=lambda record: None)
+    assert len(other.record.trials) == 0 and other.record.search["first_job"] == 9
+    assert json.loads(json.dumps(search.record.to_json())) == search.record.to_json()
