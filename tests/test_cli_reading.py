@@ -125,7 +125,9 @@ def test_a_plan_of_another_version_hides_no_other_sweep(half_done):
 
 def test_logs_never_end_without_a_word(half_done):
     plan, _ = half_done
-    assert "no trial matches" in call("logs", "small", "lr>5").stderr
+    assert "no trial matches 'lr>5'; lr is 0.01, 0.1" in call("logs", "small", "lr>5").stderr
+    assert "no trial matches 'arch=resnet18'; arch is linear, simple_cnn" in call("status", "small", "arch=resnet18").stderr
+    assert json.loads(call("status", "small", "arch=resnet18", "--format", "json").stdout) == []
     for trial in plan.trials[:3]:
         assert len(call("logs", trial.trial_id[:8]).stdout.splitlines()) > 1
 
@@ -150,9 +152,12 @@ def test_the_time_left_counts_what_trains_side_by_side_and_is_never_zero(half_do
         (("status", "--format", "tabel"), "Did you mean 'table'?"),
         (("statsu",), "Did you mean 'status'?"),
         (("fetch", "digit"), "Did you mean 'digits'?"),
+        (("status", "sweeps/small.yaml"), "Did you mean 'small'?"),
+        (("logs", "smal"), "Did you mean 'small'?"),
+        (("sweep", "smal"), "Did you mean 'small.yaml'?"),
     ],
 )
-def test_a_mistyped_word_of_a_command_is_answered_in_plain_words(arguments, answer):
+def test_a_mistyped_word_of_a_command_is_answered_in_plain_words(half_done, arguments, answer):
     told = call(*arguments, columns=200)
     assert told.exit_code == 2
     assert answer in told.stderr

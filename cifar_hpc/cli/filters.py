@@ -10,13 +10,14 @@ import fnmatch
 import operator
 import re
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.spec.words import usual_key
 
+MOST_VALUES = 8
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
@@ -59,6 +60,19 @@ def parse_filter(text: str, keys: Collection[str]) -> Filter:
     except ValueError as error:
         raise CifarHpcError(f"filter {text!r}: {error}") from error
     return Filter(tuple(_parse_term(word, keys) for word in words))
+
+
+def values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
+    """'lr is 0.01, 0.1; arch is linear': what the filter's keys could have matched."""
+    values: dict[str, dict[str, None]] = {term.key: {} for term in chosen.terms}
+    for row in rows:
+        for key, known in values.items():
+            known["null" if row.get(key) is None else str(row[key])] = None
+    return "; ".join(f"{key} is {_some(sorted(known))}" for key, known in values.items())
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:MOST_VALUES]) + (f", ... ({len(words)} in all)" if len(words) > MOST_VALUES else "")
 
 
 def flat_values(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,9 @@ def logs(
 ) -> None:
     """Print why trials failed and what their processes said last; with -f each epoch as it ends."""
     layout = Layout(results_root())
-    if not layout.sweep(name).plan.exists():
-        trial_id = resolve_trial(name, layout.trial_ids())
+    trials = layout.trial_ids()
+    if not layout.sweep(name).plan.exists() and any(trial_id.startswith(name.lower()) for trial_id in trials):
+        trial_id = resolve_trial(name, trials)
         if follow:
             raise CifarHpcError(f"logs -f: {name!r} is a trial; name its sweep before it: cifar-hpc logs SWEEP {name} -f")
         typer.echo(_log_text(layout, trial_id), nl=False)
@@ -49,9 +50,9 @@ def logs(
         return
     if not terms:
         chosen = [trial for trial in chosen if states[trial.trial_id].status in (Status.FAILED, Status.LOST)]
-    if not chosen:
+    if not chosen and not terms:
         counts = Counter(states[trial.trial_id].status for trial in reader.plan.trials)
-        say("no trial matches" if terms else f"no trial failed or was lost ({counts_text(counts)}); an id shows its log")
+        say(f"no trial failed or was lost ({counts_text(counts)}); an id shows its log")
     for trial in chosen:
         typer.echo(_log_text(layout, trial.trial_id), nl=False)
 

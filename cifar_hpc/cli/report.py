@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.filters import Filter, parse_filter
+from cifar_hpc.cli.filters import parse_filter, values_there
 from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
@@ -187,24 +186,13 @@ def _filtered(pool: Pool, terms: str) -> Pool:
     chosen = parse_filter(terms, keys)
     found = pool.where(lambda trial: chosen.matches(_filter_row(trial)))
     if not found.trials and not found.unfinished:
-        raise CifarHpcError(f"no trial matches {terms!r}; {_values_there(map(_filter_row, everyone), chosen)}")
+        raise CifarHpcError(f"no trial matches {terms!r}; {values_there(map(_filter_row, everyone), chosen)}")
     return found
 
 
 def _filter_row(trial: Trial | Unfinished) -> dict[str, Any]:
     own = {"seed": trial.seed, "status": str(trial.status), "id": trial.trial_id, "point": trial.point_id}
     return {**trial.config, **own}
-
-
-def _values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
-    """'lr is 0.01, 0.1; arch is linear': what the filter's keys could have matched."""
-    from cifar_hpc.report.summary import shortened
-
-    values: dict[str, dict[str, None]] = {term.key: {} for term in chosen.terms}
-    for row in rows:
-        for key, known in values.items():
-            known["null" if row.get(key) is None else str(row[key])] = None
-    return "; ".join(f"{key} is {shortened(sorted(known), 8)}" for key, known in values.items())
 
 
 def _named_trial(layout: Layout, names: list[str]) -> str | None:

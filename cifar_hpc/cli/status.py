@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.filters import flat_values, parse_filter
+from cifar_hpc.cli.filters import flat_values, parse_filter, values_there
 from cifar_hpc.cli.progress import names_of
 from cifar_hpc.cli.stages import stage_lines
 from cifar_hpc.cli.states import (
@@ -52,6 +52,8 @@ def status(
     rows = select_trials(plan, states, terms)
     if format in (Format.JSON, Format.CSV):
         _write_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
+    elif not rows:
+        return
     elif format is Format.TABLE:
         _print_status(plan, states, rows, detailed=bool(terms))
     else:
@@ -119,14 +121,17 @@ def _remove_torn_result(layout: Layout, trial_id: str) -> None:
 
 
 def select_trials(plan: PlanRecord, states: Mapping[str, TrialState], terms: Sequence[str] | None) -> list[PlannedTrial]:
-    """The trials that a filter, or beginnings of ids, mean; all where nothing is given."""
+    """The trials that a filter, or beginnings of ids, mean; all where nothing is given. Says why where it means none."""
     words = " ".join(terms or ()).split()
     prefixes = [word for word in words if not set(word) & set("=<>")]
     ids = {resolve_trial(prefix, [trial.trial_id for trial in plan.trials]) for prefix in prefixes}
     rows = {trial.trial_id: _facts(trial, states[trial.trial_id]) for trial in plan.trials}
     keys = {key for row in rows.values() for key in row}
     wanted = parse_filter(" ".join(word for word in words if set(word) & set("=<>")), keys)
-    return [t for t in plan.trials if (not ids or t.trial_id in ids) and wanted.matches(rows[t.trial_id])]
+    chosen = [t for t in plan.trials if (not ids or t.trial_id in ids) and wanted.matches(rows[t.trial_id])]
+    if words and not chosen:
+        say(f"no trial matches {' '.join(words)!r}; {values_there(rows.values(), wanted)}")
+    return chosen
 
 
 def _facts(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
@@ -15,7 +17,7 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
         return read_record(layout.sweep(name).plan, PlanRecord)
     except FileNotFoundError:
         names = [sweep.name for sweep in layout.sweeps()]
-        near = nearest(name, names)
+        near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
         hint = f" Did you mean {near!r}?" if near else ""
         there = ", ".join(names) or "none yet"
         raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None

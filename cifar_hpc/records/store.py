@@ -63,8 +63,10 @@ def read_record(path: Path, kind: type[R]) -> R:
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Adds one JSON line a record in a single write, after mending a torn last line. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     block = b"".join(_encode(record) + b"\n" for record in records)
+    if not block:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as stream:
         if stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n":
             block = b"\n" + block

@@ -15,7 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent, DocumentStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.errors import Problem, SpecError, nearest
 
 MAX_BYTES = 2_000_000
 MAX_DEPTH = 16
@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> tuple[YamlTree, str]:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-        raise SpecError([Problem(str(path), found, "the path of a YAML file is needed")]) from error
+        raise SpecError([Problem(str(path), found, "the path of a YAML file is needed", _nearest_file(path))]) from error
     if len(data) > MAX_BYTES:
         raise SpecError([Problem(str(path), f"more than {MAX_BYTES} bytes", "write a grid instead of listing every point")])
     try:
@@ -64,6 +64,12 @@ def read_yaml(path: Path) -> tuple[YamlTree, str]:
         line = data[: error.start].count(b"\n") + 1
         raise SpecError([Problem(f"{path}:{line}", "not UTF-8 text", "a spec is a YAML text file")]) from error
     return parse_yaml(text, str(path)), text
+
+
+def _nearest_file(path: Path) -> str | None:
+    """A YAML file in that folder, or in sweeps/, of the nearest name."""
+    files = {file.stem: str(file) for folder in (Path("sweeps"), path.parent) for file in sorted(folder.glob("*.y*ml"))}
+    return files.get(nearest(path.stem, files) or "")
 
 
 def parse_yaml(text: str, origin: str, fixed_place: str | None = None) -> YamlTree:
