@@ -31,6 +31,7 @@ from cifar_hpc.records.store import utc_now
 from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.distributed import World
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
+from cifar_hpc.train.insight import Insight
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
 from cifar_hpc.train.measure import measure, metrics, split_arrays
@@ -103,6 +104,7 @@ class Trainer:
         size = -(-len(self.data.train.labels_N) // steps)
         train = feed(batches, batch_size=size, keep=config.augment == "none", training=True)
         val = feed(self._batches(config, self.data.val), batch_size=EVAL_BATCH_SIZE, keep=True)
+        self.insight = Insight(val.batches)
         if self.data.test is not None:
             self.test = feed(self._batches(config, self.data.test), batch_size=EVAL_BATCH_SIZE, keep=len(members) > 1)
         splits = [split for split in (val, self.test) if split is not None and len(split)]
@@ -224,6 +226,10 @@ class Trainer:
         arrays = split_arrays("val", member.best_val_logits, self.data.val)
         if self.data.test is not None:
             arrays |= split_arrays("test", test_logits_NK, self.data.test)
+        if self.data.test is not None and test_logits_NK is not None:
+            arrays |= self.insight.arrays(member, "test", self.data.test, test_logits_NK)
+        elif member.best_val_logits is not None:
+            arrays |= self.insight.arrays(member, "val", self.data.val, member.best_val_logits)
         weights = None
         if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
             weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))

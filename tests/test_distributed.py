@@ -97,7 +97,7 @@ def test_any_number_of_processes_gives_the_curves_of_one_and_counts_every_image_
         assert sorted(path.name for path in folder.iterdir()) == ["predictions.npz", "result.json", "trial.json"]
         several, single = (np.load(layout.trial(config.trial_id).predictions) for layout in (Layout(tmp_path), alone[0]))
         assert len(several["test_logits"]) == 359 and len(several["val_logits"]) == 79
-        for key in single:
+        for key in (f"{split}_{what}" for split in ("val", "test") for what in ("logits", "labels", "index")):
             np.testing.assert_allclose(several[key].astype(float), single[key].astype(float), rtol=0.01, atol=0.01)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, value_text
@@ -71,7 +71,7 @@ def _draw_page(
                 )
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             if kind == "acc":
-                axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+                axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     panels[0][0].set_ylim(*limits)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(_KINDS[kind], fontsize=9)
@@ -111,7 +111,8 @@ def _caption(grid: CurveGrid) -> str:
     shown = (grid.row_axis, grid.column_axis, grid.color_axis)
     row = next((series.row for panel in grid.panels.values() for series in panel.values()), None)
     others = [axis for axis in row.axes if axis not in shown] if row else []
-    text = "Mean over seeds; the band spans the seeds; the dot is the mean best epoch."
+    seeds = max((len(series.row.trials) for panel in grid.panels.values() for series in panel.values()), default=0)
+    text = "Mean over seeds; the band spans the seeds; the dot is the mean best epoch." if seeds > 1 else "One seed each."
     return text + (f" Each curve is the best point over {', '.join(others)}." if others else "")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
+from cifar_hpc.collect.insight import read_insight
 from cifar_hpc.collect.leaderboard import make_leaderboard, value_text
 from cifar_hpc.collect.predictions import read_predictions
 from cifar_hpc.collect.scan import Pool
@@ -17,6 +18,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.report.figures import Drawing, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
+from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.forms import duration_text
 from cifar_hpc.report.page import PageTable, render, save_tables
@@ -45,7 +47,8 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)]
-    drawings: list[Drawing] = [draw_confusion(found, split), draw_reliability(found, split), *curves]
+    inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split)
+    drawings: list[Drawing] = [draw_confusion(found, split), draw_reliability(found, split), *inside, *curves]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
     save_tables(tables, folder / "tables")

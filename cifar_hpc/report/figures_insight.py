@@ -1,0 +1,93 @@
+"""Inside one trial, as pictures: its first filters, t-SNE maps of two layers, the images it is most confidently wrong about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from matplotlib.lines import Line2D
+
+from cifar_hpc.collect.insight import Insight
+from cifar_hpc.report.figures import PALETTE, Drawing, frame_bare, house_style, new_figure
+
+_ACROSS = 8  # filters or images in a row
+_MOST_NAMED = 20  # classes that a legend names
+# Beyond the palette's colours another mark tells classes apart, so that no two look alike.
+_MARKS = ("o", "^", "s", "D", "v", "P")
+
+
+def draw_insight(found: Insight, classes: Sequence[str], split: str) -> Iterator[Drawing]:
+    """Those pictures for which the trial left something."""
+    if found.wrong:
+        yield draw_wrong(found, classes, split)
+    if found.maps:
+        yield draw_maps(found, classes)
+    if found.filters is not None:
+        yield draw_filters(found)
+
+
+def draw_filters(found: Insight) -> Drawing:
+    """Each filter from its least to its greatest weight: in colour where it sees colour."""
+    filters = found.filters
+    assert filters is not None
+    count = len(filters)
+    down = -(-count // _ACROSS)
+    with house_style():
+        figure = new_figure(0.62 * _ACROSS, 0.62 * down + 0.1)
+        panels = figure.subplots(down, _ACROSS, squeeze=False)
+        for number, axes in enumerate(panels.flat):
+            axes.set_axis_off()
+            if number < count:
+                low, high = float(filters[number].min()), float(filters[number].max())
+                shown = ((filters[number] - low) / max(high - low, 1e-12)).transpose(1, 2, 0)
+                axes.imshow(shown[:, :, 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=1)
+        caption = "Filters of the first convolution at the best epoch, each stretched from its least to its greatest weight."
+        return Drawing("filters", "First-layer filters", caption, figure)
+
+
+def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
+    """A panel a layer; a point is a validation image, its look its class."""
+    looks = [(PALETTE[k % len(PALETTE)], _MARKS[k // len(PALETTE) % len(_MARKS)]) for k in range(len(classes))]
+    with house_style():
+        figure = new_figure(4.2 * len(found.maps) + 1.4, 4.0)
+        panels = figure.subplots(1, len(found.maps), squeeze=False)
+        for axes, (words, place_M2) in zip(panels.flat, found.maps.items(), strict=True):
+            for k in np.unique(found.labels):
+                of_class = found.labels == k
+                color, mark = looks[k]
+                axes.scatter(*place_M2[of_class].T, s=13, color=color, marker=mark, linewidths=0, alpha=0.85)
+            axes.set_title(words)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            frame_bare(axes)
+        present = [k for k in range(len(classes)) if k in found.labels]
+        if len(present) <= _MOST_NAMED:
+            marks = [
+                Line2D([], [], color=looks[k][0], marker=looks[k][1], linestyle="", markersize=5, label=classes[k])
+                for k in present
+            ]
+            figure.legend(handles=marks, loc="outside right center")
+        caption = (
+            f"t-SNE of {len(found.labels)} validation images from the principal components of a layer's activations."
+            " Near points look alike to the network; distances between far groups mean nothing."
+        )
+        return Drawing("layers", "How layers tell the classes apart", caption, figure)
+
+
+def draw_wrong(found: Insight, classes: Sequence[str], split: str) -> Drawing:
+    """The images with what they are, what they were taken for and how confidently."""
+    across = min(6, len(found.wrong))
+    down = -(-len(found.wrong) // across)
+    with house_style():
+        figure = new_figure(max(1.35 * across, 4.0), 1.75 * down)
+        panels = figure.subplots(down, across, squeeze=False)
+        for number, axes in enumerate(panels.flat):
+            axes.set_axis_off()
+            if number < len(found.wrong):
+                one = found.wrong[number]
+                gray = one.pixels.shape[2] == 1
+                axes.imshow(one.pixels[:, :, 0] if gray else one.pixels, cmap="gray" if gray else None, vmin=0, vmax=255)
+                axes.set_title(f"{classes[one.true]}\nas {classes[one.taken]} {100 * one.confidence:.0f}%", fontsize=7.5)
+        words = "validation" if split == "val" else split
+        caption = f"The {words} images that it took for another class with the highest confidence."
+        return Drawing("worst_errors", "Most confidently wrong", caption, figure)
