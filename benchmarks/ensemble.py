@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from benchmarks.pool import Images, draw_logits
-from cifar_hpc.collect.ensemble import METHODS, choose_ensembles, make_library
+from cifar_hpc.collect.ensemble import choose_ensembles, make_library
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     start = time.perf_counter()
     library = make_library(logits, images.labels, archs)
     print(f"temperatures and probabilities: {time.perf_counter() - start:.1f} s")
-    chosen = choose_ensembles(library, METHODS)
+    chosen = choose_ensembles(library)
     print(f"{time.perf_counter() - start:.1f} s in all")
     for found in chosen:
         print(f"{found.combination.method}: {found.right.mean():.4f} by {len(found.combination.weights)} members")

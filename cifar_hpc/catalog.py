@@ -284,4 +284,5 @@ SCHEDULES = ("constant", "cosine", "onecycle", "step")
 PRECISIONS = ("auto", "fp32", "bf16")
 STEMS = ("imagenet", "cifar")
 CLASSIFIERS = ("linear", "svm", "knn")
+ENSEMBLE_METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")
 OBJECTIVES = {"val_acc": "max", "val_loss": "min"}  # validation chooses: no other metric may

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cifar_hpc.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
 from cifar_hpc.records.parents import parent_of
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord
+from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
-from cifar_hpc.spec.sweep import Resources, SweepSpec, SweepTrial
+from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec, SweepTrial
 from cifar_hpc.trial import TrialConfig
 
 __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
@@ -101,6 +101,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         resources=dataclasses.asdict(plan.spec.resources),
         overrides=plan.spec.overrides,
         share=plan.share,
+        ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
     )
 
 
@@ -115,6 +116,7 @@ def recorded_plan(record: PlanRecord) -> Plan:
         resources=Resources(**record.resources),
         warnings=(),
         overrides=record.overrides,
+        ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
     )
     return make_plan(spec, share=record.share)
 

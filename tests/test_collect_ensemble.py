@@ -10,8 +10,8 @@ import pytest
 from scipy.special import softmax
 
 from benchmarks.pool import Images, configs, draw_logits, write_plan, write_trial
+from cifar_hpc.catalog import ENSEMBLE_METHODS
 from cifar_hpc.collect.ensemble import (
-    METHODS,
     Library,
     choose_ensembles,
     fit_temperature,
@@ -22,8 +22,12 @@ from cifar_hpc.collect.ensemble import (
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.errors import SpecError
+from cifar_hpc.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EnsembleRecord
+from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
+from cifar_hpc.records.store import write_record
+from cifar_hpc.spec.load import load_spec
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,9 @@ def test_greedy_stops_where_another_member_would_hurt() -> None:
 
 def test_the_rule_takes_the_best_of_each_architecture_and_all_above_the_threshold(library: Library) -> None:
     accuracy = library.right().mean(1)
-    (uniform, weighted) = choose_ensembles(library, ["uniform", "accuracy"], above=float(np.sort(accuracy)[-3]))
+    (uniform, weighted) = choose_ensembles(
+        library, EnsembleRules(methods=("uniform", "accuracy"), above=float(np.sort(accuracy)[-3]))
+    )
     top = set(np.argsort(-accuracy)[:2].tolist())
     best_of_each = {max((m for m in range(12) if m % 3 == arch), key=lambda m: accuracy[m]) for arch in range(3)}
     assert set(uniform.combination.weights) == top | best_of_each
@@ -79,22 +85,22 @@ def test_the_rule_takes_the_best_of_each_architecture_and_all_above_the_threshol
         assert weight == pytest.approx(accuracy[member] / sum(accuracy[m] for m in weights))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ENSEMBLE_METHODS)
 def test_every_method_beats_its_best_member_when_members_err_apart(library: Library, method: str) -> None:
-    (found,) = choose_ensembles(library, [method])
+    (found,) = choose_ensembles(library, EnsembleRules(methods=(method,)))
     assert found.right.mean() > library.right().mean(1).max() + 0.01
     assert sum(found.combination.weights.values()) == pytest.approx(1)
     probabilities = found.combination.apply(dict(enumerate(library.probabilities)))
     assert probabilities.sum(1) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ENSEMBLE_METHODS)
 def test_the_nested_estimate_of_pure_noise_is_chance(method: str) -> None:
     """Forty members that guess: choosing among them must not look better than guessing does."""
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 5, 1500)
     noise = make_library(list(rng.standard_normal((40, 1500, 5))), labels, ["a"] * 40)
-    (found,) = choose_ensembles(noise, [method])
+    (found,) = choose_ensembles(noise, EnsembleRules(methods=(method,)))
     assert found.right.mean() == pytest.approx(0.2, abs=0.035)
 
 
@@ -102,7 +108,7 @@ def test_stacking_of_two_classes_and_of_a_class_never_seen_gives_probabilities()
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)
     logits = [2.0 * np.eye(3)[labels] + rng.standard_normal((200, 3)) for _ in range(4)]
-    (found,) = choose_ensembles(make_library(logits, labels, ["a"] * 4), ["stacking"])
+    (found,) = choose_ensembles(make_library(logits, labels, ["a"] * 4), EnsembleRules(methods=("stacking",)))
     p = found.combination.apply({m: softmax(logits[m], axis=1).astype(np.float32) for m in range(4)})
     assert p.sum(1) == pytest.approx(1)
     assert p[:, 2].max() < 1e-6
@@ -144,3 +150,33 @@ def test_one_trial_alone_is_no_ensemble(tmp_path: Path) -> None:
     (config,) = configs(1, 1, 3)
     write_trial(layout, config, Images.draw(50, 20))
     assert make_ensembles(make_leaderboard(scan(layout)), layout) is None
+
+
+def test_a_spec_says_which_ensembles_its_report_makes(tmp_path: Path) -> None:
+    spec = tmp_path / "s.yaml"
+    text = "name: s\ndataset: digits\nbase: {arch: linear}\ngrid: {lr: [0.1, 0.2]}\n"
+    spec.write_text(text + "ensemble: {methods: [uniform, greedy], members: {per_arch: 2, above: 0.9}}\n")
+    record = plan_record(make_plan(load_spec(spec)))
+    layout = Layout(tmp_path / "results")
+    layout.sweep("s").folder.mkdir(parents=True)
+    write_record(layout.sweep("s").plan, record)
+    rules = EnsembleRules(methods=("uniform", "greedy"), per_arch=2, above=0.9)
+    assert scan(layout, ["s"]).ensemble == rules
+    assert plan_record(recorded_plan(record)).ensemble == rules
+    spec.write_text(text)
+    assert plan_record(make_plan(load_spec(spec))).ensemble is None
+    spec.write_text(text + "ensemble: {methods: [gredy], members: {per_arc: 1, above: 90}}\n")
+    with pytest.raises(SpecError) as refused:
+        load_spec(spec)
+    message = str(refused.value)
+    assert all(word in message for word in ("'gredy'", "greedy", "per_arch", "at most 1")), message
+
+
+def test_per_arch_takes_so_many_of_each_architecture_and_never_nobody(library: Library) -> None:
+    accuracy = library.right().mean(1)
+    rules = EnsembleRules(methods=("uniform",), per_arch=2, above=1.0)
+    (found,) = choose_ensembles(library, rules)
+    best_two = {m for arch in range(3) for m in sorted(range(arch, 12, 3), key=lambda m: -accuracy[m])[:2]}
+    assert set(found.combination.weights) == best_two
+    (found,) = choose_ensembles(library, dataclasses.replace(rules, per_arch=0))
+    assert set(found.combination.weights) == {int(accuracy.argmax())}

@@ -1,8 +1,8 @@
 """Ensembles from stored predictions, without training: five ways to combine trials, chosen on validation only.
 
-Owns: the library of members, their temperatures, the methods and the honest estimate. Knows arrays, no files.
+Owns: the library of members, their temperatures, the methods and the honest estimate. Knows arrays and rules, no files.
 
-Every member is first calibrated by its own temperature (Guo et al. 2017). uniform and accuracy take the best member of each
+Every member is first calibrated by its own temperature (Guo et al. 2017). uniform and accuracy take the best members of each
 architecture and all above a threshold, with equal weights or weights by accuracy; greedy adds members with replacement while
 log-loss falls, bagging averages greedy choices among random halves (Caruana et al. 2004); stacking is a logistic regression
 on the log-probabilities of greedy's members. The validation accuracy of an ensemble is nested: on each fifth of the images,
@@ -18,7 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")
+from cifar_hpc.catalog import ENSEMBLE_METHODS
+from cifar_hpc.records.schema import EnsembleRules
+
+USUAL = EnsembleRules(methods=ENSEMBLE_METHODS)
 FOLDS = 5
 _LIBRARY = 60  # members that greedy looks at, the most accurate (pruning: Caruana et al. 2006)
 _STEPS = 30
@@ -105,21 +108,21 @@ def calibrate(logits: NDArray[np.floating], temperature: float) -> Floats:
     return np.asarray(softmax(logits.astype(np.float32) / np.float32(temperature), axis=1))
 
 
-def choose_ensembles(library: Library, methods: Sequence[str] = METHODS, above: float | None = None) -> list[Chosen]:
-    """Chooses members and weights by each method. above: the rules' threshold of accuracy; None: a point below the best."""
+def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Chosen]:
+    """Chooses members and weights by each of the rules' methods."""
     right, truth = library.right(), library.of_truth()
     fold = np.random.default_rng(0).permutation(len(library.labels)) % FOLDS
     folds = [np.flatnonzero(fold == number) for number in range(FOLDS)]
     chosen = []
-    for method in methods:
+    for method in rules.methods:
         held = np.zeros(len(library.labels), bool)
         for images in folds if len(library.labels) >= FOLDS else ():
             others = np.flatnonzero(fold != fold[images[0]])
-            found = _METHODS[method](library, right, truth, others, above)
+            found = _METHODS[method](library, right, truth, others, rules)
             p = found.apply({member: library.probabilities[member, images] for member in found.weights})
             held[images] = p.argmax(1) == library.labels[images]
         everything = np.arange(len(library.labels))
-        chosen.append(Chosen(_METHODS[method](library, right, truth, everything, above), held))
+        chosen.append(Chosen(_METHODS[method](library, right, truth, everything, rules), held))
     return chosen
 
 
@@ -156,34 +159,37 @@ def measure_disagreement(probabilities: Sequence[Floats]) -> NDArray[np.float64]
     return np.array([[float((one != other).mean()) for other in taken] for one in taken])
 
 
-def _by_rule(library: Library, accuracy: NDArray[np.float64], above: float | None) -> list[int]:
-    """The best member of each architecture, and all above the threshold, most accurate first."""
-    threshold = float(accuracy.max()) - 0.01 if above is None else above
-    first: dict[str, int] = {}
-    order = [int(member) for member in np.argsort(-accuracy, kind="stable")]
-    for member in order:
-        first.setdefault(library.archs[member], member)
-    return [member for member in order if accuracy[member] > threshold or member in first.values()]
+def _by_rule(library: Library, accuracy: NDArray[np.float64], rules: EnsembleRules) -> list[int]:
+    """The best members of each architecture, and all above the threshold, most accurate first; the very best in any case."""
+    threshold = float(accuracy.max()) - 0.01 if rules.above is None else rules.above
+    taken: list[int] = []
+    count: dict[str, int] = {}
+    for member in map(int, np.argsort(-accuracy, kind="stable")):
+        arch = library.archs[member]
+        count[arch] = count.get(arch, 0) + 1
+        if accuracy[member] > threshold or count[arch] <= rules.per_arch or not taken:
+            taken.append(member)
+    return taken
 
 
 def _uniform(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
 ) -> Combination:
-    members = _by_rule(library, right[:, images].mean(1), above)
+    members = _by_rule(library, right[:, images].mean(1), rules)
     return Combination("uniform", dict.fromkeys(members, 1 / len(members)))
 
 
 def _accuracy(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
 ) -> Combination:
     accuracy = right[:, images].mean(1)
-    members = _by_rule(library, accuracy, above)
+    members = _by_rule(library, accuracy, rules)
     total = float(accuracy[members].sum()) or 1.0
     return Combination("accuracy", {member: float(accuracy[member]) / total for member in members})
 
 
 def _greedy(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
 ) -> Combination:
     candidates = _most_accurate(right[:, images])
     order = select_greedily(truth[np.ix_(candidates, images)])
@@ -191,7 +197,7 @@ def _greedy(
 
 
 def _bagging(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
 ) -> Combination:
     rng = np.random.default_rng(0)
     candidates = _most_accurate(right[:, images])
@@ -206,11 +212,11 @@ def _bagging(
 
 
 def _stacking(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], above: float | None
+    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
 ) -> Combination:
     from sklearn.linear_model import LogisticRegression  # slow to import, and only stacking needs it
 
-    members = list(_greedy(library, right, truth, images, above).weights)[:_STACKED]
+    members = list(_greedy(library, right, truth, images, rules).weights)[:_STACKED]
     images = images[:: -(-len(images) // _STACKING_IMAGES)]
     features = _stacking_features([library.probabilities[member, images] for member in members])
     fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
@@ -225,7 +231,7 @@ def _stacking(
     return Combination("stacking", dict.fromkeys(members, 1 / len(members)), coefficients, intercept)
 
 
-_Method = Callable[[Library, NDArray[np.bool_], Floats, NDArray[np.intp], float | None], Combination]
+_Method = Callable[[Library, NDArray[np.bool_], Floats, NDArray[np.intp], EnsembleRules], Combination]
 _METHODS: dict[str, _Method] = {
     "uniform": _uniform,
     "accuracy": _accuracy,

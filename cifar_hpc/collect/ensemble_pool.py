@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.collect.ensemble import (
-    METHODS,
+    USUAL,
     Chosen,
     Floats,
     Library,
@@ -25,7 +25,7 @@ from cifar_hpc.collect.statistics import LEVEL, PairedDifference, paired_differe
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import utc_now
 
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
@@ -66,14 +66,14 @@ class Ensembles:
         return all(one.difference >= 0 for one in found) and any(one.p_value < LEVEL for one in found)
 
 
-def make_ensembles(board: Leaderboard, layout: Layout, methods: Sequence[str] = METHODS) -> Ensembles | None:
+def make_ensembles(board: Leaderboard, layout: Layout, rules: EnsembleRules = USUAL) -> Ensembles | None:
     """None where fewer than two trials classified the same validation images as the best one."""
     trials, predictions = _read_members(board, layout)
     if len(trials) < 2:
         return None
     labels = predictions[0].labels
     library = make_library([found.logits for found in predictions], labels, [str(trial.config["arch"]) for trial in trials])
-    chosen = choose_ensembles(library, methods)
+    chosen = choose_ensembles(library, rules)
     needed = sorted({0, *(member for found in chosen for member in found.combination.weights)})
     tests = _read_tests(trials, needed, layout)
     measured = tuple(_measure(found, trials, library, tests) for found in chosen)

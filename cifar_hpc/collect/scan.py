@@ -17,7 +17,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.trial import ID_LENGTH, TrialConfig
 
@@ -38,6 +38,7 @@ class Pool:
     unfinished: tuple[Unfinished, ...]
     rejected: tuple[Rejected, ...]
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
+    ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
     notes: tuple[str, ...] = ()  # what a reader must know of trials that are not here
 
     def without_earlier_stages(self) -> Pool:
@@ -96,6 +97,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
         curves=curves,
         unfinished=tuple(unfinished),
         rejected=(*torn, *unread, *(() if plans else foreign)),
+        ensemble=plans[0].ensemble if len(plans) == 1 else None,
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
     )
 

@@ -227,6 +227,15 @@ class PlannedTrial(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleRules(Record):
+    """Which ensembles a sweep's report makes, as spec.sweep.Ensembling has it."""
+
+    methods: tuple[str, ...]
+    per_arch: int = 1
+    above: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRecord(Record):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
 
@@ -240,6 +249,7 @@ class PlanRecord(Record):
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
     share: bool = True  # whether trials with a common trunk train side by side
+    ensemble: EnsembleRules | None = None  # None: the usual ones
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: dict[str, Any] | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cifar_hpc.collect.comparison import Comparison, compare_with_best
 from cifar_hpc.collect.effects import Effects, measure_effects
+from cifar_hpc.collect.ensemble import USUAL
 from cifar_hpc.collect.ensemble_pool import Ensembles, make_ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ledger import Ledger, make_ledger
@@ -33,5 +34,5 @@ def find(pool: Pool, board: Leaderboard, layout: Layout) -> Findings:
         comparison=compare_with_best(board, layout),
         effects=measure_effects(board),
         ledger=make_ledger(pool, board),
-        ensembles=make_ensembles(board, layout),
+        ensembles=make_ensembles(board, layout, pool.ensemble or USUAL),
     )

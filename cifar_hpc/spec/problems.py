@@ -12,7 +12,7 @@ from cifar_hpc.spec.schema import ALL_KEYS, SECTIONS, TRIAL_KEYS, nearest_key
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
-_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler")
+_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler", "ensemble", "members")
 
 
 def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree) -> list[Problem]:

@@ -19,7 +19,7 @@ from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
 from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
-from cifar_hpc.spec.sweep import Resources
+from cifar_hpc.spec.sweep import Ensembling, Resources
 from cifar_hpc.spec.values import refuse, refuse_not_yet
 from cifar_hpc.spec.words import usual_key
 from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
@@ -123,6 +123,7 @@ TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base,
 RESOURCE_KEYS = _keys(Resources, "resources.")
 SEARCH_KEYS = _keys(SearchKeys, "search.")
 SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
+MEMBER_KEYS = _keys(Ensembling, "ensemble.members.")
 RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
     name: key for name, key in _OWN.items() if name not in _SPECIAL and not key.choices and _plain_type(key.kind) is not str
 }
@@ -131,6 +132,10 @@ ALL_KEYS: dict[str, Key] = {
     **RESOURCE_KEYS,
     **SEARCH_KEYS,
     **SCHEDULER_KEYS,
+    **MEMBER_KEYS,
+    "ensemble.methods": Key(
+        "ensemble.methods", "how trials are combined; a list", str, ..., {"choices": catalog.ENSEMBLE_METHODS}
+    ),
     "seed": SEED,
     "keep": _KEEP,
     "objective.metric": dataclasses.replace(_OBJECTIVE, name="objective.metric"),
@@ -245,6 +250,8 @@ _SECTION_DOCS = {
     "high": "largest value",
     "log": "sample every order of magnitude alike",
     "scheduler": "ends trials early by what others reached on validation; absent: every trial gets all its epochs",
+    "ensemble": "which ensembles of its trials `report` makes, chosen on validation",
+    "members": "which trials `uniform` and `accuracy` take; the other methods choose by themselves",
     "if": "the pattern that a point must match",
     "set": "the keys that it then gets",
 }
@@ -302,6 +309,7 @@ def spec_model() -> type[BaseModel]:
             "objective": (objective, None),
             "keep": (_value_type(_KEEP), None),
             "search": (_search_part(), None),
+            "ensemble": (_ensemble_part(), None),
             "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),
         },
     )
@@ -322,6 +330,15 @@ def _search_part() -> type[BaseModel]:
     own = {key.name.removeprefix("search."): (_value_type(key), key.default) for key in SEARCH_KEYS.values()}
     fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
     return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
+
+
+def _ensemble_part() -> type[BaseModel]:
+    prefix = "ensemble.members."
+    keys = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in MEMBER_KEYS.values()}
+    members = _model("Members", "Which trials the rules take.", keys, prefix)
+    methods = Annotated[list[Literal[catalog.ENSEMBLE_METHODS]], Field(min_length=1)]  # type: ignore[valid-type]
+    fields = {"methods": (methods, list(catalog.ENSEMBLE_METHODS)), "members": (members, None)}
+    return _model("Ensemble", "Ensembles of a sweep's trials.", fields, "ensemble.")
 
 
 def given(model: BaseModel | None) -> dict[str, Any]:
@@ -382,6 +399,7 @@ def nearest_key(word: str, section: str) -> str | None:
         near = nearest(usual, top) or nearest(usual, TRIAL_KEYS)
         return f"base.{near}" if near in TRIAL_KEYS else near
     inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
-    parts = ("dataset", "stop", "resources", "objective", "search", "scheduler", "rule")
-    names = inside or ["if", "set"] if section in parts else list(TRIAL_KEYS)
+    parts = ("dataset", "stop", "resources", "objective", "search", "scheduler", "members", "rule")
+    written = {"rule": ["if", "set"], "ensemble": ["methods", "members"]}
+    names = written.get(section) or (inside if section in parts else list(TRIAL_KEYS))
     return usual if usual in names else nearest(word, names)

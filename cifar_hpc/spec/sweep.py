@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cifar_hpc.catalog import ENSEMBLE_METHODS
 from cifar_hpc.trial import TrialConfig, spec_key
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ class Resources:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensembling:
+    """Which ensembles of the trials `report` makes. methods: names of catalog.ENSEMBLE_METHODS."""
+
+    methods: tuple[str, ...] = ENSEMBLE_METHODS
+    per_arch: int = spec_key("best trials of each architecture that `uniform` and `accuracy` take in any case", 1, ge=0)
+    above: float | None = spec_key(
+        "validation accuracy above which they take every trial, 0..1; null: a hundredth below the best", None, ge=0, le=1
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class SweepTrial:
     """One trial of a sweep. axes: the swept keys, each with one word or number (the seed among them when there are several)."""
@@ -58,6 +70,7 @@ class SweepSpec:
     warnings: tuple[str, ...]
     overrides: tuple[str, ...] = ()
     search: Search | None = None
+    ensemble: Ensembling | None = None  # None: `report` makes the usual ones
 
     @property
     def configs(self) -> tuple[TrialConfig, ...]:

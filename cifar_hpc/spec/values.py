@@ -17,7 +17,6 @@ from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 
 # A top-level key, or key=value of a trial key -> what to do instead.
 NOT_YET: dict[str, str] = {
-    "ensemble": "leave it out; `cifar-hpc report` ranks the single trials",
     "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
 }
 
