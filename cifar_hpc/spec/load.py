@@ -16,7 +16,7 @@ from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given, spec_model
 from cifar_hpc.spec.space import read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
-from cifar_hpc.spec.sweep import Resources, SweepSpec
+from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
 from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import NOT_YET, show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
@@ -52,7 +52,14 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
         warnings=(*warnings, *doubts(search.corners if search else [trial.config for trial in trials])),
         search=search,
+        ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
     )
+
+
+def _ensembling(part: BaseModel) -> Ensembling:
+    found = all_of(part)
+    members = all_of(found["members"]) if found["members"] is not None else {}
+    return Ensembling(methods=tuple(dict.fromkeys(found["methods"])), **members)
 
 
 def _validate(tree: YamlTree) -> BaseModel:
