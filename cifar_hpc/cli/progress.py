@@ -20,6 +20,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cifar_hpc import catalog
 from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
@@ -81,15 +82,22 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
 
 
 def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
-    """Seconds of one epoch of each trial: the mean of its architecture where that was measured, else of all; empty before."""
+    """Seconds of one epoch of each trial: the mean of its architecture where that was measured, else by the FLOPs of those
+    that were; empty before."""
     measured: dict[str, list[float]] = defaultdict(list)
     for trial in plan.trials:
         if epochs := states[trial.trial_id].epochs:
             measured[trial.config["arch"]].append(fmean(epoch.train_s + epoch.val_s for epoch in epochs))
     if not measured:
         return {}
-    anywhere = fmean(value for values in measured.values() for value in values)
-    return {trial.trial_id: fmean(measured.get(trial.config["arch"], (anywhere,))) for trial in plan.trials}
+    costs = {arch: fmean(values) for arch, values in measured.items()}
+    a_flop_s = fmean(cost / _flops(arch) for arch, cost in costs.items())
+    return {t.trial_id: costs.get(t.config["arch"], a_flop_s * _flops(t.config["arch"])) for t in plan.trials}
+
+
+def _flops(arch: str) -> int:
+    info = catalog.architecture(arch)
+    return info.flops if info else 10**9
 
 
 def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | None:
