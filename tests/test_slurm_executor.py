@@ -69,7 +69,12 @@ class _Sweep:
         self.wait(gone)
 
 
-def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind(
+    cluster: Cluster, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "cifar_hpc").mkdir()
+    (tmp_path / "cifar_hpc/__init__.py").write_text("raise SystemExit('an edit after the submission')")
+    monkeypatch.chdir(tmp_path)  # python -m puts the working folder before PYTHONPATH
     sweep = _Sweep(tmp_path / "results", [_job(number) for number in range(3)], canary=True).start()
     assert set(sweep.executor.states(list(sweep.handles.values())).values()) <= {JobState.QUEUED, JobState.RUNNING}
     sweep.wait_completed()
@@ -169,6 +174,33 @@ def test_a_cancelled_job_saves_and_is_gone(cluster: Cluster, tmp_path: Path) -> 
     sweep.wait(lambda: sweep.state(job).status is Status.PLANNED)
     assert sweep.layout.trial(job.trial_ids[0]).checkpoint.exists()
     assert "CANCELLED" in sweep.executor.queue.explain(list(sweep.handles.values()))[sweep.handles["job-0000"]]
+
+
+def test_jobs_side_by_side_on_a_node_see_the_gpus_that_slurm_gave_each_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
+    """As each of several processes of a trial does: it takes its own one of these by its place, not by a number of the node."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+
+    def run(job, layout, **_):
+        import os
+        import time
+
+        place = (
+            f"{job.job_id} {os.environ['SLURMD_NODENAME']} {os.environ['CUDA_VISIBLE_DEVICES']} {os.environ['SLURM_STEP_GPUS']}"
+        )
+        (seen / place).touch()
+        end = time.monotonic() + 20
+        while len(list(seen.iterdir())) < 2 and time.monotonic() < end:
+            time.sleep(0.1)
+
+    sweep = _Sweep(tmp_path / "results", [replace(_job(number), resources=Resources(gpus=2.0)) for number in range(2)])
+    sweep.executor.profile = SlurmProfile(sbatch={"nodelist": "n1"})
+    sweep.executor._run = run
+    sweep.start().wait_gone()
+    places = [path.name.split() for path in sorted(seen.iterdir())]
+    assert [place[0] for place in places] == ["job-0000", "job-0001"]
+    assert all(visible == given for _, _, visible, given in places)
+    assert sorted(device for place in places for device in place[2].split(",")) == ["0", "1", "2", "3"]
 
 
 def test_several_trials_share_one_gpu_where_the_profile_allows(cluster: Cluster, tmp_path: Path) -> None:

@@ -276,6 +276,7 @@ class _Sender:
         return [
             "ulimit -c 0",
             "unset PYTHONDONTWRITEBYTECODE",
+            "export PYTHONSAFEPATH=1",  # else the folder that was submitted from comes before the copied package
             'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
             *(f"export {key}={shlex.quote(value)}" for key, value in self.profile.environment.items()),
             *self.profile.setup,
