@@ -3,9 +3,13 @@
 
     eval "$(python3 slurm/local/cluster.py env --root DIR)"; python benchmarks/slurm.py [--trials 10000] [--short 100]
 
+0 for either leaves that part out.
+
 1. Submit: `--trials` trials planned, packed and sent, held, then cancelled; seconds, sbatch calls, bytes a job.
 2. Status: the state of all of them from a cold cache; seconds and remote procedure calls to the controller.
-3. Overhead: `--short` one-epoch trials, ours against plain submitit `map_array` of the same work, one job a trial.
+3. Overhead: `--short` one-epoch trials that share nothing, ours against plain submitit `map_array` of the same work, one job a
+   trial, and against the same trials in this process.
+4. Nodes: one trial in 2 processes on each of 2 nodes, and its numbers beside those of one process.
 Each line is a JSON object. The machine's load is printed first: compare runs of like load only.
 """
 
@@ -31,9 +35,10 @@ from cifar_hpc.cli.submit import submit
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm_profile import SlurmProfile
 from cifar_hpc.executors.slurm_queue import SlurmQueue
-from cifar_hpc.plan import Cohort, jobs_for, make_plan, plan_record
+from cifar_hpc.plan import Resources, jobs_for, make_plan, plan_record
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.store import write_record
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
 
 SPEC = """\
@@ -54,8 +59,11 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="cifar-hpc-bench-"))
     _print(measure="machine", cpus=os.cpu_count(), load=os.getloadavg()[0], slurm=_slurm("sinfo", "--version").strip())
     try:
-        measure_submission(folder, arguments.trials)
-        measure_overhead(folder, arguments.short)
+        if arguments.trials:
+            measure_submission(folder, arguments.trials)
+        if arguments.short:
+            measure_overhead(folder, arguments.short)
+        measure_nodes(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -104,8 +112,7 @@ def measure_overhead(folder: Path, trials_n: int) -> None:
     """The same trials with the same number of jobs at once: packed and sent by us, and one job a trial by submitit."""
     at_once = 8
     path = folder / "short.yaml"
-    lrs = [round(0.001 + i * 0.001, 3) for i in range(trials_n)]
-    path.write_text(SPEC.format(name="short", lrs=lrs, seeds=1, gpus=0, minutes=1))
+    path.write_text(SPEC.format(name="short", lrs=[0.01], seeds=trials_n, gpus=0, minutes=1))
     plan = make_plan(load_spec(path))
     ids = [trial.trial_id for trial in plan.trials]
 
@@ -119,23 +126,54 @@ def measure_overhead(folder: Path, trials_n: int) -> None:
     executor = submitit.AutoExecutor(folder=folder / "submitit", cluster="slurm")
     executor.update_parameters(timeout_min=5, mem_gb=1, slurm_array_parallelism=at_once)
     began = time.perf_counter()
-    whole = jobs_for(plan, ids, 1)[0]
-    jobs = [
-        replace(whole, job_id=f"job-{number:04d}", cohorts=(Cohort(trials=(trial,)),))
-        for number, trial in enumerate(plan.trials)
-    ]
+    jobs = jobs_for(plan, ids, 1)
+    assert len(jobs) == trials_n, "trials of different seeds share no cohort"
     executor.map_array(_run_one, jobs, [theirs] * len(jobs))
     _wait(theirs, ids)
     theirs_s = time.perf_counter() - began
+    began = time.perf_counter()
+    for job in jobs:
+        run_on_node(job, Layout(folder / "inline"), executor="inline")
+    inline_s = time.perf_counter() - began
     _print(
         measure="overhead",
         trials=trials_n,
         at_once=at_once,
         ours_s=round(ours_s, 1),
         submitit_s=round(theirs_s, 1),
+        inline_s=round(inline_s, 1),
         ours_s_per_trial=round(ours_s / trials_n, 3),
         submitit_s_per_trial=round(theirs_s / trials_n, 3),
         ratio=round(theirs_s / ours_s, 2),
+    )
+
+
+def measure_nodes(folder: Path) -> None:
+    """The largest difference between the curves of four processes on two nodes and of one process, which only the order of
+    sums makes."""
+    path = folder / "nodes.yaml"
+    needs = "{gpus: 0, nodes: 2, processes: 2, minutes: 5, memory_gb: 1}"
+    path.write_text(
+        "name: nodes\ndataset: {name: digits, train_size: 400}\n"
+        f"base: {{arch: convnet5, image_size: 8, epochs: 5}}\nresources: {needs}\n"
+    )
+    plan = make_plan(load_spec(path))
+    (job,) = jobs_for(plan, [trial.trial_id for trial in plan.trials], 1)
+    several, one = Layout(folder / "nodes"), Layout(folder / "one")
+    began = time.perf_counter()
+    submit(several, plan, job.trial_ids, SlurmProfile(environment={"OMP_NUM_THREADS": "1"}), canary=False)
+    _wait(several, list(job.trial_ids))
+    seconds = time.perf_counter() - began
+    run_on_node(replace(job, resources=Resources()), one, executor="inline")
+    ours, theirs = (read_record(layout.trial(job.trial_ids[0]).result, TrialResult) for layout in (several, one))
+    pairs = list(zip(ours.curves, theirs.curves, strict=True))
+    _print(
+        measure="2 nodes x 2 processes",
+        processes=ours.hardware.world_size,
+        epochs=len(pairs),
+        seconds=round(seconds, 1),
+        largest_relative_difference_of_val_loss=max(abs(a.val_loss - b.val_loss) / b.val_loss for a, b in pairs),
+        test_acc=[ours.test.acc, theirs.test.acc],
     )
 
 
