@@ -34,8 +34,8 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
     rows = tuple(
         Row(
             place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(), unfinished=(),
-            score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, train_s=None,
-            device_hours=0.0, pareto=False,
+            score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
+            train_s=None, device_hours=0.0, pareto=False,
         )
         for (arch, lr), score in sorted(cells.items(), key=lambda cell: -cell[1])
     )  # fmt: skip

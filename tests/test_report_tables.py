@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -87,3 +88,12 @@ def test_latex_escapes_what_tex_would_read(board: Leaderboard) -> None:
     assert r"vgg11\_bn" in text
     assert r"$\pm$" in text
     assert text.count(r"\\") == 1 + len(board.rows)
+
+
+def test_epochs_stand_in_the_table_where_trials_ended_early(board: Leaderboard) -> None:
+    row = board.rows[0]
+    whole, cut = (replace(row, epochs=epochs, config={**row.config, "epochs": 9}) for epochs in (9.0, 3.0))
+    assert "epochs" not in leaderboard_markdown(replace(board, rows=(whole, whole))).replace("best epoch", "")
+    shown = leaderboard_markdown(replace(board, rows=(whole, cut)))
+    assert "| epochs |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown
+    assert [record["epochs"] for record in leaderboard_records(replace(board, rows=(whole, cut)))] == [9.0, 3.0]

@@ -35,6 +35,7 @@ class Row:
     test_acc: Estimate | None
     gap: float | None  # train minus validation accuracy at the best epoch, mean
     best_epoch: float | None  # mean
+    epochs: float | None  # trained, mean: fewer than asked for where patience, a search or a limit ended trials
     train_s: float | None  # mean of a trial
     device_hours: float  # of all its trials
     pareto: bool  # no point is both better and faster
@@ -44,6 +45,12 @@ class Row:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
         parts = [f"{key}={value_text(value)}" for key, value in self.axes.items() if value is not None or key == "weights"]
         return " ".join(parts) or "the only point"
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether a trial trained fewer epochs than it was to have."""
+        wanted = self.config.get("epochs")
+        return self.epochs is not None and isinstance(wanted, int) and self.epochs < wanted
 
     @property
     def diverged(self) -> int:
@@ -134,6 +141,7 @@ def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial
         test_acc=_over_seeds(trials, "test_acc"),
         gap=_mean_of(gaps),
         best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
+        epochs=_mean_of([trial.epochs for trial in trials]),
         train_s=_mean_of([trial.train_s for trial in trials]),
         device_hours=sum(trial.device_hours for trial in trials),
         pareto=False,

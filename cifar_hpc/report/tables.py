@@ -45,6 +45,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("gap", lambda row: f"{100 * row.gap:+.1f}" if row.gap is not None else "", lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
+        *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
         Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
         Column("seeds", seeds_text, lambda row: len(row.failed), 6, False),
     ]
@@ -114,6 +115,11 @@ def count_text(count: int) -> str:
     return str(count)
 
 
+def epochs_text(row: Row) -> str:
+    """Trained of those asked for: '3 of 9'; empty where no trial finished."""
+    return "" if row.epochs is None else f"{row.epochs:.0f} of {row.config['epochs']}"
+
+
 def seeds_text(row: Row) -> str:
     """What became of the seeds that have no number: '1 failed (seed 2), 2 to go'; empty where all finished."""
     parts = []
@@ -160,6 +166,7 @@ def _record(row: Row) -> dict[str, Any]:
         "seeds": row.val_acc.n if row.val_acc else 0,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
+        "epochs": row.epochs,
         "params_trained": trial and trial.params_trained,
         "params_total": trial and trial.params_total,
         "train_s": row.train_s,
