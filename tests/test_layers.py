@@ -22,24 +22,26 @@ ALLOWED: dict[str, set[str]] = {
     "trial": FOUNDATION,
     "records": FOUNDATION | {"trial"},
     "spec": FOUNDATION | {"trial"},
+    "schedule": FOUNDATION | {"trial"},
     "cohorts": FOUNDATION | {"trial"},
     "plan": FOUNDATION | {"trial", "cohorts", "records", "spec"},
     "data": FOUNDATION | {"trial"},
     "models": FOUNDATION | {"trial"},
-    "train": FOUNDATION | {"trial", "data", "models", "records", "__init__"},
+    "train": FOUNDATION | {"trial", "schedule", "data", "models", "records", "__init__"},
     "trained": FOUNDATION | {"trial", "data", "models", "records", "train", "__init__"},
     "attempts": FOUNDATION | {"trial", "records", "train"},
     "trainer": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "attempts"},
+    "soup": FOUNDATION | {"trial", "data", "models", "records", "train", "trained"},
     "runner": FOUNDATION | {"trial", "records", "train", "plan", "attempts", "trainer"},
     "search": FOUNDATION | {"trial", "cohorts", "records", "spec", "plan"},
     "executors": FOUNDATION | {"trial", "records", "spec", "plan", "search", "__init__"},
     "collect": FOUNDATION | {"trial", "records", "__init__"},
     "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
-    "cli": FOUNDATION | {"trial", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
+    "cli": FOUNDATION | {"trial", "schedule", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command needs when it is called.
-DEFERRED = {"executors": {"runner"}, "cli": {"data", "models", "train", "trained"}}
+DEFERRED = {"executors": {"runner"}, "cli": {"data", "models", "train", "trained", "soup"}}
 # A site profile is YAML that is checked as a spec is: with file, line and the nearest name.
 EXCEPTIONS = {"executors/slurm_profile.py": {"spec"}}
 # Third-party packages that have one door.
@@ -64,7 +66,7 @@ ONE_DOOR = {
     "onnx": {"trained.py"},
     "onnxruntime": {"trained.py"},
     "torchvision": {"data", "models", "train"},
-    "torch": {"data", "models", "train", "runner.py", "trainer.py", "trained.py"},
+    "torch": {"data", "models", "train", "runner.py", "trainer.py", "trained.py", "soup.py"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

@@ -52,6 +52,7 @@ def run(tmp_path):
         (["status"], 0),
         (["sweep", "bad.yaml"], 2),
         (["schema"], 0),
+        (["arch", "--plan", "good.yaml"], 0),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else str(value),
 )

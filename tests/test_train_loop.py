@@ -23,7 +23,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.runner import Interrupted, run_job
-from cifar_hpc.train.optim import lr_factor
+from cifar_hpc.schedule import lr_factor
 from cifar_hpc.train.taps import Feed
 from cifar_hpc.trial import normalise
 from tests.training import digits_config, job_of, numbers

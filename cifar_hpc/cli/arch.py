@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifar_hpc import catalog
+from cifar_hpc.cli.arch_plan import print_plans
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
 
@@ -19,9 +21,15 @@ if TYPE_CHECKING:
 def arch(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="such as resnet18; none: lists all")] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
+    plan: Annotated[
+        Path | None, typer.Option(metavar="SPEC", help="which blocks train in which epoch of a spec, and at what learning rate")
+    ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Show what `freeze` counts and names: the blocks of a network, with parameters, FLOPs and output shape of each."""
+    if plan is not None:
+        print_plans(plan, name, format)
+        return
     if name is None:
         _list_all(format)
         return

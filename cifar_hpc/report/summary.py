@@ -30,6 +30,9 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
     notes = list(pool.notes)
+    refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
+    if refits:
+        notes.append(f"{plural(len(refits), 'point')} trained on the validation images too: nothing ranks them.")
     placed = sum(row.place is not None for row in board.measured)
     if board.measured and not placed:
         notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
@@ -68,7 +71,9 @@ def headline(found: Findings) -> list[str]:
     """What won, by how much, how sure, what it cost, what to try next: a sentence or two each."""
     board, comparison = found.board, found.comparison
     if not board.measured:
-        return ["No trial has finished with a measurement yet.", _cost(found.ledger)]
+        refitted = any(row.test_acc and row.config.get("dataset.val_frac") == 0 for row in board.rows)
+        why = "These trials had no validation images" if refitted else "No trial has finished with a measurement yet"
+        return [f"{why}.", _cost(found.ledger)]
     best = board.measured[0]
     test = f"; on test {estimate_text(best.test_acc)} %" if best.test_acc else ""
     lines = [f"{best.label} {_verb(board, comparison)}: {estimate_text(best.val_acc)} % validation accuracy{test}."]

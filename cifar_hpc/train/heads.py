@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from cifar_hpc.models.blocks import Block
+from cifar_hpc.schedule import lr_factor
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.optim import lr_factor
 
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults, which the other members have
 

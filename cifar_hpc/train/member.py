@@ -21,8 +21,9 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
+from cifar_hpc.schedule import first_trained, lr_factor
 from cifar_hpc.train.distributed import World, share_statistics
-from cifar_hpc.train.optim import build_optimizer, lr_factor, set_lr
+from cifar_hpc.train.optim import build_optimizer, set_lr
 from cifar_hpc.train.portions import Portions
 from cifar_hpc.trial import TrialConfig, stream_seed
 
@@ -89,8 +90,7 @@ class Member:
     @property
     def depth(self) -> int:
         """Blocks not trained in the present epoch: the frozen ones, or all but the classifier before unfreeze_epoch."""
-        head_only = self.config.unfreeze_epoch is not None and self.progress.epoch <= self.config.unfreeze_epoch
-        return max(self.frozen, len(self.model.blocks) - 1) if head_only else self.frozen
+        return first_trained(self.config, self.frozen, len(self.model.blocks), self.progress.epoch)
 
     @property
     def depths(self) -> set[int]:

@@ -1,0 +1,93 @@
+"""`cifar-hpc arch --plan SPEC`: which blocks of a network train in which epoch, and at what learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cifar_hpc import catalog
+from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.schedule import block_rates
+from cifar_hpc.trial import TrialConfig
+
+SHOWN_PLANS = 6
+SHOWN_EPOCHS = 8
+_DECIDING = ("freeze", "unfreeze_epoch", "layer_decay", "lr", "schedule", "warmup_epochs", "epochs")
+
+
+def print_plans(spec: Path, arch: str | None, format: Format) -> None:
+    """A table of blocks and epochs for each plan that the spec's trials follow, of one architecture where it is named.
+
+    Raises SpecError, and CifarHpcError where nothing in the spec trains in blocks.
+    """
+    from cifar_hpc.spec.load import load_spec
+
+    configs = [trial.config for trial in load_spec(spec).trials]
+    known = [c for c in configs if c.classifier == "linear" and catalog.block_names(c.arch) and arch in (None, c.arch)]
+    plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
+    if not plans:
+        archs = dict.fromkeys(config.arch for config in configs)
+        near = nearest(arch, archs) if arch else None
+        hint = f" Did you mean {near!r}?" if near else ""
+        asked = f" with arch {arch!r}" if arch else ""
+        raise CifarHpcError(
+            f"{spec}: no trial{asked} trains a network whose blocks are known; it has {', '.join(archs)}.{hint}"
+        )
+    if format in (Format.JSON, Format.CSV):
+        records = [record for config in plans for record in _records(config)]
+        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        return
+    for config in plans[:SHOWN_PLANS]:
+        typer.echo(" ".join(f"{key}={value}" for key, value in _facts(config).items() if value is not None))
+        print_columns(_columns(config), format)
+        typer.echo()
+    typer.echo("Learning rates in the middle of an epoch; - : not trained, batch statistics included.", err=True)
+    if len(plans) > SHOWN_PLANS:
+        typer.echo(f"... and {len(plans) - SHOWN_PLANS} more plans: NAME for those of one, --format csv for all.", err=True)
+
+
+def _facts(config: TrialConfig) -> Mapping[str, Any]:
+    return {"arch": config.arch, **{key: getattr(config, key) for key in _DECIDING}}
+
+
+def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
+    """Of lr; of 1 where that is found by a test. A block without parameters has none."""
+    info = catalog.architecture(config.arch)
+    assert info is not None  # print_plans has left the others out
+    lr = 1.0 if config.lr == "auto" else float(config.lr)
+    rates = block_rates(config, info.blocks, epoch)
+    return tuple(
+        lr * rate if rate is not None and share else None for rate, share in zip(rates, info.param_shares, strict=True)
+    )
+
+
+def _columns(config: TrialConfig) -> list[TextColumn]:
+    names = catalog.block_names(config.arch) or ()
+    columns = [TextColumn("#", tuple(str(i) for i in range(1, len(names) + 1)), right=True), TextColumn("block", names)]
+    unit = " x lr" if config.lr == "auto" else ""
+    for epoch in _shown(config):
+        cells = tuple("-" if rate is None else f"{rate:.2g}{unit}" for rate in _rates(config, epoch))
+        columns.append(TextColumn(f"epoch {epoch}", cells, right=True))
+    return columns
+
+
+def _shown(config: TrialConfig) -> list[int]:
+    """Where something begins or ends, and epochs evenly spread between."""
+    last, unfreeze = config.epochs, config.unfreeze_epoch or 0
+    marks = {1, unfreeze, unfreeze + 1, last}
+    steps = SHOWN_EPOCHS - len(marks)
+    spread = {round(1 + (last - 1) * i / max(1, steps)) for i in range(steps)}
+    return sorted(epoch for epoch in marks | spread if 1 <= epoch <= last)
+
+
+def _records(config: TrialConfig) -> list[dict[str, Any]]:
+    names = catalog.block_names(config.arch) or ()
+    return [
+        {**_facts(config), "epoch": epoch, "number": number, "block": name, "rate": rate}
+        for epoch in range(1, config.epochs + 1)
+        for number, (name, rate) in enumerate(zip(names, _rates(config, epoch), strict=True), 1)
+    ]

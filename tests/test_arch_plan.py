@@ -1,0 +1,55 @@
+"""`arch --plan`: the table of blocks, epochs and learning rates is what training does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from cifar_hpc.models.zoo import build_model
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.train.member import Member
+from cifar_hpc.train.optim import set_lr
+from tests.test_cli_sweep import call
+
+SPEC = """\
+name: x
+dataset: {name: digits, train_size: 400}
+base: {arch: simple_cnn, epochs: 4, layer_decay: 0.5, schedule: step, lr: 0.1}
+grid: {freeze: [none, 2], unfreeze_epoch: [null, 2]}
+"""
+
+
+def test_the_table_is_what_a_member_trains_in_each_epoch_and_block(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(SPEC)
+    rows = json.loads(call("arch", "--plan", path, "--format", "json").stdout)
+    for trial in load_spec(path).trials:
+        config = trial.config
+        model = build_model(config, 10, 1)
+        member = Member(config, model, build_model(config, 10, 1), 100, torch.float32)
+        for epoch in range(1, 5):
+            member.progress.epoch = epoch
+            told = [
+                row["rate"]
+                for row in rows
+                if (row["freeze"], row["unfreeze_epoch"], row["epoch"]) == (config.freeze, config.unfreeze_epoch, epoch)
+            ]
+            assert len(told) == len(model.blocks)
+            assert [rate is None for rate in told] == [i < member.depth for i in range(len(told))]
+            factor = 0.1 * (1.0 if epoch <= 2 else 0.1 if epoch == 3 else 0.01)
+            set_lr(member.optimizer, factor)
+            rates = [group["lr"] for group in member.optimizer.param_groups][::-1][-(len(told) - member.depth) :]
+            assert [rate for rate in told if rate is not None] == pytest.approx(rates, rel=1e-12)
+
+
+def test_plans_that_differ_are_shown_once_each_and_a_network_can_be_named(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(SPEC.replace("arch: simple_cnn, ", "").replace("grid: {", "grid: {arch: [simple_cnn, resnet9], seeds: 3, "))
+    path.write_text(path.read_text().replace("seeds: 3, ", "") + "seeds: 3\n")
+    told = call("arch", "resnet9", "--plan", path)
+    assert told.exit_code == 0 and told.stdout.count("arch=resnet9") == 4 and "simple_cnn" not in told.stdout
+    assert "epoch 3" in told.stdout and "0.01" in told.stdout
+    wrong = call("arch", "resnet8", "--plan", path)
+    assert wrong.exit_code == 2 and "it has simple_cnn, resnet9. Did you mean 'resnet9'?" in wrong.stderr
