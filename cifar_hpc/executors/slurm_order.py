@@ -39,6 +39,7 @@ class Order:
         self._profile = profile
         self._lowest = min((array.level for array in submission.arrays), default=0)
         self._events = [event for event in read_records(files.jobs, JobEvent) if event.event == "submitted"]
+        self._code = package_digest() if canary else ""
         gates = {array.needs.gate for array in submission.arrays} if canary else set()
         self._passed = {gate for gate in gates if self._has_passed(gate)}
         self._without = submission.gates & gates - self._passed
@@ -79,7 +80,7 @@ class Order:
 
     def _mark(self, gate: Gate) -> str:
         """The class in twelve letters: what is asked of Slurm, how, and by which code."""
-        return "class " + hashlib.sha256(repr((gate, self._profile, package_digest())).encode()).hexdigest()[:12]
+        return "class " + hashlib.sha256(repr((gate, self._profile, self._code)).encode()).hexdigest()[:12]
 
     def queued_relay(self) -> str | None:
         """A job of an earlier submission that will submit what waits; one that does so now is not waited for."""
