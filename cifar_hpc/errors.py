@@ -56,7 +56,8 @@ def nearest(word: object, allowed: Iterable[str]) -> str | None:
     given, words = str(word).lower(), list(allowed)
     matches = difflib.get_close_matches(given, words, n=1)
     alike = [other for other in words if _NUMBER.split(other) == _NUMBER.split(given)]
-    if alike and not (matches and matches[0].startswith(given)):  # what was cut short may be short of digits
+    cut_short = matches and (matches[0].startswith(given) or given.startswith(matches[0]))  # or a digit too long
+    if alike and not cut_short:
         return min(alike, key=lambda other: _distance(given, other))
     return matches[0] if matches else None
 

@@ -128,6 +128,11 @@ class Trainer:
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
         train_cohort([m for m in members if m not in fitted and not self.attempts[m.config.trial_id].over], train, val, hooks)
 
+    @functools.cached_property
+    def _flops(self) -> int:
+        """Of the network of any of the trials: they have one architecture and one size of images."""
+        return flops(self.trunk.model, _image_size(self.order.attempts[0].config), self.model_channels)
+
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
             start = self._starting_model(member.config)
@@ -256,7 +261,7 @@ class Trainer:
             params_trained=sum(p.numel() for p in member.suffix.parameters()),
             frozen_blocks=member.frozen,
             total_blocks=len(member.model.blocks),
-            flops=flops(member.model, _image_size(config), self.model_channels),
+            flops=self._flops,
             attempts=attempt.claim.attempt,
             train_s=round(progress.seconds, 3),
             trunk_shared_by=self.order.part_n,

@@ -18,6 +18,7 @@ from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
 from cifar_hpc.models.nets import NETS
+from cifar_hpc.models.small_maps import trim_convolutions
 from cifar_hpc.models.weights import is_file, weights_name, weights_path
 from cifar_hpc.trial import TrialConfig, stream_seed
 
@@ -37,6 +38,7 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
     finally:
         torch.set_rng_state(state)
     model = cut(network, warnings)
+    trim_convolutions(model)
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     return model
