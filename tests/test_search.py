@@ -93,6 +93,16 @@ def test_a_killed_search_goes_on_with_its_points_stops_trials_early_and_run_agai
     assert "at most 2 trials, at most 18 epochs" in call("sweep", spec, "--dry-run").stdout
 
 
+def test_a_search_never_trains_on_a_login_node_unasked(spec, tmp_path, monkeypatch):
+    (tmp_path / "sbatch").touch(mode=0o755)
+    (tmp_path / "site.yaml").write_text("gpu_partition: gpu\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    told = call("sweep", spec, "--profile", str(tmp_path / "site.yaml"))
+    assert told.exit_code == 2 and f"sbatch slurm/ray_cluster.sbatch {spec}" in told.stderr
+    assert call("sweep", spec, "--on", "inline").exit_code == 2
+    assert not list(results_root().glob("trials/*"))
+
+
 def test_only_one_process_runs_a_search(spec):
     from cifar_hpc.cli.search import _only_driver
 

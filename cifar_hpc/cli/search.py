@@ -38,10 +38,10 @@ def run_search(layout: Layout, spec: SweepSpec, where: Where, again: Collection[
     from cifar_hpc.search.samplers import check_sampler
 
     assert spec.search is not None
-    if where.on in (On.INLINE, On.SLURM):
+    if where.on is On.INLINE or where.slurm() is not None:
         raise CifarHpcError(
-            f"--on {where.on.value}: a search judges trials while they train side by side, through Ray: --on ray; on a cluster "
-            "inside an allocation"
+            "search: trials are judged while they train side by side, through Ray. "
+            f"On a cluster: sbatch slurm/ray_cluster.sbatch {spec.path}; on this machine: --on ray"
         )
     check_sampler(spec.search)
     check_there(spec.configs)
