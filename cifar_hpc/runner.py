@@ -24,7 +24,7 @@ from cifar_hpc.plan import Cohort, Job
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.parents import awaits_parent
-from cifar_hpc.train.distributed import World
+from cifar_hpc.train.distributed import PeerLostError, World
 from cifar_hpc.train.launch import Link, run_ranks
 from cifar_hpc.train.loop import Interrupted
 from cifar_hpc.train.meeting import Failure, Meeting, RanksFailedError, Team
@@ -166,7 +166,7 @@ class _Cohort:
     def _train_in_ranks(self, order: Order, meeting: Meeting) -> None:
         """Has all ranks train the trials; where one trial ends them by its failure, the others go on from their checkpoints.
 
-        Raises OutOfMemoryError where that was the end of a rank and less may fit.
+        Raises OutOfMemoryError where that was the end of a rank and less may fit, NodeLostError where a node is gone.
         """
         while left := _unfinished(order.attempts):
             meeting.begin_round()
@@ -182,6 +182,8 @@ class _Cohort:
                 return
             except RanksFailedError as error:
                 failure = error.failure
+            if failure.kind == PeerLostError.__name__:
+                meeting.require_all()
             for attempt in left:
                 attempt.over = attempt.files.result.exists()
             if failure.kind == torch.OutOfMemoryError.__name__ and failure.trial_id is None:

@@ -201,12 +201,26 @@ def test_the_first_node_records_what_ended_the_trial_on_the_second(tmp_path):
     assert state.reason == "ProcessDied: the process of rank 1 was killed by SIGKILL without a word"
 
 
+def test_a_trial_whose_other_node_is_gone_has_not_failed_and_can_go_on(tmp_path):
+    config = odd_config(epochs=200)
+    files = Layout(tmp_path).trial(config.trial_id)
+    nodes = [_start_node(tmp_path, place, config, processes=1) for place in (0, 1)]
+    wait_until(lambda: _epochs(Layout(tmp_path), config) > 0)
+    nodes[1].kill()
+    assert nodes[0].wait(timeout=60) != 0
+    nodes[1].wait()
+    assert read_state(files, config.trial_id).status is Status.PLANNED
+    assert files.checkpoint.exists() and not files.error.exists()
+
+
 def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -> subprocess.Popen[bytes]:
     script = (
         "import json, pathlib, sys\n"
         "from cifar_hpc.records.layout import Layout\n"
         "from cifar_hpc.runner import run_job\n"
+        "from cifar_hpc.train import meeting\n"
         "from cifar_hpc.trial import TrialConfig\n"
+        "meeting.LEAVE_S = 5.0\n"
         "from tests.test_distributed import job_in\n"
         "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"
         "job = job_in(int(sys.argv[2]), config, nodes=2)\n"

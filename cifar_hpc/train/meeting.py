@@ -99,6 +99,10 @@ class RanksFailedError(Exception):
         self.failure = failure
 
 
+class NodeLostError(Interrupted):
+    """A further node is gone, or what launched the ranks there: no trial's fault, and each goes on from its last checkpoint."""
+
+
 @dataclass(slots=True)
 class Meeting:
     """A folder that the launchers of one world see: where the ranks find each other and launchers hear of failures and ends.
@@ -149,6 +153,14 @@ class Meeting:
         paths = [path for path in self.folder.glob(f"failed-{self.round}-*") if path.name != own]
         return [Failure(**json.loads(path.read_text())) for path in paths]
 
+    def require_all(self) -> None:
+        """After a failed round: raises NodeLostError where a launcher does not say how that ended for it."""
+        until = time.monotonic() + LEAVE_S
+        while not self._all_said(f"failed-{self.round}"):
+            if time.monotonic() > until:
+                raise NodeLostError("another node of this trial is gone")
+            time.sleep(POLL_S)
+
     def begin_round(self) -> None:
         """The leader's: all ranks start, or start again. Launchers come to the first round unasked."""
         if self.begun:
@@ -177,7 +189,9 @@ class Meeting:
         raise PeerLostError(f"the first node of this trial has been silent for {timeout_s:g} s")
 
     def _all_said(self, word: str) -> bool:
-        return len(list(self.folder.glob(f"{word}-*"))) >= self.team.launchers_n - 1
+        """The other launchers."""
+        places = range(1, self.team.launchers_n)
+        return all((self.folder / f"{word}-{place}").exists() for place in places)
 
     def _write(self, name: str, text: str) -> None:
         if self.team.launchers_n > 1:
