@@ -86,9 +86,10 @@ class TrainedTrial:
         return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
 
-def load_trained(files: TrialFiles) -> TrainedTrial:
-    """Raises CifarHpcError where the trial is not finished or did not keep its weights."""
+def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial:
+    """weights: others than its own for its network. Raises CifarHpcError where it is not finished or kept no weights."""
     name = files.folder.name
+    weights = weights or files.weights
     try:
         result = read_record(files.result, TrialResult)
     except FileNotFoundError as error:
@@ -96,13 +97,13 @@ def load_trained(files: TrialFiles) -> TrainedTrial:
     config = TrialConfig.from_json(result.config)
     if config.classifier == "knn":
         raise CifarHpcError(f"trial {name}: classifier knn is its training images and keeps no weights; choose linear or svm")
-    if not files.weights.exists():
+    if not weights.exists():
         raise CifarHpcError(
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "
             f"and `cifar-hpc reproduce {name}` brings back those of this one"
         )
-    mean, _ = read_weights(files.weights).normalisation or ((), ())
-    kept = dataclasses.replace(config, weights=str(files.weights))
+    mean, _ = read_weights(weights).normalisation or ((), ())
+    kept = dataclasses.replace(config, weights=str(weights))
     channels = in_channels(kept, len(mean))
     model = build_model(kept, len(result.classes), channels).eval().requires_grad_(False)
     found = normalisation(kept)

@@ -74,7 +74,7 @@ def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layou
 
 def test_members_of_a_cohort_leave_what_each_alone_leaves(layout, tmp_path):
     cohort = [digits_config(epochs=2, freeze=freeze, lr=lr) for freeze, lr in ((0, 0.1), (1, 0.1), ("all", 0.1), ("all", 0.02))]
-    run_job(job_of(*cohort), layout, executor="inline")
+    run_job(job_of(*cohort, together=True), layout, executor="inline")
     for config in cohort:
         run_job(job_of(config), Layout(tmp_path), executor="inline")
         together, alone = (np.load(one.trial(config.trial_id).predictions) for one in (layout, Layout(tmp_path)))

@@ -20,6 +20,7 @@ from cifar_hpc.cli.logs import logs
 from cifar_hpc.cli.look import augment, lr_find
 from cifar_hpc.cli.refit import refit
 from cifar_hpc.cli.report import compare, report
+from cifar_hpc.cli.soup import soup
 from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.cli.status import retry, status
 from cifar_hpc.cli.sweep import sweep
@@ -71,7 +72,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
-    *(augment, lr_find, predict, refit, export, reproduce),
+    *(augment, lr_find, predict, soup, refit, export, reproduce),
 )
 for command in _COMMANDS:
     app.command()(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,12 +38,11 @@ def report(
 ) -> None:
     """Rank the points of sweeps by validation over seeds, and write a page with figures and tables; or show one trial."""
     layout = Layout(results_root())
-    terms = " ".join(word for word in words or () if _is_filter(word))
-    names = [word for word in words or () if not _is_filter(word)]
+    names, terms = split_words(words)
     if trial := _named_trial(layout, names):
         _report_trial(layout, trial)
     elif pivot is not None:
-        _print_pivot(_chosen_pool(layout, names, terms), pivot, format)
+        _print_pivot(chosen_pool(layout, names, terms), pivot, format)
     elif watch or serve is not None:
         _watch(layout, names, terms, top, serve)
     else:
@@ -74,7 +74,7 @@ def compare(
         _prose().print(line, markup=False)
 
 
-def _chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
+def chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
     """Raises CifarHpcError where there is nothing, or nothing that the filter accepts."""
     from cifar_hpc.collect.scan import scan  # the read half is loaded only by the commands that read
 
@@ -89,7 +89,7 @@ def _chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
     from cifar_hpc.collect.leaderboard import make_leaderboard
 
-    pool = _chosen_pool(layout, names, terms)
+    pool = chosen_pool(layout, names, terms)
     board = make_leaderboard(pool)
     prose = _prose()
     if format is Format.TABLE:
@@ -101,7 +101,7 @@ def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format,
         from cifar_hpc.report.bundle import write_report
         from cifar_hpc.report.findings import find
 
-        prose.print(f"Report: {write_report(find(pool, board, layout), layout, terms)}", markup=False)
+        prose.print(f"Report: {write_report(find(pool, board, layout, terms), layout, terms)}", markup=False)
 
 
 def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | None) -> None:
@@ -117,7 +117,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
     address: str | None = None
 
     def renew(seen: object) -> tuple[object, bool]:
-        pool = _chosen_pool(layout, names, terms)
+        pool = chosen_pool(layout, names, terms)
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = any(trial.status not in FAILURES for trial in pool.unfinished)
         if now != seen:
@@ -126,7 +126,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
                 prose.clear()
             _print_table(board, top, prose)
             _print_state(pool, board, prose)
-            page = write_report(find(pool, board, layout), layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
+            page = write_report(find(pool, board, layout, terms), layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
             where = f"{address}/{page.relative_to(layout.root)}" if address else page
             prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming
@@ -174,8 +174,11 @@ def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
         )
 
 
-def _is_filter(word: str) -> bool:
-    return any(sign in word for sign in "=<>")
+def split_words(words: Iterable[str] | None) -> tuple[list[str], str]:
+    """The names among the words, and the filter that the others make."""
+    given = list(words or ())
+    terms = [word for word in given if any(sign in word for sign in "=<>")]
+    return [word for word in given if word not in terms], " ".join(terms)
 
 
 def _filtered(pool: Pool, terms: str) -> Pool:

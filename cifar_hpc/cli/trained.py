@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Members:
-    """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them."""
+    """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them; weights: of a soup."""
 
     classes: tuple[str, ...]
     members: tuple[EnsembleMember, ...]
     coefficients: tuple[tuple[float, ...], ...] | None = None
     intercept: tuple[float, ...] | None = None
+    weights: Path | None = None
 
 
 class To(StrEnum):
@@ -158,6 +159,9 @@ def _members(layout: Layout, what: str) -> _Members:
             record = read_record(Path(what), EnsembleRecord)
         except FileNotFoundError as error:
             raise CifarHpcError(f"{what}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from error
+        if record.weights is not None:  # a soup is one network, made as any member's is
+            one = (dataclasses.replace(record.members[0], weight=1.0),)
+            return _Members(record.classes, one, weights=Path(what).parent / record.weights)
         return _Members(record.classes, record.members, record.coefficients, record.intercept)
     results = {}
     for trial_id in [what] if layout.trial(what).result.exists() else layout.trial_ids():
@@ -182,7 +186,7 @@ def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDA
     probabilities: dict[int, Floats] = {}
     names: tuple[str, ...] = ()
     for i, member in enumerate(chosen.members):
-        trained = load_trained(layout.trial(member.trial_id))
+        trained = load_trained(layout.trial(member.trial_id), chosen.weights)
         if trained.classes != chosen.classes:
             raise CifarHpcError(f"trial {member.trial_id} knows other classes than the ensemble")
         split, names = trained.read_images(folder)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +25,22 @@ from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import LEVEL, PairedDifference, paired_difference
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, EnsembleRules
-from cifar_hpc.records.store import utc_now
+from cifar_hpc.records.store import read_record, utc_now
 
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An ensemble with its measurements. val, test: it minus the best member on the same images (None: no test split)."""
+    """An ensemble with its measurements. val, test: it minus the best member on the same images.
+
+    None: there is no test split; val of a soup, whose images chose it.
+    """
 
     record: EnsembleRecord
-    val: PairedDifference
+    val: PairedDifference | None
     test: PairedDifference | None
 
 
@@ -53,6 +57,7 @@ class Ensembles:
     gain: tuple[float, ...]
     shown: tuple[Trial, ...]
     disagreement: NDArray[np.float64]
+    soups: tuple[Measured, ...] = ()
 
     @property
     def highest(self) -> Measured:
@@ -66,8 +71,13 @@ class Ensembles:
         return all(one.difference >= 0 for one in found) and any(one.p_value < LEVEL for one in found)
 
 
-def make_ensembles(board: Leaderboard, layout: Layout, rules: EnsembleRules = USUAL) -> Ensembles | None:
-    """None where fewer than two trials classified the same validation images as the best one."""
+def make_ensembles(
+    board: Leaderboard, layout: Layout, rules: EnsembleRules = USUAL, soups: Path | None = None
+) -> Ensembles | None:
+    """None where fewer than two trials classified the same validation images as the best one.
+
+    soups: the folder of those that `cifar-hpc soup` made.
+    """
     trials, predictions = _read_members(board, layout)
     if len(trials) < 2:
         return None
@@ -86,7 +96,22 @@ def make_ensembles(board: Leaderboard, layout: Layout, rules: EnsembleRules = US
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),
         disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
+        soups=tuple(_read_soups(soups, tests.get(0))) if soups else (),
     )
+
+
+def _read_soups(folder: Path, best: SplitPredictions | None) -> Iterator[Measured]:
+    """Soups beside the best member on the test images. Those that cannot be read are left out."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_record(path, EnsembleRecord)
+            found = read_predictions(TrialFiles(folder / path.stem), "test", record.test_acc)
+        except (RecordError, OSError):
+            continue
+        test = None
+        if found is not None and best is not None and found.same_images(best):
+            test = paired_difference(found.right[None], best.right[None])
+        yield Measured(record, None, test)
 
 
 def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Trial], list[SplitPredictions]]:

@@ -212,6 +212,7 @@ class EnsembleRecord(Record):
     val_n: int
     test_acc: float | None
     test_n: int | None
+    weights: str | None = None  # of a soup: the file of the members' mean, as seen from this one's folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

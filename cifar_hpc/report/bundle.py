@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,30 +27,12 @@ from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.forms import to_csv
 from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, save_tables, title_of
+from cifar_hpc.report.places import report_folder
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
 
 _MOST_PANELS = 12  # of heat-maps
 _FEWEST_LINES = 8  # points that are worth parallel coordinates
 _MOST_COLORS = 6  # lines in a panel of learning curves
-
-
-def report_folder(layout: Layout, sweeps: tuple[str, ...], terms: str = "") -> Path:
-    """Where the report over these sweeps lies: a sweep's own folder, or one for the whole pool and in it one for several.
-
-    A part of the trials, chosen by a filter, has a folder of its own within.
-    """
-    folder = layout.sweep(sweeps[0]).report if len(sweeps) == 1 else layout.report
-    if len(sweeps) > 1:
-        folder /= _file_name("+".join(sweeps))
-    return folder / _file_name(terms) if terms else folder
-
-
-def _file_name(text: str) -> str:
-    """The text with no sign that a shell or a file system would take amiss; cut to 100 characters, unequal where texts are."""
-    for sign, word in ((">", "-above-"), ("<", "-below-"), ("!", "-not-")):
-        text = text.replace(sign, word)
-    plain = re.sub(r"[^\w.=+,-]+", "_", text)
-    return plain if len(plain) <= 100 else f"{plain[:90]}-{zlib.crc32(text.encode()):08x}"
 
 
 def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: float | None = None) -> Path:

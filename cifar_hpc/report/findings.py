@@ -12,6 +12,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ledger import Ledger, make_ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.places import report_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,13 @@ class Findings:
     ensembles: Ensembles | None
 
 
-def find(pool: Pool, board: Leaderboard, layout: Layout) -> Findings:
-    """Computes all but the leaderboard, which the terminal shows first."""
+def find(pool: Pool, board: Leaderboard, layout: Layout, terms: str = "") -> Findings:
+    """Computes all but the leaderboard, which the terminal shows first. terms: the filter that made the pool."""
     return Findings(
         pool=pool,
         board=board,
         comparison=compare_with_best(board, layout),
         effects=measure_effects(board),
         ledger=make_ledger(pool, board),
-        ensembles=make_ensembles(board, layout, pool.ensemble or USUAL),
+        ensembles=make_ensembles(board, layout, pool.ensemble or USUAL, report_folder(layout, pool.sweeps, terms) / "soups"),
     )

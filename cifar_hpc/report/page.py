@@ -231,7 +231,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     best = ensembles.best
     header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
     rows = [("best member", "1", summary.percent(best.val_acc), "", summary.percent(best.test_acc), "")]
-    for one in ensembles.measured:
+    for one in (*ensembles.measured, *ensembles.soups):
         record = one.record
         val, test = (summary.difference_text(difference) for difference in (one.val, one.test))
         size = str(len(record.members))

@@ -1,0 +1,105 @@
+"""`cifar-hpc soup`: average the weights of trials that started alike, and keep what comes of it beside the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cifar_hpc.cli.report import chosen_pool, split_words
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.store import read_record, utc_now, write_atomic, write_record
+from cifar_hpc.report.forms import Format, TextColumn, print_columns
+from cifar_hpc.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from cifar_hpc.collect.trials import Trial
+    from cifar_hpc.soup import Soup
+
+
+def soup(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[SWEEP|FILTER...]", help="none: all trials")] = None,
+    format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
+) -> None:
+    """Average the weights of trials that started from the same ones and kept theirs (`keep: weights`): uniform and greedy.
+
+    Members are chosen on validation; test is measured once. `predict` takes the files, and `report` shows them.
+    """
+    from cifar_hpc.report.places import report_folder
+    from cifar_hpc.soup import make_soups
+
+    layout = Layout(results_root())
+    names, terms = split_words(words)
+    pool = chosen_pool(layout, names, terms)
+    families = _families(layout, [trial for trial in pool.trials if trial.val_acc is not None])
+    if not families:
+        raise CifarHpcError(
+            "no two of these trials started from the same weights and kept theirs: `keep: weights` in the spec keeps those of "
+            "trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
+        )
+    folder = report_folder(layout, pool.sweeps, terms) / "soups"
+    rows: list[tuple[str, ...]] = []
+    for number, family in enumerate(families, 1):
+        best, arch = family[0], str(family[0].config["arch"])
+        rows.append((arch, "best member", "1", _percent(best.val_acc), _percent(best.test_acc), ""))
+        for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
+            stem = found.method if len(families) == 1 else f"{found.method}-{number}"
+            record = _save(found, folder, stem)
+            count = str(len(found.members))
+            name = str(folder / f"{stem}.json")
+            rows.append(
+                (str(best.config["arch"]), found.method, count, _percent(record.val_acc), _percent(record.test_acc), name)
+            )
+    titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
+    print_columns([TextColumn(title, tuple(row[i] for row in rows)) for i, title in enumerate(titles)], format)
+    typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
+
+
+def _families(layout: Layout, trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Trials whose weights may be averaged, the best on validation first, in families of two or more."""
+    from cifar_hpc.soup import kin_of
+
+    families: dict[object, list[Trial]] = {}
+    for trial in sorted(trials, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id)):
+        files = layout.trial(trial.trial_id)
+        if files.weights.exists():
+            kin = kin_of(TrialConfig.from_json(read_record(files.result, TrialResult).config))
+            if kin is not None:
+                families.setdefault(kin, []).append(trial)
+    return [family for family in families.values() if len(family) > 1]
+
+
+def _save(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
+    """<stem>.json, what `predict` takes, and beside it <stem>/ with the weights and predictions, named as a trial's are."""
+    import numpy as np
+
+    from cifar_hpc.records.layout import TrialFiles
+
+    files = TrialFiles(folder / stem)
+    write_atomic(files.weights, lambda stream: stream.write(found.weights))
+    write_atomic(files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **found.arrays))
+    test_n = len(found.arrays["test_labels"]) if "test_labels" in found.arrays else None
+    right_N = found.arrays["test_logits"].argmax(1) == found.arrays["test_labels"] if test_n else None
+    record = EnsembleRecord(
+        method=f"{found.method} soup",
+        created_at=utc_now(),
+        classes=found.classes,
+        members=tuple(EnsembleMember(trial_id=i, weight=1 / len(found.members), temperature=1.0) for i in found.members),
+        coefficients=None,
+        intercept=None,
+        val_acc=found.val_acc,
+        val_n=len(found.arrays["val_labels"]),
+        test_acc=float(right_N.mean()) if right_N is not None else None,
+        test_n=test_n,
+        weights=str(files.weights.relative_to(folder)),
+    )
+    write_record(folder / f"{stem}.json", record)
+    return record
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * share:.2f}" if share is not None else ""

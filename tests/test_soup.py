@@ -1,0 +1,107 @@
+"""Soups: who may go in, what comes out, and that it answers as a network of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.models.loading import read_weights
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.runner import run_job
+from cifar_hpc.soup import choose_greedily, kin_of, mean_state, nested_accuracy
+from tests.training import digits_config, job_of
+
+MEMBERS = {  # which of eight images the mean of these members has right
+    (0,): "11110000",
+    (0, 1): "11110001",
+    (0, 2): "11110000",
+    (0, 1, 2): "00000000",
+    (0, 1, 3): "11110011",
+}
+
+
+def right(chosen):
+    return np.array([letter == "1" for letter in MEMBERS[chosen]])
+
+
+def test_a_member_joins_where_accuracy_on_the_seen_images_does_not_fall():
+    everything = np.ones(8, bool)
+    assert choose_greedily(right, 4, everything) == (0, 1, 3)  # 2 would lose all
+    assert choose_greedily(lambda chosen: np.ones(8, bool), 3, everything) == (0, 1, 2)
+
+
+def test_greedys_accuracy_is_of_images_that_did_not_choose_it():
+    """On the even images nothing but the first member's four count until 3 joins; on the odd ones 1 gains."""
+    even = choose_greedily(right, 4, np.arange(8) % 2 == 0)
+    odd = choose_greedily(right, 4, np.arange(8) % 2 == 1)
+    expected = (right(even)[1::2].sum() + right(odd)[::2].sum()) / 8
+    assert nested_accuracy(right, 4) == expected
+
+
+def test_weights_are_averaged_and_counters_kept():
+    states = [{"w": torch.tensor([1.0, 3.0]), "n": torch.tensor(5)}, {"w": torch.tensor([2.0, 5.0]), "n": torch.tensor(7)}]
+    mean = mean_state(states)
+    assert mean["w"].tolist() == [1.5, 4.0] and mean["n"].item() == 5
+
+
+def test_trials_are_kin_only_with_one_start():
+    start = digits_config(weights="trial/aaaaaaaaaaaa")
+    assert kin_of(start) == kin_of(digits_config(weights="trial/aaaaaaaaaaaa", lr=0.5, freeze=1, seed=3))
+    assert kin_of(start) != kin_of(digits_config(weights="trial/bbbbbbbbbbbb"))
+    assert kin_of(digits_config()) is None
+
+
+@pytest.fixture
+def family():
+    """Two children of one parent that kept their weights, and a stranger."""
+    layout = Layout(results_root())
+    parent = digits_config(keep="weights", epochs=3)
+    run_job(job_of(parent), layout, executor="inline")
+    children = [digits_config(keep="weights", weights=f"trial/{parent.trial_id}", lr=lr, epochs=2) for lr in (0.02, 0.05)]
+    for config in (*children, digits_config(keep="weights", seed=5)):
+        run_job(job_of(config), layout, executor="inline")
+    return layout, children
+
+
+def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):
+    layout, children = family
+    run = CliRunner()
+    made = run.invoke(app, ["soup", "--format", "csv"])
+    assert made.exit_code == 0, made.output
+    folder = layout.report / "soups"
+    states = [read_weights(layout.trial(child.trial_id).weights).state for child in children]
+    soup = read_weights(folder / "uniform" / "weights.safetensors").state
+    for key in soup:
+        assert torch.allclose(soup[key].float(), (states[0][key].float() + states[1][key].float()) / 2, atol=1e-6)
+    record = json.loads((folder / "uniform.json").read_text())
+    assert {member["trial_id"] for member in record["members"]} == {child.trial_id for child in children}
+    saved = np.load(folder / "uniform" / "predictions.npz")
+    assert (saved["test_logits"].argmax(1) == saved["test_labels"]).mean() == record["test_acc"] > 0.5
+    (tmp_path / "pictures").mkdir()
+    test = load_dataset(children[0].dataset, 8, data_root()).test
+    for i, image in enumerate(test.images_NCHW[:20]):
+        Image.fromarray(image[0].numpy()).save(tmp_path / "pictures" / f"{i:02d}.png")
+    rows = list(
+        csv.DictReader(
+            io.StringIO(run.invoke(app, ["predict", str(folder / "uniform.json"), str(tmp_path / "pictures")]).stdout)
+        )
+    )
+    assert [int(row["label"]) for row in rows] == saved["test_logits"][:20].argmax(1).tolist()
+    assert run.invoke(app, ["report"]).exit_code == 0
+    assert "uniform soup" in (layout.report / "tables" / "ensembles.csv").read_text()
+
+
+def test_without_kin_that_kept_their_weights_it_says_what_to_do():
+    run_job(job_of(digits_config(keep="weights")), Layout(results_root()), executor="inline")
+    answer = CliRunner().invoke(app, ["soup"])
+    assert answer.exit_code == 2 and "keep: weights" in answer.stderr
