@@ -102,6 +102,7 @@ def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
     assert sorted(_statuses(run)) == ["planned", "planned", "planned", "queued", "queued"]
     rows = json.loads(run("status", "s", "--format", "json"))
     assert "max_submit of the profile" in next(row["reason"] for row in rows if row["status"] == "planned")
+    assert "3 jobs asked to stop" in run("cancel", "s") and not cluster.run("squeue", "-h").strip(), "who submits the rest, too"
 
 
 def test_what_had_no_room_is_submitted_by_a_job_of_the_queue_until_nothing_waits(run, cluster: Cluster, tmp_path):
