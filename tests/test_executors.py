@@ -121,6 +121,18 @@ def test_a_failing_job_never_keeps_the_next_from_running(executor, tmp_path, cap
     assert set(executor.states(list(started.values())).values()) == {state}
 
 
+@pytest.mark.parametrize("name", EXECUTORS)
+def test_a_level_starts_once_the_one_below_it_has_ended_well_or_not(name, tmp_path):
+    levels = {1: 0, 13: 0, 9: 1, 2: 1} if name == "ray" else {1: 0, 13: 0, 3: 1, 2: 1}  # 9: its process dies once
+    jobs = [dataclasses.replace(job, level=level) for job, level in zip(jobs_with_seeds(*levels), levels.values(), strict=True)]
+    executor = open_executor(name)
+    executor._run = make_runner(tmp_path)
+    executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
+    assert done(tmp_path) == ["done-job-0001", "done-job-0003", "done-job-0004"]
+    began = {path.name[:8]: int(path.suffix[1:]) for path in tmp_path.glob(f"job-*.{name}.*")}
+    assert max(began["job-0001"], began["job-0002"]) < min(began["job-0003"], began["job-0004"])
+
+
 def test_an_interruption_lets_the_job_save_and_starts_no_other(executor, tmp_path):
     jobs = jobs_with_seeds(7) if executor.name == "ray" else jobs_with_seeds(7, *range(20, 24))
     handles: dict[str, str] = {}

@@ -24,8 +24,13 @@ class Lineage:
         self._children = {child: self._children[child] for child in self._parents}
 
     def ready(self, trial_ids: Collection[str], states: Mapping[str, TrialState]) -> set[str]:
-        """Those that need not wait: without a parent in the sweep, or with one that has ended."""
-        return {t for t in trial_ids if (parent := self._parents.get(t)) is None or states[parent].result is not None}
+        """Those that need not wait for another process: their parents in the sweep have ended, or start with them."""
+
+        def is_ready(trial_id: str) -> bool:
+            parent = self._parents.get(trial_id)
+            return parent is None or states[parent].result is not None or (parent in trial_ids and is_ready(parent))
+
+        return {trial_id for trial_id in trial_ids if is_ready(trial_id)}
 
     def await_parents(self, trial_id: str, states: Mapping[str, TrialState]) -> bool:
         """Whether the trial's weights are still to come from a trial of the sweep, or will never come."""

@@ -220,7 +220,7 @@ def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: 
         states = reader.read()
         while lineage.fail_orphans(layout, states, ()):
             states = reader.read()
-        ready = {t for t in lineage.ready(_to_start(states, ()), states) if starts[t] < MOST_STARTS}
+        ready = lineage.ready({t for t in _to_start(states, ()) if starts[t] < MOST_STARTS}, states)
         elsewhere = _elsewhere(states)
         if not ready and not elsewhere:
             return states

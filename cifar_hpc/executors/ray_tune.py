@@ -6,6 +6,7 @@ loggers, dashboard and reports are off and its files go to a short temporary fol
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import re
 import sys
@@ -38,7 +39,7 @@ class RayTuneExecutor(LocalHandles):
         self._run = run
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
-        """As the protocol says; each job gets the resources that it asks for."""
+        """As the protocol says, one level of jobs after another; each job gets the resources that it asks for."""
         if not jobs:
             return
         # In this order: ray.init sets a handler of its own.
@@ -49,12 +50,13 @@ class RayTuneExecutor(LocalHandles):
             for job in jobs:
                 started(job, self.own_handle())
             fit = _Fit(self._run, layout, list(jobs), temporary, stopped)
-            if not stopped.is_set():
-                fit.run(
-                    lambda config: tune.PlacementGroupFactory([_bundle(given[jobs[config["job"]].resources])]),
-                    {"job": tune.grid_search(list(range(len(jobs))))},
-                    tune.TuneConfig(reuse_actors=True),
-                )
+            for level in sorted({job.level for job in jobs}):  # in one session: its start takes longer than a small trial
+                if not stopped.is_set():
+                    fit.run(
+                        lambda config: tune.PlacementGroupFactory([_bundle(given[jobs[config["job"]].resources])]),
+                        {"job": tune.grid_search([place for place, job in enumerate(jobs) if job.level == level])},
+                        tune.TuneConfig(reuse_actors=True),
+                    )
             if stopped.is_set():
                 raise KeyboardInterrupt
         fit.record_deaths()
@@ -92,12 +94,13 @@ class RayTuneExecutor(LocalHandles):
 
 
 class _Fit:
-    """One run of Tune. jobs: those that were started, which a search extends."""
+    """Runs of Tune in one session. jobs: those that were started, which a search extends."""
 
     def __init__(self, run: RunJob, layout: Layout, jobs: list[Job], storage: Path, stopped: threading.Event) -> None:
         self.jobs, self.orders = jobs, Orders(storage)
         self._run, self._layout, self._storage, self._stopped = run, layout, storage, stopped
         self._deaths: dict[Job, Exception] = {}
+        self._runs = itertools.count()
 
     def run(self, resources: Callable[[dict[str, Any]], Any], space: dict[str, Any], how: Any, *, judged: bool = False) -> None:
         """Runs the jobs to their ends."""
@@ -112,7 +115,7 @@ class _Fit:
             param_space=space,
             tune_config=how,
             run_config=tune.RunConfig(
-                name="tune",
+                name=f"tune-{next(self._runs)}",
                 storage_path=str(self._storage),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=RESTARTS),
@@ -122,7 +125,7 @@ class _Fit:
             ),
         ).fit()
         unknown = RuntimeError("the worker gave no reason")
-        self._deaths = {self.job_of(trial): trial.get_pickled_error() or unknown for trial in watch.given_up}
+        self._deaths |= {self.job_of(trial): trial.get_pickled_error() or unknown for trial in watch.given_up}
 
     def record_deaths(self) -> None:
         """The jobs' last errors as their trials' error records: a dead process, or what the runner itself raised."""
