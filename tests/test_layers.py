@@ -37,7 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "executors": FOUNDATION | {"trial", "records", "spec", "plan", "search", "__init__"},
     "collect": FOUNDATION | {"trial", "records", "__init__"},
     "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
-    "cli": FOUNDATION | {"trial", "schedule", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
+    "cli": FOUNDATION
+    | {"trial", "schedule", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command needs when it is called.
