@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial, Unfinished
 
 
+class Exported(StrEnum):
+    """The tools that `report --export` writes for."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+    WANDB = "wandb"
+
+
 def report(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="[SWEEP|TRIAL|FILTER...]", help="none: all trials; such as mysweep lr>1e-3")
@@ -35,12 +44,15 @@ def report(
     serve: Annotated[
         int | None, typer.Option(metavar="PORT", help="--watch, and show the page at 127.0.0.1:PORT until Ctrl-C; 0: any port")
     ] = None,
+    export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
     """Rank the points of sweeps by validation over seeds, and write a page with figures and tables; or show one trial."""
     layout = Layout(results_root())
     names, terms = split_words(words)
     if trial := _named_trial(layout, names):
         _report_trial(layout, trial)
+    elif export is not None:
+        _export(layout, names, terms, export)
     elif pivot is not None:
         _print_pivot(chosen_pool(layout, names, terms), pivot, format)
     elif watch or serve is not None:
@@ -139,6 +151,16 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
             watch(renew)
             while True:
                 time.sleep(3600)
+
+
+def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
+    from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.report.export import Tracker, export_pool
+    from cifar_hpc.report.places import report_folder
+
+    pool = chosen_pool(layout, names, terms)
+    folder = report_folder(layout, pool.sweeps, terms) / to.value
+    typer.echo(export_pool(pool, make_leaderboard(pool), folder, Tracker(to.value)))
 
 
 def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
