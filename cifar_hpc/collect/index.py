@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
     {"mtime_ns": pa.int64(), "size": pa.int64(), **_ROW, **{f"curve_{name}": pa.list_(pa.float32()) for name in CURVES}},
     metadata={"index_version": INDEX_VERSION},
 )
+_BLOCK = 2000  # rows that become columns at once
 _KEY = ("trial_id", "mtime_ns", "size")
 Stamp = tuple[int, int]  # mtime in ns and size of a result.json
 
@@ -52,6 +53,7 @@ def read_finished(
     old = _load(layout)
     known = {i: (mtime, size) for i, mtime, size in zip(*(old[c].to_pylist() for c in _KEY), strict=True)}
     new: list[dict[str, Any]] = []
+    read: list[pa.Table] = []
     rejected: list[Rejected] = []
     for trial_id, stamp in stamps.items():
         if known.get(trial_id) == stamp:
@@ -59,12 +61,15 @@ def read_finished(
         files = layout.trial(trial_id)
         try:
             new.append(_row(*read_valid(files, trial_id), stamp))
+            if len(new) == _BLOCK:  # as Python's objects the rows take ten times the memory
+                read.append(pa.Table.from_pylist(new, _SCHEMA))
+                new = []
         except (RecordError, OSError) as error:
             rejected.append(Rejected(str(files.result), str(error).removeprefix(f"{files.result}: ")))
     stays = [known[i] == stamps[i] if i in stamps else not whole_pool for i in known]
     table = old.filter(pa.array(stays, pa.bool_())) if old.num_rows else old
-    if new or table.num_rows < old.num_rows:
-        table = pa.concat_tables([table, pa.Table.from_pylist(new, _SCHEMA)])
+    if new or read or table.num_rows < old.num_rows:
+        table = pa.concat_tables([table, *read, pa.Table.from_pylist(new, _SCHEMA)])
         with contextlib.suppress(OSError):  # a pool that one may only read has no index
             write_atomic(layout.index, lambda stream: _save(table, stream))
     row_of = {trial_id: row for row, trial_id in enumerate(table["trial_id"].to_pylist())}
