@@ -34,7 +34,7 @@ def timed(name: str, work: Callable[[], T]) -> T:
 
 def write_pool(layout: Layout, count: int, epochs: int) -> None:
     images = Images.draw(1000, 1000)
-    trials = list(configs(count, 10, epochs))
+    trials = list(configs(count, max(10, -(-count // 1000)), epochs))  # the grid has 1,000 points
     for config in trials:
         write_trial(layout, config, images)
     write_plan(layout, trials)
