@@ -36,10 +36,10 @@ class Attempt:
     over: bool = False  # finished, failed or lost to another attempt
 
     @classmethod
-    def begin(cls, config: TrialConfig, layout: Layout, job: str) -> Attempt | None:
-        """Claims the trial; None where it is finished or a living attempt has it."""
+    def begin(cls, config: TrialConfig, layout: Layout, job: str, shared_by: int = 1) -> Attempt | None:
+        """Claims the trial; None where it is finished or a living attempt has it. shared_by: see Claim."""
         files = layout.trial(config.trial_id)
-        claim = claims.claim_trial(files, config.trial_id, job)
+        claim = claims.claim_trial(files, config.trial_id, job, shared_by)
         return None if claim is None else cls(config, files, claim)
 
     @property

@@ -120,7 +120,8 @@ class _Cohort:
         """Claims, trains here or in the ranks that meet there, and releases what has no result."""
         job_name = f"{self.job.sweep}/{self.job.job_id}"
         trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
-        begun = (Attempt.begin(config, self.layout, job_name) for config in trials)
+        open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
+        begun = (Attempt.begin(config, self.layout, job_name, open_n) for config in trials)
         self.attempts = [attempt for attempt in begun if attempt is not None]
         with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
             try:

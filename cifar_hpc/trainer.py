@@ -272,6 +272,8 @@ class Trainer:
             hardware=describe_hardware(self.device, self.precision, self.world.size),
             lr_found=progress.lr_found,
             micro_batch=progress.micro_batch,
+            lost_s=attempt.claim.lost_s,
+            saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
             warnings=member.model.warnings,
             provenance=describe_provenance(
                 data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)

@@ -14,12 +14,16 @@ from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
-from cifar_hpc.collect.ledger import make_ledger
+from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.page import ledger_table
+from cifar_hpc.report.summary import headline
 
 IMAGES = Images.draw(500, 100)
 
@@ -166,3 +170,26 @@ def test_the_ledger_adds_every_hour_once_and_names_what_the_pool_saved(layout: L
     assert ledger.hours("cuda") == pytest.approx(sum(hours))
     assert (ledger.reused.trials, ledger.reused.hours) == (2, pytest.approx(sum(hours[:2])))
     assert sum(entry.hours for entry in ledger.by_axis["arch"].values()) == pytest.approx(sum(hours))
+
+
+def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where_measured(layout: Layout) -> None:
+    trials = list(configs(4, seeds=2, epochs=3))
+    results = [write_trial(layout, config, IMAGES, sweep="a") for config in trials]
+    write_plan(layout, trials, "a")
+
+    def tell() -> tuple[Ledger, list[str], str]:
+        pool = scan(layout, ["a"])
+        found = find(pool, make_leaderboard(pool), layout)
+        return found.ledger, [row[1] for row in ledger_table(found).rows], " ".join(headline(found))
+
+    ledger, rows, text = tell()
+    assert (ledger.lost, ledger.saved) == ({}, {})  # records of an older program, which have neither key
+    assert not [row for row in rows if "lost to" in row or "saved by" in row] and "lost to preemption" not in text
+    known = [{"lost_s": 3600.0, "saved_s": 36_000.0}, {"lost_s": 0.0, "saved_s": 1800.0}, {"lost_s": None, "saved_s": None}]
+    for result, values in zip(results, known, strict=False):
+        write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, **values))
+    ledger, rows, text = tell()
+    assert (ledger.lost, ledger.saved) == ({"cuda": Entry(1, 1.0)}, {"cuda": Entry(2, 10.5)})
+    assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
+    assert rows[-2:] == ["lost to preemption, not in the above", "saved by cohorts, not in the above"]
+    assert "1.0 of them lost to preemption" in text

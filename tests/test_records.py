@@ -196,3 +196,40 @@ def test_on_a_full_disk_a_trial_is_given_back_all_the_same(tmp_path, monkeypatch
         patched.setattr(claims, "write_record", full)
         claims.release_claim(files, claim)
     assert claims.read_state(files, "t").status is Status.PLANNED
+
+
+def _kill_at(files, claim, checkpoint_s, heartbeat_s):
+    """Leaves the claim as an owner leaves it who is gone: seconds from its claimed_at to its last signs of life."""
+    store.write_record(files.claim(claim.attempt), dataclasses.replace(claim, host="elsewhere"))
+    for path, seconds in ((files.checkpoint, checkpoint_s), (files.claim(claim.attempt), heartbeat_s)):
+        if seconds is not None:
+            path.touch()
+            os.utime(path, (CLAIMED + seconds,) * 2)
+
+
+CLAIMED = 1767225600.0  # the foreign claim's claimed_at
+
+
+def test_what_killed_attempts_lost_adds_up_and_one_that_ended_in_order_lost_nothing(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    files.folder.mkdir(parents=True)
+    _kill_at(files, _foreign_claim(lost_s=0.0, shared_by=2), None, 60)
+    second = claims.claim_trial(files, "t", "s/job-0002")
+    assert second.lost_s == 30
+    _kill_at(files, dataclasses.replace(second, claimed_at="2026-01-01T00:00:00Z"), 100, 110)
+    third = claims.claim_trial(files, "t", "s/job-0003")
+    assert third.lost_s == 40
+    claims.release_claim(files, third)
+    fourth = claims.claim_trial(files, "t", "s/job-0004")
+    assert fourth.lost_s == 40
+    _kill_at(files, dataclasses.replace(fourth, claimed_at="2026-01-01T00:00:00Z"), 100, 90)  # the checkpoint is the newer
+    assert claims.claim_trial(files, "t", "s/job-0005").lost_s == 40
+
+
+def test_what_an_attempt_lost_is_not_known_where_its_claim_is_torn_or_of_an_older_program(tmp_path):
+    for name, text in (("torn", "{"), ("older", json.dumps(_foreign_claim().to_json() | {"lost_s": None}))):
+        files = Layout(tmp_path).trial(name)
+        files.folder.mkdir(parents=True)
+        files.claim(1).write_text(text)
+        os.utime(files.claim(1), (CLAIMED, CLAIMED))
+        assert claims.claim_trial(files, name, "s/job-0002").lost_s is None

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.runner import Interrupted, run_job
 from cifar_hpc.schedule import lr_factor
+from cifar_hpc.train.member import Progress
 from cifar_hpc.train.taps import Feed
 from cifar_hpc.trial import normalise
 from tests.training import digits_config, job_of, numbers
@@ -116,6 +118,31 @@ def test_members_of_a_cohort_have_the_bits_of_trials_alone(layout, tmp_path):
     for config in members:
         assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config
         assert result_of(layout, config).trunk_shared_by == 5
+
+
+def test_what_a_cohort_does_once_for_n_saves_each_n_minus_1_nth_of_it(monkeypatch):
+    from cifar_hpc.train import loop
+
+    members = [SimpleNamespace(progress=Progress(epoch_s=0.0)) for _ in range(4)]
+    ticks = itertools.count(step=8.0)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
+    clock = loop._Clock(torch.device("cpu"))  # 0 s
+    with clock.common_to(members):  # 8 to 16 s
+        pass
+    clock.charge(members)  # 24 s
+    with clock.common_to(members[:1]):
+        pass
+    clock.settle()
+    assert [(member.progress.saved_s, member.progress.epoch_s) for member in members] == [(6.0, 6.0)] * 4
+
+
+def test_results_say_what_cohorts_saved_where_it_was_measured(layout, tmp_path):
+    members = [digits_config(freeze=1), digits_config(freeze=1, lr=0.01), digits_config(classifier="svm")]
+    run_job(job_of(*members, together=True), layout, executor="inline")
+    saved = [result_of(layout, config).saved_s for config in members]
+    assert saved[0] == saved[1] and saved[0] > 0 and saved[2] is None
+    alone = run_alone(tmp_path, members[0])
+    assert (alone.saved_s, alone.lost_s) == (0.0, 0.0)
 
 
 MEMBERS = st.builds(

@@ -22,7 +22,7 @@ from cifar_hpc.records.schema import Outcome, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 from cifar_hpc.trial import ID_SCHEME, TrialConfig
 
-INDEX_VERSION = f"1/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
+INDEX_VERSION = f"2/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
 _ARROW |= {"str | None": pa.string(), "Outcome": pa.string(), "tuple[str, ...]": pa.list_(pa.string())}
 _ROW = {field.name: _ARROW.get(str(field.type), pa.string()) for field in fields(Trial)}  # config: its canonical JSON

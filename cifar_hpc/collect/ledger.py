@@ -37,15 +37,21 @@ class Entry:
 class Ledger:
     """by_outcome: (device, outcome) -> entry; by_axis: axis -> value in words -> entry.
 
-    reused: what the pool saved this sweep, trials that another sweep trained; counted in by_outcome too.
+    reused: what the pool saved this sweep, trials that another sweep trained; counted in by_outcome too. saved: by device,
+    batches that cohorts drew and passed through the trunk once for all; lost: by device, training since the last checkpoint
+    of an attempt that was killed. Both only of trials that measured some; neither is in by_outcome.
     """
 
     by_outcome: Mapping[tuple[str, str], Entry]
     by_axis: Mapping[str, Mapping[str, Entry]]
     reused: Entry
+    saved: Mapping[str, Entry]
+    lost: Mapping[str, Entry]
 
     def hours(self, device: str) -> float:
-        return sum(entry.hours for (where, _), entry in self.by_outcome.items() if where == device)
+        """All that the device spent, what was lost included."""
+        lost = self.lost.get(device, Entry(0, 0.0)).hours
+        return lost + sum(entry.hours for (where, _), entry in self.by_outcome.items() if where == device)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -57,6 +63,8 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
     outcomes: dict[tuple[str, str], Entry] = {}
     axes: dict[str, dict[str, Entry]] = {axis: {} for axis in board.axes}
     reused = Entry(0, 0.0)
+    saved: dict[str, Entry] = {}
+    lost: dict[str, Entry] = {}
     for trial in pool.trials:
         entry = Entry(1, trial.device_hours)
         _add(outcomes, (trial.device, _OUTCOMES[trial.outcome]), entry)
@@ -64,11 +72,14 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
             _add(values, value_text(trial.config.get(axis)), entry)
         if len(pool.sweeps) == 1 and not trial.job.startswith(f"{pool.sweeps[0]}/"):
             reused += entry
+        for entries, seconds in ((saved, trial.saved_s), (lost, trial.lost_s)):
+            if seconds:
+                _add(entries, trial.device, Entry(1, seconds * trial.world_size / 3600))
     device = next(iter(outcomes), ("device", ""))[0]
     for waiting in pool.unfinished:
         if waiting.spent_s or waiting.status in _UNFINISHED:
             _add(outcomes, (device, _UNFINISHED.get(waiting.status, "unfinished")), Entry(1, waiting.spent_s / 3600))
-    return Ledger(outcomes, axes, reused)
+    return Ledger(outcomes, axes, reused, saved, lost)
 
 
 def _add(entries: dict[K, Entry], key: K, entry: Entry) -> None:

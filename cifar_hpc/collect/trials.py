@@ -50,6 +50,8 @@ class Trial:
     flops: int | None
     attempts: int
     train_s: float
+    saved_s: float | None
+    lost_s: float | None
     trunk_shared_by: int
     finished_at: str
     executor: str
@@ -179,6 +181,8 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         flops=result.flops,
         attempts=result.attempts,
         train_s=result.train_s,
+        saved_s=result.saved_s,
+        lost_s=result.lost_s,
         trunk_shared_by=result.trunk_shared_by,
         finished_at=result.finished_at,
         executor=result.executor,

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -69,12 +70,12 @@ class TrialState:
         return max((epoch.epoch for epoch in self.epochs), default=0)
 
 
-def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
+def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
     One that a search's scheduler ended is not finished for who asks for it here: its result goes, and it trains anew.
 
-    Inside `restartable`, an earlier attempt of the same job under the same token does not keep it.
+    Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by: see Claim.
     """
     token = _RESTART_TOKEN.get()
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +99,29 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str) -> Claim | None:
             job=job,
             claimed_at=utc_now(),
             restart_token=token,
+            shared_by=shared_by,
+            lost_s=lost_before(files, newest) if claims else 0.0,
         )
         if _create_exclusively(files.claim(claim.attempt), claim):
             if pruned:
                 files.result.unlink(missing_ok=True)
             return claim
+
+
+def lost_before(files: TrialFiles, former: Claim | None) -> float | None:
+    """Seconds of training that the former attempt and those before it lost, as TrialResult.lost_s; None: not known."""
+    if former is None or former.lost_s is None:
+        return None
+    if former.released_at is not None:
+        return former.lost_s
+    try:
+        seen = files.claim(former.attempt).stat().st_mtime
+        kept = [datetime.fromisoformat(former.claimed_at).timestamp()]
+        with contextlib.suppress(FileNotFoundError):
+            kept.append(files.checkpoint.stat().st_mtime)
+    except (OSError, ValueError):
+        return None
+    return former.lost_s + round(max(0.0, seen - max(kept)) / former.shared_by, 3)
 
 
 def check_claim(files: TrialFiles, claim: Claim) -> None:

@@ -134,6 +134,8 @@ class Claim(Record):
     claimed_at: str
     released_at: str | None = None  # the attempt ended in order, without a result
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
+    shared_by: int = 1  # trials that the process was to train side by side, this one included
+    lost_s: float | None = None  # see TrialResult; of the attempts before this one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,10 @@ class TrialResult(Record):
     lr_found: float | None = None  # by the range test of lr: auto
     micro_batch: int | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
+    # This trial's share of what earlier attempts, killed without a word, had trained since their last checkpoint; not in
+    # train_s. Up to the last heartbeat, so at most HEARTBEAT_S short an attempt. None: not measured.
+    lost_s: float | None = None
+    saved_s: float | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -209,18 +209,26 @@ def _json(data: Any) -> Markup:
 
 
 def ledger_table(found: Findings) -> PageTable:
-    """Hours by outcome."""
+    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved."""
+    ledger = found.ledger
+    entries = [
+        *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
+        *(((device, "lost to preemption, not in the above"), entry) for device, entry in ledger.lost.items()),
+        *(((device, "saved by cohorts, not in the above"), entry) for device, entry in ledger.saved.items()),
+    ]
     rows = [
         ("GPU" if device == "cuda" else device.upper(), outcome, f"{entry.trials:,}", summary.hours_text(entry.hours))
-        for (device, outcome), entry in sorted(found.ledger.by_outcome.items(), key=lambda item: -item[1].hours)
+        for (device, outcome), entry in entries
     ]
-    reused = found.ledger.reused
-    note = (
-        f"{reused.trials} of these trials were trained by other sweeps: {summary.hours_text(reused.hours)} hours saved."
-        if reused.trials
-        else ""
-    )
-    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, note)
+    notes = []
+    if ledger.reused.trials:
+        reused = summary.hours_text(ledger.reused.hours)
+        notes.append(f"{ledger.reused.trials} of these trials were trained by other sweeps: {reused} hours saved.")
+    if ledger.lost:
+        notes.append("Lost: training since the last checkpoint of attempts that were killed, whoever killed them.")
+    if ledger.saved:
+        notes.append("Saved: batches drawn and passed through frozen blocks once for all, in training alone: at least so much.")
+    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, " ".join(notes))
 
 
 def ensemble_tables(found: Findings) -> list[PageTable]:

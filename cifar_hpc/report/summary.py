@@ -136,7 +136,8 @@ def _cost(ledger: Ledger) -> str:
             entry.hours for outcome, entry in entries.items() if outcome not in ("finished", "stopped early by patience")
         )
         waste = f", {hours_text(lost)} of them in trials that diverged, failed or were stopped" if lost else ""
-        parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}")
+        killed = f", {hours_text(ledger.lost[device].hours)} of them lost to preemption" if device in ledger.lost else ""
+        parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}{killed}")
     reused = (
         f" {plural(ledger.reused.trials, 'trial')} came from other sweeps through the pool." if ledger.reused.trials else ""
     )

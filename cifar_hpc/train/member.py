@@ -36,6 +36,7 @@ class Progress:
     step: int = 0
     seconds: float = 0.0
     epoch_s: float = 0.0
+    saved_s: float | None = None  # see TrialResult; None: nothing of it was trained in steps
     curves: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
     best_value: float = -math.inf  # of the objective, larger is better
