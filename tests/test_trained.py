@@ -7,12 +7,14 @@ import io
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.loading import read_weights
@@ -119,6 +121,30 @@ def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(l
     monkeypatch.setattr("cifar_hpc.trained.TOLERANCE", -1.0)
     wrong = run("export", config.trial_id, "-o", path)
     assert wrong.exit_code == 2 and "logits differ by" in wrong.stderr and not path.exists()
+
+
+def test_an_exported_onnx_network_answers_as_the_trial_did_for_any_number_of_images(layout, tmp_path):
+    config = digits_config(arch="resnet18", image_size=32, keep="weights", epochs=1, freeze="layer4")
+    run_job(job_of(config), layout, executor="inline")
+    path = tmp_path / "out.onnx"
+    answer = run("export", config.trial_id, "--to", "onnx", "-o", path)
+    assert answer.exit_code == 0, answer.output
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    notes = session.get_modelmeta().custom_metadata_map
+    test = load_dataset(config.dataset, 32, data_root()).test
+    split = Batches(
+        test,
+        image_size=32,
+        in_channels=3,
+        num_classes=10,
+        device=torch.device("cpu"),
+        augment="none",
+        mean=json.loads(notes["mean"]),
+        std=json.loads(notes["std"]),
+    )
+    logits = [session.run(None, {"x_NCHW": split.eval_batch(torch.arange(*span))[0].numpy()})[0] for span in ((0, 1), (1, 40))]
+    saved = np.load(layout.trial(config.trial_id).predictions)["test_logits"][:40]
+    np.testing.assert_allclose(np.concatenate(logits), saved, rtol=1e-2, atol=1e-2)
 
 
 def test_neighbours_keep_no_weights(layout, pictures):
