@@ -18,6 +18,7 @@ from cifar_hpc.cli.doctor import doctor
 from cifar_hpc.cli.fetch import fetch
 from cifar_hpc.cli.logs import logs
 from cifar_hpc.cli.look import augment, lr_find
+from cifar_hpc.cli.prune import prune
 from cifar_hpc.cli.refit import refit
 from cifar_hpc.cli.report import compare, report
 from cifar_hpc.cli.soup import soup
@@ -72,7 +73,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
-    *(augment, lr_find, predict, soup, refit, export, reproduce),
+    *(augment, lr_find, predict, soup, refit, export, reproduce, prune),
 )
 for command in _COMMANDS:
     app.command()(command)

@@ -147,6 +147,11 @@ class Layout:
     def trial(self, trial_id: str) -> TrialFiles:
         return TrialFiles(self.pool / trial_id)
 
+    @property
+    def leaving(self) -> Path:
+        """Where trials' folders go while they are removed."""
+        return self.root / ".leaving"
+
     def sweep(self, name: str) -> SweepFiles:
         return SweepFiles(self.root / name)
 

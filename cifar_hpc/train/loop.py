@@ -170,7 +170,7 @@ class _Clock:
     def common_to(self, members: Sequence[Member]) -> Iterator[None]:
         """What is done inside is done once for all of them."""
         if self._device.type == "cuda":
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             start.record()
             yield
             end.record()
