@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status
 from cifar_hpc.runner import run_job
+from cifar_hpc.train.taps import Trunk
 from tests.test_train_loop import result_of, run_alone
 from tests.training import digits_config, job_of, numbers
 
@@ -98,3 +101,23 @@ def test_an_svm_that_did_not_converge_says_so(layout, monkeypatch):
     config = digits_config(classifier="svm", svm_c=100.0)
     run_job(job_of(config), layout, executor="inline")
     assert result_of(layout, config).warnings == ("the SVM did not converge within 1 iterations",)
+
+
+def test_features_that_broke_off_half_way_are_not_used_by_the_next_trial(layout, tmp_path, monkeypatch):
+    """The first of two loses its training features in the third batch of five; what was kept of them is not whole."""
+    first, second = (digits_config(classifier="svm", svm_c=c) for c in (0.5, 1.0))
+    run_job(job_of(second), Layout(tmp_path), executor="inline")
+    expected = Layout(tmp_path).trial(second.trial_id)
+    whole, calls = Trunk.taps, itertools.count(1)
+
+    def broken(trunk, x_NCHW, depths):
+        if next(calls) == 3:
+            raise RuntimeError("can't allocate memory")
+        return whole(trunk, x_NCHW, depths)
+
+    monkeypatch.setattr(Trunk, "taps", broken)
+    monkeypatch.setattr("cifar_hpc.train.taps._allocate", lambda shape, *_, **__: torch.full(shape, 7.0))
+    run_job(job_of(first, second, together=True), layout, executor="inline")
+    assert "can't allocate" in read_state(layout.trial(first.trial_id), first.trial_id).reason
+    one, other = (np.load(files.predictions)["test_logits"] for files in (layout.trial(second.trial_id), expected))
+    assert np.allclose(one, other, atol=0.02)

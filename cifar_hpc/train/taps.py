@@ -121,8 +121,18 @@ class Feed:
         return _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
 
     def _fill(self, chunks: Iterable[range]) -> None:
-        """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room."""
+        """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room.
+
+        Of what breaks off nothing is kept: a member may fail by it and others go on with this feed.
+        """
         self._keep = False
+        try:
+            self._compute(chunks)
+        except BaseException:
+            self._kept.clear()
+            raise
+
+    def _compute(self, chunks: Iterable[range]) -> None:
         depths = list(self.depths)
         for chunk in chunks:
             computed = self.trunk.taps(self.batches.eval_batch(torch.arange(chunk.start, chunk.stop))[0], depths)
