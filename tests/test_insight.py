@@ -39,6 +39,17 @@ def test_what_does_not_vary_or_is_not_finite_has_no_components():
     assert principal_components(torch.full((5, 3), torch.inf)) is None
 
 
+def test_a_matrix_that_no_solver_likes_costs_the_trial_a_picture_and_no_more(layout, monkeypatch):
+    def give_up(matrix):
+        raise torch.linalg.LinAlgError("failed to converge")
+
+    monkeypatch.setattr(torch.linalg, "eigh", give_up)
+    config = digits_config(epochs=1)
+    run_job(job_of(config), layout, executor="inline")
+    saved = np.load(layout.trial(config.trial_id).predictions)
+    assert "test_errors" in saved and "features_last" not in saved
+
+
 def test_the_map_keeps_far_groups_apart():
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1], 30)

@@ -48,10 +48,9 @@ class Insight:
         if not len(self._rows):  # a refit holds out no validation images
             return found
         try:
-            features = self._features(member, model)
+            small = {key: principal_components(x_MD) for key, x_MD in self._features(member, model).items()}
         except RuntimeError:  # memory, or a matrix that no solver likes: a picture is no reason to lose a trial
             return found
-        small = {key: principal_components(x_MD) for key, x_MD in features.items()}
         kept: Arrays = {key: x_MP for key, x_MP in small.items() if x_MP is not None}
         return found | kept | ({"features_rows": self._rows.numpy().astype(np.int32)} if kept else {})
 
