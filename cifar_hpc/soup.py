@@ -48,7 +48,8 @@ def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
     """Equal for trials whose weights may be averaged: one network, one start, one data set. None: there was no common start."""
     if config.weights is None or config.classifier != "linear" or config.lr == 0:
         return None
-    return (config.arch, config.weights, config.dataset, config.image_size, config.stem)
+    start = config.weights_fingerprint or config.weights  # a file's content, not its path
+    return (config.arch, start, config.dataset, config.image_size, config.stem)
 
 
 def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
@@ -84,10 +85,12 @@ def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
 
 
 def choose_greedily(right: Measure, count: int, seen_N: NDArray[np.bool_]) -> tuple[int, ...]:
-    """The paper's recipe 1: each member, the best first, joins where the soup's accuracy on the seen images does not fall."""
-    chosen: tuple[int, ...] = (0,)
-    best = float(right(chosen)[seen_N].mean())
-    for member in range(1, count):
+    """The paper's recipe 1: each member, the best on the seen images first, joins where the soup's accuracy on them does not
+    fall."""
+    alone = [float(right((member,))[seen_N].mean()) for member in range(count)]
+    first, *others = sorted(range(count), key=lambda member: -alone[member])  # among equals the order that they have
+    chosen, best = (first,), alone[first]
+    for member in others:
         accuracy = float(right((*chosen, member))[seen_N].mean())
         if accuracy >= best:
             chosen, best = (*chosen, member), accuracy

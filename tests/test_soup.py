@@ -23,6 +23,9 @@ from tests.training import digits_config, job_of
 
 MEMBERS = {  # which of eight images the mean of these members has right
     (0,): "11110000",
+    (1,): "11100000",
+    (2,): "11000000",
+    (3,): "10000001",
     (0, 1): "11110001",
     (0, 2): "11110000",
     (0, 1, 2): "00000000",
@@ -41,11 +44,19 @@ def test_a_member_joins_where_accuracy_on_the_seen_images_does_not_fall():
 
 
 def test_greedys_accuracy_is_of_images_that_did_not_choose_it():
-    """On the even images nothing but the first member's four count until 3 joins; on the odd ones 1 gains."""
-    even = choose_greedily(right, 4, np.arange(8) % 2 == 0)
-    odd = choose_greedily(right, 4, np.arange(8) % 2 == 1)
-    expected = (right(even)[1::2].sum() + right(odd)[::2].sum()) / 8
-    assert nested_accuracy(right, 4) == expected
+    """Thirty members that have 70 % each, and no soup of which is any good: the best one of the seen images is of no use."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        alone = rng.random((30, 200)) < 0.7
+        alone = alone[np.argsort(-alone.mean(1), kind="stable")]  # the best of all images first, as members come
+        found.append(nested_accuracy(lambda chosen, alone=alone: alone[chosen[0]] & (len(chosen) == 1), 30))
+    assert np.mean(found) == pytest.approx(0.7, abs=0.01)
+
+
+def test_the_best_on_the_seen_images_is_the_first_to_go_in():
+    last_four = np.arange(8) >= 4
+    assert choose_greedily(lambda chosen: right(chosen) if len(chosen) == 1 else right((2,)), 4, last_four) == (3,)
 
 
 def test_weights_are_averaged_and_counters_kept():
@@ -59,6 +70,8 @@ def test_trials_are_kin_only_with_one_start():
     assert kin_of(start) == kin_of(digits_config(weights="trial/aaaaaaaaaaaa", lr=0.5, freeze=1, seed=3))
     assert kin_of(start) != kin_of(digits_config(weights="trial/bbbbbbbbbbbb"))
     assert kin_of(digits_config()) is None
+    files = [digits_config(weights="/here/w.pt", weights_fingerprint=digest) for digest in "ab"]
+    assert kin_of(files[0]) != kin_of(files[1])  # another file under the same name
 
 
 @pytest.fixture
