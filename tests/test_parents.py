@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.errors import SpecError
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import claim_trial, read_state
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.parents import awaits_parent
 from cifar_hpc.records.schema import Status
 from cifar_hpc.runner import run_job
 from cifar_hpc.spec.load import load_spec
@@ -57,6 +58,15 @@ def test_a_child_waits_for_its_parent_fails_with_it_and_others_go_on(monkeypatch
     run_job(job_of(child_of(parent, epochs=1)), layout, executor="inline")
     state = read_state(layout.trial(child_of(parent, epochs=1).trial_id), child_of(parent, epochs=1).trial_id)
     assert "failed: ZeroDivisionError: division by zero" in state.reason
+
+
+def test_a_child_waits_while_a_parent_that_a_search_had_stopped_is_trained_anew():
+    layout, parent = Layout(results_root()), digits_config(keep="weights", epochs=3)
+    files = layout.trial(parent.trial_id)
+    run_job(job_of(parent), layout, executor="ray", on_epoch=lambda trial_id, record: False)
+    assert files.weights.exists() and not awaits_parent(child_of(parent), layout)
+    assert claim_trial(files, parent.trial_id, "another/job-0001") is not None
+    assert awaits_parent(child_of(parent), layout)  # else it would start from weights of one epoch of three
 
 
 def test_a_spec_names_a_parent_by_its_id_and_a_sweep_starts_nothing_without_it(tmp_path):

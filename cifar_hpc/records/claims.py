@@ -73,7 +73,8 @@ class TrialState:
 def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
-    One that a search's scheduler ended is not finished for who asks for it here: its result goes, and it trains anew.
+    One that a search's scheduler ended is not finished for who asks for it here: its result and its weights go, and it trains
+    anew.
 
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by: see Claim.
     """
@@ -103,7 +104,8 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
             lost_s=lost_before(files, newest) if claims else 0.0,
         )
         if _create_exclusively(files.claim(claim.attempt), claim):
-            if pruned:
+            if pruned and _is_pruned(files):  # still: another attempt may have finished it meanwhile
+                files.weights.unlink(missing_ok=True)  # first: without a result they would pass for those of the whole trial
                 files.result.unlink(missing_ok=True)
             return claim
 
