@@ -160,3 +160,25 @@ def test_settings_that_only_a_network_above_its_classifier_feels_make_no_trial_o
     (trial,), warnings = load_spec(path).trials, load_spec(path).warnings
     assert (trial.config.layer_decay, trial.config.unfreeze_epoch) == (None, None)
     assert {warning.split(" has")[0] for warning in warnings} == {"layer_decay", "unfreeze_epoch"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "told"),
+    [
+        ("{name: digits, train_size: 400}", False),
+        ("{name: digits, train_size: 400, val_frac: 0.2}", True),
+        ("{name: digits, classes: ['1', '2']}", True),
+        ("{name: mnist, train_size: 400}", False),
+    ],
+)
+def test_a_stage_that_validates_with_what_its_parents_may_have_trained_on_says_so(tmp_path, dataset, told) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(SPEC.replace("{name: digits, train_size: 200}", dataset))
+    assert [w.split(":")[0] for w in load_spec(path).warnings if "flatters" in w] == ["stage finetune"] * told
+
+
+def test_classes_that_no_parent_saw_are_not_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    text = SPEC.replace("{name: digits, train_size: 400}", "{name: digits, classes: ['3', '4']}")
+    path.write_text(text.replace("{name: digits, train_size: 200}", "{name: digits, classes: ['1', '2']}"))
+    assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]

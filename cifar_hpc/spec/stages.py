@@ -18,7 +18,7 @@ from cifar_hpc.spec.schema import spec_model
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import StageTrials, read_trials
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
-from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
 
 COMMON = (
     "name",
@@ -117,7 +117,8 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
         for trial_id, trial in trials.items()
     )
     warnings = [warning for found in read.values() for warning in found.warnings]
-    return kept, (*dict.fromkeys(warnings), *_idle(read, trees, [trial.config for trial in kept]))
+    doubts = (*_idle(read, trees, [trial.config for trial in kept]), *_seen_before(kept))
+    return kept, (*dict.fromkeys(warnings), *doubts)
 
 
 def _idle(read: dict[str, StageTrials], trees: dict[str, StageTree], configs: Sequence[TrialConfig]) -> Iterator[str]:
@@ -128,3 +129,28 @@ def _idle(read: dict[str, StageTrials], trees: dict[str, StageTree], configs: Se
         own = [key for key in found.written if key in trees[stage].own_keys()]
         for sentence in idle_settings(own, [trial.config for trial in found.trials]):
             yield f"stage {stage}: {sentence}"
+
+
+def _seen_before(trials: Sequence[SweepTrial]) -> Iterator[str]:
+    """A warning for each stage that validates with images which an earlier one may have trained on: of one data set, but not
+    of one split."""
+    known = {trial.config.trial_id: trial.config for trial in trials}
+    stages: dict[str, list[bool]] = {}
+    for trial in trials:
+        own, older, seen = trial.config.dataset, trial.config, False
+        while (parent := known.get(str(older.weights).removeprefix(PARENT_PREFIX))) is not None:
+            older = parent
+            seen = seen or _may_share_images(own, older.dataset)
+        stages.setdefault(trial.axes["stage"], []).append(seen)
+    for stage, found in stages.items():
+        if any(found):
+            yield (
+                f"stage {stage}: {sum(found)} of {len(found)} trials may validate with images that a parent trained on, which "
+                "flatters them: the data set is the same, its split another (train_size, val_frac, split_seed or classes)"
+            )
+
+
+def _may_share_images(one: DatasetConfig, other: DatasetConfig) -> bool:
+    if one.canonical == other.canonical or (one.name, one.fingerprint) != (other.name, other.fingerprint):
+        return False
+    return one.classes is None or other.classes is None or not set(one.classes).isdisjoint(other.classes)
