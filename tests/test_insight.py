@@ -13,10 +13,11 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import RecordError
+from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.report.trial_page import diagnose_trial, write_trial_page
 from cifar_hpc.runner import run_job
-from cifar_hpc.train.insight import principal_components
+from cifar_hpc.train.insight import pooled, principal_components
 from tests.training import digits_config, job_of
 
 
@@ -32,6 +33,14 @@ def test_principal_components_are_those_of_scikit_learn(shape):
     expected = PCA(count).fit_transform(x)
     expected /= expected[:, 0].std(ddof=1)
     assert np.abs(found[:, :count]) == pytest.approx(np.abs(expected), abs=0.01)
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "swin_t", "vit_b_16"])
+def test_maps_of_either_layout_and_sequences_are_averaged_over_positions(arch):
+    model = build_model(digits_config(arch=arch, image_size=32), 10, 3).eval()
+    with torch.no_grad():
+        x = model.forward_blocks(torch.zeros(2, 3, 32, 32), 0, len(model.blocks) // 2)
+    assert pooled(x).shape == (2, {"resnet18": 128, "swin_t": 384, "vit_b_16": 768}[arch])
 
 
 def test_what_does_not_vary_or_is_not_finite_has_no_components():

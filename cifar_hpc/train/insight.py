@@ -66,7 +66,7 @@ class Insight:
             with torch.autocast(x.device.type, member.precision, enabled=member.precision is not torch.float32):
                 for depth in missing:
                     x, reached = model.forward_blocks(x, reached, depth), depth
-                    parts[depth].append(_pooled(x).cpu())
+                    parts[depth].append(pooled(x).cpu())
         computed = {depth: torch.cat(chunks) for depth, chunks in parts.items()}
         self._of_trunk |= {depth: x_MD for depth, x_MD in computed.items() if depth <= member.frozen}
         return {name: computed.get(depth, self._of_trunk.get(depth)) for name, depth in wanted.items()}  # type: ignore[misc]
@@ -108,8 +108,9 @@ def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
     return {f"{name}_errors": worst.numpy().astype(np.int32), f"{name}_errors_pixels": images_NCHW.numpy()}
 
 
-def _pooled(x: Tensor) -> Tensor:
-    """One row an image: maps are averaged over their positions (N C H W), sequences over their tokens (N T D)."""
+def pooled(x: Tensor) -> Tensor:
+    """One row an image: maps are averaged over their positions (N C H W, or N H W C as Swin has them; they are square),
+    sequences over their tokens (N T D)."""
     if x.ndim == 4:
-        return x.float().mean((2, 3))
+        return x.float().mean((2, 3) if x.shape[2] == x.shape[3] else (1, 2))
     return x.float().mean(1) if x.ndim == 3 else x.float().flatten(1)
