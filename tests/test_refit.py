@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import numpy as np
@@ -10,7 +12,7 @@ from PIL import Image
 
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.schema import EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.trial import DatasetConfig, refitted
 from tests.test_cli_sweep import call, results
@@ -63,6 +65,66 @@ def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(
         "val acc" not in call("report").stdout.splitlines()[0]
         or len(json.loads(call("report", "--format", "json").stdout)) == 3
     )
+
+
+@pytest.mark.parametrize("method", ["greedy", "stacking"])
+def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_no_validation_figure(spec, tmp_path, method):
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    assert call("report", "small").exit_code == 0
+    layout = Layout(results_root())
+    path = layout.sweep("small").report / "ensembles" / f"{method}.json"
+    old, before = read_record(path, EnsembleRecord), set(results())
+    refused = call("refit", path, "--top", "2")
+    assert refused.exit_code == 2 and "--top" in refused.stderr and set(results()) == before
+    done = call("refit", path, "--on", "inline")
+    assert done.exit_code == 0, done.output
+    made_at = layout.sweep(f"small-{method}-refit").ensemble
+    new = read_record(made_at, EnsembleRecord)
+    assert (new.val_acc, new.val_n) == (None, None)
+    kept = [(member.weight, member.temperature) for member in old.members]
+    assert [(member.weight, member.temperature) for member in new.members] == kept
+    assert (new.coefficients, new.intercept, new.method) == (old.coefficients, old.intercept, old.method)
+    bests = {}
+    for result in (read_record(layout.trial(i).result, TrialResult) for i in before):
+        bests.setdefault(result.config["lr"], []).append(result.best_epoch)
+    for one, other in zip(old.members, new.members, strict=True):
+        was, now = (read_record(layout.trial(member.trial_id).result, TrialResult) for member in (one, other))
+        assert (now.train_n, now.config["seed"], now.config["lr"]) == (300, was.config["seed"], was.config["lr"])
+        assert len(now.curves) == round(np.mean(bests[was.config["lr"]]))
+    test = load_dataset(DatasetConfig(name="digits"), 8, tmp_path).test
+    assert new.test_n == len(test.labels_N) and new.test_acc > 0.3
+    (tmp_path / "new").mkdir()
+    for i in range(60):
+        Image.fromarray(test.images_NCHW[i, 0].numpy()).save(tmp_path / "new" / f"{i:03d}.png")
+    labelled = call("predict", made_at, tmp_path / "new")
+    rows = list(csv.DictReader(io.StringIO(labelled.stdout)))
+    right = np.mean([int(row["label"]) == label for row, label in zip(rows, test.labels_N.tolist(), strict=False)])
+    assert len(rows) == 60 and abs(right - new.test_acc) < 0.2
+    again = call("refit", path, "--on", "inline")
+    assert again.exit_code == 0 and "nothing to start" in again.stderr
+    assert "refits already" in call("refit", made_at).stderr
+
+
+def test_stacking_is_not_refitted_where_two_members_would_become_one(spec, tmp_path):
+    spec.write_text(
+        SPEC.replace("seeds: 2", "seeds: 1").replace("lr: [0.001, 0.1]", "epochs: [1, 2]").replace("epochs: 4, ", "")
+    )
+    spec.write_text(spec.read_text().replace("warmup_epochs: 2", "lr: 0.1, schedule: constant"))
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    layout = Layout(results_root())
+    for path in layout.pool.glob("*/result.json"):  # as if both were best after one epoch
+        result = json.loads(path.read_text())
+        result["best_epoch"] = 1
+        for split, curve in (("val", "val_acc"), ("train", "train_acc")):
+            result[split]["acc"] = result["curves"][0][curve]
+        path.write_text(json.dumps(result))
+    members = [{"trial_id": i, "weight": 0.5, "temperature": 1.0} for i in results()]
+    record = {"method": "stacking", "created_at": "", "classes": [], "members": members, "coefficients": [[0.0]]}
+    record |= {"intercept": [0.0], "val_acc": 0.5, "val_n": 60, "test_acc": None, "test_n": None}
+    (tmp_path / "own.json").write_text(json.dumps(record))
+    told = call("refit", tmp_path / "own.json", "--on", "inline")
+    assert told.exit_code == 2 and "members of their own" in told.stderr, told.output
+    assert len(results()) == 2
 
 
 def test_a_refit_holds_out_nothing_stops_early_at_nothing_and_keeps_the_share_of_its_warm_up():

@@ -1,13 +1,15 @@
-"""`cifar-hpc refit SWEEP`: its best points once more, on training and validation images together. Starts through sweep's path.
+"""`cifar-hpc refit`: a sweep's best points, or an ensemble's members, once more on training and validation images together.
 
 Owns: which trials those are. They form a sweep of their own, SWEEP-refit, whose trials have no validation figure and no rank.
+Starts through sweep's path.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,65 +18,83 @@ from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.schema import PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
 
 if TYPE_CHECKING:
-    from cifar_hpc.collect.leaderboard import Row
+    from cifar_hpc.collect.trials import Trial
     from cifar_hpc.spec.sweep import SweepTrial
 
 
 def refit(
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name")],
-    top: Annotated[int, typer.Option(min=1, help="how many points, the best by validation")] = 1,
+    what: Annotated[str, typer.Argument(metavar="SWEEP|ENSEMBLE", help="a sweep's name, or an ensemble's .json file")],
+    top: Annotated[int | None, typer.Option(min=1, help="of a sweep: how many points, the best by validation; 1")] = None,
     on: Annotated[On, typer.Option(metavar="WHERE", help="as for sweep")] = On.AUTO,
     profile: Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")] = None,
 ) -> None:
     """Train the best points again on training and validation images together, as many epochs as were best on validation.
 
-    All seeds of a point train for the mean of their best epochs. Weights are kept, for `predict`.
+    All seeds of a point train for the mean of their best epochs. Weights are kept, for `predict`. Of an ensemble: every
+    member, and a new ensemble of the same weights is written, which nothing has measured on validation.
     """
+    layout, where = Layout(results_root()), Where(on, profile)
+    if not what.endswith(".json"):
+        refit_sweep(layout, what, top or 1, where)
+        return
+    if top is not None:
+        raise CifarHpcError("refit: --top chooses among a sweep's points; of an ensemble all members are trained again")
+    from cifar_hpc.cli.refit_ensemble import refit_ensemble
+
+    refit_ensemble(layout, Path(what), where)
+
+
+def refit_sweep(layout: Layout, name: str, top: int, where: Where) -> None:
+    """The best `top` points of the sweep, all their seeds."""
     from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.collect.scan import scan
-    from cifar_hpc.plan import Resources, make_plan, plan_record
-    from cifar_hpc.spec.sweep import SweepSpec
 
-    layout = Layout(results_root())
     plan = read_plan(layout, name)
     board = make_leaderboard(scan(layout, [name]).without_earlier_stages())
     if not board.measured:
         raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {name}")
     if not board.claims_ranking:
         say("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
-    trials = {trial.config.trial_id: trial for row in board.measured[:top] for trial in _refits(layout, row)}
-    spec = SweepSpec(
-        name=f"{name}-refit",
-        path=Path(plan.spec_path),
-        text="",
-        trials=tuple(trials.values()),
-        objective="val_acc",
-        resources=Resources(**plan.resources),
-        warnings=(),
-    )
-    refits = make_plan(spec, share=plan.share)
-    command = ("cifar-hpc", "refit", name, "--top", str(top))
-    reader = SweepReader(layout, dataclasses.replace(plan_record(refits), command=command))
-    run_plan(layout, refits, reader, Where(on, profile), again=())
-    point = spec.trials[0].config.point_id
+    refits = [
+        refit_of(layout, trial, row.best_epoch, row.axes)
+        for row in board.measured[:top]
+        for trial in row.trials
+        if trial.best_epoch is not None and row.best_epoch is not None
+    ]
+    train_refits(layout, f"{name}-refit", refits, plan, ("cifar-hpc", "refit", name, "--top", str(top)), where)
+    point = refits[0].config.point_id
     say(f"once they have finished, all seeds of the best point label new images: cifar-hpc predict {point} FOLDER")
 
 
-def _refits(layout: Layout, row: Row) -> list[SweepTrial]:
-    """The trials of a point, each on all its labelled images."""
+def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
+    """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
     from cifar_hpc.spec.sweep import SweepTrial
     from cifar_hpc.trial import TrialConfig, refitted
 
-    assert row.best_epoch is not None  # a measured point has a best epoch
-    epochs = max(1, round(row.best_epoch))
-    made = []
-    for trial in row.trials:
-        if trial.best_epoch is not None:
-            config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
-            axes = {**row.axes, "epochs": epochs, "seed": trial.seed}
-            made.append(SweepTrial(refitted(config, epochs), axes))
-    return made
+    epochs = max(1, round(best_epoch))
+    config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
+    return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
+
+
+def train_refits(
+    layout: Layout, name: str, refits: Iterable[SweepTrial], like: PlanRecord, command: tuple[str, ...], where: Where
+) -> None:
+    """Runs them as a sweep of that name, with the resources of the plan `like`. command: what goes on with it when typed."""
+    from cifar_hpc.plan import Resources, make_plan, plan_record
+    from cifar_hpc.spec.sweep import SweepSpec
+
+    spec = SweepSpec(
+        name=name,
+        path=Path(like.spec_path),
+        text="",
+        trials=tuple({refit.config.trial_id: refit for refit in refits}.values()),
+        objective="val_acc",
+        resources=Resources(**like.resources),
+        warnings=(),
+    )
+    plan = make_plan(spec, share=like.share)
+    run_plan(layout, plan, SweepReader(layout, dataclasses.replace(plan_record(plan), command=command)), where, again=())

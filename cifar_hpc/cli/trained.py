@@ -8,7 +8,6 @@ import dataclasses
 import io
 import shutil
 import tempfile
-from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -177,9 +176,7 @@ def _members(layout: Layout, what: str) -> _Members:
 
 
 def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-    import numpy as np
-
-    from cifar_hpc.collect.ensemble import Combination, calibrate
+    from cifar_hpc.collect.ensemble import calibrate, combination_of
     from cifar_hpc.trained import load_trained
 
     layout = Layout(results_root())
@@ -191,11 +188,4 @@ def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDA
             raise CifarHpcError(f"trial {member.trial_id} knows other classes than the ensemble")
         split, names = trained.read_images(folder)
         probabilities[i] = calibrate(trained.logits(split), member.temperature)
-    weights: Mapping[int, float] = {i: member.weight for i, member in enumerate(chosen.members)}
-    combination = Combination(
-        "",
-        weights,
-        None if chosen.coefficients is None else np.asarray(chosen.coefficients),
-        None if chosen.intercept is None else np.asarray(chosen.intercept),
-    )
-    return names, combination.apply(probabilities)
+    return names, combination_of(chosen.members, chosen.coefficients, chosen.intercept).apply(probabilities)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cifar_hpc.catalog import ENSEMBLE_METHODS
-from cifar_hpc.records.schema import EnsembleRules
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRules
 
 USUAL = EnsembleRules(methods=ENSEMBLE_METHODS)
 FOLDS = 5
@@ -67,6 +67,20 @@ class Combination:
             return np.asarray(sum(weight * probabilities[member].astype(np.float64) for member, weight in self.weights.items()))
         features = _stacking_features([probabilities[member] for member in self.weights])
         return np.asarray(softmax(features @ self.coefficients.T + (0 if self.intercept is None else self.intercept), axis=1))
+
+
+def combination_of(
+    members: Sequence[EnsembleMember],
+    coefficients: Sequence[Sequence[float]] | None = None,
+    intercept: Sequence[float] | None = None,
+) -> Combination:
+    """How the members of a record are combined, each known by its place; the arguments as EnsembleRecord has them."""
+    return Combination(
+        "",
+        {place: member.weight for place, member in enumerate(members)},
+        None if coefficients is None else np.asarray(coefficients),
+        None if intercept is None else np.asarray(intercept),
+    )
 
 
 @dataclass(frozen=True, slots=True)

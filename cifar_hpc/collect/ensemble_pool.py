@@ -62,7 +62,7 @@ class Ensembles:
     @property
     def highest(self) -> Measured:
         """The ensemble with the highest accuracy on validation."""
-        return max(self.measured, key=lambda one: one.record.val_acc)
+        return max(self.measured, key=lambda one: one.record.val_acc or 0.0)  # all have one
 
     @property
     def gains(self) -> bool:

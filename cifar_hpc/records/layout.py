@@ -110,6 +110,11 @@ class SweepFiles:
         return TrialFiles(self.folder / ".driver")
 
     @property
+    def ensemble(self) -> Path:
+        """Of the refits of an ensemble's members: what `predict` takes."""
+        return self.folder / "ensemble.json"
+
+    @property
     def code(self) -> Path:
         """The package as it was submitted to a cluster, a folder for each state of it."""
         return self.folder / "code"

@@ -214,8 +214,8 @@ class EnsembleRecord(Record):
     members: tuple[EnsembleMember, ...]
     coefficients: tuple[tuple[float, ...], ...] | None  # C, classes x (members classes)
     intercept: tuple[float, ...] | None  # b, classes
-    val_acc: float  # nested: members and weights chosen on other images
-    val_n: int
+    val_acc: float | None  # nested: members and weights chosen on other images; None: refits, which trained on them
+    val_n: int | None
     test_acc: float | None
     test_n: int | None
     weights: str | None = None  # of a soup: the file of the members' mean, as seen from this one's folder

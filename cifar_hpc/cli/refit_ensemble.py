@@ -1,0 +1,144 @@
+"""`cifar-hpc refit ENSEMBLE.json`: an ensemble of its members' refits, for `predict`.
+
+Owns: which refit takes which member's place, and what of the ensemble still holds for refits. Weights do, and temperatures:
+they were chosen on validation images, on which refits trained, so that nothing could choose them anew. Stacking's coefficients
+do where each member keeps a network of its own for its columns (Wolpert 1992 trains the members once more on all images and
+keeps the combiner, too). The validation accuracy does not: it is absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from cifar_hpc.cli.refit import refit_of, train_refits
+from cifar_hpc.cli.sweep import Where, say
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
+from cifar_hpc.records.store import read_record, utc_now, write_record
+
+if TYPE_CHECKING:
+    from cifar_hpc.collect.trials import Trial
+    from cifar_hpc.spec.sweep import SweepTrial
+
+
+def refit_ensemble(layout: Layout, path: Path, where: Where) -> None:
+    """Trains the members' refits and, once all have finished, writes their ensemble beside them. Raises CifarHpcError."""
+    try:
+        record = read_record(path, EnsembleRecord)
+    except FileNotFoundError:
+        raise CifarHpcError(f"{path}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from None
+    refits = _refits(layout, path, record)
+    owner = _owner(layout, path)
+    stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "ensemble"
+    name = (f"{owner}-{stem}" if owner else stem)[:58] + "-refit"
+    command = ("cifar-hpc", "refit", str(path))
+    train_refits(layout, name, refits, _plan_like(layout, owner, path), command, where)
+    files = layout.sweep(name)
+    ids = [refit.config.trial_id for refit in refits]
+    if not all(layout.trial(trial_id).result.exists() for trial_id in ids):
+        say(f"once they have finished, the same command writes {files.ensemble}")
+        return
+    made = _ensemble_of(layout, record, ids)
+    write_record(files.ensemble, made)
+    measured = "" if made.test_acc is None else f"test acc {100 * made.test_acc:.2f} %; "
+    say(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
+    say(f"it labels new images: cifar-hpc predict {files.ensemble} FOLDER")
+
+
+def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTrial]:
+    """In the order of the members."""
+    from cifar_hpc.collect.scan import scan
+
+    if record.weights is not None:
+        raise CifarHpcError(f"{path}: a soup is one network, chosen on validation: `cifar-hpc refit SWEEP` trains its members")
+    if record.val_acc is None:
+        raise CifarHpcError(f"{path}: its members are refits already")
+    points: dict[str, list[Trial]] = defaultdict(list)
+    known: dict[str, Trial] = {}
+    for trial in scan(layout).trials:
+        points[trial.point_id].append(trial)
+        known[trial.trial_id] = trial
+    wanted = [member.trial_id for member in record.members]
+    lacking = [trial_id for trial_id in wanted if trial_id not in known or known[trial_id].best_epoch is None]
+    if lacking:
+        raise CifarHpcError(f"{path}: no finished trial {', '.join(lacking)} in {layout.pool}")
+    weightless = [trial_id for trial_id in wanted if known[trial_id].config.get("classifier") == "knn"]
+    if weightless:
+        raise CifarHpcError(f"{path}: {', '.join(weightless)}: classifier knn keeps no weights that could label new images")
+    trials = [known[trial_id] for trial_id in wanted]
+    axes = _axes(trials)
+    refits = []
+    for trial in trials:
+        best = fmean(one.best_epoch for one in points[trial.point_id] if one.best_epoch is not None)
+        refits.append(refit_of(layout, trial, best, {axis: trial.config.get(axis) for axis in axes}))
+    if record.coefficients is not None and len({refit.config.trial_id for refit in refits}) < len(refits):
+        raise CifarHpcError(
+            f"{path}: members that differ only in their epochs become one refit, and stacking's coefficients hold for "
+            "members of their own: refit another ensemble (greedy, bagging, uniform, accuracy)"
+        )
+    return refits
+
+
+def _axes(trials: Sequence[Trial]) -> list[str]:
+    """The keys in which the members differ."""
+    keys = dict.fromkeys(key for trial in trials for key in trial.config)
+    return [key for key in keys if len({trial.config.get(key) for trial in trials}) > 1]
+
+
+def _owner(layout: Layout, path: Path) -> str | None:
+    """The sweep whose report made the ensemble; None where it is of several or lies elsewhere."""
+    place, root = path.resolve(), layout.root.resolve()
+    name = place.relative_to(root).parts[0] if place.is_relative_to(root) else None
+    return name if name and layout.sweep(name).plan.exists() else None
+
+
+def _plan_like(layout: Layout, owner: str | None, path: Path) -> PlanRecord:
+    """Whose resources the refits get: the sweep's, else the usual ones."""
+    if owner is not None:
+        return dataclasses.replace(read_plan(layout, owner), spec_path=str(path))
+    nothing: Mapping[str, Any] = {"sweep": "", "created_at": "", "objective": "val_acc", "trials": (), "cohorts": ()}
+    return PlanRecord(spec_path=str(path), **nothing)
+
+
+def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str]) -> EnsembleRecord:
+    results = [read_record(layout.trial(trial_id).result, TrialResult) for trial_id in ids]
+    for result in results:
+        if result.best_epoch is None:
+            raise CifarHpcError(f"trial {result.trial_id}, which takes a member's place, has no weights: {result.reason}")
+        if result.classes != record.classes:
+            raise CifarHpcError(f"trial {result.trial_id} knows other classes than the ensemble")
+    members = [dataclasses.replace(m, trial_id=trial_id) for m, trial_id in zip(record.members, ids, strict=True)]
+    made = dataclasses.replace(
+        record, created_at=utc_now(), members=tuple(members), val_acc=None, val_n=None, test_acc=None, test_n=None
+    )
+    return _with_test(layout, made, results)
+
+
+def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResult]) -> EnsembleRecord:
+    """Its accuracy on the test images, from the members' stored predictions; absent where one has none, or of others."""
+    from cifar_hpc.collect.ensemble import Floats, calibrate, combination_of
+    from cifar_hpc.collect.predictions import read_predictions
+
+    probabilities: dict[int, Floats] = {}
+    first = None
+    for i, (member, result) in enumerate(zip(made.members, results, strict=True)):
+        try:
+            found = read_predictions(layout.trial(member.trial_id), "test", result.test.acc if result.test else None)
+        except RecordError as error:
+            say(f"test accuracy not measured: {error}")
+            return made
+        first = first or found
+        if found is None or first is None or not found.same_images(first):
+            return made
+        probabilities[i] = calibrate(found.logits, member.temperature)
+    assert first is not None  # an ensemble has members
+    right_N = combination_of(made.members, made.coefficients, made.intercept).apply(probabilities).argmax(1) == first.labels
+    return dataclasses.replace(made, test_acc=float(right_N.mean()), test_n=len(right_N))
