@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,18 @@ def test_after_three_failures_a_trial_is_given_up_with_the_reason():
     submission = _plan(jobs, histories=_after("TIMEOUT", "NODE_FAIL", "TIMEOUT")(jobs))
     assert _sent(submission) == ["job-0001"]
     assert submission.given_up == {jobs[0].trial_ids[0]: "3 starts ended TIMEOUT, NODE_FAIL"}
+
+
+def test_children_of_a_trial_that_is_given_up_are_not_sent_to_find_nothing():
+    parent, other = _jobs(2)
+    children = [
+        replace(job, level=1, cohorts=(Cohort(trials=(digits_config(seed=9, weights=f"trial/{of.trial_ids[0]}"),)),))
+        for job, of in zip(_jobs(4)[2:], (parent, other), strict=True)
+    ]
+    histories = {parent.trial_ids[0]: History(tuple(QueueEntry("TIMEOUT") for _ in range(3)))}
+    submission = _plan([*children, parent, other], histories=histories)
+    assert _sent(submission) == ["job-0001", "job-0003"]
+    assert submission.given_up[children[0].trial_ids[0]] == f"their parent {parent.trial_ids[0]} is not either"
 
 
 def test_a_trial_that_ended_by_itself_or_was_cancelled_is_not_given_up():

@@ -113,7 +113,10 @@ def plan_submission(
     """
     given_up: dict[str, str] = {}
     wanted = []
-    for job in jobs:
+    for job in sorted(jobs, key=lambda job: job.level):
+        if parents := given_up.keys() & set(job.parent_ids):
+            given_up |= dict.fromkeys(job.trial_ids, f"their parent {min(parents)} is not either")
+            continue
         worst = max((histories.get(trial_id, History()) for trial_id in job.trial_ids), key=lambda h: h.failures)
         if worst.failures >= profile.max_attempts:
             words = ", ".join(dict.fromkeys(entry.state for entry in worst.endings))
@@ -121,7 +124,7 @@ def plan_submission(
         else:
             wanted.append(job)
     classes: dict[tuple[int, Needs], list[Job]] = {}
-    for job in sorted(wanted, key=lambda job: job.level):
+    for job in wanted:
         needs = _needs(job, profile, [histories.get(t, History()) for t in job.trial_ids])
         classes.setdefault((job.level, needs), []).append(job)
     arrays: list[ArrayPlan] = []
