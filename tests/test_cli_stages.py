@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
 
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.runner import run_job
+from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.member import Member
 from tests.test_cli_sweep import call, results
+from tests.training import job_of
 
 SPEC = """\
 name: two
@@ -51,6 +55,16 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     points = json.loads(report.stdout)
     assert [point["seeds"] for point in points] == [2] * 4, "each seed of a point has its own parent"
     assert len(json.loads(call("report", "two", "stage=pretrain", "--format", "json").stdout)) == 1
+
+
+def test_a_child_that_was_trained_before_by_its_parents_id_is_in_the_point_of_its_seeds(spec):
+    layout, trials = Layout(results_root()), [trial.config for trial in load_spec(spec).trials]
+    parent = next(config for config in trials if config.weights is None)
+    child = next(config for config in trials if config.weights == f"trial/{parent.trial_id}")
+    assert child.weights_point is not None
+    run_job(job_of(parent, dataclasses.replace(child, weights_point=None)), layout, executor="inline")
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    assert [point["seeds"] for point in json.loads(call("report", "two", "--format", "json").stdout)] == [2] * 4
 
 
 def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_and_the_rest_go_on(spec, monkeypatch):

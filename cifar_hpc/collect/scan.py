@@ -88,7 +88,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
         except (RecordError, OSError) as error:
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
     if len(plans) == 1:
-        trials, unfinished = _as_spelled(trials, planned), _as_spelled(unfinished, planned)
+        trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
         objective=_objective(plans, trials),
@@ -165,6 +165,12 @@ def _unfinished(
         epochs=epochs,
         spent_s=spent_s,
     )
+
+
+def _as_grouped(trials: Sequence[Trial], planned: Mapping[str, PlannedTrial]) -> list[Trial]:
+    """The trials in the sweep's own points: one that was trained before by its parent's id knows no point of parents."""
+    points = {trial_id: trial.point_id for trial_id, trial in planned.items()}
+    return [t if t.point_id == points[t.trial_id] else replace(t, point_id=points[t.trial_id]) for t in trials]
 
 
 def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> list[T]:
