@@ -70,6 +70,22 @@ def test_a_finished_sweep_starts_nothing_and_a_grown_one_only_what_is_new(spec):
     assert before.items() <= results().items()
 
 
+def test_a_finished_sweep_again_writes_no_file(spec):
+    spec.write_text(SPEC.replace("grid: {", "grid: {augment: [none, [flip]], "))
+
+    def files():
+        return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in results_root().rglob("*")}
+
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    before = files()
+    again = call("sweep", spec, "--on", "inline")
+    assert again.exit_code == 0 and "nothing to start" in again.stderr
+    assert files() == before
+    spec.write_text(f"# why\n{spec.read_text()}")
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    assert (results_root() / "small" / "spec.yaml").read_text() == spec.read_text()
+
+
 def test_a_dry_run_writes_nothing(spec):
     assert call("sweep", spec, "--dry-run").exit_code == 0
     assert not results_root().exists()

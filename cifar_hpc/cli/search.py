@@ -20,7 +20,7 @@ from cifar_hpc.records import claims
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Claim, JobEvent, PlanRecord, Status
-from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed, write_record
 
 if TYPE_CHECKING:
     from cifar_hpc.plan import Job
@@ -103,7 +103,7 @@ def _until_ended(layout: Layout, spec: SweepSpec, reader: SweepReader, again: Co
     from cifar_hpc.search.run import SearchRun
 
     files, executor = layout.sweep(spec.name), RayTuneExecutor()
-    write_atomic(files.spec, lambda stream: stream.write(spec.text.encode()))
+    write_changed(files.spec, spec.text.encode())
 
     def write(record: PlanRecord) -> None:
         reader.plan = record

@@ -30,8 +30,9 @@ from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.parents import parent_lacking, parent_of
+from cifar_hpc.records.plans import write_plan
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
-from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed
 from cifar_hpc.report.forms import duration_text, plural
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
     for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
         clear_finished(layout.trial(trial_id), trial_id)
     if plan.spec.text:  # not so where a retry took the plan from disk
-        write_atomic(layout.sweep(plan.spec.name).spec, lambda stream: stream.write(plan.spec.text.encode()))
-    write_record(layout.sweep(plan.spec.name).plan, reader.plan)
+        write_changed(layout.sweep(plan.spec.name).spec, plan.spec.text.encode())
+    write_plan(layout, reader.plan)
     if site:
         from cifar_hpc.cli.submit import submit
 

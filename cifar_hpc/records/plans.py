@@ -1,13 +1,16 @@
-"""The plan of a sweep by the sweep's name. Owns: what is said to who names a sweep that is not there."""
+"""The plan of a sweep by the sweep's name. Owns: what is said to who names a sweep that is not there, when it is rewritten."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 from pathlib import Path
 
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.trial import PARENT_PREFIX
 
 
@@ -21,6 +24,17 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
         hint = f" Did you mean {near!r}?" if near else ""
         there = ", ".join(names) or "none yet"
         raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
+
+
+def write_plan(layout: Layout, plan: PlanRecord) -> None:
+    """Keeps the plan, with the time of the first that was like it. Raises OSError."""
+    path = layout.sweep(plan.sweep).plan
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        before = read_record(path, PlanRecord)
+        same_time = dataclasses.replace(plan, created_at=before.created_at)
+        if json.dumps(before.to_json()) == json.dumps(same_time.to_json()):
+            return
+    write_record(path, plan)
 
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:

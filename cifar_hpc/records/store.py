@@ -48,6 +48,14 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.close(folder)
 
 
+def write_changed(path: Path, data: bytes) -> None:
+    """`write_atomic` of what is not there yet: a file that holds just that stays, also where one may only read."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.read_bytes() == data:
+            return
+    write_atomic(path, lambda stream: stream.write(data))
+
+
 def write_record(path: Path, record: Record) -> None:
     """One record as one JSON file, atomically. Raises OSError; ValueError on NaN or infinity (absent means not measured)."""
     write_atomic(path, lambda stream: stream.write(_encode(record) + b"\n"))
