@@ -76,6 +76,7 @@ def test_mnist_files_are_never_taken_for_fashion_mnist(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw", packed=False)
     assert lacking(DatasetConfig(name="mnist"), tmp_path) is None
     assert "cifar-hpc fetch fashion_mnist" in lacking(DatasetConfig(name="fashion_mnist"), tmp_path)
+    assert "in cifar-100-python/, ./, cifar-100-binary/)" in lacking(DatasetConfig(name="cifar100"), tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 3072])

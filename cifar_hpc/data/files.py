@@ -117,7 +117,7 @@ def shorten(names: Sequence[str]) -> str:
 
 
 def _places(name: str) -> Iterator[str]:
-    return (folder + "/" for form in FORMS[name] for folder in form.folders)
+    return (folder + "/" for folder in dict.fromkeys(folder for form in FORMS[name] for folder in form.folders))
 
 
 def _lacking_folder(config: DatasetConfig) -> str | None:
