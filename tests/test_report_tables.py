@@ -6,23 +6,27 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.cli.report import _print_table, _prose
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
+from cifar_hpc.collect.ledger import make_ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.forms import duration_text, to_csv, to_json
+from cifar_hpc.report.figures import axis_title
+from cifar_hpc.report.forms import duration_text, fit_table, print_columns, to_csv, to_json
 from cifar_hpc.report.tables import (
     count_text,
     estimate_text,
+    leaderboard_columns,
     leaderboard_latex,
     leaderboard_markdown,
     leaderboard_records,
-    leaderboard_table,
-    to_text,
+    leaderboard_text,
 )
 
 
@@ -49,15 +53,29 @@ def test_durations_and_counts_read_at_a_glance() -> None:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
-def test_no_line_of_the_terminal_table_is_wider_than_the_terminal(board: Leaderboard, width: int) -> None:
-    table, _ = leaderboard_table(board, width)
-    lines = to_text(table, width).splitlines()
+def test_no_line_of_the_terminal_table_is_wider_than_the_terminal(
+    board: Leaderboard, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_columns(*leaderboard_text(board)[:1])
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(board.rows)  # and none is folded
     assert max(map(len, lines)) <= width
 
 
+def test_in_a_pipe_no_column_leaves(
+    board: Leaderboard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    _print_table(board, 2, _prose())
+    told = capsys.readouterr()
+    titles = [column.title for column in leaderboard_columns(board)]
+    assert all(title in told.out.splitlines()[0] for title in titles) and len(told.out.splitlines()) == 1 + 2
+    assert "Left out" not in told.err and "1 point more" in told.err
+
+
 def test_a_narrow_terminal_keeps_axes_and_validation_and_names_what_left(board: Leaderboard) -> None:
-    table, left = leaderboard_table(board, 40)
+    table, left = fit_table(leaderboard_text(board)[0], 40)
     titles = [str(column.header) for column in table.columns]
     assert "arch" in titles
     assert "val acc %" in titles
@@ -81,6 +99,18 @@ def test_json_and_csv_hold_fractions_and_leave_unmeasured_empty(board: Leaderboa
     assert float(rows[0]["val_acc"]) == records[0]["val_acc"]
     assert rows[-1]["val_acc"] == ""
     assert len(rows[-1]["unfinished"].split()) == 3
+
+
+def test_trials_without_weights_are_from_scratch_wherever_they_stand(tmp_path: Path) -> None:
+    layout, (base,) = Layout(tmp_path), configs(1, seeds=1, epochs=3)
+    for config in (base, replace(base, weights=None)):
+        write_trial(layout, config, Images.draw(50, 20))
+    pool = scan(layout)
+    board = make_leaderboard(pool)
+    assert sorted(row.label for row in board.rows) == ["from scratch", "weights=imagenet"]
+    assert "| from scratch |" in leaderboard_markdown(board)
+    assert set(make_ledger(pool, board).by_axis["weights"]) == {"from scratch", "imagenet"}
+    assert (axis_title("weights", None), axis_title("dropout", None)) == ("from scratch", "dropout -")
 
 
 def test_latex_escapes_what_tex_would_read(board: Leaderboard) -> None:

@@ -13,7 +13,7 @@ from cifar_hpc.cli.filters import parse_filter, values_there
 from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, plain_columns, plural, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,8 +66,6 @@ def compare(
     other: Annotated[str, typer.Argument(metavar="POINT", help="the one to compare it with")],
 ) -> None:
     """Compare two points on the same images: the difference, how sure it is, and accuracy class by class."""
-    from rich.console import Console
-
     from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.collect.scan import scan
     from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
@@ -81,7 +79,7 @@ def compare(
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart
     by_id = {row.point_id: row for row in both.rows}
     rows = (by_id[ids[0]], by_id[ids[1]])
-    Console(highlight=False).print(comparison_table(*rows, layout))
+    print_columns(comparison_table(*rows, layout))
     for line in comparison_lines(*rows, layout):
         _prose().print(line, markup=False)
 
@@ -241,33 +239,24 @@ def _named_point(board: Leaderboard, prefix: str) -> Row:
 
 
 def _report_trial(layout: Layout, trial_id: str) -> None:
-    from rich.console import Console
-
     from cifar_hpc.collect.scan import scan
-    from cifar_hpc.report.tables import plain_table
     from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables, write_trial_page
 
     pool = scan(layout)
     trial, found, split = diagnose_trial(pool, trial_id, layout)
     classes = trial_tables(trial, found, split)[0]
-    Console(highlight=False).print(plain_table(classes.header, classes.rows))
+    print_columns(plain_columns(classes.header, classes.rows))
     for line in (*trial_summary(trial, found, split), f"Report: {write_trial_page(pool, trial, found, split, layout)}"):
         _prose().print(line, markup=False)
 
 
 def _print_table(board: Leaderboard, top: int, prose: Console) -> None:
-    from rich.console import Console
+    from cifar_hpc.report.tables import leaderboard_text
 
-    from cifar_hpc.report import summary, tables
-
-    console = Console(highlight=False)
-    table, left = tables.leaderboard_table(board, console.width, top)
-    console.print(table)
+    columns, styles = leaderboard_text(board, top)
+    print_columns(columns, styles=styles)
     if len(board.rows) > top:
-        more = summary.plural(len(board.rows) - top, "point")
-        prose.print(f"... and {more} more: --top, or --format csv for all.", style="dim")
-    if left:
-        prose.print(f"Left out for want of width: {', '.join(left)}.", style="dim")
+        prose.print(f"... and {plural(len(board.rows) - top, 'point')} more: --top, or --format csv for all.", style="dim")
 
 
 def _print_state(pool: Pool, board: Leaderboard, prose: Console) -> None:

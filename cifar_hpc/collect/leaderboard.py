@@ -43,7 +43,8 @@ class Row:
     @property
     def label(self) -> str:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
-        parts = [f"{key}={value_text(value)}" for key, value in self.axes.items() if value is not None or key == "weights"]
+        parts = [f"{key}={value_text(value)}" for key, value in self.axes.items() if value is not None]
+        parts += ["from scratch"] if self.axes.get("weights", "") is None else []
         return " ".join(parts) or "the only point"
 
     @property
@@ -107,10 +108,10 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     )
 
 
-def value_text(value: Any) -> str:
-    """An axis value in words: None as '-', 1e-05 as 1e-5, a list joined by '+'."""
+def value_text(value: Any, axis: Axis = "") -> str:
+    """An axis value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
     if value is None:
-        return "-"
+        return "from scratch" if axis == "weights" else "-"
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -69,7 +69,7 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
         entry = Entry(1, trial.device_hours)
         _add(outcomes, (trial.device, _OUTCOMES[trial.outcome]), entry)
         for axis, values in axes.items():
-            _add(values, value_text(trial.config.get(axis)), entry)
+            _add(values, value_text(trial.config.get(axis), axis), entry)
         if len(pool.sweeps) == 1 and not trial.job.startswith(f"{pool.sweeps[0]}/"):
             reused += entry
         for entries, seconds in ((saved, trial.saved_s), (lost, trial.lost_s)):

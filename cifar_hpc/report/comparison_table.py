@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.forms import TextColumn, plain_columns
 from cifar_hpc.report.summary import p_text
-from cifar_hpc.report.tables import plain_table
 
 
-def comparison_table(one: Row, other: Row, layout: Layout) -> Table:
+def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
     """Accuracy of each class on the validation images, mean over seeds, in percent. Raises RecordError on torn predictions."""
     first, second = (class_accuracies(row, layout, "val") for row in (one, other))
     for row, found in ((one, first), (other, second)):
@@ -24,7 +22,7 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> Table:
         for name in first
         if name in second
     ]
-    return plain_table(("class", one.label, other.label, "difference"), rows)
+    return plain_columns(("class", one.label, other.label, "difference"), rows)
 
 
 def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:

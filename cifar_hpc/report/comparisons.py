@@ -100,20 +100,13 @@ def _percent(share: float | None) -> str:
 
 
 def _values(axes: Sequence[Axis], key: Key) -> list[str]:
-    return [
-        "from scratch" if axis == "weights" and value is None else value_text(value)
-        for axis, value in zip(axes, key, strict=True)
-    ]
+    return [value_text(value, axis) for axis, value in zip(axes, key, strict=True)]
 
 
 def _key_text(axes: Sequence[Axis], key: Key) -> str:
     """'imagenet, 0.5, flip_crop', without what has no value."""
     parts = [
-        "from scratch"
-        if axis == "weights" and value is None
-        else f"{axis} {value_text(value)}"
-        if _bare(value)
-        else value_text(value)
+        f"{axis} {value_text(value)}" if _bare(value) else value_text(value, axis)
         for axis, value in zip(axes, key, strict=True)
         if value is not None or axis == "weights"
     ]

@@ -124,7 +124,7 @@ def _final(trial: Trial) -> dict[str, float]:
 
 def _axes(board: Leaderboard, trial: Trial) -> dict[str, Any]:
     values = {axis: trial.config.get(axis) for axis in board.axes}
-    plain = {axis: value if isinstance(value, int | float) else value_text(value) for axis, value in values.items()}
+    plain = {axis: value if isinstance(value, int | float) else value_text(value, axis) for axis, value in values.items()}
     return {**plain, "seed": trial.seed}
 
 

@@ -138,11 +138,10 @@ def ramp_color(share: float) -> str:
 
 
 def axis_title(axis: str, value: Any) -> str:
-    """'freeze 0.5', 'resnet18' where the value speaks for itself."""
-    text = value_text(value)
-    return (
-        text if isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule") else f"{axis} {text}"
-    )
+    """'freeze 0.5'; 'resnet18', 'from scratch' where the value speaks for itself."""
+    named = isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule")
+    text = value_text(value, axis)
+    return text if named or (axis == "weights" and value is None) else f"{axis} {text}"
 
 
 def frame_bare(axes: Axes) -> None:

@@ -91,7 +91,11 @@ def _draw_series(axes: Axes, series: Series, kind: str, color: str) -> None:
 
 
 def _draw_legend(figure: Any, grid: CurveGrid, colors: Mapping[Any, str]) -> None:
-    lines = [Line2D([], [], color=color, label=value_text(value)) for value, color in colors.items() if grid.color_axis]
+    lines = [
+        Line2D([], [], color=color, label=value_text(value, grid.color_axis))
+        for value, color in colors.items()
+        if grid.color_axis
+    ]
     lines += [
         Line2D([], [], color=MUTED, label="validation"),
         Line2D([], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="training"),

@@ -75,8 +75,8 @@ def _draw_cells(
     for r, c in zip(*np.nonzero(~np.isnan(grid)), strict=True):
         color = "white" if norm(grid[r, c]) < 0.6 else "black"
         axes.text(c, r, _number(grid[r, c], board), ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(columns)), [value_text(value) for value in columns])
-    axes.set_yticks(range(len(rows)), [value_text(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [value_text(value, found.column_axis) for value in columns])
+    axes.set_yticks(range(len(rows)), [value_text(value, found.row_axis) for value in rows])
     frame_bare(axes)
 
 
@@ -100,7 +100,7 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
             )
             means = [effect.mean for effect in found]
             panel.errorbar(range(len(found)), means, yerr=_bars(found, board), **_MEANS)
-            labels = [value_text(effect.value) for effect in found]
+            labels = [value_text(effect.value, axis) for effect in found]
             crowded = max(map(len, labels)) * len(labels) > 26
             panel.set_xticks(range(len(found)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
             panel.set_xlim(-0.4, len(found) - 0.6)
@@ -148,7 +148,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
                 markersize=4,
                 capsize=2,
                 color=color,
-                label=value_text(value),
+                label=value_text(value, color_axis or ""),
             )
         if log:
             axes.set_xscale("log")
@@ -221,7 +221,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
             axes.axvline(x, color=MUTED, linewidth=0.8)
             for value in _some(shown_values(board, axis)):
                 axes.annotate(
-                    value_text(value),
+                    value_text(value, axis),
                     (x, _height(board, axis, value)),
                     (5, 0),
                     textcoords="offset points",

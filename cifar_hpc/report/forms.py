@@ -67,20 +67,25 @@ def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | 
     return table, left
 
 
-def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE) -> None:
-    """Prints to stdout for people: a table fitted to the terminal (or to $COLUMNS), Markdown or LaTeX."""
+def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, styles: Sequence[str | None] = ()) -> None:
+    """Prints to stdout for people: a table fitted to the terminal (or to $COLUMNS), Markdown or LaTeX. styles: of the rows."""
     if format in (Format.MD, Format.LATEX):
         sys.stdout.write(to_markdown(columns) if format is Format.MD else to_latex(columns))
         return
     console = Console(highlight=False, markup=False)
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = _NO_LIMIT
-    table, left = fit_table(columns, console.width)
+    table, left = fit_table(columns, console.width, styles)
     with console.capture() as capture:
         console.print(table)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
     if left:
         sys.stderr.write(f"Left out for want of width: {', '.join(left)}.\n")
+
+
+def plain_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[TextColumn]:
+    """Columns of which all but the first are to the right."""
+    return [TextColumn(title, tuple(row[i] for row in rows), right=i > 0) for i, title in enumerate(header)]
 
 
 def to_markdown(columns: Sequence[TextColumn]) -> str:

@@ -14,6 +14,7 @@ from cifar_hpc.collect.statistics import PairedDifference
 from cifar_hpc.collect.trials import Unfinished
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.forms import plural
 from cifar_hpc.report.tables import estimate_text
 
 
@@ -60,11 +61,6 @@ def shortened(names: Sequence[str], most: int = 4) -> str:
     """'a, b, c, d and 6 more'."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def plural(count: int, noun: str) -> str:
-    """'1 trial', '2 trials'."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def headline(found: Findings) -> list[str]:

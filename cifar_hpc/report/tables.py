@@ -5,18 +5,14 @@ For people (rich, Markdown, LaTeX) accuracy is in percent; for programs (CSV, JS
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
-from cifar_hpc.report.forms import TextColumn, duration_text, fit_table, to_latex, to_markdown
+from cifar_hpc.report.forms import TextColumn, duration_text, to_latex, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +48,10 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
 
 
-def leaderboard_table(board: Leaderboard, width: int, top: int | None = None) -> tuple[Table, list[str]]:
-    """A rich table that fits `width` characters, and the titles of the columns that had to leave."""
+def leaderboard_text(board: Leaderboard, top: int | None = None) -> tuple[list[TextColumn], list[str | None]]:
+    """The columns of the first `top` rows for a terminal, and the rows' styles."""
     rows = board.rows[:top]
-    return fit_table(_as_text(board, rows), width, [None if row.score else "dim" for row in rows])
-
-
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A rich table in the house style; columns after the first are to the right."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for number, title in enumerate(header):
-        table.add_column(title, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return _as_text(board, rows), [None if row.score else "dim" for row in rows]
 
 
 def leaderboard_markdown(board: Leaderboard) -> str:
@@ -81,14 +67,6 @@ def leaderboard_latex(board: Leaderboard) -> str:
 def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
     return [_record(row) for row in board.rows]
-
-
-def to_text(table: Table, width: int) -> str:
-    """The table as plain characters."""
-    console = Console(width=width, file=io.StringIO(), color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
 
 
 def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int = 2) -> str:
@@ -144,9 +122,9 @@ def _as_text(board: Leaderboard, rows: Sequence[Row]) -> list[TextColumn]:
 def _axis_column(axis: Axis) -> Column:
     def key(row: Row) -> float | str | None:
         value = row.axes[axis]
-        return value if isinstance(value, int | float) else value_text(value)
+        return value if isinstance(value, int | float) else value_text(value, axis)
 
-    return Column(axis, lambda row: value_text(row.axes[axis]), key, 9, False)
+    return Column(axis, lambda row: value_text(row.axes[axis], axis), key, 9, False)
 
 
 def mean_of(estimate: Estimate | None) -> float | None:

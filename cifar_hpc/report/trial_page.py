@@ -98,5 +98,5 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
             [(a, b, str(n)) for a, b, n in found.confusions],
         ),
         PageTable("errors", "Most confident errors", (where, "true", "taken for", "confidence %"), errors),
-        PageTable("config", "Config", ("key", "value"), [(key, value_text(value)) for key, value in trial.config.items()]),
+        PageTable("config", "Config", ("key", "value"), [(key, value_text(value, key)) for key, value in trial.config.items()]),
     ]
