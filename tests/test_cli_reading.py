@@ -18,8 +18,8 @@ from cifar_hpc.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import append_records, write_record
+from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.schema import TRIAL_KEYS
 
 
 def call(*arguments: str, columns: int | None = None):

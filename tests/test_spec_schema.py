@@ -11,8 +11,9 @@ import pytest
 from cifar_hpc import catalog
 from cifar_hpc.cli.spec_commands import init, schema
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.schema import TRIAL_KEYS, json_schema
+from cifar_hpc.spec.schema import json_schema
 
 
 def parts(schema_: dict[str, Any]) -> dict[str, dict[str, Any]]:

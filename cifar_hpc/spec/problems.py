@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cifar_hpc.errors import Problem, nearest
+from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS
 from cifar_hpc.spec.overrides import TOP_LEVEL
-from cifar_hpc.spec.schema import ALL_KEYS, SECTIONS, TRIAL_KEYS, nearest_key
+from cifar_hpc.spec.schema import SECTIONS, nearest_key
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 

@@ -13,7 +13,7 @@ from typing import Any
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.image_folder import folder_classes, folder_fingerprint
-from cifar_hpc.spec.schema import DATASET_KEYS, STOP_KEYS
+from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig, normalise
 

@@ -1,16 +1,12 @@
-"""The keys of a spec as strict pydantic models, made from the fields of the dataclasses that hold them: one source for
-docs, defaults and limits. Also the JSON Schema for editors. Knows nothing of files and lines.
-"""
+"""A spec as strict pydantic models of its keys, and the JSON Schema for editors. Knows nothing of files and lines."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import re
-import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
@@ -18,140 +14,42 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
-from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
-from cifar_hpc.spec.sweep import Ensembling, Resources
+from cifar_hpc.spec.keys import (
+    ALL_KEYS,
+    DATASET_KEYS,
+    KEEP,
+    MEMBER_KEYS,
+    OBJECTIVE,
+    RANGE_KEYS,
+    RESOURCE_KEYS,
+    SCHEDULER_KEYS,
+    SEARCH_KEYS,
+    SEED,
+    SPECIAL,
+    STOP_KEYS,
+    TRIAL_KEYS,
+    Key,
+    plain_type,
+)
 from cifar_hpc.spec.values import refuse, refuse_not_yet
 from cifar_hpc.spec.words import usual_key
-from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
 
 MAX_SEEDS = 10_000
 SECTIONS = ("base", "grid", "zip", "include", "exclude", "when")
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-_WORD = {"type": "string"}
-_SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema
-    "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
-    "weights": (
-        values.read_weights,
-        values.WEIGHTS_ALLOWED,
-        {
-            "anyOf": [
-                _WORD,
-                {"type": "null"},
-                *(
-                    {"type": "object", "properties": {of: _WORD}, "required": [of], "additionalProperties": False}
-                    for of in ("stage", "trial")
-                ),
-            ]
-        },
-    ),
-    "augment": (
-        values.read_augment,
-        values.AUGMENT_ALLOWED,
-        {
-            "anyOf": [
-                {"enum": list(catalog.AUGMENTATIONS)},
-                {"type": "array", "items": {"anyOf": [{"enum": list(catalog.AUGMENT_OPS)}, {"type": "object"}]}},
-            ]
-        },
-    ),
-    "dataset.classes": (
-        values.read_classes,
-        values.CLASSES_ALLOWED,
-        {"anyOf": [_WORD, {"type": "array", "items": _WORD}, {"type": "null"}]},
-    ),
-    "search.scheduler.name": (read_scheduler, " or ".join(SCHEDULERS), {"enum": list(SCHEDULERS)}),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """One key of a spec: flat name ('dataset.train_size'), default, type and limits."""
-
-    name: str
-    doc: str
-    kind: Any  # the annotation: float, int | None, ...
-    default: Any  # ... where there is none
-    limits: Mapping[str, Any]
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        return (*catalog.ARCHS,) if self.name == "arch" else tuple(self.limits.get("choices", ()))
-
-    @property
-    def allowed(self) -> str:
-        """What may stand there, in words."""
-        if self.name in _SPECIAL:
-            return _SPECIAL[self.name][1]
-        if self.name == "arch":
-            return f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
-        null = " or null" if type(None) in typing.get_args(self.kind) else ""
-        if self.choices:
-            return f"one of {', '.join(self.choices)}{null}"
-        words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
-        bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
-        null = f", or {self.limits['also']}" if "also" in self.limits else null
-        noun = {int: "a whole number", float: "a number", str: "text"}[_plain_type(self.kind)]
-        return " ".join(part for part in (noun, bounds) if part) + null
-
-
-def _plain_type(kind: Any) -> type:
-    if isinstance(kind, types.UnionType):
-        return typing.cast(type, next(part for part in typing.get_args(kind) if part is not type(None)))
-    return typing.cast(type, kind)
-
-
-def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
-    hints = typing.get_type_hints(cls)
-    found = {}
-    for f in dataclasses.fields(cls):
-        if f.metadata and not f.metadata.get("derived"):
-            limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt", "also") if name in f.metadata}
-            default = ... if f.default is dataclasses.MISSING else f.default
-            found[prefix + f.name] = Key(prefix + f.name, f.metadata["doc"], hints[f.name], default, limits)
-    return found
-
-
-DATASET_KEYS = _keys(DatasetConfig, "dataset.")
-STOP_KEYS = _keys(StopConfig, "stop.")
-_OWN = _keys(TrialConfig)
-_OBJECTIVE = _OWN.pop("objective")
-_KEEP = _OWN.pop("keep")
-SEED = _OWN.pop("seed")
-TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
-RESOURCE_KEYS = _keys(Resources, "resources.")
-SEARCH_KEYS = _keys(SearchKeys, "search.")
-SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
-MEMBER_KEYS = _keys(Ensembling, "ensemble.members.")
-RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
-    name: key for name, key in _OWN.items() if name not in _SPECIAL and not key.choices and _plain_type(key.kind) is not str
-}
-ALL_KEYS: dict[str, Key] = {
-    **TRIAL_KEYS,
-    **RESOURCE_KEYS,
-    **SEARCH_KEYS,
-    **SCHEDULER_KEYS,
-    **MEMBER_KEYS,
-    "ensemble.methods": Key(
-        "ensemble.methods", "how trials are combined; a list", str, ..., {"choices": catalog.ENSEMBLE_METHODS}
-    ),
-    "seed": SEED,
-    "keep": _KEEP,
-    "objective.metric": dataclasses.replace(_OBJECTIVE, name="objective.metric"),
-    "objective.mode": Key("objective.mode", "max or min, as the metric wants it", str, None, {"choices": ("max", "min")}),
-}
 
 
 def _value_type(key: Key) -> Any:
     """The pydantic type of one value of a key."""
-    if key.name in _SPECIAL:
-        reader, _, json_schema = _SPECIAL[key.name]
+    if key.name in SPECIAL:
+        reader, _, json_schema = SPECIAL[key.name]
         return Annotated[Any, PlainValidator(reader), WithJsonSchema({**json_schema, "description": key.doc})]
     if key.choices:
         kind: Any = Literal[key.choices]
     else:
-        kind = Annotated[_plain_type(key.kind), Field(**{n: v for n, v in key.limits.items() if n in ("ge", "gt", "le", "lt")})]
+        kind = Annotated[plain_type(key.kind), Field(**{n: v for n, v in key.limits.items() if n in ("ge", "gt", "le", "lt")})]
     if type(None) in typing.get_args(key.kind):
         kind = kind | None
     kind = Annotated[kind, BeforeValidator(functools.partial(refuse_not_yet, key.name))]
@@ -241,7 +139,7 @@ _SECTION_DOCS = {
     "seeds": "seeds of every point: a list, or a count n for 0..n-1",
     "objective": "what chooses the best epoch and ranks points; validation only",
     "stop": "when a trial ends before its last epoch",
-    "keep": _KEEP.doc,
+    "keep": KEEP.doc,
     "resources": "what one trial needs",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
     "search": "sample points instead of training the full grid; on one machine, through Ray Tune",
@@ -282,7 +180,7 @@ def spec_model() -> type[BaseModel]:
         "Objective",
         "The metric, and max or min, as the metric wants it.",
         {
-            "metric": (Literal[_OBJECTIVE.limits["choices"]], _OBJECTIVE.default),
+            "metric": (Literal[OBJECTIVE.limits["choices"]], OBJECTIVE.default),
             "mode": (Literal["max", "min"] | None, None),
         },
         "objective.",
@@ -307,7 +205,7 @@ def spec_model() -> type[BaseModel]:
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),
-            "keep": (_value_type(_KEEP), None),
+            "keep": (_value_type(KEEP), None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
             "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),

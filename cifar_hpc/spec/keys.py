@@ -1,0 +1,132 @@
+"""The keys of a spec, made from the fields of the dataclasses that hold them: one source for docs, defaults and limits.
+
+Owns: Key, which keys there are and under which names, what may stand there in words. Makes no models; knows no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_hpc import catalog
+from cifar_hpc.spec import values
+from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
+from cifar_hpc.spec.sweep import Ensembling, Resources
+from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
+
+_WORD = {"type": "string"}
+SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema
+    "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
+    "weights": (
+        values.read_weights,
+        values.WEIGHTS_ALLOWED,
+        {
+            "anyOf": [
+                _WORD,
+                {"type": "null"},
+                *(
+                    {"type": "object", "properties": {of: _WORD}, "required": [of], "additionalProperties": False}
+                    for of in ("stage", "trial")
+                ),
+            ]
+        },
+    ),
+    "augment": (
+        values.read_augment,
+        values.AUGMENT_ALLOWED,
+        {
+            "anyOf": [
+                {"enum": list(catalog.AUGMENTATIONS)},
+                {"type": "array", "items": {"anyOf": [{"enum": list(catalog.AUGMENT_OPS)}, {"type": "object"}]}},
+            ]
+        },
+    ),
+    "dataset.classes": (
+        values.read_classes,
+        values.CLASSES_ALLOWED,
+        {"anyOf": [_WORD, {"type": "array", "items": _WORD}, {"type": "null"}]},
+    ),
+    "search.scheduler.name": (read_scheduler, " or ".join(SCHEDULERS), {"enum": list(SCHEDULERS)}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a spec: flat name ('dataset.train_size'), default, type and limits."""
+
+    name: str
+    doc: str
+    kind: Any  # the annotation: float, int | None, ...
+    default: Any  # ... where there is none
+    limits: Mapping[str, Any]
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return (*catalog.ARCHS,) if self.name == "arch" else tuple(self.limits.get("choices", ()))
+
+    @property
+    def allowed(self) -> str:
+        """What may stand there, in words."""
+        if self.name in SPECIAL:
+            return SPECIAL[self.name][1]
+        if self.name == "arch":
+            return f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
+        null = " or null" if type(None) in typing.get_args(self.kind) else ""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}{null}"
+        words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+        bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
+        null = f", or {self.limits['also']}" if "also" in self.limits else null
+        noun = {int: "a whole number", float: "a number", str: "text"}[plain_type(self.kind)]
+        return " ".join(part for part in (noun, bounds) if part) + null
+
+
+def plain_type(kind: Any) -> type:
+    if isinstance(kind, types.UnionType):
+        return typing.cast(type, next(part for part in typing.get_args(kind) if part is not type(None)))
+    return typing.cast(type, kind)
+
+
+def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for f in dataclasses.fields(cls):
+        if f.metadata and not f.metadata.get("derived"):
+            limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt", "also") if name in f.metadata}
+            default = ... if f.default is dataclasses.MISSING else f.default
+            found[prefix + f.name] = Key(prefix + f.name, f.metadata["doc"], hints[f.name], default, limits)
+    return found
+
+
+DATASET_KEYS = _keys(DatasetConfig, "dataset.")
+STOP_KEYS = _keys(StopConfig, "stop.")
+_OWN = _keys(TrialConfig)
+OBJECTIVE = _OWN.pop("objective")
+KEEP = _OWN.pop("keep")
+SEED = _OWN.pop("seed")
+TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
+RESOURCE_KEYS = _keys(Resources, "resources.")
+SEARCH_KEYS = _keys(SearchKeys, "search.")
+SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
+MEMBER_KEYS = _keys(Ensembling, "ensemble.members.")
+RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
+    name: key for name, key in _OWN.items() if name not in SPECIAL and not key.choices and plain_type(key.kind) is not str
+}
+ALL_KEYS: dict[str, Key] = {
+    **TRIAL_KEYS,
+    **RESOURCE_KEYS,
+    **SEARCH_KEYS,
+    **SCHEDULER_KEYS,
+    **MEMBER_KEYS,
+    "ensemble.methods": Key(
+        "ensemble.methods", "how trials are combined; a list", str, ..., {"choices": catalog.ENSEMBLE_METHODS}
+    ),
+    "seed": SEED,
+    "keep": KEEP,
+    "objective.metric": dataclasses.replace(OBJECTIVE, name="objective.metric"),
+    "objective.mode": Key("objective.mode", "max or min, as the metric wants it", str, None, {"choices": ("max", "min")}),
+}
