@@ -12,7 +12,7 @@ import typer
 from cifar_hpc import catalog
 from cifar_hpc.cli.arch_plan import print_plans
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 
 if TYPE_CHECKING:
     from cifar_hpc.models.summary import BlockSummary
@@ -66,7 +66,7 @@ def _list_all(format: Format) -> None:
         for name, info in known.items()
     ]
     if format in (Format.JSON, Format.CSV):
-        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        print_records(records, format)
         return
     columns = [
         TextColumn("arch", tuple(known)),
@@ -85,7 +85,7 @@ def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
     if format in (Format.JSON, Format.CSV):
         dicts = [{**dataclasses.asdict(row), "output_shape": list(row.output_shape)} for row in rows]
         records = [{"block": number, **row} for number, row in enumerate(dicts, 1)]
-        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        print_records(records, format)
         return
     params, flops = sum(row.params for row in rows), sum(row.flops for row in rows)
     columns = [

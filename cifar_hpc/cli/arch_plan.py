@@ -10,7 +10,7 @@ import typer
 
 from cifar_hpc import catalog
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 from cifar_hpc.schedule import block_rates
 from cifar_hpc.trial import TrialConfig
 
@@ -39,7 +39,7 @@ def print_plans(spec: Path, arch: str | None, format: Format) -> None:
         )
     if format in (Format.JSON, Format.CSV):
         records = [record for config in plans for record in _records(config)]
-        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        print_records(records, format)
         return
     for config in plans[:SHOWN_PLANS]:
         typer.echo(" ".join(f"{key}={value}" for key, value in _facts(config).items() if value is not None))

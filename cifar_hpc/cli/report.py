@@ -13,7 +13,7 @@ from cifar_hpc.cli.filters import parse_filter, values_there
 from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
-from cifar_hpc.report.forms import Format, TextColumn, plain_columns, plural, print_columns, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, plain_columns, plural, print_columns, print_records, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -183,7 +183,7 @@ def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
             for split, table in tables.items()
             for row in table.rows
         ]
-        typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)
+        print_records(records, format)
         return
     for table in tables.values():
         _prose().print(table.title, markup=False)

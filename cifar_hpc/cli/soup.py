@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_atomic, write_record
-from cifar_hpc.report.forms import Format, TextColumn, print_columns
+from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
 from cifar_hpc.trial import TrialConfig
 
 if TYPE_CHECKING:
@@ -42,20 +42,21 @@ def soup(
             "trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
         )
     folder = report_folder(layout, pool.sweeps, terms) / "soups"
-    rows: list[tuple[str, ...]] = []
+    rows: list[dict[str, Any]] = []
     for number, family in enumerate(families, 1):
         best, arch = family[0], str(family[0].config["arch"])
-        rows.append((arch, "best member", "1", _percent(best.val_acc), _percent(best.test_acc), ""))
+        rows.append(_row(arch, "best member", 1, best.val_acc, best.test_acc))
         for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
             stem = found.method if len(families) == 1 else f"{found.method}-{number}"
             record = _save(found, folder, stem)
-            count = str(len(found.members))
-            name = str(folder / f"{stem}.json")
-            rows.append(
-                (str(best.config["arch"]), found.method, count, _percent(record.val_acc), _percent(record.test_acc), name)
-            )
-    titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
-    print_columns([TextColumn(title, tuple(row[i] for row in rows)) for i, title in enumerate(titles)], format)
+            path = str(folder / f"{stem}.json")
+            rows.append(_row(arch, found.method, len(found.members), record.val_acc, record.test_acc, path))
+    if format in (Format.JSON, Format.CSV):
+        print_records(rows, format)
+    else:
+        titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
+        texts = [_as_text(row) for row in rows]
+        print_columns([TextColumn(title, tuple(text[i] for text in texts)) for i, title in enumerate(titles)], format)
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
 
@@ -101,5 +102,12 @@ def _save(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
     return record
 
 
-def _percent(share: float | None) -> str:
-    return f"{100 * share:.2f}" if share is not None else ""
+def _row(
+    arch: str, soup: str, members: int, val_acc: float | None, test_acc: float | None, file: str | None = None
+) -> dict[str, Any]:
+    return {"arch": arch, "soup": soup, "members": members, "val_acc": val_acc, "test_acc": test_acc, "file": file}
+
+
+def _as_text(row: Mapping[str, Any]) -> tuple[str, ...]:
+    accuracies = (percent_text(row["val_acc"]), percent_text(row["test_acc"]))
+    return (row["arch"], row["soup"], str(row["members"]), *accuracies, row["file"] or "")

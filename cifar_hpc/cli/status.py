@@ -28,7 +28,7 @@ from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
 
 MOST_REASONS = 10
 
@@ -51,7 +51,7 @@ def status(
     states = SweepReader(layout, plan).read()
     rows = select_trials(plan, states, terms)
     if format in (Format.JSON, Format.CSV):
-        _write_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
+        print_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
     elif not rows:
         return
     elif format is Format.TABLE:
@@ -169,7 +169,7 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
         records = [
             {"sweep": name, "trials": n.total(), **{status.value: n[status] for status in Status}} for name, n in counts.items()
         ]
-        _write_records(records, format)
+        print_records(records, format)
     elif counts:
         columns = [
             TextColumn("sweep", tuple(counts)),
@@ -238,15 +238,7 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
     columns += [
         TextColumn("status", tuple(row["status"] for row in measured)),
         TextColumn("epochs", epochs, keep=6, right=True),
-        TextColumn("val acc %", tuple(_percent(row["val_acc"]) for row in measured), keep=8, right=True),
-        TextColumn("test acc %", tuple(_percent(row["test_acc"]) for row in measured), keep=5, right=True),
+        TextColumn("val acc %", tuple(percent_text(row["val_acc"]) for row in measured), keep=8, right=True),
+        TextColumn("test acc %", tuple(percent_text(row["test_acc"]) for row in measured), keep=5, right=True),
     ]
     return [column for column in columns if any(column.cells)]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f}"
-
-
-def _write_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
-    typer.echo(to_json(records) if format is Format.JSON else to_csv(records), nl=False)

@@ -11,6 +11,7 @@ from cifar_hpc.collect.trials import Axis
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.forms import percent_text
 from cifar_hpc.report.page import PageTable
 from cifar_hpc.report.summary import hours_text
 from cifar_hpc.report.tables import estimate_text
@@ -81,7 +82,7 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     if len(accuracy) < 2:
         return []
     order = sorted(classes, key=lambda label: min(found.get(label, 1.0) for found in accuracy.values()))[:_MOST_CLASSES]
-    cells = [[*_values(axes, key), *(_percent(found.get(label)) for label in order)] for key, found in accuracy.items()]
+    cells = [[*_values(axes, key), *(percent_text(found.get(label), 1) for label in order)] for key, found in accuracy.items()]
     left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
     note = (
@@ -93,10 +94,6 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
 def _cell(row: Row | None, split: str) -> str:
     found: Estimate | None = getattr(row, f"{split}_acc") if row else None
     return estimate_text(found)
-
-
-def _percent(share: float | None) -> str:
-    return f"{100 * share:.1f}" if share is not None else ""
 
 
 def _values(axes: Sequence[Axis], key: Key) -> list[str]:

@@ -83,6 +83,11 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
         sys.stderr.write(f"Left out for want of width: {', '.join(left)}.\n")
 
 
+def print_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
+    """Prints to stdout for programs: JSON, or CSV in any other form."""
+    sys.stdout.write(to_json(records) if format is Format.JSON else to_csv(records))
+
+
 def plain_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[TextColumn]:
     """Columns of which all but the first are to the right."""
     return [TextColumn(title, tuple(row[i] for row in rows), right=i > 0) for i, title in enumerate(header)]
@@ -117,6 +122,11 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
     return stream.getvalue()
+
+
+def percent_text(share: float | None, digits: int = 2) -> str:
+    """'91.30'; empty for None."""
+    return "" if share is None else f"{100 * share:.{digits}f}"
 
 
 def duration_text(seconds: float | None) -> str:

@@ -17,7 +17,7 @@ from cifar_hpc.records.store import utc_now, write_atomic
 from cifar_hpc.report import summary
 from cifar_hpc.report.figures import Drawing, page_svg
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import TextColumn, to_csv, to_markdown
+from cifar_hpc.report.forms import TextColumn, percent_text, to_csv, to_markdown
 from cifar_hpc.report.tables import Column, leaderboard_columns
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
@@ -238,12 +238,12 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         return []
     best = ensembles.best
     header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
-    rows = [("best member", "1", summary.percent(best.val_acc), "", summary.percent(best.test_acc), "")]
+    rows = [("best member", "1", percent_text(best.val_acc), "", percent_text(best.test_acc), "")]
     for one in (*ensembles.measured, *ensembles.soups):
         record = one.record
         val, test = (summary.difference_text(difference) for difference in (one.val, one.test))
         size = str(len(record.members))
-        rows.append((record.method, size, summary.percent(record.val_acc), val, summary.percent(record.test_acc), test))
+        rows.append((record.method, size, percent_text(record.val_acc), val, percent_text(record.test_acc), test))
     note = (
         f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
         " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"

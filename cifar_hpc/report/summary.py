@@ -14,7 +14,7 @@ from cifar_hpc.collect.statistics import PairedDifference
 from cifar_hpc.collect.trials import Unfinished
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import plural
+from cifar_hpc.report.forms import percent_text, plural
 from cifar_hpc.report.tables import estimate_text
 
 
@@ -116,7 +116,7 @@ def _ensemble(found: Ensembles) -> str:
     if not found.gains:
         return f"No ensemble is measurably better than the best trial: the highest, {best.record.method}, is {against}."
     members = plural(len(best.record.members), "trial")
-    return f"Best ensemble: {best.record.method} of {members}, {percent(best.record.val_acc)} %, {against}."
+    return f"Best ensemble: {best.record.method} of {members}, {percent_text(best.record.val_acc)} %, {against}."
 
 
 def _about(share: float) -> str:
@@ -172,11 +172,6 @@ def seeds_to_separate(one: Row, other: Row) -> int | None:
 def p_text(p_value: float) -> str:
     """'= 0.04', '< 0.001'."""
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
-
-
-def percent(share: float | None) -> str:
-    """'91.30'; empty for None."""
-    return f"{100 * share:.2f}" if share is not None else ""
 
 
 def difference_text(found: PairedDifference | None) -> str:
