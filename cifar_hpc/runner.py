@@ -121,19 +121,20 @@ class _Cohort:
         job_name = f"{self.job.sweep}/{self.job.job_id}"
         trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
         open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
-        begun = (Attempt.begin(config, self.layout, job_name, open_n) for config in trials)
-        self.attempts = [attempt for attempt in begun if attempt is not None]
-        with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
-            try:
+        try:
+            for config in trials:
+                attempt = Attempt.begin(config, self.layout, job_name, open_n)
+                self.attempts += [attempt] if attempt is not None else []
+            with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
                 parts = [self.attempts] if self.attempts else []
                 while parts:
                     part, *parts = parts
                     order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.taps_on_device)
                     if not self._train(order, meeting):
                         parts = [*self._smaller(order), *parts]
-            finally:
-                for attempt in _unfinished(self.attempts):
-                    attempt.release()
+        finally:
+            for attempt in _unfinished(self.attempts):
+                attempt.release()
 
     def _train(self, order: Order, meeting: Meeting | None) -> bool:
         """Trains a part to its end; False where the memory does not hold so much but may hold less."""

@@ -300,6 +300,22 @@ def test_a_full_disk_fails_the_trial_and_the_next_attempt_goes_on_from_the_last_
     assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
 
 
+def test_where_a_trial_cannot_be_claimed_those_claimed_before_it_are_given_back(layout, monkeypatch):
+    one, other = digits_config(freeze=1, lr=0.01), digits_config(freeze=1, lr=0.02)
+    claim_trial = claims.claim_trial
+
+    def full(files, trial_id, *rest):
+        if trial_id == other.trial_id:
+            raise OSError(28, "No space left on device")
+        return claim_trial(files, trial_id, *rest)
+
+    monkeypatch.setattr(claims, "claim_trial", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_job(job_of(one, other, together=True), layout, executor="inline")
+    states = [claims.read_state(layout.trial(c.trial_id), c.trial_id).status for c in (one, other)]
+    assert states == [Status.PLANNED] * 2  # not RUNNING for as long as this process lives
+
+
 def test_a_torn_checkpoint_means_a_restart_with_the_same_numbers(layout, tmp_path):
     config = digits_config()
     files = layout.trial(config.trial_id)
