@@ -61,6 +61,20 @@ def test_tensorboard_files_hold_every_epoch_of_every_trial_and_are_written_once(
     assert sorted(folder.glob("*/events*")) == files
 
 
+def test_a_trial_whose_sweep_grew_by_an_axis_stands_in_tensorboard_once(layout: Layout) -> None:
+    folder = layout.sweep("small").report / "tensorboard"
+    run(layout, "report", "small", "--export", "tensorboard")
+    before = {path.name.split()[-1]: path.name for path in folder.iterdir()}
+    trials = list(configs(4, 2, 3))
+    for config in trials[2:]:
+        write_trial(layout, config, Images.draw(50, 20))
+    write_plan(layout, trials, "small")
+    run(layout, "report", "small", "--export", "tensorboard")
+    after = {path.name.split()[-1]: path.name for path in folder.iterdir()}
+    assert len(list(folder.iterdir())) == len(after) == 4
+    assert any(after[trial_id] != name for trial_id, name in before.items())  # else this test is of nothing
+
+
 def test_a_tracker_that_is_not_installed_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_hpc.report.export.find_spec", lambda name: None)
     code, _, err = run(layout, "report", "small", "--export", "wandb")

@@ -6,6 +6,7 @@ Owns: what a trial is called there: its label, its curves by epoch under train/ 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from enum import StrEnum
@@ -48,10 +49,12 @@ def _to_tensorboard(pool: Pool, board: Leaderboard, folder: Path) -> str:
     from tensorboardX.summary import hparams  # type: ignore[import-untyped, unused-ignore]
 
     for position, trial in enumerate(pool.trials):
-        place = folder / _name(board, trial).replace("/", "_")
+        place, half = folder / _name(board, trial).replace("/", "_"), folder / f".{trial.trial_id}"
         if place.exists():
             continue
-        with SummaryWriter(str(place), write_to_disk=True) as writer:
+        for other in (half, *folder.glob(f"* {trial.trial_id}")):  # what a killed one left, and under axes of before
+            shutil.rmtree(other, ignore_errors=True)
+        with SummaryWriter(str(half), write_to_disk=True) as writer:
             for epoch, metrics in _curves(pool, position):
                 for name, value in metrics.items():
                     writer.add_scalar(name, value, epoch, walltime=_ended_s(trial))
@@ -60,6 +63,7 @@ def _to_tensorboard(pool: Pool, board: Leaderboard, folder: Path) -> str:
                 writer.file_writer.add_summary(summary)
             for name, value in final.items():
                 writer.add_scalar(name, value, trial.epochs, walltime=_ended_s(trial))
+        half.rename(place)
     return f"tensorboard --logdir {folder}"
 
 
