@@ -147,3 +147,13 @@ def test_without_validation_every_labelled_image_is_trained_on_once(tmp_path):
     own = DatasetConfig(name="folder", folder=str(tmp_path / "own"), val_frac=0.0)
     whole = load_dataset(own, 8, tmp_path)
     assert len(whole.train.labels_N) == 12 == len(set(whole.train.index_N.tolist())) and len(whole.val.labels_N) == 0
+
+
+def test_a_sweep_that_happens_to_be_called_so_keeps_its_plan(spec):
+    spec.with_name("other.yaml").write_text(SPEC.replace("name: small", "name: small-refit").replace("0.1]", "0.2]"))
+    for path in (spec, spec.with_name("other.yaml")):
+        assert call("sweep", path, "--on", "inline", "--set", "epochs=3").exit_code == 0
+    plan = Layout(results_root()).sweep("small-refit").plan.read_bytes()
+    told = call("refit", "small", "--on", "inline")
+    assert told.exit_code == 2 and "'small-refit' is a sweep already" in told.stderr
+    assert Layout(results_root()).sweep("small-refit").plan.read_bytes() == plan

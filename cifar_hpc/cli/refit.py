@@ -6,6 +6,7 @@ Starts through sweep's path.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ import typer
 
 from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord, TrialResult
@@ -83,10 +84,17 @@ def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str,
 def train_refits(
     layout: Layout, name: str, refits: Iterable[SweepTrial], like: PlanRecord, command: tuple[str, ...], where: Where
 ) -> None:
-    """Runs them as a sweep of that name, with the resources of the plan `like`. command: what goes on with it when typed."""
+    """Runs them as a sweep of that name, with the resources of the plan `like`. command: what goes on with it when typed.
+
+    Raises CifarHpcError where a sweep that is no refit has the name.
+    """
     from cifar_hpc.plan import Resources, make_plan, plan_record
     from cifar_hpc.spec.sweep import SweepSpec
 
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        before = read_record(layout.sweep(name).plan, PlanRecord)
+        if before.command[:2] != command[:2]:
+            raise CifarHpcError(f"refit: {name!r} is a sweep already, of {before.spec_path}: give that one another name")
     spec = SweepSpec(
         name=name,
         path=Path(like.spec_path),
