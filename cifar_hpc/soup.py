@@ -89,7 +89,8 @@ def choose_greedily(right: Measure, count: int, seen_N: NDArray[np.bool_]) -> tu
     fall."""
     alone = [float(right((member,))[seen_N].mean()) for member in range(count)]
     first, *others = sorted(range(count), key=lambda member: -alone[member])  # among equals the order that they have
-    chosen, best = (first,), alone[first]
+    chosen: tuple[int, ...] = (first,)
+    best = alone[first]
     for member in others:
         accuracy = float(right((*chosen, member))[seen_N].mean())
         if accuracy >= best:
