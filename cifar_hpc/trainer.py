@@ -32,7 +32,7 @@ from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.distributed import World
 from cifar_hpc.train.environment import choose_device, choose_precision, describe_hardware, describe_provenance
 from cifar_hpc.train.insight import Insight
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, Interrupted, evaluate, steps_per_epoch, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
 from cifar_hpc.train.measure import measure, metrics, split_arrays
 from cifar_hpc.train.meeting import Failure, MemberFailedError
@@ -136,13 +136,17 @@ class Trainer:
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
             start = self._starting_model(member.config)
-            member.progress.lr_found = run_range_test(member, start, self.trunk.model, train).valley
+            member.progress.lr_found = run_range_test(member, start, self.trunk.model, train, self._look).valley
+        except Interrupted:
+            raise
         except Exception as error:
             self._fail(self.attempts[member.config.trial_id], error)
 
     def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
         try:
-            member.fit(train, val, len(self.data.classes))
+            member.fit(train, val, len(self.data.classes), self._look)
+        except Interrupted:
+            raise
         except Exception as error:
             self._fail(self.attempts[member.config.trial_id], error)
 
@@ -211,12 +215,17 @@ class Trainer:
     def _save_due(self) -> bool:
         return time.monotonic() - self.saved_at >= self.order.job.resources.checkpoint_minutes * 60
 
+    def _look(self) -> None:
+        """Between batches of what is not training: begun anew, or after the last epoch, whose checkpoint stands."""
+        if self.world.size == 1 and self.interrupted():
+            raise Interrupted
+
     def _finish(self, members: Sequence[Member]) -> None:
         """Measures the test split once with each member's best weights and writes the results."""
         measurable = [member for member in members if member.progress.best_epoch is not None]
         for member in measurable:
             member.load_best()
-        logits = evaluate(measurable, self.test) if self.test is not None and measurable else []
+        logits = evaluate(measurable, self.test, self._look) if self.test is not None and measurable else []
         test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
         for member in members:
             attempt = self.attempts[member.config.trial_id]

@@ -79,6 +79,33 @@ def test_a_trial_interrupted_at_any_step_goes_on_to_the_same_bits(layout, tmp_pa
     assert result.attempts == attempt
 
 
+def test_an_interruption_is_heard_in_validation_and_test_and_loses_no_step(layout, tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_hpc.train.loop.EVAL_BATCH_SIZE", 20)
+    config = digits_config(epochs=2)
+    undisturbed = numbers(run_alone(tmp_path, config))
+    within = []
+    eval_batch = Feed.eval_batch
+
+    def spied(feed, start, stop, depths):
+        within.append((len(feed), start))
+        return eval_batch(feed, start, stop, depths)
+
+    monkeypatch.setattr(Feed, "eval_batch", spied)
+    stops = {(80, 20), (359, 40)}  # within the validation and the test split
+
+    def interrupted():
+        return bool(within) and within[-1] in stops
+
+    for stop in sorted(stops):
+        with pytest.raises(Interrupted):
+            run_job(job_of(config), layout, executor="inline", interrupted=interrupted)
+        assert within[-1] == stop
+        stops.remove(stop)
+        within.clear()
+    run_job(job_of(config), layout, executor="inline", interrupted=interrupted)
+    assert numbers(result_of(layout, config)) == undisturbed
+
+
 def test_a_trial_killed_at_any_moment_goes_on_to_the_same_bits(layout, tmp_path):
     config = digits_config(epochs=30, augment="flip_crop")
     undisturbed = numbers(run_alone(tmp_path, config))

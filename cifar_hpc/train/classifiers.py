@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,8 +46,8 @@ class FittedMember(Member):
         self.scaler = StandardScaler()
         self.num_classes = 0
 
-    def fit(self, train: Feed, val: Feed, num_classes: int) -> EpochRecord:
-        """The one epoch: fits, measures training and validation images, keeps the outcome as the best."""
+    def fit(self, train: Feed, val: Feed, num_classes: int, look: Callable[[], None] = lambda: None) -> EpochRecord:
+        """The one epoch: fits, measures training and validation images, keeps the outcome as the best. look: as in evaluate."""
         from sklearn.neighbors import KNeighborsClassifier
 
         started = time.perf_counter()
@@ -54,17 +55,18 @@ class FittedMember(Member):
         features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
         labels_N = train.labels_N.cpu().numpy()
         scaled_ND = self.scaler.fit_transform(features_ND)
+        look()
         if self.config.classifier == "svm":
             self._fit_svm(scaled_ND, labels_N)
         else:
             self.neighbours = KNeighborsClassifier(min(self.config.knn_k or 5, len(labels_N))).fit(scaled_ND, labels_N)
-        logits_NK = evaluate([self], train)[0]
+        logits_NK = evaluate([self], train, look)[0]
         self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
         self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
         self.seen = len(train)
         self.progress.epoch_s = time.perf_counter() - started
         started = time.perf_counter()
-        val_logits_NK = evaluate([self], val)[0]
+        val_logits_NK = evaluate([self], val, look)[0]
         return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started)
 
     def eval_logits(self, tap: Tensor) -> Tensor:

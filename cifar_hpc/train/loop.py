@@ -104,11 +104,12 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
         train_epoch(cohort, present, train, epoch)
         present = [member for member in present if member in cohort.running]
         started = time.perf_counter()
-        logits = evaluate(present, val)
+        logits = evaluate(present, val, cohort.look)
         val_s = (time.perf_counter() - started) / max(1, len(present))
         for member, logits_NK in zip(present, logits, strict=True):
-            member.end_epoch(logits_NK, val.labels_N, val_s)
-            cohort.call(member, hooks.epoch_ended)
+            if member in cohort.running:  # and not lost in the meantime
+                member.end_epoch(logits_NK, val.labels_N, val_s)
+                cohort.call(member, hooks.epoch_ended)
         cohort.agree_on_ends(present)
         over = [member for member in cohort.running if not member.active]
         cohort.running = [member for member in cohort.running if member.active]
@@ -217,8 +218,11 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
 
 
 @torch.no_grad()
-def evaluate(members: Sequence[Member], split: Feed) -> list[Tensor]:
+def evaluate(members: Sequence[Member], split: Feed, look: Callable[[], None] = lambda: None) -> list[Tensor]:
     """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
+
+    look: called between two batches where one process evaluates alone; it may raise Interrupted. Several have spans of their
+    own, of different numbers of batches, so that they could not agree there.
 
     Each process of a world computes its span of the split, and all get all. Of an empty split: 0 x 0.
     """
@@ -229,6 +233,8 @@ def evaluate(members: Sequence[Member], split: Feed) -> list[Tensor]:
     parts: list[list[Tensor]] = [[] for _ in members]
     span = split.world.span(len(split))
     for start in range(span.start, span.stop, EVAL_BATCH_SIZE):
+        if split.world.size == 1 and start:
+            look()
         taps = split.eval_batch(start, min(start + EVAL_BATCH_SIZE, span.stop), {member.depth for member in members})
         for member, logits in zip(members, parts, strict=True):
             logits.append(member.eval_logits(taps[member.depth]))

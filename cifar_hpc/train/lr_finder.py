@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,9 +44,13 @@ class RangeTest:
     steep: float
 
 
-def run_range_test(member: Member, start: BlockModel, trunk: BlockModel, train: Feed) -> RangeTest:
-    """The test of a member that has not begun. start, trunk: what it was built from. Raises CifarHpcError where the loss is
-    not finite from the first steps on."""
+def run_range_test(
+    member: Member, start: BlockModel, trunk: BlockModel, train: Feed, look: Callable[[], None] = lambda: None
+) -> RangeTest:
+    """The test of a member that has not begun. start, trunk: what it was built from; look: called before each step.
+
+    Raises CifarHpcError where the loss is not finite from the first steps on.
+    """
     config = dataclasses.replace(
         member.config, lr=LOWEST, schedule="constant", warmup_epochs=0.0, unfreeze_epoch=member.config.unfreeze_epoch and STEPS
     )
@@ -60,6 +64,7 @@ def run_range_test(member: Member, start: BlockModel, trunk: BlockModel, train: 
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         probe.progress.lr_found = rate
         draws = generator(config.seed, "lr_finder_augment", step)
+        look()
         taps, target = train.train_batch(index_B, draws, {probe.depth})
         loss = probe.measured_step(taps[probe.depth], target)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
