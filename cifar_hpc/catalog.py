@@ -150,6 +150,7 @@ TORCHVISION_ARCHS = (
     "wide_resnet50_2",
 )
 ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
+TIMM = "timm/"  # what the name of an architecture of timm begins with; which there are, only timm knows
 
 
 @dataclass(frozen=True, slots=True)

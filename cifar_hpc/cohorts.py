@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cifar_hpc import catalog
+from cifar_hpc.architecture import known_architecture
 from cifar_hpc.freeze import frozen_blocks
 from cifar_hpc.trial import TrialConfig
 
@@ -64,7 +65,7 @@ def group_cohorts(trials: Sequence[TrialConfig], memory_gb: float | None) -> tup
 def work_of(cohort: Cohort) -> float:
     """Estimated FLOPs of training a cohort to its last epoch, validation and test left out."""
     first = cohort.trials[0]
-    info = catalog.architecture(first.arch)
+    info = known_architecture(first.arch)
     size = first.image_size or 224
     image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
     train_n = first.dataset.train_size or catalog.DATASETS[first.dataset.name].train_n or DEFAULT_TRAIN_N
@@ -123,7 +124,7 @@ def _suffix_passes(trials: Sequence[TrialConfig]) -> float:
 
 
 def _memory_gb(trial: TrialConfig) -> float:
-    info = catalog.architecture(trial.arch)
+    info = known_architecture(trial.arch)
     if info is None:
         return 0.0
     classes = len(trial.dataset.classes or catalog.DATASETS[trial.dataset.name].classes) or 1000
@@ -144,10 +145,11 @@ def _depth_of(arch: str, freeze: str | int | float) -> int:
 
 @functools.cache
 def _blocks(arch: str) -> tuple[str, ...] | None:
-    return catalog.block_names(arch)
+    info = known_architecture(arch)
+    return info.blocks if info else None
 
 
 @functools.cache
 def _flop_share(arch: str, depth: int) -> float:
-    info = catalog.architecture(arch)
+    info = known_architecture(arch)
     return sum(info.flop_shares[:depth]) if info else 0.0

@@ -102,11 +102,6 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         HEAD + "base: {arch: resnet18, weights: {stage: pretrain}}\n",
         "x.yaml:3: base.weights: the stage 'pretrain'; no stage stands before this one.",
     ),
-    "an architecture of timm": (
-        HEAD + "base: {arch: timm/vit_tiny_patch16_224}\n",
-        "x.yaml:3: base.arch: 'timm/vit_tiny_patch16_224' does not work yet; "
-        "use a torchvision architecture (`cifar-hpc arch` lists them).",
-    ),
     "published weights for a network that has none": (
         HEAD + "base: {weights: imagenet}\ngrid: {arch: [resnet18, simple_cnn]}\n",
         "x.yaml:3: base.weights: weights imagenet with arch simple_cnn; simple_cnn has no published weights; "

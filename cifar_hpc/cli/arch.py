@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc import catalog
+from cifar_hpc.architecture import architecture
 from cifar_hpc.cli.arch_plan import print_plans
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
@@ -33,7 +34,7 @@ def arch(
     if name is None:
         _list_all(format)
         return
-    info = catalog.architecture(name)
+    info = architecture(name)
     if info is None:
         near = nearest(name, catalog.ARCHS)
         hint = f". Did you mean {near!r}?" if near else ""
@@ -41,10 +42,12 @@ def arch(
             f"arch: {name!r}; one of {len(catalog.ARCHS)} architectures is needed (`cifar-hpc arch` lists them){hint}"
         )
     from cifar_hpc.models.summary import summarize
+    from cifar_hpc.models.timm_nets import is_timm, pretrained
     from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, check_side
 
-    side = image_size or (224 if info.weights else 32)
-    classes = IMAGENET_CLASSES if info.weights else 10
+    of_ours = not info.weights and not is_timm(name)
+    side = image_size or (pretrained(name).side if is_timm(name) else 32 if of_ours else 224)
+    classes = 10 if of_ours else IMAGENET_CLASSES
     check_side(name, side)
     rows = summarize(build_shapes(name, classes, side), side, 3)
     _print(format, rows)

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from cifar_hpc import catalog
+from cifar_hpc.architecture import known_architecture
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 from cifar_hpc.schedule import block_rates
@@ -27,7 +27,7 @@ def print_plans(spec: Path, arch: str | None, format: Format) -> None:
     from cifar_hpc.spec.load import load_spec
 
     configs = [trial.config for trial in load_spec(spec).trials]
-    known = [c for c in configs if c.classifier == "linear" and catalog.block_names(c.arch) and arch in (None, c.arch)]
+    known = [c for c in configs if c.classifier == "linear" and known_architecture(c.arch) and arch in (None, c.arch)]
     plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
     if not plans:
         archs = dict.fromkeys(config.arch for config in configs)
@@ -54,9 +54,14 @@ def _facts(config: TrialConfig) -> Mapping[str, Any]:
     return {"arch": config.arch, **{key: getattr(config, key) for key in _DECIDING}}
 
 
+def _names(config: TrialConfig) -> tuple[str, ...]:
+    info = known_architecture(config.arch)
+    return info.blocks if info else ()
+
+
 def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
     """Of lr; of 1 where that is found by a test. A block without parameters has none."""
-    info = catalog.architecture(config.arch)
+    info = known_architecture(config.arch)
     assert info is not None  # print_plans has left the others out
     lr = 1.0 if config.lr == "auto" else float(config.lr)
     rates = block_rates(config, info.blocks, epoch)
@@ -66,7 +71,7 @@ def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
 
 
 def _columns(config: TrialConfig) -> list[TextColumn]:
-    names = catalog.block_names(config.arch) or ()
+    names = _names(config)
     columns = [TextColumn("#", tuple(str(i) for i in range(1, len(names) + 1)), right=True), TextColumn("block", names)]
     unit = " x lr" if config.lr == "auto" else ""
     for epoch in _shown(config):
@@ -85,7 +90,7 @@ def _shown(config: TrialConfig) -> list[int]:
 
 
 def _records(config: TrialConfig) -> list[dict[str, Any]]:
-    names = catalog.block_names(config.arch) or ()
+    names = _names(config)
     return [
         {**_facts(config), "epoch": epoch, "number": number, "block": name, "rate": rate}
         for epoch in range(1, config.epochs + 1)

@@ -12,7 +12,8 @@ Must not know: configs, weights files, which architectures exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -121,10 +122,16 @@ class BlockModel(nn.Module):
         return _IncompatibleKeys(missing, unexpected)
 
 
-def cut(model: nn.Module, warnings: Sequence[str] = ()) -> BlockModel:
-    """The model as a BlockModel that shares its modules. Raises CifarHpcError where it cannot be traced."""
+def cut(
+    model: nn.Module,
+    warnings: Sequence[str] = (),
+    closed: tuple[type[nn.Module], ...] = (),
+    functions: tuple[Callable[..., Any], ...] = (),
+) -> BlockModel:
+    """The model as a BlockModel that shares its modules. closed, functions: modules and functions that are not traced into.
+    Raises CifarHpcError where it cannot be traced."""
     try:
-        graph = _Tracer(model).trace(model)
+        graph = _Tracer(model, closed, functions).trace(model)
     except Exception as error:  # a tracer meets any code that a model's author wrote
         raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: torch.fx cannot trace it ({error})") from error
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
@@ -143,15 +150,30 @@ def cut(model: nn.Module, warnings: Sequence[str] = ()) -> BlockModel:
 
 
 class _Tracer(fx.Tracer):
-    """Symbolic tracing that leaves torch's and torchvision's operators and all units closed."""
+    """Symbolic tracing that leaves torch's and torchvision's operators, layers and all units closed."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self._units = set(_units(model))
+    def __init__(
+        self, model: nn.Module, closed: tuple[type[nn.Module], ...], functions: tuple[Callable[..., Any], ...]
+    ) -> None:
+        super().__init__(autowrap_functions=functions)
+        self._units = set(_units(model, set(_around_classifier(model))))
+        self._closed = closed
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         operator = m.__module__.startswith("torchvision.ops") and not _is_stack(m)
-        return m in self._units or operator or super().is_leaf_module(m, module_qualified_name)
+        closed = operator or _is_layer(m) or isinstance(m, self._closed)
+        return m in self._units or closed or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """The image is the only input: what else forward takes has its default."""
+        forward, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        for i, parameter in enumerate(inspect.signature(root_fn).parameters.values()):
+            if i > 1 and i < len(arguments) and parameter.default is not inspect.Parameter.empty:
+                self.graph.erase_node(arguments[i].node)
+                arguments[i] = parameter.default
+        return forward, arguments
 
 
 def _is_stack(module: nn.Module) -> bool:
@@ -164,14 +186,37 @@ def _is_composite(module: nn.Module) -> bool:
     return not _is_stack(module) and any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
-def _units(module: nn.Module) -> Iterator[nn.Module]:
+def _is_layer(module: nn.Module) -> bool:
+    """Whether all its parameters are its own, such as a linear layer that casts them first."""
+    own = sum(1 for _ in module.parameters(recurse=False))
+    return own > 0 and own == sum(1 for _ in module.parameters()) and not any(True for _ in module.children())
+
+
+def _around_classifier(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that hold the last weighted layer and others (pooling, a norm): it is to be a block of its own."""
+    parts = classifier_name(model).split(".")
+    for n in range(1, len(parts)):
+        yield model.get_submodule(".".join(parts[:n]))
+
+
+def classifier_name(model: nn.Module) -> str:
+    """The path of the last weighted layer that is no normalisation; empty where there is none."""
+    weighted = [
+        path
+        for path, module in model.named_modules()
+        if not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False))
+    ]
+    return weighted[-1] if weighted else ""
+
+
+def _units(module: nn.Module, opened: Collection[nn.Module]) -> Iterator[nn.Module]:
     for child in module.children():
         if isinstance(child, nn.MultiheadAttention):
             continue
-        if _is_composite(child) and not _is_stage(child):
+        if _is_composite(child) and not _is_stage(child) and child not in opened:
             yield child
         else:
-            yield from _units(child)
+            yield from _units(child, opened)
 
 
 def _is_stage(module: nn.Module) -> bool:

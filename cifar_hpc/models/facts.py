@@ -13,8 +13,12 @@ import torch
 from torchvision.models import get_model_weights
 
 from cifar_hpc import catalog
+from cifar_hpc.architecture import TimmError
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.summary import summarize
+from cifar_hpc.models.timm_nets import pretrained
 from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, side_step
 
 NATIVE_SIDE = 224  # pixels: the constructor's own image size where layers depend on it
@@ -30,7 +34,31 @@ def find_facts(arch: str) -> dict[str, Any]:
         named = [enum["DEFAULT"], *(member for member in enum if member is not enum["DEFAULT"])]
         # A set without categories (vgg16's for detectors) has no classifier and its linear layers are not numbers.
         weights = {member.name: member.url.rsplit("/", 1)[1] for member in named if member.meta["categories"]}
-    rows = summarize(model, NATIVE_SIDE, 3)
+    return {
+        **_sizes(model, NATIVE_SIDE),
+        "min_side": step if step > 1 else smallest_side(arch),
+        "side_step": step,
+        "weights": weights,
+    }
+
+
+def find_timm_facts(arch: str) -> catalog.ArchInfo:
+    """Of a model of timm, counted at the image side of its default configuration. Which sides it takes is not among them:
+    architecture.misfit tries one. Raises TimmError where there is no such model or it cannot be cut into blocks."""
+    default = pretrained(arch)
+    try:
+        sizes = _sizes(build_shapes(arch, IMAGENET_CLASSES, default.side), default.side)
+    except CifarHpcError as error:
+        raise TimmError(str(error), "an architecture that torch.fx can cut (`cifar-hpc arch NAME` tries one)") from error
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
+    plain["flops"] = round(sizes["flops"] * (NATIVE_SIDE / default.side) ** 2)
+    return catalog.ArchInfo(
+        **plain, min_side=1, side_step=1, weights={"imagenet": default.files[0][1]} if default.files else {}
+    )
+
+
+def _sizes(model: BlockModel, side: int) -> dict[str, Any]:
+    rows = summarize(model, side, 3)
     params, operations = sum(row.params for row in rows), sum(row.flops for row in rows)
     return {
         "blocks": list(model.names),
@@ -38,9 +66,6 @@ def find_facts(arch: str) -> dict[str, Any]:
         "flops": operations,
         "param_shares": [round(row.params / params, 4) for row in rows],
         "flop_shares": [round(row.flops / operations, 4) for row in rows],
-        "min_side": step if step > 1 else smallest_side(arch),
-        "side_step": step,
-        "weights": weights,
     }
 
 

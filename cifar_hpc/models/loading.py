@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from cifar_hpc.errors import CifarHpcError, DataError
-from cifar_hpc.models.blocks import NORMS
+from cifar_hpc.models.blocks import classifier_name
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, pixels 0..1
 LISTED = 10  # tensors that a message names
@@ -126,16 +126,6 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         layer.reset_parameters()
     return warnings
-
-
-def classifier_name(network: nn.Module) -> str:
-    """The path of the last weighted layer that is no normalisation."""
-    weighted = [
-        path
-        for path, module in network.named_modules()
-        if not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False))
-    ]
-    return str(weighted[-1])
 
 
 def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:

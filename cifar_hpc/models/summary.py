@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 
 
@@ -28,7 +29,8 @@ class BlockSummary:
 
 
 def summarize(model: BlockModel, image_size: int, in_channels: int) -> tuple[BlockSummary, ...]:
-    """One row a block, for one image of image_size x image_size pixels. Leaves the model as it was.
+    """One row a block, for one image of image_size x image_size pixels. Leaves the model as it was. Raises CifarHpcError
+    where more than one tensor passes between two blocks.
 
     FLOPs are torch.utils.flop_counter's: convolutions, matrix products and attention; element-wise work is not counted.
     """
@@ -38,6 +40,8 @@ def summarize(model: BlockModel, image_size: int, in_channels: int) -> tuple[Blo
         for name, block in zip(model.names, model.blocks, strict=True):
             with FlopCounterMode(display=False) as counter:
                 x = functional_call(block, _shapes_only(block), (x,))
+            if not isinstance(x, Tensor):
+                raise CifarHpcError(f"block {name!r} hands on a {type(x).__name__}, not one tensor")
             params = sum(parameter.numel() for parameter in block.parameters())
             rows.append(BlockSummary(name, params, counter.get_total_flops(), tuple(x.shape[1:])))
     return tuple(rows)

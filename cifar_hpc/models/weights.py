@@ -2,6 +2,7 @@
 
 Torchvision's files are looked for where torch.hub keeps them ($TORCH_HOME, or the user's cache) and in
 $CIFAR_HPC_DATA/weights; a fetch writes to the latter where that variable is set. Must not know: networks, what is in a file.
+The weights of timm's models lie where timm's own loader keeps them: models/timm_nets.py.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ def is_file(weights: str) -> bool:
 
 
 def weights_name(arch: str, weights: str) -> str:
-    """The name of torchvision's weight enum that 'imagenet' or a name stands for. Raises CifarHpcError."""
-    info = catalog.architecture(arch)
-    names = tuple(info.weights) if info else ()
+    """The name of torchvision's weight enum that 'imagenet' or a name stands for; timm's have no other name. Raises
+    CifarHpcError."""
+    names = _names(arch)
     if weights == "imagenet" and names:
         return names[0]
     if weights in names:
         return weights
-    allowed = ", ".join(["null", *(("imagenet", *names) if names else ()), "a file " + ", ".join(SUFFIXES)])
-    spelled = {name.lower(): name for name in (("imagenet", *names) if names else ())}
+    published = dict.fromkeys(("imagenet", *names) if names else ())
+    allowed = ", ".join(["null", *published, "a file " + ", ".join(SUFFIXES)])
+    spelled = {name.lower(): name for name in published}
     near = nearest(weights, spelled)
     hint = f". Did you mean {spelled[near]!r}?" if near else ""
     raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}{hint}")
@@ -47,6 +49,15 @@ def weights_lacking(arch: str, weights: str | None) -> str | None:
     if is_file(weights):
         return f"weights: the file {weights} does not exist"
     name = weights_name(arch, weights)
+    if arch.startswith(catalog.TIMM):
+        from cifar_hpc.models.timm_nets import cache_folders, pretrained
+
+        file = "/".join(part for part in pretrained(arch).files[0] if part)
+        folders = " or ".join(map(str, cache_folders()))
+        return (
+            f"weights: {file} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch` with this spec where there is "
+            "network, or set HF_HOME to the Hugging Face folder that holds it"
+        )
     folders = " or ".join(map(str, _folders()))
     return (
         f"weights: {_file_name(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch` with this spec where "
@@ -68,7 +79,7 @@ def weights_sha256(arch: str, weights: str | None) -> str | None:
 
 
 def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) -> None:
-    """Bring torchvision's file and check it against the digest in its name; a file that is here and right stays.
+    """Bring torchvision's or timm's file and check it against the digest in its name; one that is here and right stays.
 
     Two at once do no harm: the file appears whole, under its name, at the end. Raises DataError where the network is closed,
     where a file is torn, or where `weights` is a file of the user's that does not exist.
@@ -83,6 +94,11 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
     if is_file(weights):
         raise DataError(f"weights: the file {weights} does not exist")
     name = weights_name(arch, weights)
+    if arch.startswith(catalog.TIMM):
+        from cifar_hpc.models.timm_nets import fetch_pretrained
+
+        fetch_pretrained(arch, say)
+        return
     _download(_url(arch, name), _folders()[-1] / _file_name(arch, name), say)
 
 
@@ -111,10 +127,24 @@ def _download(url: str, path: Path, say: Callable[[str], None]) -> None:
 def _find(arch: str, weights: str) -> Path | None:
     if is_file(weights):
         candidates = [Path(weights).expanduser()]
+    elif arch.startswith(catalog.TIMM):
+        from cifar_hpc.models.timm_nets import pretrained_path
+
+        weights_name(arch, weights)  # refuses other names
+        return pretrained_path(arch)
     else:
         file_name = _file_name(arch, weights_name(arch, weights))
         candidates = [folder / file_name for folder in _folders()]
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _names(arch: str) -> tuple[str, ...]:
+    """Of the published weights, the one that 'imagenet' means first."""
+    if arch.startswith(catalog.TIMM):
+        from cifar_hpc.models.timm_nets import pretrained
+
+        return ("imagenet",) if pretrained(arch).files else ()
+    return catalog.imagenet_weights(arch)
 
 
 def _file_name(arch: str, name: str) -> str:

@@ -6,6 +6,8 @@ generators stay as they were. Must not know: data, training, devices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.small_maps import trim_convolutions
+from cifar_hpc.models.summary import summarize
+from cifar_hpc.models.timm_nets import closed_parts, is_timm, make_shapes, make_timm, pretrained
 from cifar_hpc.models.weights import is_file, weights_name, weights_path
 from cifar_hpc.trial import TrialConfig, stream_seed
 
@@ -37,7 +41,9 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
         network, warnings = _build_network(config, num_classes, in_channels)
     finally:
         torch.set_rng_state(state)
-    model = cut(network, warnings)
+    model = _cut(config.arch, network, warnings)
+    if is_timm(config.arch):
+        _check_passes(config.arch, model, image_side(config), in_channels)
     trim_convolutions(model)
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
@@ -45,22 +51,28 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
 
 
 def in_channels(config: TrialConfig, dataset_channels: int) -> int:
-    """Our own networks take the data's channels, or those that their weights have; everything else is given 3."""
-    if config.arch not in NETS:
+    """Our own networks and timm's take the data's channels, or those that their weights have; torchvision's are given 3."""
+    if config.arch not in NETS and not is_timm(config.arch):
         return 3
     if config.weights is None:
         return dataset_channels
+    if not is_file(config.weights):
+        return 3
     state = read_weights(weights_path(config.arch, config.weights)).state
-    return next((tensor.shape[1] for tensor in state.values() if tensor.ndim == 4), dataset_channels)
+    depths = (tensor.shape[1] for tensor in state.values() if tensor.ndim == 4)
+    return next((depth for depth in depths if depth in (1, 3)), dataset_channels)
 
 
 def normalisation(config: TrialConfig) -> Normalisation | None:
     """Mean and standard deviation, per channel of pixels 0..1, that the weights were trained with; None: the data set's own.
 
-    A file says its own; one with torchvision's 1000 classes is taken for weights that were trained as torchvision's were.
+    A file says its own; one with torchvision's 1000 classes is taken for weights that were trained as torchvision's were, and
+    one with as many classes as timm's for timm's.
     """
     if config.weights is None:
         return None
+    if is_timm(config.arch):
+        return _timm_normalisation(config.arch, config.weights)
     name = "imagenet"
     if is_file(config.weights):
         weights = read_weights(weights_path(config.arch, config.weights))
@@ -74,6 +86,15 @@ def normalisation(config: TrialConfig) -> Normalisation | None:
         return (0.5,) * 3, (0.5,) * 3
     transforms = get_model_weights(config.arch)[weights_name(config.arch, name)].transforms()
     return tuple(transforms.mean), tuple(transforms.std)
+
+
+def _timm_normalisation(arch: str, weights: str) -> Normalisation | None:
+    default = pretrained(arch)
+    if not is_file(weights):
+        return default.normalisation
+    file = read_weights(weights_path(arch, weights))
+    alike = default.classifier is not None and _classes(file, default.classifier) == default.classes
+    return file.normalisation or (default.normalisation if alike else None)
 
 
 def _classes(weights: Weights, classifier: str) -> int | None:
@@ -100,8 +121,32 @@ def check_side(arch: str, side: int) -> None:
 
 def build_shapes(arch: str, num_classes: int, side: int) -> BlockModel:
     """A catalogue entry for 3 channels whose parameters have neither memory nor values. Raises CifarHpcError."""
+    if is_timm(arch):
+        model = _cut(arch, make_shapes(arch, num_classes, side))
+        _check_passes(arch, model, side, 3)
+        return model
     with without_initial_values():
         return cut(make_network(arch, num_classes, 3, side, "imagenet"))
+
+
+def _cut(arch: str, network: nn.Module, warnings: Sequence[str] = ()) -> BlockModel:
+    if not is_timm(arch):
+        return cut(network, warnings)
+    try:
+        return cut(network, warnings, *closed_parts())
+    except CifarHpcError as error:
+        raise CifarHpcError(f"{arch}: {error}") from error
+
+
+def _check_passes(arch: str, model: BlockModel, side: int, channels: int) -> None:
+    """What timm does not tell beforehand: whether an image of this side gets through, one tensor from block to block."""
+    try:
+        summarize(model, side, channels)
+    except CifarHpcError as error:
+        raise CifarHpcError(f"{arch} cannot be cut into blocks: {error}") from error
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CifarHpcError(f"image_size: {side} for {arch}: {reason or type(error).__name__}") from error
 
 
 def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str]]:
@@ -111,7 +156,10 @@ def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tupl
     if config.weights is None:
         return make_network(config.arch, num_classes, channels, side, config.stem), []
     path = weights_path(config.arch, config.weights)
-    with without_initial_values():
+    if is_timm(config.arch) and not is_file(config.weights):
+        return make_timm(config.arch, num_classes, channels, side, path), []
+    # timm's constructors run parts of some networks, which takes values
+    with nullcontext() if is_timm(config.arch) else without_initial_values():
         network = make_network(config.arch, num_classes, channels, side, config.stem)
     warnings = fit_weights(network, read_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
     return network, warnings
@@ -127,6 +175,8 @@ def make_network(arch: str, num_classes: int, channels: int, side: int, stem: st
         if channels != 3:
             raise CifarHpcError(f"{arch} takes images of 3 channels, not {channels}")
         network = get_model(arch, weights=None, num_classes=num_classes, **_arguments(arch, side))
+    elif is_timm(arch):
+        network = make_timm(arch, num_classes, channels, side)
     else:
         near = nearest(arch, catalog.ARCHS)
         hint = f" Did you mean {near!r}?" if near else ""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc import catalog
+from cifar_hpc.architecture import TimmError, architecture, known_architecture, misfit
 from cifar_hpc.errors import nearest
 from cifar_hpc.freeze import FreezeError, frozen_blocks
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
@@ -77,6 +78,14 @@ def _training_images(config: TrialConfig) -> int | None:
     return None if total is None else round(total * (1 - dataset.val_frac))
 
 
+def _check_arch(arch: str) -> Finding | None:
+    try:
+        architecture(arch)
+    except TimmError as error:
+        return Finding("arch", arch, error.found, error.allowed, error.near)
+    return None
+
+
 def _check_stem(arch: str, stem: str) -> Finding | None:
     if stem == "imagenet" or arch in catalog.CIFAR_STEM_ARCHS:
         return None
@@ -91,12 +100,16 @@ def _check_stem(arch: str, stem: str) -> Finding | None:
 def _check_weights(arch: str, weights: str | None) -> Finding | None:
     if weights is None or weights.startswith(PARENT_PREFIX) or weights.endswith(WEIGHT_SUFFIXES):
         return None
-    known = catalog.imagenet_weights(arch)
+    info = known_architecture(arch)
+    if info is None:  # told of as an architecture
+        return None
+    known = tuple(info.weights)
     found = f"weights {weights} with arch {arch}"
     if not known:
         return Finding("weights", weights, found, f"{arch} has no published weights; `when` can set weights: null for it")
-    if weights not in ("imagenet", *known):
-        return Finding("weights", weights, found, f"it has {', '.join(('imagenet', *known))}", nearest(weights.lower(), known))
+    published = tuple(dict.fromkeys(("imagenet", *known)))
+    if weights not in published:
+        return Finding("weights", weights, found, f"it has {', '.join(published)}", nearest(weights.lower(), known))
     return None
 
 
@@ -109,23 +122,26 @@ def _check_warmup(warmup_epochs: float, epochs: int) -> Finding | None:
 
 
 def _check_freeze(arch: str, freeze: Any) -> Finding | None:
-    names = catalog.block_names(arch)
-    if names is None or freeze == "none":
+    info = known_architecture(arch)
+    if info is None or freeze == "none":
         return None
     found = f"freeze {freeze} with arch {arch}"
     if arch == "linear":
         return Finding("freeze", freeze, found, "it is all classifier; `when` can set freeze: none for it")
     try:
-        frozen_blocks(names, freeze)
+        frozen_blocks(info.blocks, freeze)
     except FreezeError as error:
         return Finding("freeze", freeze, f"{found}: {error.found}", error.allowed, error.near)
     return None
 
 
 def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
-    info = catalog.architecture(arch)
+    info = known_architecture(arch)
     if info is None or image_size is None or stem == "cifar":  # its sides are known for the published stem alone
         return None
+    reason = misfit(arch, image_size)
+    if reason is not None:
+        return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", reason)
     if image_size >= info.min_side and image_size % info.side_step == 0:
         return None
     steps = f"multiples of {info.side_step} pixels" if info.side_step > 1 else "pixels"
@@ -147,6 +163,7 @@ def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: in
 FITTED = "svm and knn are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
+    (_check_arch, lambda c: (c.arch,)),
     (_check_stem, lambda c: (c.arch, c.stem)),
     (_check_weights, lambda c: (c.arch, c.weights)),
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),

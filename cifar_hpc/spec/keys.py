@@ -20,6 +20,11 @@ from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
 
 _WORD = {"type": "string"}
 SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema
+    "arch": (
+        values.read_arch,
+        values.ARCH_ALLOWED,
+        {"anyOf": [{"enum": list(catalog.ARCHS)}, {"type": "string", "pattern": f"^{catalog.TIMM}"}]},
+    ),
     "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
     "weights": (
         values.read_weights,
@@ -66,15 +71,13 @@ class Key:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        return (*catalog.ARCHS,) if self.name == "arch" else tuple(self.limits.get("choices", ()))
+        return tuple(self.limits.get("choices", ()))
 
     @property
     def allowed(self) -> str:
         """What may stand there, in words."""
         if self.name in SPECIAL:
             return SPECIAL[self.name][1]
-        if self.name == "arch":
-            return f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
         null = " or null" if type(None) in typing.get_args(self.kind) else ""
         if self.choices:
             return f"one of {', '.join(self.choices)}{null}"

@@ -18,7 +18,7 @@ from cifar_hpc.spec.space import read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
 from cifar_hpc.spec.trials import read_trials
-from cifar_hpc.spec.values import NOT_YET, show
+from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
 
 
@@ -67,14 +67,13 @@ def _validate(tree: YamlTree) -> BaseModel:
     if not isinstance(tree.value, dict):
         found = "an empty file" if tree.value is None else show(tree.value)
         raise SpecError([Problem(tree.where(()), found, "a spec is a mapping; `cifar-hpc init NAME` writes one")])
-    problems = [Problem(tree.where((key,)), f"{key!r} does not work yet", NOT_YET[key]) for key in tree.value if key in NOT_YET]
     # A section whose lines are all commented out is null: it is as good as absent.
-    plain = {key: value for key, value in tree.value.items() if key not in NOT_YET and (value is not None or key == "name")}
+    plain = {key: value for key, value in tree.value.items() if value is not None or key == "name"}
     try:
         model = spec_model().model_validate(plain)
     except ValidationError as error:
-        raise SpecError(by_line(problems + problems_of(error.errors(include_url=False), tree))) from error
-    problems += _wrong_objective(model, tree) + _wrong_resources(model, tree)
+        raise SpecError(by_line(problems_of(error.errors(include_url=False), tree))) from error
+    problems = _wrong_objective(model, tree) + _wrong_resources(model, tree)
     if "stages" in plain:
         problems += refuse_beside_stages(tree)
     if problems:

@@ -31,7 +31,7 @@ from cifar_hpc.spec.keys import (
     Key,
     plain_type,
 )
-from cifar_hpc.spec.values import refuse, refuse_not_yet
+from cifar_hpc.spec.values import refuse
 from cifar_hpc.spec.words import usual_key
 
 MAX_SEEDS = 10_000
@@ -52,7 +52,6 @@ def _value_type(key: Key) -> Any:
         kind = Annotated[plain_type(key.kind), Field(**{n: v for n, v in key.limits.items() if n in ("ge", "gt", "le", "lt")})]
     if type(None) in typing.get_args(key.kind):
         kind = kind | None
-    kind = Annotated[kind, BeforeValidator(functools.partial(refuse_not_yet, key.name))]
     if "also" in key.limits:
         word = key.limits["also"]
         schema = {"anyOf": [{"type": "number", "exclusiveMinimum": key.limits["gt"]}, {"const": word}], "description": key.doc}

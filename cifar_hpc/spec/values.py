@@ -1,7 +1,5 @@
 """The trial keys whose values are more than a number or a word of a list: freeze, weights, augment, classes. Each function
 turns what YAML gave into what TrialConfig holds, or refuses it. Knows nothing of axes, files or lines.
-
-Owns NOT_YET too: what SPEC promises and this version does not do. An entry goes when the feature comes.
 """
 
 from __future__ import annotations
@@ -15,11 +13,7 @@ from cifar_hpc import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 
-# A top-level key, or key=value of a trial key -> what to do instead.
-NOT_YET: dict[str, str] = {
-    "arch=timm/": "use a torchvision architecture (`cifar-hpc arch` lists them)",
-}
-
+ARCH_ALLOWED = f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
 WEIGHTS_ALLOWED = (
     "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
@@ -51,15 +45,11 @@ def show(value: object) -> str:
     return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
 
 
-def refuse_not_yet(key: str, value: Any) -> Any:
-    """The value itself, unless NOT_YET names it."""
-    names = [f"{key}={value}"] if isinstance(value, str) else []
-    if isinstance(value, str) and "/" in value:
-        names.append(f"{key}={value.split('/')[0]}/")
-    for name in names:
-        if name in NOT_YET:
-            raise refuse(f"{show(value)} does not work yet", NOT_YET[name])
-    return value
+def read_arch(value: Any) -> str:
+    """Whether timm has the model that a `timm/NAME` means is found out later, for those that a trial has."""
+    if isinstance(value, str) and (value in catalog.ARCHS or value.startswith(catalog.TIMM)):
+        return value
+    raise refuse(show(value), ARCH_ALLOWED, nearest(value, catalog.ARCHS) if isinstance(value, str) else None)
 
 
 def read_freeze(value: Any) -> str | int | float:
