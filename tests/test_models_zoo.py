@@ -139,4 +139,4 @@ def test_arch_prints_the_blocks_in_four_forms():
     assert run(app, ["resnet9", "--format", "csv"]).stdout.splitlines()[-1] == "7,classifier,5120,10240,10"
     assert "| 7 | classifier | 5,120 | 0.0 | 10 |" in run(app, ["resnet9", "--format", "md"]).stdout
     assert "6,573,120" in run(app, ["resnet9", "--image-size", "64"]).stdout
-    assert "Did you mean 'resnet101'" in str(run(app, ["resnet99"]).exception)
+    assert "Did you mean 'resnet101'" in str(run(app, ["resnet100"]).exception)
