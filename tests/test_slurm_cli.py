@@ -107,15 +107,15 @@ def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
 
 def test_what_had_no_room_is_submitted_by_a_job_of_the_queue_until_nothing_waits(run, cluster: Cluster, tmp_path):
     (tmp_path / "slurm/site.yaml").write_text("max_submit: 3\njob_minutes: 1\nminutes: 5\nmemory_gb: 1\n")
-    told = run("sweep", "s.yaml", "--no-canary", grid="{arch: [linear], batch_size: [16, 32, 48]}")
-    assert "2 trials submitted" in told and "1 trials wait for room" in told
+    told = run("sweep", "s.yaml", "--no-canary", grid="{arch: [linear], batch_size: [16, 32, 48, 64]}")
+    assert "2 trials submitted" in told and "2 trials wait for room" in told
     assert "0 trials submitted" in run("sweep", "s.yaml"), "the queue is full, and whoever submits the rest is there"
     until = time.monotonic() + 120
     while set(_statuses(run)) != {"completed"}:
         assert time.monotonic() < until
         time.sleep(1)
     handles = {e.handle for e in read_records(Layout(results_root()).sweep("s").jobs, JobEvent) if e.trial_ids and e.handle}
-    assert len(handles) == 3, "each was submitted once"
+    assert len(handles) == 4, "each was submitted once"
 
 
 def test_a_profile_that_slurm_refuses_is_told_without_a_traceback(run, tmp_path):
