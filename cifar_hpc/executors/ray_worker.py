@@ -87,11 +87,12 @@ class _Work:
         self._waiting: str | None = None  # the trial whose last epoch was told to the driver
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._train, args=(job, layout, run), name=job.job_id, daemon=True)
-        self._thread.start()
 
     def next_epoch(self) -> dict[str, Any] | None:
         """Passes the verdict on the last epoch on and waits for the next; None once the job has ended. Raises what the runner
         itself raised."""
+        if self._thread.ident is None:  # not earlier: an actor that dies while it is made Ray makes again, uncounted
+            self._thread.start()
         if self._judged and self._waiting is not None:
             self._verdicts.put(self._orders.why_end(self._waiting) or True)
         epoch = self._epochs.get()
