@@ -78,6 +78,15 @@ def test_children_wait_for_the_canary_to_succeed_and_for_their_parents_only_to_h
     assert told == [None, "afterok:1000", "afterok:1000,afterany:1001", "afterok:1000,afterany:1002"]
 
 
+def test_many_children_of_one_parent_stand_behind_a_canary_of_their_own(send):
+    parent = _job(0)
+    children = [_job(number, parent) for number in range(1, 4)]
+    grandchild = _job(4, children[0])
+    told, executor = send(parent, *children, grandchild, max_submit=6)
+    assert told == [None, "afterany:1000", "afterok:1001,afterany:1000", "afterok:1001,afterany:1002"]
+    assert not executor.waiting, "1 parent, the canary, 3 children and 1 grandchild are the 6 that the queue takes"
+
+
 def test_a_child_waits_for_a_parent_that_an_earlier_sweep_submitted(send):
     parent = _job(0)
     assert send(parent)[0] == [None]

@@ -67,14 +67,11 @@ class Submission:
     given_up: Mapping[str, str]
 
     @property
-    def gates(self) -> frozenset[Gate]:
-        """What asks for a canary: classes of several elements on the lowest level; the other levels wait for those anyway."""
-        lowest = min((array.level for array in self.arrays), default=0)
-        elements: Counter[Gate] = Counter()
-        for array in self.arrays:
-            if array.level == lowest:
-                elements[array.needs.gate] += len(array.elements)
-        return frozenset(gate for gate, n in elements.items() if n > 1)
+    def gates(self) -> Mapping[Gate, int]:
+        """What asks for a canary: each class, by the lowest level on which it has several elements."""
+        elements = Counter((array.level, array.needs.gate) for array in self.arrays for _ in array.elements)
+        several = [place for place, n in elements.items() if n > 1]
+        return {gate: level for level, gate in sorted(several, key=lambda place: place[0], reverse=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +127,11 @@ def plan_submission(
     arrays: list[ArrayPlan] = []
     waiting: list[Job] = []
     room = limits.room
+    behind_canary: set[Gate] = set()
     for (level, needs), members in classes.items():
         packs = _pack(members, needs, profile)
-        gate = int(canary and len(packs) > 1 and level == min(classes)[0])
+        gate = int(canary and len(packs) > 1 and needs.gate not in behind_canary)
+        behind_canary |= {needs.gate} if gate else set()
         if any(job.level < level for job in waiting):
             room = 0  # their parents wait, too
         fitting = packs if room is None else packs[: max(0, room - gate)]

@@ -26,6 +26,7 @@ from cifar_hpc.executors.base import RunJob, record_death, run_on_node
 from cifar_hpc.plan import Job
 from cifar_hpc.records.claims import read_state, restartable
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.parents import parent_failure, parent_of
 from cifar_hpc.records.schema import EpochRecord, Status
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -102,7 +103,7 @@ def run_element(element: Element, run: RunJob = run_on_node) -> None:
 def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     """The first epoch of the element's only trial, its checkpoint and the resume from it. Exit status 1 where that fails.
 
-    Its checkpoint stays: the array goes on from it.
+    Its checkpoint stays: the array goes on from it. A failure of the trial's parent is not the class's: exit status 0.
     """
     job, layout = element.jobs[0], Layout(element.root)
     trial_id = job.trial_ids[0]
@@ -120,7 +121,7 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
                 if not (saved or flag.raised()):
                     raise
             state = read_state(layout.trial(trial_id), trial_id)
-            if _leads() and state.status is Status.FAILED:
+            if _leads() and state.status is Status.FAILED and not _failed_with_parent(job, layout):
                 print(f"canary: the {part} of trial {trial_id} failed: {state.reason}", file=sys.stderr, flush=True)
                 raise SystemExit(1)
             if not saved or flag.raised():  # it has ended already, or must go
@@ -130,6 +131,11 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     _remove_input()
     _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s), saved and resumed")
     raise SystemExit(INTERRUPTED if flag.raised() else 0)
+
+
+def _failed_with_parent(job: Job, layout: Layout) -> bool:
+    parent = parent_of(job.cohorts[0].trials[0])
+    return parent is not None and parent_failure(parent, layout) is not None
 
 
 def run_relay(element: Element, go_on: Callable[[], None]) -> None:

@@ -37,12 +37,11 @@ class Order:
         self.marks: dict[str, str] = {}
         self._files = files
         self._profile = profile
-        self._lowest = min((array.level for array in submission.arrays), default=0)
         self._events = [event for event in read_records(files.jobs, JobEvent) if event.event == "submitted"]
         self._code = package_digest() if canary else ""
         gates = {array.needs.gate for array in submission.arrays} if canary else set()
         self._passed = {gate for gate in gates if self._has_passed(gate)}
-        self._without = submission.gates & gates - self._passed
+        self._without = {gate: level for gate, level in submission.gates.items() if gate in gates - self._passed}
         self._canaries: dict[Gate, str] = {}
         self._queue = queue
         self._handles = self._queued_parents(submission.arrays)
@@ -53,12 +52,13 @@ class Order:
         return len(self._without)
 
     def needs_canary(self, array: ArrayPlan) -> bool:
-        return array.needs.gate in self._without and array.needs.gate not in self._canaries
+        return self._without.get(array.needs.gate) == array.level and array.needs.gate not in self._canaries
 
     def dependency(self, array: ArrayPlan, of_canary: bool = False) -> str | None:
         """For sbatch; None where nothing is to be waited for. of_canary: of the array's canary, not of the array."""
-        higher = array.level > self._lowest
-        canaries = [handle for gate, handle in self._canaries.items() if higher or gate == array.needs.gate]
+        canaries = [
+            handle for gate, handle in self._canaries.items() if self._without[gate] < array.level or gate == array.needs.gate
+        ]
         parents = (self._handles[parent] for job in array.jobs for parent in job.parent_ids if parent in self._handles)
         waits = {"afterok": [] if of_canary else canaries, "afterany": sorted({handle.split("_")[0] for handle in parents})}
         return ",".join(":".join((kind, *ids)) for kind, ids in waits.items() if ids) or None
