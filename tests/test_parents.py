@@ -64,9 +64,20 @@ def test_a_child_waits_while_a_parent_that_a_search_had_stopped_is_trained_anew(
     layout, parent = Layout(results_root()), digits_config(keep="weights", epochs=3)
     files = layout.trial(parent.trial_id)
     run_job(job_of(parent), layout, executor="ray", on_epoch=lambda trial_id, record: False)
-    assert files.weights.exists() and not awaits_parent(child_of(parent), layout)
+    assert files.weights.exists() and awaits_parent(child_of(parent), layout)  # weights of one epoch of three
     assert claim_trial(files, parent.trial_id, "another/job-0001") is not None
-    assert awaits_parent(child_of(parent), layout)  # else it would start from weights of one epoch of three
+    assert awaits_parent(child_of(parent), layout)
+
+
+def test_a_child_does_not_start_from_the_weights_of_a_trial_that_a_search_stopped():
+    layout, parent = Layout(results_root()), digits_config(keep="weights", epochs=3)
+    run_job(job_of(parent), layout, executor="ray", on_epoch=lambda trial_id, record: False)
+    child = child_of(parent)
+    run_job(job_of(child), layout, executor="inline")
+    assert read_state(layout.trial(child.trial_id), child.trial_id).status is Status.PLANNED
+    run_job(job_of(parent, child), layout, executor="inline")
+    assert len(result_of(layout, parent).curves) == 3
+    assert read_state(layout.trial(child.trial_id), child.trial_id).status is Status.COMPLETED
 
 
 def test_a_spec_names_a_parent_by_its_id_and_a_sweep_starts_nothing_without_it(tmp_path):

@@ -84,7 +84,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
         claims = files.claims()
         newest, alive = _owner(claims)
         restarted = token and newest and (newest.job, newest.restart_token) == (job, token)
-        pruned = _is_pruned(files)
+        pruned = is_pruned(files)
         if files.result.exists() and not pruned:
             clear_finished(files, trial_id)
             return None
@@ -104,7 +104,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
             lost_s=lost_before(files, newest) if claims else 0.0,
         )
         if _create_exclusively(files.claim(claim.attempt), claim):
-            if pruned and _is_pruned(files):  # still: another attempt may have finished it meanwhile
+            if pruned and is_pruned(files):  # still: another attempt may have finished it meanwhile
                 files.weights.unlink(missing_ok=True)  # first: without a result they would pass for those of the whole trial
                 files.result.unlink(missing_ok=True)
             return claim
@@ -231,7 +231,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs[-1].epoch}" if epochs else "", epochs)
 
 
-def _is_pruned(files: TrialFiles) -> bool:
+def is_pruned(files: TrialFiles) -> bool:
+    """Whether its result is of a search's decision to stop it, and not of the whole trial."""
     with contextlib.suppress(OSError, RecordError):
         return read_record(files.result, TrialResult).outcome is Outcome.PRUNED
     return False

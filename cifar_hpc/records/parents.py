@@ -8,8 +8,8 @@ import dataclasses
 import socket
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.records.claims import read_state
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.claims import is_pruned, read_state
+from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import ErrorRecord, Status
 from cifar_hpc.records.store import utc_now, write_record
 from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
@@ -28,21 +28,26 @@ class ParentFailedError(CifarHpcError):
 def parent_lacking(config: TrialConfig, layout: Layout) -> str | None:
     """Why the parent's weights are not there and what to do, or None where nothing is missing."""
     parent = parent_of(config)
-    if parent is None or layout.trial(parent).weights.exists():
+    if parent is None or _has_weights(layout.trial(parent)):
         return None
     failure = parent_failure(parent, layout)
     return failure or f"weights: trial {parent}, from which this one starts, is not finished in {layout.pool}"
 
 
+def _has_weights(files: TrialFiles) -> bool:
+    """Those of a trial that a search stopped do not count: it is trained anew wherever its config is wanted whole."""
+    return files.weights.exists() and not is_pruned(files)
+
+
 def parent_failure(parent: str, layout: Layout) -> str | None:
     """Why that trial will give no weights as things stand; None where it has some or is still to come."""
-    if layout.trial(parent).weights.exists():
+    if _has_weights(layout.trial(parent)):
         return None
     state = read_state(layout.trial(parent), parent)
     start = f"weights: trial {parent}, from which this one starts,"
     if state.status is Status.FAILED:
         return f"{start} failed: {state.reason}"
-    if state.result is None:
+    if state.result is None or state.status is Status.STOPPED:
         return None
     if state.result.best_epoch is None:
         return f"{start} has no weights: {state.result.reason}"
