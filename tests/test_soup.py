@@ -116,6 +116,19 @@ def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):
     assert "uniform soup" in (layout.report / "tables" / "ensembles.csv").read_text()
 
 
+def test_soups_made_anew_take_the_place_of_all_that_were_there(family, monkeypatch):
+    layout, _ = family
+    folder = layout.report / "soups"
+    folder.mkdir(parents=True)
+    (folder / "uniform-7.json").write_text("{}")  # of seven families, once
+    with monkeypatch.context() as patched:
+        patched.setattr("cifar_hpc.soup.make_soups", lambda _: 1 / 0)
+        assert CliRunner().invoke(app, ["soup"]).exit_code != 0
+    assert [path.name for path in folder.parent.iterdir()] == ["soups"] and (folder / "uniform-7.json").exists()
+    assert CliRunner().invoke(app, ["soup"]).exit_code == 0
+    assert {path.name for path in folder.iterdir()} == {"uniform", "uniform.json", "greedy", "greedy.json"}
+
+
 def test_without_kin_that_kept_their_weights_it_says_what_to_do():
     run_job(job_of(digits_config(keep="weights")), Layout(results_root()), executor="inline")
     answer = CliRunner().invoke(app, ["soup"])

@@ -12,7 +12,7 @@ from cifar_hpc.cli.report import chosen_pool, split_words
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
-from cifar_hpc.records.store import read_record, utc_now, write_atomic, write_record
+from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
 from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
 from cifar_hpc.trial import TrialConfig
 
@@ -43,14 +43,15 @@ def soup(
         )
     folder = report_folder(layout, pool.sweeps, terms) / "soups"
     rows: list[dict[str, Any]] = []
-    for number, family in enumerate(families, 1):
-        best, arch = family[0], str(family[0].config["arch"])
-        rows.append(_row(arch, "best member", 1, best.val_acc, best.test_acc))
-        for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
-            stem = found.method if len(families) == 1 else f"{found.method}-{number}"
-            record = _save(found, folder, stem)
-            path = str(folder / f"{stem}.json")
-            rows.append(_row(arch, found.method, len(found.members), record.val_acc, record.test_acc, path))
+    with replaced_whole(folder) as fresh:
+        for number, family in enumerate(families, 1):
+            best, arch = family[0], str(family[0].config["arch"])
+            rows.append(_row(arch, "best member", 1, best.val_acc, best.test_acc))
+            for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
+                stem = found.method if len(families) == 1 else f"{found.method}-{number}"
+                record = _save(found, fresh, stem)
+                path = str(folder / f"{stem}.json")
+                rows.append(_row(arch, found.method, len(found.members), record.val_acc, record.test_acc, path))
     if format in (Format.JSON, Format.CSV):
         print_records(rows, format)
     else:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -46,6 +46,20 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def replaced_whole(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder`, and of all that lay there, once the block ends well; after an error
+    the old one stands. Raises OSError."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+        fresh, old = Path(place) / "new", Path(place) / "old"
+        fresh.mkdir()
+        yield fresh
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(old)
+        fresh.rename(folder)
 
 
 def write_changed(path: Path, data: bytes) -> None:
