@@ -285,7 +285,7 @@ class Trainer:
             saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
             warnings=member.model.warnings,
             provenance=describe_provenance(
-                data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
+                config.arch, data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
             ),
         )
 

@@ -129,6 +129,11 @@ class TrialConfig:
         lt=1,
     )
     grad_clip: float | None = spec_key("largest gradient norm; null: off", None, gt=0)
+    sync_batchnorm: bool | None = spec_key(
+        "BatchNorm's statistics in several processes: of the global batch (true, null), or of each process's share (false)",
+        None,
+        late=True,
+    )
     epochs: int = spec_key("passes over the training images", 10, ge=1)
     batch_size: int = spec_key("images per optimiser step over all devices", 128, ge=1)
     precision: str = spec_key(
@@ -211,10 +216,10 @@ def normalise(config: TrialConfig) -> TrialConfig:
     the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
     others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; layer_decay and unfreeze_epoch
     -> None where only the classifier is trained; patience that ends nothing before the last epoch -> None; min_delta -> 0
-    without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats where the key is one; the
-    objective of a trial without validation -> val_acc; svm_c and
-    knn_k -> None where their classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all,
-    what steers training -> its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
+    without patience; sync_batchnorm true -> None; the weights that `imagenet` means -> imagenet; whole numbers -> floats
+    where the key is one; the objective of a trial without validation -> val_acc; svm_c and knn_k -> None where their
+    classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all, what steers training ->
+    its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:
@@ -235,6 +240,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["momentum"] = None
     if config.momentum is None and config.optimizer in ("sgd", "muon"):
         changes["momentum"] = 0.0
+    if config.sync_batchnorm:
+        changes["sync_batchnorm"] = None
     if config.schedule == "onecycle" and config.warmup_epochs:
         changes["warmup_epochs"] = 0.0
     alone = trains_classifier_alone(config.arch, freeze)
@@ -323,6 +330,7 @@ TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features do
     "dropout",
     "ema",
     "grad_clip",
+    "sync_batchnorm",
     "epochs",
     "batch_size",
 )

@@ -75,7 +75,7 @@ def cohort() -> list[TrialConfig]:
     return [
         odd_config(),  # BatchNorm in training
         odd_config(freeze=1, optimizer="adamw", lr=0.003, ema=0.9, grad_clip=1.0, weight_decay=0.01),
-        odd_config(unfreeze_epoch=1, layer_decay=0.5, epochs=3),
+        odd_config(unfreeze_epoch=1, layer_decay=0.5, epochs=3, dropout=0.3),
         odd_config(freeze="all", lr=0.1),
         odd_config(freeze="all", optimizer="adam", lr=0.01, label_smoothing=0.1),
     ]
@@ -99,6 +99,18 @@ def test_any_number_of_processes_gives_the_curves_of_one_and_counts_every_image_
         assert len(several["test_logits"]) == 359 and len(several["val_logits"]) == 79
         for key in (f"{split}_{what}" for split in ("val", "test") for what in ("logits", "labels", "index")):
             np.testing.assert_allclose(several[key].astype(float), single[key].astype(float), rtol=0.01, atol=0.01)
+
+
+def test_without_sync_batchnorm_each_process_has_statistics_of_its_own_and_all_evaluate_with_their_means(tmp_path, alone):
+    own = odd_config(sync_batchnorm=False, ema=0.9, epochs=4)
+    (whole,) = run_in(tmp_path / "whole", 2, own)
+    (one,) = run_in(tmp_path / "one", 1, own)
+    assert abs(whole.curves[0].train_loss - one.curves[0].train_loss) > 10 * ROUNDING  # other statistics, other losses
+    assert whole.test.acc == pytest.approx(one.test.acc, abs=0.1)
+    layout = Layout(tmp_path / "parts")
+    with pytest.raises(Interrupted):
+        run_job(job_in(2, own), layout, executor="inline", interrupted=lambda: _epochs(layout, own) > 0)
+    assert_same_numbers(run_in(tmp_path / "parts", 2, own)[0], whole)
 
 
 def test_a_trial_interrupted_within_an_epoch_goes_on_in_any_other_number_of_processes(tmp_path, cohort, alone):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -155,6 +157,7 @@ def test_trials_of_timm_train_side_by_side_as_alone(tmp_path):
         run_job(job_of(*configs, together=together), layout, executor="inline")
         states = [read_state(layout.trial(config.trial_id), config.trial_id) for config in configs]
         assert [state.status for state in states] == [Status.COMPLETED] * 2
+        assert states[0].result.provenance.timm == importlib.metadata.version("timm")
         figures.append([[(epoch.train_loss, epoch.val_acc) for epoch in state.epochs] for state in states])
     assert figures[0] == figures[1]
 

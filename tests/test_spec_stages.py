@@ -85,6 +85,11 @@ def test_set_reaches_every_stage_or_the_one_that_it_names(tmp_path: Path) -> Non
     assert len(configs) == 2
     assert {(c.epochs, c.augment, c.dataset.train_size) for c in configs} == {(1, "none", 100)}
     assert [config.freeze for config in configs] == ["none", 1]
+    stages = trials_of(
+        tmp_path, SPEC.replace("{name: digits, train_size: 400}", "digits"), "stages.pretrain.dataset.train_size=100"
+    )
+    sizes = {name: {trial.config.dataset.train_size for trial in trials} for name, trials in stages.items()}
+    assert sizes["pretrain"] == {100} != sizes["finetune"]
 
 
 WRONG = {

@@ -63,6 +63,7 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "dropout": 0.5,
         "ema": 0.99,
         "grad_clip": 1.0,
+        "sync_batchnorm": False,
         "epochs": 1,
         "batch_size": 1,
         "precision": "bf16",

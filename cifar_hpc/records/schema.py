@@ -107,6 +107,7 @@ class Provenance(Record):
     diff_sha256: str | None
     data_sha256: str | None  # of the images and labels that were loaded
     weights_sha256: str | None
+    timm: str | None = None  # where the network is one of its
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

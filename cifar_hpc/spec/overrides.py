@@ -57,6 +57,10 @@ def _apply(tree: YamlTree, override: str) -> None:
         _put(tree, (parts[0], ".".join(parts[1:])), value, place)
     elif parts[0] == "stages" and len(parts) > 3 and parts[2] in ("base", "grid", "zip"):
         _put(tree, (*parts[:3], ".".join(parts[3:])), value, place)
+    elif parts[0] == "stages" and len(parts) > 3 and parts[2] == "dataset":
+        if parts[1] in _stages(tree):
+            _name_dataset(tree, tuple(parts[:3]))
+        _put(tree, tuple(parts), value, place)
     elif parts[0] == "stop":
         _release(tree, ".".join(parts), ("base", "grid", "zip"))
         for stage in _stages(tree).values():

@@ -3,7 +3,8 @@
 Every process holds all weights and takes its share of each batch and of each split; gradients, sums and logits are added up,
 so that all processes hold the same numbers and take the same decisions. A world of one does nothing of this.
 
-Owns: World, BatchNorm over a whole global batch. Knows nothing of how the processes were started, of members or of files.
+Owns: World, BatchNorm and dropout over a whole global batch. Knows nothing of how the processes were started, of members or of
+files.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 from cifar_hpc.errors import CifarHpcError
 
@@ -36,6 +39,7 @@ class World:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
+        self.batch_n = 0  # images of the global batch that was shared last
         self._asked: tuple[dist.Work, Tensor] | None = None
 
     @property
@@ -44,6 +48,7 @@ class World:
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch, of any kind that is drawn alike by all: each size-th row."""
+        self.batch_n = len(batch)
         return batch if self.size == 1 else batch[self.rank :: self.size]
 
     def span(self, n: int) -> range:
@@ -188,15 +193,50 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var += momentum * (var_C * n / (n - 1).clamp_min(1) - self.running_var)
 
 
-def share_statistics(module: nn.Module, world: World) -> None:
-    """Puts GlobalBatchNorm in the place of each BatchNorm below the module; in a world of one leaves all as it is."""
+class GlobalDropout(nn.Module):
+    """Dropout, or stochastic depth by rows, whose draws in training are those of the global batch, as they are in one process:
+    each process draws for all images, from one seed, and takes the rows of its own."""
+
+    def __init__(self, plain: nn.Module, world: World) -> None:
+        super().__init__()
+        self.plain = plain
+        self._world = world
+        self._shape_matters = isinstance(plain, _DropoutNd)  # else one draw for each row
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> the same shape and dtype."""
+        if not self.training:
+            return x
+        rank, size, n = self._world.rank, self._world.size, self._world.batch_n
+        if len(range(rank, n, size)) != len(x):  # a part of this process's share, for want of memory
+            n = len(x) * size
+        shape = x.shape[1:] if self._shape_matters else (1,) * (x.ndim - 1)
+        factors: Tensor = self.plain(x.new_ones((n, *shape)))
+        return x * factors[rank::size]
+
+
+def see_global_batch(module: nn.Module, world: World, statistics: bool) -> None:
+    """Makes all below the module that depends on the whole batch depend on the global one: dropout, and with `statistics`
+    BatchNorm too. In a world of one leaves all as it is."""
     if world.size == 1:
         return
     for name, child in module.named_children():
-        if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+        if isinstance(child, _BatchNorm) and statistics:
             setattr(module, name, GlobalBatchNorm(child))
+        elif _draws(child):
+            setattr(module, name, GlobalDropout(child, world))
         else:
-            share_statistics(child, world)
+            see_global_batch(child, world, statistics)
+
+
+def _draws(module: nn.Module) -> bool:
+    """Dropout of any shape, torchvision's StochasticDepth, timm's DropPath."""
+    known = (isinstance(module, _DropoutNd) and not isinstance(module, _SHIFTING)) or isinstance(module, StochasticDepth)
+    p = module.p if known else getattr(module, "drop_prob", 0.0) if type(module).__name__ == "DropPath" else 0.0
+    return bool(p)
+
+
+_SHIFTING = (nn.AlphaDropout, nn.FeatureAlphaDropout)  # what they drop is not multiplied by 0
 
 
 class _Sum(torch.autograd.Function):

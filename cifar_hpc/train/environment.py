@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.metadata
 import json
 import platform
 import socket
@@ -14,6 +15,7 @@ import torch
 import torchvision
 
 import cifar_hpc
+from cifar_hpc.catalog import TIMM
 from cifar_hpc.records.layout import SOURCE_FILE
 from cifar_hpc.records.schema import Hardware, Provenance
 
@@ -50,7 +52,7 @@ def describe_hardware(device: torch.device, precision: torch.dtype, world_size: 
     )
 
 
-def describe_provenance(data_sha256: str | None, weights_sha256: str | None) -> Provenance:
+def describe_provenance(arch: str, data_sha256: str | None, weights_sha256: str | None) -> Provenance:
     """The versions of this process and the commit of the package's own checkout."""
     commit, diff = _checkout()
     return Provenance(
@@ -62,6 +64,7 @@ def describe_provenance(data_sha256: str | None, weights_sha256: str | None) -> 
         diff_sha256=diff,
         data_sha256=data_sha256,
         weights_sha256=weights_sha256,
+        timm=importlib.metadata.version("timm") if arch.startswith(TIMM) else None,
     )
 
 

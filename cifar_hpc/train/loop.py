@@ -145,8 +145,11 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
             cohort.call(member, lambda m: m.train_step(taps[m.depth], target))  # noqa: B023 - called at once
             clock.charge([member])
         cohort.look()
+    left = [member for member in present if member in cohort.running]
+    for member in left:
+        member.average_statistics()
     clock.settle()
-    clock.charge([member for member in present if member in cohort.running])
+    clock.charge(left)
 
 
 class _Clock:

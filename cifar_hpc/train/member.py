@@ -22,7 +22,7 @@ from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.schedule import first_trained, lr_factor
-from cifar_hpc.train.distributed import World, share_statistics
+from cifar_hpc.train.distributed import World, see_global_batch
 from cifar_hpc.train.optim import build_optimizer, set_lr
 from cifar_hpc.train.portions import Portions
 from cifar_hpc.trial import TrialConfig, stream_seed
@@ -77,7 +77,7 @@ class Member:
     def join(self, world: World) -> None:
         """From here on trains beside the same member in the other processes of the world."""
         self.world = world
-        share_statistics(self.suffix, world)
+        see_global_batch(self.suffix, world, statistics=self.config.sync_batchnorm is not False)
 
     @property
     def active(self) -> bool:
@@ -108,8 +108,7 @@ class Member:
         """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
         config, progress = self.config, self.progress
         step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
-        own = () if self.world.size == 1 else (self.world.rank,)  # each process drops out by itself
-        dropout_seed = stream_seed(config.seed, "dropout", progress.epoch, progress.step, *own)
+        dropout_seed = stream_seed(config.seed, "dropout", progress.epoch, progress.step)
         set_lr(self.optimizer, self.lr * lr_factor(config, step, self.steps_per_epoch))
         loss, logits_NK = self._fitting_backward(tap, target, dropout_seed)
         if self.world.size > 1:
@@ -240,8 +239,21 @@ class Member:
         elif config.stop.max_minutes is not None and progress.seconds >= config.stop.max_minutes * 60:
             progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{config.stop.max_minutes:g} minutes of training used"
 
+    @torch.no_grad()
+    def average_statistics(self) -> None:
+        """BatchNorm's running statistics, where each process has had its own, become their means over all processes."""
+        if self.world.size > 1 and self.config.sync_batchnorm is False:
+            networks = [self.suffix] if self.ema is None else [self.suffix, self.ema]
+            statistics = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+            self.world.add_up(statistics)
+            torch._foreach_div_(statistics, self.world.size)
+
     def gather_sums(self) -> None:
-        """Brings the epoch's sums of all processes to rank 0, as they stand in a checkpoint, and leaves none elsewhere."""
+        """Brings the epoch's sums of all processes to rank 0, as they stand in a checkpoint, and leaves none elsewhere.
+
+        Statistics of BatchNorm are linear in the batches', so that their means now change nothing in those of the epoch's end.
+        """
+        self.average_statistics()
         if self.world.size > 1:
             self._add_up_sums()
             if not self.world.leads:
