@@ -193,3 +193,9 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
     assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
     assert rows[-2:] == ["lost to preemption, not in the above", "saved by cohorts, not in the above"]
     assert "1.0 of them lost to preemption" in text
+
+
+def test_of_fewer_points_than_coefficients_no_axis_is_given_the_credit() -> None:
+    cells = {("a", 1.0): 0.5, ("b", 1.0): 0.6, ("a", 2.0): 0.9}
+    assert measure_effects(additive_board(cells)).importance == {}
+    assert set(measure_effects(additive_board({**cells, ("b", 2.0): 0.7})).importance) == {"arch", "lr"}

@@ -118,3 +118,9 @@ def test_axis_values_read_as_a_person_writes_them() -> None:
     assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
         "-", "1e-5", "0.001", "3", "all", "snake+turtle",
     ]  # fmt: skip
+
+
+def test_a_weights_file_is_shown_by_its_folder_and_name() -> None:
+    assert value_text("/data/of/ann/weights/resnet18.pt", "weights") == "weights/resnet18.pt"
+    assert value_text("imagenet", "weights") == "imagenet"
+    assert value_text("trial/abcdefghijkl", "weights") == "trial/abcdefghijkl"

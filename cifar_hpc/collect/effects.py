@@ -43,7 +43,8 @@ class Effects:
 def measure_effects(board: Leaderboard) -> Effects:
     """Fits the additive model to the points' means of the objective.
 
-    An axis that others determine (weights, where an architecture has none) has no effect of its own and is left out.
+    An axis that others determine (weights, where an architecture has none) has no effect of its own and is left out. Nothing
+    is said of several axes where there are no more points than the model has coefficients: it would fit anything.
     """
     rows = board.measured
     if not rows:
@@ -55,6 +56,8 @@ def measure_effects(board: Leaderboard) -> Effects:
     if not axes or total == 0:
         return Effects({}, {}, {})
     full = _design(codes, axes)
+    if len(axes) > 1 and np.linalg.matrix_rank(full) >= len(rows):
+        return Effects({}, {}, {})
     rss = _residual(full, y_P)
     importance = {axis: (_residual(_design(codes, [a for a in axes if a != axis]), y_P) - rss) / total for axis in axes}
     interactions = {}

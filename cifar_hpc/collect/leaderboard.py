@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 from cifar_hpc.catalog import OBJECTIVES
@@ -43,7 +44,7 @@ class Row:
     @property
     def label(self) -> str:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
-        parts = [f"{key}={value_text(value)}" for key, value in self.axes.items() if value is not None]
+        parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
         parts += ["from scratch"] if self.axes.get("weights", "") is None else []
         return " ".join(parts) or "the only point"
 
@@ -109,9 +110,12 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
 
 
 def value_text(value: Any, axis: Axis = "") -> str:
-    """An axis value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
+    """An axis value in words: None as '-', of weights as 'from scratch', a weights file by its folder and name; 1e-05 as 1e-5,
+    a list joined by '+'."""
     if value is None:
         return "from scratch" if axis == "weights" else "-"
+    if axis == "weights" and str(value).startswith("/"):
+        return "/".join(PurePath(value).parts[-2:])
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
