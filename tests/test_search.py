@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.runner import run_job
+from cifar_hpc.search import run
 from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.search.samplers import Tried, propose
 from cifar_hpc.spec.load import load_spec
@@ -233,3 +235,13 @@ def test_a_changed_search_begins_anew_and_finds_what_was_trained(spec):
     other = SearchRun(layout, load_spec(spec), search.record, first_job=9, write=lambda record: None)
     assert len(other.record.trials) == 0 and other.record.search["first_job"] == 9
     assert json.loads(json.dumps(search.record.to_json())) == search.record.to_json()
+
+
+def test_of_points_that_have_ended_no_record_is_read_again(spec, monkeypatch):
+    reads: list[str] = []
+    read = run.read_state
+    monkeypatch.setattr(run, "read_state", lambda files, trial_id: (reads.append(trial_id), read(files, trial_id))[1])
+    search = start_of(spec)
+    while (suggestion := search.next()) is not None:
+        run_job(suggestion.job, Layout(results_root()), executor="inline")
+    assert max(Counter(reads).values()) == 2  # before it trains, and once after

@@ -35,8 +35,11 @@ class Suggestion:
 
 @dataclass(slots=True)
 class _Point:
+    """tried: what is known of it, once all its trials have results."""
+
     picks: Picks
     trial_ids: tuple[str, ...]
+    tried: Tried | None = None
 
 
 class SearchRun:
@@ -126,20 +129,25 @@ class SearchRun:
             refused.append(picks)
 
     def _tried(self, point: _Point) -> Tried:
-        """What is known of the point now, from its trials' records."""
+        """What is known of the point now, from its trials' records; results are not read again."""
+        if point.tried is not None:
+            return point.tried
         states = [read_state(self._layout.trial(trial_id), trial_id) for trial_id in point.trial_ids]
         results = [state.result for state in states if state.result is not None and self.record.ends(state.result)]
         values = [value for state in states if (value := self._value(state)) is not None]
         over = len(results) + sum(state.status is Status.FAILED for state in states)
         if over < len(states):
             return Tried(point.picks, None)
-        return Tried(
+        tried = Tried(
             point.picks,
             fmean(values) if values else None,
             epochs=min((len(result.curves) for result in results), default=0),
             pruned=any(result.outcome is Outcome.PRUNED for result in results),
             failed=not values,
         )
+        if len(results) == len(states):
+            point.tried = tried
+        return tried
 
     def _value(self, state: TrialState) -> float | None:
         """The objective at the best epoch, on validation."""
