@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,12 @@ def block_names(arch: str) -> tuple[str, ...] | None:
     """The names that `freeze` may take for one of ARCHS, the classifier last; None for any other name."""
     info = architecture(arch)
     return info.blocks if info else None
+
+
+def labelled_images(dataset: str, classes: Collection[str] | None = None) -> int | None:
+    """Training images of the official split, of these classes only (None: of all); None where only the images tell."""
+    info = DATASETS[dataset]
+    return None if info.train_n is None else info.train_n * len(classes or info.classes) // len(info.classes)
 
 
 def imagenet_weights(arch: str) -> tuple[str, ...]:

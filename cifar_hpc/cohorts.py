@@ -68,7 +68,9 @@ def work_of(cohort: Cohort) -> float:
     info = known_architecture(first.arch)
     size = first.image_size or 224
     image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
-    train_n = first.dataset.train_size or catalog.DATASETS[first.dataset.name].train_n or DEFAULT_TRAIN_N
+    dataset = first.dataset
+    labelled_n = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes) or DEFAULT_TRAIN_N
+    train_n = labelled_n * (1 - dataset.val_frac)
     return image_flops * train_n * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
 
 

@@ -64,8 +64,8 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
-    """Jobs for those trials of the plan that are among trial_ids, one a cohort: the lowest level first, and in each the
-    longest, so that none ends last alone.
+    """Jobs for those trials of the plan that are among trial_ids, one a cohort: the lowest level first, and in each
+    those that others wait for, then the longest, so that none ends last alone.
 
     first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
     say) leave their cohort; a cohort without members has no job.
@@ -74,7 +74,8 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
     cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
     level_of = {trial_id: level for level, ids in enumerate(plan.levels) for trial_id in ids}
     leveled = [(level_of[cohort.trial_ids[0]], cohort) for cohort in cohorts if cohort.trials]
-    leveled.sort(key=lambda pair: (pair[0], -work_of(pair[1])))
+    awaited = {parent_of(trial) for trial in plan.trials if trial.trial_id in wanted}
+    leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -work_of(pair[1])))
     return tuple(
         Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources, level=level)
         for number, (level, cohort) in enumerate(leveled, first_number)

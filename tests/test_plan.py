@@ -88,11 +88,12 @@ def test_what_continues_a_sweep_names_its_overrides_and_survives_plan_json(tmp_p
 def test_a_trial_stands_a_level_above_its_parent_and_its_job_starts_after_all_of_the_levels_below(tmp_path: Path) -> None:
     parents = plan_of(tmp_path).trials[5:7]
     child = "name: p\ndataset: cifar10\nbase: {weights: {trial: %s}}\ngrid: {arch: [linear], lr: [1e-4]}\n"
-    children = plan_of(tmp_path, child % parents[0].trial_id).spec
+    children = plan_of(tmp_path, child % parents[1].trial_id).spec
     grown = replace(children, trials=(*children.trials, *(SweepTrial(config, {}) for config in parents)))
     plan = make_plan(grown)
     assert plan.levels == (tuple(config.trial_id for config in parents), (children.trials[0].config.trial_id,))
     jobs = jobs_for(plan, [config.trial_id for config in plan.trials], 1)
-    assert [(job.level, job.parent_ids) for job in jobs][-1] == (1, (parents[0].trial_id,))
+    assert [(job.level, job.parent_ids) for job in jobs][-1] == (1, (parents[1].trial_id,))
     assert {(job.level, job.parent_ids) for job in jobs[:-1]} == {(0, ())}
+    assert jobs[0].trial_ids == (parents[1].trial_id,), "what a child waits for begins first"
     assert make_plan(children).levels == ((children.trials[0].config.trial_id,),), "a parent of another sweep is no level"

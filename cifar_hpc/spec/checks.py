@@ -71,10 +71,8 @@ def _trials(n: int, of: int) -> str:
 
 
 def _training_images(config: TrialConfig) -> int | None:
-    info, dataset = catalog.DATASETS[config.dataset.name], config.dataset
-    total = dataset.train_size
-    if total is None and info.train_n is not None:
-        total = info.train_n * len(dataset.classes or info.classes) // len(info.classes)
+    dataset = config.dataset
+    total = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes)
     return None if total is None else round(total * (1 - dataset.val_frac))
 
 
@@ -150,14 +148,10 @@ def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
 
 
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
-    info = catalog.DATASETS[name]
-    if train_size is None or info.train_n is None:
+    there = catalog.labelled_images(name, classes)
+    if train_size is None or there is None or train_size <= there:
         return None
-    there = info.train_n * len(classes or info.classes) // len(info.classes)
-    if train_size <= there:
-        return None
-    found = f"train_size {train_size} of {name}"
-    return Finding("dataset.train_size", train_size, found, f"there are {there} labelled training images")
+    return Finding("dataset.train_size", train_size, str(train_size), f"there are {there} labelled training images")
 
 
 FITTED = "svm and knn are fitted once, to features of a network that is frozen"

@@ -83,7 +83,7 @@ class Resolver:
         own["classes"] = _resolve_classes(own["name"], own["classes"], official)
         kept = len(own["classes"] or official)
         if own["train_size"] is not None:
-            _check_train_size(own["name"], own["train_size"], kept)
+            _check_train_size(own["train_size"], kept)
         return DatasetConfig(**own)
 
     def _own_images(self, folder: str | None) -> tuple[str, str, tuple[str, ...]]:
@@ -133,12 +133,7 @@ def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: t
     return None if len(given) == len(official) else tuple(item for item in official if item in given)
 
 
-def _check_train_size(name: str, train_size: int, kept: int) -> None:
-    info = catalog.DATASETS[name]
-    if info.train_n is not None:
-        available = info.train_n * kept // len(info.classes)
-        if train_size > available:
-            raise UnresolvedError("dataset.train_size", str(train_size), f"there are {available} labelled training images")
+def _check_train_size(train_size: int, kept: int) -> None:
     if train_size < 2 * kept:
         least = f"at least {2 * kept}: of each of {kept} classes one to train on and one to validate with"
         raise UnresolvedError("dataset.train_size", str(train_size), least)
