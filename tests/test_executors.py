@@ -25,11 +25,12 @@ from cifar_hpc.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
+from cifar_hpc.trial import PARENT_PREFIX
 
 
 def make_runner(folder: Path):
     """A runner that marks what it ran and does what the trial's seed says: 13 raises, 9 kills its process once, 99 always,
-    7 trains until it is interrupted. Made in a function, so that it travels by value."""
+    7 trains until it is interrupted, 5 until the third job is done. Made in a function, so that it travels by value."""
 
     def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
         import os
@@ -46,6 +47,10 @@ def make_runner(folder: Path):
                 attempts = len(list(folder.glob(f"{job.job_id}.*")))
                 if trial.seed == 99 or (trial.seed == 9 and attempts == 1):
                     os._exit(1)
+                end = time.monotonic() + 60
+                while trial.seed == 5 and not (folder / "done-job-0003").exists():
+                    assert time.monotonic() < end
+                    time.sleep(0.02)
                 while trial.seed == 7 and not interrupted():
                     time.sleep(0.02)
                 if trial.seed == 7:
@@ -121,16 +126,29 @@ def test_a_failing_job_never_keeps_the_next_from_running(executor, tmp_path, cap
     assert set(executor.states(list(started.values())).values()) == {state}
 
 
+def _child(job: Job, number: int, seed: int) -> Job:
+    config = digits_config(seed=seed, weights=f"{PARENT_PREFIX}{job.trial_ids[0]}")
+    return dataclasses.replace(job_of(config), job_id=f"job-{number:04d}", level=job.level + 1)
+
+
 @pytest.mark.parametrize("name", EXECUTORS)
-def test_a_level_starts_once_the_one_below_it_has_ended_well_or_not(name, tmp_path):
-    levels = {1: 0, 13: 0, 9: 1, 2: 1} if name == "ray" else {1: 0, 13: 0, 3: 1, 2: 1}  # 9: its process dies once
-    jobs = [dataclasses.replace(job, level=level) for job, level in zip(jobs_with_seeds(*levels), levels.values(), strict=True)]
+def test_a_job_starts_once_those_of_its_parents_have_ended_well_or_not(name, tmp_path):
+    well, badly = jobs_with_seeds(1, 13)
+    children = [_child(well, 3, 9 if name == "ray" else 3), _child(badly, 4, 2)]  # 9: its process dies once
     executor = open_executor(name)
     executor._run = make_runner(tmp_path)
-    executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
+    executor.start(Layout(tmp_path / "results"), [well, badly, *children], lambda job, handle: None)
     assert done(tmp_path) == ["done-job-0001", "done-job-0003", "done-job-0004"]
     began = {path.name[:8]: int(path.suffix[1:]) for path in tmp_path.glob(f"job-*.{name}.*")}
-    assert max(began["job-0001"], began["job-0002"]) < min(began["job-0003"], began["job-0004"])
+    assert began["job-0001"] < began["job-0003"] and began["job-0002"] < began["job-0004"]
+
+
+def test_on_ray_a_child_waits_for_no_job_but_its_parents(tmp_path):
+    slow, parent = jobs_with_seeds(5, 1)
+    executor = open_executor("ray")
+    executor._run = make_runner(tmp_path)
+    executor.start(Layout(tmp_path / "results"), [slow, parent, _child(parent, 3, 2)], lambda job, handle: None)
+    assert done(tmp_path) == ["done-job-0001", "done-job-0002", "done-job-0003"]
 
 
 def test_an_interruption_lets_the_job_save_and_starts_no_other(executor, tmp_path):

@@ -39,7 +39,8 @@ class Executor(Protocol):
     attached: bool
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
-        """Starts the jobs, in the order of their levels; calls started(job, handle) as each is handed over, before it can end.
+        """Starts the jobs in their order, each once those of its parents have ended; calls started(job, handle) as each is
+        handed over, before it can end.
 
         A failure of one job never keeps the next from running. SIGINT and SIGTERM stop all, leaving resumable trials, and
         KeyboardInterrupt is raised then. Raises CifarHpcError where the machine cannot run them at all.

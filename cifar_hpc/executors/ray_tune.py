@@ -39,7 +39,7 @@ class RayTuneExecutor(LocalHandles):
         self._run = run
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
-        """As the protocol says, one level of jobs after another; each job gets the resources that it asks for."""
+        """As the protocol says; each job gets the resources that it asks for."""
         if not jobs:
             return
         # In this order: ray.init sets a handler of its own.
@@ -50,13 +50,15 @@ class RayTuneExecutor(LocalHandles):
             for job in jobs:
                 started(job, self.own_handle())
             fit = _Fit(self._run, layout, list(jobs), temporary, stopped)
-            for level in sorted({job.level for job in jobs}):  # in one session: its start takes longer than a small trial
-                if not stopped.is_set():
-                    fit.run(
-                        lambda config: tune.PlacementGroupFactory([_bundle(given[jobs[config["job"]].resources])]),
-                        {"job": tune.grid_search([place for place, job in enumerate(jobs) if job.level == level])},
-                        tune.TuneConfig(reuse_actors=True),
-                    )
+            if not stopped.is_set():
+                in_order = any(job.level for job in jobs)
+                fit.run(
+                    lambda config: tune.PlacementGroupFactory([_bundle(given[jobs[config["job"]].resources])]),
+                    {} if in_order else {"job": tune.grid_search(list(range(len(jobs))))},
+                    tune.TuneConfig(reuse_actors=True, search_alg=_after_parents(jobs), num_samples=len(jobs))
+                    if in_order
+                    else tune.TuneConfig(reuse_actors=True),
+                )
             if stopped.is_set():
                 raise KeyboardInterrupt
         fit.record_deaths()
@@ -142,6 +144,38 @@ class _Fit:
 
     def is_stopped(self) -> bool:
         return self._stopped.is_set()
+
+
+def _after_parents(jobs: Sequence[Job]) -> Any:
+    """The Searcher that gives Tune the jobs in their order, each once those of its parents have ended, well or not."""
+    from ray.tune.search import Searcher
+
+    class Order(Searcher):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self._left = list(range(len(jobs)))
+            self._given: dict[str, int] = {}
+            self._unfinished = {trial_id for job in jobs for trial_id in job.trial_ids}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            if not self._left:
+                return str(Searcher.FINISHED)
+            place = next((place for place in self._left if self._unfinished.isdisjoint(jobs[place].parent_ids)), None)
+            if place is None:
+                return None
+            self._left.remove(place)
+            self._given[trial_id] = place
+            return {"job": place}
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            self._unfinished.difference_update(jobs[self._given[trial_id]].trial_ids)
+
+        def save(self, checkpoint_path: str) -> None: ...  # what is left is known from the records
+
+        def __reduce__(self) -> tuple[type, tuple[()]]:  # Tune saves its state; no state of ours is in it
+            return Searcher, ()
+
+    return Order()
 
 
 def _stopper(fit: _Fit) -> Any:
