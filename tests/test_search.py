@@ -16,6 +16,7 @@ from training import digits_config, job_of, numbers
 
 from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.errors import SpecError
+from cifar_hpc.executors.base import record_death
 from cifar_hpc.executors.ray_search import tune_judge
 from cifar_hpc.executors.ray_worker import Orders
 from cifar_hpc.plan import make_plan, plan_record
@@ -204,7 +205,6 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("name: asha", "name: pbt", "search.scheduler.name: 'pbt'; asha or hyperband; pbt changes a trial's settings while it"),
         ("name: asha", "name: ahsa", "Did you mean 'asha'?"),
         ("algorithm: random", "algorithm: optune", "Did you mean 'optuna'?"),
         ("reduction: 3", "reductoin: 3", "Did you mean 'reduction'?"),
@@ -219,6 +219,70 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
 def test_a_mistake_in_search_is_told_with_its_line(tmp_path, old, new, told):
     path = tmp_path / "x.yaml"
     path.write_text(SPEC.replace(old, new, 1))
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert told in str(error.value)
+
+
+POPULATION = """\
+name: hunt
+dataset: {name: digits, train_size: 400}
+base: {arch: simple_cnn, epochs: 6, batch_size: 64, schedule: constant}
+grid: {optimizer: [sgd, adam]}
+search:
+  num_points: 4
+  ranges: {lr: {low: 1e-4, high: 0.3, log: true}}
+  scheduler: {name: pbt, grace_epochs: 2, reduction: 4}
+"""
+
+
+def test_of_a_population_the_worst_goes_on_from_the_best_with_changed_settings_and_the_others_as_they_were(spec):
+    spec.write_text(POPULATION)
+    first = call("sweep", spec)
+    assert first.exit_code == 0, first.output
+    trials, found = journal().trials, results()
+    assert len(trials) == 12 and {len(result.curves) for result in found.values()} == {2}
+    for generation in (1, 2):
+        parents, heirs = trials[generation * 4 - 4 : generation * 4], trials[generation * 4 : generation * 4 + 4]
+        ranked = sorted(parents, key=lambda trial: -found[trial.trial_id].val.acc)
+        for parent, heir in zip(parents, heirs, strict=True):
+            if parent == ranked[-1]:
+                assert heir.config["weights"] == f"trial/{ranked[0].trial_id}" and heir.picks != ranked[0].picks
+            else:
+                assert heir.config["weights"] == f"trial/{parent.trial_id}" and heir.picks == parent.picks
+    again = call("sweep", spec)
+    assert again.exit_code == 0 and "nothing to start" in again.output
+    undisturbed = start_of(spec)
+    assert [suggestion.trial_id for suggestion in iter(undisturbed.next, None)] == [trial.trial_id for trial in trials]
+
+
+def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(spec):
+    spec.write_text(POPULATION)
+    search = start_of(spec)
+    given = list(iter(search.next, None))
+    assert len(given) == 4 and search.waits
+    for suggestion in given:
+        record_death(Layout(results_root()), suggestion.job, "WorkerDied", "on purpose")
+    assert search.next() is None and not search.waits
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            "schedule: constant",
+            "schedule: cosine",
+            "x.yaml:3: base.schedule: schedule cosine; schedule: constant: the schedule is",
+        ),
+        ("grid: {optimizer: [sgd, adam]}", "grid: {arch: [simple_cnn, linear]}", "the axis arch; an axis is one of lr, "),
+        ("num_points: 4", "num_points: 1", "x.yaml:6: search.num_points: 1; a population of 2 or more is needed"),
+        ("epochs: 6", "epochs: 5", "epochs 5 in generations of 2; grace_epochs divides epochs into 2 generations or more"),
+        ("search:", "seeds: 3\nsearch:", "x.yaml:5: seeds: 3 seeds; one seed is needed"),
+    ],
+)
+def test_what_a_population_cannot_train_is_told_with_its_line(tmp_path, old, new, told):
+    path = tmp_path / "x.yaml"
+    path.write_text(POPULATION.replace(old, new, 1))
     with pytest.raises(SpecError) as error:
         load_spec(path)
     assert told in str(error.value)

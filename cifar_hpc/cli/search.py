@@ -49,7 +49,7 @@ def run_search(layout: Layout, spec: SweepSpec, where: Where, again: Collection[
         before = _journal(layout, spec.name)
         reader = SweepReader(layout, journal_of(spec, before, 1))
         preview = SearchRun(layout, spec, before, again=again, first_job=1, write=lambda record: None)
-        if preview.peek() is None:
+        if preview.peek() is None and not preview.waits:
             say(f"{spec.name}: nothing to start.")
             _sum_up(reader, reader.read())
             return
@@ -75,14 +75,20 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
     states = SweepReader(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     new_n = record.trials_at_most - len(record.trials)
+    each = search.max_epochs // search.generations
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
     size = f"a grid of {search.space.size} points" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {_in_words(spec)}, from {size}",
-        f"  to start  at most {len(open_) + new_n} trials, at most {left + new_n * search.max_epochs} epochs",
+        f"  to start  at most {len(open_) + new_n} trials, at most {left + new_n * each} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(_counts(states).items()) if status is not Status.PLANNED),
     ]
-    if search.scheduler and new_n:
+    if search.is_population and search.scheduler:
+        lines.append(
+            f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
+            f"1/{search.scheduler.reduction:g} go on from the best"
+        )
+    elif search.scheduler and new_n:
         about = expected_epochs(search.scheduler, new_n, search.max_epochs)
         lines.append(
             f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
@@ -92,8 +98,11 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
 
 def _in_words(spec: SweepSpec) -> str:
     assert spec.search is not None
-    n, by = min(spec.search.num_points, spec.search.space.size or spec.search.num_points), spec.search.algorithm
-    seeds = f" with {spec.search.seeds_n} seeds each" if spec.search.seeds_n > 1 else ""
+    search, by = spec.search, spec.search.algorithm
+    if search.is_population:
+        return f"a population of {search.num_points}, sampled {'at random' if by == 'random' else f'by {by}'}"
+    n = min(search.num_points, search.space.size or search.num_points)
+    seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
     return f"at most {n} points{seeds}, sampled {'at random' if by == 'random' else f'by {by}'}"
 
 
@@ -108,6 +117,9 @@ def _until_ended(layout: Layout, spec: SweepSpec, reader: SweepReader, again: Co
     def write(record: PlanRecord) -> None:
         reader.plan = record
         write_record(files.plan, record)
+
+    def preview() -> SearchRun:
+        return SearchRun(layout, spec, _journal(layout, spec.name), first_job=1, write=lambda record: None)
 
     starts: Counter[str] = Counter()
     handles: dict[str, tuple[Job, str]] = {}
@@ -134,7 +146,9 @@ def _until_ended(layout: Layout, spec: SweepSpec, reader: SweepReader, again: Co
                 break
             time.sleep(WAIT_S)
             states = reader.read()
-        if not [trial_id for trial_id in undone if starts[trial_id] < MOST_STARTS]:
+        if undone and all(starts[trial_id] >= MOST_STARTS for trial_id in undone):
+            return
+        if not undone and preview().peek() is None:  # a population may have waited for what another sweep trained
             return
 
 

@@ -35,7 +35,7 @@ def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], N
                     self._living.add(trial_id)
                     begin(suggestion.job)
                     return {"job": suggestion.job}
-            return str(Searcher.FINISHED)
+            return None if search.waits else str(Searcher.FINISHED)
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             self._living.discard(trial_id)
@@ -50,11 +50,11 @@ def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], N
 
 def tune_judge(search: SearchRun, orders: Orders) -> Any:
     """ASHA as Ray has it, one bracket or several, that gives its orders to the workers: a trial which ends writes its result
-    before Tune hears of its end. None where the search has no scheduler.
+    before Tune hears of its end. None where the search has no scheduler that ends trials.
 
     A trial is known to it by our id, not by Tune's, so that epochs of earlier runs count.
     """
-    if search.search.scheduler is None:
+    if search.search.scheduler is None or search.search.is_population:
         return None
     asked: Scheduler = search.search.scheduler
     from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler

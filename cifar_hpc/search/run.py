@@ -17,10 +17,13 @@ from cifar_hpc.plan import Job, make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.search.population import propose_heir
 from cifar_hpc.search.samplers import Tried, known, propose
 from cifar_hpc.spec.search import Picks, Search
 from cifar_hpc.spec.sweep import SweepSpec, SweepTrial
-from cifar_hpc.trial import TrialConfig
+from cifar_hpc.trial import PARENT_PREFIX, TrialConfig, normalise
+
+Trials = tuple[SweepTrial, ...]  # of one point, one a seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,8 @@ class SearchRun:
         self._waiting = self._begin()
 
     def next(self) -> Suggestion | None:
-        """The next trial; None once all points of the search were given. What has ended comes before what trains."""
+        """The next trial; None once all points of the search were given, or where it `waits`. What has ended comes before what
+        trains."""
         if not self._waiting:
             self._waiting.extend(map(self._suggest, self._new_point()))
         return self._waiting.popleft() if self._waiting else None
@@ -83,6 +87,12 @@ class SearchRun:
                 return None
             self._waiting.extend(new)
         return next(suggestion.job for suggestion in self._waiting if suggestion.job)
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is more to give once trials that train now have ended: a population's next generation."""
+        before = self._generation_before()
+        return 0 < len(self._points) < self.search.trials_at_most and any(self._tried(point).open for point in before)
 
     @property
     def suggestions_at_most(self) -> int:
@@ -106,10 +116,12 @@ class SearchRun:
         return Suggestion(trial_id, state.epochs, job)
 
     def _new_point(self) -> Sequence[TrialConfig]:
-        """Samples a point and writes it down; none where the search has had all its points."""
-        if len(self._points) >= self.search.num_points:
-            return ()
-        for picks, trials in self._new_picks():
+        """Samples a point and writes it down; none where the search has had all its points, or waits."""
+        if self.search.is_population:
+            new = self._new_heirs()
+        else:
+            new = self._new_picks() if len(self._points) < self.search.num_points else iter(())
+        for picks, trials in new:
             planned = [_planned(trial, picks) for trial in trials]
             self._points.append(_Point(picks, tuple(trial.trial_id for trial in planned)))
             self.record = _with_trials(self.record, planned)
@@ -117,16 +129,48 @@ class SearchRun:
             return [trial.config for trial in trials]
         return ()
 
-    def _new_picks(self) -> Iterator[tuple[Picks, tuple[SweepTrial, ...]]]:
+    def _new_picks(self, cut: Callable[[SweepTrial], SweepTrial] = lambda trial: trial) -> Iterator[tuple[Picks, Trials]]:
+        """Sampled points that are new. cut: what becomes of each trial."""
         here = {trial.trial_id for trial in self.record.trials}
         refused: list[Picks] = []
         for picks in propose(self.search, [self._tried(point) for point in self._points], self.mode):
             if known(picks, refused):
                 continue
-            trials = self.search.space.trials(picks)
+            trials = tuple(map(cut, self.search.space.trials(picks)))
             if trials and not here.intersection(trial.config.trial_id for trial in trials):
                 yield picks, trials
             refused.append(picks)
+
+    def _new_heirs(self) -> Iterator[tuple[Picks, Trials]]:
+        """One place of a population's next generation: what it trains, from whose weights."""
+        before, n = self._generation_before(), len(self._points)
+        if n >= self.search.trials_at_most or any(self._tried(point).open for point in before):
+            return
+        if not before:
+            yield from self._new_picks(self._generation_of)
+            return
+        here = {trial.trial_id for trial in self.record.trials}
+        generation, place = divmod(n, self.search.num_points)
+        for picks, parent in propose_heir(self.search, [self._tried(point) for point in before], place, generation, self.mode):
+            heirs = [self._generation_of(trial, before[parent]) for trial in self.search.space.trials(picks)]
+            if heirs and heirs[0].config.trial_id not in here:
+                yield picks, tuple(heirs)
+
+    def _generation_before(self) -> list[_Point]:
+        """The population's generation from which the next trial starts; empty for the first one, and without a population."""
+        size = self.search.num_points
+        first = (len(self._points) // size - 1) * size
+        return self._points[first : first + size] if self.search.is_population and first >= 0 else []
+
+    def _generation_of(self, trial: SweepTrial, parent: _Point | None = None) -> SweepTrial:
+        """The trial cut to the epochs of one generation, which keeps its weights for the next one."""
+        assert self.search.scheduler is not None
+        config = dataclasses.replace(trial.config, epochs=self.search.scheduler.grace_epochs, keep="weights")
+        if parent is None:
+            return SweepTrial(normalise(config), trial.axes)
+        weights = f"{PARENT_PREFIX}{parent.trial_ids[0]}"
+        config = dataclasses.replace(config, weights=weights, weights_fingerprint=None)
+        return SweepTrial(normalise(config), {**trial.axes, "weights": weights})
 
     def _tried(self, point: _Point) -> Tried:
         """What is known of the point now, from its trials' records; results are not read again."""

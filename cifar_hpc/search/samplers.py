@@ -38,6 +38,10 @@ class Tried:
     pruned: bool = False
     failed: bool = False
 
+    @property
+    def open(self) -> bool:
+        return self.value is None and not self.failed
+
 
 def check_sampler(search: Search) -> None:
     """Raises CifarHpcError where what the search needs is not installed."""
@@ -63,20 +67,22 @@ def propose(search: Search, before: Sequence[Tried], mode: str) -> Iterator[Pick
 
 def _at_random(search: Search, seed: int) -> Picks:
     rng = np.random.default_rng(seed)
-    return {name: _draw(axis, rng) for name, axis in search.space.axes.items()}
+    return {name: draw(axis, rng) for name, axis in search.space.axes.items()}
 
 
-def _draw(axis: Range | Choice, rng: np.random.Generator) -> int | float:
+def draw(axis: Range | Choice, rng: np.random.Generator) -> int | float:
+    """A value of the axis, at random."""
     if isinstance(axis, Choice):
         return int(rng.integers(axis.n))
     if axis.whole and not axis.log:
         return int(rng.integers(int(axis.low), int(axis.high) + 1))
     low, high = (axis.low - 0.5, axis.high + 0.5) if axis.whole else (axis.low, axis.high)
     drawn = math.exp(rng.uniform(math.log(low), math.log(high))) if axis.log else rng.uniform(low, high)
-    return _rounded(axis, drawn)
+    return rounded(axis, drawn)
 
 
-def _rounded(axis: Range, value: float) -> int | float:
+def rounded(axis: Range, value: float) -> int | float:
+    """The value as a spec would write it, inside the range."""
     if axis.whole:
         return min(max(round(value), int(axis.low)), int(axis.high))
     return min(max(float(f"{value:.{DIGITS}g}"), axis.low), axis.high)
@@ -98,7 +104,7 @@ def _by_optuna(search: Search, before: Sequence[Tried], mode: str, seed: int) ->
     study.add_trials([_frozen(tried, axes) for tried in before])
     params = study.ask(axes).params
     return {
-        name: _rounded(axis, params[name]) if isinstance(axis, Range) else int(params[name])
+        name: rounded(axis, params[name]) if isinstance(axis, Range) else int(params[name])
         for name, axis in search.space.axes.items()
     }
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from cifar_hpc import catalog
 from cifar_hpc.spec import values
-from cifar_hpc.spec.search import SCHEDULERS, Scheduler, SearchKeys, read_scheduler
+from cifar_hpc.spec.search import Scheduler, SearchKeys
 from cifar_hpc.spec.sweep import Ensembling, Resources
 from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
 
@@ -55,7 +55,6 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
         values.CLASSES_ALLOWED,
         {"anyOf": [_WORD, {"type": "array", "items": _WORD}, {"type": "null"}]},
     ),
-    "search.scheduler.name": (read_scheduler, " or ".join(SCHEDULERS), {"enum": list(SCHEDULERS)}),
 }
 
 

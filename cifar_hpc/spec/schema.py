@@ -146,7 +146,7 @@ _SECTION_DOCS = {
     "low": "smallest value",
     "high": "largest value",
     "log": "sample every order of magnitude alike",
-    "scheduler": "ends trials early by what others reached on validation; absent: every trial gets all its epochs",
+    "scheduler": "which trials go on, by what others reached on validation; absent: every trial gets all its epochs",
     "ensemble": "which ensembles of its trials `report` makes, chosen on validation",
     "members": "which trials `uniform` and `accuracy` take; the other methods choose by themselves",
     "if": "the pattern that a point must match",
@@ -223,7 +223,7 @@ def _search_part() -> type[BaseModel]:
     ranges = _model("Ranges", "Axes that are ranges.", {name: (_range_part(key), None) for name, key in RANGE_KEYS.items()}, "")
     prefix = "search.scheduler."
     keys = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in SCHEDULER_KEYS.values()}
-    scheduler = _model("Scheduler", "What ends trials early.", keys, prefix)
+    scheduler = _model("Scheduler", "Which trials go on.", keys, prefix)
     own = {key.name.removeprefix("search."): (_value_type(key), key.default) for key in SEARCH_KEYS.values()}
     fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
     return _model("Search", "Points sampled instead of the full grid.", fields, "search.")

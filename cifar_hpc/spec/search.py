@@ -12,31 +12,38 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hpc.errors import nearest
 from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.sweep import SweepTrial
-from cifar_hpc.spec.values import refuse, show
 from cifar_hpc.trial import TrialConfig, spec_key
 
 ALGORITHMS = ("random", "optuna")
-SCHEDULERS = ("asha", "hyperband")
-NO_PBT = "asha or hyperband; pbt changes a trial's settings while it trains, and no config would train its result again"
+SCHEDULERS = ("asha", "hyperband", "pbt")
+# What pbt may sweep: settings that the next epochs can have other than those before.
+PBT_AXES = (
+    *("lr", "weight_decay", "momentum", "label_smoothing", "dropout", "grad_clip", "layer_decay", "optimizer", "batch_size"),
+    *("augment", "ema", "freeze", "precision"),
+)
 
 Picks = Mapping[str, int | float]  # axis -> the position of a choice, or a number inside a range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduler:
-    """What ends a trial before its last epoch, by its company's numbers on validation."""
+    """Which trials go on, by their company's numbers on validation."""
 
     name: str = spec_key(
-        "asha (asynchronous successive halving, arXiv:1810.05934) or hyperband (several of its brackets, each more patient)"
+        "asha (asynchronous successive halving, arXiv:1810.05934), hyperband (several of its brackets, each more patient) or "
+        "pbt (population based training, arXiv:1711.09846: the worst go on from the best, with changed settings)",
+        choices=SCHEDULERS,
     )
-    grace_epochs: int = spec_key("epochs that every trial gets", 1, ge=1)
+    grace_epochs: int = spec_key("epochs that every trial gets; of pbt: epochs of a generation", 1, ge=1)
     reduction: float = spec_key(
-        "the best 1/reduction of those that came so far go on, at epochs grace_epochs x reduction^k", 3.0, gt=1
+        "the best 1/reduction of those that came so far go on, at epochs grace_epochs x reduction^k; of pbt: after each "
+        "generation the worst 1/reduction go on from the best 1/reduction",
+        3.0,
+        gt=1,
     )
-    brackets: int = spec_key("brackets of hyperband; asha has one", 3, ge=1)
+    brackets: int = spec_key("brackets of hyperband; the others have one", 3, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,19 +122,21 @@ class Search:
         return max(config.epochs for config in self.corners)
 
     @property
+    def is_population(self) -> bool:
+        return self.scheduler is not None and self.scheduler.name == "pbt"
+
+    @property
+    def generations(self) -> int:
+        """How many trials of pbt follow one another; 1 elsewhere."""
+        return self.max_epochs // self.scheduler.grace_epochs if self.scheduler and self.is_population else 1
+
+    @property
     def trials_at_most(self) -> int:
         """Trials that are sampled, beside those of `include`."""
+        if self.is_population:
+            return self.num_points * self.generations
         points = self.num_points if self.space.size is None else min(self.num_points, self.space.size)
         return points * self.seeds_n
-
-
-def read_scheduler(value: Any) -> str:
-    """The name of a scheduler; refuses pbt with its reason."""
-    if value in SCHEDULERS:
-        return str(value)
-    if str(value).lower() in ("pbt", "pb2"):
-        raise refuse(show(value), NO_PBT)
-    raise refuse(show(value), " or ".join(SCHEDULERS), nearest(value, SCHEDULERS))
 
 
 def make_axes(names: Sequence[str], sections: Sections, ranges: Mapping[str, Range]) -> dict[str, Range | Choice]:

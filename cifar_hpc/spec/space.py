@@ -18,13 +18,17 @@ from cifar_hpc.spec.expand import Expansion, Point, expand
 from cifar_hpc.spec.keys import RANGE_KEYS
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given
-from cifar_hpc.spec.search import Range, Scheduler, Search, Space, corners, make_axes
+from cifar_hpc.spec.search import PBT_AXES, Range, Scheduler, Search, Space, corners, make_axes
 from cifar_hpc.spec.sections import Origins, read_sections
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import as_trial, resolve_points, unmet, varying
-from cifar_hpc.spec.yaml_tree import YamlTree
+from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
-_NO_MATTER = ("name", "resources", "keep")  # what may change in a search that goes on; of `search` only num_points
+_NO_MATTER = (
+    "name",
+    "resources",
+    "keep",
+)  # what may change in a search that goes on; of `search` only num_points, but for a population
 
 
 def read_search(
@@ -62,8 +66,10 @@ def read_search(
         space=Space(axes=make_axes(declared, sections, ranges), size=size, sections=bare, trials_of=trials_of),
         seeds_n=len(sections.seeds),
         corners=tuple(config for config, _ in unique.values()),
-        definition=_definition(tree),
+        definition=_definition(tree, with_size=scheduler is not None and all_of(scheduler)["name"] == "pbt"),
     )
+    if search.is_population:
+        _check_population(search, tree, has_include=bool(sections.include))
     warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
 
@@ -90,6 +96,40 @@ def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, ori
     return ranges
 
 
+def _check_population(search: Search, tree: YamlTree, has_include: bool) -> None:
+    """Raises SpecError where a population cannot train what the spec says."""
+    scheduler = search.scheduler
+    assert scheduler is not None
+    problems = []
+
+    def refuse(path: KeyPath, found: str, allowed: str) -> None:
+        problems.append(Problem(tree.where(path), found, f"{allowed} with scheduler pbt"))
+
+    for key in (key for axis in search.space.axes for key in axis.split("+")):
+        if key not in PBT_AXES:
+            refuse(("search", "scheduler"), f"the axis {key}", f"an axis is one of {', '.join(PBT_AXES)}")
+    if search.num_points < 2:
+        refuse(("search", "num_points"), f"{search.num_points}", "a population of 2 or more is needed")
+    if search.seeds_n > 1:
+        refuse(("seeds",), f"{search.seeds_n} seeds", "one seed is needed; other populations by search.seed")
+    if has_include:
+        refuse(("include",), "points of their own", "all points belong to the population")
+    epochs = {config.epochs for config in search.corners}
+    if len(epochs) > 1 or search.generations < 2 or search.max_epochs % scheduler.grace_epochs:
+        told = f"epochs {', '.join(map(str, sorted(epochs)))} in generations of {scheduler.grace_epochs}"
+        refuse(("search", "scheduler"), told, "grace_epochs divides epochs into 2 generations or more")
+    wanted = {"schedule": "constant", "classifier": "linear", "unfreeze_epoch": None, "warmup_epochs": 0.0}
+    for name, value in wanted.items():
+        given = next((getattr(c, name) for c in search.corners if getattr(c, name) != value), value)
+        if given != value:
+            why = ": the schedule is what the population finds" if name == "schedule" else ""
+            refuse(("base", name), f"{name} {given}", f"{name}: {'null' if value is None else value}{why}, is needed")
+    if any(config.lr == "auto" for config in search.corners):
+        refuse(("base", "lr"), "lr auto", "a number is needed")
+    if problems:
+        raise SpecError(problems)
+
+
 def _sum(expansions: Sequence[Expansion]) -> Expansion:
     return Expansion(
         tuple(point for expansion in expansions for point in expansion.points),
@@ -107,7 +147,7 @@ def _doubts(search: Search) -> list[str]:
     return sentences
 
 
-def _definition(tree: YamlTree) -> str:
+def _definition(tree: YamlTree, with_size: bool) -> str:
     plain: dict[str, Any] = {key: value for key, value in tree.value.items() if key not in _NO_MATTER and value is not None}
-    plain["search"] = {key: value for key, value in plain["search"].items() if key != "num_points"}
+    plain["search"] = {key: value for key, value in plain["search"].items() if with_size or key != "num_points"}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
