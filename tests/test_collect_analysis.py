@@ -62,6 +62,11 @@ def test_an_axis_that_another_determines_takes_none_of_its_importance() -> None:
     assert found.importance == pytest.approx({"arch": 1.0})
 
 
+def test_of_axes_that_determine_each_other_the_one_of_numbers_leaves() -> None:
+    assert measure_effects(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6})).axes == ("arch",)
+    assert measure_effects(additive_board({("a", 1.0): 0.5, ("a", 2.0): 0.6})).axes == ("lr",)
+
+
 def test_an_interaction_is_what_the_additive_model_leaves_unexplained() -> None:
     board = additive_board({("a", 1.0): 0.0, ("a", 2.0): 1.0, ("b", 1.0): 1.0, ("b", 2.0): 0.0})
     assert measure_effects(board).interactions == {}  # four points for four numbers: anything would fit

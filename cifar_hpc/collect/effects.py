@@ -32,9 +32,11 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """effects: by axis. importance: share of the variance between points that leaves with the axis, 0..1; interactions: that
-    a pair of axes adds to the additive model; absent where the grid has too few points for it."""
+    """axes: those with an effect of their own, which no others determine. effects: by axis. importance: share of the variance
+    between points that leaves with the axis, 0..1; interactions: that a pair of axes adds to the additive model. The last three
+    are absent where the grid has too few points for them."""
 
+    axes: tuple[Axis, ...]
     effects: Mapping[Axis, tuple[Effect, ...]]
     importance: Mapping[Axis, float]
     interactions: Mapping[tuple[Axis, Axis], float]
@@ -48,16 +50,14 @@ def measure_effects(board: Leaderboard) -> Effects:
     """
     rows = board.measured
     if not rows:
-        return Effects({}, {}, {})
+        return Effects((), {}, {}, {})
     y_P = np.array([row.score.mean for row in rows if row.score])
     total = float(((y_P - y_P.mean()) ** 2).sum())
     codes = {axis: _codes(rows, _measured_values(board, axis), axis) for axis in board.axes}
-    axes = _independent(codes, [axis for axis in board.axes if codes[axis].shape[1]])
-    if not axes or total == 0:
-        return Effects({}, {}, {})
-    full = _design(codes, axes)
-    if len(axes) > 1 and np.linalg.matrix_rank(full) >= len(rows):
-        return Effects({}, {}, {})
+    axes = _independent(codes, [axis for axis in board.axes if codes[axis].shape[1]], board)
+    full = _design(codes, axes) if axes else np.ones((len(rows), 1))
+    if not axes or total == 0 or (len(axes) > 1 and np.linalg.matrix_rank(full) >= len(rows)):
+        return Effects(tuple(axes), {}, {}, {})
     rss = _residual(full, y_P)
     importance = {axis: (_residual(_design(codes, [a for a in axes if a != axis]), y_P) - rss) / total for axis in axes}
     interactions = {}
@@ -65,7 +65,8 @@ def measure_effects(board: Leaderboard) -> Effects:
         product = (codes[one][:, :, None] * codes[other][:, None, :]).reshape(len(rows), -1)
         if np.linalg.matrix_rank(wide := np.hstack([full, product])) < min(len(rows), wide.shape[1] + 1):
             interactions[one, other] = (rss - _residual(wide, y_P)) / total
-    return Effects({axis: _effects(board, codes, axes, axis, y_P) for axis in axes}, importance, interactions)
+    effects = {axis: _effects(board, codes, axes, axis, y_P) for axis in axes}
+    return Effects(tuple(axes), effects, importance, interactions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,16 @@ def _measured_values(board: Leaderboard, axis: Axis) -> list[Any]:
     return [value for value in board.values(axis) if value in present]
 
 
-def _independent(codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> list[Axis]:
-    """The axes less those that the others determine, those with the fewest values leaving first."""
+def _independent(codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis], board: Leaderboard) -> list[Axis]:
+    """The axes less those that the others determine: numbers leave first (a learning rate follows its architecture), then axes
+    with the fewest values, then the last ones."""
+
+    def leaves(axis: Axis) -> tuple[bool, int, int]:
+        words = any(isinstance(value, str) for value in board.values(axis))
+        return words, codes[axis].shape[1], -axes.index(axis)
+
     kept = list(axes)
-    for axis in sorted(axes, key=lambda axis: codes[axis].shape[1]):
+    for axis in sorted(axes, key=leaves):
         others = [other for other in kept if other != axis]
         ranks = [np.linalg.matrix_rank(_design(codes, chosen)) for chosen in (kept, others)]
         if others and ranks[0] == ranks[1]:

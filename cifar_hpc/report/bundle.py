@@ -65,8 +65,7 @@ def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: fl
 def choose_drawings(found: Findings) -> Iterator[Drawing]:
     """The figures that this pool has the axes for; the axes that matter most come first."""
     board = found.board
-    moving = found.effects.importance or board.axes  # without those that others determine
-    ranked = [axis for axis in rank_axes(board) if axis in moving and len(shown_values(board, axis)) > 1]
+    ranked = [axis for axis in rank_axes(board) if axis in found.effects.axes and len(shown_values(board, axis)) > 1]
     if len(found.effects.importance) > 1 or any(len(values) > 2 for values in found.effects.effects.values()):
         yield draw_effects(found.effects, board)
     freezing = make_freezing_curves(board)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import matplotlib as mpl
@@ -138,10 +138,11 @@ def ramp_color(share: float) -> str:
 
 
 def axis_title(axis: str, value: Any) -> str:
-    """'freeze 0.5'; 'resnet18', 'from scratch' where the value speaks for itself."""
+    """'freeze 0.5'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
+    if axis == "weights":
+        return PurePath(value_text(value, axis)).stem
     named = isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule")
-    text = value_text(value, axis)
-    return text if named or (axis == "weights" and value is None) else f"{axis} {text}"
+    return value_text(value, axis) if named else f"{axis} {value_text(value, axis)}"
 
 
 def frame_bare(axes: Axes) -> None:
