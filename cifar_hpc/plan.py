@@ -19,8 +19,8 @@ __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What an executor starts. job_id: unique within its sweep. level: of its trials in the plan; a job of level n starts
-    once all jobs of lower levels have ended, well or not: a trial whose parent failed says so itself."""
+    """What an executor starts. job_id: unique within its sweep. level: of its trials in the plan, above that of all
+    their parents. It starts once its parents' jobs have ended, well or not: a trial whose parent failed says so itself."""
 
     sweep: str
     job_id: str

@@ -129,9 +129,11 @@ class TrialConfig:
         lt=1,
     )
     grad_clip: float | None = spec_key("largest gradient norm; null: off", None, gt=0)
-    sync_batchnorm: bool | None = spec_key(
-        "BatchNorm's statistics in several processes: of the global batch (true, null), or of each process's share (false)",
+    ghost_batches: int | None = spec_key(
+        "equal parts of each batch that BatchNorm takes for a batch each, as without SyncBatchNorm in as many processes; null: "
+        "the whole batch, in any number of processes",
         None,
+        ge=1,
         late=True,
     )
     epochs: int = spec_key("passes over the training images", 10, ge=1)
@@ -214,9 +216,9 @@ def normalise(config: TrialConfig) -> TrialConfig:
 
     freeze -> the number of blocks that it means, none for 0 of them and all for all but the classifier (for a network beyond
     the catalogue only 0, 0.0 and 1.0 are; what means nothing stays); momentum -> None for adam and adamw, null -> 0.0 for the
-    others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 -> None; layer_decay and unfreeze_epoch
-    -> None where only the classifier is trained; patience that ends nothing before the last epoch -> None; min_delta -> 0
-    without patience; sync_batchnorm true -> None; the weights that `imagenet` means -> imagenet; whole numbers -> floats
+    others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 and ghost_batches 1 -> None; layer_decay,
+    unfreeze_epoch and ghost_batches -> None where only the classifier is trained; patience that ends nothing before the last
+    epoch -> None; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats
     where the key is one; the objective of a trial without validation -> val_acc; svm_c and knn_k -> None where their
     classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all, what steers training ->
     its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
@@ -240,11 +242,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["momentum"] = None
     if config.momentum is None and config.optimizer in ("sgd", "muon"):
         changes["momentum"] = 0.0
-    if config.sync_batchnorm:
-        changes["sync_batchnorm"] = None
     if config.schedule == "onecycle" and config.warmup_epochs:
         changes["warmup_epochs"] = 0.0
     alone = trains_classifier_alone(config.arch, freeze)
+    if config.ghost_batches is not None and (alone or config.ghost_batches == 1):
+        changes["ghost_batches"] = None
     if config.layer_decay is not None and (alone or config.layer_decay == 1):
         changes["layer_decay"] = None
     if config.unfreeze_epoch is not None and alone:
@@ -330,7 +332,7 @@ TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features do
     "dropout",
     "ema",
     "grad_clip",
-    "sync_batchnorm",
+    "ghost_batches",
     "epochs",
     "batch_size",
 )

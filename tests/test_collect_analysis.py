@@ -58,13 +58,20 @@ def test_effects_of_an_unbalanced_grid_do_not_credit_one_axis_with_anothers_gain
 
 def test_an_axis_that_another_determines_takes_none_of_its_importance() -> None:
     """lr follows arch: it is left out, and arch explains everything."""
-    found = measure_effects(additive_board({("a", 1.0): 0.5, ("b", 1.0): 0.6, ("c", 2.0): 0.7}))
+    board = additive_board({("a", 1.0): 0.5, ("b", 1.0): 0.6, ("c", 2.0): 0.7})
+    found = measure_effects(dataclasses.replace(board, rows=board.rows * 2))
     assert found.importance == pytest.approx({"arch": 1.0})
 
 
 def test_of_axes_that_determine_each_other_the_one_of_numbers_leaves() -> None:
-    assert measure_effects(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6})).axes == ("arch",)
+    board = additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6})
+    assert measure_effects(dataclasses.replace(board, rows=board.rows * 2)).axes == ("arch",)
     assert measure_effects(additive_board({("a", 1.0): 0.5, ("a", 2.0): 0.6})).axes == ("lr",)
+
+
+def test_a_rate_that_each_point_has_for_itself_takes_no_credit_and_hides_no_other_axis() -> None:
+    found = measure_effects(additive_board({(arch, lr): 0.5 + lr for arch, lr in zip("ababa", (1.0, 2, 3, 4, 5), strict=True)}))
+    assert found.axes == ("arch", "lr") and found.importance == {}
 
 
 def test_an_interaction_is_what_the_additive_model_leaves_unexplained() -> None:

@@ -120,7 +120,10 @@ def test_axis_values_read_as_a_person_writes_them() -> None:
     ]  # fmt: skip
 
 
-def test_a_weights_file_is_shown_by_its_folder_and_name() -> None:
-    assert value_text("/data/of/ann/weights/resnet18.pt", "weights") == "weights/resnet18.pt"
-    assert value_text("imagenet", "weights") == "imagenet"
-    assert value_text("trial/abcdefghijkl", "weights") == "trial/abcdefghijkl"
+def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt", None)):
+        config = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", weights=path, seed=0, lr=0.1 + n)
+        write_trial(layout, config, Images.draw(50, 20))
+    board = make_leaderboard(scan(layout))
+    assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import StochasticDepth
 
 from cifar_hpc import runner
 from cifar_hpc.errors import CifarHpcError
@@ -25,7 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.runner import Interrupted, run_job
-from cifar_hpc.train.distributed import World
+from cifar_hpc.train.distributed import GlobalDropout, World
 from cifar_hpc.trial import TrialConfig
 from tests import ranks
 from tests.training import digits_config, job_of
@@ -101,16 +102,36 @@ def test_any_number_of_processes_gives_the_curves_of_one_and_counts_every_image_
             np.testing.assert_allclose(several[key].astype(float), single[key].astype(float), rtol=0.01, atol=0.01)
 
 
-def test_without_sync_batchnorm_each_process_has_statistics_of_its_own_and_all_evaluate_with_their_means(tmp_path, alone):
-    own = odd_config(sync_batchnorm=False, ema=0.9, epochs=4)
-    (whole,) = run_in(tmp_path / "whole", 2, own)
-    (one,) = run_in(tmp_path / "one", 1, own)
-    assert abs(whole.curves[0].train_loss - one.curves[0].train_loss) > 10 * ROUNDING  # other statistics, other losses
-    assert whole.test.acc == pytest.approx(one.test.acc, abs=0.1)
-    layout = Layout(tmp_path / "parts")
+def test_ghost_batches_are_other_statistics_and_the_same_in_any_number_of_processes(tmp_path, alone):
+    parts, head = odd_config(ghost_batches=4, ema=0.9, epochs=4), odd_config(ghost_batches=4, freeze="all")
+    one = run_in(tmp_path / "one", 1, parts)[0]
+    assert abs(one.curves[0].train_loss - alone[1][0].curves[0].train_loss) > 10 * ROUNDING
+    assert one.test.acc == pytest.approx(alone[1][0].test.acc, abs=0.15)
+    layout = Layout(tmp_path / "two")
     with pytest.raises(Interrupted):
-        run_job(job_in(2, own), layout, executor="inline", interrupted=lambda: _epochs(layout, own) > 0)
-    assert_same_numbers(run_in(tmp_path / "parts", 2, own)[0], whole)
+        run_job(job_in(2, parts, head), layout, executor="inline", interrupted=lambda: _epochs(layout, parts) > 0)
+    assert_same_numbers(run_in(tmp_path / "two", 2, parts, head)[0], one)
+
+
+def test_parts_of_a_batch_that_processes_cannot_hold_whole_are_refused(tmp_path):
+    config = odd_config(ghost_batches=3)
+    run_job(job_in(2, config), Layout(tmp_path), executor="inline")
+    state = read_state(Layout(tmp_path).trial(config.trial_id), config.trial_id)
+    assert "ghost_batches 3 cannot be dealt to 2 processes" in state.reason
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("plain", [torch.nn.Dropout(0.4), torch.nn.Dropout2d(0.4), StochasticDepth(0.4, "row")])
+def test_the_draws_of_all_processes_are_those_of_one(plain, channels_last):
+    x = torch.rand(7, 3, 4, 5)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    torch.manual_seed(0)
+    whole = plain(x)
+    for rank in range(3):
+        world = World(rank, 3)
+        own = world.share(x)
+        torch.manual_seed(0)
+        assert torch.equal(GlobalDropout(plain, world)(own), whole[rank::3])
 
 
 def test_a_trial_interrupted_within_an_epoch_goes_on_in_any_other_number_of_processes(tmp_path, cohort, alone):

@@ -85,7 +85,7 @@ def test_what_continues_a_sweep_names_its_overrides_and_survives_plan_json(tmp_p
     assert recorded_plan(record).cohorts == made.cohorts
 
 
-def test_a_trial_stands_a_level_above_its_parent_and_its_job_starts_after_all_of_the_levels_below(tmp_path: Path) -> None:
+def test_a_trial_stands_a_level_above_its_parent_and_what_others_wait_for_begins_first(tmp_path: Path) -> None:
     parents = plan_of(tmp_path).trials[5:7]
     child = "name: p\ndataset: cifar10\nbase: {weights: {trial: %s}}\ngrid: {arch: [linear], lr: [1e-4]}\n"
     children = plan_of(tmp_path, child % parents[1].trial_id).spec

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.errors import SpecError
 from cifar_hpc.executors.base import record_death
 from cifar_hpc.executors.ray_search import tune_judge
+from cifar_hpc.executors.ray_tune import RayTuneExecutor
 from cifar_hpc.executors.ray_worker import Orders
 from cifar_hpc.plan import make_plan, plan_record
+from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record
@@ -256,6 +259,46 @@ def test_of_a_population_the_worst_goes_on_from_the_best_with_changed_settings_a
     assert [suggestion.trial_id for suggestion in iter(undisturbed.next, None)] == [trial.trial_id for trial in trials]
 
 
+def test_a_population_trains_all_its_generations_whatever_its_trials_measure(spec, monkeypatch):
+    """Whatever clashes: a small grid, where places may come upon the settings with which another goes on."""
+    spec.write_text(
+        POPULATION.replace("epochs: 6", "epochs: 20").replace("num_points: 4", "num_points: 8")
+        .replace("  ranges: {lr: {low: 1e-4, high: 0.3, log: true}}\n", "")
+        .replace("grid: {", "grid: {lr: [0.001, 0.003, 0.01, 0.03, 0.1], ")
+    )  # fmt: skip
+    for attempt in range(10):
+        rng = random.Random(attempt)
+        search = start_of(spec)
+        monkeypatch.setattr(search, "_tried", lambda point, rng=rng: Tried(point.picks, rng.random()))
+        assert len({suggestion.trial_id for suggestion in iter(search.next, None)}) == 80
+
+
+def _runner_that_dies_of(trial_id: str):
+    def run(job, layout, **arguments):
+        import os
+
+        from cifar_hpc.executors.base import run_on_node
+
+        if trial_id in job.trial_ids:
+            os._exit(1)
+        run_on_node(job, layout, **arguments)
+
+    return run
+
+
+def test_a_population_goes_on_after_a_worker_that_died_for_good(spec, monkeypatch):
+    spec.write_text(POPULATION)
+    first = start_of(spec).next()
+    dying = first.job.cohorts[0].trials[0].trial_id
+    monkeypatch.setattr(RayTuneExecutor.__init__, "__defaults__", (_runner_that_dies_of(dying),))
+    swept = call("sweep", spec)
+    assert swept.exit_code == 1, swept.output
+    layout = Layout(results_root())
+    states = {trial.trial_id: read_state(layout.trial(trial.trial_id), trial.trial_id) for trial in journal().trials}
+    assert states[dying].status is Status.FAILED and len(states) == 12
+    assert sum(state.status is Status.COMPLETED for state in states.values()) == 11
+
+
 def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(spec):
     spec.write_text(POPULATION)
     search = start_of(spec)
@@ -272,9 +315,11 @@ def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(s
         (
             "schedule: constant",
             "schedule: cosine",
-            "x.yaml:3: base.schedule: schedule cosine; schedule: constant: the schedule is",
+            "x.yaml:3: base.schedule: schedule cosine; schedule: constant is needed with scheduler pbt",
         ),
         ("grid: {optimizer: [sgd, adam]}", "grid: {arch: [simple_cnn, linear]}", "the axis arch; an axis is one of lr, "),
+        ("search:", "when: [{if: {optimizer: adam}, set: {arch: linear}}]\nsearch:", "the axis arch; an axis is one of lr, "),
+        ("  ranges: {lr: {low: 1e-4, high: 0.3, log: true}}\n", "", "x.yaml:6: search.num_points: 4; the grid has 2 points"),
         ("num_points: 4", "num_points: 1", "x.yaml:6: search.num_points: 1; a population of 2 or more is needed"),
         ("epochs: 6", "epochs: 5", "epochs 5 in generations of 2; grace_epochs divides epochs into 2 generations or more"),
         ("search:", "seeds: 3\nsearch:", "x.yaml:5: seeds: 3 seeds; one seed is needed"),

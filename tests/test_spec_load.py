@@ -258,8 +258,8 @@ def test_a_setting_without_effect_is_warned_of(load, rest: str, warning: str) ->
 
 @pytest.mark.parametrize("key", [*TRAINING_KEYS, "freeze"])
 def test_a_setting_that_only_training_feels_is_warned_of_with_svm_and_knn(load, key: str) -> None:
-    words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step", "sync_batchnorm": "false"}
-    value = words.get(key, "1" if key in ("unfreeze_epoch", "epochs", "batch_size") else "0.5")
+    words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step"}
+    value = words.get(key, "1" if key in ("unfreeze_epoch", "epochs", "batch_size", "ghost_batches") else "0.5")
     base = f"base: {{arch: resnet18, weights: imagenet, {key}: {value}}}\n"
     fitted = load(f"{HEAD}{base}grid: {{classifier: [svm, knn]}}\n").warnings
     assert fitted == (f"{key} has no effect: svm and knn are fitted once, to features of a network that is frozen",)

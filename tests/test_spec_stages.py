@@ -90,6 +90,11 @@ def test_set_reaches_every_stage_or_the_one_that_it_names(tmp_path: Path) -> Non
     )
     sizes = {name: {trial.config.dataset.train_size for trial in trials} for name, trials in stages.items()}
     assert sizes["pretrain"] == {100} != sizes["finetune"]
+    shared = SPEC.replace("    dataset: {name: digits, train_size: 400}\n", "").replace("seeds: 2", "seeds: 2\ndataset: digits")
+    first = trials_of(tmp_path, shared, "stages.pretrain.dataset.train_size=100")["pretrain"]
+    assert {trial.config.dataset.train_size for trial in first} == {100}  # where the stage has the data set of all
+    with pytest.raises(SpecError, match="the stage 'pretain'; the spec has the stages pretrain, finetune"):
+        trials_of(tmp_path, SPEC, "stages.pretain.dataset.train_size=100")
 
 
 WRONG = {

@@ -63,7 +63,7 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "dropout": 0.5,
         "ema": 0.99,
         "grad_clip": 1.0,
-        "sync_batchnorm": False,
+        "ghost_batches": 4,
         "epochs": 1,
         "batch_size": 1,
         "precision": "bf16",

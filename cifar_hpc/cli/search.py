@@ -67,7 +67,7 @@ def run_search(layout: Layout, spec: SweepSpec, where: Where, again: Collection[
 def print_search(layout: Layout, spec: SweepSpec) -> None:
     """What `--dry-run` can know of a search: its bounds."""
     from cifar_hpc.search.run import journal_of
-    from cifar_hpc.spec.search import expected_epochs
+    from cifar_hpc.spec.search import expected_epochs, replaced_n
 
     search = spec.search
     assert search is not None
@@ -86,7 +86,7 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
     if search.is_population and search.scheduler:
         lines.append(
             f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
-            f"1/{search.scheduler.reduction:g} go on from the best"
+            f"{replaced_n(search.num_points, search.scheduler.reduction)} go on from the best; all weights are kept"
         )
     elif search.scheduler and new_n:
         about = expected_epochs(search.scheduler, new_n, search.max_epochs)
@@ -148,7 +148,7 @@ def _until_ended(layout: Layout, spec: SweepSpec, reader: SweepReader, again: Co
             states = reader.read()
         if undone and all(starts[trial_id] >= MOST_STARTS for trial_id in undone):
             return
-        if not undone and preview().peek() is None:  # a population may have waited for what another sweep trained
+        if preview().peek() is None:  # a population may go on now that what it waited for has ended
             return
 
 

@@ -54,9 +54,10 @@ def measure_effects(board: Leaderboard) -> Effects:
     y_P = np.array([row.score.mean for row in rows if row.score])
     total = float(((y_P - y_P.mean()) ** 2).sum())
     codes = {axis: _codes(rows, _measured_values(board, axis), axis) for axis in board.axes}
-    axes = _independent(codes, [axis for axis in board.axes if codes[axis].shape[1]], board)
+    varying = [axis for axis in board.axes if codes[axis].shape[1]]
+    axes = _independent(codes, varying, board)
     full = _design(codes, axes) if axes else np.ones((len(rows), 1))
-    if not axes or total == 0 or (len(axes) > 1 and np.linalg.matrix_rank(full) >= len(rows)):
+    if not axes or total == 0 or (len(varying) > 1 and np.linalg.matrix_rank(full) >= len(rows)):
         return Effects(tuple(axes), {}, {}, {})
     rss = _residual(full, y_P)
     importance = {axis: (_residual(_design(codes, [a for a in axes if a != axis]), y_P) - rss) / total for axis in axes}
@@ -133,13 +134,14 @@ def _independent(codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]
         words = any(isinstance(value, str) for value in board.values(axis))
         return words, codes[axis].shape[1], -axes.index(axis)
 
-    kept = list(axes)
-    for axis in sorted(axes, key=leaves):
+    sampled = {axis for axis in axes if not leaves(axis)[0] and len(axes) > 1 and codes[axis].shape[1] + 1 == len(codes[axis])}
+    kept = [axis for axis in axes if axis not in sampled]  # a number that each point has for itself would determine them all
+    for axis in sorted(kept, key=leaves):
         others = [other for other in kept if other != axis]
         ranks = [np.linalg.matrix_rank(_design(codes, chosen)) for chosen in (kept, others)]
         if others and ranks[0] == ranks[1]:
             kept = others
-    return kept
+    return [axis for axis in axes if axis in kept or (axis in sampled and len(axes) > len(sampled))] or list(axes)
 
 
 def _codes(rows: Sequence[Row], values: Sequence[Any], axis: Axis) -> NDArray[np.float64]:

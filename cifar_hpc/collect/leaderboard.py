@@ -93,6 +93,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         unfinished.setdefault(waiting.point_id, []).append(waiting)
     points = dict.fromkeys((*finished, *unfinished))
     rows = [_row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, [])) for point in points]
+    rows = _with_short_paths(rows)
     sign = -1 if OBJECTIVES[pool.objective] == "max" else 1
     measured = sorted((row for row in rows if row.score), key=lambda row: (sign * _mean(row), row.trials[0].params_trained))
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
@@ -110,15 +111,26 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
 
 
 def value_text(value: Any, axis: Axis = "") -> str:
-    """An axis value in words: None as '-', of weights as 'from scratch', a weights file by its folder and name; 1e-05 as 1e-5,
-    a list joined by '+'."""
+    """An axis value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
     if value is None:
         return "from scratch" if axis == "weights" else "-"
-    if axis == "weights" and str(value).startswith("/"):
-        return "/".join(PurePath(value).parts[-2:])
     if isinstance(value, float):
         return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _with_short_paths(rows: Sequence[Row]) -> list[Row]:
+    """Weights files by the shortest ends of their paths that tell them apart."""
+    paths = {path for row in rows if isinstance(path := row.axes.get("weights"), str) and path.startswith("/")}
+    ends: dict[str, str] = {}
+    for length in itertools.count(1):
+        ends = {path: "/".join(PurePath(path).parts[-length:]) for path in paths}
+        if len(set(ends.values())) == len(paths):
+            break
+    return [
+        replace(row, axes={axis: ends.get(value, value) if axis == "weights" else value for axis, value in row.axes.items()})
+        for row in rows
+    ]
 
 
 def _value_order(value: Any) -> tuple[int, float, str]:

@@ -35,7 +35,8 @@ def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], N
                     self._living.add(trial_id)
                     begin(suggestion.job)
                     return {"job": suggestion.job}
-            return None if search.waits else str(Searcher.FINISHED)
+            # What nobody here trains may never end by itself: then this run is over, and the next round looks again.
+            return None if self._living and search.waits else str(Searcher.FINISHED)
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             self._living.discard(trial_id)

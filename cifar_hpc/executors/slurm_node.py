@@ -129,7 +129,12 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     if not _leads():
         raise SystemExit(0)
     _remove_input()
-    _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s), saved and resumed")
+    done = (
+        f"{state.epochs_done} epoch(s), saved and resumed"
+        if state.epochs_done
+        else "not begun, for want of its parent's weights"
+    )
+    _say(f"canary: trial {trial_id}: {done}")
     raise SystemExit(INTERRUPTED if flag.raised() else 0)
 
 

@@ -51,15 +51,21 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 @contextlib.contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder`, and of all that lay there, once the block ends well; after an error
-    the old one stands. Raises OSError."""
+    the old one stands. A kill between the two renames leaves the old one beside it, hidden. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as place:
+    prefix = f".{folder.name}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
         fresh, old = Path(place) / "new", Path(place) / "old"
         fresh.mkdir()
         yield fresh
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
-        fresh.rename(folder)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                old.rename(folder)
+            raise
 
 
 def write_changed(path: Path, data: bytes) -> None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -140,7 +140,7 @@ def ramp_color(share: float) -> str:
 def axis_title(axis: str, value: Any) -> str:
     """'freeze 0.5'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
     if axis == "weights":
-        return PurePath(value_text(value, axis)).stem
+        return value_text(value, axis).removesuffix(".pt")
     named = isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule")
     return value_text(value, axis) if named else f"{axis} {value_text(value, axis)}"
 

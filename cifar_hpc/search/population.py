@@ -13,31 +13,36 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cifar_hpc.search.samplers import TRIES, Tried, draw, rounded
-from cifar_hpc.spec.search import Choice, Picks, Range, Search
+from cifar_hpc.spec.search import Choice, Picks, Range, Search, replaced_n
 from cifar_hpc.trial import stream_seed
 
 FACTORS = (0.8, 1.2)  # of a number that is handed down, as in the paper
 RESAMPLE = 0.25  # chance that an axis is drawn anew instead, as in the paper
 
 
-def propose_heir(
-    search: Search, parents: Sequence[Tried], place: int, generation: int, mode: str
-) -> Iterator[tuple[Picks, int]]:
-    """Proposals of (settings, place of the parent) for one place, of which the caller takes the first that is allowed. parents:
-    the generation before, all ended, by place; mode: max or min. None where every parent failed."""
+def survivors(search: Search, parents: Sequence[Tried], mode: str) -> tuple[list[int], list[int]]:
+    """The places of the best, from which others go on, and of all that go on by themselves. parents: a generation, all ended,
+    by place; mode: max or min."""
     assert search.scheduler is not None
-    alive = [i for i, tried in enumerate(parents) if tried.value is not None]
     sign = 1.0 if mode == "min" else -1.0
-    ranked = sorted(alive, key=lambda i: (sign * (parents[i].value or 0.0), i))
-    some = max(1, min(int(len(parents) / search.scheduler.reduction), len(parents) // 2))
-    best, goes_on = ranked[:some], ranked[: len(parents) - some]
-    if place in goes_on:
-        yield parents[place].picks, place
-        return
+    ranked = sorted(
+        (i for i, tried in enumerate(parents) if tried.value is not None), key=lambda i: (sign * (parents[i].value or 0.0), i)
+    )
+    some = replaced_n(len(parents), search.scheduler.reduction)
+    return ranked[:some], ranked[: len(parents) - some]
+
+
+def propose_heir(
+    search: Search, parents: Sequence[Tried], best: Sequence[int], generation: int, place: int
+) -> Iterator[tuple[Picks, int]]:
+    """Proposals of (settings, place of the parent) for a place that does not go on by itself; the caller takes the first one
+    that is allowed and new."""
     for attempt in range(TRIES if best else 0):
         rng = np.random.default_rng(stream_seed(search.seed, "heir", generation, place, attempt))
         parent = best[int(rng.integers(len(best)))]
         yield {name: _explore(search.space.axes[name], pick, rng) for name, pick in parents[parent].picks.items()}, parent
+    if search.space.size is not None:
+        yield from ((picks, parent) for parent in best for picks in search.space.every_pick())
 
 
 def _explore(axis: Range | Choice, pick: int | float, rng: np.random.Generator) -> int | float:

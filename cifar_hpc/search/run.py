@@ -17,7 +17,7 @@ from cifar_hpc.plan import Job, make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
-from cifar_hpc.search.population import propose_heir
+from cifar_hpc.search.population import propose_heir, survivors
 from cifar_hpc.search.samplers import Tried, known, propose
 from cifar_hpc.spec.search import Picks, Search
 from cifar_hpc.spec.sweep import SweepSpec, SweepTrial
@@ -90,7 +90,7 @@ class SearchRun:
 
     @property
     def waits(self) -> bool:
-        """Whether there is more to give once trials that train now have ended: a population's next generation."""
+        """Whether there is more to give once all trials that were given have ended: a population's next generation."""
         before = self._generation_before()
         return 0 < len(self._points) < self.search.trials_at_most and any(self._tried(point).open for point in before)
 
@@ -149,12 +149,22 @@ class SearchRun:
         if not before:
             yield from self._new_picks(self._generation_of)
             return
-        here = {trial.trial_id for trial in self.record.trials}
         generation, place = divmod(n, self.search.num_points)
-        for picks, parent in propose_heir(self.search, [self._tried(point) for point in before], place, generation, self.mode):
-            heirs = [self._generation_of(trial, before[parent]) for trial in self.search.space.trials(picks)]
-            if heirs and heirs[0].config.trial_id not in here:
-                yield picks, tuple(heirs)
+        parents = [self._tried(point) for point in before]
+        best, going_on = survivors(self.search, parents, self.mode)
+        kept = {i: self._heirs(parents[i].picks, before[i], generation) for i in going_on}
+        if place in kept:
+            yield parents[place].picks, kept[place]
+            return
+        taken = {trial.trial_id for trial in self.record.trials}
+        taken |= {trial.config.trial_id for trials in kept.values() for trial in trials}
+        for picks, parent in propose_heir(self.search, parents, best, generation, place):
+            trials = self._heirs(picks, before[parent], generation)
+            if trials and taken.isdisjoint(trial.config.trial_id for trial in trials):
+                yield picks, trials
+
+    def _heirs(self, picks: Picks, parent: _Point, generation: int) -> Trials:
+        return tuple(self._generation_of(trial, parent, generation) for trial in self.search.space.trials(picks))
 
     def _generation_before(self) -> list[_Point]:
         """The population's generation from which the next trial starts; empty for the first one, and without a population."""
@@ -162,14 +172,17 @@ class SearchRun:
         first = (len(self._points) // size - 1) * size
         return self._points[first : first + size] if self.search.is_population and first >= 0 else []
 
-    def _generation_of(self, trial: SweepTrial, parent: _Point | None = None) -> SweepTrial:
-        """The trial cut to the epochs of one generation, which keeps its weights for the next one."""
+    def _generation_of(self, trial: SweepTrial, parent: _Point | None = None, generation: int = 0) -> SweepTrial:
+        """The trial cut to the epochs of one generation, which keeps its weights for the next one.
+
+        Each generation has a seed of its own, or all would see their images in the same order, cut in the same places.
+        """
         assert self.search.scheduler is not None
         config = dataclasses.replace(trial.config, epochs=self.search.scheduler.grace_epochs, keep="weights")
         if parent is None:
             return SweepTrial(normalise(config), trial.axes)
         weights = f"{PARENT_PREFIX}{parent.trial_ids[0]}"
-        config = dataclasses.replace(config, weights=weights, weights_fingerprint=None)
+        config = dataclasses.replace(config, weights=weights, weights_fingerprint=None, seed=config.seed + generation)
         return SweepTrial(normalise(config), {**trial.axes, "weights": weights})
 
     def _tried(self, point: _Point) -> Tried:
@@ -179,6 +192,9 @@ class SearchRun:
         states = [read_state(self._layout.trial(trial_id), trial_id) for trial_id in point.trial_ids]
         results = [state.result for state in states if state.result is not None and self.record.ends(state.result)]
         values = [value for state in states if (value := self._value(state)) is not None]
+        if self.search.is_population and len(results) == len(states):
+            kept = all(self._layout.trial(trial_id).weights.exists() for trial_id in point.trial_ids)
+            values = values if kept else []  # another sweep trained it and kept no weights: nothing can go on from it
         over = len(results) + sum(state.status is Status.FAILED for state in states)
         if over < len(states):
             return Tried(point.picks, None)

@@ -186,6 +186,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),
         "nothing is left to unfreeze before the last epoch",
     ),
+    "ghost_batches": (lambda c: c.ghost_batches is not None, "only the classifier is trained, or the parts are 1"),
     "stop.min_delta": (lambda c: c.stop.patience is not None, "stop.patience is not set, or not below epochs"),
     "stop.patience": (lambda c: c.stop.patience is not None, "it is not below epochs, so that nothing stops early"),
 }

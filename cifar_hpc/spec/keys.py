@@ -83,7 +83,7 @@ class Key:
         words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
         bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
         null = f", or {self.limits['also']}" if "also" in self.limits else null
-        noun = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[plain_type(self.kind)]
+        noun = {int: "a whole number", float: "a number", str: "text"}[plain_type(self.kind)]
         return " ".join(part for part in (noun, bounds) if part) + null
 
 
@@ -116,9 +116,7 @@ SEARCH_KEYS = _keys(SearchKeys, "search.")
 SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
 MEMBER_KEYS = _keys(Ensembling, "ensemble.members.")
 RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
-    name: key
-    for name, key in _OWN.items()
-    if name not in SPECIAL and not key.choices and plain_type(key.kind) not in (str, bool)
+    name: key for name, key in _OWN.items() if name not in SPECIAL and not key.choices and plain_type(key.kind) is not str
 }
 ALL_KEYS: dict[str, Key] = {
     **TRIAL_KEYS,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
-from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml
 
 TOP_LEVEL = (
@@ -40,6 +41,9 @@ def _apply(tree: YamlTree, override: str) -> None:
     value = parse_yaml(text, place, fixed_place=place).value
     if not isinstance(tree.value, dict):
         return  # reported as what it is when the spec is read
+    if parts[0] == "stages" and len(parts) > 1 and parts[1] not in (stages := _stages(tree)):
+        known = f"the spec has the stages {', '.join(stages)}" if stages else "the spec has no stages"
+        raise SpecError([Problem(place, f"the stage {parts[1]!r}", known, nearest(parts[1], stages))])
     if parts == ["seed"]:
         parts, value = ["seeds"], [value]
     if parts[0] not in TOP_LEVEL:
@@ -58,8 +62,7 @@ def _apply(tree: YamlTree, override: str) -> None:
     elif parts[0] == "stages" and len(parts) > 3 and parts[2] in ("base", "grid", "zip"):
         _put(tree, (*parts[:3], ".".join(parts[3:])), value, place)
     elif parts[0] == "stages" and len(parts) > 3 and parts[2] == "dataset":
-        if parts[1] in _stages(tree):
-            _name_dataset(tree, tuple(parts[:3]))
+        _own_dataset(tree, parts[1])
         _put(tree, tuple(parts), value, place)
     elif parts[0] == "stop":
         _release(tree, ".".join(parts), ("base", "grid", "zip"))
@@ -113,6 +116,16 @@ def _fix_in_dataset(tree: YamlTree, parts: list[str], value: Any, place: str) ->
     for path in whole:
         _name_dataset(tree, path)
         _put(tree, (*path, *parts[1:]), value, place)
+
+
+def _own_dataset(tree: YamlTree, stage: str) -> None:
+    """Gives the stage a data set that can hold further keys: its own, or a copy of the one that all stages have."""
+    holder = _stages(tree).get(stage)
+    if holder is not None:
+        if "dataset" not in holder and "dataset" in tree.value:
+            holder["dataset"] = copy.deepcopy(tree.value["dataset"])
+            tree.places[("stages", stage, "dataset")] = tree.places.get(("dataset",), tree.origin)
+        _name_dataset(tree, ("stages", stage, "dataset"))
 
 
 def _name_dataset(tree: YamlTree, path: KeyPath) -> None:

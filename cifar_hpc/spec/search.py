@@ -157,6 +157,11 @@ def corners(sections: Sections, ranges: Mapping[str, Range]) -> list[Sections]:
     return [dataclasses.replace(sections, base=sections.base | values) for values in ends]
 
 
+def replaced_n(population: int, reduction: float) -> int:
+    """How many of a population go on from as many others: 1/reduction of it, one at least, half of it at most."""
+    return max(1, min(int(population / reduction), population // 2))
+
+
 def expected_epochs(scheduler: Scheduler, trials_n: int, epochs: int) -> int:
     """Epochs of all trials where asha keeps just 1/reduction at each rung; it will be more, as the first ones to come go on."""
     total, left, done, rung = 0.0, float(trials_n), 0.0, float(scheduler.grace_epochs)

@@ -73,7 +73,7 @@ class Origins:
     def switched_on(self) -> tuple[str, ...]:
         """The keys that are written with something else than null or 0 somewhere, or freeze with another depth than all."""
         off = (None, 0, "all")  # svm and knn freeze all in any case: who writes it is right
-        return tuple(k for k, known in self._values.items() if any(value is False or value not in off for value, _ in known))
+        return tuple(key for key, known in self._values.items() if any(value not in off for value, _ in known))
 
 
 def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, tuple[str, ...]]:

@@ -69,7 +69,7 @@ def read_search(
         definition=_definition(tree, with_size=scheduler is not None and all_of(scheduler)["name"] == "pbt"),
     )
     if search.is_population:
-        _check_population(search, tree, has_include=bool(sections.include))
+        _check_population(search, tree, axes, has_include=bool(sections.include))
     warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
 
@@ -96,8 +96,8 @@ def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, ori
     return ranges
 
 
-def _check_population(search: Search, tree: YamlTree, has_include: bool) -> None:
-    """Raises SpecError where a population cannot train what the spec says."""
+def _check_population(search: Search, tree: YamlTree, axes: Sequence[str], has_include: bool) -> None:
+    """Raises SpecError where a population cannot train what the spec says. axes: what differs between points."""
     scheduler = search.scheduler
     assert scheduler is not None
     problems = []
@@ -105,11 +105,15 @@ def _check_population(search: Search, tree: YamlTree, has_include: bool) -> None
     def refuse(path: KeyPath, found: str, allowed: str) -> None:
         problems.append(Problem(tree.where(path), found, f"{allowed} with scheduler pbt"))
 
-    for key in (key for axis in search.space.axes for key in axis.split("+")):
-        if key not in PBT_AXES:
+    for key in axes:
+        if key not in (*PBT_AXES, "seed"):
             refuse(("search", "scheduler"), f"the axis {key}", f"an axis is one of {', '.join(PBT_AXES)}")
     if search.num_points < 2:
         refuse(("search", "num_points"), f"{search.num_points}", "a population of 2 or more is needed")
+    if search.space.size is not None and search.num_points > search.space.size:
+        refuse(
+            ("search", "num_points"), f"{search.num_points}", f"the grid has {search.space.size} points: no more is possible"
+        )
     if search.seeds_n > 1:
         refuse(("seeds",), f"{search.seeds_n} seeds", "one seed is needed; other populations by search.seed")
     if has_include:
@@ -122,8 +126,7 @@ def _check_population(search: Search, tree: YamlTree, has_include: bool) -> None
     for name, value in wanted.items():
         given = next((getattr(c, name) for c in search.corners if getattr(c, name) != value), value)
         if given != value:
-            why = ": the schedule is what the population finds" if name == "schedule" else ""
-            refuse(("base", name), f"{name} {given}", f"{name}: {'null' if value is None else value}{why}, is needed")
+            refuse(("base", name), f"{name} {given}", f"{name}: {'null' if value is None else value} is needed")
     if any(config.lr == "auto" for config in search.corners):
         refuse(("base", "lr"), "lr auto", "a number is needed")
     if problems:
@@ -140,7 +143,7 @@ def _sum(expansions: Sequence[Expansion]) -> Expansion:
 
 def _doubts(search: Search) -> list[str]:
     sentences = []
-    if search.space.size is not None and search.num_points >= search.space.size:
+    if search.space.size is not None and search.num_points >= search.space.size and not search.is_population:
         sentences.append(f"search.num_points {search.num_points}: the grid has {search.space.size} points, and all are trained")
     if search.scheduler is not None and search.scheduler.grace_epochs >= search.max_epochs:
         sentences.append(f"search.scheduler has no effect: no trial is longer than {search.scheduler.grace_epochs} epochs")

@@ -3,8 +3,8 @@
 Every process holds all weights and takes its share of each batch and of each split; gradients, sums and logits are added up,
 so that all processes hold the same numbers and take the same decisions. A world of one does nothing of this.
 
-Owns: World, BatchNorm and dropout over a whole global batch. Knows nothing of how the processes were started, of members or of
-files.
+Owns: World, BatchNorm and dropout over a whole global batch, or equal parts of it. Knows nothing of how the processes were
+started, of members or of files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import FileStore
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.ops import StochasticDepth
@@ -164,7 +165,7 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape and dtype."""
         if not self.training:
-            return super().forward(input)
+            return _BatchNorm.forward(self, input)
         x = input.float()
         shape = (1, -1, *[1] * (x.ndim - 2))
         if self.running_mean is not None:
@@ -193,6 +194,36 @@ class GlobalBatchNorm(_BatchNorm):
         self.running_var += momentum * (var_C * n / (n - 1).clamp_min(1) - self.running_var)
 
 
+class GhostBatchNorm(GlobalBatchNorm):
+    """BatchNorm whose statistics in training are those of equal parts of the global batch, each for itself (Hoffer et al. 2017,
+    arXiv:1705.08741); the running ones are the parts' means. local_parts: how many of them this process holds whole."""
+
+    def __init__(self, plain: _BatchNorm, local_parts: int) -> None:
+        super().__init__(plain)
+        self._parts = local_parts
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape and dtype."""
+        if not self.training:
+            return _BatchNorm.forward(self, input)
+        n, parts = len(input), [input[part :: self._parts] for part in range(self._parts)]
+        self._track_parts(parts)
+        outputs = [functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps) for x in parts]
+        place_N = torch.cat([torch.arange(part, n, self._parts, device=input.device) for part in range(self._parts)])
+        return torch.empty_like(input, dtype=outputs[0].dtype).index_copy(0, place_N, torch.cat(outputs))
+
+    @torch.no_grad()
+    def _track_parts(self, parts: Sequence[Tensor]) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        axes = [axis for axis in range(parts[0].ndim) if axis != 1]
+        var_PC, mean_PC = zip(*(torch.var_mean(x.float(), axes) for x in parts), strict=True)
+        self.running_mean.lerp_(torch.stack(mean_PC).mean(0), momentum)
+        self.running_var.lerp_(torch.stack(var_PC).mean(0), momentum)
+
+
 class GlobalDropout(nn.Module):
     """Dropout, or stochastic depth by rows, whose draws in training are those of the global batch, as they are in one process:
     each process draws for all images, from one seed, and takes the rows of its own."""
@@ -211,22 +242,31 @@ class GlobalDropout(nn.Module):
         if len(range(rank, n, size)) != len(x):  # a part of this process's share, for want of memory
             n = len(x) * size
         shape = x.shape[1:] if self._shape_matters else (1,) * (x.ndim - 1)
-        factors: Tensor = self.plain(x.new_ones((n, *shape)))
+        whole = x.new_ones((n, *shape))
+        if x.ndim == 4 and x.stride(1) < x.stride(3):  # what is drawn follows the order in memory
+            whole = whole.contiguous(memory_format=torch.channels_last)
+        factors: Tensor = self.plain(whole)
         return x * factors[rank::size]
 
 
-def see_global_batch(module: nn.Module, world: World, statistics: bool) -> None:
-    """Makes all below the module that depends on the whole batch depend on the global one: dropout, and with `statistics`
-    BatchNorm too. In a world of one leaves all as it is."""
-    if world.size == 1:
+def see_global_batch(module: nn.Module, world: World, ghost_batches: int | None) -> None:
+    """Makes all below the module that depends on the whole batch depend on the global one: dropout, and BatchNorm, or on
+    ghost_batches equal parts of it. In a world of one and without parts leaves all as it is.
+
+    Raises CifarHpcError where the processes cannot hold whole parts.
+    """
+    if world.size == 1 and ghost_batches is None:
         return
+    if ghost_batches is not None and ghost_batches % world.size:
+        raise CifarHpcError(f"ghost_batches {ghost_batches} cannot be dealt to {world.size} processes: a multiple is needed")
     for name, child in module.named_children():
-        if isinstance(child, _BatchNorm) and statistics:
-            setattr(module, name, GlobalBatchNorm(child))
-        elif _draws(child):
+        if isinstance(child, _BatchNorm):
+            parts = ghost_batches and ghost_batches // world.size
+            setattr(module, name, GhostBatchNorm(child, parts) if parts else GlobalBatchNorm(child))
+        elif _draws(child) and world.size > 1:
             setattr(module, name, GlobalDropout(child, world))
         else:
-            see_global_batch(child, world, statistics)
+            see_global_batch(child, world, ghost_batches)
 
 
 def _draws(module: nn.Module) -> bool:

@@ -77,7 +77,7 @@ class Member:
     def join(self, world: World) -> None:
         """From here on trains beside the same member in the other processes of the world."""
         self.world = world
-        see_global_batch(self.suffix, world, statistics=self.config.sync_batchnorm is not False)
+        see_global_batch(self.suffix, world, self.config.ghost_batches)
 
     @property
     def active(self) -> bool:
@@ -241,10 +241,12 @@ class Member:
 
     @torch.no_grad()
     def average_statistics(self) -> None:
-        """BatchNorm's running statistics, where each process has had its own, become their means over all processes."""
-        if self.world.size > 1 and self.config.sync_batchnorm is False:
-            networks = [self.suffix] if self.ema is None else [self.suffix, self.ema]
-            statistics = [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+        """BatchNorm's running statistics, where each process has had those of its own parts, become the means of all."""
+        if self.world.size == 1 or self.config.ghost_batches is None:
+            return
+        layers = [m for net in (self.suffix, self.ema) if net is not None for m in net.modules() if isinstance(m, _BatchNorm)]
+        statistics = [buffer for layer in layers for buffer in layer.buffers() if buffer.is_floating_point()]
+        if statistics:
             self.world.add_up(statistics)
             torch._foreach_div_(statistics, self.world.size)
 
