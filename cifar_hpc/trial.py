@@ -130,8 +130,8 @@ class TrialConfig:
     )
     grad_clip: float | None = spec_key("largest gradient norm; null: off", None, gt=0)
     ghost_batches: int | None = spec_key(
-        "equal parts of each batch that BatchNorm takes for a batch each, as without SyncBatchNorm in as many processes; null: "
-        "the whole batch, in any number of processes",
+        "parts of each batch, alike but for an image, that BatchNorm takes for a batch each, as without SyncBatchNorm in as "
+        "many processes; null: the whole batch, in any number of processes",
         None,
         ge=1,
         late=True,

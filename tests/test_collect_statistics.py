@@ -96,3 +96,8 @@ def test_a_clear_winner_is_not_called_optimistic() -> None:
     right_PN = np.stack([rng.random(2000) < 0.95, *(rng.random(2000) < 0.5 for _ in range(5))]).astype(float)
     assert winners_optimism(right_PN) < 0.002
     assert winners_optimism(right_PN[:1]) == 0.0
+
+
+def test_of_images_too_few_to_leave_one_out_no_optimism_is_told() -> None:
+    assert winners_optimism(np.array([[1.0], [0.0]])) is None
+    assert winners_optimism(np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])) >= 0  # some draws leave none out: they do not count

@@ -15,7 +15,10 @@ from pathlib import Path
 import pytest
 from training import digits_config, job_of, numbers
 
+from cifar_hpc.cli.progress import best_point
 from cifar_hpc.cli.states import SweepReader
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import SpecError
 from cifar_hpc.executors.base import record_death
 from cifar_hpc.executors.ray_search import tune_judge
@@ -135,6 +138,22 @@ def test_a_search_over_a_grid_ends_when_the_grid_is_used_up(spec):
     assert loaded.warnings == ("search.num_points 50: the grid has 3 points, and all are trained",)
     suggestions = list(iter(start_of(spec).next, None))
     assert len({suggestion.trial_id for suggestion in suggestions}) == len(suggestions) == 3 * 2 == loaded.search.trials_at_most
+
+
+def test_a_point_of_which_a_seed_was_ended_early_stands_below_those_that_went_on(spec):
+    """Its mean is of trials of different length; here it would be the higher one."""
+    text = "name: hunt\ndataset: {name: digits, train_size: 400}\nseeds: 2\n"
+    spec.write_text(text + "base: {arch: simple_cnn, epochs: 2, batch_size: 32}\ngrid: {lr: [1e-5, 0.05]}\n")
+    layout, plan = Layout(results_root()), make_plan(load_spec(spec))
+    for trial in plan.trials:
+        word = "enough" if trial.lr == 0.05 and trial.seed == 1 else True
+        run_job(job_of(trial), layout, executor="ray", on_epoch=lambda trial_id, record, word=word: word)
+    best, cut = make_leaderboard(scan(layout)).measured
+    assert (best.axes["lr"], cut.axes["lr"]) == (1e-5, 0.05) and cut.score.mean > best.score.mean
+    record = plan_record(plan)
+    assert "lr=1e-05" in str(
+        best_point(record, {t.trial_id: read_state(layout.trial(t.trial_id), t.trial_id) for t in plan.trials})
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])

@@ -310,3 +310,10 @@ def test_what_stands_at_the_top_level_can_be_set_for_one_run(tmp_path: Path) -> 
     path = tmp_path / "x.yaml"
     path.write_text("name: x\ndataset: digits\nbase: {arch: linear}\n")
     assert load_spec(path, ["keep=weights"]).trials[0].config.keep == "weights"
+
+
+def test_parts_of_a_batch_are_of_two_images_and_whole_in_each_process(load) -> None:
+    with pytest.raises(SpecError, match="ghost_batches 100 of batch_size 128; two images a part are needed: at most 64 parts"):
+        load(f"{HEAD}base: {{arch: resnet18, ghost_batches: 100}}\n")
+    with pytest.raises(SpecError, match="4: resources: 2 processes for ghost_batches 3; each process holds whole parts"):
+        load(f"{HEAD}base: {{arch: resnet18, ghost_batches: 3}}\nresources: {{processes: 2}}\n")

@@ -24,7 +24,7 @@ from cifar_hpc import catalog
 from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.report.forms import duration_text, plural
 
 LOOK_EVERY_S = 1.0
@@ -66,6 +66,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
     names: dict[str, str] = {}
+    behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
     told = names_of(plan.trials, seed=False)
     for trial in answering(plan):
         result = states[trial.trial_id].result
@@ -73,11 +74,14 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         value = None if val is None else val.acc if plan.objective == "val_acc" else val.loss
         if value is not None:
             values[trial.point_id].append(value)
+            assert result is not None
             names.setdefault(trial.point_id, told[trial.trial_id])
+            cut, params = behind.get(trial.point_id, (False, result.params_trained))
+            behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
     if not values:
         return None
-    choose = max if plan.objective == "val_acc" else min
-    point = choose(values, key=lambda point_id: fmean(values[point_id]))
+    sign = -1 if plan.objective == "val_acc" else 1
+    point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
     return Best(names[point], plan.objective, fmean(values[point]), len(values[point]))
 
 
@@ -104,7 +108,9 @@ def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | N
     """Seconds to the end of what has not ended, one trial after another; None before any epoch was measured."""
     costs = epoch_costs_s(plan, states)
     open_ = [trial for trial in plan.trials if _is_open(states[trial.trial_id])]
-    return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) if costs else None
+    if not costs:
+        return None
+    return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) + _to_come(plan) * fmean(costs.values())
 
 
 class Pace:
@@ -132,6 +138,12 @@ class Pace:
         return left_s if left_s >= 1 else None
 
 
+def _to_come(plan: PlanRecord) -> int:
+    """Epochs of trials that a search has still to sample, at most."""
+    longest = max((int(trial.config["epochs"]) for trial in plan.trials), default=0)
+    return (plan.trials_at_most - len(plan.trials)) * longest
+
+
 def _is_open(state: TrialState) -> bool:
     return state.status not in ENDED and state.status is not Status.FAILED
 
@@ -142,7 +154,8 @@ def _epochs_left(trial: PlannedTrial, states: Mapping[str, TrialState]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Trials and epochs of a sweep, and how many have ended; a trial that stopped early or failed has ended all of its own."""
+    """Trials and epochs of a sweep, and how many have ended. A trial that has ended counts with the epochs that it trained, one
+    that a search will sample with those of the longest so far."""
 
     trials: int
     done: int
@@ -152,11 +165,12 @@ class Counts:
 
     @classmethod
     def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
-        epochs = sum(int(trial.config["epochs"]) for trial in plan.trials)
+        trained = sum(states[trial.trial_id].epochs_done for trial in plan.trials)
         left = sum(_epochs_left(trial, states) for trial in plan.trials if _is_open(states[trial.trial_id]))
+        left += _to_come(plan)
         done = sum(state.status in ENDED for state in states.values())
         failed = sum(state.status is Status.FAILED for state in states.values())
-        return cls(plan.trials_at_most, done, failed, epochs, epochs - left)
+        return cls(plan.trials_at_most, done, failed, trained + left, trained)
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""

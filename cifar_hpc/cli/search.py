@@ -71,7 +71,8 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
 
     search = spec.search
     assert search is not None
-    record = journal_of(spec, _journal(layout, spec.name), 1)
+    before = _journal(layout, spec.name)
+    record = journal_of(spec, before, 1)
     states = SweepReader(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     new_n = record.trials_at_most - len(record.trials)
@@ -93,6 +94,8 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
         lines.append(
             f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
         )
+    if before is not None and before.search and before.search["definition"] != search.definition:
+        lines.append(f"  anew      it is another search than that of the {len(before.trials)} trials under this name")
     typer.echo("\n".join(lines))
 
 

@@ -16,6 +16,7 @@ from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.trial import PARENT_PREFIX
 
 FAILURES = (Status.FAILED, Status.LOST)
 
@@ -55,6 +56,11 @@ class Row:
         return self.epochs is not None and isinstance(wanted, int) and self.epochs < wanted
 
     @property
+    def cut(self) -> bool:
+        """Whether a search ended one of its trials."""
+        return any(trial.outcome is Outcome.PRUNED for trial in self.trials)
+
+    @property
     def diverged(self) -> int:
         return sum(trial.outcome is Outcome.DIVERGED for trial in self.trials)
 
@@ -77,13 +83,20 @@ class Leaderboard:
         return tuple(row for row in self.rows if row.score is not None)
 
     @property
+    def is_population(self) -> bool:
+        """Whether points start from trials of other points here, generation after generation."""
+        here = {f"{PARENT_PREFIX}{trial.trial_id}" for row in self.rows for trial in row.trials}
+        return any(row.axes.get("weights") in here for row in self.rows)
+
+    @property
     def claims_ranking(self) -> bool:
         """Whether the first two points have enough seeds for an order to mean something."""
         return all(row.place is not None for row in self.measured[:2])
 
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
-    """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters."""
+    """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters. A point of which a
+    search ended a seed early stands below all that went on: its mean is of trials that are no longer alike."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}
     unfinished: dict[str, list[Unfinished]] = {}
@@ -95,7 +108,9 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     rows = [_row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, [])) for point in points]
     rows = _with_short_paths(rows)
     sign = -1 if OBJECTIVES[pool.objective] == "max" else 1
-    measured = sorted((row for row in rows if row.score), key=lambda row: (sign * _mean(row), row.trials[0].params_trained))
+    measured = sorted(
+        (row for row in rows if row.score), key=lambda row: (row.cut, sign * _mean(row), row.trials[0].params_trained)
+    )
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
     places = itertools.count(1)
     ranked = [

@@ -95,11 +95,12 @@ def paired_difference(right_a_SN: NDArray[np.bool_], right_b_SN: NDArray[np.bool
     return PairedDifference(observed, float(low), float(high), min(1.0, 2 * max(float(tail), 1 / draws)), "paired bootstrap")
 
 
-def winners_optimism(right_PN: NDArray[np.float64], draws: int = 500) -> float:
+def winners_optimism(right_PN: NDArray[np.float64], draws: int = 500) -> float | None:
     """By how much the best of P points looks better than it is, because the images that chose it also measured it.
 
     right_PN: each point's share of seeds that were right on each image. Points are chosen on a bootstrap sample of the images
-    and measured on those not drawn (Tsamardinos, Greasidou and Borboudakis 2018). Not below 0. Deterministic.
+    and measured on those not drawn (Tsamardinos, Greasidou and Borboudakis 2018). Not below 0; None where the images are too
+    few to leave one out. Deterministic.
     """
     points, images = right_PN.shape
     if points < 2:
@@ -108,5 +109,9 @@ def winners_optimism(right_PN: NDArray[np.float64], draws: int = 500) -> float:
     counts_RN = rng.multinomial(images, np.full(images, 1 / images), size=draws)
     chosen_R = (counts_RN @ right_PN.T).argmax(1)
     outside_RN = counts_RN == 0
+    measured_R = outside_RN.any(1)
+    if not measured_R.any():
+        return None
+    outside_RN, chosen_R = outside_RN[measured_R], chosen_R[measured_R]
     honest_R = (outside_RN * right_PN[chosen_R]).sum(1) / outside_RN.sum(1)
     return max(0.0, float(right_PN.mean(1).max() - honest_R.mean()))

@@ -65,7 +65,8 @@ def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: fl
 def choose_drawings(found: Findings) -> Iterator[Drawing]:
     """The figures that this pool has the axes for; the axes that matter most come first."""
     board = found.board
-    ranked = [axis for axis in rank_axes(board) if axis in found.effects.axes and len(shown_values(board, axis)) > 1]
+    shown = [axis for axis in found.effects.axes if axis != "weights" or not board.is_population]  # a parent for each heir
+    ranked = [axis for axis in rank_axes(board) if axis in shown and len(shown_values(board, axis)) > 1]
     if len(found.effects.importance) > 1 or any(len(values) > 2 for values in found.effects.effects.values()):
         yield draw_effects(found.effects, board)
     freezing = make_freezing_curves(board)

@@ -143,7 +143,8 @@ def _cost(ledger: Ledger) -> str:
 def _next_steps(board: Leaderboard, comparison: Comparison | None) -> list[str]:
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
-        return ["Next: three seeds or more (`seeds: 3`), so that an order of the points means something."]
+        again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
+        return [f"Next: three seeds or more {again}, so that an order of the points means something."]
     steps = []
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]

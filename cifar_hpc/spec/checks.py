@@ -147,6 +147,13 @@ def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
     return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", allowed)
 
 
+def _check_ghost_batches(ghost_batches: int | None, batch_size: int) -> Finding | None:
+    if ghost_batches is None or 2 * ghost_batches <= batch_size:
+        return None
+    found = f"ghost_batches {ghost_batches} of batch_size {batch_size}"
+    return Finding("ghost_batches", ghost_batches, found, f"two images a part are needed: at most {batch_size // 2} parts")
+
+
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
     there = catalog.labelled_images(name, classes)
     if train_size is None or there is None or train_size <= there:
@@ -163,6 +170,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.arch, c.freeze)),
     (_check_side, lambda c: (c.arch, c.stem, c.image_size)),
+    (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
 )
 

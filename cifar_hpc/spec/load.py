@@ -20,6 +20,7 @@ from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
 from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
+from cifar_hpc.trial import TrialConfig
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -42,6 +43,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         found = read_trials(model, tree, resolver, {}, strict=not overrides)
         trials = found.trials
         warnings = (*found.warnings, *idle_settings(found.written, [trial.config for trial in trials]))
+    resources = Resources(**all_of(spec["resources"])) if "resources" in spec else Resources()
+    _check_parts(search.corners if search else [trial.config for trial in trials], resources, tree)
     return SweepSpec(
         name=spec["name"],
         path=path,
@@ -49,11 +52,21 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         trials=trials,
         objective=objective,
         overrides=tuple(overrides),
-        resources=Resources(**all_of(spec["resources"])) if "resources" in spec else Resources(),
+        resources=resources,
         warnings=(*warnings, *doubts(search.corners if search else [trial.config for trial in trials])),
         search=search,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
     )
+
+
+def _check_parts(configs: Sequence[TrialConfig], resources: Resources, tree: YamlTree) -> None:
+    """Raises SpecError where the processes of a trial could not hold whole parts of its batches."""
+    processes = resources.nodes * (resources.processes or max(1, round(resources.gpus or 0)))
+    for parts in dict.fromkeys(config.ghost_batches for config in configs):
+        if parts is not None and parts % processes:
+            where = tree.where(("resources",))
+            found = f"{processes} processes for ghost_batches {parts}"
+            raise SpecError([Problem(where, found, "each process holds whole parts: ghost_batches is a multiple of them")])
 
 
 def _ensembling(part: BaseModel) -> Ensembling:

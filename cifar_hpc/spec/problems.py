@@ -44,7 +44,8 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     if kind == "missing":
         return Problem(tree.where(written), "nothing", f"{path[-1]!r} is needed")
     if kind in ("list_type", "too_short"):
-        example = f" (a value for every trial stands in base: {path[-1]})" if path[0] in ("grid", "zip") else ""
+        place = "a range in search.ranges" if isinstance(value, dict) else "a value for every trial stands in base"
+        example = f" ({place}: {path[-1]})" if path[0] in ("grid", "zip") else ""
         return Problem(where, show(value), f"a list with at least one value is needed{example}")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return Problem(where, show(value), "a mapping (key: value) is needed")

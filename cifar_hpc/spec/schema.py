@@ -279,6 +279,8 @@ def describe_keys() -> list[dict[str, str]]:
     for field in spec_model().model_fields.values():
         if str(field.alias) not in ALL_KEYS:
             rows.append({"key": str(field.alias), "default": "", "allowed": "", "meaning": str(field.description)})
+    ranges = {"key": "search.ranges.KEY", "default": "", "allowed": "{low: ..., high: ..., log: true}"}
+    rows.append({**ranges, "meaning": "an axis to sample between two ends, for a key that is a number; log: every order alike"})
     for key in ALL_KEYS.values():
         if key is not SEED:  # `seeds` at the top level are its values
             default = "" if key.default is ... else "null" if key.default is None else str(key.default)

@@ -33,7 +33,8 @@ class Scheduler:
 
     name: str = spec_key(
         "asha (asynchronous successive halving, arXiv:1810.05934), hyperband (several of its brackets, each more patient) or "
-        "pbt (population based training, arXiv:1711.09846: the worst go on from the best, with changed settings)",
+        "pbt (population based training, arXiv:1711.09846: the worst go on from the best, with changed settings; "
+        "it needs schedule: constant and one seed)",
         choices=SCHEDULERS,
     )
     grace_epochs: int = spec_key("epochs that every trial gets; of pbt: epochs of a generation", 1, ge=1)

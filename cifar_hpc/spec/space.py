@@ -69,7 +69,7 @@ def read_search(
         definition=_definition(tree, with_size=scheduler is not None and all_of(scheduler)["name"] == "pbt"),
     )
     if search.is_population:
-        _check_population(search, tree, axes, has_include=bool(sections.include))
+        _check_population(search, tree, origins, axes, has_include=bool(sections.include))
     warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
 
@@ -96,7 +96,7 @@ def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, ori
     return ranges
 
 
-def _check_population(search: Search, tree: YamlTree, axes: Sequence[str], has_include: bool) -> None:
+def _check_population(search: Search, tree: YamlTree, origins: Origins, axes: Sequence[str], has_include: bool) -> None:
     """Raises SpecError where a population cannot train what the spec says. axes: what differs between points."""
     scheduler = search.scheduler
     assert scheduler is not None
@@ -107,7 +107,8 @@ def _check_population(search: Search, tree: YamlTree, axes: Sequence[str], has_i
 
     for key in axes:
         if key not in (*PBT_AXES, "seed"):
-            refuse(("search", "scheduler"), f"the axis {key}", f"an axis is one of {', '.join(PBT_AXES)}")
+            allowed = f"an axis is one of {', '.join(PBT_AXES)} with scheduler pbt"
+            problems.append(Problem(origins.where(key, None), f"the axis {key}", allowed))
     if search.num_points < 2:
         refuse(("search", "num_points"), f"{search.num_points}", "a population of 2 or more is needed")
     if search.space.size is not None and search.num_points > search.space.size:
@@ -125,8 +126,10 @@ def _check_population(search: Search, tree: YamlTree, axes: Sequence[str], has_i
     wanted = {"schedule": "constant", "classifier": "linear", "unfreeze_epoch": None, "warmup_epochs": 0.0}
     for name, value in wanted.items():
         given = next((getattr(c, name) for c in search.corners if getattr(c, name) != value), value)
-        if given != value:
-            refuse(("base", name), f"{name} {given}", f"{name}: {'null' if value is None else value} is needed")
+        if given != value and name not in axes:
+            default = "" if name in origins.written() else " (the default)"
+            allowed = f"{name}: {'null' if value is None else value} is needed with scheduler pbt"
+            problems.append(Problem(origins.where(name, given), f"{name} {given}{default}", allowed))
     if any(config.lr == "auto" for config in search.corners):
         refuse(("base", "lr"), "lr auto", "a number is needed")
     if problems:
