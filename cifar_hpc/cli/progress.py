@@ -57,9 +57,14 @@ def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str
             spelled[key].add(str(value))
     telling = [key for key, values in spelled.items() if len(values) > 1 and (seed or key != "seed")]
     return {
-        t.trial_id: " ".join(f"{key}={t.axes[key]}" for key in telling if key in t.axes) or str(t.config["arch"])
+        t.trial_id: " ".join(f"{key}={_as_spec(t.axes[key])}" for key in telling if key in t.axes) or str(t.config["arch"])
         for t in trials
     }
+
+
+def _as_spec(value: Any) -> str:
+    """As a spec writes it."""
+    return "null" if value is None else str(value)
 
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:

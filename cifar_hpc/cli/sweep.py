@@ -315,7 +315,8 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
     left_s = remaining_s(plan_record(plan), states)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
-        f"{plan.spec.name}: {len(plan.trials)} trials ({points} points), {len(plan.cohorts)} cohorts",
+        f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'point')}), "
+        f"{plural(len(plan.cohorts), 'cohort')}",
         f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
         *stage_lines(plan_record(plan).trials, states),

@@ -12,6 +12,7 @@ from typing import Any
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
+from cifar_hpc.records.schema import Status
 from cifar_hpc.report.forms import TextColumn, duration_text, to_latex, to_markdown
 
 
@@ -101,10 +102,11 @@ def epochs_text(row: Row) -> str:
 def seeds_text(row: Row) -> str:
     """What became of the seeds that have no number: '1 failed (seed 2), 2 to go'; empty where all finished."""
     parts = []
-    if row.failed:
-        every = len(row.failed) > 1 and not row.trials and not row.unfinished
-        names = "" if every else f" (seed {', '.join(str(trial.seed) for trial in row.failed)})"
-        parts.append(f"{'all ' if every else ''}{len(row.failed)} failed{names}")
+    for word, status in (("failed", Status.FAILED), ("lost", Status.LOST)):
+        trials = [trial for trial in row.failed if trial.status is status]
+        every = len(trials) > 1 and len(trials) == len(row.failed) and not row.trials and not row.unfinished
+        names = "" if every else f" (seed {', '.join(str(trial.seed) for trial in trials)})"
+        parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
     if row.unfinished:
