@@ -70,6 +70,15 @@ def start_of(path: Path, **changes) -> SearchRun:
     return SearchRun(Layout(results_root()), load_spec(path), None, first_job=1, write=lambda record: None, **changes)
 
 
+def answer_to(folder: Path, text: str) -> str:
+    """What a spec with a mistake is told."""
+    path = folder / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    return str(error.value)
+
+
 def epoch(number: int, val_acc: float) -> EpochRecord:
     return EpochRecord(epoch=number, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=val_acc, train_s=1, val_s=1)
 
@@ -239,11 +248,7 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
     ],
 )
 def test_a_mistake_in_search_is_told_with_its_line(tmp_path, old, new, told):
-    path = tmp_path / "x.yaml"
-    path.write_text(SPEC.replace(old, new, 1))
-    with pytest.raises(SpecError) as error:
-        load_spec(path)
-    assert told in str(error.value)
+    assert told in answer_to(tmp_path, SPEC.replace(old, new, 1))
 
 
 POPULATION = """\
@@ -345,11 +350,7 @@ def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(s
     ],
 )
 def test_what_a_population_cannot_train_is_told_with_its_line(tmp_path, old, new, told):
-    path = tmp_path / "x.yaml"
-    path.write_text(POPULATION.replace(old, new, 1))
-    with pytest.raises(SpecError) as error:
-        load_spec(path)
-    assert told in str(error.value)
+    assert told in answer_to(tmp_path, POPULATION.replace(old, new, 1))
 
 
 def test_a_changed_search_begins_anew_and_finds_what_was_trained(spec):
