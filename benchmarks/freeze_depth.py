@@ -121,9 +121,9 @@ def export_images(folder: Path, train_size: int) -> None:
     """The very splits that cifar-hpc trains on, for the other side."""
     import numpy as np
 
+    from cifar_hpc.config.trial import DatasetConfig
     from cifar_hpc.data.dataset import load_dataset
     from cifar_hpc.data.files import data_root
-    from cifar_hpc.trial import DatasetConfig
 
     data = load_dataset(DatasetConfig(name="cifar10", train_size=train_size, val_frac=0.2), 32, data_root())
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):

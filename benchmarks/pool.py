@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_hpc.catalog import DATASETS
+from cifar_hpc.config.catalog import DATASETS
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import (
     EpochRecord,
@@ -29,7 +30,6 @@ from cifar_hpc.records.schema import (
     TrialRecord,
     TrialResult,
 )
-from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 ARCHS = {
     "resnet18": (0.935, 11_689_512),

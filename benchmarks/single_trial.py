@@ -21,17 +21,17 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig, normalise
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.zoo import build_model
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.runner import run_job
-from cifar_hpc.train.environment import choose_device, choose_precision
-from cifar_hpc.train.optim import build_optimizer, set_lr
-from cifar_hpc.trial import DatasetConfig, TrialConfig, normalise
+from cifar_hpc.train.device import choose_device, choose_precision
+from cifar_hpc.train.optimizers import build_optimizer, set_lr
+from cifar_hpc.worker.job import run_job
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

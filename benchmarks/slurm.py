@@ -30,16 +30,16 @@ from typing import Any
 
 import submitit
 
-from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.cli.submit import submit
 from cifar_hpc.executors.base import run_on_node
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.executors.slurm_queue import SlurmQueue
-from cifar_hpc.plan import Resources, jobs_for, make_plan, plan_record
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.state import SweepReader
 
 SPEC = """\
 name: {name}

@@ -73,7 +73,7 @@ def write_spec(folder: Path, name: str, points: int) -> Path:
 
 
 def plan_s(path: Path) -> float:
-    from cifar_hpc.plan import make_plan
+    from cifar_hpc.planning.plan import make_plan
     from cifar_hpc.spec.load import load_spec
 
     times = []

@@ -22,6 +22,10 @@ class RecordError(CifarHpcError):
     """A file under results/ that cannot be read as what its name says."""
 
 
+class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on request
+    """The job was asked to stop; every member was saved before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in a spec or a profile.

@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.cli.submit import submit
 from cifar_hpc.cli.sweep import to_submit
 from cifar_hpc.executors.base import run_on_node
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.plan import Plan, jobs_for, make_plan, plan_record
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.state import SweepReader
 from slurm.local.cluster import Cluster, Site
 
 SPEC = """\

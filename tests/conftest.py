@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
+
+from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.optim import set_lr
+from cifar_hpc.train.optimizers import set_lr
 from tests.test_cli_sweep import call
 
 SPEC = """\

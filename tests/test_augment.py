@@ -10,13 +10,13 @@ import torch
 import torchvision.transforms as reference
 import torchvision.transforms.functional as exact
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import pixels, policies
 from cifar_hpc.data.augment import resolve
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.trial import AugmentOp
 
 CPU = torch.device("cpu")
 B = 24

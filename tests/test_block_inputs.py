@@ -7,8 +7,8 @@ import torch
 
 from cifar_hpc.models.zoo import build_shapes
 from cifar_hpc.records.layout import Layout
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone, run_job
-from tests.training import digits_config, job_of, numbers
 
 FAMILIES = (
     *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3"),

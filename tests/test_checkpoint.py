@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from cifar_hpc.train.checkpoint import load_checkpoint, save_checkpoint
+from cifar_hpc.worker.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_a_disk_that_is_full_is_told_in_its_own_words_and_the_former_checkpoint_stands(tmp_path):

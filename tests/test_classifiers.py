@@ -17,10 +17,10 @@ from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status
-from cifar_hpc.runner import run_job
-from cifar_hpc.train.taps import Trunk
+from cifar_hpc.train.features import Trunk
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
-from tests.training import digits_config, job_of, numbers
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_features_that_broke_off_half_way_are_not_used_by_the_next_trial(layout,
         return whole(trunk, x_NCHW, depths)
 
     monkeypatch.setattr(Trunk, "taps", broken)
-    monkeypatch.setattr("cifar_hpc.train.taps._allocate", lambda shape, *_, **__: torch.full(shape, 7.0))
+    monkeypatch.setattr("cifar_hpc.train.features._allocate", lambda shape, *_, **__: torch.full(shape, 7.0))
     run_job(job_of(first, second, together=True), layout, executor="inline")
     assert "can't allocate" in read_state(layout.trial(first.trial_id), first.trial_id).reason
     one, other = (np.load(files.predictions)["test_logits"] for files in (layout.trial(second.trial_id), expected))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cifar_hpc.cli.filters import flat_values, parse_filter
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.status.query import flat_values, parse_filter
 
 ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": "0.5"}
 

@@ -9,17 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.pool import Images, write_trial
-from cifar_hpc import catalog
 from cifar_hpc.cli import app
 from cifar_hpc.cli.progress import Pace
-from cifar_hpc.cli.states import SweepReader
+from cifar_hpc.config import catalog
 from cifar_hpc.errors import nearest
-from cifar_hpc.plan import make_plan, plan_record
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.state import SweepReader
 
 
 def call(*arguments: str, columns: int | None = None):

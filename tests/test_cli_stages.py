@@ -8,11 +8,11 @@ import json
 import pytest
 
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.runner import run_job
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.member import Member
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import job_of
 from tests.test_cli_sweep import call, results
-from tests.training import job_of
 
 SPEC = """\
 name: two

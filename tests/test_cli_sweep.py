@@ -100,7 +100,7 @@ def test_missing_data_is_told_with_the_fetch_line_before_anything_starts(spec):
 
 
 def test_a_failed_trial_stays_failed_until_it_is_retried(spec, monkeypatch):
-    from cifar_hpc import trainer
+    from cifar_hpc.worker import trainer
 
     build = trainer.build_member
 

@@ -7,8 +7,8 @@ import dataclasses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hpc.cohorts import MEMBER_KEYS, MOST_MEMBERS, group_cohorts, trunk_passes, work_of
-from cifar_hpc.trial import DatasetConfig, TrialConfig, normalise
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig, normalise
+from cifar_hpc.planning.cohorts import MEMBER_KEYS, MOST_MEMBERS, group_cohorts, trunk_passes, work_of
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)
 

@@ -10,7 +10,6 @@ import pytest
 from scipy.special import softmax
 
 from benchmarks.pool import Images, configs, draw_logits, write_plan, write_trial
-from cifar_hpc.catalog import ENSEMBLE_METHODS
 from cifar_hpc.collect.ensemble import (
     Library,
     choose_ensembles,
@@ -22,8 +21,9 @@ from cifar_hpc.collect.ensemble import (
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.config.catalog import ENSEMBLE_METHODS
 from cifar_hpc.errors import SpecError
-from cifar_hpc.plan import make_plan, plan_record, recorded_plan
+from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import write_record

@@ -11,8 +11,8 @@ import pytest
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard, value_text
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", epochs=3)
 IMAGES = Images.draw(100, 50)

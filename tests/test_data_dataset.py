@@ -7,16 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from official_files import write_cifar10_binary, write_idx
 from PIL import Image
 
+from cifar_hpc.config.image_folder import folder_fingerprint
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.contact_sheet import contact_sheet
 from cifar_hpc.data.dataset import STATISTICS, load_dataset
 from cifar_hpc.data.files import lacking
 from cifar_hpc.data.folder import load_images
 from cifar_hpc.errors import DataError
-from cifar_hpc.image_folder import folder_fingerprint
-from cifar_hpc.trial import DatasetConfig, TrialConfig
+from tests.helpers.official_files import write_cifar10_binary, write_idx
 
 DIGITS = DatasetConfig(name="digits")
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 import torchvision.datasets
-from official_files import write_cifar10_binary, write_cifar10_python, write_cifar100_binary
 
 from cifar_hpc.data import fetch as fetching
 from cifar_hpc.data.fetch import fetch_dataset
 from cifar_hpc.data.files import find_form
 from cifar_hpc.data.official import SUMS
 from cifar_hpc.errors import DataError
+from tests.helpers.official_files import write_cifar10_binary, write_cifar10_python, write_cifar100_binary
 
 CLOSED = "http://127.0.0.1:9/"  # the discard port: refused at once
 

@@ -9,20 +9,20 @@ import sys
 import numpy as np
 import pytest
 import torchvision.datasets as reference
-from official_files import (
+
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.files import data_root, find_form, lacking
+from cifar_hpc.data.sources import read_official
+from cifar_hpc.errors import DataError
+from tests.helpers.official_files import (
     write_cifar10_binary,
     write_cifar10_python,
     write_cifar100_binary,
     write_cifar100_python,
     write_idx,
 )
-
-from cifar_hpc import catalog
-from cifar_hpc.data.dataset import load_dataset
-from cifar_hpc.data.files import data_root, find_form, lacking
-from cifar_hpc.data.sources import read_official
-from cifar_hpc.errors import DataError
-from cifar_hpc.trial import DatasetConfig
 
 
 def _accept_sums(monkeypatch, cls, sums):

@@ -18,18 +18,18 @@ import pytest
 import torch
 from torchvision.ops import StochasticDepth
 
-from cifar_hpc import runner
-from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.plan import Job, Resources
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.distributed.world import GlobalDropout, World
+from cifar_hpc.errors import CifarHpcError, Interrupted
+from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import pid_started, read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.runner import Interrupted, run_job
-from cifar_hpc.train.distributed import GlobalDropout, World
-from cifar_hpc.trial import TrialConfig
-from tests import ranks
-from tests.training import digits_config, job_of
+from cifar_hpc.worker import job as runner
+from cifar_hpc.worker.job import run_job
+from tests.helpers import ranks
+from tests.helpers.training import digits_config, job_of
 
 ROUNDING = 2e-4  # relative: what another order of the same sums may change over some epochs
 
@@ -191,9 +191,9 @@ def test_a_process_that_hangs_is_waited_for_no_longer_than_the_timeout(tmp_path,
 def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
     script = (
         "import pathlib, sys\n"
-        "from cifar_hpc.train.launch import run_ranks\n"
-        "from cifar_hpc.train.meeting import Meeting, Team\n"
-        "from tests import ranks\n"
+        "from cifar_hpc.distributed.launch import run_ranks\n"
+        "from cifar_hpc.distributed.rendezvous import Meeting, Team\n"
+        "from tests.helpers import ranks\n"
         "folder = pathlib.Path(sys.argv[1])\n"
         "run_ranks(ranks.never_answer, folder, Meeting(folder, Team(2)), timeout_s=600, interrupted=lambda: False)\n"
     )
@@ -250,9 +250,9 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
     script = (
         "import json, pathlib, sys\n"
         "from cifar_hpc.records.layout import Layout\n"
-        "from cifar_hpc.runner import run_job\n"
+        "from cifar_hpc.worker.job import run_job\n"
         "from cifar_hpc.train import meeting\n"
-        "from cifar_hpc.trial import TrialConfig\n"
+        "from cifar_hpc.config.trial import TrialConfig\n"
         "meeting.LEAVE_S = 5.0\n"
         "from tests.test_distributed import job_in\n"
         "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"

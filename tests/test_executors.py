@@ -12,20 +12,20 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-from training import digits_config, job_of
 
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor, JobState, record_death
-from cifar_hpc.executors.ray_session import remove_abandoned
-from cifar_hpc.executors.ray_tune import RayTuneExecutor, _record
-from cifar_hpc.executors.slurm import SlurmExecutor
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.plan import Job, Resources
+from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
+from cifar_hpc.executors.ray.session import remove_abandoned
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
-from cifar_hpc.trial import PARENT_PREFIX
+from tests.helpers.training import digits_config, job_of
 
 
 def make_runner(folder: Path):

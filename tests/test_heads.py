@@ -6,12 +6,12 @@ import itertools
 
 import pytest
 
-from cifar_hpc import runner
+from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.runner import Interrupted
 from cifar_hpc.train import loop
+from cifar_hpc.worker import job as runner
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
-from tests.training import digits_config, job_of, numbers
 
 HEADS = [
     {"lr": 0.05},
@@ -65,7 +65,7 @@ def test_heads_interrupted_at_any_step_go_on_alone_to_the_same_bits(tmp_path, op
 def test_a_classifier_with_dropout_or_clipped_gradients_is_not_batched(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(loop, "can_step", lambda member: asked.append(can_step(member)) or asked[-1])
-    from cifar_hpc.train.heads import can_step
+    from cifar_hpc.train.probes import can_step
 
     for changes in ({"dropout": 0.5}, {"grad_clip": 1.0}, {"ema": 0.9}, {"freeze": "none"}):
         asked.clear()

@@ -16,9 +16,9 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.report.trial_page import diagnose_trial, write_trial_page
-from cifar_hpc.runner import run_job
-from cifar_hpc.train.insight import pooled, principal_components
-from tests.training import digits_config, job_of
+from cifar_hpc.train.inspection import pooled, principal_components
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 
 
 @pytest.fixture

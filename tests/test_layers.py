@@ -11,50 +11,40 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cifar_hpc"
 
-# layer -> the layers that it may import. architecture, freeze, image_folder: small rooms of their own beside the catalogue.
-FOUNDATION = {"errors", "catalog", "freeze", "image_folder", "architecture"}
+# layer -> the layers that it may import. What all may import: the errors and a trial's config; `__init__` holds the version.
+FOUNDATION = {"errors", "config", "__init__"}
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "errors": set(),
-    "catalog": set(),
-    "architecture": {"errors", "catalog"},
-    "freeze": {"errors", "catalog"},
-    "image_folder": {"errors", "catalog"},
-    "trial": FOUNDATION,
-    "records": FOUNDATION | {"trial"},
-    "spec": FOUNDATION | {"trial"},
-    "schedule": FOUNDATION | {"trial"},
-    "cohorts": FOUNDATION | {"trial"},
-    "plan": FOUNDATION | {"trial", "cohorts", "records", "spec"},
-    "data": FOUNDATION | {"trial"},
-    "models": FOUNDATION | {"trial"},
-    "train": FOUNDATION | {"trial", "schedule", "data", "models", "records", "__init__"},
-    "trained": FOUNDATION | {"trial", "data", "models", "records", "train", "__init__"},
-    "attempts": FOUNDATION | {"trial", "records", "train"},
-    "trainer": FOUNDATION | {"trial", "data", "models", "records", "train", "plan", "attempts"},
-    "soup": FOUNDATION | {"trial", "data", "models", "records", "train", "trained"},
-    "runner": FOUNDATION | {"trial", "records", "train", "plan", "attempts", "trainer"},
-    "search": FOUNDATION | {"trial", "cohorts", "records", "spec", "plan"},
-    "executors": FOUNDATION | {"trial", "records", "spec", "plan", "search", "__init__"},
-    "collect": FOUNDATION | {"trial", "records", "__init__"},
-    "report": FOUNDATION | {"trial", "records", "collect", "__init__"},
-    "cli": FOUNDATION
-    | {"trial", "schedule", "records", "spec", "plan", "search", "executors", "collect", "report", "__init__"},
+    "config": FOUNDATION,
+    "records": FOUNDATION,
+    "spec": FOUNDATION,
+    "data": FOUNDATION,
+    "models": FOUNDATION,
+    "planning": FOUNDATION | {"records", "spec"},
+    "search": FOUNDATION | {"records", "spec", "planning"},
+    "distributed": FOUNDATION | {"records"},
+    "train": FOUNDATION | {"distributed", "data", "models", "records"},
+    "worker": FOUNDATION | {"train", "distributed", "data", "models", "records", "planning"},
+    "deploy": FOUNDATION | {"worker", "train", "data", "models", "records"},
+    "executors": FOUNDATION | {"records", "spec", "planning", "search"},
+    "status": FOUNDATION | {"records", "spec", "planning", "executors"},
+    "collect": FOUNDATION | {"records"},
+    "report": FOUNDATION | {"records", "collect"},
+    "cli": FOUNDATION | {"records", "spec", "planning", "search", "executors", "status", "collect", "report"},
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command or a name of timm needs.
-DEFERRED = {"architecture": {"models"}, "executors": {"runner"}, "cli": {"data", "models", "train", "trained", "soup"}}
-# A site profile is YAML that is checked as a spec is: with file, line and the nearest name.
-EXCEPTIONS = {"executors/slurm_profile.py": {"spec"}}
+DEFERRED = {"config": {"models"}, "executors": {"worker"}, "cli": {"data", "models", "train", "deploy"}}
 # Third-party packages that have one door.
 ONE_DOOR = {
-    "ray": {f"executors/ray_{part}.py" for part in ("session", "worker", "search", "tune")},
+    "ray": {"executors/ray"},
     "optuna": {"search/samplers.py"},
-    "submitit": {"executors/slurm.py"},
+    "submitit": {"executors/slurm/executor.py"},
     "pydantic": {"spec"},
     "pydantic_core": {"spec"},
     "PIL": {"data"},
-    "ruamel": {"spec", "executors/slurm_profile.py"},
+    "ruamel": {"spec", "executors/slurm/profile.py"},
     "typer": {"cli"},
     "rich": {"cli", "report"},
     "matplotlib": {"report"},
@@ -65,15 +55,15 @@ ONE_DOOR = {
     "scipy": {"collect", "data"},
     "sklearn": {"data", "train", "collect"},
     "kornia": {"data"},
-    "onnx": {"trained.py"},
+    "onnx": {"deploy"},
     "tensorboardX": {"report/export.py"},
     "mlflow": {"report/export.py"},
     "wandb": {"report/export.py"},
-    "onnxruntime": {"trained.py"},
+    "onnxruntime": {"deploy"},
     "timm": {"models/timm_nets.py"},
     "huggingface_hub": {"models/timm_nets.py"},
-    "torchvision": {"data", "models", "train"},
-    "torch": {"data", "models", "train", "runner.py", "trainer.py", "trained.py", "soup.py"},
+    "torchvision": {"data", "models", "train", "distributed", "worker"},
+    "torch": {"data", "models", "train", "distributed", "worker", "deploy"},
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
@@ -114,7 +104,6 @@ def _wrong(path: Path) -> list[str]:
         if top == "cifar_hpc":
             target = rest[0] if rest and rest[0] in ALLOWED else "__init__"
             allowed = ALLOWED[layer] | {layer} | (DEFERRED.get(layer, set()) if deferred else set())
-            allowed |= EXCEPTIONS.get(room, set())
             if target not in allowed:
                 found.append(f"{room}:{line}: {layer} imports {target}")
         elif top in ONE_DOOR and not any(room == door or room.startswith(f"{door}/") for door in ONE_DOOR[top]):
@@ -138,4 +127,7 @@ def test_an_import_against_the_table_is_found(tmp_path, monkeypatch):
     bad = tmp_path / "train" / "loop.py"
     bad.parent.mkdir()
     bad.write_text("def f():\n    from cifar_hpc.report import tables\nimport submitit\n")
-    assert _wrong(bad) == ["train/loop.py:3: submitit is for ['executors/slurm.py']", "train/loop.py:2: train imports report"]
+    assert _wrong(bad) == [
+        "train/loop.py:3: submitit is for ['executors/slurm/executor.py']",
+        "train/loop.py:2: train imports report",
+    ]

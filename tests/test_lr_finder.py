@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.data.files import data_root
+from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.runner import Interrupted, run_job
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.lr_finder import find_steep, find_valley, range_test_of
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
-from tests.training import digits_config, job_of, numbers
 
 
 def test_the_rules_read_a_curve_as_a_person_would():

@@ -11,10 +11,10 @@ from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
-from cifar_hpc.runner import run_job
 from cifar_hpc.train.member import Member
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
-from tests.training import digits_config, job_of, numbers
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torchvision
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from cifar_hpc import catalog
-from cifar_hpc.freeze import frozen_blocks
+from cifar_hpc.config import catalog
+from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.facts import takes_side
 from cifar_hpc.models.freezing import freeze_blocks

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.freeze import frozen_blocks
 
 RESNET18 = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "fc")
 
@@ -73,7 +73,7 @@ def test_a_wrong_freeze_value_is_answered_with_the_blocks(freeze, words):
 
 def test_blocks_are_known_without_torch():
     code = (
-        "import sys; from cifar_hpc import catalog; from cifar_hpc.freeze import frozen_blocks\n"
+        "import sys; from cifar_hpc.config import catalog; from cifar_hpc.config.freeze import frozen_blocks\n"
         "from cifar_hpc.models.weights import weights_lacking\n"
         "assert frozen_blocks(catalog.block_names('resnet18'), 'layer3') == 7\n"
         "weights_lacking('resnet18', 'imagenet')\n"

@@ -12,22 +12,21 @@ from typer.testing import CliRunner
 
 pytest.importorskip("timm")
 
-from training import digits_config, job_of
-
-from cifar_hpc import architecture as rooms
-from cifar_hpc.architecture import architecture
 from cifar_hpc.cli.arch import arch as arch_command
-from cifar_hpc.cohorts import group_cohorts
+from cifar_hpc.config import architecture as rooms
+from cifar_hpc.config.architecture import architecture
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, DataError, SpecError
 from cifar_hpc.models.timm_nets import pretrained
 from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path
 from cifar_hpc.models.zoo import build_model, in_channels, make_network, normalisation
+from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
-from cifar_hpc.runner import run_job
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.trial import DatasetConfig, TrialConfig
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 
 RESNET = "timm/resnet10t"
 VIT = "timm/test_vit"

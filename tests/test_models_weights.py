@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import VisionTransformer, mobilenet_v3_small
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models import weights as weight_files
 from cifar_hpc.models.loading import Weights, fit_weights, read_weights, without_initial_values
 from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path, weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

@@ -11,13 +11,13 @@ from torchvision.models import get_model_weights
 from typer import Typer
 from typer.testing import CliRunner
 
-from cifar_hpc import catalog
 from cifar_hpc.cli.arch import arch as arch_command
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.summary import flops, summarize
 from cifar_hpc.models.zoo import build_model, build_shapes, image_side, in_channels
-from cifar_hpc.trial import DatasetConfig, TrialConfig
 
 
 def _config(arch: str, dataset: str = "cifar10", **keys) -> TrialConfig:

@@ -7,13 +7,14 @@ import itertools
 import pytest
 import torch
 
+from cifar_hpc.errors import Interrupted
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.runner import Interrupted, run_job
 from cifar_hpc.train.muon import is_hidden
-from cifar_hpc.train.optim import build_optimizer, set_lr
+from cifar_hpc.train.optimizers import build_optimizer, set_lr
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
-from tests.training import digits_config, job_of, numbers
 
 
 def hidden_of(arch, size=32):

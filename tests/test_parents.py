@@ -8,14 +8,14 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.errors import SpecError
+from cifar_hpc.planning.lineage import awaits_parent
 from cifar_hpc.records.claims import claim_trial, read_state
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.parents import awaits_parent
 from cifar_hpc.records.schema import Status
-from cifar_hpc.runner import run_job
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 from tests.test_train_loop import result_of
-from tests.training import digits_config, job_of
 
 SPEC = "name: child\ndataset: {name: digits, train_size: 400, val_frac: 0.2}\nbase: {arch: simple_cnn, weights: {trial: %s}}\n"
 

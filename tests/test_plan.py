@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cifar_hpc.cli.states import sweep_command
-from cifar_hpc.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_plan
+from cifar_hpc.planning.plan import Plan, Resources, jobs_for, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.status.state import sweep_command
 
 SPEC = """\
 name: p

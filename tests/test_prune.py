@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.records.claims import claim_trial
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.trial import PARENT_PREFIX, TrialConfig
 from tests.test_cli_sweep import call
 
 IMAGES = Images.draw(20, 10)

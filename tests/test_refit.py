@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_hpc.config.trial import DatasetConfig, refitted
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.trial import DatasetConfig, refitted
+from tests.helpers.training import digits_config
 from tests.test_cli_sweep import call, results
-from tests.training import digits_config
 
 SPEC = """\
 name: small

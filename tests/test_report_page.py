@@ -16,11 +16,11 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
-from cifar_hpc.catalog import DATASETS
 from cifar_hpc.cli import app
 from cifar_hpc.cli.report_watch import serve
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.config.catalog import DATASETS
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord

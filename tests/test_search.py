@@ -13,27 +13,27 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from training import digits_config, job_of, numbers
 
 from cifar_hpc.cli.progress import best_point
-from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import SpecError
 from cifar_hpc.executors.base import record_death
-from cifar_hpc.executors.ray_search import tune_judge
-from cifar_hpc.executors.ray_tune import RayTuneExecutor
-from cifar_hpc.executors.ray_worker import Orders
-from cifar_hpc.plan import make_plan, plan_record
+from cifar_hpc.executors.ray.executor import RayTuneExecutor
+from cifar_hpc.executors.ray.search import tune_judge
+from cifar_hpc.executors.ray.worker import Orders
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.runner import run_job
 from cifar_hpc.search import run
 from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.search.samplers import Tried, propose
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.state import SweepReader
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_cli_sweep import call
 
 SPEC = """\

@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training import digits_config
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm_arrays import History, plan_submission
-from cifar_hpc.executors.slurm_node import canary_of
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.executors.slurm_queue import QueueEntry
-from cifar_hpc.executors.slurm_site import Limits
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.executors.slurm.arrays import History, plan_submission
+from cifar_hpc.executors.slurm.node import canary_of
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.queue import QueueEntry
+from cifar_hpc.executors.slurm.site import Limits
+from cifar_hpc.planning.plan import Cohort, Job, Resources
+from tests.helpers.training import digits_config
 
 WIDE = Limits(1001, None)
 

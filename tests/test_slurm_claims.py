@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cifar_hpc.executors.slurm_node import Element, run_element
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.executors.slurm.node import Element, run_element
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import ClaimLostError, check_claim, claim_trial, restartable
 from cifar_hpc.records.layout import Layout
-from tests.training import digits_config
+from tests.helpers.training import digits_config
 
 
 def test_a_restarted_job_takes_its_trial_from_its_first_copy_which_then_stops(tmp_path):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
-from cifar_hpc.plan import make_plan
+from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import JobEvent, TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record

@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.cli.doctor import cluster_facts, suggest
-from cifar_hpc.executors.slurm_profile import load_profile
-from cifar_hpc.executors.slurm_site import Partition
+from cifar_hpc.executors.slurm.profile import load_profile
+from cifar_hpc.executors.slurm.site import Partition
 from slurm.local.cluster import Cluster
 
 

@@ -9,18 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from training import digits_config, numbers
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import JobState, run_on_node
-from cifar_hpc.executors.slurm import SlurmExecutor
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import SOURCE_FILE, Layout
 from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import append_records, utc_now
 from slurm.local.cluster import Cluster
+from tests.helpers.training import digits_config, numbers
 
 
 def _job(number: int = 0, gpus: float = 0, memory_gb: float | None = None, **config) -> Job:
@@ -91,7 +91,7 @@ def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind
     assert not list(files.logs.glob("*.pkl")), "neither inputs nor answers of submitit stay"
     assert len([path for path in files.logs.iterdir() if path.suffix == ".out"]) == 4
     (code,) = files.code.iterdir()
-    assert (code / "cifar_hpc/runner.py").exists() and "commit" in json.loads((code / SOURCE_FILE).read_text())
+    assert (code / "cifar_hpc/worker/job.py").exists() and "commit" in json.loads((code / SOURCE_FILE).read_text())
     assert ours.provenance.commit == json.loads((code / SOURCE_FILE).read_text())["commit"]
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from scripted_slurm import ScriptedSlurm
-from training import digits_config
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors import slurm
 from cifar_hpc.executors.base import JobState
-from cifar_hpc.executors.slurm import SlurmExecutor
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.executors.slurm_queue import SlurmError
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.executors.slurm import executor as slurm
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.queue import SlurmError
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
+from tests.helpers.scripted_slurm import ScriptedSlurm
+from tests.helpers.training import digits_config
 
 
 def _jobs(n: int) -> list[Job]:
@@ -154,7 +154,7 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
 
 
 def test_a_user_edit_after_submission_does_not_reach_the_queued_jobs(start, tmp_path, monkeypatch):
-    from cifar_hpc.executors.slurm_code import snapshot_package
+    from cifar_hpc.executors.slurm.snapshot import snapshot_package
 
     package = tmp_path / "cifar_hpc"
     package.mkdir()

@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from training import digits_config
 
-from cifar_hpc.executors.slurm_node import INTERRUPTED, Element, run_canary, run_element
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.executors.slurm.node import INTERRUPTED, Element, run_canary, run_element
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Status
-from cifar_hpc.runner import Interrupted
+from tests.helpers.training import digits_config
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.0, train_acc=0.1, val_loss=1.0, val_acc=0.1, train_s=1.0, val_s=0.1)
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from scripted_slurm import ScriptedSlurm
-from training import digits_config
 
-from cifar_hpc.executors.slurm import SlurmExecutor
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.plan import Cohort, Job, Resources
+from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, utc_now
-from cifar_hpc.trial import PARENT_PREFIX
+from tests.helpers.scripted_slurm import ScriptedSlurm
+from tests.helpers.training import digits_config
 
 
 def _job(number: int, parent: Job | None = None, minutes: float = 60.0) -> Job:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_hpc.errors import CifarHpcError, SpecError
-from cifar_hpc.executors.slurm_profile import SlurmProfile, find_profile, load_profile, profile_text
+from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile, load_profile, profile_text
 
 
 def _write(folder: Path, text: str, name: str = "site.yaml") -> Path:

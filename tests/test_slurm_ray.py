@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from cifar_hpc.plan import make_plan
+from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import Status

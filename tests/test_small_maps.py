@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_hpc.models.small_maps import SmallMapConv2d, trim_convolutions
 from cifar_hpc.models.zoo import build_model
-from tests.training import digits_config
+from tests.helpers.training import digits_config
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

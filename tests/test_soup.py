@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
+from cifar_hpc.deploy.soup import choose_greedily, kin_of, mean_state, nested_accuracy
 from cifar_hpc.models.loading import read_weights
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.runner import run_job
-from cifar_hpc.soup import choose_greedily, kin_of, mean_state, nested_accuracy
-from tests.training import digits_config, job_of
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 
 MEMBERS = {  # which of eight images the mean of these members has right
     (0,): "11110000",
@@ -122,7 +122,7 @@ def test_soups_made_anew_take_the_place_of_all_that_were_there(family, monkeypat
     folder.mkdir(parents=True)
     (folder / "uniform-7.json").write_text("{}")  # of seven families, once
     with monkeypatch.context() as patched:
-        patched.setattr("cifar_hpc.soup.make_soups", lambda _: 1 / 0)
+        patched.setattr("cifar_hpc.deploy.soup.make_soups", lambda _: 1 / 0)
         assert CliRunner().invoke(app, ["soup"]).exit_code != 0
     assert [path.name for path in folder.parent.iterdir()] == ["soups"] and (folder / "uniform-7.json").exists()
     assert CliRunner().invoke(app, ["soup"]).exit_code == 0

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hpc.config.trial import TRAINING_KEYS, AugmentOp, StopConfig
 from cifar_hpc.errors import SpecError
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import Resources, SweepSpec
-from cifar_hpc.trial import TRAINING_KEYS, AugmentOp, StopConfig
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 HEAD = "name: x\ndataset: cifar10\n"
@@ -277,7 +277,7 @@ def test_a_setting_that_acts_in_one_trial_is_not_warned_of(load) -> None:
 def test_reading_and_planning_a_spec_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from cifar_hpc.plan import make_plan; from cifar_hpc.spec.load import load_spec\n"
+        "from cifar_hpc.planning.plan import make_plan; from cifar_hpc.spec.load import load_spec\n"
         f"make_plan(load_spec(Path({str(SWEEPS / 'quickstart.yaml')!r})))\n"
         "print([m for m in ('torch', 'torchvision', 'ray', 'submitit', 'pandas', 'numpy', 'matplotlib') if m in sys.modules])"
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from cifar_hpc import catalog
 from cifar_hpc.cli.spec_commands import init, schema
+from cifar_hpc.config import catalog
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cifar_hpc.errors import SpecError
-from cifar_hpc.plan import make_plan
+from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import SweepTrial
 

@@ -19,16 +19,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cifar_hpc.config.schedule import lr_factor
+from cifar_hpc.config.trial import normalise
+from cifar_hpc.errors import Interrupted
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.runner import Interrupted, run_job
-from cifar_hpc.schedule import lr_factor
+from cifar_hpc.train.features import Feed
 from cifar_hpc.train.member import Progress
-from cifar_hpc.train.taps import Feed
-from cifar_hpc.trial import normalise
-from tests.training import digits_config, job_of, numbers
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
 
 
 def result_of(layout, config) -> TrialResult:
@@ -111,9 +112,9 @@ def test_a_trial_killed_at_any_moment_goes_on_to_the_same_bits(layout, tmp_path)
     undisturbed = numbers(run_alone(tmp_path, config))
     script = (
         "import sys, pathlib\n"
-        "from tests.training import digits_config, job_of\n"
+        "from tests.helpers.training import digits_config, job_of\n"
         "from cifar_hpc.records.layout import Layout\n"
-        "from cifar_hpc.runner import run_job\n"
+        "from cifar_hpc.worker.job import run_job\n"
         "run_job(job_of(digits_config(epochs=30, augment='flip_crop')), Layout(pathlib.Path(sys.argv[1])), executor='inline')\n"
     )
     files = layout.trial(config.trial_id)
@@ -306,7 +307,7 @@ def test_an_attempt_that_lost_its_claim_writes_nothing_more(layout):
 
 
 def test_a_full_disk_fails_the_trial_and_the_next_attempt_goes_on_from_the_last_checkpoint(layout, monkeypatch, tmp_path):
-    from cifar_hpc.train import checkpoint
+    from cifar_hpc.worker import checkpoint
 
     config = digits_config(epochs=3)
     written = []

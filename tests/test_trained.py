@@ -20,10 +20,10 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.models.loading import read_weights
 from cifar_hpc.models.zoo import make_network
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.runner import run_job
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 from tests.test_train_loop import result_of
-from tests.training import digits_config, job_of
 
 
 def run(*arguments):
@@ -118,7 +118,7 @@ def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(l
     make_network("simple_cnn", 10, 1, 8, "imagenet").load_state_dict(weights.state)
     assert weights.normalisation == ((0.3053,), (0.376,))
     path.unlink()
-    monkeypatch.setattr("cifar_hpc.trained.TOLERANCE", -1.0)
+    monkeypatch.setattr("cifar_hpc.deploy.trained.TOLERANCE", -1.0)
     wrong = run("export", config.trial_id, "-o", path)
     assert wrong.exit_code == 2 and "logits differ by" in wrong.stderr and not path.exists()
 

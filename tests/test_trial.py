@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from cifar_hpc.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, normalise, stream_seed
+from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, normalise, stream_seed
 
 REPTILES = ("crocodile", "dinosaur", "lizard", "snake", "turtle")
 PLAIN = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)

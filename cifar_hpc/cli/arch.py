@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifar_hpc import catalog
-from cifar_hpc.architecture import architecture
 from cifar_hpc.cli.arch_plan import print_plans
+from cifar_hpc.config import catalog
+from cifar_hpc.config.architecture import architecture
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import typer
 
-from cifar_hpc.architecture import known_architecture
+from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.schedule import block_rates
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
-from cifar_hpc.schedule import block_rates
-from cifar_hpc.trial import TrialConfig
 
 SHOWN_PLANS = 6
 SHOWN_EPOCHS = 8

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cifar_hpc.cli.states import ENDED, SweepReader, open_jobs
 from cifar_hpc.cli.status import FilterText, SweepName, select_trials
 from cifar_hpc.cli.sweep import say
 from cifar_hpc.executors.base import Executor, JobState
-from cifar_hpc.executors.slurm_queue import SlurmQueue
+from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import append_records, utc_now
+from cifar_hpc.status.state import ENDED, SweepReader, open_jobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm_profile import SlurmProfile, find_profile, profile_folders, profile_text
-from cifar_hpc.executors.slurm_queue import SlurmError, SlurmQueue, run_slurm
-from cifar_hpc.executors.slurm_site import Partition, read_config, read_limits, read_partitions
+from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile, profile_folders, profile_text
+from cifar_hpc.executors.slurm.queue import SlurmError, SlurmQueue, run_slurm
+from cifar_hpc.executors.slurm.site import Partition, read_config, read_limits, read_partitions
 from cifar_hpc.records.layout import Layout, results_root
 
 PROBE = """\

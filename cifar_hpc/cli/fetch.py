@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.records.parents import parent_of
-from cifar_hpc.trial import DatasetConfig, TrialConfig
+from cifar_hpc.planning.lineage import parent_of
 
 FETCHED = tuple(name for name in catalog.DATASETS if name != "folder")  # a folder of images is the user's own
 

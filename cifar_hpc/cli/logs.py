@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.cli.progress import names_of
-from cifar_hpc.cli.states import SweepReader, resolve_trial, short_ids
 from cifar_hpc.cli.status import FilterText, counts_text, select_trials
 from cifar_hpc.cli.sweep import say
 from cifar_hpc.errors import CifarHpcError
@@ -21,6 +20,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.report.forms import plural
+from cifar_hpc.status.state import SweepReader, resolve_trial, short_ids
 
 LOG_LINES = 40
 LOOK_EVERY_S = 1.0

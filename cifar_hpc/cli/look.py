@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.parents import with_parents_file
 
 if TYPE_CHECKING:
+    from cifar_hpc.config.trial import TrialConfig
     from cifar_hpc.report.figures import Drawing
     from cifar_hpc.spec.sweep import SweepSpec
-    from cifar_hpc.trial import TrialConfig
 
 MOST_CURVES = 12
 

@@ -20,12 +20,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cifar_hpc import catalog
-from cifar_hpc.cli.states import ENDED, SweepReader, first_line, short_ids
+from cifar_hpc.config import catalog
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.report.forms import duration_text, plural
+from cifar_hpc.status.state import ENDED, SweepReader, first_line, short_ids
 
 LOOK_EVERY_S = 1.0
 COST_FRAC = 0.05  # share of one core that looking may take: a large sweep is looked at less often

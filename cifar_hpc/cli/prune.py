@@ -17,16 +17,16 @@ from typing import Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.cost import size_text
 from cifar_hpc.cli.sweep import say
+from cifar_hpc.config.trial import ID_LENGTH, PARENT_PREFIX
 from cifar_hpc.errors import RecordError
+from cifar_hpc.planning.estimate import size_text
 from cifar_hpc.records.claims import claim_trial, read_state
 from cifar_hpc.records.layout import Layout, TrialFiles, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.report.forms import TextColumn, plural, print_columns
-from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX
 
 _ID = re.compile(rf"[a-z2-7]{{{ID_LENGTH}}}")
 

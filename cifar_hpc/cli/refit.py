@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.states import SweepReader
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.status.state import SweepReader
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
@@ -73,8 +73,8 @@ def refit_sweep(layout: Layout, name: str, top: int, where: Where) -> None:
 
 def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
+    from cifar_hpc.config.trial import TrialConfig, refitted
     from cifar_hpc.spec.sweep import SweepTrial
-    from cifar_hpc.trial import TrialConfig, refitted
 
     epochs = max(1, round(best_epoch))
     config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
@@ -88,7 +88,7 @@ def train_refits(
 
     Raises CifarHpcError where a sweep that is no refit has the name.
     """
-    from cifar_hpc.plan import Resources, make_plan, plan_record
+    from cifar_hpc.planning.plan import Resources, make_plan, plan_record
     from cifar_hpc.spec.sweep import SweepSpec
 
     with contextlib.suppress(FileNotFoundError, RecordError):

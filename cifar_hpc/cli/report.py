@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.filters import parse_filter, values_there
-from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.report.forms import Format, TextColumn, plain_columns, plural, print_columns, print_records, to_csv, to_json
+from cifar_hpc.status.query import parse_filter, values_there
+from cifar_hpc.status.state import resolve_trial
 
 if TYPE_CHECKING:
     from rich.console import Console

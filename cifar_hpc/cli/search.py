@@ -13,7 +13,6 @@ import typer
 from rich.console import Console
 
 from cifar_hpc.cli.progress import Counts, watched
-from cifar_hpc.cli.states import SweepReader, reserve_numbers, sweep_command
 from cifar_hpc.cli.sweep import MOST_STARTS, WAIT_S, On, Where, check_there, interruptible, say, sum_up
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records import claims
@@ -21,9 +20,10 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Claim, JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed, write_record
+from cifar_hpc.status.state import SweepReader, reserve_numbers, sweep_command
 
 if TYPE_CHECKING:
-    from cifar_hpc.plan import Job
+    from cifar_hpc.planning.plan import Job
     from cifar_hpc.spec.sweep import SweepSpec
 
 UNDONE = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED, Status.RUNNING)
@@ -111,7 +111,7 @@ def _in_words(spec: SweepSpec) -> str:
 
 def _until_ended(layout: Layout, spec: SweepSpec, reader: SweepReader, again: Collection[str]) -> None:
     """Rounds: sample and train; then wait for trials that another sweep has, and take over what dies."""
-    from cifar_hpc.executors.ray_tune import RayTuneExecutor
+    from cifar_hpc.executors.ray.executor import RayTuneExecutor
     from cifar_hpc.search.run import SearchRun
 
     files, executor = layout.sweep(spec.name), RayTuneExecutor()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifar_hpc.cli.report import chosen_pool, split_words
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
 from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
-from cifar_hpc.trial import TrialConfig
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
-    from cifar_hpc.soup import Soup
+    from cifar_hpc.deploy.soup import Soup
 
 
 def soup(
@@ -29,8 +29,8 @@ def soup(
 
     Members are chosen on validation; test is measured once. `predict` takes the files, and `report` shows them.
     """
+    from cifar_hpc.deploy.soup import make_soups
     from cifar_hpc.report.places import report_folder
-    from cifar_hpc.soup import make_soups
 
     layout = Layout(results_root())
     names, terms = split_words(words)
@@ -63,7 +63,7 @@ def soup(
 
 def _families(layout: Layout, trials: Sequence[Trial]) -> list[list[Trial]]:
     """Trials whose weights may be averaged, the best on validation first, in families of two or more."""
-    from cifar_hpc.soup import kin_of
+    from cifar_hpc.deploy.soup import kin_of
 
     families: dict[object, list[Trial]] = {}
     for trial in sorted(trials, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id)):

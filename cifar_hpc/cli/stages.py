@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.planning.lineage import fail_with_parent, parent_of
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.parents import fail_with_parent, parent_of
 from cifar_hpc.records.schema import PlannedTrial, Status
-from cifar_hpc.trial import TrialConfig
 
 
 class Lineage:

@@ -9,18 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.filters import flat_values, parse_filter, values_there
 from cifar_hpc.cli.progress import names_of
 from cifar_hpc.cli.stages import stage_lines
-from cifar_hpc.cli.states import (
-    ENDED,
-    SweepReader,
-    failure_lines,
-    first_line,
-    resolve_trial,
-    short_ids,
-    sweep_command,
-)
 from cifar_hpc.cli.sweep import On, Where, run_plan, say
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState
@@ -29,6 +19,16 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
+from cifar_hpc.status.query import flat_values, parse_filter, values_there
+from cifar_hpc.status.state import (
+    ENDED,
+    SweepReader,
+    failure_lines,
+    first_line,
+    resolve_trial,
+    short_ids,
+    sweep_command,
+)
 
 MOST_REASONS = 10
 
@@ -70,7 +70,7 @@ def retry(
 
     For what failed of the machine. What failed of a mistake in the spec: mend the spec and type `sweep`.
     """
-    from cifar_hpc.plan import recorded_plan
+    from cifar_hpc.planning.plan import recorded_plan
 
     layout = Layout(results_root())
     plan = read_plan(layout, name)

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import typer
 
-from cifar_hpc.cli.cost import Experience, read_experience, size_text
-from cifar_hpc.cli.states import SweepReader, next_number, reserve_numbers
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm import SlurmExecutor
-from cifar_hpc.executors.slurm_arrays import Submission, job_minutes
-from cifar_hpc.executors.slurm_profile import SlurmProfile
-from cifar_hpc.executors.slurm_queue import SlurmError
-from cifar_hpc.executors.slurm_site import DEFAULT_ARRAY_SIZE, Limits, read_limits
-from cifar_hpc.plan import Job, Plan, jobs_for, recorded_plan
+from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.queue import SlurmError
+from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
+from cifar_hpc.planning.estimate import Experience, read_experience, size_text
+from cifar_hpc.planning.plan import Job, Plan, jobs_for, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records, utc_now
+from cifar_hpc.status.state import SweepReader, next_number, reserve_numbers
 
 
 def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, canary: bool) -> None:

@@ -25,20 +25,20 @@ from rich.console import Console
 
 from cifar_hpc.cli.progress import Counts, best_point, remaining_s, watched
 from cifar_hpc.cli.stages import Lineage, stage_lines
-from cifar_hpc.cli.states import ENDED, SweepReader, failure_lines, first_line, reserve_numbers, sweep_command
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.lineage import parent_lacking, parent_of
 from cifar_hpc.records.claims import TrialState, clear_finished, is_own
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.parents import parent_lacking, parent_of
 from cifar_hpc.records.plans import write_plan
 from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed
 from cifar_hpc.report.forms import duration_text, plural
+from cifar_hpc.status.state import ENDED, SweepReader, failure_lines, first_line, reserve_numbers, sweep_command
 
 if TYPE_CHECKING:
-    from cifar_hpc.executors.slurm_profile import SlurmProfile
-    from cifar_hpc.plan import Job, Plan
-    from cifar_hpc.trial import TrialConfig
+    from cifar_hpc.config.trial import TrialConfig
+    from cifar_hpc.executors.slurm.profile import SlurmProfile
+    from cifar_hpc.planning.plan import Job, Plan
 
 RESERVED_NAMES = ("published", "report")  # further folders of results/ that are no sweeps
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
@@ -68,7 +68,7 @@ class Where:
         """The profile where Slurm is meant: asked for, or there with a profile. Raises CifarHpcError."""
         if self.on not in (On.AUTO, On.SLURM) or (self.on is On.AUTO and shutil.which("sbatch") is None):
             return None
-        from cifar_hpc.executors.slurm_profile import SlurmProfile, find_profile
+        from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile
 
         found = find_profile(self.profile)
         return SlurmProfile() if found is None and self.on is On.SLURM else found
@@ -92,7 +92,7 @@ def sweep(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
 ) -> None:
     """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
-    from cifar_hpc.plan import make_plan, plan_record
+    from cifar_hpc.planning.plan import make_plan, plan_record
     from cifar_hpc.spec.load import load_spec
 
     loaded = load_spec(spec, set_ or ())
@@ -177,7 +177,7 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
 
 def _first_line(layout: Layout, plan: Plan, on: On, todo: Collection[str]) -> str:
     """'quick: trains 8 trials in 2 cohorts, in this process; results in /home/me/results'."""
-    from cifar_hpc.plan import jobs_for
+    from cifar_hpc.planning.plan import jobs_for
 
     jobs = jobs_for(plan, todo, 1)
     cohorts = sum(len(job.cohorts) for job in jobs)
@@ -196,7 +196,7 @@ def say(line: str) -> None:
 def _until_ended(layout: Layout, plan: Plan, reader: SweepReader, on: On, todo: Collection[str]) -> dict[str, TrialState]:
     """Runs rounds: start what nobody has, then wait for what another process has, and take it over if that one dies."""
     from cifar_hpc.executors import open_executor
-    from cifar_hpc.plan import jobs_for
+    from cifar_hpc.planning.plan import jobs_for
 
     starts: Counter[str] = Counter()
     waiting_told = False
@@ -307,7 +307,7 @@ def check_there(configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) 
 
 
 def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
-    from cifar_hpc.plan import jobs_for, plan_record, trunk_passes
+    from cifar_hpc.planning.plan import jobs_for, plan_record, trunk_passes
 
     counts = Counter(state.status for state in states.values())
     todo = _to_start(states, ())

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifar_hpc.cli.states import resolve_trial
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.parents import parent_of
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 from cifar_hpc.report.forms import plural
+from cifar_hpc.status.state import resolve_trial
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="default: TRIAL.safetensors or TRIAL.onnx")] = None,
 ) -> None:
     """Write a trial's network for other programs, and check that what was written answers as the trial did."""
-    from cifar_hpc.trained import export_trained, load_trained
+    from cifar_hpc.deploy.trained import export_trained, load_trained
 
     trial = _known(trial)
     path = output or Path(f"{trial}.{to.value}")
@@ -85,9 +85,9 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a tria
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
     """
+    from cifar_hpc.config.trial import TrialConfig
     from cifar_hpc.executors.base import run_on_node
-    from cifar_hpc.plan import Cohort, Job, Resources
-    from cifar_hpc.trial import TrialConfig
+    from cifar_hpc.planning.plan import Cohort, Job, Resources
 
     trial = _known(trial)
     files = Layout(results_root()).trial(trial)
@@ -177,7 +177,7 @@ def _members(layout: Layout, what: str) -> _Members:
 
 def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     from cifar_hpc.collect.ensemble import calibrate, combination_of
-    from cifar_hpc.trained import load_trained
+    from cifar_hpc.deploy.trained import load_trained
 
     layout = Layout(results_root())
     probabilities: dict[int, Floats] = {}

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.catalog import OBJECTIVES
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
+from cifar_hpc.config.catalog import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)

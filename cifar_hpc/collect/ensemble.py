@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from cifar_hpc.catalog import ENSEMBLE_METHODS
+from cifar_hpc.config.catalog import ENSEMBLE_METHODS
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRules
 
 USUAL = EnsembleRules(methods=ENSEMBLE_METHODS)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
-from cifar_hpc.catalog import OBJECTIVES
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished
+from cifar_hpc.config.catalog import OBJECTIVES
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.schema import Outcome, Status
-from cifar_hpc.trial import PARENT_PREFIX
 
 FAILURES = (Status.FAILED, Status.LOST)
 

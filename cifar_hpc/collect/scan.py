@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config, is_training_key
+from cifar_hpc.config.trial import ID_LENGTH, TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
-from cifar_hpc.trial import ID_LENGTH, TrialConfig
 
 T = TypeVar("T", Trial, Unfinished)
 

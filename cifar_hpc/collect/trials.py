@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.trial import TRAINING_KEYS
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
-from cifar_hpc.trial import TRAINING_KEYS
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'

@@ -15,10 +15,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import mixing, pixels, policies
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.trial import AugmentOp
 
 PixelOp = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # x_NCHW in 0..1, generator, the mean pixel -> x_NCHW
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.pixels import move
-from cifar_hpc.trial import AugmentOp
 
 
 class Batches:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig, stream_seed
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
-from cifar_hpc.trial import TrialConfig, stream_seed
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data import folder, sources, splits
 from cifar_hpc.data.files import shorten
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError, nearest
-from cifar_hpc.trial import DatasetConfig
 
 # Mean and standard deviation of the training pixels, per channel, in 0..1; a folder takes ImageNet's.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {

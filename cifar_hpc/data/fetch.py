@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import Found, find_form, lacking
 from cifar_hpc.data.official import FORMS, SUMS
 from cifar_hpc.errors import DataError
-from cifar_hpc.trial import DatasetConfig
 
 Say = Callable[[str], None]
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
 from cifar_hpc.errors import DataError
-from cifar_hpc.trial import DatasetConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from cifar_hpc.config.image_folder import folder_classes, folder_fingerprint, image_files
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import folder_path
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError
-from cifar_hpc.image_folder import folder_classes, folder_fingerprint, image_files
-from cifar_hpc.trial import DatasetConfig
 
 
 @dataclass(frozen=True, slots=True)

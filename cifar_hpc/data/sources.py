@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
 from cifar_hpc.data.files import Found, find_form, torn_reason
 from cifar_hpc.data.official import RECORD_PIXELS
 from cifar_hpc.errors import DataError

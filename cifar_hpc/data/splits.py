@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.trial import stream_seed
 from cifar_hpc.errors import DataError
-from cifar_hpc.trial import stream_seed
 
 Ints = NDArray[np.int64]
 

@@ -8,7 +8,7 @@ from cifar_hpc.executors.base import Executor
 
 EXECUTORS = {
     "inline": ("cifar_hpc.executors.inline", "InlineExecutor"),
-    "ray": ("cifar_hpc.executors.ray_tune", "RayTuneExecutor"),
+    "ray": ("cifar_hpc.executors.ray.executor", "RayTuneExecutor"),
 }
 
 

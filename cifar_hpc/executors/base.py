@@ -16,7 +16,7 @@ from enum import StrEnum
 from types import FrameType
 from typing import Protocol
 
-from cifar_hpc.plan import Job
+from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import boot_id, pid_started, read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
@@ -76,7 +76,7 @@ def run_on_node(
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """The runner's run_job; torch is imported here, where training is, and nowhere before."""
-    from cifar_hpc.runner import run_job
+    from cifar_hpc.worker.job import run_job
 
     run_job(job, layout, executor=executor, on_epoch=on_epoch, interrupted=interrupted)
 

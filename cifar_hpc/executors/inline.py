@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
-from cifar_hpc.plan import Job
+from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
 
 

@@ -1,4 +1,4 @@
-"""Writes cifar_hpc/architectures.json, the facts on every architecture that a login node needs without torch.
+"""Writes cifar_hpc/config/architectures.json, the facts on every architecture that a login node needs without torch.
 
 Run `python -m cifar_hpc.models.facts` after a change of the catalogue or of torchvision. Owns: how the facts are found.
 """
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torchvision.models import get_model_weights
 
-from cifar_hpc import catalog
-from cifar_hpc.architecture import TimmError
+from cifar_hpc.config import catalog
+from cifar_hpc.config.architecture import TimmError
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.nets import NETS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar_hpc.freeze import frozen_blocks
+from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.models.blocks import Block, BlockModel
 
 __all__ = ["freeze_blocks", "frozen_blocks"]

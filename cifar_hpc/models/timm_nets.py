@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from cifar_hpc.architecture import TimmError
-from cifar_hpc.catalog import TIMM
+from cifar_hpc.config.architecture import TimmError
+from cifar_hpc.config.catalog import TIMM
 from cifar_hpc.errors import CifarHpcError, DataError, nearest
 from cifar_hpc.models.loading import Normalisation, without_initial_values
 

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
 from cifar_hpc.errors import CifarHpcError, DataError, nearest
 
 SUFFIXES = (".pt", ".pth", ".safetensors")

@@ -15,7 +15,8 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.models import get_model, get_model_weights
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig, stream_seed
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
@@ -24,7 +25,6 @@ from cifar_hpc.models.small_maps import trim_convolutions
 from cifar_hpc.models.summary import summarize
 from cifar_hpc.models.timm_nets import closed_parts, is_timm, make_shapes, make_timm, pretrained
 from cifar_hpc.models.weights import is_file, weights_name, weights_path
-from cifar_hpc.trial import TrialConfig, stream_seed
 
 IMAGENET_CLASSES = 1000
 

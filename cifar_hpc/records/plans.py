@@ -7,11 +7,11 @@ import dataclasses
 import json
 from pathlib import Path
 
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import read_record, write_record
-from cifar_hpc.trial import PARENT_PREFIX
 
 
 def read_plan(layout: Layout, name: str) -> PlanRecord:

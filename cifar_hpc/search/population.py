@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from cifar_hpc.config.trial import stream_seed
 from cifar_hpc.search.samplers import TRIES, Tried, draw, rounded
 from cifar_hpc.spec.search import Choice, Picks, Range, Search, replaced_n
-from cifar_hpc.trial import stream_seed
 
 FACTORS = (0.8, 1.2)  # of a number that is handed down, as in the paper
 RESAMPLE = 0.25  # chance that an axis is drawn anew instead, as in the paper

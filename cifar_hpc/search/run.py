@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from cifar_hpc.catalog import OBJECTIVES
-from cifar_hpc.cohorts import Cohort
-from cifar_hpc.plan import Job, make_plan, plan_record
+from cifar_hpc.config.catalog import OBJECTIVES
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, normalise
+from cifar_hpc.planning.cohorts import Cohort
+from cifar_hpc.planning.plan import Job, make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
@@ -21,7 +22,6 @@ from cifar_hpc.search.population import propose_heir, survivors
 from cifar_hpc.search.samplers import Tried, known, propose
 from cifar_hpc.spec.search import Picks, Search
 from cifar_hpc.spec.sweep import SweepSpec, SweepTrial
-from cifar_hpc.trial import PARENT_PREFIX, TrialConfig, normalise
 
 Trials = tuple[SweepTrial, ...]  # of one point, one a seed
 

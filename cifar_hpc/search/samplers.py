@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cifar_hpc.config.trial import stream_seed
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.spec.search import Choice, Picks, Range, Search
-from cifar_hpc.trial import stream_seed
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hpc import catalog
-from cifar_hpc.architecture import TimmError, architecture, known_architecture, misfit
+from cifar_hpc.config import catalog
+from cifar_hpc.config.architecture import TimmError, architecture, known_architecture, misfit
+from cifar_hpc.config.freeze import FreezeError, frozen_blocks
+from cifar_hpc.config.trial import PARENT_PREFIX, TRAINING_KEYS, TrialConfig
 from cifar_hpc.errors import nearest
-from cifar_hpc.freeze import FreezeError, frozen_blocks
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
-from cifar_hpc.trial import PARENT_PREFIX, TRAINING_KEYS, TrialConfig
 
 
 @dataclass(frozen=True, slots=True)

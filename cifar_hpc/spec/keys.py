@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.spec import values
 from cifar_hpc.spec.search import Scheduler, SearchKeys
 from cifar_hpc.spec.sweep import Ensembling, Resources
-from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig
 
 _WORD = {"type": "string"}
 SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema

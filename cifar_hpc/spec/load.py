@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import doubts, idle_settings
 from cifar_hpc.spec.overrides import apply_overrides
@@ -20,7 +21,6 @@ from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
 from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
-from cifar_hpc.trial import TrialConfig
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:

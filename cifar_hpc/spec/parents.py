@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.expand import Point
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
 from cifar_hpc.spec.values import show
-from cifar_hpc.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 
 STARTED_BY = f"{STAGE_PREFIX}.weights"  # key of a point: the stage whose weights it starts from
 _INHERITED = ("arch", "stem")  # weights fit no others

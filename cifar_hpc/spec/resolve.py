@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.image_folder import folder_classes, folder_fingerprint
+from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig, normalise
 from cifar_hpc.errors import nearest
-from cifar_hpc.image_folder import folder_classes, folder_fingerprint
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
-from cifar_hpc.trial import DatasetConfig, StopConfig, TrialConfig, normalise
 
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
 from cifar_hpc.spec.keys import (

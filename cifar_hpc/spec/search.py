@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_hpc.config.trial import TrialConfig, spec_key
 from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.sweep import SweepTrial
-from cifar_hpc.trial import TrialConfig, spec_key
 
 ALGORITHMS = ("random", "optuna")
 SCHEDULERS = ("asha", "hyperband", "pbt")

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import MAX_TRIALS, Pattern, Point, Sections, count_trials
 from cifar_hpc.spec.keys import SEED, TRIAL_KEYS
 from cifar_hpc.spec.schema import all_of, given
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
-from cifar_hpc.trial import AugmentOp
 
 DEFAULTS = {name: key.default for name, key in {**TRIAL_KEYS, "seed": SEED}.items()}
 

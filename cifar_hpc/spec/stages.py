@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from cifar_hpc.config.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.problems import by_line
@@ -18,7 +19,6 @@ from cifar_hpc.spec.schema import spec_model
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import StageTrials, read_trials
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
-from cifar_hpc.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
 
 COMMON = (
     "name",

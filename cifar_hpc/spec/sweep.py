@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar_hpc.catalog import ENSEMBLE_METHODS
-from cifar_hpc.trial import TrialConfig, spec_key
+from cifar_hpc.config.catalog import ENSEMBLE_METHODS
+from cifar_hpc.config.trial import TrialConfig, spec_key
 
 if TYPE_CHECKING:
     from cifar_hpc.spec.search import Search

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cifar_hpc.config.trial import STAGE_PREFIX, TRAINING_KEYS, TrialConfig, trains_classifier_alone
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
@@ -18,7 +19,6 @@ from cifar_hpc.spec.sections import Origins, read_sections, spell
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
-from cifar_hpc.trial import STAGE_PREFIX, TRAINING_KEYS, TrialConfig, trains_classifier_alone
 
 _AS_WRITTEN = (
     "dataset",

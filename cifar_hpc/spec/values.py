@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 from cifar_hpc.errors import nearest
-from cifar_hpc.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 
 ARCH_ALLOWED = f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.records.schema import EpochRecord
+from cifar_hpc.train.features import Feed
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.taps import Feed
-from cifar_hpc.trial import TrialConfig
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier

@@ -15,18 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_hpc.train.distributed import World
-from cifar_hpc.train.heads import Heads, can_step
+from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.distributed.world import World
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.train.features import Feed
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.taps import Feed
-from cifar_hpc.trial import TrialConfig, stream_seed
+from cifar_hpc.train.probes import Heads, can_step
 
 EVAL_BATCH_SIZE = 500
 LOOK_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on request
-    """The job was asked to stop; every member was saved before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

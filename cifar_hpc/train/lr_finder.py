@@ -16,16 +16,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.zoo import build_model, image_side, in_channels, normalisation
-from cifar_hpc.train.environment import choose_device, choose_precision
+from cifar_hpc.train.device import choose_device, choose_precision
+from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.loop import generator, steps_per_epoch
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.taps import Feed, Trunk
-from cifar_hpc.trial import TrialConfig
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0  # rates of the first and the last step

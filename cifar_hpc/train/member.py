@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_hpc import catalog
+from cifar_hpc.config import catalog
+from cifar_hpc.config.schedule import first_trained, lr_factor
+from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.distributed.world import World, see_global_batch
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
-from cifar_hpc.schedule import first_trained, lr_factor
-from cifar_hpc.train.distributed import World, see_global_batch
-from cifar_hpc.train.optim import build_optimizer, set_lr
+from cifar_hpc.train.optimizers import build_optimizer, set_lr
 from cifar_hpc.train.portions import Portions
-from cifar_hpc.trial import TrialConfig, stream_seed
 
 
 @dataclass

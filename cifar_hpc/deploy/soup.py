@@ -1,0 +1,122 @@
+"""Soups: the mean of the weights of networks that started from the same ones (Wortsman et al. 2022, arXiv:2203.05482).
+
+Owns: which trials are kin, what goes into a soup, its measurement. Members are chosen on validation, test is measured once.
+Knows nothing of sweeps, and no file but those of its members.
+
+Running statistics of batch normalisation are averaged as weights are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.dataset import Split, load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.deploy.trained import TrainedTrial, load_trained
+from cifar_hpc.models.loading import pack_weights, read_weights
+from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.train.measure import split_arrays
+
+METHODS = ("uniform", "greedy")
+State = dict[str, Tensor]
+Measure = Callable[[tuple[int, ...]], NDArray[np.bool_]]  # members -> which validation images their mean has right
+
+
+@dataclass(frozen=True)
+class Soup:
+    """members: trial ids, best first. val_acc: nested for greedy, whose members were chosen on other images.
+
+    weights: a .safetensors; arrays: as in predictions.npz.
+    """
+
+    method: str
+    members: tuple[str, ...]
+    classes: tuple[str, ...]
+    val_acc: float
+    weights: bytes
+    arrays: Mapping[str, NDArray[np.generic]]
+
+
+def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
+    """Equal for trials whose weights may be averaged: one network, one start, one data set. None: there was no common start."""
+    if config.weights is None or config.classifier != "linear" or config.lr == 0:
+        return None
+    start = config.weights_fingerprint or config.weights  # a file's content, not its path
+    return (config.arch, start, config.dataset, config.image_size, config.stem)
+
+
+def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
+    """A uniform and a greedy soup of kin with kept weights, the best on validation first. Raises CifarHpcError, DataError."""
+    first = load_trained(members[0])
+    states = [dict(read_weights(files.weights).state) for files in members]
+    assert first.config.image_size is not None
+    data = load_dataset(first.config.dataset, first.config.image_size, data_root())
+    known: dict[tuple[int, ...], Tensor] = {}
+
+    def val_logits(chosen: tuple[int, ...]) -> Tensor:
+        if chosen not in known:
+            known[chosen] = _logits(first, mean_state([states[member] for member in chosen]), data.val)
+        return known[chosen]
+
+    def right(chosen: tuple[int, ...]) -> NDArray[np.bool_]:
+        return np.asarray((val_logits(chosen).argmax(1) == data.val.labels_N).numpy())
+
+    everyone = tuple(range(len(members)))
+    everything = np.ones(len(data.val.labels_N), bool)
+    soups = []
+    for method, chosen in (("uniform", everyone), ("greedy", choose_greedily(right, len(members), everything))):
+        nested = nested_accuracy(right, len(members)) if method == "greedy" else float(right(chosen).mean())
+        arrays = split_arrays("val", val_logits(chosen), data.val)
+        state = mean_state([states[member] for member in chosen])
+        if data.test is not None:
+            arrays |= split_arrays("test", _logits(first, state, data.test), data.test)
+        first.model.cpu().load_state_dict(state)
+        weights = pack_weights(first.model, (first.mean, first.std))
+        ids = tuple(members[member].folder.name for member in chosen)
+        soups.append(Soup(method, ids, first.classes, nested, weights, arrays))
+    return soups
+
+
+def choose_greedily(right: Measure, count: int, seen_N: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The paper's recipe 1: each member, the best on the seen images first, joins where the soup's accuracy on them does not
+    fall."""
+    alone = [float(right((member,))[seen_N].mean()) for member in range(count)]
+    first, *others = sorted(range(count), key=lambda member: -alone[member])  # among equals the order that they have
+    chosen: tuple[int, ...] = (first,)
+    best = alone[first]
+    for member in others:
+        accuracy = float(right((*chosen, member))[seen_N].mean())
+        if accuracy >= best:
+            chosen, best = (*chosen, member), accuracy
+    return chosen
+
+
+def nested_accuracy(right: Measure, count: int) -> float:
+    """Of greedy soups chosen on the even images and measured on the odd ones, and the other way round."""
+    odd_N = np.arange(len(right((0,)))) % 2 == 1
+    found = [right(choose_greedily(right, count, ~held_N))[held_N] for held_N in (odd_N, ~odd_N)]
+    return float(np.concatenate(found).mean())
+
+
+def mean_state(states: Sequence[State]) -> State:
+    """The mean of each tensor, summed in float64; counters (of batches) are the first one's."""
+    mean = {}
+    for key, first in states[0].items():
+        if first.is_floating_point():
+            total = sum((state[key].double() for state in states[1:]), first.double())
+            mean[key] = (total / len(states)).to(first.dtype)
+        else:
+            mean[key] = first
+    return mean
+
+
+def _logits(trained: TrainedTrial, state: State, split: Split) -> Tensor:
+    trained.model.cpu().load_state_dict(state)
+    return torch.from_numpy(trained.logits(split))

@@ -1,0 +1,184 @@
+"""A finished trial's network again: to label new images with it, or to give it to other programs.
+
+Owns: how kept weights and the trial's config become a network, how images reach it as they did in training, export with its
+check. Knows nothing of sweeps, ensembles and tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor
+
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.dataset import Split
+from cifar_hpc.data.folder import load_images
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.loading import fit_weights, read_weights, without_initial_values
+from cifar_hpc.models.zoo import build_model, in_channels, make_network, normalisation
+from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.train.device import choose_device
+
+BATCH_SIZE = 500
+TOLERANCE = 1e-4  # of exported logits, relative to the largest: other libraries sum in another order
+
+
+@dataclass(frozen=True)
+class TrainedTrial:
+    """The network of a trial at its best epoch, in eval mode, and the names of its classes. config: with the kept weights."""
+
+    config: TrialConfig
+    classes: tuple[str, ...]
+    model: BlockModel
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    channels: int
+
+    @property
+    def side(self) -> int:
+        """Pixels of a side of what the network sees."""
+        assert self.config.image_size is not None  # a spec fills it in
+        return self.config.image_size
+
+    def read_images(self, folder: Path) -> tuple[Split, tuple[str, ...]]:
+        """All images below the folder as the trial's data set holds its own, and their names. Raises DataError."""
+        info = catalog.DATASETS[self.config.dataset.name]
+        images_NCHW, names = load_images(folder, info.size or self.side, whole=info.size is not None)
+        if len(self.mean) == 1:  # gray data: the luminance of ITU-R 601-2, as PIL has it
+            gray = (images_NCHW.double() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)).sum(
+                1, True
+            )
+            images_NCHW = gray.round().to(torch.uint8)
+        nothing_N = torch.zeros(len(names), dtype=torch.int64)
+        return Split(images_NCHW, nothing_N, nothing_N), names
+
+    @torch.no_grad()
+    def logits(self, split: Split) -> NDArray[np.float32]:
+        """Logits N x K of a split of `read_images`, float32 throughout."""
+        device = choose_device(None)
+        batches = Batches(
+            split,
+            image_size=self.side,
+            in_channels=self.channels,
+            mean=self.mean,
+            std=self.std,
+            num_classes=len(self.classes),
+            device=device,
+        )
+        model = self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        order_N = torch.arange(len(split.labels_N))
+        parts = [model(batches.eval_batch(index_B)[0]).cpu() for index_B in torch.split(order_N, BATCH_SIZE)]
+        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+
+def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial:
+    """weights: others than its own for its network. Raises CifarHpcError where it is not finished or kept no weights."""
+    name = files.folder.name
+    weights = weights or files.weights
+    try:
+        result = read_record(files.result, TrialResult)
+    except FileNotFoundError as error:
+        raise CifarHpcError(f"trial {name} has no result: it is not finished") from error
+    config = TrialConfig.from_json(result.config)
+    if config.classifier == "knn":
+        raise CifarHpcError(f"trial {name}: classifier knn is its training images and keeps no weights; choose linear or svm")
+    if not weights.exists():
+        raise CifarHpcError(
+            f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "
+            f"and `cifar-hpc reproduce {name}` brings back those of this one"
+        )
+    mean, _ = read_weights(weights).normalisation or ((), ())
+    kept = dataclasses.replace(config, weights=str(weights))
+    channels = in_channels(kept, len(mean))
+    model = build_model(kept, len(result.classes), channels).eval().requires_grad_(False)
+    found = normalisation(kept)
+    assert found is not None  # pack_weights writes it
+    return TrainedTrial(config=kept, classes=result.classes, model=model, mean=found[0], std=found[1], channels=channels)
+
+
+def export_trained(trained: TrainedTrial, path: Path, to: str) -> float:
+    """Writes the network as path (to: safetensors or onnx) and says by how much its logits differ, relative to the largest.
+
+    Its input is float32, N x C x H x W, pixels 0..1 less mean over std, which the file's metadata tell. Raises CifarHpcError,
+    and leaves no file, where they differ by more than TOLERANCE or the format's library is absent.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x_NCHW = torch.randn(4, trained.channels, trained.side, trained.side, generator=generator)
+    with torch.no_grad():
+        expected_NK = trained.model.cpu()(x_NCHW)
+    answer = _write_safetensors(trained, path) if to == "safetensors" else _write_onnx(trained, path, x_NCHW)
+    difference = float((answer(x_NCHW) - expected_NK).abs().max() / expected_NK.abs().max())
+    if not difference <= TOLERANCE:
+        path.unlink(missing_ok=True)
+        raise CifarHpcError(f"{path}: its logits differ by {difference:.1e} of the largest from the trial's; not kept")
+    return difference
+
+
+def _notes(trained: TrainedTrial) -> dict[str, str]:
+    return {
+        "arch": trained.config.arch,
+        "image_size": str(trained.side),
+        "classes": json.dumps(trained.classes),
+        "mean": json.dumps(trained.mean),
+        "std": json.dumps(trained.std),
+    }
+
+
+def _write_safetensors(trained: TrainedTrial, path: Path) -> Callable[[Tensor], Tensor]:
+    """torchvision's own keys, so that its network of that name and class count loads them; checked by doing that."""
+    state = {key: tensor.contiguous() for key, tensor in trained.model.state_dict().items()}
+    write_atomic(path, lambda stream: stream.write(save(state, _notes(trained))))
+    config = trained.config
+    with without_initial_values():
+        network = make_network(config.arch, len(trained.classes), trained.channels, trained.side, config.stem)
+    fit_weights(network, read_weights(path), path.name)
+    network.eval()
+
+    @torch.no_grad()
+    def answer(x_NCHW: Tensor) -> Tensor:
+        logits_NK: Tensor = network(x_NCHW)
+        return logits_NK
+
+    return answer
+
+
+def _write_onnx(trained: TrainedTrial, path: Path, x_NCHW: Tensor) -> Callable[[Tensor], Tensor]:
+    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if lacking:
+        raise CifarHpcError(f"export to onnx needs {', '.join(lacking)}: pip install 'cifar-hpc[onnx]'")
+    import onnx  # type: ignore[import-not-found, unused-ignore]
+    import onnxruntime  # type: ignore[import-not-found, unused-ignore]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            trained.model,
+            (x_NCHW,),
+            str(path),
+            input_names=["x_NCHW"],
+            output_names=["logits_NK"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    written = onnx.load(path)
+    onnx.helper.set_model_props(written, _notes(trained))
+    onnx.save(written, path)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda x: torch.from_numpy(session.run(None, {"x_NCHW": x.numpy()})[0])

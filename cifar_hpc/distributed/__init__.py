@@ -1,0 +1,1 @@
+"""Several processes that train one trial: how they start, meet and agree. Knows no specs and no results."""

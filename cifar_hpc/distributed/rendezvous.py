@@ -1,0 +1,197 @@
+"""The launchers of one world, one a node: how many ranks each starts, and what they say to each other.
+
+They speak through small files in a folder that all of them see, so that no name is resolved and no port agreed on. The first
+one leads: it alone judges failures and says whether the ranks start again.
+
+Owns: Team, Meeting, Failure and the errors of ranks. Knows nothing of processes, cohorts or records.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from cifar_hpc.distributed.world import MEET_S, PeerLostError
+from cifar_hpc.errors import CifarHpcError, Interrupted
+from cifar_hpc.records.store import write_atomic
+
+POLL_S = 0.2
+LEAVE_S = 10.0  # for the launchers of other nodes to hear of the end
+DIED = "ProcessDied"
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """The processes of a trial. here_n: ranks of each launcher; place: of this launcher, 0..launchers_n-1; 0 leads."""
+
+    here_n: int = 1
+    place: int = 0
+    launchers_n: int = 1
+
+    @property
+    def size(self) -> int:
+        return self.here_n * self.launchers_n
+
+    @classmethod
+    def here(cls, processes: int | None, gpus: float | None, nodes: int) -> Team:
+        """What a trial's resources mean on this node. Raises CifarHpcError where they cannot be had."""
+        gpus_n = torch.cuda.device_count()
+        here_n = processes or (round(gpus) if gpus_n and gpus and gpus > 1 else 1)
+        if gpus_n and here_n > gpus_n:
+            raise CifarHpcError(f"a trial asks for {here_n} processes, each with a GPU of its own; this node has {gpus_n}")
+        if nodes == 1:
+            return cls(here_n)
+        if os.environ.get("SLURM_STEP_NUM_TASKS") != str(nodes):
+            raise CifarHpcError(
+                f"resources.nodes: a trial asks for {nodes}; only Slurm starts one on several nodes, one task on each"
+            )
+        return cls(here_n, int(os.environ["SLURM_PROCID"]), nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a world ended. trial_id: the one trial that it concerns, None: the whole cohort; rank: None before one is known."""
+
+    kind: str
+    message: str
+    traceback: str
+    trial_id: str | None = None
+    rank: int | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, rank: int | None = None) -> Failure:
+        trial_id = error.trial_id if isinstance(error, MemberFailedError) else None
+        if isinstance(error, MemberFailedError) and error.__cause__ is not None:
+            error = error.__cause__
+        text = "" if isinstance(error, CifarHpcError) else "".join(traceback.format_exception(error))
+        alone = None if isinstance(error, PeerLostError) else trial_id  # a lost peer is no fault of the trial at hand
+        return cls(type(error).__name__, str(error) or type(error).__name__, text, alone, rank)
+
+    @property
+    def weight(self) -> int:
+        """A process that died without a word explains the others' errors, and an error explains that its peers wait."""
+        return {DIED: 2, PeerLostError.__name__: 0}.get(self.kind, 1)
+
+
+class MemberFailedError(Exception):
+    """One trial of the cohort failed in this process, for the reason that is its __cause__."""
+
+    def __init__(self, trial_id: str) -> None:
+        super().__init__(trial_id)
+        self.trial_id = trial_id
+
+
+class RanksFailedError(Exception):
+    """The world ended by a failure; no process of this launcher lives any more."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"rank {failure.rank}: {failure.kind}: {failure.message}")
+        self.failure = failure
+
+
+class NodeLostError(Interrupted):
+    """A further node is gone, or what launched the ranks there: no trial's fault, and each goes on from its last checkpoint."""
+
+
+@dataclass(slots=True)
+class Meeting:
+    """A folder that the launchers of one world see: where the ranks find each other and launchers hear of failures and ends.
+
+    A round is one start of all ranks; after a failure that is one trial's alone the others go on in the next round.
+    """
+
+    folder: Path
+    team: Team
+    round: int = 0
+    begun: bool = False
+
+    @property
+    def store(self) -> Path:
+        return self.folder / f"store-{self.round}"
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """The folder while inside. At the end the leader says so to the others, and clears up once they have heard it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.team.place:
+            self._write(f"here-{self.team.place}", "")
+        word = "interrupted"
+        try:
+            yield
+            word = "over"
+        except Exception as error:
+            word = "interrupted" if isinstance(error, Interrupted) else "over"
+            raise
+        finally:
+            if self.team.place:
+                self._write(f"left-{self.team.place}", "")
+            else:
+                self._write("ended", word)
+                late = word == "over" and not self._all_said("here")  # a slow start: whoever comes must find the end
+                until = time.monotonic() + (MEET_S if late else LEAVE_S)
+                while not self._all_said("left") and time.monotonic() < until:
+                    time.sleep(POLL_S)
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def tell_failure(self, failure: Failure) -> None:
+        self._write(f"failed-{self.round}-{self.team.place}", json.dumps(asdict(failure)))
+
+    def failures_elsewhere(self) -> list[Failure]:
+        if self.team.launchers_n == 1:
+            return []
+        own = f"failed-{self.round}-{self.team.place}"
+        paths = [path for path in self.folder.glob(f"failed-{self.round}-*") if path.name != own]
+        return [Failure(**json.loads(path.read_text())) for path in paths]
+
+    def require_all(self) -> None:
+        """After a failed round: raises NodeLostError where a launcher does not say how that ended for it."""
+        until = time.monotonic() + LEAVE_S
+        while not self._all_said(f"failed-{self.round}"):
+            if time.monotonic() > until:
+                raise NodeLostError("another node of this trial is gone")
+            time.sleep(POLL_S)
+
+    def begin_round(self) -> None:
+        """The leader's: all ranks start, or start again. Launchers come to the first round unasked."""
+        if self.begun:
+            self.round += 1
+            self._write(f"round-{self.round}", "")
+        self.begun = True
+
+    def ended(self) -> bool:
+        return (self.folder / "ended").exists()
+
+    def follow_leader(self, timeout_s: float) -> bool:
+        """The other launchers': waits for the leader's word after a round; whether it calls another.
+
+        Raises Interrupted where the job was, PeerLostError where the leader says nothing.
+        """
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if (self.folder / f"round-{self.round + 1}").exists():
+                self.round += 1
+                return True
+            with contextlib.suppress(FileNotFoundError):
+                if (self.folder / "ended").read_text() == "interrupted":
+                    raise Interrupted
+                return False
+            time.sleep(POLL_S)
+        raise PeerLostError(f"the first node of this trial has been silent for {timeout_s:g} s")
+
+    def _all_said(self, word: str) -> bool:
+        """The other launchers."""
+        places = range(1, self.team.launchers_n)
+        return all((self.folder / f"{word}-{place}").exists() for place in places)
+
+    def _write(self, name: str, text: str) -> None:
+        if self.team.launchers_n > 1:
+            write_atomic(self.folder / name, lambda stream: stream.write(text.encode()))

@@ -1,0 +1,1 @@
+"""Trials as Slurm job arrays."""

@@ -1,0 +1,213 @@
+"""The profile of a Slurm site: its keys, reading it, finding it. Holds what a spec must not: partitions, accounts, paths.
+
+Knows nothing of jobs. A profile is read as strictly as a spec: every problem with its line, what is allowed and the nearest
+right key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cifar_hpc.config.trial import spec_key
+from cifar_hpc.errors import CifarHpcError, Problem, SpecError, nearest
+from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
+
+PROFILE_VARIABLE = "CIFAR_HPC_PROFILE"
+_FLAG = re.compile(r"[a-z][a-z-]*")
+_OWNED_FLAGS = {  # sbatch flags that have a key, or that a sweep sets by itself
+    "account": "account",
+    "array": None,
+    "constraint": "constraint",
+    "dependency": None,
+    "error": None,
+    "gres": "gres",
+    "job-name": None,
+    "mail-type": "mail_type",
+    "mail-user": "mail_user",
+    "mem": None,
+    "output": None,
+    "partition": "gpu_partition or cpu_partition",
+    "qos": "qos",
+    "requeue": "requeue",
+    "no-requeue": "requeue",
+    "signal": "signal_s",
+    "time": None,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlurmProfile:
+    """How one site wants its jobs. Every key has a default: an empty profile takes what the cluster takes by itself."""
+
+    name: str = "default"
+    gpu_partition: str | None = spec_key("partition of jobs with a GPU; several with commas; null: the cluster's default", None)
+    cpu_partition: str | None = spec_key("partition of jobs without a GPU; null: the cluster's default", None)
+    account: str | None = spec_key("account that pays; null: your default", None)
+    qos: str | None = spec_key("quality of service; null: your default", None)
+    constraint: str | None = spec_key("features that a node must have, such as a100|h100", None)
+    exclude: str | None = spec_key("nodes never to use, such as gpu[03,17]", None)
+    gres: str | None = spec_key("how GPUs are asked for: gpu, or gpu:TYPE; null: this site has none", "gpu")
+    setup: tuple[str, ...] = spec_key("shell lines before the job, such as module load cuda/12", ())
+    environment: dict[str, str] = field(default_factory=dict, metadata={"doc": "variables of every job"})
+    container: str | None = spec_key("command that stands before python, such as apptainer exec --nv image.sif", None)
+    python: str | None = spec_key("python of the jobs; null: the one that submits", None)
+    mail_user: str | None = spec_key("address that Slurm writes to", None)
+    mail_type: str | None = spec_key("events that it writes of, such as FAIL", None)
+    minutes: float = spec_key("time of a trial whose spec names none, minutes", 60.0, gt=0)
+    max_minutes: float | None = spec_key("longest time limit that the partition grants, minutes; null: none", None, gt=0)
+    job_minutes: float = spec_key("short trials are packed into jobs of about this length, minutes", 60.0, gt=0)
+    memory_gb: float | None = spec_key("memory of a job whose spec names none, GB; null: the cluster's default", None, gt=0)
+    share_gpus: bool = spec_key("whether trials that need a share of a GPU (resources.gpus below 1) run several at once", False)
+    parallel: int | None = spec_key("most jobs of one array that run at once; null: no limit", None, ge=1)
+    max_submit: int | None = spec_key("most jobs of yours in the queue at once; null: what Slurm says", None, ge=1)
+    requeue: bool = spec_key("whether a job may put itself back into the queue to go on after its time limit", True)
+    signal_s: int = spec_key("how long before the time limit a job begins to save, seconds", 120, ge=30)
+    max_attempts: int = spec_key("starts of a trial after failures that are not its own (memory, node, no progress)", 3, ge=1)
+    sbatch: dict[str, str | int | bool] = field(
+        default_factory=dict, metadata={"doc": "further sbatch flags without their dashes"}
+    )
+
+
+def load_profile(path: Path) -> SlurmProfile:
+    """Reads a profile. Raises SpecError with all its problems."""
+    tree, _ = read_yaml(path)
+    if tree.value is None:
+        return SlurmProfile(name=path.stem)
+    if not isinstance(tree.value, dict):
+        raise SpecError([Problem(tree.where(()), "not a mapping", "a profile is `key: value` lines")])
+    hints = typing.get_type_hints(SlurmProfile)
+    fields = {f.name: f for f in dataclasses.fields(SlurmProfile) if f.metadata}
+    problems: list[Problem] = []
+    keys: dict[str, Any] = {}
+    for key, value in tree.value.items():
+        if key not in fields:
+            allowed = f"one of {', '.join(fields)}"
+            problems.append(Problem(tree.where((key,)), f"unknown key {key!r}", allowed, nearest(key, fields)))
+            continue
+        found, wanted = _check(hints[key], value, fields[key].metadata)
+        if wanted:
+            problems.append(Problem(tree.where((key,)), _show(found), wanted))
+        else:
+            keys[key] = found
+    problems += _flag_problems(tree, keys.get("sbatch", {}))
+    if problems:
+        raise SpecError(problems)
+    return SlurmProfile(name=path.stem, **keys)
+
+
+def find_profile(name: str | None) -> SlurmProfile | None:
+    """The profile called `name` (or $CIFAR_HPC_PROFILE), or the only one there is; None where none is named and none found.
+
+    `name` is a path, or the stem of a file in slurm/ or in the user's configuration folder. Raises CifarHpcError where the
+    named one is not found, or where several could be meant.
+    """
+    wanted = name or os.environ.get(PROFILE_VARIABLE)
+    known = {path.stem: path for folder in reversed(profile_folders()) for path in sorted(folder.glob("*.yaml"))}
+    known.pop("example", None)
+    if wanted is None:
+        if len(known) > 1:
+            raise CifarHpcError(f"several profiles: {', '.join(sorted(known))}; name one with --profile or ${PROFILE_VARIABLE}")
+        return load_profile(next(iter(known.values()))) if known else None
+    if wanted.endswith((".yaml", ".yml")):
+        return load_profile(Path(wanted))
+    if wanted not in known:
+        near = nearest(wanted, known)
+        hint = f" Did you mean {near!r}?" if near else ""
+        places = " and ".join(str(folder) for folder in profile_folders())
+        known_words = f"known: {', '.join(sorted(known))}" if known else "`cifar-hpc doctor` writes one"
+        raise CifarHpcError(f"no profile {wanted!r} in {places}; {known_words}.{hint}")
+    return load_profile(known[wanted])
+
+
+def profile_folders() -> tuple[Path, Path]:
+    """Where profiles lie: slurm/ of the working directory, then the user's configuration folder."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    return Path("slurm"), config / "cifar-hpc" / "slurm"
+
+
+def profile_text(keys: dict[str, Any], notes: Iterable[str] = ()) -> str:
+    """A profile file with every key, its docstring and default as comments; `keys` are set, all others commented out."""
+    lines = [f"# {note}" for note in notes]
+    for f in dataclasses.fields(SlurmProfile):
+        if f.metadata:
+            default = {} if f.default is dataclasses.MISSING else f.default
+            lines += ["", f"# {f.metadata['doc']}"]
+            lines.append(f"{f.name}: {_yaml(keys[f.name])}" if f.name in keys else f"# {f.name}: {_yaml(default)}")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _check(kind: Any, value: Any, limits: Any) -> tuple[Any, str | None]:
+    """The value as the key holds it, and None; or what was found, and what is allowed instead."""
+    options = [option for option in typing.get_args(kind) if option is not type(None)]
+    nullable = type(None) in typing.get_args(kind)
+    if value is None and nullable:
+        return None, None
+    if nullable:
+        kind = options[0]
+    null = " or null" if nullable else ""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        items = value if isinstance(value, list) else [value]
+        return (tuple(items), None) if all(isinstance(item, str) for item in items) else (value, "a list of shell lines")
+    if origin is dict:
+        if isinstance(value, dict) and all(isinstance(item, str | int | float | bool) for item in value.values()):
+            flags = "bool" in str(kind)
+            return ({k: item if flags and isinstance(item, bool | int) else _plain(item) for k, item in value.items()}, None)
+        return value, "a mapping of names to plain values"
+    if kind is bool:
+        return (value, None) if isinstance(value, bool) else (value, "true or false")
+    if kind is str:
+        if isinstance(value, bool | list | dict) or (isinstance(value, str) and ("\n" in value or not value.strip())):
+            return value, f"text on one line{null}"
+        return str(value), None
+    words = {"ge": "at least {:g}", "gt": "above {:g}"}
+    bounds = " and ".join(text.format(limits[limit]) for limit, text in words.items() if limit in limits)
+    allowed = f"{'a whole number' if kind is int else 'a number'} {bounds}{null}"
+    numbers = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        return value, allowed
+    if value < limits.get("ge", value) or ("gt" in limits and value <= limits["gt"]):
+        return value, allowed
+    return kind(value), None
+
+
+def _flag_problems(tree: YamlTree, flags: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for flag in flags:
+        where = tree.where(("sbatch", flag))
+        if not _FLAG.fullmatch(flag):
+            problems.append(Problem(where, f"the flag {flag!r}", "an sbatch flag's long name without dashes before it"))
+        elif flag in _OWNED_FLAGS:
+            key = _OWNED_FLAGS[flag]
+            problems.append(Problem(where, f"the flag {flag!r}", f"use the key {key}" if key else "the sweep itself sets it"))
+    return problems
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _show(value: Any) -> str:
+    return "null" if value is None else _plain(value) if isinstance(value, bool) else f"{value!r:.60}"
+
+
+def _yaml(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return "[" + ", ".join(map(_yaml, value)) + "]"
+        case dict():
+            return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
+        case str() if not re.fullmatch(r"[A-Za-z][\w./-]*", value) or value in ("true", "false", "null"):
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return str(value)

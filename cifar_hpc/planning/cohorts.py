@@ -1,0 +1,157 @@
+"""Which trials train side by side. Trials that differ only in what comes after a common frozen trunk share its forward passes.
+
+Owns: Cohort, what the members of one must have in common, when a cohort is full, the estimated work. Imports no torch.
+
+Work is counted in forward passes of one image through the network, by FLOPs: a frozen step costs its trunk's share s of one
+pass and three times the rest (forward, and backward at twice that), and a trunk whose outputs are kept is passed once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cifar_hpc.config import catalog
+from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.freeze import frozen_blocks
+from cifar_hpc.config.trial import TrialConfig
+
+# What the members of a cohort may differ in; all else they share.
+MEMBER_KEYS = (
+    *("freeze", "unfreeze_epoch", "layer_decay", "optimizer", "lr", "weight_decay", "momentum", "schedule", "warmup_epochs"),
+    *("label_smoothing", "dropout", "ema", "grad_clip", "epochs", "objective", "stop"),
+    *("classifier", "svm_c", "knn_k", "keep"),
+)
+MOST_MEMBERS = 64
+# A cohort is full once its trunk is so small a share of its work: more members would save nothing more. Linear classifiers
+# join all the same, since they are stepped as one.
+TRUNK_FRAC = 0.05
+MEMBER_COPIES = 5  # of a member's trained weights in memory: itself, gradient, two moments, best epoch
+MEMBER_MEMORY_GB = 8.0  # for all copies of a cohort where the spec states no memory_gb, of which they may take half
+DEFAULT_TRAIN_N = 50_000  # images, where neither spec nor catalogue tells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cohort:
+    """Trials trained side by side, so that their common trunk runs once for all."""
+
+    trials: tuple[TrialConfig, ...]
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        return tuple(trial.trial_id for trial in self.trials)
+
+
+def alone(trials: Sequence[TrialConfig]) -> tuple[Cohort, ...]:
+    """Every trial in a cohort of its own."""
+    return tuple(Cohort(trials=(trial,)) for trial in trials)
+
+
+def group_cohorts(trials: Sequence[TrialConfig], memory_gb: float | None) -> tuple[Cohort, ...]:
+    """The trials in cohorts, in the order of each cohort's first trial.
+
+    A trial that freezes nothing trains alone, but for one that is a linear classifier whole: those are stepped as one.
+    """
+    groups: dict[object, list[TrialConfig]] = {}
+    for trial in trials:
+        groups.setdefault(_common(trial) if _shares(trial) else trial.trial_id, []).append(trial)
+    position = {trial.trial_id: i for i, trial in enumerate(trials)}
+    cohorts = [cohort for group in groups.values() for cohort in _fill(group, memory_gb)]
+    return tuple(sorted(cohorts, key=lambda cohort: min(position[trial_id] for trial_id in cohort.trial_ids)))
+
+
+def work_of(cohort: Cohort) -> float:
+    """Estimated FLOPs of training a cohort to its last epoch, validation and test left out."""
+    first = cohort.trials[0]
+    info = known_architecture(first.arch)
+    size = first.image_size or 224
+    image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
+    dataset = first.dataset
+    labelled_n = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes) or DEFAULT_TRAIN_N
+    train_n = labelled_n * (1 - dataset.val_frac)
+    return image_flops * train_n * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
+
+
+def trunk_passes(trials: Sequence[TrialConfig]) -> int:
+    """How often the images of the training split go through the common trunk of these trials, trained side by side."""
+    if not any(_depth(trial) > 0 for trial in trials):
+        return 0
+    return 1 if trials[0].augment == "none" else max(trial.epochs for trial in trials)
+
+
+def _fill(group: Sequence[TrialConfig], memory_gb: float | None) -> list[Cohort]:
+    """Cuts a group of equal trunks into cohorts, the deepest trunks first."""
+    room_gb = (memory_gb or 2 * MEMBER_MEMORY_GB) / 2
+    cohorts: list[Cohort] = []
+    members: list[TrialConfig] = []
+    for trial in sorted(group, key=_depth, reverse=True):
+        trunk = trunk_passes(members) * _trunk_share(members) if members else 1.0
+        small = trunk <= TRUNK_FRAC * (trunk + _suffix_passes(members)) and not _is_linear(trial)
+        full = len(members) >= MOST_MEMBERS or small
+        if members and (full or sum(map(_memory_gb, [*members, trial])) > room_gb):
+            cohorts.append(Cohort(trials=tuple(members)))
+            members = []
+        members.append(trial)
+    return [*cohorts, Cohort(trials=tuple(members))]
+
+
+def _common(trial: TrialConfig) -> tuple[object, ...]:
+    return tuple(getattr(trial, name) for name in _COMMON_KEYS)
+
+
+_COMMON_KEYS = [field.name for field in dataclasses.fields(TrialConfig) if field.name not in MEMBER_KEYS]
+
+
+def _shares(trial: TrialConfig) -> bool:
+    """Whether some blocks run frozen, or all that there is to train is a linear classifier."""
+    if trial.stop.max_minutes is not None:
+        return False  # its time would depend on its company
+    return _depth(trial) > 0 or _is_linear(trial)
+
+
+def _is_linear(trial: TrialConfig) -> bool:
+    """Whether the classifier is all that it trains."""
+    names = _blocks(trial.arch)
+    return names is not None and _depth(trial) == len(names) - 1
+
+
+def _trunk_share(trials: Sequence[TrialConfig]) -> float:
+    return max(_flop_share(trial.arch, _depth(trial)) for trial in trials)
+
+
+def _suffix_passes(trials: Sequence[TrialConfig]) -> float:
+    return sum(trial.epochs * 3 * (1 - _flop_share(trial.arch, _depth(trial))) for trial in trials)
+
+
+def _memory_gb(trial: TrialConfig) -> float:
+    info = known_architecture(trial.arch)
+    if info is None:
+        return 0.0
+    classes = len(trial.dataset.classes or catalog.DATASETS[trial.dataset.name].classes) or 1000
+    side_frac = (trial.image_size or 224) / 224 if len(info.blocks) == 1 else 1.0  # a classifier of pixels
+    shares = [*info.param_shares[_depth(trial) : -1], info.param_shares[-1] * classes / 1000 * side_frac**2]
+    return MEMBER_COPIES * 4 * info.params * sum(shares) / 1e9
+
+
+def _depth(trial: TrialConfig) -> int:
+    return _depth_of(trial.arch, trial.freeze)
+
+
+@functools.cache
+def _depth_of(arch: str, freeze: str | int | float) -> int:
+    names = _blocks(arch)
+    return 0 if names is None else frozen_blocks(names, freeze)
+
+
+@functools.cache
+def _blocks(arch: str) -> tuple[str, ...] | None:
+    info = known_architecture(arch)
+    return info.blocks if info else None
+
+
+@functools.cache
+def _flop_share(arch: str, depth: int) -> float:
+    info = known_architecture(arch)
+    return sum(info.flop_shares[:depth]) if info else 0.0

@@ -1,0 +1,141 @@
+"""From a sweep spec to what is started: trials, the cohorts they train in, the jobs that carry the cohorts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
+from cifar_hpc.planning.lineage import parent_of
+from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord
+from cifar_hpc.records.store import utc_now
+from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec, SweepTrial
+
+__all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What an executor starts. job_id: unique within its sweep. level: of its trials in the plan, above that of all
+    their parents. It starts once its parents' jobs have ended, well or not: a trial whose parent failed says so itself."""
+
+    sweep: str
+    job_id: str
+    cohorts: tuple[Cohort, ...]
+    resources: Resources
+    level: int = 0
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        return tuple(trial_id for cohort in self.cohorts for trial_id in cohort.trial_ids)
+
+    @property
+    def parent_ids(self) -> tuple[str, ...]:
+        """The trials, of this sweep or not, from whose weights trials of the job start."""
+        parents = (parent_of(config) for cohort in self.cohorts for config in cohort.trials)
+        return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """All trials of a sweep, finished or not, in the spec's order, and the cohorts that they train in.
+
+    levels: trial ids, those without a parent in the sweep first, then their children, and so on.
+    """
+
+    spec: SweepSpec
+    trials: tuple[TrialConfig, ...]
+    cohorts: tuple[Cohort, ...]
+    levels: tuple[tuple[str, ...], ...]
+    share: bool = True  # whether trials with a common trunk train side by side
+
+
+def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
+    """The plan of a spec, from the spec alone: what is already on disk changes which jobs start, never the plan.
+
+    share: train trials side by side where they have a trunk in common; else each alone, with the same numbers.
+    """
+    trials = tuple(trial.config for trial in spec.trials)
+    cohorts = group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials)
+    return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=_levels(trials), share=share)
+
+
+def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
+    """Jobs for those trials of the plan that are among trial_ids, one a cohort: the lowest level first, and in each
+    those that others wait for, then the longest, so that none ends last alone.
+
+    first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
+    say) leave their cohort; a cohort without members has no job.
+    """
+    wanted = frozenset(trial_ids)
+    cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
+    level_of = {trial_id: level for level, ids in enumerate(plan.levels) for trial_id in ids}
+    leveled = [(level_of[cohort.trial_ids[0]], cohort) for cohort in cohorts if cohort.trials]
+    awaited = {parent_of(trial) for trial in plan.trials if trial.trial_id in wanted}
+    leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -work_of(pair[1])))
+    return tuple(
+        Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources, level=level)
+        for number, (level, cohort) in enumerate(leveled, first_number)
+    )
+
+
+def plan_record(plan: Plan) -> PlanRecord:
+    """plan.json of the plan, with the time of now."""
+    return PlanRecord(
+        sweep=plan.spec.name,
+        created_at=utc_now(),
+        spec_path=str(plan.spec.path),
+        objective=plan.spec.objective,
+        trials=tuple(
+            PlannedTrial(
+                trial_id=trial.config.trial_id,
+                point_id=trial.config.point_id,
+                axes=trial.axes,
+                config=trial.config.to_json(),
+            )
+            for trial in plan.spec.trials
+        ),
+        cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
+        resources=dataclasses.asdict(plan.spec.resources),
+        overrides=plan.spec.overrides,
+        share=plan.share,
+        ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
+    )
+
+
+def recorded_plan(record: PlanRecord) -> Plan:
+    """The plan that a plan.json tells of, to start trials of it again without its spec file."""
+    spec = SweepSpec(
+        name=record.sweep,
+        path=Path(record.spec_path),
+        text="",
+        trials=tuple(SweepTrial(TrialConfig.from_json(trial.config), trial.axes) for trial in record.trials),
+        objective=record.objective,
+        resources=Resources(**record.resources),
+        warnings=(),
+        overrides=record.overrides,
+        ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
+    )
+    return make_plan(spec, share=record.share)
+
+
+def _levels(trials: Sequence[TrialConfig]) -> tuple[tuple[str, ...], ...]:
+    """An id is the hash of a config that holds the parent's id, so that no trial is its own ancestor."""
+    parents = {trial.trial_id: parent_of(trial) for trial in trials}
+    depths: dict[str, int] = {}
+
+    def depth(trial_id: str) -> int:
+        if trial_id not in depths:
+            parent = parents[trial_id]
+            depths[trial_id] = 0 if parent not in parents else 1 + depth(parent)
+        return depths[trial_id]
+
+    levels: list[list[str]] = []
+    for trial_id in parents:
+        while len(levels) <= depth(trial_id):
+            levels.append([])
+        levels[depth(trial_id)].append(trial_id)
+    return tuple(map(tuple, levels))

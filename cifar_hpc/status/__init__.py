@@ -1,0 +1,1 @@
+"""Where trials stand: the one reader of states."""

@@ -1,0 +1,23 @@
+"""The device and the precision that a trial trains in. Knows no records."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(gpus: float | None) -> torch.device:
+    """The present CUDA device, or the CPU where there is none or gpus is 0."""
+    if gpus == 0 or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_precision(asked: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 on GPUs that compute it natively (compute capability 8.0 and up), else float32.
+
+    A CPU stays with float32: without bf16 units autocast halves its speed.
+    """
+    if asked == "bf16":
+        return torch.bfloat16
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if asked == "auto" and native else torch.float32

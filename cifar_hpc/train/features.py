@@ -1,0 +1,219 @@
+"""The frozen trunk of a cohort and what flows out of it: computed batch by batch, or once for a whole split and kept.
+
+Owns: Trunk, Feed, where kept taps live. Knows nothing of members, losses or epochs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.distributed.world import World
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.freezing import freeze_blocks
+from cifar_hpc.train.portions import Portions
+
+KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept taps may take, in this order of preference
+GPU_TOLERANCE = 1e-2  # relative; kept taps of a GPU that differ by more from computed ones are not used
+
+
+class Trunk:
+    """The weights that all members of a cohort start from, frozen: run once a batch for all of them."""
+
+    def __init__(self, model: BlockModel, precision: torch.dtype) -> None:
+        self.model = model
+        self.precision = precision
+        self.portions = Portions()
+        freeze_blocks(model, len(model.blocks))
+        model.eval()
+
+    @torch.no_grad()
+    def taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
+        if not set(depths) - {0}:
+            return {0: x_NCHW}
+        return self.portions(lambda x: self._taps(x, depths), x_NCHW)
+
+    def _taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        taps, reached = {0: x_NCHW}, 0
+        with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
+            for depth in sorted(set(depths) - {0}):
+                taps[depth] = self.model.forward_blocks(taps[reached], reached, depth)
+                reached = depth
+        return taps
+
+
+class Feed:
+    """One split as the members see it: its batches after each of some depths of the trunk.
+
+    keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
+    augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
+    CPU the taps of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
+    on_device: whether its memory may hold them.
+
+    In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
+    keeps all taps. batch_size: of the global batch.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        batches: Batches,
+        depths: Collection[int],
+        batch_size: int,
+        *,
+        keep: bool,
+        training: bool = False,
+        world: World | None = None,
+        on_device: bool = True,
+    ) -> None:
+        self.trunk = trunk
+        self.batches = batches
+        self.depths = sorted(set(depths) - {0})
+        self.world = world or World()
+        self.batch_size = -(-batch_size // self.world.size)
+        self.labels_N = batches.labels_N
+        self._keep = keep and bool(self.depths)
+        self._on_device = on_device
+        self._training = training
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    @property
+    def kept_bytes(self) -> int:
+        return sum(tap.nbytes for tap in self._kept.values())
+
+    def train_batch(
+        self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
+    ) -> tuple[dict[int, Tensor], Tensor]:
+        """The taps at the depths and the targets of one batch of the split. index_B: CPU int64, of the global batch."""
+        if self._keep:
+            self._fill_as_needed()
+        if self._kept:
+            index_B = self.world.share(index_B)
+            taps = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
+            if len(taps) < len(depths):
+                taps |= self.trunk.taps(self.batches.eval_batch(index_B)[0], set(depths) - set(taps))
+            return taps, self.labels_N[index_B.to(self.labels_N.device)]
+        x_NCHW, target = self.batches.train_batch(index_B, generator)
+        return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
+
+    def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
+        """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
+        if self._keep:
+            self._fill_as_needed()
+        taps = {d: _as_taps(self._kept[d][start:stop].to(self.batches.device)) for d in depths if d in self._kept}
+        if len(taps) < len(depths):
+            taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
+        return taps
+
+    def _gather(self, depth: int, index_B: Tensor) -> Tensor:
+        kept = self._kept[depth]
+        return _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
+
+    def _fill(self, chunks: Iterable[range]) -> None:
+        """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room.
+
+        Of what breaks off nothing is kept: a member may fail by it and others go on with this feed.
+        """
+        self._keep = False
+        try:
+            self._compute(chunks)
+        except BaseException:
+            self._kept.clear()
+            raise
+
+    def _compute(self, chunks: Iterable[range]) -> None:
+        depths = list(self.depths)
+        for chunk in chunks:
+            computed = self.trunk.taps(self.batches.eval_batch(torch.arange(chunk.start, chunk.stop))[0], depths)
+            for depth in list(depths):
+                rows = _as_rows(computed[depth])
+                if depth not in self._kept:
+                    tensors_n = len(self.depths) * (1 if rows.is_cuda else self.world.size)  # at most so many on this host
+                    shape = (len(self), *rows.shape[1:])
+                    room = _allocate(shape, rows.dtype, rows.device, share=tensors_n, on_device=self._on_device)
+                    if room is None:
+                        depths.remove(depth)
+                        continue
+                    self._kept[depth] = room
+                self._kept[depth][chunk.start : chunk.stop] = rows
+
+    def _fill_as_needed(self) -> None:
+        """For evaluation in the very batches that it takes. For training, whose batches are shuffled, in chunks as large as
+        they are, since the size decides on the kernels and so on the last bit; and only where shuffled batches agree."""
+        n, size = len(self), min(self.batch_size, len(self))
+        if not self._training:
+            self._fill(range(start, min(start + size, n)) for start in range(0, n, size))
+            return
+        starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
+        self._fill(range(start, start + size) for start in starts)
+        for depth in list(self._kept):
+            if not self._agrees(depth, size):
+                del self._kept[depth]
+
+    def _agrees(self, depth: int, size: int) -> bool:
+        """Whether gathered taps are those of shuffled batches of both sizes that training has, the last images among them."""
+        kept = self._kept[depth]
+        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        last = torch.arange(len(self) - size, len(self))
+        for index_B in (shuffled[:size], shuffled[-size:], shuffled[: max(1, size - 1)], last.flip(0), last[1:]):
+            if not len(index_B):
+                continue
+            computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], [depth])[depth]
+            gathered = _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
+            if gathered.is_cuda:
+                if not bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max()):
+                    return False
+            elif not torch.equal(gathered, computed):
+                return False
+        return True
+
+
+def _as_rows(tap: Tensor) -> Tensor:
+    """Feature maps as NHWC, in which kept images lie one after another; what is no map stays."""
+    return tap.permute(0, 2, 3, 1) if tap.ndim == 4 else tap
+
+
+def _as_taps(rows: Tensor) -> Tensor:
+    """The inverse: NCHW in the channels-last memory format that computed taps have, so that the same kernels meet both."""
+    return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
+
+
+def _allocate(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, share: int, on_device: bool
+) -> Tensor | None:
+    """Room on the device, else in host memory, else in a file that vanishes with the tensor; None where there is none.
+
+    share: how many such tensors will be asked for.
+    """
+    size = torch.Size(shape).numel() * dtype.itemsize * share
+    if on_device and device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
+        return torch.empty(shape, dtype=dtype, device=device)
+    if size <= KEEP_FRAC * _free_host_bytes():
+        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    if size <= KEEP_FRAC * shutil.disk_usage(tempfile.gettempdir()).free:
+        with tempfile.NamedTemporaryFile(prefix="cifar-hpc-taps-") as file:
+            flat = torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype)
+        return flat.view(shape)
+    return None
+
+
+def _free_host_bytes() -> int:
+    """Memory that this process may still take: the machine's, or less where Slurm granted less."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        available = next((line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")), None)
+        free = int(available.split()[1]) * 1024 if available else free
+    granted_mb = os.environ.get("SLURM_MEM_PER_NODE")
+    return min(free, int(granted_mb) * 2**20) if granted_mb and granted_mb.isdigit() else free

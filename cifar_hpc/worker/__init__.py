@@ -1,0 +1,1 @@
+"""What executes on a node: jobs, attempts, checkpoints. Knows no schedulers."""

@@ -1,0 +1,201 @@
+"""What executes on a node, whoever started it: claims trials, has their cohorts trained here or in several processes.
+
+Knows claims, processes and memory that runs out; how trials train and what of it is recorded the trainer knows. Knows neither
+specs nor schedulers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from cifar_hpc.distributed.launch import Link, run_ranks
+from cifar_hpc.distributed.rendezvous import Failure, Meeting, RanksFailedError, Team
+from cifar_hpc.distributed.world import PeerLostError, World
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.planning.lineage import awaits_parent
+from cifar_hpc.planning.plan import Cohort, Job
+from cifar_hpc.records import claims
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.worker.attempt import Attempt
+from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
+
+_MEETINGS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
+
+__all__ = ["EpochHook", "Interrupted", "run_job"]
+
+
+def run_job(
+    job: Job,
+    layout: Layout,
+    *,
+    executor: str,
+    on_epoch: EpochHook | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> None:
+    """Trains every trial of the job that no living attempt has and that is not finished.
+
+    A trial that fails leaves error.json and the job goes on. on_epoch returning anything but True ends that trial as
+    PRUNED, a text being the reason. Raises Interrupted, after checkpoints, once interrupted() is true; KeyboardInterrupt as
+    it comes.
+
+    Where the job asks for several processes, this one starts and watches them. On several nodes it is called on each.
+    """
+    torch.set_num_threads(job.resources.cpus_per_gpu)
+    asked = job.resources
+    team = Team.here(asked.processes, asked.gpus, asked.nodes)
+    for cohort in job.cohorts:
+        run = _Cohort(job, layout, executor, on_epoch, interrupted)
+        if team.size == 1:
+            if interrupted():
+                raise Interrupted
+            run.run(cohort)
+            continue
+        meeting = Meeting(_meeting_folder(job, layout, team), team)
+        with meeting.hold():
+            if team.place:
+                _follow(run, meeting)
+            elif interrupted():
+                raise Interrupted
+            else:
+                run.run(cohort, meeting)
+
+
+def _meeting_folder(job: Job, layout: Layout, team: Team) -> Path:
+    if team.launchers_n == 1:
+        return Path(tempfile.mkdtemp(prefix="cifar-hpc-ranks-"))
+    files, own = layout.sweep(job.sweep), os.environ["SLURM_JOB_ID"]
+    start = f"{own}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-"
+    if team.place == 0:
+        for path in set(files.meetings(f"{own}-")) - set(files.meetings(start)):  # of a start that was killed
+            shutil.rmtree(path, ignore_errors=True)
+    return files.meeting(f"{start}{job.job_id}-{next(_MEETINGS)}")  # a job that runs twice meets anew
+
+
+def _follow(run: _Cohort, meeting: Meeting) -> None:
+    """A further node's part: starts its ranks, round after round; what becomes of them the first node judges and records."""
+    asked = run.job.resources
+    while True:
+        with contextlib.suppress(RanksFailedError, Interrupted):
+            run_ranks(_train_as_rank, None, meeting, timeout_s=asked.timeout_s, interrupted=run.interrupted)
+        if not meeting.follow_leader(asked.timeout_s):
+            return
+
+
+def _train_as_rank(world: World, link: Link, order: Order | None) -> None:
+    """What each process of a world does. order: rank 0's; the others get it from there."""
+    order = world.broadcast(order)
+    assert order is not None
+    torch.set_num_threads(order.job.resources.cpus_per_gpu)
+    Trainer(order, world, link.epoch_ended, link.interrupted).train()
+
+
+@dataclass
+class _Cohort:
+    """One cohort on this node, from claims to results.
+
+    A part is what trains side by side: at first all, and where the memory does not hold them, first half of them and then the
+    other.
+    """
+
+    job: Job
+    layout: Layout
+    executor: str
+    on_epoch: EpochHook | None
+    interrupted: Callable[[], bool]
+    attempts: list[Attempt] = field(default_factory=list)
+    taps_on_device: bool = True
+
+    def run(self, cohort: Cohort, meeting: Meeting | None = None) -> None:
+        """Claims, trains here or in the ranks that meet there, and releases what has no result."""
+        job_name = f"{self.job.sweep}/{self.job.job_id}"
+        trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
+        open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
+        try:
+            for config in trials:
+                attempt = Attempt.begin(config, self.layout, job_name, open_n)
+                self.attempts += [attempt] if attempt is not None else []
+            with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
+                parts = [self.attempts] if self.attempts else []
+                while parts:
+                    part, *parts = parts
+                    order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.taps_on_device)
+                    if not self._train(order, meeting):
+                        parts = [*self._smaller(order), *parts]
+        finally:
+            for attempt in _unfinished(self.attempts):
+                attempt.release()
+
+    def _train(self, order: Order, meeting: Meeting | None) -> bool:
+        """Trains a part to its end; False where the memory does not hold so much but may hold less."""
+        try:
+            if meeting is None:
+                Trainer(order, World(), self.on_epoch, self.interrupted).train()
+            else:
+                self._train_in_ranks(order, meeting)
+            return True
+        except Interrupted:
+            raise
+        except Exception as error:
+            if not order.is_too_much(error):
+                for attempt in _unfinished(order.attempts):
+                    attempt.fail(Failure.of(error))
+                return True
+        return False  # outside the except clause: the error's frames hold the memory that the next part needs
+
+    def _smaller(self, order: Order) -> list[list[Attempt]]:
+        """What is left of a part that was too much: first all of it with the taps in host memory, then half after half."""
+        gc.collect()
+        torch.cuda.empty_cache()
+        left = _unfinished(order.attempts)
+        if order.taps_on_gpu:
+            self.taps_on_device = False
+            return [left]
+        half = (len(left) + 1) // 2
+        print(f"out of memory with {order.part_n} trials side by side: going on with {half}", file=sys.stderr)
+        return [attempts for attempts in (left[:half], left[half:]) if attempts]
+
+    def _train_in_ranks(self, order: Order, meeting: Meeting) -> None:
+        """Has all ranks train the trials; where one trial ends them by its failure, the others go on from their checkpoints.
+
+        Raises OutOfMemoryError where that was the end of a rank and less may fit, NodeLostError where a node is gone.
+        """
+        while left := _unfinished(order.attempts):
+            meeting.begin_round()
+            try:
+                run_ranks(
+                    _train_as_rank,
+                    replace(order, attempts=tuple(left)),
+                    meeting,
+                    timeout_s=self.job.resources.timeout_s,
+                    interrupted=self.interrupted,
+                    on_epoch=self.on_epoch,
+                )
+                return
+            except RanksFailedError as error:
+                failure = error.failure
+            if failure.kind == PeerLostError.__name__:
+                meeting.require_all()
+            for attempt in left:
+                attempt.over = attempt.files.result.exists()
+            if failure.kind == torch.OutOfMemoryError.__name__ and failure.trial_id is None:
+                too_much = torch.OutOfMemoryError(failure.message)
+                if order.is_too_much(too_much):
+                    raise too_much
+            for attempt in _unfinished(left):
+                if failure.trial_id in (None, attempt.claim.trial_id):
+                    attempt.fail(failure)
+
+
+def _unfinished(attempts: Sequence[Attempt]) -> list[Attempt]:
+    return [attempt for attempt in attempts if not attempt.over]

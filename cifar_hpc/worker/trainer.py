@@ -1,0 +1,313 @@
+"""Trains trials side by side in this process, or as one process of several, and has their records written.
+
+Owns: Order, Trainer: what data, network, trunk and members a set of attempts needs, what happens at the end of an epoch and of
+a trial. Knows neither who owns the attempts nor how many processes there are beside its world's size.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.dataset import Dataset, Split, load_dataset
+from cifar_hpc.data.files import data_root
+from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
+from cifar_hpc.distributed.world import World
+from cifar_hpc.errors import CifarHpcError, Interrupted
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.loading import pack_weights
+from cifar_hpc.models.summary import flops
+from cifar_hpc.models.weights import weights_sha256
+from cifar_hpc.models.zoo import build_model, in_channels, normalisation
+from cifar_hpc.planning.lineage import with_parents_file
+from cifar_hpc.planning.plan import Job
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
+from cifar_hpc.records.store import utc_now
+from cifar_hpc.train.classifiers import FittedMember, build_member
+from cifar_hpc.train.device import choose_device, choose_precision
+from cifar_hpc.train.features import Feed, Trunk
+from cifar_hpc.train.inspection import Insight
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.lr_finder import run_range_test
+from cifar_hpc.train.measure import measure, metrics, split_arrays
+from cifar_hpc.train.member import Member
+from cifar_hpc.worker.attempt import Attempt
+from cifar_hpc.worker.environment import describe_hardware, describe_provenance
+
+EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the trial ends, a text says why
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be trained side by side. part_n: trials with which it began; taps_on_device: see Feed."""
+
+    job: Job
+    layout: Layout
+    executor: str
+    attempts: tuple[Attempt, ...]
+    part_n: int
+    taps_on_device: bool
+
+    @property
+    def taps_on_gpu(self) -> bool:
+        return self.taps_on_device and choose_device(self.job.resources.gpus).type == "cuda"
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether fewer trials at once, or taps kept elsewhere, would need less memory."""
+        return self.part_n > 1 or self.taps_on_gpu
+
+    def is_too_much(self, error: Exception) -> bool:
+        return isinstance(error, torch.OutOfMemoryError) and self.may_shrink
+
+
+class Trainer:
+    """One process's part in the training of an order."""
+
+    def __init__(self, order: Order, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
+        self.order = order
+        self.world = world
+        self.on_epoch = on_epoch
+        self.interrupted = interrupted
+        self.attempts = {attempt.claim.trial_id: attempt for attempt in order.attempts}
+        self.device = choose_device(order.job.resources.gpus)
+        self.starts: dict[float | None, BlockModel] = {}
+        self.test: Feed | None = None
+        self.saved_at = time.monotonic()
+
+    def train(self) -> None:
+        """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
+        attempts = list(self.attempts.values())
+        config = attempts[0].config
+        if self.world.leads:
+            for attempt in attempts:
+                attempt.describe()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.precision = choose_precision(config.precision, self.device)
+        self.data = _load(config.dataset, _image_size(config))
+        self.model_channels = in_channels(with_parents_file(config, self.order.layout), self.data.channels)
+        self.trunk = Trunk(self._starting_model(config), self.precision)
+        members = [member for member in map(self._member, attempts) if member is not None]
+        if not members:
+            return
+        depths = {depth for member in members for depth in member.depths}
+        steps = steps_per_epoch(config, len(self.data.train.labels_N))
+        feed = functools.partial(Feed, self.trunk, depths=depths, world=self.world, on_device=self.order.taps_on_device)
+        batches = self._batches(config, self.data.train, augmented=True)
+        size = -(-len(self.data.train.labels_N) // steps)
+        train = feed(batches, batch_size=size, keep=config.augment == "none", training=True)
+        val = feed(self._batches(config, self.data.val), batch_size=EVAL_BATCH_SIZE, keep=True)
+        self.insight = Insight(val.batches)
+        if self.data.test is not None:
+            self.test = feed(self._batches(config, self.data.test), batch_size=EVAL_BATCH_SIZE, keep=len(members) > 1)
+        splits = [split for split in (val, self.test) if split is not None and len(split)]
+        for images_n in (len(train) // steps, *map(len, splits)):
+            self.world.require(images_n)
+        hooks = Hooks(
+            epoch_ended=self._epoch_ended,
+            finished=self._finish,
+            failed=lambda member, error: self._fail(self.attempts[member.config.trial_id], error),
+            save=self._save,
+            check=self._check,
+            save_due=self._save_due,
+            interrupted=self.interrupted,
+        )
+        fitted = [member for member in members if isinstance(member, FittedMember)]
+        for unfitted in fitted:
+            self._fit(unfitted, train, val)
+        for member in members:
+            if member.config.lr == "auto" and member.progress.lr_found is None:
+                self._find_lr(member, train)
+        self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
+        train_cohort([m for m in members if m not in fitted and not self.attempts[m.config.trial_id].over], train, val, hooks)
+
+    @functools.cached_property
+    def _flops(self) -> int:
+        """Of the network of any of the trials: they have one architecture and one size of images."""
+        return flops(self.trunk.model, _image_size(self.order.attempts[0].config), self.model_channels)
+
+    def _find_lr(self, member: Member, train: Feed) -> None:
+        try:
+            start = self._starting_model(member.config)
+            member.progress.lr_found = run_range_test(member, start, self.trunk.model, train, self._look).valley
+        except Interrupted:
+            raise
+        except Exception as error:
+            self._fail(self.attempts[member.config.trial_id], error)
+
+    def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
+        try:
+            member.fit(train, val, len(self.data.classes), self._look)
+        except Interrupted:
+            raise
+        except Exception as error:
+            self._fail(self.attempts[member.config.trial_id], error)
+
+    def _member(self, attempt: Attempt) -> Member | None:
+        """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
+        try:
+            steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
+            start = self._starting_model(attempt.config)
+            member = build_member(attempt.config, start, self.trunk.model, steps, self.precision)
+            member.join(self.world)
+            member.parts_batches = not self.order.may_shrink
+            state = self.world.broadcast(attempt.load() if self.world.leads else None)
+            if state is not None:
+                member.load_state_dict(state)
+            if self.world.leads:
+                attempt.rewind(member)
+        except Exception as error:
+            self._fail(attempt, error)
+            return None
+        return member
+
+    def _starting_model(self, config: TrialConfig) -> BlockModel:
+        """The network before its first step. Members of a cohort start alike but for their dropout."""
+        if config.dropout not in self.starts:
+            model = build_model(with_parents_file(config, self.order.layout), len(self.data.classes), self.model_channels)
+            self.starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
+        return self.starts[config.dropout]
+
+    def _normalisation(self, config: TrialConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return normalisation(with_parents_file(config, self.order.layout)) or (self.data.mean, self.data.std)
+
+    def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
+        mean, std = self._normalisation(config)
+        return Batches(
+            split,
+            image_size=_image_size(config),
+            in_channels=self.model_channels,
+            mean=mean,
+            std=std,
+            augment=config.augment if augmented else "none",
+            num_classes=len(self.data.classes),
+            device=self.device,
+        )
+
+    def _epoch_ended(self, member: Member) -> None:
+        if not self.world.leads:
+            return
+        attempt = self.attempts[member.config.trial_id]
+        record = member.progress.curves[-1]
+        verdict = True if self.on_epoch is None else self.on_epoch(member.config.trial_id, record)
+        if verdict is not True and member.active:
+            reason = verdict or f"ended by the scheduler after epoch {record.epoch}"
+            member.progress.outcome, member.progress.reason = Outcome.PRUNED, reason
+        self._save(member)
+        attempt.append(record)
+
+    def _save(self, member: Member) -> None:
+        if self.world.leads:
+            self.saved_at = time.monotonic()
+            self.attempts[member.config.trial_id].save(member)
+
+    def _check(self, member: Member) -> None:
+        if self.world.leads:
+            self.attempts[member.config.trial_id].check()
+
+    def _save_due(self) -> bool:
+        return time.monotonic() - self.saved_at >= self.order.job.resources.checkpoint_minutes * 60
+
+    def _look(self) -> None:
+        """Between batches of what is not training: begun anew, or after the last epoch, whose checkpoint stands."""
+        if self.world.size == 1 and self.interrupted():
+            raise Interrupted
+
+    def _finish(self, members: Sequence[Member]) -> None:
+        """Measures the test split once with each member's best weights and writes the results."""
+        measurable = [member for member in members if member.progress.best_epoch is not None]
+        for member in measurable:
+            member.load_best()
+        logits = evaluate(measurable, self.test, self._look) if self.test is not None and measurable else []
+        test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
+        for member in members:
+            attempt = self.attempts[member.config.trial_id]
+            if not self.world.leads:
+                continue
+            try:
+                self._write_result(member, attempt, test_logits.get(member.config.trial_id))
+            except Exception as error:
+                self._fail(attempt, error)
+
+    def _write_result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> None:
+        arrays = split_arrays("val", member.best_val_logits, self.data.val)
+        if self.data.test is not None:
+            arrays |= split_arrays("test", test_logits_NK, self.data.test)
+        if self.data.test is not None and test_logits_NK is not None:
+            arrays |= self.insight.arrays(member, "test", self.data.test, test_logits_NK)
+        elif member.best_val_logits is not None:
+            arrays |= self.insight.arrays(member, "val", self.data.val, member.best_val_logits)
+        weights = None
+        if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
+            weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))
+        attempt.finish(self._result(member, attempt, test_logits_NK), arrays, weights)
+
+    def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
+        config, progress, data = member.config, member.progress, self.data
+        best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
+        train_n, val_n = len(data.train.labels_N), len(data.val.labels_N)
+        return TrialResult(
+            trial_id=config.trial_id,
+            point_id=config.point_id,
+            config=config.to_json(),
+            outcome=progress.outcome or Outcome.FINISHED,
+            reason=progress.reason,
+            curves=tuple(progress.curves),
+            best_epoch=progress.best_epoch,
+            train=metrics(best.train_loss, best.train_acc, train_n) if best else None,
+            val=metrics(best.val_loss, best.val_acc, val_n) if best else None,
+            test=measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
+            classes=data.classes,
+            train_n=train_n,
+            params_total=sum(p.numel() for p in member.model.parameters()),
+            params_trained=sum(p.numel() for p in member.suffix.parameters()),
+            frozen_blocks=member.frozen,
+            total_blocks=len(member.model.blocks),
+            flops=self._flops,
+            attempts=attempt.claim.attempt,
+            train_s=round(progress.seconds, 3),
+            trunk_shared_by=self.order.part_n,
+            started_at=attempt.started_at,
+            finished_at=utc_now(),
+            executor=self.order.executor,
+            job=attempt.claim.job,
+            hardware=describe_hardware(self.device, self.precision, self.world.size),
+            lr_found=progress.lr_found,
+            micro_batch=progress.micro_batch,
+            lost_s=attempt.claim.lost_s,
+            saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
+            warnings=member.model.warnings,
+            provenance=describe_provenance(
+                config.arch, data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
+            ),
+        )
+
+    def _fail(self, attempt: Attempt, error: Exception | Failure) -> None:
+        """Records the failure and gives the trial up; memory that fewer trials would not lack is no failure, and raised.
+
+        A rank leaves that to its launcher: raises MemberFailedError, since the other ranks cannot go on without it.
+        """
+        if isinstance(error, Exception) and self.order.is_too_much(error):
+            raise error
+        if self.world.size > 1 and isinstance(error, Exception):
+            raise MemberFailedError(attempt.claim.trial_id) from error
+        attempt.fail(error if isinstance(error, Failure) else Failure.of(error))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(config: DatasetConfig, image_size: int) -> Dataset:
+    return load_dataset(config, image_size, data_root())
+
+
+def _image_size(config: TrialConfig) -> int:
+    if config.image_size is None:
+        raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
+    return config.image_size

@@ -1,0 +1,1 @@
+"""What several tests share: fakes at the process boundary, clusters, tiny data."""
