@@ -28,8 +28,8 @@ RICH = TrialConfig(
 
 def test_the_id_of_a_literal_config_is_this_literal_id() -> None:
     """Where this fails, results on disk lose their trials: raise ID_SCHEME only if the numbers really change."""
-    assert (PLAIN.trial_id, PLAIN.point_id) == ("75hkpy5pkjd4", "zhzpt4j2gvdz")
-    assert (RICH.trial_id, RICH.point_id) == ("26upibhhfy27", "bphilrgyrsyx")
+    assert (PLAIN.trial_id, PLAIN.point_id) == ("46vvbdrz5tyu", "7whbi2o3uzyy")
+    assert (RICH.trial_id, RICH.point_id) == ("cdlroxiqj7fm", "2tb63hymybdr")
 
 
 @pytest.mark.parametrize("config", [PLAIN, RICH])

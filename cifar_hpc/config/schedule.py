@@ -28,6 +28,8 @@ def lr_factor(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
     warmup_epochs rise linearly, ending at 1; the schedule spans the steps after them. onecycle has its own rise instead.
     """
     total = config.epochs * steps_per_epoch
+    if config.schedule == "onecycle":
+        return _one_cycle(step, total)
     warmup = config.warmup_epochs * steps_per_epoch
     if step < warmup:
         return (step + 1) / (warmup + 1)
@@ -36,11 +38,6 @@ def lr_factor(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
         return 1.0
     if config.schedule == "cosine":
         return _cosine(1.0, 0.0, done_frac)
-    if config.schedule == "onecycle":
-        start, final = 1 / ONECYCLE_START_DIVISOR, 1 / ONECYCLE_START_DIVISOR / ONECYCLE_FINAL_DIVISOR
-        if done_frac < ONECYCLE_WARMUP_FRAC:
-            return _cosine(start, 1.0, done_frac / ONECYCLE_WARMUP_FRAC)
-        return _cosine(1.0, final, (done_frac - ONECYCLE_WARMUP_FRAC) / (1 - ONECYCLE_WARMUP_FRAC))
     return float(STEP_FACTOR ** sum(done_frac >= milestone for milestone in STEP_MILESTONES_FRAC))
 
 
@@ -64,6 +61,15 @@ def block_rates(config: TrialConfig, names: Sequence[str], epoch: int) -> tuple[
     factor = lr_factor(config, round((epoch - 0.5) * _STEPS), _STEPS)
     heights = range(len(names) - 1, -1, -1)
     return tuple(None if i < trained else factor * block_factor(config, height) for i, height in enumerate(heights))
+
+
+def _one_cycle(step: int, total: int) -> float:
+    """As torch.optim.lr_scheduler.OneCycleLR has it: the peak is at step 0.3 total - 1 and the floor at the last step."""
+    start, floor = 1 / ONECYCLE_START_DIVISOR, 1 / ONECYCLE_START_DIVISOR / ONECYCLE_FINAL_DIVISOR
+    peak = ONECYCLE_WARMUP_FRAC * total - 1
+    if step <= peak:
+        return _cosine(start, 1.0, step / peak)
+    return _cosine(1.0, floor, (step - peak) / (total - 1 - peak))
 
 
 def _cosine(start: float, end: float, done_frac: float) -> float:

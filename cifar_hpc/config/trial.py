@@ -17,7 +17,7 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 
-ID_SCHEME = 1  # raise it when a change of the code changes what an unchanged config trains to
+ID_SCHEME = 2  # raise it when a change of the code changes what an unchanged config trains to
 ID_LENGTH = 12  # base32 characters: 60 bits
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
 STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
@@ -60,7 +60,9 @@ class StopConfig:
     """When a trial ends before its last epoch; every rule looks at validation only."""
 
     patience: int | None = spec_key("epochs without improvement of the objective; null: no early stopping", None, ge=1)
-    min_delta: float = spec_key("least improvement that counts, in the objective's unit", 0.0, ge=0)
+    min_delta: float = spec_key(
+        "least improvement that counts against patience, over the value that last did, in the objective's unit", 0.0, ge=0
+    )
     max_minutes: float | None = spec_key("training time after which the trial ends, minutes; null: no limit", None, gt=0)
 
     @cached_property
@@ -123,7 +125,8 @@ class TrialConfig:
     label_smoothing: float = spec_key("share of the target spread over all classes", 0.0, ge=0, lt=1)
     dropout: float | None = spec_key("probability of the classifier's dropout; null: the architecture's own", None, ge=0, lt=1)
     ema: float | None = spec_key(
-        "decay per step of an exponential moving average of the weights, which is then evaluated; null: off",
+        "decay per step of an exponential moving average of the weights, which is then evaluated; step n, from 0, has at most "
+        "(1 + n) / (10 + n); null: off",
         None,
         gt=0,
         lt=1,

@@ -4,7 +4,7 @@ configs; knows nothing of files and lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,8 @@ def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> lis
             sentences.append(f"{key} has no effect: {FITTED}")
         elif not any(acts(config) for config in configs if _trains(config) or not fitted):
             sentences.append(f"{key} has no effect: {needs}")
+        elif key == "stop.patience" and (n := sum(_trains(c) and not acts(c) for c in configs)):
+            sentences.append(f"{key} has no effect in {_trials(n, len(configs))}: there it is not set or not below epochs")
     return sentences
 
 
@@ -63,7 +65,38 @@ def doubts(configs: Sequence[TrialConfig]) -> list[str]:
     few = {c.batch_size: n for c in configs if (n := _training_images(c)) is not None and n < c.batch_size}
     for batch_size, n in few.items():
         sentences.append(f"batch_size {batch_size} is more than the {n} training images: one step an epoch")
-    return sentences
+    return [*sentences, *_outlasting(configs)]
+
+
+def _outlasting(configs: Sequence[TrialConfig]) -> list[str]:
+    """A sentence for each setting whose time scale is longer than trials are."""
+    trained = [config for config in configs if _trains(config)]
+    found: dict[str, int] = {}
+    for config in trained:
+        for sentence in _outlasts(config):
+            found[sentence] = found.get(sentence, 0) + 1
+    # What is so in all trials with unfreeze_epoch is a setting without effect, of which idle_settings tells.
+    return [
+        f"{sentence} ({_trials(n, len(configs))})"
+        for sentence, n in found.items()
+        if "unfreeze" not in sentence or n < len(trained)
+    ]
+
+
+def _outlasts(config: TrialConfig) -> Iterator[str]:
+    epochs = config.epochs
+    if config.unfreeze_epoch is not None and config.unfreeze_epoch >= epochs:
+        yield f"unfreeze_epoch {config.unfreeze_epoch} of {epochs} epochs: only the classifier is trained"
+    if config.schedule != "onecycle" and 2 * config.warmup_epochs > epochs:
+        yield f"warmup_epochs {config.warmup_epochs:g} of {epochs} epochs: the learning rate rises for most of the training"
+    images = _training_images(config)
+    if config.ema is not None and images:
+        steps, scale = epochs * -(-images // config.batch_size), 1 / (1 - config.ema)
+        if scale > steps:
+            yield (
+                f"ema {config.ema:g} averages over {scale:,.0f} steps and there are {steps:,}: the decay stays at most "
+                f"{steps / (9 + steps):.2g}"
+            )
 
 
 def _trials(n: int, of: int) -> str:

@@ -81,13 +81,15 @@ def run_range_test(
 
 
 def find_valley(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate in the middle of the longest valley: of as many steps as the longest falling subsequence of the losses has,
-    up to where that ends."""
+    """The rate halfway down the longest valley, as fastai's rule of that name has it: a valley has as many steps as the longest
+    falling subsequence of the losses and ends where that does; the rate stands a third and a sixth of its steps from its start,
+    both rounded down."""
     length = [1] * len(losses)
     for i, loss in enumerate(losses):
         length[i] = 1 + max((length[j] for j in range(i) if loss < losses[j]), default=0)
-    end = length.index(max(length))
-    return rates[end - length[end] // 2]
+    steps = max(length)
+    start = length.index(steps) - steps if steps > 1 else 0
+    return rates[max(start + steps // 3 + steps // 6, 0)]
 
 
 def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:

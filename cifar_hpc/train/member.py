@@ -40,6 +40,7 @@ class Progress:
     curves: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
     best_value: float = -math.inf  # of the objective, larger is better
+    value_to_beat: float = -math.inf  # by min_delta: the value at which the count of epochs without gain began again
     epochs_without_gain: int = 0
     outcome: Outcome | None = None
     reason: str = ""
@@ -116,7 +117,7 @@ class Member:
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
         self.optimizer.step()
-        self._update_ema()
+        self._update_ema(step)
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
             self.loss_sum += loss.double() * len(target)
@@ -223,8 +224,8 @@ class Member:
             return
         metric = getattr(record, config.objective) if measured else float(record.epoch)
         value = metric if not measured or catalog.OBJECTIVES[config.objective] == "max" else -metric
-        if value > progress.best_value + (config.stop.min_delta if progress.best_epoch is not None else 0.0):
-            progress.epochs_without_gain = 0
+        if value - config.stop.min_delta > progress.value_to_beat:  # the rule of Keras and Lightning
+            progress.epochs_without_gain, progress.value_to_beat = 0, value
         else:
             progress.epochs_without_gain += 1
         if value > progress.best_value:
@@ -323,12 +324,15 @@ class Member:
         self.seen = int(sums[2].item())
 
     @torch.no_grad()
-    def _update_ema(self) -> None:
+    def _update_ema(self, step: int) -> None:
+        """step: counted from 0 over all epochs. The decay rises to the one asked for: else a short trial were judged by the
+        weights that it began with."""
         if self.ema is None or self.config.ema is None:
             return
+        decay = min(self.config.ema, (1 + step) / (10 + step))
         for average, value in zip(self.ema.state_dict().values(), self.suffix.state_dict().values(), strict=True):
             if average.is_floating_point():
-                average.lerp_(value, 1 - self.config.ema)
+                average.lerp_(value, 1 - decay)
             else:
                 average.copy_(value)
 
