@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import secrets
 import socket
@@ -269,7 +268,7 @@ def _create_exclusively(path: Path, claim: Claim) -> bool:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(json.dumps(claim.to_json()).encode())
+            stream.write(claim.encode())
         os.link(temporary, path)
     except FileExistsError:
         return False

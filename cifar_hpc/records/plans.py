@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 
 from cifar_hpc.config.trial import PARENT_PREFIX
@@ -32,7 +31,7 @@ def write_plan(layout: Layout, plan: PlanRecord) -> None:
     with contextlib.suppress(FileNotFoundError, RecordError):
         before = read_record(path, PlanRecord)
         same_time = dataclasses.replace(plan, created_at=before.created_at)
-        if json.dumps(before.to_json()) == json.dumps(same_time.to_json()):
+        if before.encode() == same_time.encode():
             return
     write_record(path, plan)
 

@@ -1,19 +1,24 @@
-"""What the records say: frozen dataclasses that map one to one to JSON. Accuracy is a fraction; times are UTC ISO-8601."""
+"""What the records say: frozen dataclasses that map one to one to JSON. Accuracy is a fraction; times are UTC ISO-8601.
+
+Owns the one codec of everything on disk that is a record: pydantic reads the dataclasses themselves, strictly. Knows no file.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import types
-import typing
-from collections.abc import Callable
+import json
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
 
 from cifar_hpc.errors import RecordError
 
 SCHEMA_VERSION = 1
+
+Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a table's column can hold; a stranger's file may hold any number
 
 
 class Status(StrEnum):
@@ -40,30 +45,79 @@ class Outcome(StrEnum):
 
 
 class Record:
-    """A dataclass that maps to a JSON object: unknown keys are kept out, missing ones must have a default."""
+    """A dataclass that maps to a JSON object: unknown keys are kept out, missing ones must have a default.
+
+    Values are of their field's type and of no other (whole numbers may stand for floats), numbers are finite.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
 
     def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = _plain(self)
+        plain: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json", warnings=False)
         return plain
+
+    def encode(self) -> bytes:
+        """The record as JSON on one line. Raises ValueError on a number that is not finite."""
+        return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """What `encode` gave. Raises RecordError where it is not JSON, a key is missing, a value is of another type or the
+        schema_version is newer than this program."""
+        try:
+            record: Self = _adapter(cls).validate_json(data)
+        except ValidationError as error:
+            _refuse_newer(data)
+            raise RecordError(_first_of(error.errors(include_url=False), cls)) from error
+        if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
+            _refuse_newer(data)
+        return record
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """Raises RecordError where a key is missing or the schema_version is newer than this program."""
-        if data.get("schema_version", 0) > SCHEMA_VERSION:
-            raise RecordError(
-                f"schema_version {data['schema_version']} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc"
-            )
-        try:
-            return cls(**{name: read(data[name]) for name, read in _readers(cls).items() if name in data})
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise RecordError(f"not a {cls.__name__}: {error}") from error
+        """The record from its JSON object; raises as `decode`."""
+        return cls.decode(json.dumps(data).encode())
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # of each record class, made at its first use: that takes longer than reading one
+
+
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def _refuse_newer(data: bytes) -> None:
+    """Raises RecordError where the file says that a newer program wrote it."""
+    try:
+        value = from_json(data)
+    except ValueError:
+        return
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise RecordError(f"schema_version {version} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc")
+
+
+def _first_of(errors: list[ErrorDetails], kind: type[Record]) -> str:
+    """The first thing that is wrong, for a person; the others of a corrupt file say no more."""
+    first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    words = first["msg"][:1].lower() + first["msg"][1:]
+    if first["type"] == "json_invalid":
+        return "not JSON: " + first["msg"].removeprefix("Invalid JSON: ")
+    if not first["loc"]:
+        return f"no {kind.__name__}: expected a JSON object, found {type(first['input']).__name__}"
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"no {kind.__name__}: {where} is missing{more}"
+    return f"no {kind.__name__}: {where}: {words}, found {first['input']!r:.60}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord(Record):
     """One epoch of one trial: a line of metrics.jsonl, an entry of result.json's curves."""
 
-    epoch: int  # from 1
+    epoch: Int  # from 1
     lr: float  # at the epoch's end
     train_loss: float | None  # mean over the epoch's augmented images, in train mode; None: not finite
     train_acc: float | None
@@ -79,7 +133,7 @@ class SplitMetrics(Record):
 
     loss: float | None
     acc: float
-    n: int
+    n: Int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +143,8 @@ class Hardware(Record):
     device: str  # cpu, cuda
     name: str  # the processor's or GPU's name
     host: str
-    world_size: int
-    threads: int  # CPU threads of a process
+    world_size: Int
+    threads: Int  # CPU threads of a process
     precision: str  # as resolved: fp32, bf16
     peak_memory_gb: float | None  # of the device; None where not measured
 
@@ -114,7 +168,7 @@ class Provenance(Record):
 class TrialRecord(Record):
     """trial.json: what is trained, written by the first attempt."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     trial_id: str
     config: dict[str, Any]
     created_at: str
@@ -124,18 +178,18 @@ class TrialRecord(Record):
 class Claim(Record):
     """claim-<attempt>.json: who runs the trial. Only the newest claim counts; its file's mtime is the owner's heartbeat."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     trial_id: str
-    attempt: int
+    attempt: Int
     host: str
     boot_id: str  # a pid means nothing after a reboot
-    pid: int
+    pid: Int
     pid_started: float  # the kernel's start time of that pid, clock ticks: pids are used again
     job: str  # <sweep>/<job id>
     claimed_at: str
     released_at: str | None = None  # the attempt ended in order, without a result
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
-    shared_by: int = 1  # trials that the process was to train side by side, this one included
+    shared_by: Int = 1  # trials that the process was to train side by side, this one included
     lost_s: float | None = None  # see TrialResult; of the attempts before this one
 
 
@@ -143,27 +197,27 @@ class Claim(Record):
 class TrialResult(Record):
     """result.json: the truth about a finished trial. Written last, atomically, never changed."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     trial_id: str
     point_id: str
     config: dict[str, Any]
     outcome: Outcome
     reason: str  # one sentence for a person
     curves: tuple[EpochRecord, ...]
-    best_epoch: int | None  # by the objective on validation; None where no epoch was finite
+    best_epoch: Int | None  # by the objective on validation; None where no epoch was finite
     train: SplitMetrics | None  # at the best epoch
     val: SplitMetrics | None  # at the best epoch
     test: SplitMetrics | None  # measured once, with the best epoch's weights; None where there is no labelled test split
     classes: tuple[str, ...]
-    train_n: int
-    params_total: int
-    params_trained: int
-    frozen_blocks: int
-    total_blocks: int
-    flops: int | None  # multiply-adds x 2 of one forward pass of one image; None where not measured
-    attempts: int
+    train_n: Int
+    params_total: Int
+    params_trained: Int
+    frozen_blocks: Int
+    total_blocks: Int
+    flops: Int | None  # multiply-adds x 2 of one forward pass of one image; None where not measured
+    attempts: Int
     train_s: float  # seconds in training and validation, all attempts that count
-    trunk_shared_by: int  # trials that trained beside this one in its cohort, itself included
+    trunk_shared_by: Int  # trials that trained beside this one in its cohort, itself included
     started_at: str
     finished_at: str
     executor: str
@@ -171,7 +225,7 @@ class TrialResult(Record):
     hardware: Hardware
     provenance: Provenance
     lr_found: float | None = None  # by the range test of lr: auto
-    micro_batch: int | None = None  # images that went through at once, where a batch did not fit the device's memory
+    micro_batch: Int | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
     # This trial's share of what earlier attempts, killed without a word, had trained since their last checkpoint; not in
     # train_s. Up to the last heartbeat, so at most HEARTBEAT_S short an attempt. None: not measured.
@@ -183,9 +237,9 @@ class TrialResult(Record):
 class ErrorRecord(Record):
     """error.json: why the last attempt of a trial failed."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     trial_id: str
-    attempt: int
+    attempt: Int
     kind: str  # exception class, or a signal's or scheduler's word
     message: str
     traceback: str
@@ -208,7 +262,7 @@ class EnsembleRecord(Record):
     """An ensemble as `predict` takes it: the weighted mean of its members' probabilities or, for stacking, softmax(C f + b)
     of f, the members' log-probabilities one after another, each less its mean over the classes."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     method: str
     created_at: str
     classes: tuple[str, ...]
@@ -216,9 +270,9 @@ class EnsembleRecord(Record):
     coefficients: tuple[tuple[float, ...], ...] | None  # C, classes x (members classes)
     intercept: tuple[float, ...] | None  # b, classes
     val_acc: float | None  # nested: members and weights chosen on other images; None: refits, which trained on them
-    val_n: int | None
+    val_n: Int | None
     test_acc: float | None
-    test_n: int | None
+    test_n: Int | None
     weights: str | None = None  # of a soup: the file of the members' mean, as seen from this one's folder
 
 
@@ -239,7 +293,7 @@ class EnsembleRules(Record):
     """Which ensembles a sweep's report makes, as spec.sweep.Ensembling has it."""
 
     methods: tuple[str, ...]
-    per_arch: int = 1
+    per_arch: Int = 1
     above: float | None = None
 
 
@@ -247,7 +301,7 @@ class EnsembleRules(Record):
 class PlanRecord(Record):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     sweep: str
     created_at: str
     spec_path: str
@@ -283,7 +337,7 @@ class JobEvent(Record):
     handle: what the backend calls the job.
     """
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Int = SCHEMA_VERSION
     at: str
     event: str
     job_id: str
@@ -291,47 +345,3 @@ class JobEvent(Record):
     executor: str
     handle: str
     detail: str = ""
-
-
-Reader = Callable[[Any], Any]
-_READERS: dict[type, dict[str, Reader]] = {}  # of each record class; resolving its types takes longer than reading a record
-
-
-def _readers(cls: type) -> dict[str, Reader]:
-    if cls not in _READERS:
-        _READERS[cls] = {name: _reader(kind) for name, kind in typing.get_type_hints(cls).items()}
-    return _READERS[cls]
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, StrEnum):
-        return value.value
-    return value
-
-
-def _reader(kind: Any) -> Reader:
-    """What takes a JSON value as that type. It raises ValueError, or RecordError from a nested record."""
-    origin = typing.get_origin(kind)
-    if origin in (types.UnionType, typing.Union):
-        some = _reader(next(arg for arg in typing.get_args(kind) if arg is not type(None)))
-        return lambda value: None if value is None else some(value)
-    if origin is tuple:
-        item = _reader(typing.get_args(kind)[0])
-        return lambda value: tuple(map(item, _expect(list, value)))
-    if isinstance(kind, type) and issubclass(kind, Record):
-        return lambda value: kind.from_json(_expect(dict, value))
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return kind
-    if kind is float:
-        return lambda value: float(value) if type(value) is int else _expect(float, value)
-    return functools.partial(_expect, origin or kind)
-
-
-def _expect(kind: type, value: Any) -> Any:
-    if not isinstance(value, kind):
-        raise ValueError(f"expected {kind.__name__}, found {value!r:.60}")
-    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -78,20 +77,20 @@ def write_changed(path: Path, data: bytes) -> None:
 
 def write_record(path: Path, record: Record) -> None:
     """One record as one JSON file, atomically. Raises OSError; ValueError on NaN or infinity (absent means not measured)."""
-    write_atomic(path, lambda stream: stream.write(_encode(record) + b"\n"))
+    write_atomic(path, lambda stream: stream.write(record.encode() + b"\n"))
 
 
 def read_record(path: Path, kind: type[R]) -> R:
     """Raises FileNotFoundError where there is none, RecordError where it is torn, foreign or newer than this program."""
     try:
-        return kind.from_json(_decode(path.read_bytes()))
+        return kind.decode(path.read_bytes())
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
     """Adds one JSON line a record in a single write, after mending a torn last line. Raises OSError."""
-    block = b"".join(_encode(record) + b"\n" for record in records)
+    block = b"".join(record.encode() + b"\n" for record in records)
     if not block:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +103,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
     """A whole stream anew, atomically: what a resumed writer begins from."""
-    write_atomic(path, lambda stream: stream.write(b"".join(_encode(record) + b"\n" for record in records)))
+    write_atomic(path, lambda stream: stream.write(b"".join(record.encode() + b"\n" for record in records)))
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
@@ -116,7 +115,7 @@ def read_records(path: Path, kind: type[R]) -> list[R]:
     records = []
     for line in lines:
         with contextlib.suppress(RecordError):
-            records.append(kind.from_json(_decode(line)))
+            records.append(kind.decode(line))
     return records
 
 
@@ -127,17 +126,3 @@ def _current_umask() -> int:
 
 
 _UMASK = _current_umask()
-
-
-def _encode(record: Record) -> bytes:
-    return json.dumps(record.to_json(), separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-
-
-def _decode(data: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(data)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RecordError(f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RecordError(f"expected a JSON object, found {type(value).__name__}")
-    return value
