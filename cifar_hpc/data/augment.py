@@ -18,9 +18,8 @@ from torch import Tensor
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import mixing, pixels, policies
+from cifar_hpc.data.pixels import Draws
 from cifar_hpc.errors import CifarHpcError, nearest
-
-PixelOp = Callable[[Tensor, torch.Generator, Tensor], Tensor]  # x_NCHW in 0..1, generator, the mean pixel -> x_NCHW
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +31,11 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowDraws:
-    """top_B, left_B: corner of each image's window in its padded image; flipped: positions in the batch, None: no flip."""
+class PixelOp:
+    """draw: images, side, CPU generator -> draws; change: x_NCHW in 0..1, draws, the mean pixel -> x_NCHW."""
 
-    top_B: Tensor
-    left_B: Tensor
-    flipped: Tensor | None
+    draw: Callable[[int, int, torch.Generator], Draws]
+    change: Callable[[Tensor, Draws, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +49,15 @@ class Window:
     pad: int
     operations_n: int
 
-    def draw(self, count: int, generator: torch.Generator) -> WindowDraws:
-        """Draws, in this order: flip (rand < p), then row and column (randint 0..2*pad).
+    def draw(self, count: int, generator: torch.Generator) -> Draws:
+        """Row and column of each image's window in its padded image, and which images are flipped; empty where none can be.
 
+        Draws, in this order: flip (rand < p), then row and column (randint 0..2*pad).
         Flip comes first, then padding and crop. Cropping the mirrored image at column c is mirroring the crop of the
         original at column 2*pad - c: the window is taken there, and then mirrored.
         """
+        if self.flip_p is None and not self.pad:
+            return ()
         flip_B = torch.zeros(count, dtype=torch.bool)
         if self.flip_p is not None:
             flip_B = torch.rand(count, generator=generator) < self.flip_p
@@ -64,7 +65,7 @@ class Window:
         if self.pad:
             corner_B2 = torch.randint(0, 2 * self.pad + 1, (count, 2), generator=generator)
         left_B = torch.where(flip_B, 2 * self.pad - corner_B2[:, 1], corner_B2[:, 1])
-        return WindowDraws(corner_B2[:, 0], left_B, None if self.flip_p is None else flip_B.nonzero()[:, 0])
+        return corner_B2[:, 0].contiguous(), left_B, flip_B
 
 
 def resolve(augment: str | Sequence[AugmentOp]) -> tuple[Operation, ...]:
@@ -101,25 +102,24 @@ def leading_window(operations: Sequence[Operation], side: int) -> Window:
 def pixel_operations(operations: Sequence[Operation]) -> tuple[PixelOp, ...]:
     """The operations on single images as functions. Neighbouring geometric ones become one bilinear resampling, as in
     torchvision's RandomAffine: three of them do not blur three times."""
-    functions: list[PixelOp] = []
+    found: list[PixelOp] = []
     single = [op for op in operations if op.name not in catalog.BATCH_OPS]
     for geometric, group in itertools.groupby(single, lambda op: op.name in pixels.GEOMETRIC):
         if geometric:
-            functions.append(partial(pixels.resample, [(op.name, op.args) for op in group]))
-        else:
-            functions += [partial(_function(op.name), op.args) for op in group]
-    return tuple(functions)
+            parts = [(op.name, op.args) for op in group]
+            found.append(PixelOp(partial(pixels.draw_resampling, parts), partial(pixels.resample, parts)))
+            continue
+        for op in group:
+            operation = policies.OPERATIONS.get(op.name) or pixels.OPERATIONS[op.name]
+            found.append(PixelOp(partial(operation.draw, op.args), partial(operation.change, op.args)))
+    return tuple(found)
 
 
-def mix_operation(operations: Sequence[Operation]) -> mixing.MixOp | None:
-    """The operation that mixes the images of a batch and their targets; None where there is none."""
+def mix_operation(operations: Sequence[Operation]) -> tuple[mixing.MixOp, float] | None:
+    """The operation that mixes the images of a batch and their targets, and its alpha; None where there is none."""
     if not operations or operations[-1].name not in catalog.BATCH_OPS:
         return None
-    return partial(mixing.OPERATIONS[operations[-1].name], operations[-1].args["alpha"])
-
-
-def _function(name: str) -> Callable[[dict[str, float], Tensor, torch.Generator, Tensor], Tensor]:
-    return policies.OPERATIONS[name] if name in policies.OPERATIONS else pixels.OPERATIONS[name]
+    return mixing.OPERATIONS[operations[-1].name], operations[-1].args["alpha"]
 
 
 def _known(what: str, name: str, names: Collection[str]) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
-from cifar_hpc.data.pixels import move
+from cifar_hpc.data.pixels import Draws, move, per_image
 
 
 class Batches:
@@ -71,35 +71,50 @@ class Batches:
     def __len__(self) -> int:
         return len(self.labels_N)
 
-    def train_batch(self, index_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The augmented images at `index_B` (CPU int64, positions in the split) and their targets.
+    def draw(self, count: int, generator: torch.Generator) -> list[Draws]:
+        """All that is random in one batch of `count` augmented images, on the CPU, operation by operation. generator: a CPU
+        generator, the only source of draws."""
+        draws = [self._geometry.draw(count, generator)]
+        draws += [operation.draw(count, self.side, generator) for operation in self._pixel_ops]
+        if self._mix is not None:
+            mix, alpha = self._mix
+            draws.append(mix.draw(alpha, count, self.image_size, generator))
+        return draws
+
+    def make(self, index_B: Tensor, draws: Sequence[Draws]) -> tuple[Tensor, Tensor]:
+        """The augmented images at `index_B` and their targets, all on the split's device; waits for nothing, and on a GPU its
+        shapes depend on the number of images alone.
 
         Returns x_NCHW float32, normalised, image_size x image_size; y_N int64, or y_NK float32 (rows sum to 1) where the
-        augmentation mixes images. generator: a CPU generator, the only source of draws.
+        augmentation mixes images.
         """
-        draws = self._geometry.draw(len(index_B), generator)
-        index_B = move(index_B, self.device)
-        x_NCHW = self._gather(index_B, draws)
+        x_NCHW = self._gather(index_B, draws[0])
         y_N = self.labels_N[index_B]
         if self._pixel_ops:
             x_NCHW = x_NCHW.float().div_(255)
-            for operation in self._pixel_ops:
-                x_NCHW = operation(x_NCHW, generator, self._mean_pixel)
+            for operation, drawn in zip(self._pixel_ops, draws[1:], strict=False):
+                x_NCHW = operation.change(x_NCHW, drawn, self._mean_pixel)
         x_NCHW = self._finish(x_NCHW, self._gain if self._pixel_ops else self._gain / 255)
-        return (x_NCHW, y_N) if self._mix is None else self._mix(x_NCHW, y_N, self.num_classes, generator)
+        return (x_NCHW, y_N) if self._mix is None else self._mix[0].mix(x_NCHW, y_N, draws[-1], self.num_classes)
+
+    def train_batch(self, index_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`make` with draws from the generator. index_B: CPU int64, positions in the split."""
+        draws = self.draw(len(index_B), generator)
+        return self.make(move(index_B, self.device), [tuple(move(t, self.device) for t in drawn) for drawn in draws])
 
     def eval_batch(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `index_B` as they are: x_NCHW float32, normalised and resized, and y_N int64."""
-        index_B = move(index_B, self.device)
+        if index_B.device != self.device:
+            index_B = move(index_B, self.device)
         pad = self._geometry.pad
         return self._finish(self._windows[:, :, pad, pad][index_B], self._gain / 255), self.labels_N[index_B]
 
-    def _gather(self, index_B: Tensor, draws: augmentation.WindowDraws) -> Tensor:
-        x_NCHW = self._windows[index_B, :, move(draws.top_B, self.device), move(draws.left_B, self.device)]
-        if draws.flipped is not None:
-            flipped = move(draws.flipped, self.device)
-            x_NCHW[flipped] = x_NCHW[flipped].flip(-1)
-        return x_NCHW
+    def _gather(self, index_B: Tensor, draws: Draws) -> Tensor:
+        if not draws:
+            return self._windows[:, :, 0, 0][index_B]
+        top_B, left_B, flip_B = draws
+        x_NCHW = self._windows[index_B, :, top_B, left_B]
+        return torch.where(per_image(flip_B), x_NCHW.flip(-1), x_NCHW)
 
     def _finish(self, x_NCHW: Tensor, gain: Tensor) -> Tensor:
         """Pixels of any type and range -> float32, in_channels, x * gain + offset, image_size."""

@@ -1,20 +1,30 @@
 """Augmentation operations on the pixels of single images, batched: x_NCHW float32 in 0..1 in, the same out.
 
-Owns: the draws and the pixel work of every single-image operation of catalog.AUGMENT_OPS. Draws come from the given CPU
-generator; kornia (colour, blur) is imported by the operations that need it. Nothing waits for the device.
+Owns: the draws and the pixel work of every single-image operation of catalog.AUGMENT_OPS, apart from each other: draws are
+made on the CPU from the given generator, for many batches ahead if need be, and the pixel work reads them where the images
+lie. kornia (colour, blur) is imported by the operations that need it. Nothing waits for the device.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Args = dict[str, float]
-Operation = Callable[[Args, Tensor, torch.Generator, Tensor], Tensor]  # args, x_NCHW, generator, mean pixel -> x_NCHW
+Draws = tuple[Tensor, ...]  # all that is random in one operation on one batch; their shapes follow from the batch's size
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """draw: args, images, side of the images, CPU generator -> draws; change: args, x_NCHW, draws, the mean pixel -> x_NCHW."""
+
+    draw: Callable[[Args, int, int, torch.Generator], Draws]
+    change: Callable[[Args, Tensor, Draws, Tensor], Tensor]
 
 
 def move(small: Tensor, device: torch.device) -> Tensor:
@@ -66,9 +76,9 @@ def shear_maps(slope_x_B: Tensor, slope_y_B: Tensor) -> Tensor:
     return maps_B33
 
 
-def warp(x_NCHW: Tensor, maps_B33: Tensor) -> Tensor:
+def warp(x_NCHW: Tensor, maps_B23: Tensor) -> Tensor:
     """Bilinear resampling of square images through the maps; what comes from outside is black."""
-    grid = functional.affine_grid(move(maps_B33[:, :2], x_NCHW.device), list(x_NCHW.shape), align_corners=False)
+    grid = functional.affine_grid(maps_B23, list(x_NCHW.shape), align_corners=False)
     return functional.grid_sample(x_NCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -111,83 +121,98 @@ GEOMETRIC: dict[str, Callable[[Args, int, torch.Generator], Tensor]] = {
 }
 
 
-def resample(group: Sequence[tuple[str, Args]], x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    """Geometric operations, drawn and composed in their order, as one resampling."""
-    maps_B33 = identity_maps(len(x_NCHW))
+def draw_resampling(group: Sequence[tuple[str, Args]], count: int, side: int, generator: torch.Generator) -> Draws:
+    """The composed maps of geometric operations, drawn in their order."""
+    maps_B33 = identity_maps(count)
     for name, args in group:
-        maps_B33 = maps_B33 @ GEOMETRIC[name](args, len(x_NCHW), generator)
-    return warp(x_NCHW, maps_B33)
+        maps_B33 = maps_B33 @ GEOMETRIC[name](args, count, generator)
+    return (maps_B33[:, :2].contiguous(),)
+
+
+def resample(group: Sequence[tuple[str, Args]], x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    """Geometric operations as one resampling."""
+    return warp(x_NCHW, draws[0])
 
 
 # --- flips and crops away from the head of the list ------------------------------------------------------------------
 
 
-def _flip(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    return _on_some(args["p"], x_NCHW, generator, lambda some: some.flip(-1))
+def _draw_hits(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
+    return (torch.rand(count, generator=generator) < args["p"],)
 
 
-def _vflip(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    return _on_some(args["p"], x_NCHW, generator, lambda some: some.flip(-2))
+def _flip(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return on_some(draws[0], x_NCHW, lambda some: some.flip(-1))
 
 
-def _crop(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _vflip(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return on_some(draws[0], x_NCHW, lambda some: some.flip(-2))
+
+
+def _draw_crop(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
+    return (torch.randint(0, 2 * pad_pixels(args, side) + 1, (count, 2), generator=generator),)
+
+
+def _crop(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
     side = x_NCHW.shape[-1]
-    pad = pad_pixels(args, side)
-    corner_B2 = move(torch.randint(0, 2 * pad + 1, (len(x_NCHW), 2), generator=generator), x_NCHW.device)
-    windows = functional.pad(x_NCHW, (pad,) * 4).unfold(2, side, 1).unfold(3, side, 1)
-    return windows[torch.arange(len(x_NCHW), device=x_NCHW.device), :, corner_B2[:, 0], corner_B2[:, 1]]
+    windows = functional.pad(x_NCHW, (pad_pixels(args, side),) * 4).unfold(2, side, 1).unfold(3, side, 1)
+    return windows[torch.arange(len(x_NCHW), device=x_NCHW.device), :, draws[0][:, 0], draws[0][:, 1]]
 
 
 # --- colour ----------------------------------------------------------------------------------------------------------
 
 
-def _brightness(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    return adjust_brightness(x_NCHW, _factors(args, x_NCHW, generator))
+def _draw_factors(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
+    return (uniform(count, 1 - args["strength"], 1 + args["strength"], generator),)
 
 
-def _contrast(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    return adjust_contrast(x_NCHW, _factors(args, x_NCHW, generator))
+def _brightness(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return adjust_brightness(x_NCHW, draws[0])
 
 
-def _saturation(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    return adjust_saturation(x_NCHW, _factors(args, x_NCHW, generator))
+def _contrast(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return adjust_contrast(x_NCHW, draws[0])
 
 
-def _hue(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _saturation(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return adjust_saturation(x_NCHW, draws[0])
+
+
+def _draw_hue(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
+    return (2 * math.pi * uniform(count, -args["frac"], args["frac"], generator),)
+
+
+def _hue(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
     from kornia.enhance import adjust_hue
 
-    radians_B = 2 * math.pi * uniform(len(x_NCHW), -args["frac"], args["frac"], generator)
     if x_NCHW.shape[1] == 1:  # a gray image has no hue
         return x_NCHW
-    shifted: Tensor = adjust_hue(x_NCHW, move(radians_B, x_NCHW.device)).clamp(0, 1)
+    shifted: Tensor = adjust_hue(x_NCHW, draws[0]).clamp(0, 1)
     return shifted
 
 
-def _gray(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
-    def colourless(some: Tensor) -> Tensor:
-        return adjust_saturation(some, torch.zeros(len(some)))
-
-    return _on_some(args["p"], x_NCHW, generator, colourless)
+def _gray(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    return on_some(draws[0], x_NCHW, lambda some: adjust_saturation(some, some.new_zeros(len(some))))
 
 
-def _blur(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _blur(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
     from kornia.filters import gaussian_blur2d
 
     sigma = args["sigma_frac"] * x_NCHW.shape[-1]
     kernel = 2 * min(math.ceil(3 * sigma), x_NCHW.shape[-1] - 1) + 1  # reflection reaches no farther than the image
-    return _on_some(args["p"], x_NCHW, generator, lambda some: gaussian_blur2d(some, (kernel, kernel), (sigma, sigma)))
+    return on_some(draws[0], x_NCHW, lambda some: gaussian_blur2d(some, (kernel, kernel), (sigma, sigma)))
 
 
 def adjust_brightness(x_NCHW: Tensor, factor_B: Tensor) -> Tensor:
     """x * factor, held in 0..1."""
-    return (x_NCHW * _per_image(factor_B, x_NCHW)).clamp_(0, 1)
+    return (x_NCHW * per_image(factor_B)).clamp_(0, 1)
 
 
 def adjust_contrast(x_NCHW: Tensor, factor_B: Tensor) -> Tensor:
     """The distance from the image's mean gray times factor, held in 0..1."""
     from kornia.enhance import adjust_contrast_with_mean_subtraction
 
-    adjusted: Tensor = adjust_contrast_with_mean_subtraction(x_NCHW, move(factor_B, x_NCHW.device))
+    adjusted: Tensor = adjust_contrast_with_mean_subtraction(x_NCHW, factor_B)
     return adjusted
 
 
@@ -195,66 +220,62 @@ def adjust_saturation(x_NCHW: Tensor, factor_B: Tensor) -> Tensor:
     """The distance from the pixel's gray times factor, held in 0..1; gray images stay as they are."""
     from kornia.enhance import adjust_saturation_with_gray_subtraction
 
-    adjusted: Tensor = adjust_saturation_with_gray_subtraction(x_NCHW, move(factor_B, x_NCHW.device))
+    adjusted: Tensor = adjust_saturation_with_gray_subtraction(x_NCHW, factor_B)
     return adjusted
 
 
 # --- blanking --------------------------------------------------------------------------------------------------------
 
 
-def _cutout(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _draw_cutout(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
     """DeVries & Taylor 2017: a square around a centre anywhere in the image, cut off at the border, becomes the mean pixel."""
-    side = x_NCHW.shape[-1]
     size = round(args["size_frac"] * side)
-    start_B2 = torch.randint(0, side, (len(x_NCHW), 2), generator=generator) - size // 2
-    return _blank(x_NCHW, start_B2, start_B2 + size, mean_pixel)
+    start_B2 = torch.randint(0, side, (count, 2), generator=generator) - size // 2
+    return start_B2, start_B2 + size
 
 
-def _erase(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _draw_erase(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
     """Zhong et al. 2017: a rectangle wholly inside the image, area uniform, aspect log-uniform, becomes the mean pixel."""
-    count, side = len(x_NCHW), x_NCHW.shape[-1]
     hit_B = torch.rand(count, generator=generator) < args["p"]
     area_B = uniform(count, args["min_area_frac"], args["max_area_frac"], generator)
     root_B = torch.exp(uniform(count, math.log(0.3), math.log(1 / 0.3), generator) / 2)
     size_B2 = torch.stack((area_B.sqrt() * root_B, area_B.sqrt() / root_B), 1).mul(side).round().clamp(max=side)
     start_B2 = torch.floor(torch.rand(count, 2, generator=generator) * (side - size_B2 + 1))
-    return _blank(x_NCHW, start_B2, start_B2 + size_B2 * hit_B[:, None], mean_pixel)
+    return start_B2, start_B2 + size_B2 * hit_B[:, None]
 
 
-def _blank(x_NCHW: Tensor, start_B2: Tensor, stop_B2: Tensor, mean_pixel: Tensor) -> Tensor:
-    at = torch.arange(x_NCHW.shape[-1])
+def _blank(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    start_B2, stop_B2 = draws
+    at = torch.arange(x_NCHW.shape[-1], device=x_NCHW.device)
     inside_B2S = (at >= start_B2[:, :, None]) & (at < stop_B2[:, :, None])
-    inside_B2S = move(inside_B2S, x_NCHW.device)
     return torch.where((inside_B2S[:, 0, :, None] & inside_B2S[:, 1, None, :])[:, None], mean_pixel, x_NCHW)
 
 
-def _on_some(share: float, x_NCHW: Tensor, generator: torch.Generator, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """`change` on each image with probability `share`; works in place."""
-    hit = (torch.rand(len(x_NCHW), generator=generator) < share).nonzero()[:, 0]
-    if len(hit):
-        hit = move(hit, x_NCHW.device)
-        x_NCHW[hit] = change(x_NCHW[hit])
+def on_some(hit_B: Tensor, x_NCHW: Tensor, change: Callable[..., Tensor], *values_B: Tensor) -> Tensor:
+    """`change` on the images that were hit, with their values. On a GPU on all images, of which the hit are taken: what was hit
+    would have to be asked for there, and the shapes of a captured step are fixed. On a CPU works in place."""
+    if x_NCHW.is_cuda:
+        return torch.where(per_image(hit_B), change(x_NCHW, *values_B), x_NCHW)
+    at = hit_B.nonzero()[:, 0]
+    if len(at):
+        x_NCHW[at] = change(x_NCHW[at], *(values_B_[at] for values_B_ in values_B))
     return x_NCHW
 
 
-def _factors(args: Args, x_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    return uniform(len(x_NCHW), 1 - args["strength"], 1 + args["strength"], generator)
-
-
-def _per_image(values_B: Tensor, x_NCHW: Tensor) -> Tensor:
-    return move(values_B, x_NCHW.device).view(-1, 1, 1, 1)
+def per_image(values_B: Tensor) -> Tensor:
+    return values_B.view(-1, 1, 1, 1)
 
 
 OPERATIONS: dict[str, Operation] = {
-    "flip": _flip,
-    "vflip": _vflip,
-    "crop": _crop,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "saturation": _saturation,
-    "hue": _hue,
-    "gray": _gray,
-    "blur": _blur,
-    "cutout": _cutout,
-    "erase": _erase,
+    "flip": Operation(_draw_hits, _flip),
+    "vflip": Operation(_draw_hits, _vflip),
+    "crop": Operation(_draw_crop, _crop),
+    "brightness": Operation(_draw_factors, _brightness),
+    "contrast": Operation(_draw_factors, _contrast),
+    "saturation": Operation(_draw_factors, _saturation),
+    "hue": Operation(_draw_hue, _hue),
+    "gray": Operation(_draw_hits, _gray),
+    "blur": Operation(_draw_hits, _blur),
+    "cutout": Operation(_draw_cutout, _blank),
+    "erase": Operation(_draw_erase, _blank),
 }

@@ -7,13 +7,13 @@ then work through the operations, each on the images that chose it. Resampling i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from cifar_hpc.data import pixels
-from cifar_hpc.data.pixels import Args, move
+from cifar_hpc.data.pixels import Args, Draws, Operation, on_some, per_image
 
 # Operation -> (largest strength, whether it goes both ways); the bins between are evenly spaced from 0, but for posterize
 # (8 bits less a rounded strength) and solarize (threshold from 1 down to 0). A translation is a share of the side, or pixels.
@@ -56,34 +56,36 @@ _AUTOAUGMENT_BINS = 10
 _NAMES = tuple(_AUTOAUGMENT)  # the number of an operation in a choice
 
 
-def randaugment(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _draw_randaugment(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
     """num_ops operations one after another, each drawn anew, all at the bin `magnitude` of 31."""
     strengths = strength_table(_RANDAUGMENT, _BINS, 1.0)[:, int(args["magnitude"])]
+    draws: Draws = ()
     for _ in range(int(args["num_ops"])):
-        choice_B = torch.randint(0, len(_RANDAUGMENT), (len(x_NCHW),), generator=generator)
-        x_NCHW = _apply(x_NCHW, choice_B, _signed(_RANDAUGMENT, choice_B, strengths[choice_B], generator))
-    return x_NCHW
+        choice_B = torch.randint(0, len(_RANDAUGMENT), (count,), generator=generator)
+        draws += _stage(choice_B, _signed(_RANDAUGMENT, choice_B, strengths[choice_B], generator))
+    return draws
 
 
-def trivialaugment(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _draw_trivialaugment(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
     """One operation of the wide space, at one of its 31 bins."""
-    strengths = strength_table(_TRIVIALAUGMENT, _BINS, x_NCHW.shape[-1])
-    choice_B = torch.randint(0, len(_TRIVIALAUGMENT), (len(x_NCHW),), generator=generator)
-    bin_B = torch.randint(0, _BINS, (len(x_NCHW),), generator=generator)
-    return _apply(x_NCHW, choice_B, _signed(_TRIVIALAUGMENT, choice_B, strengths[choice_B, bin_B], generator))
+    strengths = strength_table(_TRIVIALAUGMENT, _BINS, side)
+    choice_B = torch.randint(0, len(_TRIVIALAUGMENT), (count,), generator=generator)
+    bin_B = torch.randint(0, _BINS, (count,), generator=generator)
+    return _stage(choice_B, _signed(_TRIVIALAUGMENT, choice_B, strengths[choice_B, bin_B], generator))
 
 
-def autoaugment(args: Args, x_NCHW: Tensor, generator: torch.Generator, mean_pixel: Tensor) -> Tensor:
+def _draw_autoaugment(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
     """One of the 25 pairs of the CIFAR-10 policy; each operation of the pair acts with its own probability."""
     strengths = strength_table(_AUTOAUGMENT, _AUTOAUGMENT_BINS, 1.0)
     numbers_P2, probabilities_P2, bins_P2 = _cifar10_policy()
-    pair_B = torch.randint(0, len(numbers_P2), (len(x_NCHW),), generator=generator)
+    pair_B = torch.randint(0, len(numbers_P2), (count,), generator=generator)
+    draws: Draws = ()
     for step in range(2):
-        acts_B = torch.rand(len(x_NCHW), generator=generator) < probabilities_P2[pair_B, step]
+        acts_B = torch.rand(count, generator=generator) < probabilities_P2[pair_B, step]
         choice_B = torch.where(acts_B, numbers_P2[pair_B, step], _NAMES.index("Identity"))
         strength_B = strengths[choice_B, bins_P2[pair_B, step]]
-        x_NCHW = _apply(x_NCHW, choice_B, _signed(_AUTOAUGMENT, choice_B, strength_B, generator))
-    return x_NCHW
+        draws += _stage(choice_B, _signed(_AUTOAUGMENT, choice_B, strength_B, generator))
+    return draws
 
 
 def strength_table(space: Space, bins: int, side: float) -> Tensor:
@@ -118,48 +120,38 @@ def _signed(space: Space, choice_B: Tensor, strength_B: Tensor, generator: torch
     return torch.where(both_ways[choice_B] & negative_B, -strength_B, strength_B)
 
 
-def _apply(x_NCHW: Tensor, choice_B: Tensor, strength_B: Tensor) -> Tensor:
-    """Each operation on the images that chose it; the geometric ones of all images in one resampling."""
-    moved_B = torch.isin(choice_B, torch.tensor([_NAMES.index(name) for name in _GEOMETRIC]))
-    _replace(x_NCHW, moved_B, lambda some: pixels.warp(some, _maps(choice_B[moved_B], strength_B[moved_B])))
-    for name, change in _COLOUR.items():
-        chosen_B = choice_B == _NAMES.index(name)
-        _replace(x_NCHW, chosen_B, partial(_with, change, strength_B[chosen_B]))
-    return x_NCHW
-
-
-def _with(change: Callable[[Tensor, Tensor], Tensor], strength_B: Tensor, x_NCHW: Tensor) -> Tensor:
-    return change(x_NCHW, strength_B)
-
-
-def _replace(x_NCHW: Tensor, chosen_B: Tensor, change: Callable[[Tensor], Tensor]) -> None:
-    at = chosen_B.nonzero()[:, 0]
-    if len(at):
-        at = move(at, x_NCHW.device)
-        x_NCHW[at] = change(x_NCHW[at])
-
-
-def _maps(choice_B: Tensor, strength_B: Tensor) -> Tensor:
+def _stage(choice_B: Tensor, strength_B: Tensor) -> Draws:
+    """One operation for every image: its number, its strength, and the map of those that move pixels."""
     maps_B33 = pixels.identity_maps(len(choice_B))
     for name, build in _GEOMETRIC.items():
         chosen_B = choice_B == _NAMES.index(name)
         maps_B33[chosen_B] = build(strength_B[chosen_B])
-    return maps_B33
+    return choice_B, strength_B, maps_B33[:, :2].contiguous()
+
+
+def _apply(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
+    """Each operation on the images that chose it; the geometric ones of all images in one resampling."""
+    for choice_B, strength_B, maps_B23 in zip(draws[::3], draws[1::3], draws[2::3], strict=True):
+        first, last = _NAMES.index("ShearX"), _NAMES.index("Rotate")
+        x_NCHW = on_some((choice_B >= first) & (choice_B <= last), x_NCHW, pixels.warp, maps_B23)
+        for name, change in _COLOUR.items():
+            x_NCHW = on_some(choice_B == _NAMES.index(name), x_NCHW, change, strength_B)
+    return x_NCHW
 
 
 def _posterize(x_NCHW: Tensor, bits_B: Tensor) -> Tensor:
-    step = move(2.0 ** (8 - bits_B), x_NCHW.device).view(-1, 1, 1, 1)
+    step = per_image(2.0 ** (8 - bits_B))
     return torch.floor(torch.round(x_NCHW * 255) / step) * step / 255
 
 
 def _solarize(x_NCHW: Tensor, threshold_B: Tensor) -> Tensor:
-    return torch.where(x_NCHW < move(threshold_B, x_NCHW.device).view(-1, 1, 1, 1), x_NCHW, 1 - x_NCHW)
+    return torch.where(x_NCHW < per_image(threshold_B), x_NCHW, 1 - x_NCHW)
 
 
 def _sharpness(x_NCHW: Tensor, strength_B: Tensor) -> Tensor:
     from kornia.enhance import sharpness
 
-    sharpened: Tensor = sharpness(x_NCHW, move(1 + strength_B, x_NCHW.device))
+    sharpened: Tensor = sharpness(x_NCHW, 1 + strength_B)
     return sharpened
 
 
@@ -194,8 +186,8 @@ _COLOUR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "Equalize": _equalize,
     "Invert": lambda x, strength: 1 - x,
 }
-OPERATIONS: dict[str, pixels.Operation] = {
-    "randaugment": randaugment,
-    "trivialaugment": trivialaugment,
-    "autoaugment": autoaugment,
+OPERATIONS: dict[str, Operation] = {
+    "randaugment": Operation(_draw_randaugment, _apply),
+    "trivialaugment": Operation(_draw_trivialaugment, _apply),
+    "autoaugment": Operation(_draw_autoaugment, _apply),
 }
