@@ -22,6 +22,17 @@ class RecordError(CifarHpcError):
     """A file under results/ that cannot be read as what its name says."""
 
 
+class UnknownNameError(CifarHpcError, KeyError):
+    """A name that is not among those that there are. found, allowed, near: as in Problem."""
+
+    def __init__(self, what: str, name: object, names: Iterable[str]) -> None:
+        names = tuple(names)
+        self.found, self.allowed, self.near = repr(name), f"one of {', '.join(names) or 'none'}", nearest(name, names)
+        super().__init__(f"{what}: {self.found}; {self.allowed}." + (f" Did you mean {self.near!r}?" if self.near else ""))
+
+    __str__ = Exception.__str__  # not KeyError's, which quotes
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on request
     """The job was asked to stop; every member was saved before."""
 

@@ -10,7 +10,7 @@ import torch
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.optimizers import set_lr
+from cifar_hpc.train.optimizers import set_rates
 from tests.test_cli_sweep import call
 
 SPEC = """\
@@ -38,8 +38,8 @@ def test_the_table_is_what_a_member_trains_in_each_epoch_and_block(tmp_path):
             ]
             assert len(told) == len(model.blocks)
             assert [rate is None for rate in told] == [i < member.depth for i in range(len(told))]
-            factor = 0.1 * (1.0 if epoch <= 2 else 0.1 if epoch == 3 else 0.01)
-            set_lr(member.optimizer, factor)
+            peak = 0.1 * (1.0 if epoch <= 2 else 0.1 if epoch == 3 else 0.01)
+            set_rates(member.optimizer, lambda height: peak * (config.layer_decay or 1.0) ** height)  # noqa: B023 - called at once
             rates = [group["lr"] for group in member.optimizer.param_groups][::-1][-(len(told) - member.depth) :]
             assert [rate for rate in told if rate is not None] == pytest.approx(rates, rel=1e-12)
 

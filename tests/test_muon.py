@@ -11,7 +11,7 @@ from cifar_hpc.errors import Interrupted
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.muon import is_hidden
-from cifar_hpc.train.optimizers import build_optimizer, set_lr
+from cifar_hpc.train.optimizers import build_optimizer, set_rates
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
@@ -48,7 +48,7 @@ def test_its_step_on_a_convolution_is_torchs_on_the_flattened_filters(memory_for
     head = model.blocks[-1]
     before = [p.detach().clone() for p in head.parameters()]
     for _ in range(3):
-        set_lr(optimizer, 0.01)
+        set_rates(optimizer, lambda height: 0.01)
         optimizer.zero_grad()
         model(torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))).square().mean().backward()
         flat.grad = conv.grad.contiguous().flatten(1)

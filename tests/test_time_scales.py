@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.records.schema import Outcome
-from cifar_hpc.schedule import lr_factor
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.lr_finder import find_valley
+from tests.helpers.training import digits_config
 from tests.test_train_loop import run_alone
-from tests.training import digits_config
 
 
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 2), (1, 3), (3, 7), (4, 10), (9, 7)])
@@ -26,11 +26,11 @@ def test_the_one_cycle_schedule_is_torchs_from_its_start_to_its_floor(epochs: in
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=total, cycle_momentum=False)
     for step in range(total):
-        assert lr_factor(config, step, steps) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        assert LrSchedule(config, steps, 1.0).rate(step, 0) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         if step < total - 1:
             reference.step()
-    assert lr_factor(config, total - 1, steps) == pytest.approx(1 / 25 / 1e4)
+    assert LrSchedule(config, steps, 1.0).rate(total - 1, 0) == pytest.approx(1 / 25 / 1e4)
 
 
 def rule_of_fastai(rates: Sequence[float], losses: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar_hpc.config.schedule import lr_factor
+from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.config.trial import normalise
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records import claims
@@ -365,7 +365,7 @@ def test_a_result_that_bears_another_id_is_no_result(layout):
 @pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant", "step"])
 def test_the_learning_rate_rises_once_at_most_and_never_passes_lr(schedule):
     config = digits_config(schedule=schedule, epochs=10, warmup_epochs=2.0 if schedule != "onecycle" else 0.0)
-    factors = [lr_factor(config, step, 7) for step in range(70)]
+    factors = [LrSchedule(config, 7, 1.0).rate(step, 0) for step in range(70)]
     assert max(factors) <= 1.0 and min(factors) >= 0.0
     peak = factors.index(max(factors))
     assert factors[: peak + 1] == sorted(factors[: peak + 1])
@@ -377,6 +377,6 @@ def test_the_cosine_schedule_is_torchs():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
     for step in range(40):
-        assert lr_factor(config, step, 10) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        assert LrSchedule(config, 10, 1.0).rate(step, 0) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         reference.step()

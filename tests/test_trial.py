@@ -26,10 +26,37 @@ RICH = TrialConfig(
 )
 
 
-def test_the_id_of_a_literal_config_is_this_literal_id() -> None:
+TEN = {
+    ("46vvbdrz5tyu", "7whbi2o3uzyy"): PLAIN,
+    ("cdlroxiqj7fm", "2tb63hymybdr"): RICH,
+    ("alrxhe2ar7mq", "uftv33qkaj25"): TrialConfig(
+        dataset=DatasetConfig(name="digits", train_size=400, val_frac=0.2), arch="linear", image_size=8, lr=0.05, epochs=2
+    ),
+    ("uvdhxiqusf4g", "j25o45lll5ak"): normalise(
+        dataclasses.replace(PLAIN, classifier="svm", weights="imagenet", freeze=0.5, svm_c=3.0)
+    ),
+    ("f33s2xfigj7m", "ftkrnnntq5e3"): normalise(dataclasses.replace(PLAIN, classifier="knn", weights="imagenet", seed=4)),
+    ("zt2plzcsok5m", "esxwgoyo3otb"): normalise(
+        dataclasses.replace(PLAIN, optimizer="muon", lr=0.02, layer_decay=0.7, unfreeze_epoch=2, freeze="layer3")
+    ),
+    ("zzweirs3fi32", "6cg7q3qvnn2k"): normalise(
+        dataclasses.replace(PLAIN, schedule="onecycle", lr="auto", warmup_epochs=2, augment="flip_crop", ema=0.99)
+    ),
+    ("2hb7s2w7kfan", "zitxnggob2h5"): dataclasses.replace(
+        PLAIN, dataset=DatasetConfig(name="folder", folder="/x", fingerprint="0123456789abcdef"), image_size=224
+    ),
+    ("pblsdok2t5fr", "bzyhtqxhncab"): dataclasses.replace(
+        PLAIN, ghost_batches=4, precision="bf16", objective="val_loss", stop=StopConfig(patience=2, min_delta=0.1)
+    ),
+    ("5cvyjf7prn7x", "ekejxwncee33"): dataclasses.replace(
+        PLAIN, weights="trial/26upibhhfy27", weights_point="bphilrgyrsyx", keep="weights", seed=3
+    ),
+}
+
+
+def test_the_ids_of_ten_literal_configs_are_these_literal_ids() -> None:
     """Where this fails, results on disk lose their trials: raise ID_SCHEME only if the numbers really change."""
-    assert (PLAIN.trial_id, PLAIN.point_id) == ("46vvbdrz5tyu", "7whbi2o3uzyy")
-    assert (RICH.trial_id, RICH.point_id) == ("cdlroxiqj7fm", "2tb63hymybdr")
+    assert [(config.trial_id, config.point_id) for config in TEN.values()] == list(TEN)
 
 
 @pytest.mark.parametrize("config", [PLAIN, RICH])

@@ -27,7 +27,7 @@ def print_plans(spec: Path, arch: str | None, format: Format) -> None:
     from cifar_hpc.spec.load import load_spec
 
     configs = [trial.config for trial in load_spec(spec).trials]
-    known = [c for c in configs if c.classifier == "linear" and known_architecture(c.arch) and arch in (None, c.arch)]
+    known = [c for c in configs if c.trains and known_architecture(c.arch) and arch in (None, c.arch)]
     plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
     if not plans:
         archs = dict.fromkeys(config.arch for config in configs)
@@ -60,14 +60,11 @@ def _names(config: TrialConfig) -> tuple[str, ...]:
 
 
 def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
-    """Of lr; of 1 where that is found by a test. A block without parameters has none."""
+    """As block_rates has them; a block without parameters has none."""
     info = known_architecture(config.arch)
     assert info is not None  # print_plans has left the others out
-    lr = 1.0 if config.lr == "auto" else float(config.lr)
     rates = block_rates(config, info.blocks, epoch)
-    return tuple(
-        lr * rate if rate is not None and share else None for rate, share in zip(rates, info.param_shares, strict=True)
-    )
+    return tuple(rate if share else None for rate, share in zip(rates, info.param_shares, strict=True))
 
 
 def _columns(config: TrialConfig) -> list[TextColumn]:

@@ -92,7 +92,7 @@ def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
     unfelt = ("lr", "seed", "epochs", "schedule", "warmup_epochs", "stop.patience")
     first: dict[TrialConfig, str] = {}
     for trial in spec.trials:
-        if trial.config.classifier != "linear":
+        if not trial.config.trains:
             continue
         plain = dataclasses.replace(trial.config, lr="auto", seed=0, epochs=1, schedule="constant", warmup_epochs=0.0)
         axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt)

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
@@ -76,7 +77,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     for trial in answering(plan):
         result = states[trial.trial_id].result
         val = result.val if result else None
-        value = None if val is None else val.acc if plan.objective == "val_acc" else val.loss
+        value = None if val is None else getattr(val, OBJECTIVES[plan.objective].metric)
         if value is not None:
             values[trial.point_id].append(value)
             assert result is not None
@@ -85,7 +86,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
             behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
     if not values:
         return None
-    sign = -1 if plan.objective == "val_acc" else 1
+    sign = -1 if OBJECTIVES[plan.objective].mode == "max" else 1
     point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
     return Best(names[point], plan.objective, fmean(values[point]), len(values[point]))
 

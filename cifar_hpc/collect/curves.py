@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
-from cifar_hpc.config.catalog import OBJECTIVES
+from cifar_hpc.config.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def rank_axes(board: Leaderboard) -> list[Axis]:
 
 def is_better(objective: str, one: float, other: float) -> bool:
     """Whether a value of the objective is better than another."""
-    return one > other if OBJECTIVES[objective] == "max" else one < other
+    return one > other if OBJECTIVES[objective].mode == "max" else one < other
 
 
 def _value(row: Row, axis: Axis | None) -> Any:

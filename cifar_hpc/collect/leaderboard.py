@@ -14,7 +14,7 @@ from typing import Any
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished
-from cifar_hpc.config.catalog import OBJECTIVES
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.schema import Outcome, Status
 
@@ -107,7 +107,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     points = dict.fromkeys((*finished, *unfinished))
     rows = [_row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, [])) for point in points]
     rows = _with_short_paths(rows)
-    sign = -1 if OBJECTIVES[pool.objective] == "max" else 1
+    sign = -1 if OBJECTIVES[pool.objective].mode == "max" else 1
     measured = sorted(
         (row for row in rows if row.score), key=lambda row: (row.cut, sign * _mean(row), row.trials[0].params_trained)
     )

@@ -1,7 +1,7 @@
 """The names that a spec may use, with the facts needed before any tensor exists. Imports neither torch nor the package.
 
-Owns: data sets (classes, sizes), architectures, augmentations, optimisers, schedules. A name that is not here is refused on
-the login node, with the nearest right one.
+Owns: data sets (classes, sizes), architectures, augmentations. Optimisers, schedules, classifiers and objectives are entries of
+registry.py. A name that is in neither is refused on the login node, with the nearest right one.
 """
 
 from __future__ import annotations
@@ -286,10 +286,6 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
     "cutmix": ("flip", "crop", "cutmix"),
 }
 
-OPTIMIZERS = ("sgd", "adam", "adamw", "muon")
-SCHEDULES = ("constant", "cosine", "onecycle", "step")
 PRECISIONS = ("auto", "fp32", "bf16")
 STEMS = ("imagenet", "cifar")
-CLASSIFIERS = ("linear", "svm", "knn")
 ENSEMBLE_METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")
-OBJECTIVES = {"val_acc": "max", "val_loss": "min"}  # validation chooses: no other metric may

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cifar_hpc.config.freeze import frozen_blocks
+from cifar_hpc.config.registry import SCHEDULES, load
 from cifar_hpc.config.trial import TrialConfig
 
 ONECYCLE_WARMUP_FRAC = (
@@ -22,28 +24,52 @@ STEP_FACTOR = 0.1
 _STEPS = 1000  # of an epoch, where the data set's size is of no account
 
 
-def lr_factor(config: TrialConfig, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0 over all epochs, as a share of config.lr (0..1).
+@dataclass(frozen=True, slots=True)
+class LrSchedule:
+    """The learning rates of one trial. peak: its lr, or the rate that a range test found."""
 
-    warmup_epochs rise linearly, ending at 1; the schedule spans the steps after them. onecycle has its own rise instead.
-    """
-    total = config.epochs * steps_per_epoch
-    if config.schedule == "onecycle":
-        return _one_cycle(step, total)
-    warmup = config.warmup_epochs * steps_per_epoch
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    done_frac = (step - warmup) / max(1.0, total - warmup)
-    if config.schedule == "constant":
-        return 1.0
-    if config.schedule == "cosine":
-        return _cosine(1.0, 0.0, done_frac)
+    config: TrialConfig
+    steps_per_epoch: int
+    peak: float
+
+    def rate(self, step: int, height: int) -> float:
+        """Of a step, counted from 0 over all epochs, and of a block by its height: the blocks between it and the end.
+
+        warmup_epochs rise linearly, ending at the peak; the schedule spans the steps after them. layer_decay to the power of
+        the height is the block's share.
+        """
+        share: float = (self.config.layer_decay or 1.0) ** height
+        return self.peak * self._factor(step) * share
+
+    def _factor(self, step: int) -> float:
+        info = SCHEDULES[self.config.schedule]
+        total = self.config.epochs * self.steps_per_epoch
+        warmup = 0.0 if info.own_rise else self.config.warmup_epochs * self.steps_per_epoch
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        return float(load(info.shape)(step - warmup, total - warmup))
+
+
+def constant(step: float, steps: float) -> float:
+    return 1.0
+
+
+def cosine(step: float, steps: float) -> float:
+    return _cosine(1.0, 0.0, step / max(1.0, steps))
+
+
+def one_cycle(step: float, steps: float) -> float:
+    """As torch.optim.lr_scheduler.OneCycleLR has it: the peak is at step 0.3 steps - 1 and the floor at the last step."""
+    start, floor = 1 / ONECYCLE_START_DIVISOR, 1 / ONECYCLE_START_DIVISOR / ONECYCLE_FINAL_DIVISOR
+    peak = ONECYCLE_WARMUP_FRAC * steps - 1
+    if step <= peak:
+        return _cosine(start, 1.0, step / peak)
+    return _cosine(1.0, floor, (step - peak) / (steps - 1 - peak))
+
+
+def milestones(step: float, steps: float) -> float:
+    done_frac = step / max(1.0, steps)
     return float(STEP_FACTOR ** sum(done_frac >= milestone for milestone in STEP_MILESTONES_FRAC))
-
-
-def block_factor(config: TrialConfig, height: int) -> float:
-    """A block's share of the learning rate, 0..1: layer_decay to the power of its height, the blocks between it and the end."""
-    return (config.layer_decay or 1.0) ** height
 
 
 def first_trained(config: TrialConfig, frozen: int, blocks_n: int, epoch: int) -> int:
@@ -56,20 +82,12 @@ def first_trained(config: TrialConfig, frozen: int, blocks_n: int, epoch: int) -
 
 
 def block_rates(config: TrialConfig, names: Sequence[str], epoch: int) -> tuple[float | None, ...]:
-    """The learning rate of each block in the middle of an epoch, as a share of lr; None where the block does not train."""
+    """The learning rate of each block in the middle of an epoch, None where the block does not train; shares of the peak where
+    a range test is to find that."""
     trained = first_trained(config, frozen_blocks(names, config.freeze), len(names), epoch)
-    factor = lr_factor(config, round((epoch - 0.5) * _STEPS), _STEPS)
-    heights = range(len(names) - 1, -1, -1)
-    return tuple(None if i < trained else factor * block_factor(config, height) for i, height in enumerate(heights))
-
-
-def _one_cycle(step: int, total: int) -> float:
-    """As torch.optim.lr_scheduler.OneCycleLR has it: the peak is at step 0.3 total - 1 and the floor at the last step."""
-    start, floor = 1 / ONECYCLE_START_DIVISOR, 1 / ONECYCLE_START_DIVISOR / ONECYCLE_FINAL_DIVISOR
-    peak = ONECYCLE_WARMUP_FRAC * total - 1
-    if step <= peak:
-        return _cosine(start, 1.0, step / peak)
-    return _cosine(1.0, floor, (step - peak) / (total - 1 - peak))
+    schedule = LrSchedule(config, _STEPS, 1.0 if config.lr == "auto" else float(config.lr))
+    middle, heights = round((epoch - 0.5) * _STEPS), range(len(names) - 1, -1, -1)
+    return tuple(None if i < trained else schedule.rate(middle, height) for i, height in enumerate(heights))
 
 
 def _cosine(start: float, end: float, done_frac: float) -> float:

@@ -16,6 +16,7 @@ from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
+from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
 
 ID_SCHEME = 2  # raise it when a change of the code changes what an unchanged config trains to
 ID_LENGTH = 12  # base32 characters: 60 bits
@@ -109,18 +110,18 @@ class TrialConfig:
         "LR factor from a block to the one below it; null: the same LR everywhere", None, gt=0, le=1
     )
     classifier: str = spec_key(
-        "linear (trained), svm or knn (scikit-learn on the frozen features)", "linear", choices=catalog.CLASSIFIERS
+        "linear (trained), svm or knn (scikit-learn on the frozen features)", "linear", choices=CLASSIFIERS
     )
     svm_c: float | None = spec_key("C of classifier: svm, the weight of the training errors; null: 1", None, gt=0, late=True)
     knn_k: int | None = spec_key("neighbours that vote in classifier: knn; null: 5", None, ge=1, late=True)
     augment: str | tuple[AugmentOp, ...] = spec_key("augmentation of training images: a name, or a list of operations", "none")
     optimizer: str = spec_key(
-        "optimiser; muon: of the hidden matrices, with adamw for all other parameters", "sgd", choices=catalog.OPTIMIZERS
+        "optimiser; muon: of the hidden matrices, with adamw for all other parameters", "sgd", choices=OPTIMIZERS
     )
     lr: float | str = spec_key("peak learning rate; auto: found by a range test before the first step", 0.01, gt=0, also="auto")
     weight_decay: float = spec_key("weight decay (L2 for sgd and adam, decoupled for adamw and muon)", 0.0005, ge=0)
     momentum: float | None = spec_key("momentum of sgd (Nesterov) and muon; no effect elsewhere", 0.9, ge=0, lt=1)
-    schedule: str = spec_key("learning rate over the steps", "cosine", choices=catalog.SCHEDULES)
+    schedule: str = spec_key("learning rate over the steps", "cosine", choices=SCHEDULES)
     warmup_epochs: float = spec_key("epochs of linear warm-up from 0 to lr", 0.0, ge=0)
     label_smoothing: float = spec_key("share of the target spread over all classes", 0.0, ge=0, lt=1)
     dropout: float | None = spec_key("probability of the classifier's dropout; null: the architecture's own", None, ge=0, lt=1)
@@ -144,9 +145,7 @@ class TrialConfig:
     precision: str = spec_key(
         "auto (bf16 where the device computes it natively, else fp32), fp32 or bf16", "auto", choices=catalog.PRECISIONS
     )
-    objective: str = spec_key(
-        "validation metric that chooses the best epoch and stops early", "val_acc", choices=tuple(catalog.OBJECTIVES)
-    )
+    objective: str = spec_key("validation metric that chooses the best epoch and stops early", "val_acc", choices=OBJECTIVES)
     stop: StopConfig = StopConfig()
     keep: str | None = spec_key(
         "what stays of a finished trial beside its numbers: weights (of the whole network at its best epoch); null: nothing",
@@ -155,6 +154,11 @@ class TrialConfig:
         hashed=False,
     )
     seed: int = spec_key("seed of initialisation, data order, augmentation and dropout, each its own stream", 0, ge=0)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps; else its classifier is fitted once, to features of a network that is frozen."""
+        return CLASSIFIERS[self.classifier].trained
 
     @cached_property
     def trial_id(self) -> str:
@@ -236,16 +240,16 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["freeze"] = freeze
     if config.dataset.val_frac == 0 and config.objective != "val_acc":
         changes["objective"] = "val_acc"
-    if config.classifier != "linear":
+    for name, info in CLASSIFIERS.items():
+        if info.argument is not None:
+            changes[info.argument] = (getattr(config, info.argument) or info.default) if name == config.classifier else None
+    if not config.trains:
         return _normalise_frozen(dataclasses.replace(config, **changes))
-    for name in ("svm_c", "knn_k"):
-        if getattr(config, name) is not None:
-            changes[name] = None
-    if config.momentum is not None and config.optimizer not in ("sgd", "muon"):
+    if OPTIMIZERS[config.optimizer].momentum:
+        changes["momentum"] = config.momentum or 0.0
+    else:
         changes["momentum"] = None
-    if config.momentum is None and config.optimizer in ("sgd", "muon"):
-        changes["momentum"] = 0.0
-    if config.schedule == "onecycle" and config.warmup_epochs:
+    if SCHEDULES[config.schedule].own_rise:
         changes["warmup_epochs"] = 0.0
     alone = trains_classifier_alone(config.arch, freeze)
     if config.ghost_batches is not None and (alone or config.ghost_batches == 1):
@@ -301,8 +305,6 @@ def _canonical_freeze(arch: str, freeze: str | float) -> str | int | float:
 def _normalise_frozen(config: TrialConfig) -> TrialConfig:
     changes: dict[str, Any] = {name: _DEFAULTS[name] for name in TRAINING_KEYS} | {"epochs": 1, "stop": StopConfig()}
     changes["freeze"] = "none" if config.arch == "linear" else "all"
-    changes["svm_c"] = (config.svm_c or 1.0) if config.classifier == "svm" else None
-    changes["knn_k"] = (config.knn_k or 5) if config.classifier == "knn" else None
     if config.weights is not None:
         if config.weights_point is None:  # else each seed has weights of its own
             changes["seed"] = 0

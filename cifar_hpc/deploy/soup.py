@@ -46,7 +46,7 @@ class Soup:
 
 def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
     """Equal for trials whose weights may be averaged: one network, one start, one data set. None: there was no common start."""
-    if config.weights is None or config.classifier != "linear" or config.lr == 0:
+    if config.weights is None or not config.trains or config.lr == 0:
         return None
     start = config.weights_fingerprint or config.weights  # a file's content, not its path
     return (config.arch, start, config.dataset, config.image_size, config.stem)

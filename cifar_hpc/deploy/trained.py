@@ -21,6 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Split
@@ -95,8 +96,10 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     except FileNotFoundError as error:
         raise CifarHpcError(f"trial {name} has no result: it is not finished") from error
     config = TrialConfig.from_json(result.config)
-    if config.classifier == "knn":
-        raise CifarHpcError(f"trial {name}: classifier knn is its training images and keeps no weights; choose linear or svm")
+    if not CLASSIFIERS[config.classifier].keeps_weights:
+        raise CifarHpcError(
+            f"trial {name}: classifier {config.classifier} is its training images and keeps no weights; choose linear or svm"
+        )
     if not weights.exists():
         raise CifarHpcError(
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "

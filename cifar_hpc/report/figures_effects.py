@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from cifar_hpc.collect.curves import best_by
 from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.figures import (
     INK,
     LINE,
@@ -203,7 +204,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
     axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
     scores = [_score(row) for row in rows]
     norm = Normalize(min(scores), max(scores))
-    flip = board.objective == "val_loss"
+    flip = OBJECTIVES[board.objective].mode == "min"
     with house_style():
         figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
         axes = figure.subplots()
@@ -277,7 +278,7 @@ def _scores(board: Leaderboard) -> list[float]:
 
 
 def _metric_words(board: Leaderboard) -> str:
-    return "accuracy" if board.objective == "val_acc" else "loss"
+    return OBJECTIVES[board.objective].noun
 
 
 def _number(value: float, board: Leaderboard) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import TimmError, architecture, known_architecture, misfit
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
+from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
 from cifar_hpc.config.trial import PARENT_PREFIX, TRAINING_KEYS, TrialConfig
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
@@ -87,7 +88,7 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
     epochs = config.epochs
     if config.unfreeze_epoch is not None and config.unfreeze_epoch >= epochs:
         yield f"unfreeze_epoch {config.unfreeze_epoch} of {epochs} epochs: only the classifier is trained"
-    if config.schedule != "onecycle" and 2 * config.warmup_epochs > epochs:
+    if not SCHEDULES[config.schedule].own_rise and 2 * config.warmup_epochs > epochs:
         yield f"warmup_epochs {config.warmup_epochs:g} of {epochs} epochs: the learning rate rises for most of the training"
     images = _training_images(config)
     if config.ema is not None and images:
@@ -194,7 +195,8 @@ def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: in
     return Finding("dataset.train_size", train_size, str(train_size), f"there are {there} labelled training images")
 
 
-FITTED = "svm and knn are fitted once, to features of a network that is frozen"
+_FITTED_NAMES = CLASSIFIERS.names_where(lambda info: not info.trained)
+FITTED = f"{' and '.join(_FITTED_NAMES)} are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_arch, lambda c: (c.arch,)),
@@ -209,7 +211,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
 
 
 def _trains(config: TrialConfig) -> bool:
-    return config.classifier == "linear"
+    return config.trains
 
 
 def _always(config: TrialConfig) -> bool:
@@ -218,10 +220,19 @@ def _always(config: TrialConfig) -> bool:
 
 _FITTED_KEYS = frozenset((*TRAINING_KEYS, "freeze", "stop.patience", "stop.min_delta", "stop.max_minutes"))
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
-    "momentum": (lambda c: c.optimizer in ("sgd", "muon"), "only optimizer: sgd and muon have it"),
-    "svm_c": (lambda c: c.classifier == "svm", "only classifier: svm has it"),
-    "knn_k": (lambda c: c.classifier == "knn", "only classifier: knn has it"),
-    "warmup_epochs": (lambda c: c.schedule != "onecycle", "schedule: onecycle has its own rise"),
+    "momentum": (
+        lambda c: OPTIMIZERS[c.optimizer].momentum,
+        f"only optimizer: {' and '.join(OPTIMIZERS.names_where(lambda info: info.momentum))} have it",
+    ),
+    **{
+        info.argument: (lambda c, name=name: c.classifier == name, f"only classifier: {name} has it")  # type: ignore[misc]
+        for name, info in CLASSIFIERS.items()
+        if info.argument is not None
+    },
+    "warmup_epochs": (
+        lambda c: not SCHEDULES[c.schedule].own_rise,
+        f"schedule: {' and '.join(SCHEDULES.names_where(lambda info: info.own_rise))} has its own rise",
+    ),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),

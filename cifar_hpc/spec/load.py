@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import doubts, idle_settings
@@ -96,7 +96,7 @@ def _validate(tree: YamlTree) -> BaseModel:
 
 def _wrong_objective(model: BaseModel, tree: YamlTree) -> list[Problem]:
     objective = given(given(model).get("objective"))
-    right = catalog.OBJECTIVES[objective.get("metric", "val_acc")]
+    right = OBJECTIVES[objective.get("metric", "val_acc")].mode
     if objective.get("mode") in (None, right):
         return []
     found = f"{objective['mode']!r} with {objective.get('metric', 'val_acc')}"

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.expand import Point
@@ -99,10 +100,10 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
     several_seeds = "seed" in shared
     chosen: dict[str, Point] = {}
     for one, config in left:
-        if config.classifier == "knn":
-            raise _NoParentError(
-                f"a trial of stage {parents.stage} with classifier knn", "it keeps no weights: linear or svm do"
-            )
+        if not CLASSIFIERS[config.classifier].keeps_weights:
+            keeping = " or ".join(CLASSIFIERS.names_where(lambda info: info.keeps_weights))
+            found = f"a trial of stage {parents.stage} with classifier {config.classifier}"
+            raise _NoParentError(found, f"it keeps no weights: {keeping} do")
         own = {
             "weights": f"{PARENT_PREFIX}{config.trial_id}",
             STARTED_BY: parents.stage,

@@ -179,7 +179,7 @@ def spec_model() -> type[BaseModel]:
         "Objective",
         "The metric, and max or min, as the metric wants it.",
         {
-            "metric": (Literal[OBJECTIVE.limits["choices"]], OBJECTIVE.default),
+            "metric": (Literal[OBJECTIVE.choices], OBJECTIVE.default),
             "mode": (Literal["max", "min"] | None, None),
         },
         "objective.",

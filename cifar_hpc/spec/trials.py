@@ -126,7 +126,7 @@ def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]]
 
 
 def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
-    if config.classifier != "linear" and (axis in TRAINING_KEYS or axis.startswith("stop.")):
+    if not config.trains and (axis in TRAINING_KEYS or axis.startswith("stop.")):
         return None
     if axis in _ABOVE_CLASSIFIER and trains_classifier_alone(config.arch, config.freeze):
         return None

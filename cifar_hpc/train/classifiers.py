@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cifar_hpc.config.registry import CLASSIFIERS, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
@@ -32,7 +33,7 @@ MAX_ITERATIONS = 5000  # of the SVM's solver; scikit-learn's 1000 do not always 
 
 
 class FittedMember(Member):
-    """A trial whose classifier is fitted to the training features in its only epoch."""
+    """A trial whose classifier is fitted to the training features in its only epoch; how, its kinds below say."""
 
     def __init__(
         self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
@@ -41,25 +42,18 @@ class FittedMember(Member):
 
         super().__init__(config, start, trunk, steps_per_epoch, precision)
         self.progress.step = steps_per_epoch  # no step is left to take
-        self.layer = _linear_layer(start, config) if config.classifier == "svm" else None
-        self.neighbours: KNeighborsClassifier | None = None
         self.scaler = StandardScaler()
         self.num_classes = 0
 
     def fit(self, train: Feed, val: Feed, num_classes: int, look: Callable[[], None] = lambda: None) -> EpochRecord:
         """The one epoch: fits, measures training and validation images, keeps the outcome as the best. look: as in evaluate."""
-        from sklearn.neighbors import KNeighborsClassifier
-
         started = time.perf_counter()
         self.num_classes = num_classes
         features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
         labels_N = train.labels_N.cpu().numpy()
         scaled_ND = self.scaler.fit_transform(features_ND)
         look()
-        if self.config.classifier == "svm":
-            self._fit_svm(scaled_ND, labels_N)
-        else:
-            self.neighbours = KNeighborsClassifier(min(self.config.knn_k or 5, len(labels_N))).fit(scaled_ND, labels_N)
+        self.fit_classifier(scaled_ND, labels_N)
         logits_NK = evaluate([self], train, look)[0]
         self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
         self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
@@ -69,28 +63,30 @@ class FittedMember(Member):
         val_logits_NK = evaluate([self], val, look)[0]
         return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started)
 
-    def eval_logits(self, tap: Tensor) -> Tensor:
-        """Decision values of the SVM; of the neighbours the log of each class's share of the votes, with one vote more that
-        is spread over all classes, so that every share is above zero."""
-        if self.neighbours is None:
-            return super().eval_logits(tap)
-        near_NM = self.neighbours.kneighbors(self.scaler.transform(_features(tap)), return_distance=False)
-        k = near_NM.shape[1]
-        votes_NMK = np.eye(self.num_classes)[self.neighbours._y[near_NM]]
-        share_NK = (votes_NMK.sum(1) + 1 / self.num_classes) / (k + 1)
-        return torch.from_numpy(np.log(share_NK)).float().to(tap.device)
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
+        """Fits it to the standardised features."""
+        raise NotImplementedError
 
     def _taps(self, feed: Feed) -> list[Tensor]:
         starts = range(0, len(feed), EVAL_BATCH_SIZE)
         return [feed.eval_batch(i, min(i + EVAL_BATCH_SIZE, len(feed)), {self.depth})[self.depth] for i in starts]
 
-    def _fit_svm(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
+
+class SvmMember(FittedMember):
+    """Support vectors, whose solution becomes the network's last layer."""
+
+    def __init__(
+        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+    ) -> None:
+        super().__init__(config, start, trunk, steps_per_epoch, precision)
+        self.layer = _linear_layer(start, config)
+
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
         """One against the rest, squared hinge loss; the standardisation is folded into the layer's weights."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
-        assert self.layer is not None
-        solver = LinearSVC(C=self.config.svm_c or 1.0, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
+        solver = LinearSVC(C=self.config.svm_c, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", ConvergenceWarning)
             solver.fit(scaled_ND, labels_N)
@@ -107,12 +103,38 @@ class FittedMember(Member):
             layer.bias.copy_(torch.from_numpy(bias_K - folded_KD @ self.scaler.mean_))
 
 
+class NeighboursMember(FittedMember):
+    """Votes of the nearest training images."""
+
+    def __init__(
+        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
+    ) -> None:
+        super().__init__(config, start, trunk, steps_per_epoch, precision)
+        self.neighbours: KNeighborsClassifier | None = None
+
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        assert self.config.knn_k is not None  # normalise fills it in
+        self.neighbours = KNeighborsClassifier(min(self.config.knn_k, len(labels_N))).fit(scaled_ND, labels_N)
+
+    def eval_logits(self, tap: Tensor) -> Tensor:
+        """The log of each class's share of the votes, with one vote more that is spread over all classes, so that every share
+        is above zero."""
+        assert self.neighbours is not None
+        near_NM = self.neighbours.kneighbors(self.scaler.transform(_features(tap)), return_distance=False)
+        k = near_NM.shape[1]
+        votes_NMK = np.eye(self.num_classes)[self.neighbours._y[near_NM]]
+        share_NK = (votes_NMK.sum(1) + 1 / self.num_classes) / (k + 1)
+        return torch.from_numpy(np.log(share_NK)).float().to(tap.device)
+
+
 def build_member(
     config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
 ) -> Member:
     """The member that the trial's classifier needs. Raises CifarHpcError where the network cannot have that classifier."""
-    kind = Member if config.classifier == "linear" else FittedMember
-    return kind(config, start, trunk, steps_per_epoch, precision)
+    member: Member = load(CLASSIFIERS[config.classifier].build)(config, start, trunk, steps_per_epoch, precision)
+    return member
 
 
 def _features(tap: Tensor) -> NDArray[np.float64]:

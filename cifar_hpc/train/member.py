@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_hpc.config import catalog
-from cifar_hpc.config.schedule import first_trained, lr_factor
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.schedule import LrSchedule, first_trained
 from cifar_hpc.config.trial import TrialConfig, stream_seed
 from cifar_hpc.distributed.world import World, see_global_batch
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
-from cifar_hpc.train.optimizers import build_optimizer, set_lr
+from cifar_hpc.train.optimizers import build_optimizer, set_rates
 from cifar_hpc.train.portions import Portions
 
 
@@ -84,10 +84,12 @@ class Member:
     def active(self) -> bool:
         return self.progress.outcome is None
 
-    @property
-    def lr(self) -> float:
-        """The peak learning rate."""
-        return float(self.config.lr) if self.progress.lr_found is None else self.progress.lr_found
+    def rate(self, height: int) -> float:
+        """The learning rate of the step that comes next, for a block with so many blocks between it and the end."""
+        progress = self.progress
+        peak = float(self.config.lr) if progress.lr_found is None else progress.lr_found
+        step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
+        return LrSchedule(self.config, self.steps_per_epoch, peak).rate(step, height)
 
     @property
     def depth(self) -> int:
@@ -108,16 +110,15 @@ class Member:
     def train_step(self, tap: Tensor, target: Tensor) -> None:
         """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
         config, progress = self.config, self.progress
-        step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
         dropout_seed = stream_seed(config.seed, "dropout", progress.epoch, progress.step)
-        set_lr(self.optimizer, self.lr * lr_factor(config, step, self.steps_per_epoch))
+        set_rates(self.optimizer, self.rate)
         loss, logits_NK = self._fitting_backward(tap, target, dropout_seed)
         if self.world.size > 1:
             self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
         if config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
         self.optimizer.step()
-        self._update_ema(step)
+        self._update_ema((progress.epoch - 1) * self.steps_per_epoch + progress.step)
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
             self.loss_sum += loss.double() * len(target)
@@ -223,7 +224,7 @@ class Member:
             progress.outcome, progress.reason = Outcome.DIVERGED, f"{which} loss not finite in epoch {record.epoch}"
             return
         metric = getattr(record, config.objective) if measured else float(record.epoch)
-        value = metric if not measured or catalog.OBJECTIVES[config.objective] == "max" else -metric
+        value = metric if not measured or OBJECTIVES[config.objective].mode == "max" else -metric
         if value - config.stop.min_delta > progress.value_to_beat:  # the rule of Keras and Lightning
             progress.epochs_without_gain, progress.value_to_beat = 0, value
         else:

@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, groups: Sequence[dict[str, Any]], hidden: AbstractSet[Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        """groups: parameter groups with lr_scale; hidden: those of their parameters that are hidden matrices."""
+        """groups: parameter groups with their height; hidden: those of their parameters that are hidden matrices."""
         super().__init__(groups, {"lr": lr})
         rest, matrices = [], []
         self.sources: list[tuple[Tensor, nn.Parameter]] = []

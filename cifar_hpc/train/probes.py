@@ -16,18 +16,29 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from cifar_hpc.config.schedule import lr_factor
+from cifar_hpc.config.registry import OPTIMIZERS
 from cifar_hpc.models.blocks import Block
 from cifar_hpc.train.member import Member
 
+RULES = {  # the update rules, each with the running averages that its optimiser keeps
+    "sgd": ("momentum_buffer",),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults, which the other members have
 
 
 def can_step(member: Member) -> bool:
     """Whether all that the member trains is one linear layer, without dropout, average or clipped gradient."""
     config = member.config
-    plain = config.optimizer != "muon" and config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
-    return plain and member.depth == len(member.model.blocks) - 1 and _linear_of(member.model.blocks[-1]) is not None
+    rule = OPTIMIZERS[config.optimizer].probe_rule
+    plain = config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
+    return (
+        rule is not None
+        and plain
+        and member.depth == len(member.model.blocks) - 1
+        and _linear_of(member.model.blocks[-1]) is not None
+    )
 
 
 class Heads:
@@ -35,7 +46,10 @@ class Heads:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-        self.kind = members[0].config.optimizer
+        rule = OPTIMIZERS[members[0].config.optimizer].probe_rule
+        if rule not in RULES:
+            raise ValueError(f"optimizer {members[0].config.optimizer}: no rule {rule!r} for linear probes")
+        self.kind = rule
         padded = [*members, members[-1]] if len(members) == 1 else list(members)
         layers = [_linear_of(member.model.blocks[-1]) for member in padded]
         weights = [layer.weight for layer in layers if layer is not None]
@@ -91,8 +105,7 @@ class Heads:
     def _learning_rates(self, device: torch.device) -> Tensor:
         rates = []
         for member in self.members:
-            step = (member.progress.epoch - 1) * member.steps_per_epoch + member.progress.step
-            rates.append(member.lr * lr_factor(member.config, step, member.steps_per_epoch))
+            rates.append(member.rate(0))
             member.optimizer.param_groups[0]["lr"] = rates[-1]
         return _column(rates + rates[-1:] * (len(self.weight_MKD) - len(rates)), device)
 
@@ -125,7 +138,7 @@ class Heads:
     def _bind_state(self, owners: Sequence[tuple[Member, Tensor]]) -> dict[str, Tensor]:
         """The optimisers' running averages of one parameter, stacked; zeros where a member has not stepped yet."""
         bound = {}
-        for name in ("momentum_buffer",) if self.kind == "sgd" else ("exp_avg", "exp_avg_sq"):
+        for name in RULES[self.kind]:
             values = [member.optimizer.state[p].get(name) for member, p in owners]
             filled = [torch.zeros_like(p) if v is None else v for v, (_, p) in zip(values, owners, strict=True)]
             bound[name] = torch.stack(filled)

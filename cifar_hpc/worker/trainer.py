@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Dataset, Split, load_dataset
@@ -246,7 +247,8 @@ class Trainer:
         elif member.best_val_logits is not None:
             arrays |= self.insight.arrays(member, "val", self.data.val, member.best_val_logits)
         weights = None
-        if member.config.keep == "weights" and member.progress.best_epoch is not None and member.config.classifier != "knn":
+        has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
+        if member.config.keep == "weights" and has_weights:
             weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))
         attempt.finish(self._result(member, attempt, test_logits_NK), arrays, weights)
 

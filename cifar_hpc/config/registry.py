@@ -1,0 +1,174 @@
+"""The parts that a config names, each known by one entry: optimisers, schedules, classifiers, objectives.
+
+An entry says everything that the package has to know of a part, so that what is not said cannot be guessed: an entry with a
+field missing cannot be made, and a name without an entry raises. What needs torch is named as 'module:attribute' and imported
+when it is first built, so that a login node knows every name. Knows no trial, and none of what it names.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from cifar_hpc.errors import UnknownNameError
+
+Target = str | Callable[..., Any]  # 'package.module:attribute', or the thing itself
+EntryT = TypeVar("EntryT")
+
+
+@functools.cache
+def load(target: Target) -> Any:
+    """What a target names; a module is imported when it is first asked for."""
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class Registry(Mapping[str, EntryT], Generic[EntryT]):
+    """Entries by name, in the order in which they were added. what: the spec's key that names them."""
+
+    def __init__(self, what: str, entries: Mapping[str, EntryT]) -> None:
+        self.what = what
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> EntryT:
+        """Raises UnknownNameError, a KeyError, with the names that there are and the nearest one."""
+        if name not in self._entries:
+            raise UnknownNameError(self.what, name, self._entries)
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def names_where(self, test: Callable[[EntryT], bool]) -> tuple[str, ...]:
+        return tuple(name for name, entry in self._entries.items() if test(entry))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerInfo:
+    """build: (config, parameter groups, blocks) -> torch.optim.Optimizer; a group has 'params' and 'height', the blocks
+    between it and the classifier. probe_rule: the rule of train/probes.RULES by which it is stepped as one batch of linear
+    probes; None: it never is. momentum: whether the key `momentum` acts. usual_lr: the rate that its authors start from."""
+
+    doc: str
+    build: Target
+    probe_rule: str | None
+    momentum: bool
+    usual_lr: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleInfo:
+    """shape: (step, steps), both counted after warm-up -> the learning rate as a share of its peak, 0..1.
+    own_rise: whether it begins below its peak by itself, so that warmup_epochs does not act."""
+
+    doc: str
+    shape: Target
+    own_rise: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierInfo:
+    """build: the kind of member that has it. trained: by steps; else fitted once to frozen features. keeps_weights: whether
+    it is a layer of the network. argument, default: the trial key that steers it alone, if any."""
+
+    doc: str
+    build: Target
+    trained: bool
+    keeps_weights: bool
+    argument: str | None
+    default: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveInfo:
+    """mode: max or min. metric: the field of a split's metrics that it is. noun: what a table calls it."""
+
+    mode: str
+    metric: str
+    noun: str
+
+
+_OPTIMIZERS, _SHAPES, _MEMBERS = "cifar_hpc.train.optimizers", "cifar_hpc.config.schedule", "cifar_hpc.train.classifiers"
+OPTIMIZERS: Registry[OptimizerInfo] = Registry(
+    "optimizer",
+    {
+        "sgd": OptimizerInfo(
+            doc="stochastic gradient descent with Nesterov momentum",
+            build=f"{_OPTIMIZERS}:build_sgd",
+            probe_rule="sgd",
+            momentum=True,
+            usual_lr=0.1,
+        ),
+        "adam": OptimizerInfo(doc="Adam", build=f"{_OPTIMIZERS}:build_adam", probe_rule="adam", momentum=False, usual_lr=1e-3),
+        "adamw": OptimizerInfo(
+            doc="Adam with decoupled weight decay",
+            build=f"{_OPTIMIZERS}:build_adamw",
+            probe_rule="adamw",
+            momentum=False,
+            usual_lr=1e-3,
+        ),
+        "muon": OptimizerInfo(
+            doc="orthogonalised momentum of the hidden matrices, adamw for all other parameters",
+            build=f"{_OPTIMIZERS}:build_muon",
+            probe_rule=None,
+            momentum=True,
+            usual_lr=1e-3,
+        ),
+    },
+)
+SCHEDULES: Registry[ScheduleInfo] = Registry(
+    "schedule",
+    {
+        "constant": ScheduleInfo(doc="the peak throughout", shape=f"{_SHAPES}:constant", own_rise=False),
+        "cosine": ScheduleInfo(doc="half a cosine down to 0", shape=f"{_SHAPES}:cosine", own_rise=False),
+        "onecycle": ScheduleInfo(doc="a rise over 0.3 of the steps, then a fall", shape=f"{_SHAPES}:one_cycle", own_rise=True),
+        "step": ScheduleInfo(doc="a tenth after half, a hundredth after 3/4", shape=f"{_SHAPES}:milestones", own_rise=False),
+    },
+)
+CLASSIFIERS: Registry[ClassifierInfo] = Registry(
+    "classifier",
+    {
+        "linear": ClassifierInfo(
+            doc="trained with the rest",
+            build="cifar_hpc.train.member:Member",
+            trained=True,
+            keeps_weights=True,
+            argument=None,
+            default=None,
+        ),
+        "svm": ClassifierInfo(
+            doc="support vectors, linear, one against the rest",
+            build=f"{_MEMBERS}:SvmMember",
+            trained=False,
+            keeps_weights=True,
+            argument="svm_c",
+            default=1.0,
+        ),
+        "knn": ClassifierInfo(
+            doc="a vote of the nearest neighbours",
+            build=f"{_MEMBERS}:NeighboursMember",
+            trained=False,
+            keeps_weights=False,
+            argument="knn_k",
+            default=5,
+        ),
+    },
+)
+OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other metric may
+    "objective.metric",
+    {
+        "val_acc": ObjectiveInfo(mode="max", metric="acc", noun="accuracy"),
+        "val_loss": ObjectiveInfo(mode="min", metric="loss", noun="loss"),
+    },
+)
