@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar_hpc.config.image_folder import folder_fingerprint
+from cifar_hpc.config.image_folder import folder_fingerprint, list_folder
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.contact_sheet import contact_sheet
 from cifar_hpc.data.dataset import STATISTICS, load_dataset
 from cifar_hpc.data.files import lacking
 from cifar_hpc.data.folder import load_images
+from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import DataError
 from tests.helpers.official_files import write_cifar10_binary, write_idx
 
@@ -38,7 +39,7 @@ def own(tmp_path):
 
 
 def _config(own, **keys):
-    return DatasetConfig(name="folder", folder=str(own), fingerprint=folder_fingerprint(own), **keys)
+    return DatasetConfig(name="folder", folder=str(own), fingerprint=folder_fingerprint(list_folder(own)), **keys)
 
 
 def test_splits_are_disjoint_and_the_same_for_every_seed_of_a_sweep(tmp_path):
@@ -92,7 +93,7 @@ def test_a_folder_s_own_val_and_test_are_used_whole(own, tmp_path):
     data = load_dataset(_config(own), 16, tmp_path)
     assert data.classes == ("ant", "bee")
     assert [len(split.labels_N) for split in (data.train, data.val, data.test)] == [12, 4, 6]
-    assert data.train.images_NCHW.shape == (12, 3, 16, 16)
+    assert data.train.images(torch.arange(12)).shape == (12, 3, 16, 16)
 
 
 def test_a_folder_without_val_is_split_and_without_test_has_none(own, tmp_path):
@@ -107,15 +108,15 @@ def test_an_unlabelled_test_folder_is_no_test_split_but_can_be_loaded(own, tmp_p
     for number in range(3):
         _picture(own / "test" / f"{number}.jpg")
     assert load_dataset(_config(own), 16, tmp_path).test is None
-    images, names = load_images(own / "test", 16)
-    assert images.shape == (3, 3, 16, 16)
-    assert names == ("0.jpg", "1.jpg", "2.jpg")
-    assert torch.equal(load_images([own / "test" / "1.jpg"], 16)[0][0], images[1])
+    loaded = load_images(own / "test", Fit(16))
+    assert loaded.images_NCHW.shape == (3, 3, 16, 16)
+    assert loaded.names == ("0.jpg", "1.jpg", "2.jpg")
+    assert torch.equal(load_images(own / "test" / "1.jpg", Fit(16)).images_NCHW[0], loaded.images_NCHW[1])
 
 
 def test_images_are_resized_by_the_shorter_side_and_cropped_in_the_centre(tmp_path):
     _picture(tmp_path / "wide.png", shape=(70, 140))
-    images, _ = load_images(tmp_path, 32)
+    images = load_images(tmp_path, Fit(32)).images_NCHW
     assert images.shape == (1, 3, 32, 32)
     assert images[0, 2, :14].min() > 240  # the upper half stays the upper half
     assert images[0, 2, 18:].max() < 60
@@ -125,7 +126,7 @@ def test_an_exif_rotation_is_honoured(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     _picture(tmp_path / "turned.png", shape=(40, 40), exif=exif)
-    images, _ = load_images(tmp_path, 32)
+    images = load_images(tmp_path, Fit(32)).images_NCHW
     assert images[0, 2, :, 20:].min() > 240  # what was above is to the right
     assert images[0, 2, :, :12].max() < 60
 
@@ -141,16 +142,17 @@ def test_a_corrupt_image_is_named(own, tmp_path, data):
 def test_decoded_images_are_kept_by_fingerprint_and_size(own, tmp_path, monkeypatch):
     first = load_dataset(_config(own), 16, tmp_path)
     kept = sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    assert kept == ["test.npy", "train.npy", "val.npy"]
+    assert len(kept) == 1 and kept[0].endswith("-16-crop.npy")
     monkeypatch.setattr("cifar_hpc.data.folder.decode_image", None)  # nothing is decoded again
     assert load_dataset(_config(own), 16, tmp_path).sha256 == first.sha256
-    with pytest.raises(TypeError):
-        load_dataset(_config(own), 24, tmp_path)
+    for keys in ({"image_size": 24}, {"resize": "pad"}, {"crop_frac": 0.875}):
+        with pytest.raises(TypeError):
+            load_dataset(_config(own), root=tmp_path, **{"image_size": 16, **keys})
 
 
 def test_a_torn_cache_is_made_anew(own, tmp_path):
     first = load_dataset(_config(own), 16, tmp_path)
-    cache = next((tmp_path / "cache").rglob("train.npy"))
+    cache = next((tmp_path / "cache").rglob("*.npy"))
     cache.write_bytes(cache.read_bytes()[:500])
     assert load_dataset(_config(own), 16, tmp_path).sha256 == first.sha256
 

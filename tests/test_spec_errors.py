@@ -173,7 +173,8 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "a folder that is not there": (
         "name: x\ndataset: {folder: photos}\nbase: {arch: linear}\n",
-        "x.yaml:2: dataset.folder: no such folder; a folder holds train/<class>/* for two or more classes.",
+        "x.yaml:2: dataset.folder: no such folder; a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, "
+        "for two or more classes.",
     ),
     "no data set": (
         "name: x\nbase: {arch: linear}\n",

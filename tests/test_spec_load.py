@@ -129,7 +129,8 @@ def test_a_list_of_data_sets_in_a_pattern_is_matched_one_data_set_at_a_time(load
 def make_folder(root: Path, *, size: int = 9) -> Path:
     for name in ("ants", "bees"):
         (root / "train" / name).mkdir(parents=True, exist_ok=True)
-        (root / "train" / name / "1.jpg").write_bytes(b"x" * size)
+        for number in range(10):
+            (root / "train" / name / f"{number}.jpg").write_bytes(b"x" * size)
     return root
 
 

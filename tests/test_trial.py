@@ -72,6 +72,8 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "weights": "imagenet",
         "weights_fingerprint": "f" * 64,
         "image_size": 64,
+        "resize": "pad",
+        "crop_frac": 0.875,
         "stem": "cifar",
         "freeze": 1,
         "unfreeze_epoch": 1,

@@ -62,7 +62,8 @@ def augment(
     from cifar_hpc.report.figures_look import draw_sheet
     from cifar_hpc.spec.load import load_spec
 
-    first = {(c.dataset, c.image_size, c.augment): c for c in reversed([t.config for t in load_spec(spec, set_ or ()).trials])}
+    configs = [trial.config for trial in load_spec(spec, set_ or ()).trials]
+    first = {(c.dataset, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
     shown = [first[key] for key in reversed(first)]
     missing = [lacking(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]
     if any(missing):

@@ -51,9 +51,12 @@ def predict(
     what: Annotated[str, typer.Argument(metavar="TRIAL|POINT|ENSEMBLE", help="an id, its beginning, or an ensemble's file")],
     folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
 ) -> None:
-    """Label new images: CSV on stdout with id, label and probability. Of a point: the mean over its seeds."""
+    """Label new images: CSV on stdout with id, label and probability. Of a point: the mean over its seeds.
+
+    What cannot be read as an image is named on stderr, and the exit status is 1.
+    """
     chosen = _members(Layout(results_root()), what)
-    names, probabilities_NK = _probabilities(chosen, folder)
+    names, probabilities_NK, left_out = _probabilities(chosen, folder)
     table = io.StringIO()
     rows = csv.writer(table, lineterminator="\n")
     rows.writerow(("id", "label", "probability"))
@@ -61,6 +64,11 @@ def predict(
         best = int(share_K.argmax())
         rows.writerow((name, chosen.classes[best], f"{share_K[best]:.6f}"))
     typer.echo(table.getvalue(), nl=False)
+    if left_out:
+        typer.echo(f"{plural(len(names), 'image')} labelled, {plural(len(left_out), 'file')} left out:", err=True)
+        for line in left_out:
+            typer.echo(f"  {line}", err=True)
+        raise typer.Exit(1)
 
 
 def export(
@@ -175,17 +183,22 @@ def _members(layout: Layout, what: str) -> _Members:
     return _Members(found[0].classes, members)
 
 
-def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+def _probabilities(chosen: _Members, folder: Path) -> tuple[tuple[str, ...], NDArray[np.float64], tuple[str, ...]]:
+    """The names of the images, their probabilities N x K, and a sentence for each file that is none."""
     from cifar_hpc.collect.ensemble import calibrate, combination_of
+    from cifar_hpc.data.dataset import unlabelled
+    from cifar_hpc.data.folder import LoadedImages, load_images
+    from cifar_hpc.data.images import Fit
     from cifar_hpc.deploy.trained import load_trained
 
     layout = Layout(results_root())
     probabilities: dict[int, Floats] = {}
-    names: tuple[str, ...] = ()
+    loaded: dict[Fit, LoadedImages] = {}
     for i, member in enumerate(chosen.members):
         trained = load_trained(layout.trial(member.trial_id), chosen.weights)
         if trained.classes != chosen.classes:
             raise CifarHpcError(f"trial {member.trial_id} knows other classes than the ensemble")
-        split, names = trained.read_images(folder)
-        probabilities[i] = calibrate(trained.logits(split), member.temperature)
-    return names, combination_of(chosen.members, chosen.coefficients, chosen.intercept).apply(probabilities)
+        images = loaded[trained.fit] = loaded.get(trained.fit) or load_images(folder, trained.fit)
+        probabilities[i] = calibrate(trained.logits(unlabelled(images.images_NCHW)), member.temperature)
+    combined = combination_of(chosen.members, chosen.coefficients, chosen.intercept).apply(probabilities)
+    return images.names, combined, images.left_out

@@ -287,5 +287,6 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
 }
 
 PRECISIONS = ("auto", "fp32", "bf16")
+RESIZES = ("crop", "squash", "pad")
 STEMS = ("imagenet", "cifar")
 ENSEMBLE_METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")

@@ -28,8 +28,8 @@ def spec_key(doc: str, default: Any = dataclasses.MISSING, **limits: Any) -> Any
     """A trial key: its docstring, default and limits (choices, ge, gt, le, lt), which spec/schema.py shows and enforces.
 
     derived=True: worked out while the spec is read, never written by a user. hashed=False: no part of the id. also: a word
-    that may stand in place of a number. late=True: no part of the id while it is None, so that a key which came later leaves
-    the ids of older results as they are.
+    that may stand in place of a number. late=True: no part of the id while it is at its default, so that a key which came
+    later leaves the ids of older results as they are.
     """
     return field(default=default, metadata={"doc": doc, **limits})
 
@@ -96,6 +96,20 @@ class TrialConfig:
         "point of the trial whose weights these are, where each seed has a parent of its own", None, derived=True, hashed=False
     )
     image_size: int | None = spec_key("pixels of a side after resizing on the device; null: the data set's own", None, ge=1)
+    resize: str = spec_key(
+        "how a folder's image becomes a square: crop (shorter side to image_size over crop_frac, then the centre), squash "
+        "(both sides to image_size) or pad (longer side to image_size, gray 128 around); one of the right size stays as it is",
+        "crop",
+        choices=catalog.RESIZES,
+        late=True,
+    )
+    crop_frac: float = spec_key(
+        "share of the shorter side that resize: crop keeps; 0.875, usual for ImageNet's networks, cuts off 23 % of a square",
+        1.0,
+        gt=0,
+        le=1,
+        late=True,
+    )
     stem: str = spec_key(
         "first layers: imagenet (as published) or cifar (3x3, stride 1, no pooling)", "imagenet", choices=catalog.STEMS
     )
@@ -179,7 +193,7 @@ class TrialConfig:
         members = {}
         for key in _SORTED_KEYS:
             value = getattr(self, key)
-            if key in _UNHASHED or (value is None and key in _LATE):
+            if key in _UNHASHED or (key in _LATE and value == _LATE[key]):
                 continue
             if isinstance(value, DatasetConfig | StopConfig):
                 members[key] = f'"{key}":{value.canonical}'
@@ -238,6 +252,10 @@ def normalise(config: TrialConfig) -> TrialConfig:
     freeze = _canonical_freeze(config.arch, config.freeze)
     if freeze != config.freeze:
         changes["freeze"] = freeze
+    if config.dataset.name != "folder" and config.resize != _DEFAULTS["resize"]:
+        changes["resize"] = _DEFAULTS["resize"]
+    if config.crop_frac != 1 and (config.dataset.name != "folder" or config.resize != "crop"):
+        changes["crop_frac"] = 1.0
     if config.dataset.val_frac == 0 and config.objective != "val_acc":
         changes["objective"] = "val_acc"
     for name, info in CLASSIFIERS.items():
@@ -322,7 +340,7 @@ def stream_seed(seed: int, purpose: str, *counters: int) -> int:
 _FLOATS = tuple(f.name for f in fields(TrialConfig) if f.type in ("float", "float | None", "float | str"))
 _DEFAULTS = {f.name: f.default for f in fields(TrialConfig)}
 _UNHASHED = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("hashed") is False)
-_LATE = frozenset(f.name for f in fields(TrialConfig) if f.metadata.get("late"))
+_LATE = {f.name: f.default for f in fields(TrialConfig) if f.metadata.get("late")}
 TRAINING_KEYS = (  # what a classifier that is fitted once to frozen features does not feel
     "unfreeze_epoch",
     "layer_decay",

@@ -1,4 +1,5 @@
-"""A split that lives whole on its device as uint8, and the batches gathered from it: augmented, normalised, resized.
+"""The batches gathered from a split: augmented, normalised, resized. A split lives whole on its device as uint8, but for one
+that is a map on disk: from there each batch is gathered, unless a GPU has room for all of it.
 
 Owns: residency, the windowed flip and crop, normalisation, resizing. Knows nothing of epochs, shuffling or models.
 
@@ -19,6 +20,8 @@ from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.pixels import Draws, move, per_image
+
+DEVICE_FRAC = 0.5  # of a GPU's free memory that the images of a map may take
 
 
 class Batches:
@@ -55,10 +58,10 @@ class Batches:
         self._geometry = augmentation.leading_window(operations, self.side)
         self._pixel_ops = augmentation.pixel_operations(operations[self._geometry.operations_n :])
         self._mix = augmentation.mix_operation(operations)
-        pad = self._geometry.pad
+        self._split = split
         # The zero border is stored with the images, so that a crop is a window view and one gather.
-        self._images_NCHW = functional.pad(split.images_NCHW, (pad,) * 4).to(device)
-        self._windows = self._images_NCHW.unfold(2, self.side, 1).unfold(3, self.side, 1)  # N C 2p+1 2p+1 H W
+        padded_NCHW = _resident(split, self._geometry.pad, device)
+        self._windows = None if padded_NCHW is None else self._cut(padded_NCHW)  # None: gathered batch by batch
         self.labels_N = split.labels_N.to(device)
         # (x / 255 - mean) / std as one multiplication and one addition
         mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
@@ -107,13 +110,29 @@ class Batches:
         if index_B.device != self.device:
             index_B = move(index_B, self.device)
         pad = self._geometry.pad
-        return self._finish(self._windows[:, :, pad, pad][index_B], self._gain / 255), self.labels_N[index_B]
+        x_NCHW = self._streamed(index_B) if self._windows is None else self._windows[:, :, pad, pad][index_B]
+        return self._finish(x_NCHW, self._gain / 255), self.labels_N[index_B]
+
+    @property
+    def resident(self) -> bool:
+        """Whether the images are on the device; else each batch waits for the host to gather it."""
+        return self._windows is not None
+
+    def _streamed(self, index_B: Tensor) -> Tensor:
+        return move(self._split.images(index_B.cpu()), self.device)
+
+    def _cut(self, padded_NCHW: Tensor) -> Tensor:
+        return padded_NCHW.unfold(2, self.side, 1).unfold(3, self.side, 1)  # N C 2p+1 2p+1 H W
 
     def _gather(self, index_B: Tensor, draws: Draws) -> Tensor:
+        windows, at_B = self._windows, index_B
+        if windows is None:
+            windows = self._cut(functional.pad(self._streamed(index_B), (self._geometry.pad,) * 4))
+            at_B = torch.arange(len(index_B), device=self.device)
         if not draws:
-            return self._windows[:, :, 0, 0][index_B]
+            return windows[:, :, 0, 0][at_B]
         top_B, left_B, flip_B = draws
-        x_NCHW = self._windows[index_B, :, top_B, left_B]
+        x_NCHW = windows[at_B, :, top_B, left_B]
         return torch.where(per_image(flip_B), x_NCHW.flip(-1), x_NCHW)
 
     def _finish(self, x_NCHW: Tensor, gain: Tensor) -> Tensor:
@@ -125,3 +144,22 @@ class Batches:
         return functional.interpolate(
             x_NCHW, size=(self.image_size, self.image_size), mode="bilinear", antialias=self.image_size < self.side
         )
+
+
+def _resident(split: Split, pad: int, device: torch.device) -> Tensor | None:
+    """All images with a zero border, on the device; None where they are better left where they are."""
+    if split.rows_N is None:
+        return functional.pad(split.images_NCHW, (pad,) * 4).to(device)
+    if device.type != "cuda":
+        return None
+    count, (channels, side) = len(split.labels_N), split.images_NCHW.shape[1:3]
+    shape = (count, channels, side + 2 * pad, side + 2 * pad)
+    if torch.Size(shape).numel() > DEVICE_FRAC * torch.cuda.mem_get_info(device)[0]:
+        return None
+    padded_NCHW = torch.zeros(shape, dtype=torch.uint8, device=device)
+    start = 0
+    for chunk_NCHW in split.chunks():
+        inner_NCHW = padded_NCHW[start : start + len(chunk_NCHW), :, pad : pad + side, pad : pad + side]
+        inner_NCHW.copy_(chunk_NCHW)
+        start += len(chunk_NCHW)
+    return padded_NCHW

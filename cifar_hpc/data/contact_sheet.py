@@ -36,7 +36,7 @@ def contact_sheet(config: TrialConfig, root: Path, *, rows: int = 8, draws: int 
     image_size = config.image_size or native
     if image_size is None:
         raise ValueError("image_size: one's own images need it")
-    data = load_dataset(config.dataset, image_size, root)
+    data = load_dataset(config.dataset, image_size, root, resize=config.resize, crop_frac=config.crop_frac)
     split, K = data.train, len(data.classes)
     batches = Batches(
         split,

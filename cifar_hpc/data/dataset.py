@@ -6,6 +6,8 @@ Owns: choosing classes, joining source and split, normalisation constants, the c
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +20,42 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data import folder, sources, splits
 from cifar_hpc.data.files import shorten
+from cifar_hpc.data.images import Fit
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError, nearest
 
-# Mean and standard deviation of the training pixels, per channel, in 0..1; a folder takes ImageNet's.
+_CHUNK = 256  # images gathered at once from a map on disk
+
+# Mean and standard deviation of the training pixels, per channel, in 0..1; those of a folder are measured.
 STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
     "digits": ((0.3053,), (0.3760,)),
-    "folder": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 @dataclass(frozen=True)
 class Split:
-    """images_NCHW: uint8; labels_N: int64, 0..K-1 among the kept classes; index_N: int64, position in the official split."""
+    """images_NCHW: uint8; labels_N: int64, 0..K-1 among the kept classes; index_N: int64, position in the official split.
+
+    rows_N: int64, where its images are in images_NCHW, which is a map on disk of more than these; None: they are these alone.
+    """
 
     images_NCHW: Tensor
     labels_N: Tensor
     index_N: Tensor
+    rows_N: Tensor | None = None
+
+    def images(self, at_B: Tensor) -> Tensor:
+        """uint8 N C H W: a copy of the images at these positions of the split (CPU int64)."""
+        return self.images_NCHW[at_B if self.rows_N is None else self.rows_N[at_B]]
+
+    def chunks(self) -> Iterator[Tensor]:
+        """All images in their order, a few at once."""
+        for at_B in torch.arange(len(self.labels_N)).split(_CHUNK):  # type: ignore[no-untyped-call]
+            yield self.images(at_B)
 
 
 @dataclass(frozen=True)
@@ -55,17 +72,20 @@ class Dataset:
     sha256: str
 
 
-def load_dataset(config: DatasetConfig, image_size: int, root: Path) -> Dataset:
+def load_dataset(
+    config: DatasetConfig, image_size: int, root: Path, *, resize: str = "crop", crop_frac: float = 1.0
+) -> Dataset:
     """Reads, sub-samples (train_size) and then splits (val_frac); both are stratified draws of split_seed alone.
 
-    Fixed-size sets stay at native size, a folder's images come at image_size; a folder's own val/ is used whole, whatever
+    Fixed-size sets stay at native size, a folder's images come at image_size, fitted as resize and crop_frac say (see
+    TrialConfig), and are normalised by the statistics of those trained on; a folder's own val/ is used whole, whatever
     val_frac above 0. With a val_frac of 0 all labelled images are trained on, those of val/ too, and val is empty. Raises
     DataError where files are absent or torn, or a class has too few images.
     """
     val: LabelledImages | None = None
     test: LabelledImages | None
     if config.name == "folder":
-        own = folder.read_folder(config, image_size, root)
+        own = folder.read_folder(config, Fit(image_size, resize, crop_frac), root)
         names, train, val, test = own.classes, own.train, own.val, own.test
     else:
         names = catalog.DATASETS[config.name].classes
@@ -88,7 +108,7 @@ def load_dataset(config: DatasetConfig, image_size: int, root: Path) -> Dataset:
     if val is not None and config.val_frac == 0:
         train_split, val_split = _joined(train_split, val_split, len(train.labels_N)), _empty(val_split)
     test_split = None if test is None else _split(test, *_positions(test, names, classes))
-    mean, std = STATISTICS[config.name]
+    mean, std = STATISTICS[config.name] if config.name in STATISTICS else pixel_statistics(train_split)
     used = (train_split, val_split) if test_split is None else (train_split, val_split, test_split)
     channels = train_split.images_NCHW.shape[1]
     return Dataset(train_split, val_split, test_split, classes, channels, mean, std, _sha256(used))
@@ -125,29 +145,56 @@ def _refuse_absent(config: DatasetConfig, classes: tuple[str, ...], labels_N: ND
 
 
 def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArray[np.int64]) -> Split:
-    return Split(
-        torch.from_numpy(np.ascontiguousarray(images.images_NCHW[positions])),
-        torch.from_numpy(np.ascontiguousarray(labels_N)),
-        torch.from_numpy(images.index_N[positions]),
-    )
+    labels = torch.from_numpy(np.ascontiguousarray(labels_N))
+    index = torch.from_numpy(images.index_N[positions])
+    if images.start is None:
+        return Split(torch.from_numpy(np.ascontiguousarray(images.images_NCHW[positions])), labels, index)
+    return Split(torch.from_numpy(images.images_NCHW), labels, index, torch.from_numpy(positions + images.start))
 
 
 def _joined(one: Split, other: Split, offset: int) -> Split:
-    """offset: added to the positions of the other, so that none stands twice."""
+    """Two parts of one map. offset: added to the positions of the other, so that none stands twice."""
+    assert one.rows_N is not None and other.rows_N is not None
     return Split(
-        torch.cat([one.images_NCHW, other.images_NCHW]),
+        one.images_NCHW,
         torch.cat([one.labels_N, other.labels_N]),
         torch.cat([one.index_N, other.index_N + offset]),
+        torch.cat([one.rows_N, other.rows_N]),
     )
 
 
 def _empty(split: Split) -> Split:
-    return Split(split.images_NCHW[:0], split.labels_N[:0], split.index_N[:0])
+    rows_N = None if split.rows_N is None else split.rows_N[:0]
+    images_NCHW = split.images_NCHW[:0] if rows_N is None else split.images_NCHW
+    return Split(images_NCHW, split.labels_N[:0], split.index_N[:0], rows_N)
+
+
+def unlabelled(images_NCHW: Tensor) -> Split:
+    """Images on a map, as a split that may be streamed."""
+    rows_N = torch.arange(len(images_NCHW))
+    return Split(images_NCHW, torch.zeros_like(rows_N), rows_N, rows_N)
+
+
+def pixel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in 0..1, from exact sums: the same on any machine. 1 for a channel that is
+    the same everywhere."""
+    channels = split.images_NCHW.shape[1]
+    total_C, squares_C, count = [0] * channels, [0] * channels, 0
+    for chunk_NCHW in split.chunks():
+        count += chunk_NCHW.numel() // channels
+        for channel in range(channels):
+            values = chunk_NCHW[:, channel].to(torch.int64)
+            total_C[channel] += int(values.sum())
+            squares_C[channel] += int((values * values).sum())
+    mean = tuple(total / count / 255 for total in total_C)
+    spread = [(count * square - total * total) / count**2 for total, square in zip(total_C, squares_C, strict=True)]
+    return mean, tuple(math.sqrt(variance) / 255 or 1.0 for variance in spread)
 
 
 def _sha256(used: tuple[Split, ...]) -> str:
     digest = hashlib.sha256()
     for split in used:
-        digest.update(split.images_NCHW.numpy().data)
+        for chunk_NCHW in split.chunks():
+            digest.update(chunk_NCHW.numpy().data)
         digest.update(split.labels_N.numpy().data)
     return digest.hexdigest()

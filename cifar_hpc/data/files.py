@@ -107,7 +107,7 @@ def lacking(config: DatasetConfig, root: Path) -> str | None:
 def folder_path(config: DatasetConfig) -> Path:
     """Where a folder data set lies. Raises DataError where the config names none."""
     if not config.folder:
-        raise DataError("dataset folder: no path given; write `folder: PATH` with train/<class>/* inside")
+        raise DataError("dataset folder: no path given; write `folder: PATH`")
     return Path(config.folder).expanduser().absolute()
 
 
@@ -124,8 +124,6 @@ def _lacking_folder(config: DatasetConfig) -> str | None:
     path = folder_path(config)
     if not path.is_dir():
         return f"the folder {path} is not there: copy it to this machine, or correct `folder` in the spec (nothing to fetch)."
-    if not (path / "train").is_dir():
-        return f"{path} has no train/: its images are expected as train/<class>/* (nothing to fetch)."
     return None
 
 

@@ -1,33 +1,40 @@
-"""One's own images: train/<class>/*, optional val/<class>/*, test/<class>/* or test/*, decoded once and cached as .npy.
+"""One's own images, decoded once into one memory-mapped file for each folder, size and way of fitting.
 
-Owns: decoding, the cache under root/cache (keyed by fingerprint and size, written atomically, memory-mapped). A file that
-cannot be decoded is a DataError that names it.
+Owns: the map under root/cache, written image by image and atomically, so that no more than a few images are in memory at once.
+What a folder's entries mean is in image_folder.py, what an image's bytes mean in images.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from torch import Tensor
 
-from cifar_hpc.config.image_folder import folder_classes, folder_fingerprint, image_files
+from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, images_below, list_folder, printable
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import folder_path
+from cifar_hpc.data.images import Fit, decode_image
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError
+
+_CHUNK = 64  # images decoded before the first of them is written
+NAMED = 20  # broken files that a message names
 
 
 @dataclass(frozen=True, slots=True)
 class FolderImages:
-    """classes: sorted names of train/'s folders; val, test: None where the folder has none (or only unlabelled test images)."""
+    """classes: sorted names; val, test: None where the folder has none (or only unlabelled test images)."""
 
     classes: tuple[str, ...]
     train: LabelledImages
@@ -35,122 +42,159 @@ class FolderImages:
     test: LabelledImages | None
 
 
-def read_folder(config: DatasetConfig, image_size: int, root: Path) -> FolderImages:
-    """All labelled images at image_size x image_size. Raises DataError where a folder, class or file is not as it should be,
-    or the images are no longer those that the config's fingerprint stands for."""
+@dataclass(frozen=True, slots=True)
+class LoadedImages:
+    """Images without labels. images_NCHW: uint8, of a map on disk; names: of each; left_out: a sentence for each other file."""
+
+    images_NCHW: Tensor
+    names: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def planned_folder(config: DatasetConfig) -> ImageFolder:
+    """What the folder holds. Raises DataError where that is no longer what the config's fingerprint stands for."""
     folder = folder_path(config)
-    if not (folder / "train").is_dir():
-        raise DataError(f"{folder} has no train/: its images are expected as train/<class>/*")
-    fingerprint = folder_fingerprint(folder)
+    try:
+        listing = list_folder(folder)
+        fingerprint = folder_fingerprint(listing)
+    except OSError as error:
+        raise DataError(f"{printable(str(error.filename or folder))}: {error.strerror}") from error
     if config.fingerprint is not None and config.fingerprint != fingerprint:
         raise DataError(
             f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
-            f"put the images back, or plan the sweep again"
+            f"put the images back, or plan it again with `cifar-hpc sweep` and its spec"
         )
-    classes = folder_classes(folder)
-    if len(classes) < 2:
-        raise DataError(f"{folder / 'train'} holds {len(classes)} classes; at least two folders with images are needed")
-    cache = root / "cache" / f"folder-{fingerprint}-{image_size}"
+    problems = listing.problems(config.classes, config.val_frac, config.train_size)
+    if problems:
+        raise DataError("\n".join(f"{folder}: {problem}" for problem in problems))
+    return listing
+
+
+def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
+    """All labelled images. Raises DataError where a folder, class or file is not as it should be."""
+    listing = planned_folder(config)
+    paths: list[Path] = []
+    parts: dict[str, tuple[int, list[int]]] = {}
+    for split in ("train", "val", "test"):
+        found = listing.splits.get(split, {})
+        labels = [label for label, name in enumerate(listing.classes) for _ in found.get(name, ())]
+        parts[split] = len(paths), labels
+        paths += [path for name in listing.classes for path in found.get(name, ())]
+    fingerprint = folder_fingerprint(listing) if config.fingerprint is None else config.fingerprint
+    images_NCHW = _mapped(paths, fit, root / "cache" / f"folder-{fingerprint}-{fit.label}.npy")
 
     def labelled(split: str) -> LabelledImages | None:
-        return _read_labelled(folder / split, classes, image_size, cache / f"{split}.npy")
+        start, labels = parts[split]
+        labels_N = np.array(labels, dtype=np.int64)
+        return LabelledImages(images_NCHW, labels_N, np.arange(len(labels), dtype=np.int64), start) if labels else None
 
     train = labelled("train")
     assert train is not None
-    return FolderImages(classes, train, labelled("val"), labelled("test"))
+    return FolderImages(listing.classes, train, labelled("val"), labelled("test"))
 
 
-def load_images(source: Path | Sequence[Path], image_size: int, *, whole: bool = False) -> tuple[Tensor, tuple[str, ...]]:
-    """Images without labels, listed or all below a folder: uint8 images_NCHW, and their names (relative to the folder).
+def load_images(source: Path, fit: Fit) -> LoadedImages:
+    """A file, or all images below a folder, decoded into a map that vanishes with the tensor. Raises DataError where none of
+    them can be read."""
+    try:
+        paths, others = images_below(source) if source.is_dir() else ((source,), ())
+    except OSError as error:
+        raise DataError(f"{printable(str(error.filename or source))}: {error.strerror}") from error
+    base = source if source.is_dir() else source.parent
+    names = [printable(path.relative_to(base).as_posix()) for path in paths]
+    left_out = [f"{entry.name}: {entry.reason}" for entry in others]
+    with tempfile.TemporaryFile(prefix="cifar-hpc-images-") as stream:
+        broken = dict(_decode_into(stream, paths, fit))
+        left_out += [str(error) for error in broken.values()]
+        kept = tuple(name for n, name in enumerate(names) if n not in broken)
+        if not kept:
+            raise DataError("\n".join([f"no images in {source}", *left_out[:NAMED]]))
+        stream.flush()
+        shape = (len(kept), *fit.shape)
+        images: NDArray[np.uint8] = np.memmap(stream, np.uint8, "r+", shape=shape)
+    return LoadedImages(torch.from_numpy(images), kept, tuple(left_out))
 
-    whole: nothing is cut off, as suits images of a data set that comes at image_size.
+
+def _mapped(paths: Sequence[Path], fit: Fit, cache: Path) -> NDArray[np.uint8]:
+    """The decoded images as a map of the cache, written where it is not there; a cache that cannot be written is done without.
+
+    Raises DataError that names every file which is no whole image.
     """
-    if isinstance(source, Path):
-        paths: Sequence[Path] = image_files(source) if source.is_dir() else (source,)
-        names = tuple(path.relative_to(source).as_posix() if source.is_dir() else path.name for path in paths)
-    else:
-        paths, names = source, tuple(str(path) for path in source)
-    if not paths:
-        raise DataError(f"no images in {source}")
-    decode = _decode_whole if whole else decode_image
-    return torch.from_numpy(np.stack([decode(path, image_size) for path in paths])), names
-
-
-def decode_image(path: Path, image_size: int) -> NDArray[np.uint8]:
-    """CHW uint8 RGB: turned as its EXIF says, the shorter side resized (bilinear, antialiased) to round(image_size * 8/7), the
-    centre image_size x image_size taken. Raises DataError that names a file which is no whole image."""
-    image = _open(path)
-    shorter = round(image_size * 8 / 7)
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(extent * scale)) for extent in image.size)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    resized = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + image_size, top + image_size))
-    return np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _decode_whole(path: Path, image_size: int) -> NDArray[np.uint8]:
-    image = _open(path)
-    if image.size != (image_size, image_size):
-        image = image.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a whole image ({error})") from error
-
-
-def _class_folders(folder: Path) -> dict[str, Path]:
-    return {
-        entry.name: entry
-        for entry in folder.iterdir()
-        if entry.is_dir() and not entry.name.startswith(".") and image_files(entry)
-    }
-
-
-def _read_labelled(folder: Path, classes: tuple[str, ...], image_size: int, cache: Path) -> LabelledImages | None:
-    """None where the folder is not there or, none of its folders being a class, holds unlabelled images."""
-    if not folder.is_dir():
-        return None
-    there = _class_folders(folder)
-    if not set(there) & set(classes):
-        return None
-    unknown = sorted(set(there) - set(classes))
-    if unknown:
-        raise DataError(f"{folder / unknown[0]} is no class of train/; the classes are {', '.join(classes)}")
-    paths = [(path, label) for label, name in enumerate(classes) if name in there for path in image_files(there[name])]
-    labels_N = np.array([label for _, label in paths], dtype=np.int64)
-    images = _cached([path for path, _ in paths], image_size, cache)
-    return LabelledImages(images, labels_N, np.arange(len(labels_N), dtype=np.int64))
-
-
-def _cached(paths: Sequence[Path], image_size: int, cache: Path) -> NDArray[np.uint8]:
-    """The decoded images from the cache, written where it is not there; a cache that cannot be written is done without."""
-    shape = (len(paths), 3, image_size, image_size)
-    try:
-        images: NDArray[np.uint8] = np.load(cache, mmap_mode="r", allow_pickle=False)
-        if images.shape == shape and images.dtype == np.uint8:
-            return images
-    except (OSError, ValueError, EOFError):
-        pass
-    images = _decode_all(paths, image_size)
-    temporary: str | None = None
+    shape = (len(paths), *fit.shape)
+    kept = _kept(cache, shape)
+    if kept is not None:
+        return kept
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=cache.name, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.save(file, images)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, cache)
+            temporary = Path(file.name)
+            try:
+                np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                _refuse_broken(list(_decode_into(file, paths, fit)))
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(temporary, cache)
+            finally:
+                temporary.unlink(missing_ok=True)
+        kept = _kept(cache, shape)
     except OSError:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        kept = None
+    if kept is not None:
+        return kept
+    images = np.empty(shape, np.uint8)
+    _refuse_broken(list(_decode_into(_Rows(images), paths, fit)))
     return images
 
 
-def _decode_all(paths: Sequence[Path], image_size: int) -> NDArray[np.uint8]:
-    return np.stack([decode_image(path, image_size) for path in paths])
+def _kept(cache: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    """The map, of which each process may change its own pages, as torch asks for; nobody does."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        images: NDArray[np.uint8] = np.load(cache, mmap_mode="c", allow_pickle=False)
+        if images.shape == shape and images.dtype == np.uint8:
+            return images
+    return None
+
+
+class _Rows:
+    """An array in memory that is written as a file is."""
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.images, self.at = images.reshape(len(images), -1), 0
+
+    def write(self, pixels: bytes) -> None:
+        self.images[self.at] = np.frombuffer(pixels, np.uint8)
+        self.at += 1
+
+
+def _decode_into(stream: IO[bytes] | _Rows, paths: Sequence[Path], fit: Fit) -> Iterator[tuple[int, DataError]]:
+    """Writes each image after the other, but those that it yields with what is wrong with them."""
+
+    def decode(path: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            return decode_image(path, fit)
+        except DataError as error:
+            return error
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(workers, 16)) as pool, quiet():
+        for start in range(0, len(paths), _CHUNK):
+            for n, pixels in enumerate(pool.map(decode, paths[start : start + _CHUNK]), start):
+                if isinstance(pixels, DataError):
+                    yield n, pixels
+                else:
+                    stream.write(pixels.tobytes())
+
+
+def _refuse_broken(broken: Iterable[tuple[int, DataError]]) -> None:
+    errors = [str(error) for _, error in broken]
+    if errors:
+        more = [f"and {len(errors) - NAMED} more"] if len(errors) > NAMED else []
+        raise DataError("\n".join([*errors[:NAMED], *more]))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What PIL only warns of (metadata that it cannot read) is not said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -28,11 +28,15 @@ _DIGITS_TEST_SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class LabelledImages:
-    """images_NCHW: uint8; labels_N: int64, official class numbers; index_N: int64, positions in the official split."""
+    """images_NCHW: uint8; labels_N: int64, official class numbers; index_N: int64, positions in the official split.
+
+    start: where they begin in images_NCHW, which is a map on disk of more than these; None: images_NCHW are these alone.
+    """
 
     images_NCHW: NDArray[np.uint8]
     labels_N: NDArray[np.int64]
     index_N: NDArray[np.int64]
+    start: int | None = None
 
 
 def read_official(name: str, root: Path) -> tuple[LabelledImages, LabelledImages]:

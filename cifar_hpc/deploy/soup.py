@@ -49,15 +49,16 @@ def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
     if config.weights is None or not config.trains or config.lr == 0:
         return None
     start = config.weights_fingerprint or config.weights  # a file's content, not its path
-    return (config.arch, start, config.dataset, config.image_size, config.stem)
+    return (config.arch, start, config.dataset, config.image_size, config.resize, config.crop_frac, config.stem)
 
 
 def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
     """A uniform and a greedy soup of kin with kept weights, the best on validation first. Raises CifarHpcError, DataError."""
     first = load_trained(members[0])
     states = [dict(read_weights(files.weights).state) for files in members]
-    assert first.config.image_size is not None
-    data = load_dataset(first.config.dataset, first.config.image_size, data_root())
+    config = first.config
+    assert config.image_size is not None
+    data = load_dataset(config.dataset, config.image_size, data_root(), resize=config.resize, crop_frac=config.crop_frac)
     known: dict[tuple[int, ...], Tensor] = {}
 
     def val_logits(chosen: tuple[int, ...]) -> Tensor:

@@ -25,7 +25,7 @@ from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Split
-from cifar_hpc.data.folder import load_images
+from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import fit_weights, read_weights, without_initial_values
@@ -56,21 +56,17 @@ class TrainedTrial:
         assert self.config.image_size is not None  # a spec fills it in
         return self.config.image_size
 
-    def read_images(self, folder: Path) -> tuple[Split, tuple[str, ...]]:
-        """All images below the folder as the trial's data set holds its own, and their names. Raises DataError."""
-        info = catalog.DATASETS[self.config.dataset.name]
-        images_NCHW, names = load_images(folder, info.size or self.side, whole=info.size is not None)
-        if len(self.mean) == 1:  # gray data: the luminance of ITU-R 601-2, as PIL has it
-            gray = (images_NCHW.double() * torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)).sum(
-                1, True
-            )
-            images_NCHW = gray.round().to(torch.uint8)
-        nothing_N = torch.zeros(len(names), dtype=torch.int64)
-        return Split(images_NCHW, nothing_N, nothing_N), names
+    @property
+    def fit(self) -> Fit:
+        """How an image becomes what the trial's data set holds."""
+        info, gray = catalog.DATASETS[self.config.dataset.name], len(self.mean) == 1
+        if info.size is not None:  # nothing is cut off, as the set comes at this size
+            return Fit(info.size, "squash", gray=gray)
+        return Fit(self.side, self.config.resize, self.config.crop_frac, gray)
 
     @torch.no_grad()
     def logits(self, split: Split) -> NDArray[np.float32]:
-        """Logits N x K of a split of `read_images`, float32 throughout."""
+        """Logits N x K of a split whose images are as `fit` says, float32 throughout."""
         device = choose_device(None)
         batches = Batches(
             split,

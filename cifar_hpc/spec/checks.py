@@ -220,6 +220,11 @@ def _always(config: TrialConfig) -> bool:
 
 _FITTED_KEYS = frozenset((*TRAINING_KEYS, "freeze", "stop.patience", "stop.min_delta", "stop.max_minutes"))
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
+    "resize": (lambda c: c.dataset.name == "folder", "only the images of a folder are fitted"),
+    "crop_frac": (
+        lambda c: c.dataset.name == "folder" and c.resize == "crop",
+        "only the images of a folder are fitted, and only resize: crop cuts",
+    ),
     "momentum": (
         lambda c: OPTIMIZERS[c.optimizer].momentum,
         f"only optimizer: {' and '.join(OPTIMIZERS.names_where(lambda info: info.momentum))} have it",

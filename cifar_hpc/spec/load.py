@@ -53,7 +53,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         objective=objective,
         overrides=tuple(overrides),
         resources=resources,
-        warnings=(*warnings, *doubts(search.corners if search else [trial.config for trial in trials])),
+        warnings=(*warnings, *resolver.notes, *doubts(search.corners if search else [trial.config for trial in trials])),
         search=search,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
     )

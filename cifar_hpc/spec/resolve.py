@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.image_folder import folder_classes, folder_fingerprint
+from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig, normalise
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
+FOLDER_FORM = "a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, for two or more classes"
 
 
 class UnresolvedError(Exception):
@@ -38,6 +39,8 @@ class Resolver:
         self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
+        self._folders: dict[Path, tuple[ImageFolder, str]] = {}
+        self.notes: dict[str, None] = {}  # sentences on folders, each once
 
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
         """Raises UnresolvedError."""
@@ -46,7 +49,10 @@ class Resolver:
             raise UnresolvedError("arch", "no arch", "it stands in base or grid")
         dataset = self._dataset(point)
         if own.get("image_size") is None:
-            own["image_size"] = catalog.DATASETS[dataset.name].size or FOLDER_IMAGE_SIZE
+            own["image_size"] = catalog.DATASETS[dataset.name].size
+        if own["image_size"] is None:
+            own["image_size"] = FOLDER_IMAGE_SIZE
+            self.notes[f"{dataset.folder}: no image_size is given; {FOLDER_IMAGE_SIZE} pixels are taken"] = None
         if str(own.get("weights")).endswith(WEIGHT_SUFFIXES):
             own["weights"], own["weights_fingerprint"] = self._weights_file(own["weights"])
         return normalise(TrialConfig(dataset=dataset, objective=self.objective, stop=self._stop(point), keep=self.keep, **own))
@@ -76,28 +82,43 @@ class Resolver:
         if own["name"] is ...:
             raise UnresolvedError("dataset.name", "no dataset", "it stands at the top level: dataset: cifar10")
         official = catalog.DATASETS[own["name"]].classes
+        listing = None
         if own["name"] == "folder":
-            own["folder"], own["fingerprint"], official = self._own_images(own["folder"])
+            listing, own["fingerprint"] = self._own_images(own["folder"])
+            own["folder"], official = str(listing.root), listing.classes
         elif own["folder"] is not None:
             raise UnresolvedError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
         own["classes"] = _resolve_classes(own["name"], own["classes"], official)
+        if listing is not None:
+            self._check_images(listing, own["classes"], own["val_frac"], own["train_size"])
         kept = len(own["classes"] or official)
         if own["train_size"] is not None:
             _check_train_size(own["train_size"], kept)
         return DatasetConfig(**own)
 
-    def _own_images(self, folder: str | None) -> tuple[str, str, tuple[str, ...]]:
+    def _own_images(self, folder: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
-            raise UnresolvedError("dataset.folder", "no folder", "name: folder needs folder: PATH, with train/<class>/* inside")
+            raise UnresolvedError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FOLDER_FORM}")
         path = (self.folder / Path(folder).expanduser()).absolute()
+        if not path.is_dir():
+            raise UnresolvedError("dataset.folder", "no such folder", FOLDER_FORM)
         try:
-            classes = folder_classes(path)
-            if len(classes) < 2:
-                missing = "no such folder" if not path.is_dir() else f"{len(classes)} classes with images in {folder}/train"
-                raise UnresolvedError("dataset.folder", missing, "a folder holds train/<class>/* for two or more classes")
-            return str(path), folder_fingerprint(path), classes
+            if path not in self._folders:
+                listing = list_folder(path)
+                self._folders[path] = listing, folder_fingerprint(listing)
+            return self._folders[path]
         except OSError as error:
-            raise UnresolvedError("dataset.folder", f"{error.strerror}", "a folder that can be read is needed") from error
+            found = f"{printable(str(error.filename))}: {error.strerror}"
+            raise UnresolvedError("dataset.folder", found, "a folder that can be read is needed") from error
+
+    def _check_images(
+        self, listing: ImageFolder, classes: tuple[str, ...] | None, val_frac: float, train_size: int | None
+    ) -> None:
+        problems = listing.problems(classes, val_frac, train_size)
+        if problems:
+            found = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems) + "\n"
+            raise UnresolvedError("dataset.folder", found, FOLDER_FORM)
+        self.notes |= dict.fromkeys(f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac))
 
     def _weights_file(self, given: str) -> tuple[str, str]:
         if given not in self._weights:

@@ -101,7 +101,7 @@ def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
     confidence_N, taken_N = logits_NK.cpu().softmax(1).max(1)
     wrong_N = torch.nonzero(taken_N != split.labels_N).flatten()
     worst = wrong_N[confidence_N[wrong_N].argsort(descending=True, stable=True)][:ERRORS]
-    images_NCHW = split.images_NCHW[worst]
+    images_NCHW = split.images(worst)
     if images_NCHW.shape[-1] > THUMBNAIL_PX and len(worst):
         small = nn.functional.interpolate(images_NCHW.float(), (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)
         images_NCHW = small.round().clamp(0, 255).to(torch.uint8)

@@ -102,7 +102,7 @@ def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
 def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
     """The range test of a trial by itself, with the data under root. Raises CifarHpcError."""
     side, device = image_side(config), choose_device(None)
-    data = load_dataset(config.dataset, side, root)
+    data = load_dataset(config.dataset, side, root, resize=config.resize, crop_frac=config.crop_frac)
     channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
     start = build_model(config, len(data.classes), channels)
     start = start.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

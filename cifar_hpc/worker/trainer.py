@@ -93,7 +93,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.precision = choose_precision(config.precision, self.device)
-        self.data = _load(config.dataset, _image_size(config))
+        self.data = _load(config.dataset, _image_size(config), config.resize, config.crop_frac)
         self.model_channels = in_channels(with_parents_file(config, self.order.layout), self.data.channels)
         self.trunk = Trunk(self._starting_model(config), self.precision)
         members = [member for member in map(self._member, attempts) if member is not None]
@@ -305,8 +305,8 @@ class Trainer:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(config: DatasetConfig, image_size: int) -> Dataset:
-    return load_dataset(config, image_size, data_root())
+def _load(config: DatasetConfig, image_size: int, resize: str, crop_frac: float) -> Dataset:
+    return load_dataset(config, image_size, data_root(), resize=resize, crop_frac=crop_frac)
 
 
 def _image_size(config: TrialConfig) -> int:
