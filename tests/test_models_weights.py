@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import functools
 import http.server
+import io
+import random
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torchvision.models import VisionTransformer, mobilenet_v3_small
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models import weights as weight_files
-from cifar_hpc.models.loading import Weights, fit_weights, read_weights, without_initial_values
+from cifar_hpc.models.loading import Weights, fit_weights, pack_state, read_weights, without_initial_values
 from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path, weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 
@@ -87,6 +89,102 @@ def test_every_usual_form_of_a_weights_file_is_read(tmp_path, form):
     built = build_model(config, 1000, 3).state_dict()
     assert all(torch.equal(built[key], value) and built[key].dtype == value.dtype for key, value in state.items())
     assert normalisation(config) == (((0.1, 0.2, 0.3), (1, 1, 1)) if form == "safetensors" else IMAGENET)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "said"),
+    [
+        (lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}, "epoch": 3}, "the prefix 'model.'"),
+        (lambda s: {f"module._orig_mod.{k}": v for k, v in s.items()}, "the prefix 'module._orig_mod.'"),
+        (lambda s: {"net": s, "acc": 0.9}, "stand under 'net'"),
+        (lambda s: {"model_state_dict": s, "optimizer": {"state": {}, "lr": 0.1}, "ema": dict(s)}, "'model_state_dict'"),
+        (lambda s: {"run": {"student": s}}, "stand under 'run.student'"),
+        (lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()} | {"loss.weight": torch.ones(2)}}, "loss.weight"),
+    ],
+)
+def test_plain_wrappers_and_prefixes_are_taken_off_and_said(tmp_path, wrap, said):
+    state = build_model(_config("simple_cnn"), 10, 3).state_dict()
+    torch.save(wrap(state), tmp_path / "w.pt")
+    built = build_model(_config("simple_cnn", weights=str(tmp_path / "w.pt"), seed=5), 10, 3)
+    assert all(torch.equal(built.state_dict()[key], value) for key, value in state.items())
+    assert said in " ".join(built.warnings)
+
+
+@pytest.mark.parametrize("arch", ["simple_cnn", "mobilenet_v3_small"])
+def test_a_network_without_its_classifier_gets_a_new_one_and_says_so(tmp_path, arch):
+    state = build_model(_config(arch, image_size=64), 10, 3).state_dict()
+    torch.save({key: value for key, value in state.items() if not key.startswith("classifier.")}, tmp_path / "w.pt")
+    built = build_model(_config(arch, weights=str(tmp_path / "w.pt"), image_size=64, seed=5), 10, 3)
+    for key, value in built.state_dict().items():
+        assert torch.isfinite(value).all()
+        assert torch.equal(value, state[key]) != key.startswith("classifier.")
+    assert "have no classifier" in built.warnings[0]
+
+
+def test_a_file_of_other_names_is_refused_with_its_own_names(tmp_path):
+    torch.save({"encoder.w": torch.ones(2), "decoder.w": torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(CifarHpcError, match=r"missing in the file.*encoder\.w: unknown to the network"):
+        build_model(_config("simple_cnn", weights=str(tmp_path / "w.pt")), 10, 3)
+
+
+def test_two_networks_in_one_file_are_not_chosen_between(tmp_path):
+    torch.save({"student": {"a": torch.ones(2)}, "teacher": {"a": torch.ones(2)}}, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"several state dicts \(student, teacher\)"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_what_is_no_weights_file_is_refused_in_one_sentence_that_helps(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(torch.nn.Linear(2, 2), path)
+    with pytest.raises(DataError, match=r"pickled objects \(torch\.nn\.modules\.linear\.Linear\).*state_dict\(\)"):
+        read_weights(path)
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    with pytest.raises(DataError, match="git lfs pull"):
+        read_weights(path)
+    path.write_text("<!DOCTYPE html>\n<html></html>")
+    with pytest.raises(DataError, match="is a web page"):
+        read_weights(path)
+
+
+def test_a_tensor_that_is_no_finite_number_is_named(tmp_path):
+    state = build_model(_config("simple_cnn"), 10, 3).state_dict()
+    state["features.0.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(DataError, match=r"NaN or infinity in features\.0\.weight: 1 of its 864 numbers"):
+        read_weights(tmp_path / "w.pt")
+    state["features.0.weight"] = torch.zeros(32, 3, 3, 3, dtype=torch.int64)
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(CifarHpcError, match=r"features\.0\.weight: torch\.int64 in the file"):
+        build_model(_config("simple_cnn", weights=str(tmp_path / "w.pt")), 10, 3)
+
+
+def test_whatever_is_wrong_in_a_mutated_file_is_that_files_fault_in_one_line(tmp_path):
+    state = {"a.weight": torch.randn(4, 3, 3, 3), "a.bias": torch.randn(4), "n": torch.tensor(3)}
+    forms = {"w.pt": io.BytesIO(), "old.pt": io.BytesIO()}
+    torch.save(state, forms["w.pt"])
+    torch.save({"state_dict": state}, forms["old.pt"], _use_new_zipfile_serialization=False)
+    whole = {name: stream.getvalue() for name, stream in forms.items()} | {"w.safetensors": pack_state(state, {"mean": "[1]"})}
+    draw, refused = random.Random(0), 0
+    for name, data in whole.items():
+        for _ in range(150):
+            mutated = bytearray(data)
+            for _ in range(draw.randint(1, 5)):
+                at = draw.randrange(min(len(mutated), 1200))
+                mutated[at : at + draw.randint(0, 3)] = bytes(draw.randrange(256) for _ in range(draw.randint(0, 3)))
+            (tmp_path / name).write_bytes(mutated)
+            try:
+                read_weights(tmp_path / name)
+            except DataError as error:
+                refused += 1
+                assert str(error).startswith(f"weights: {tmp_path / name} ") and "\n" not in str(error)
+    assert refused > 200
+
+
+def test_equal_tensors_make_equal_files():
+    state = {"b": torch.ones(3), "a": torch.zeros(2, 2)}
+    packed = {pack_state(state, {"mean": "[0.5]", "std": "[0.1]", "arch": "x", "side": "32"}) for _ in range(20)}
+    assert len(packed) == 1
+    assert torch.equal(load(packed.pop())["b"], state["b"])
 
 
 def test_a_file_of_other_classes_than_imagenets_has_no_normalisation_of_its_own(tmp_path):

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor
 
 from cifar_hpc.config import catalog
@@ -28,7 +27,7 @@ from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.loading import fit_weights, read_weights, without_initial_values
+from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
 from cifar_hpc.models.zoo import build_model, in_channels, make_network, normalisation
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.schema import TrialResult
@@ -140,8 +139,7 @@ def _notes(trained: TrainedTrial) -> dict[str, str]:
 
 def _write_safetensors(trained: TrainedTrial, path: Path) -> Callable[[Tensor], Tensor]:
     """torchvision's own keys, so that its network of that name and class count loads them; checked by doing that."""
-    state = {key: tensor.contiguous() for key, tensor in trained.model.state_dict().items()}
-    write_atomic(path, lambda stream: stream.write(save(state, _notes(trained))))
+    write_atomic(path, lambda stream: stream.write(pack_state(trained.model.state_dict(), _notes(trained))))
     config = trained.config
     with without_initial_values():
         network = make_network(config.arch, len(trained.classes), trained.channels, trained.side, config.stem)

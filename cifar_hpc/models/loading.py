@@ -1,4 +1,4 @@
-"""What is in a weights file, and putting it into a network. Owns: reading (never unpickling code), fitting, normalisation.
+"""Putting the tensors of a weights file into a network, and a network into a file. Owns: fitting, normalisation, the bytes.
 
 Must not know: where files lie, blocks, training.
 """
@@ -6,34 +6,36 @@ Must not know: where files lie, blocks, training.
 from __future__ import annotations
 
 import json
-import pickle
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
-from cifar_hpc.errors import CifarHpcError, DataError
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import classifier_name
+from cifar_hpc.models.foreign import read_contents
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, pixels 0..1
 LISTED = 10  # tensors that a message names
+DEEPEST_PREFIX = 4  # parts of a name that a wrapper may have put before the network's own
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The tensors of a file by qualified name, and the normalisation it was trained with where the file says so."""
+    """The tensors of a file by qualified name, and the normalisation it was trained with where the file says so. entry: where
+    they stood in the file, '' for the file itself."""
 
     state: OrderedDict[str, Tensor]
     normalisation: Normalisation | None
+    entry: str = ""
 
 
 class without_initial_values(TorchFunctionMode):  # noqa: N801 - a context manager reads as a verb phrase
@@ -47,54 +49,45 @@ class without_initial_values(TorchFunctionMode):  # noqa: N801 - a context manag
 
 
 def read_weights(path: Path) -> Weights:
-    """Raises DataError on a file that is no state dict. Accepts a bare one or one under 'state_dict' or 'model'; either may
-    be accompanied by 'mean' and 'std' (in a .safetensors: JSON lists in the metadata)."""
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                notes = {key: json.loads(text) for key, text in (file.metadata() or {}).items() if key in ("mean", "std")}
-                return _weights(OrderedDict((key, file.get_tensor(key)) for key in file.keys()), notes)  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise DataError(f"weights: {path} cannot be read as tensors ({error})") from error
-    state = content
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            state = content[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DataError(f"weights: {path} holds no state dict (a mapping of names to tensors)")
-    return _weights(state, content)
-
-
-def _weights(state: Mapping[str, Tensor], notes: Mapping[str, Any]) -> Weights:
-    plain = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
-    if hasattr(state, "_metadata"):  # versions that torchvision's modules convert old files by
-        plain._metadata = state._metadata  # type: ignore[attr-defined]
-    mean, std = notes.get("mean"), notes.get("std")
+    """The state dict of a file, under whichever wrapper, with the 'mean' and 'std' that may accompany it (in a .safetensors:
+    JSON lists in the metadata). Raises DataError."""
+    found = read_contents(path)
+    mean, std = found.notes.get("mean"), found.notes.get("std")
+    normalisation = None
     if isinstance(mean, list | tuple) and isinstance(std, list | tuple):
-        return Weights(plain, (tuple(mean), tuple(std)))
-    return Weights(plain, None)
+        normalisation = (tuple(mean), tuple(std))
+    return Weights(found.state, normalisation, found.entry)
 
 
 def pack_weights(network: nn.Module, normalisation: Normalisation) -> bytes:
     """A .safetensors of the network that `read_weights` reads, with the normalisation of the images that it was trained on."""
-    state = {key: tensor.detach().cpu().contiguous() for key, tensor in network.state_dict().items()}
-    return save(state, dict(zip(("mean", "std"), map(json.dumps, normalisation), strict=True)))
+    return pack_state(network.state_dict(), dict(zip(("mean", "std"), map(json.dumps, normalisation), strict=True)))
+
+
+def pack_state(state: Mapping[str, Tensor], notes: Mapping[str, str]) -> bytes:
+    """A .safetensors whose bytes depend on tensors and notes alone: the library writes notes in an order drawn by chance."""
+    packed = save({key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}, dict(notes))
+    length = int.from_bytes(packed[:8], "little")
+    header = json.dumps(json.loads(packed[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + packed[8 + length :]
 
 
 def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bool = False) -> list[str]:
-    """Put the weights into an uncut network made `without_initial_values` and say what was left out.
+    """Put the weights into an uncut network made `without_initial_values` and say what was taken off or left out.
 
-    A classifier of another class count stays out, and the network's own is initialised as torch does by default. new_stem:
-    so does a first convolution of another kernel size, which is told. Positional embeddings are interpolated to the
-    network's image size. Raises CifarHpcError that lists tensors which are missing, unknown or of another shape. name: the
-    file and the architecture, for errors.
+    A prefix that all of the network's names have in the file is taken off. A classifier that the file has not, or has for
+    another number of classes, is initialised as torch does by default. new_stem: so is a first convolution of another kernel
+    size. Positional embeddings are interpolated to the network's image size. Raises CifarHpcError that lists tensors which are
+    missing, unknown or of another shape. name: the file and the architecture, for errors.
     """
-    state = _converted(network, weights.state)
     own = network.state_dict()
-    warnings: list[str] = []
+    state, warnings = _unwrapped(own, weights)
+    state = _converted(network, state)
     head = classifier_name(network)
-    renewed: list[str] = []
+    renewed = _absent_classifier(network, state, head)
+    if renewed:
+        warnings.append(f"the weights have no classifier ({', '.join(renewed)}): it starts from random values")
     if _differs(own, state, f"{head}.weight") and own[f"{head}.weight"].shape[1:] == state[f"{head}.weight"].shape[1:]:
         renewed.append(head)
     stem = next(path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
@@ -113,14 +106,19 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
         for key in state
         if _differs(own, state, key)
     ]
+    wrong += [
+        f"{key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
+        for key in state
+        if key in own and state[key].is_floating_point() != own[key].is_floating_point()
+    ]
     if wrong:
         raise CifarHpcError(_misfit(name, wrong))
     found = network.load_state_dict(state, strict=False, assign=True)
     anew = tuple(f"{path}." for path in renewed)
-    wrong = [f"{key}: missing in the file" for key in found.missing_keys if not key.startswith(anew)]
-    wrong += [f"{key}: unknown to the network" for key in found.unexpected_keys]
-    if wrong:
-        raise CifarHpcError(_misfit(name, wrong))
+    missing = [f"{key}: missing in the file" for key in found.missing_keys if not key.startswith(anew)]
+    unknown = [f"{key}: unknown to the network" for key in found.unexpected_keys]
+    if missing or unknown:
+        raise CifarHpcError(_misfit(name, missing, unknown))
     for path in renewed:
         layer = network.get_submodule(path).to_empty(device="cpu")
         assert isinstance(layer, nn.Conv2d | nn.Linear)
@@ -128,15 +126,57 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     return warnings
 
 
+def _unwrapped(own: Mapping[str, Tensor], weights: Weights) -> tuple[OrderedDict[str, Tensor], list[str]]:
+    """The tensors under the prefix that gives most of them a name of the network, and sentences on what that took."""
+    hits = Counter({"": 0})
+    for key in weights.state:
+        parts = key.split(".")
+        for depth in range(min(len(parts), DEEPEST_PREFIX + 1)):
+            if ".".join(parts[depth:]) in own:
+                hits["".join(f"{part}." for part in parts[:depth])] += 1
+    prefix = min(hits, key=lambda prefix: (-hits[prefix], len(prefix)))
+    said = [f"the weights stand under {weights.entry!r} in their file"] if weights.entry else []
+    if not prefix:
+        return weights.state, said
+    state = OrderedDict((key.removeprefix(prefix), value) for key, value in weights.state.items() if key.startswith(prefix))
+    if hasattr(weights.state, "_metadata"):
+        versions = weights.state._metadata
+        state._metadata = {  # type: ignore[attr-defined]
+            f"{key}.".removeprefix(prefix)[:-1]: value for key, value in versions.items() if f"{key}.".startswith(prefix)
+        }
+    said.append(f"the prefix {prefix!r} of the weights' names is taken off")
+    others = [key for key in weights.state if not key.startswith(prefix)]
+    if others:
+        said.append(f"of the weights' file, {len(others)} tensors beside {prefix!r} are left out: {', '.join(others[:LISTED])}")
+    return state, said
+
+
+def _absent_classifier(network: nn.Module, state: Mapping[str, Tensor], head: str) -> list[str]:
+    """The layers of the classifier where the file holds none of them: of the last layer alone, or of the part it ends."""
+    own = network.state_dict()
+    part = head.rpartition(".")[0]
+    for prefix in (f"{head}.", f"{part.split('.')[0]}." if part else f"{head}."):
+        layers = {key.rpartition(".")[0]: None for key in own if key.startswith(prefix)}
+        plain = all(isinstance(network.get_submodule(layer), nn.Conv2d | nn.Linear) for layer in layers)
+        rest = [key for key in own if not key.startswith(prefix)]
+        if plain and not any(key.startswith(prefix) for key in state) and rest and all(key in state for key in rest):
+            return list(layers)
+    return []
+
+
 def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """The file's tensors under today's names, in float32, without the auxiliary classifiers."""
+    """The file's tensors under today's names, in float32, each in memory of its own, without the auxiliary classifiers."""
     kept: OrderedDict[str, Tensor] = OrderedDict()
+    taken: set[int] = set()
     for key, value in state.items():
         if key.startswith(("AuxLogits.", "aux1.", "aux2.")):
             continue
         # The first densenets were saved with submodules called norm.1; torchvision's own loader renames them alike.
         renamed = re.sub(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", key)
-        kept[renamed] = value.float() if value.is_floating_point() else value
+        plain = (value.float() if value.is_floating_point() else value).contiguous()
+        place = plain.untyped_storage().data_ptr()
+        kept[renamed] = plain.clone() if place in taken else plain
+        taken.add(place)
     if hasattr(state, "_metadata"):
         kept._metadata = state._metadata  # type: ignore[attr-defined]
     if isinstance(network, VisionTransformer):
@@ -150,6 +190,10 @@ def _differs(own: Mapping[str, Tensor], state: Mapping[str, Tensor], key: str) -
     return key in own and key in state and own[key].shape != state[key].shape
 
 
-def _misfit(name: str, wrong: Sequence[str]) -> str:
-    more = f"; and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-    return f"weights: {name}: {len(wrong)} tensors do not fit: {'; '.join(wrong[:LISTED])}{more}"
+def _misfit(name: str, *kinds: Sequence[str]) -> str:
+    """Of each kind of misfit as many as there is room for, so that the file's names stand beside the network's."""
+    count = sum(map(len, kinds))
+    room = LISTED // max(1, sum(map(bool, kinds)))
+    shown = [line for kind in kinds for line in kind[:room]]
+    more = f"; and {count - len(shown)} more" if count > len(shown) else ""
+    return f"weights: {name}: {count} tensors do not fit: {'; '.join(shown)}{more}"

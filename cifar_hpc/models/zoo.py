@@ -99,7 +99,7 @@ def _timm_normalisation(arch: str, weights: str) -> Normalisation | None:
 
 def _classes(weights: Weights, classifier: str) -> int | None:
     """How many classes the file's classifier has: the length of the last tensor of its block."""
-    lengths = [tensor.shape[0] for key, tensor in weights.state.items() if key.startswith(f"{classifier}.")]
+    lengths = [tensor.shape[0] for key, tensor in weights.state.items() if f".{classifier}." in f".{key}" and tensor.ndim]
     return lengths[-1] if lengths else None
 
 
