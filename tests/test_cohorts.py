@@ -7,8 +7,10 @@ import dataclasses
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig, normalise
-from cifar_hpc.planning.cohorts import MEMBER_KEYS, MOST_MEMBERS, group_cohorts, trunk_passes, work_of
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig, keys_with
+from cifar_hpc.planning.cohorts import MOST_MEMBERS, group_cohorts, trunk_passes, work_of
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)
 
@@ -94,7 +96,7 @@ def test_every_trial_is_in_one_cohort_whose_members_differ_only_in_what_may_diff
         return
     cohorts = group_cohorts(configs, None)
     assert sorted(t for cohort in cohorts for t in cohort.trial_ids) == sorted(c.trial_id for c in configs)
-    common = [f.name for f in dataclasses.fields(TrialConfig) if f.name not in MEMBER_KEYS]
+    common = [key for key in keys_with(Role.COMMON) if "." not in key]
     for cohort in cohorts:
         assert len(cohort.trials) <= MOST_MEMBERS
         assert len({tuple(getattr(trial, name) for name in common) for trial in cohort.trials}) == 1

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES, OptimizerInfo, load
-from cifar_hpc.config.trial import normalise
 from cifar_hpc.errors import UnknownNameError
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.train.classifiers import build_member

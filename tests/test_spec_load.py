@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_hpc.config.trial import TRAINING_KEYS, AugmentOp, StopConfig
+from cifar_hpc.config.normalize import TRAINING
+from cifar_hpc.config.trial import AugmentOp, StopConfig
 from cifar_hpc.errors import SpecError
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
@@ -257,7 +258,7 @@ def test_a_setting_without_effect_is_warned_of(load, rest: str, warning: str) ->
     assert load(f"{HEAD}{rest}\n").warnings == (warning,)
 
 
-@pytest.mark.parametrize("key", [*TRAINING_KEYS, "freeze"])
+@pytest.mark.parametrize("key", [*TRAINING, "freeze"])
 def test_a_setting_that_only_training_feels_is_warned_of_with_svm_and_knn(load, key: str) -> None:
     words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step"}
     value = words.get(key, "1" if key in ("unfreeze_epoch", "epochs", "batch_size", "ghost_batches") else "0.5")

@@ -19,8 +19,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.schedule import LrSchedule
-from cifar_hpc.config.trial import normalise
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout

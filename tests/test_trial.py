@@ -7,7 +7,10 @@ import json
 
 import pytest
 
-from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, normalise, stream_seed
+from cifar_hpc.config.keys import Role, trial_key
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, keys_with, unhashed_keys
 
 REPTILES = ("crocodile", "dinosaur", "lizard", "snake", "turtle")
 PLAIN = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)
@@ -192,3 +195,22 @@ def test_named_streams_differ_and_stay() -> None:
     seeds = {stream_seed(s, p, *c) for s in (0, 1) for p in ("init", "order") for c in ((), (1,), (1, 1), (11,))}
     assert len(seeds) == 16
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_every_key_says_its_roles_where_it_is_declared() -> None:
+    parts = [(TrialConfig, ""), (DatasetConfig, "dataset."), (StopConfig, "stop.")]
+    declared = [f"{prefix}{f.name}" for part, prefix in parts for f in dataclasses.fields(part)]
+    assert sorted(keys_with(Role.COMMON | Role.MEMBER)) == sorted(declared)
+    assert not set(keys_with(Role.COMMON)) & set(keys_with(Role.MEMBER))
+    with pytest.raises(TypeError, match="roles"):
+        trial_key("a key that somebody adds")  # type: ignore[call-arg]
+    with pytest.raises(ValueError, match="either COMMON or MEMBER"):
+        trial_key("a key that somebody adds", Role.TRAINING)
+
+
+def test_what_derives_from_the_roles_is_what_stood_in_lists() -> None:
+    """A cohort that differs in a key of COMMON would train one member with another's setting."""
+    assert set(keys_with(Role.COMMON)) >= {"dataset", "arch", "weights", "image_size", "augment", "batch_size", "seed"}
+    assert keys_with(Role.RATES) == ("freeze", "unfreeze_epoch", "layer_decay", "lr", "schedule", "warmup_epochs", "epochs")
+    assert unhashed_keys() == ("dataset.folder", "weights_point", "keep")
+    assert "stop.patience" in keys_with(Role.TRAINING) and "freeze" not in keys_with(Role.TRAINING)

@@ -9,14 +9,15 @@ from typing import Any
 import typer
 
 from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.keys import Role
 from cifar_hpc.config.schedule import block_rates
-from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.trial import TrialConfig, keys_with
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 
 SHOWN_PLANS = 6
 SHOWN_EPOCHS = 8
-_DECIDING = ("freeze", "unfreeze_epoch", "layer_decay", "lr", "schedule", "warmup_epochs", "epochs")
+_DECIDING = keys_with(Role.RATES)
 
 
 def print_plans(spec: Path, arch: str | None, format: Format) -> None:

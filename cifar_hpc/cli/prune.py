@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 
 from cifar_hpc.cli.sweep import say
-from cifar_hpc.config.trial import ID_LENGTH, PARENT_PREFIX
+from cifar_hpc.config.identity import ID_LENGTH
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.estimate import size_text
 from cifar_hpc.records.claims import claim_trial, read_state

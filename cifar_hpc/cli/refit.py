@@ -73,7 +73,8 @@ def refit_sweep(layout: Layout, name: str, top: int, where: Where) -> None:
 
 def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
-    from cifar_hpc.config.trial import TrialConfig, refitted
+    from cifar_hpc.config.normalize import refitted
+    from cifar_hpc.config.trial import TrialConfig
     from cifar_hpc.spec.sweep import SweepTrial
 
     epochs = max(1, round(best_epoch))

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cifar_hpc.collect.trials import CURVES, Curves, Trial, config_text, flat_config, trial_of
-from cifar_hpc.config.trial import ID_SCHEME, TrialConfig
+from cifar_hpc.config.identity import ID_SCHEME
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import Outcome, TrialResult

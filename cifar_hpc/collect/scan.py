@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config, is_training_key
-from cifar_hpc.config.trial import ID_LENGTH, TrialConfig
+from cifar_hpc.config.identity import ID_LENGTH
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout

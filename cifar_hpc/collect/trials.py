@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.config.trial import TRAINING_KEYS
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.trial import keys_with, unhashed_keys
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 
+_TRAINING = frozenset(keys_with(Role.TRAINING))
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
 
@@ -130,14 +132,14 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
             flat[key] = _hashable(value)
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
-    for key in ("dataset.folder", "keep", "weights_point"):  # no parts of the trial, or said by another
+    for key in unhashed_keys():  # no parts of the trial, or said by another
         flat.pop(key, None)
     return flat
 
 
 def is_training_key(key: Axis) -> bool:
     """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
-    return key in TRAINING_KEYS or key.startswith("stop.")
+    return key in _TRAINING
 
 
 def _hashable(value: Any) -> Any:

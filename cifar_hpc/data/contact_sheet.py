@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
 

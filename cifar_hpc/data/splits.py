@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.config.trial import stream_seed
+from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.errors import DataError
 
 Ints = NDArray[np.int64]

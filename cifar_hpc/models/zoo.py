@@ -16,7 +16,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torchvision.models import get_model, get_model_weights
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values

@@ -8,7 +8,6 @@ pass and three times the rest (forward, and backward at twice that), and a trunk
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +15,9 @@ from dataclasses import dataclass
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.freeze import frozen_blocks
-from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.trial import TrialConfig, keys_with
 
-# What the members of a cohort may differ in; all else they share.
-MEMBER_KEYS = (
-    *("freeze", "unfreeze_epoch", "layer_decay", "optimizer", "lr", "weight_decay", "momentum", "schedule", "warmup_epochs"),
-    *("label_smoothing", "dropout", "ema", "grad_clip", "epochs", "objective", "stop"),
-    *("classifier", "svm_c", "knn_k", "keep"),
-)
 MOST_MEMBERS = 64
 # A cohort is full once its trunk is so small a share of its work: more members would save nothing more. Linear classifiers
 # join all the same, since they are stepped as one.
@@ -101,7 +95,7 @@ def _common(trial: TrialConfig) -> tuple[object, ...]:
     return tuple(getattr(trial, name) for name in _COMMON_KEYS)
 
 
-_COMMON_KEYS = [field.name for field in dataclasses.fields(TrialConfig) if field.name not in MEMBER_KEYS]
+_COMMON_KEYS = [key for key in keys_with(Role.COMMON) if "." not in key]
 
 
 def _shares(trial: TrialConfig) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from cifar_hpc.config.trial import stream_seed
+from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.search.samplers import TRIES, Tried, draw, rounded
 from cifar_hpc.spec.search import Choice, Picks, Range, Search, replaced_n
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, normalise
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.planning.cohorts import Cohort
 from cifar_hpc.planning.plan import Job, make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, read_state

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_hpc.config.trial import stream_seed
+from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.spec.search import Choice, Picks, Range, Search
 

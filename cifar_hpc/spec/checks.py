@@ -11,8 +11,9 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import TimmError, architecture, known_architecture, misfit
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
+from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
-from cifar_hpc.config.trial import PARENT_PREFIX, TRAINING_KEYS, TrialConfig
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
@@ -218,7 +219,7 @@ def _always(config: TrialConfig) -> bool:
     return True
 
 
-_FITTED_KEYS = frozenset((*TRAINING_KEYS, "freeze", "stop.patience", "stop.min_delta", "stop.max_minutes"))
+_FITTED_KEYS = frozenset(keys_with(Role.TRAINING | Role.FITTED))
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     "resize": (lambda c: c.dataset.name == "folder", "only the images of a folder are fitted"),
     "crop_frac": (

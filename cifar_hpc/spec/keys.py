@@ -97,7 +97,7 @@ def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
     hints = typing.get_type_hints(cls)
     found = {}
     for f in dataclasses.fields(cls):
-        if f.metadata and not f.metadata.get("derived"):
+        if "doc" in f.metadata and not f.metadata.get("derived"):
             limits = {name: f.metadata[name] for name in ("choices", "ge", "gt", "le", "lt", "also") if name in f.metadata}
             default = ... if f.default is dataclasses.MISSING else f.default
             found[prefix + f.name] = Key(prefix + f.name, f.metadata["doc"], hints[f.name], default, limits)

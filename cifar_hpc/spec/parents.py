@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.expand import Point
 from cifar_hpc.spec.problems import by_line
@@ -20,7 +21,7 @@ from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
 from cifar_hpc.spec.values import show
 
 STARTED_BY = f"{STAGE_PREFIX}.weights"  # key of a point: the stage whose weights it starts from
-_INHERITED = ("arch", "stem")  # weights fit no others
+_INHERITED = keys_with(Role.INHERITED)
 
 
 @dataclass(frozen=True, slots=True)

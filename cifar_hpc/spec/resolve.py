@@ -12,7 +12,8 @@ from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
-from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig, normalise
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES

@@ -12,17 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hpc.config.trial import TrialConfig, spec_key
+from cifar_hpc.config.keys import Role, spec_key
+from cifar_hpc.config.trial import TrialConfig, keys_with
 from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.sweep import SweepTrial
 
 ALGORITHMS = ("random", "optuna")
 SCHEDULERS = ("asha", "hyperband", "pbt")
-# What pbt may sweep: settings that the next epochs can have other than those before.
-PBT_AXES = (
-    *("lr", "weight_decay", "momentum", "label_smoothing", "dropout", "grad_clip", "layer_decay", "optimizer", "batch_size"),
-    *("augment", "ema", "freeze", "precision"),
-)
+PBT_AXES = keys_with(Role.PBT)
 
 Picks = Mapping[str, int | float]  # axis -> the position of a choice, or a number inside a range
 

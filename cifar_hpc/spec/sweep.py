@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config.catalog import ENSEMBLE_METHODS
-from cifar_hpc.config.trial import TrialConfig, spec_key
+from cifar_hpc.config.keys import spec_key
+from cifar_hpc.config.trial import TrialConfig
 
 if TYPE_CHECKING:
     from cifar_hpc.spec.search import Search

@@ -8,7 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cifar_hpc.config.trial import STAGE_PREFIX, TRAINING_KEYS, TrialConfig, trains_classifier_alone
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.normalize import trains_classifier_alone
+from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
@@ -20,15 +22,8 @@ from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
 
-_AS_WRITTEN = (
-    "dataset",
-    "dataset.classes",
-    "dataset.folder",
-    "stop.patience",
-    "layer_decay",
-)  # axes that a table shows as the spec spells them
-_RESOLVED = ("freeze", "momentum")  # axes that a table shows as the spec spells them where they act
-_ABOVE_CLASSIFIER = ("layer_decay", "unfreeze_epoch")  # have no value where the classifier is trained alone
+_AS_WRITTEN, _AS_WRITTEN_IF_ACTING = keys_with(Role.AS_WRITTEN), keys_with(Role.AS_WRITTEN_IF_ACTING)
+_TRAINING, _BACKBONE = keys_with(Role.TRAINING), keys_with(Role.BACKBONE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +121,9 @@ def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]]
 
 
 def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
-    if not config.trains and (axis in TRAINING_KEYS or axis.startswith("stop.")):
+    if not config.trains and axis in _TRAINING:
         return None
-    if axis in _ABOVE_CLASSIFIER and trains_classifier_alone(config.arch, config.freeze):
+    if axis in _BACKBONE and trains_classifier_alone(config.arch, config.freeze):
         return None
     if axis in _AS_WRITTEN or axis.startswith(STAGE_PREFIX):
         return spell(point.get(axis))
@@ -138,6 +133,6 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
         return point["weights"]
     part, _, key = axis.rpartition(".")
     value = getattr(getattr(config, part) if part else config, key)
-    if axis in _RESOLVED and axis in point and value not in ("none", None):
+    if axis in _AS_WRITTEN_IF_ACTING and axis in point and value not in ("none", None):
         value = point[axis]
     return spell(value)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import ID_LENGTH, PARENT_PREFIX, STAGE_PREFIX, AugmentOp
+from cifar_hpc.config.identity import ID_LENGTH
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 from cifar_hpc.errors import nearest
 
 ARCH_ALLOWED = f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.train.features import Feed

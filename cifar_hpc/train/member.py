@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.schedule import LrSchedule, first_trained
-from cifar_hpc.config.trial import TrialConfig, stream_seed
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.world import World, see_global_batch
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel

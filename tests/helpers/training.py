@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig, normalise
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.schema import TrialResult
 

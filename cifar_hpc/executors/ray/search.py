@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hpc.config.trial import stream_seed
+from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.executors.ray.worker import Orders
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.schema import EpochRecord

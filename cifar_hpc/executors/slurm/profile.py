@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.config.trial import spec_key
+from cifar_hpc.config.keys import spec_key
 from cifar_hpc.errors import CifarHpcError, Problem, SpecError, nearest
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
 
