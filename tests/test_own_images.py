@@ -14,7 +14,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from cifar_hpc.config.image_folder import folder_fingerprint, list_folder
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig, normalise
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data import folder as folder_room
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset, pixel_statistics
