@@ -13,7 +13,8 @@ from cifar_hpc.errors import UnknownNameError
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.train.classifiers import build_member
 from cifar_hpc.train.optimizers import build_optimizer
-from cifar_hpc.train.probes import RULES, can_step
+from cifar_hpc.train.probes import Probes, can_step
+from cifar_hpc.train.stack import RULES
 from tests.helpers.training import digits_config
 
 
@@ -63,7 +64,7 @@ def test_an_optimiser_of_which_nobody_says_how_probes_step_is_never_stepped_as_o
     optimizers["rmsprop"] = dataclasses.replace(optimizers["rmsprop"], probe_rule="rmsprop")
     assert can_step(member)
     with pytest.raises(ValueError, match="no rule 'rmsprop' for linear probes"):
-        load("cifar_hpc.train.probes:Heads")([member])
+        Probes([member])
 
 
 def test_what_does_not_act_is_normalised_by_the_entry_alone(optimizers):

@@ -57,7 +57,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptimizerInfo:
     """build: (config, parameter groups, blocks) -> torch.optim.Optimizer; a group has 'params' and 'height', the blocks
-    between it and the classifier. probe_rule: the rule of train/probes.RULES by which it is stepped as one batch of linear
+    between it and the classifier. probe_rule: the rule of train/stack.RULES by which it is stepped as one batch of linear
     probes; None: it never is. momentum: whether the key `momentum` acts. usual_lr: the rate that its authors start from."""
 
     doc: str

@@ -21,7 +21,7 @@ from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.probes import Heads, can_step
+from cifar_hpc.train.probes import Probes, can_step
 
 EVAL_BATCH_SIZE = 500
 LOOK_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
@@ -122,7 +122,7 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     for member in present:
         member.begin_epoch()
     clock = _Clock(train.labels_N.device)
-    heads: list[Heads] = []  # bound to this epoch's sums
+    probes: list[Probes] = []  # bound to this epoch's sums
     for step, index_B in steps_of_epoch(present[0].config, len(train), epoch):
         joined = [member for member in present if member.progress.step == step and member in cohort.running]
         if not joined:
@@ -130,9 +130,9 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
         draws = generator(joined[0].config.seed, "augment", epoch, step)
         with clock.common_to(joined):
             taps, target = train.train_batch(index_B, draws, {member.depth for member in joined})
-        heads = batch_heads(heads, joined)
+        probes = batch_probes(probes, joined)
         clock.charge(joined)
-        for group in heads:
+        for group in probes:
             try:
                 group.step(taps[group.members[0].depth], target)
             except Exception as error:
@@ -196,15 +196,15 @@ def _save(members: Sequence[Member], seconds: float) -> None:
         member.progress.saved_s = (member.progress.saved_s or 0.0) + seconds * (len(members) - 1) / len(members)
 
 
-def batch_heads(heads: list[Heads], joined: Sequence[Member]) -> list[Heads]:
+def batch_probes(probes: list[Probes], joined: Sequence[Member]) -> list[Probes]:
     """The members that are mere linear classifiers, a batch for each optimiser; the same batches while none joins or leaves."""
     kinds: dict[str, list[Member]] = {}
     for member in joined:
         if can_step(member):
             kinds.setdefault(member.config.optimizer, []).append(member)
-    if [group.members for group in heads] == list(kinds.values()):
-        return heads
-    return [Heads(members) for members in kinds.values()]
+    if [group.members for group in probes] == list(kinds.values()):
+        return probes
+    return [Probes(members) for members in kinds.values()]
 
 
 def steps_of_epoch(config: TrialConfig, train_n: int, epoch: int) -> Iterator[tuple[int, Tensor]]:

@@ -85,12 +85,19 @@ class Member:
     def active(self) -> bool:
         return self.progress.outcome is None
 
+    @property
+    def schedule(self) -> LrSchedule:
+        peak = float(self.config.lr) if self.progress.lr_found is None else self.progress.lr_found
+        return LrSchedule(self.config, self.steps_per_epoch, peak)
+
+    @property
+    def steps_before(self) -> int:
+        """Those of the epochs before this one."""
+        return (self.progress.epoch - 1) * self.steps_per_epoch
+
     def rate(self, height: int) -> float:
         """The learning rate of the step that comes next, for a block with so many blocks between it and the end."""
-        progress = self.progress
-        peak = float(self.config.lr) if progress.lr_found is None else progress.lr_found
-        step = (progress.epoch - 1) * self.steps_per_epoch + progress.step
-        return LrSchedule(self.config, self.steps_per_epoch, peak).rate(step, height)
+        return self.schedule.rate(self.steps_before + self.progress.step, height)
 
     @property
     def depth(self) -> int:

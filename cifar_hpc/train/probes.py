@@ -1,11 +1,10 @@
 """Linear classifiers of several members on one common input, stepped as one batched computation.
 
 A sweep of learning rates over frozen features spends its time in the overhead of many tiny steps; here 64 of them cost about
-as much as one. Every product is a batched one over the members, whose slices do not depend on how many there are (a batch of
-one is padded to two, as libraries treat it otherwise), so that a member's numbers are the same alone and in any company.
+as much as one, and each has on a CPU the bits that it has alone (stack.py).
 
-Owns: which members it can step, the closed-form gradient, the update rules in batched form. The members' weights, optimiser
-states and sums become views of the batch, so that all else treats them as ever.
+Owns: which members can be stepped so, how their weights, optimiser states and sums become rows of stacks, so that all else
+treats them as ever, and their rates.
 """
 
 from __future__ import annotations
@@ -19,13 +18,9 @@ from torch.nn import functional
 from cifar_hpc.config.registry import OPTIMIZERS
 from cifar_hpc.models.blocks import Block
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.stack import ADAM_BETAS, RULES, Rates, Stack, Way, columns, way_for
 
-RULES = {  # the update rules, each with the running averages that its optimiser keeps
-    "sgd": ("momentum_buffer",),
-    "adam": ("exp_avg", "exp_avg_sq"),
-    "adamw": ("exp_avg", "exp_avg_sq"),
-}
-ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults, which the other members have
+MOST_NUMBERS = 2**18  # weights of one stack: more do not lie in a core's cache from one operation to the next
 
 
 def can_step(member: Member) -> bool:
@@ -41,114 +36,113 @@ def can_step(member: Member) -> bool:
     )
 
 
-class Heads:
-    """Some members, all of which `can_step`, of one optimiser kind, at one step."""
+class Probes:
+    """Some members, all of which `can_step`, of one optimiser kind, at one step of an epoch; to its end."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-        rule = OPTIMIZERS[members[0].config.optimizer].probe_rule
-        if rule not in RULES:
-            raise ValueError(f"optimizer {members[0].config.optimizer}: no rule {rule!r} for linear probes")
-        self.kind = rule
-        padded = [*members, members[-1]] if len(members) == 1 else list(members)
-        layers = [_linear_of(member.model.blocks[-1]) for member in padded]
-        weights = [layer.weight for layer in layers if layer is not None]
-        biases = [layer.bias for layer in layers if layer is not None]
-        device = weights[0].device
-        with torch.no_grad():
-            self.weight_MKD = self._bind([weight.data for weight in weights], [(weight, "data") for weight in weights])
-            self.bias_MK = self._bind([bias.data for bias in biases], [(bias, "data") for bias in biases])
-            self.state = [self._bind_state(list(zip(padded, parameters, strict=True))) for parameters in (weights, biases)]
-            self.steps_M = torch.stack([_step_count(m, p) for m, p in zip(padded, weights, strict=True)])
-            if self.kind != "sgd":
-                for parameters in (weights, biases):
-                    for i, (member, parameter) in enumerate(zip(self.members, parameters, strict=False)):
-                        member.optimizer.state[parameter]["step"] = self.steps_M[i]
-            self.loss_sum_M = self._bind([m.loss_sum for m in padded], [(m, "loss_sum") for m in self.members])
-            self.correct_M = self._bind([m.correct for m in padded], [(m, "correct") for m in self.members])
-        configs = [member.config for member in padded]
-        self.smoothing_M11 = _column([config.label_smoothing for config in configs], device)
-        self.decay_M11 = _column([config.weight_decay for config in configs], device)
-        self.momentum_M11 = _column([config.momentum or 0.0 for config in configs], device)
+        numbers = sum(p.numel() for p in _layer(members[0]).parameters())
+        most = max(1, MOST_NUMBERS // numbers)
+        self._portions = [_Portion(self.members[i : i + most]) for i in range(0, len(members), most)]
 
-    @torch.no_grad()
     def step(self, tap: Tensor, target: Tensor) -> None:
         """One optimiser step of every member. tap: the common input, N first; target: N classes, or NK shares."""
-        x_ND = tap.flatten(1)
-        n, m = len(x_ND), len(self.weight_MKD)
-        x_MND = x_ND.expand(m, -1, -1)
-        logits_MNK = torch.bmm(x_MND, self.weight_MKD.to(x_ND.dtype).transpose(1, 2)).float() + self.bias_MK[:, None]
-        k = logits_MNK.shape[-1]
-        share_NK = functional.one_hot(target, k).float() if target.ndim == 1 else target
-        smooth_MNK = share_NK * (1 - self.smoothing_M11) + self.smoothing_M11 / k
-        log_p_MNK = logits_MNK.log_softmax(-1)
-        grad_MNK = (log_p_MNK.exp() - smooth_MNK) / n
-        ones_M1N = torch.ones(m, 1, n, device=x_ND.device)
-        grad_bias_MK = torch.bmm(ones_M1N, grad_MNK)[:, 0]
-        grad_weight_MKD = torch.bmm(grad_MNK.to(x_ND.dtype).transpose(1, 2), x_MND).float()
+        x_ND = tap.flatten(1).contiguous()
+        classes_n = self._portions[0].stack.k
+        share_NK = functional.one_hot(target, classes_n).float() if target.ndim == 1 else target
+        ways = [portion.way(x_ND) for portion in self._portions]
+        if Way.APART in ways:
+            self._portions = [_Portion([member]) for member in self.members]
+            ways = [portion.way(x_ND) for portion in self._portions]
+        for portion, way in zip(self._portions, ways, strict=True):
+            portion.step(x_ND, share_NK, way)
+
+
+class _Portion:
+    """Members whose weights, averages and sums are rows of one stack."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+        layer, configs = _layer(members[0]), [member.config for member in members]
+        self._device = layer.weight.device
+        rule = OPTIMIZERS[configs[0].optimizer].probe_rule
+        if rule not in RULES:
+            raise ValueError(f"optimizer {configs[0].optimizer}: no rule {rule!r} for linear probes")
+        self.stack = Stack(rule, len(members), layer.out_features, layer.in_features, self._device)
+        self._steps_M = torch.stack([_step_count(member) for member in members])
+        for i, member in enumerate(members):
+            self._bind(i, member)
+        fixed = [[c.label_smoothing for c in configs], [c.weight_decay for c in configs], [c.momentum or 0.0 for c in configs]]
+        smoothing_M1, decay_M1, momentum_M1 = columns(fixed, self._device)
+        self.stack.smoothing_M11.copy_(smoothing_M1[..., None])
+        self.stack.decay_M1.copy_(decay_M1)
+        self.stack.momentum_M1.copy_(momentum_M1)
+        self._loss_sum_M = torch.stack([member.loss_sum for member in members])
+        self._hits_M = torch.stack([member.correct for member in members])
+        for i, member in enumerate(members):
+            member.loss_sum, member.correct = self._loss_sum_M[i], self._hits_M[i]
+        self._first_step = members[0].progress.step
+        self._plan_epoch()
+
+    def way(self, x_ND: Tensor) -> Way:
+        stack = self.stack
+        if x_ND.is_cuda:
+            return Way.TOGETHER
+        return way_for(stack.kind, stack.m, len(x_ND), stack.k, stack.d, torch.get_num_threads())
+
+    @torch.no_grad()
+    def step(self, x_ND: Tensor, share_NK: Tensor, way: Way) -> None:
+        n, at = len(x_ND), self.members[0].progress.step - self._first_step
+        grad_MP, loss_M, hits_M = self.stack.gradients(x_ND, share_NK, way)
         world = self.members[0].world
         if world.size > 1:
-            grad_bias_MK *= n
-            grad_weight_MKD *= n
-            world.average([grad_bias_MK, grad_weight_MKD], n)
-        loss_MN = -(log_p_MNK * smooth_MNK).sum(-1)
-        self.loss_sum_M += torch.bmm(ones_M1N, loss_MN[..., None])[:, 0, 0].double()
-        self.correct_M += (logits_MNK.argmax(-1) == share_NK.argmax(-1)).sum(-1)
-        lr_M11 = self._learning_rates(x_ND.device)
-        self.steps_M += 1
-        self._update(self.weight_MKD, grad_weight_MKD, self.state[0], lr_M11)
-        self._update(self.bias_MK, grad_bias_MK, self.state[1], lr_M11)
-        for member in self.members:
+            grad_MP *= n
+            for row_P in grad_MP:  # one by one: where a number stands in a sum over processes may decide on its last bit
+                world.average([row_P], n)
+        self._loss_sum_M += loss_M
+        self._hits_M += hits_M
+        self.stack.update(grad_MP, Rates(*(table_SM1[at] for table_SM1 in self._rates)))
+        self._steps_M += 1
+        for member, lr in zip(self.members, self._lr[at], strict=True):
+            member.optimizer.param_groups[0]["lr"] = lr
             member.seen += n
             member.progress.step += 1
 
-    def _learning_rates(self, device: torch.device) -> Tensor:
-        rates = []
-        for member in self.members:
-            rates.append(member.rate(0))
-            member.optimizer.param_groups[0]["lr"] = rates[-1]
-        return _column(rates + rates[-1:] * (len(self.weight_MKD) - len(rates)), device)
+    @torch.no_grad()
+    def _bind(self, i: int, member: Member) -> None:
+        """Puts a member's weights and averages into the i-th rows and lets it hold views of them."""
+        layer = _layer(member)
+        for parameter, rows in ((layer.weight, self.stack.weights), (layer.bias, self.stack.biases)):
+            state = member.optimizer.state[parameter]
+            parameter.data = rows("parameter")[i].copy_(parameter.data)
+            for name in RULES[self.stack.kind]:
+                row = rows(name)[i]
+                state[name] = row if state.get(name) is None else row.copy_(state[name])
+            if self.stack.kind != "sgd":
+                state["step"] = self._steps_M[i]
 
-    def _update(self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], lr_M11: Tensor) -> None:
-        """torch.optim's SGD (Nesterov), Adam and AdamW, member by member along the first dimension."""
-        lr, decay = _like(lr_M11, parameter), _like(self.decay_M11, parameter)
-        if self.kind == "adamw":
-            parameter *= 1 - lr * decay
-        else:
-            grad = grad + decay * parameter
-        if self.kind == "sgd":
-            momentum = _like(self.momentum_M11, parameter)
-            buffer = state["momentum_buffer"].mul_(momentum).add_(grad)
-            parameter -= lr * (grad + momentum * buffer)
-            return
-        first, second = state["exp_avg"], state["exp_avg_sq"]
-        first.lerp_(grad, 1 - ADAM_BETAS[0])
-        second.mul_(ADAM_BETAS[1]).add_(grad * grad, alpha=1 - ADAM_BETAS[1])
-        steps = _like(self.steps_M.view(-1, 1, 1).to(parameter.device), parameter)
-        scale = lr / (1 - ADAM_BETAS[0] ** steps)
-        parameter -= scale * first / ((second / (1 - ADAM_BETAS[1] ** steps)).sqrt() + ADAM_EPS)
-
-    def _bind(self, values: Sequence[Tensor], places: Sequence[tuple[object, str]]) -> Tensor:
-        """Stacks the values and lets each place hold its slice of the stack."""
-        stacked = torch.stack(list(values))
-        for i, (place, name) in enumerate(places[: len(self.members)]):
-            setattr(place, name, stacked[i])
-        return stacked
-
-    def _bind_state(self, owners: Sequence[tuple[Member, Tensor]]) -> dict[str, Tensor]:
-        """The optimisers' running averages of one parameter, stacked; zeros where a member has not stepped yet."""
-        bound = {}
-        for name in RULES[self.kind]:
-            values = [member.optimizer.state[p].get(name) for member, p in owners]
-            filled = [torch.zeros_like(p) if v is None else v for v, (_, p) in zip(values, owners, strict=True)]
-            bound[name] = torch.stack(filled)
-            for i, (member, parameter) in enumerate(owners[: len(self.members)]):
-                member.optimizer.state[parameter][name] = bound[name][i]
-        return bound
+    def _plan_epoch(self) -> None:
+        """The rates of the steps that the epoch still has, made once and moved at once: no step waits for the host."""
+        first, (beta_1, beta_2) = self.members[0].progress, ADAM_BETAS
+        steps = range(first.step, self.members[0].steps_per_epoch)
+        rates = [[m.schedule.rate(m.steps_before + step, 0) for step in steps] for m in self.members]
+        self._lr = list(zip(*rates, strict=True))
+        counts = [[count + s + 1 for count in self._steps_M.tolist()] for s in range(len(steps))]
+        decays = [member.config.weight_decay for member in self.members]
+        scale = [[lr / (1 - beta_1**t) for lr, t in zip(*row, strict=True)] for row in zip(self._lr, counts, strict=True)]
+        correction = [[1 - beta_2**t for t in row] for row in counts]
+        shrink = [[1 - lr * decay for lr, decay in zip(row, decays, strict=True)] for row in self._lr]
+        self._rates = [columns(table, self._device) for table in (self._lr, scale, correction, shrink)]
 
 
-def _step_count(member: Member, parameter: Tensor) -> Tensor:
-    count = member.optimizer.state[parameter].get("step")
+def _layer(member: Member) -> nn.Linear:
+    layer = _linear_of(member.model.blocks[-1])
+    assert layer is not None
+    return layer
+
+
+def _step_count(member: Member) -> Tensor:
+    count = member.optimizer.state[_layer(member).weight].get("step")
     return torch.zeros(()) if count is None else count.detach().cpu().float()
 
 
@@ -173,12 +167,3 @@ def _is_flatten(body: nn.Module, node: fx.Node) -> bool:
         return isinstance(body.get_submodule(str(node.target)), nn.Flatten)
     start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
     return node.target in (torch.flatten, "flatten") and bool(start == 1)
-
-
-def _column(values: Sequence[float], device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(device)
-
-
-def _like(column_M11: Tensor, parameter: Tensor) -> Tensor:
-    """The column in the number of dimensions of the parameter."""
-    return column_M11.view(-1, *[1] * (parameter.ndim - 1))
