@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.records.claims import boot_id, pid_started
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.owners import boot_id, pid_started
 from cifar_hpc.records.schema import Claim
 from cifar_hpc.records.store import write_record
 

@@ -22,8 +22,9 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.world import GlobalDropout, World
 from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.planning.plan import Job, Resources
-from cifar_hpc.records.claims import pid_started, read_state
+from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.owners import pid_started
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.worker import job as runner

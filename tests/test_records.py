@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import socket
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records import claims, store
+from cifar_hpc.records import claims, owners, store
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import SCHEMA_VERSION, Claim, EpochRecord, JobEvent, Status, TrialRecord
 from tests.helpers.training import digits_config
@@ -139,7 +138,7 @@ def test_a_claim_of_another_host_lives_as_long_as_its_file_is_touched(tmp_path):
     store.write_record(files.claim(1), _foreign_claim())
     assert claims.read_state(files, "t").status is Status.RUNNING
     assert claims.claim_trial(files, "t", "s/job-0002") is None
-    old = time.time() - claims.DEAD_AFTER_S - 1
+    old = time.time() - owners.DEAD_AFTER_S - 1
     os.utime(files.claim(1), (old, old))
     assert claims.read_state(files, "t").status is Status.LOST
     assert claims.claim_trial(files, "t", "s/job-0002").attempt == 2
@@ -179,11 +178,11 @@ def test_a_claim_that_cannot_be_read_lives_as_long_as_its_file_is_touched(tmp_pa
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    original = Path.read_bytes
-    monkeypatch.setattr(Path, "read_bytes", lambda path: refuse(path) if path == files.claim(1) else original(path))
+    original = store.read_regular
+    monkeypatch.setattr(store, "read_regular", lambda path: refuse(path) if path == files.claim(1) else original(path))
     assert claims.read_state(files, "t").status is Status.RUNNING
     assert claims.claim_trial(files, "t", "s/job-0001") is None
-    old = time.time() - claims.DEAD_AFTER_S - 1
+    old = time.time() - owners.DEAD_AFTER_S - 1
     os.utime(files.claim(1), (old, old))
     assert claims.read_state(files, "t").status is Status.LOST
     assert claims.claim_trial(files, "t", "s/job-0001").attempt == 2

@@ -36,7 +36,7 @@ def logs(
     """Print why trials failed and what their processes said last; with -f each epoch as it ends."""
     layout = Layout(results_root())
     trials = layout.trial_ids()
-    if not layout.sweep(name).plan.exists() and any(trial_id.startswith(name.lower()) for trial_id in trials):
+    if not layout.has_sweep(name) and any(trial_id.startswith(name.lower()) for trial_id in trials):
         trial_id = resolve_trial(name, trials)
         if follow:
             raise CifarHpcError(f"logs -f: {name!r} is a trial; name its sweep before it: cifar-hpc logs SWEEP {name} -f")

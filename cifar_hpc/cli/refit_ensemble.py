@@ -97,7 +97,7 @@ def _owner(layout: Layout, path: Path) -> str | None:
     """The sweep whose report made the ensemble; None where it is of several or lies elsewhere."""
     place, root = path.resolve(), layout.root.resolve()
     name = place.relative_to(root).parts[0] if place.is_relative_to(root) else None
-    return name if name and layout.sweep(name).plan.exists() else None
+    return name if name and layout.has_sweep(name) else None
 
 
 def _plan_like(layout: Layout, owner: str | None, path: Path) -> PlanRecord:

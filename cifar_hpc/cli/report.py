@@ -220,7 +220,7 @@ def _filter_row(trial: Trial | Unfinished) -> dict[str, Any]:
 
 def _named_trial(layout: Layout, names: list[str]) -> str | None:
     """The trial where the only name begins one's id and is no sweep."""
-    if len(names) != 1 or layout.sweep(names[0]).plan.exists():
+    if len(names) != 1 or layout.has_sweep(names[0]):
         return None
     ids = layout.trial_ids()
     return resolve_trial(names[0], ids) if any(trial_id.startswith(names[0].lower()) for trial_id in ids) else None

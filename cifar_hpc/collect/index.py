@@ -65,7 +65,7 @@ def read_finished(
             if len(new) == _BLOCK:  # as Python's objects the rows take ten times the memory
                 read.append(pa.Table.from_pylist(new, _SCHEMA))
                 new = []
-        except (RecordError, OSError) as error:
+        except Exception as error:  # whatever one stranger's record makes of a reader, the others are read
             rejected.append(Rejected(str(files.result), str(error).removeprefix(f"{files.result}: ")))
     stays = [known[i] == stamps[i] if i in stamps else not whole_pool for i in known]
     table = old.filter(pa.array(stays, pa.bool_())) if old.num_rows else old

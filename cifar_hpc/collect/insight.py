@@ -5,7 +5,6 @@ Knows one trial's file; draws nothing. A trial of an older version has none of i
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from scipy.special import softmax
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.store import open_regular
 
 LAYERS = {"features_middle": "after half of the blocks", "features_last": "before the classifier"}
 _FEWEST = 10  # images that a map is made of
@@ -44,13 +44,13 @@ class Insight:
 def read_insight(files: TrialFiles, split: str) -> Insight:
     """Of the trial; its errors on `split`. Raises RecordError where the file is torn or its parts do not fit one another."""
     try:
-        with np.load(files.predictions, allow_pickle=False) as arrays:
+        with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
             filters = arrays["filters"].astype(np.float32) if "filters" in arrays else None
             rows = arrays["features_rows"] if "features_rows" in arrays else np.zeros(0, np.int32)
             maps = {words: embed(arrays[key]) for key, words in LAYERS.items() if key in arrays and len(rows) >= _FEWEST}
             wrong = _wrong(arrays, split) if f"{split}_errors" in arrays else ()
             labels = arrays["val_labels"].astype(np.int64)[rows] if len(rows) else np.zeros(0, np.int64)
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a stranger's file makes of numpy
         raise RecordError(f"{files.predictions}: torn or foreign: {error}") from error
     return Insight(filters, maps, labels, wrong)
 

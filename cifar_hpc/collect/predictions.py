@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.store import open_regular
 
 _TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own did not
 
@@ -41,7 +41,7 @@ def read_predictions(files: TrialFiles, split: str, acc: float | None = None) ->
     Raises RecordError where there is no such file, it is torn, or it does not give the accuracy `acc` of the record.
     """
     try:
-        with np.load(files.predictions, allow_pickle=False) as arrays:
+        with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
             if f"{split}_logits" not in arrays:
                 return None
             logits = arrays[f"{split}_logits"].astype(np.float32)
@@ -49,7 +49,7 @@ def read_predictions(files: TrialFiles, split: str, acc: float | None = None) ->
             index = arrays["val_index"].astype(np.int64) if split == "val" else None
     except FileNotFoundError:
         raise RecordError(f"{files.predictions}: there is none") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # whatever a stranger's file makes of numpy
         raise RecordError(f"{files.predictions}: torn or foreign: {error}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):
         raise RecordError(f"{files.predictions}: {split} has logits {logits.shape} for labels {labels.shape}")

@@ -5,7 +5,6 @@ A scan may run while trials do: it sees each result whole or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +85,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
             continue
         try:
             unfinished.append(_unfinished(layout, trial_id, planned.get(trial_id), broken, trial_id in present))
-        except (RecordError, OSError) as error:
+        except Exception as error:  # whatever one stranger's record makes of a reader, the others are read
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
     if len(plans) == 1:
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
@@ -118,7 +117,7 @@ def varying_axes(pool: Pool) -> tuple[Axis, ...]:
 
 
 def _pool_ids(layout: Layout) -> tuple[list[str], list[Rejected]]:
-    ids, foreign = [], []
+    ids, foreign = [], [Rejected(str(folder), "its name is not a trial's id") for folder in layout.foreign_folders()]
     for name in layout.trial_ids():
         if _ID.fullmatch(name):
             ids.append(name)
@@ -131,9 +130,13 @@ def _stamps(layout: Layout, trial_ids: Iterable[str], present: frozenset[str]) -
     stamps = {}
     for trial_id in trial_ids:
         if trial_id in present:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 status = layout.trial(trial_id).result.stat()
                 stamps[trial_id] = (status.st_mtime_ns, status.st_size)
+            except FileNotFoundError:
+                continue
+            except OSError:  # reading it says what is wrong
+                stamps[trial_id] = (-1, -1)
     return stamps
 
 

@@ -17,8 +17,9 @@ from types import FrameType
 from typing import Protocol
 
 from cifar_hpc.planning.plan import Job
-from cifar_hpc.records.claims import boot_id, pid_started, read_state
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.layout import Layout, attempt_of
+from cifar_hpc.records.owners import Process, lives, own_process
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import utc_now, write_record
 
@@ -89,7 +90,8 @@ class LocalHandles:
 
     @staticmethod
     def own_handle() -> str:
-        return f"{socket.gethostname()}/{boot_id()}/{os.getpid()}/{pid_started(os.getpid())}"
+        own = own_process()
+        return f"{own.host}/{own.boot_id}/{own.pid}/{own.started}"
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """RUNNING while the process lives; UNKNOWN where it is another host's."""
@@ -104,10 +106,15 @@ class LocalHandles:
 
 
 def _local_state(handle: str) -> JobState:
-    host, boot, pid, started = handle.split("/")
-    if host != socket.gethostname():
+    try:
+        host, boot, pid, started = handle.split("/")
+        alive = lives(Process(host, boot, int(pid), float(started)))
+    except ValueError:  # no handle of ours
         return JobState.UNKNOWN
-    alive = boot == boot_id() and str(pid_started(int(pid))) == started
+    if alive is None:
+        own = own_process()
+        rebooted = host == own.host and boot.partition(":")[0] != own.boot_id.partition(":")[0]
+        return JobState.GONE if rebooted else JobState.UNKNOWN
     return JobState.RUNNING if alive else JobState.GONE
 
 
@@ -135,6 +142,8 @@ def stop_signals() -> Iterator[threading.Event]:
 def record_death(layout: Layout, job: Job, kind: str, message: str, traceback: str = "") -> None:
     """Writes error.json for the job's trials that have neither a result nor an error nor a living owner: who trained them
     is gone and cannot. Without it each further sweep would run into the same death."""
+    if not layout.root.is_dir():
+        return
     for trial_id in job.trial_ids:
         files = layout.trial(trial_id)
         state = read_state(files, trial_id)
@@ -143,7 +152,7 @@ def record_death(layout: Layout, job: Job, kind: str, message: str, traceback: s
         claims = files.claims()
         record = ErrorRecord(
             trial_id=trial_id,
-            attempt=int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0,  # 0: before any attempt, so that it hides none
+            attempt=attempt_of(claims[-1]) if claims else 0,  # 0: before any attempt, so that it hides none
             kind=kind,
             message=message,
             traceback=traceback,

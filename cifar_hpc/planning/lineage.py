@@ -10,7 +10,7 @@ import socket
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import is_pruned, read_state
-from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
 from cifar_hpc.records.schema import ErrorRecord, Status
 from cifar_hpc.records.store import utc_now, write_record
 
@@ -70,7 +70,7 @@ def fail_with_parent(config: TrialConfig, layout: Layout) -> bool:
     claims = files.claims()
     record = ErrorRecord(
         trial_id=config.trial_id,
-        attempt=int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0,
+        attempt=attempt_of(claims[-1]) if claims else 0,
         kind=ParentFailedError.__name__,
         message=reason,
         traceback="",

@@ -1,8 +1,7 @@
 """Who runs a trial: atomic, numbered claims, and the status of a trial as its files tell it.
 
 An attempt owns its trial by creating claim-<n>.json, which only one process can. A later claim takes the trial away: the older
-owner looks before every write and stops. A claim is alive while its process lives (same host and boot) or while its file is
-touched (another host).
+owner looks before every write and stops. Whether its owner lives, `owners` tells: the process, or the heartbeat of the file.
 """
 
 from __future__ import annotations
@@ -10,24 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
-import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.layout import TrialFiles, attempt_of
+from cifar_hpc.records.owners import Process, is_touched, lives, own_process
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
-from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
+from cifar_hpc.records.store import create_record, read_record, read_records, utc_now, write_record
 
 HEARTBEAT_S = 15.0
-DEAD_AFTER_S = 120.0  # a claim of another host whose file was not touched for so long
 
 
 class ClaimLostError(Exception):
@@ -77,7 +72,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
 
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by: see Claim.
     """
-    token = _RESTART_TOKEN.get()
+    token, own = _RESTART_TOKEN.get(), own_process()
     files.folder.mkdir(parents=True, exist_ok=True)
     while True:
         claims = files.claims()
@@ -91,18 +86,18 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
             return None
         claim = Claim(
             trial_id=trial_id,
-            attempt=(int(claims[-1].stem.rsplit("-", 1)[1]) if claims else 0) + 1,
-            host=socket.gethostname(),
-            boot_id=boot_id(),
-            pid=os.getpid(),
-            pid_started=pid_started(os.getpid()) or 0.0,
+            attempt=(attempt_of(claims[-1]) if claims else 0) + 1,
+            host=own.host,
+            boot_id=own.boot_id,
+            pid=own.pid,
+            pid_started=own.started,
             job=job,
             claimed_at=utc_now(),
             restart_token=token,
             shared_by=shared_by,
             lost_s=lost_before(files, newest) if claims else 0.0,
         )
-        if _create_exclusively(files.claim(claim.attempt), claim):
+        if create_record(files.claim(claim.attempt), claim):
             if pruned and is_pruned(files):  # still: another attempt may have finished it meanwhile
                 files.weights.unlink(missing_ok=True)  # first: without a result they would pass for those of the whole trial
                 files.result.unlink(missing_ok=True)
@@ -146,8 +141,7 @@ def release_claim(files: TrialFiles, claim: Claim) -> None:
 
 def is_own(claim: Claim) -> bool:
     """Whether this very process made the claim."""
-    own = (socket.gethostname(), boot_id(), os.getpid(), pid_started(os.getpid()) or 0.0)
-    return (claim.host, claim.boot_id, claim.pid, claim.pid_started) == own
+    return _owner_of(claim) == own_process()
 
 
 def remove_claims(files: TrialFiles) -> None:
@@ -192,9 +186,8 @@ def is_alive(claim: Claim, path: Path) -> bool:
     """Whether the claim's owner still runs, as far as this host can tell."""
     if claim.released_at is not None:
         return False
-    if claim.host == socket.gethostname() and claim.boot_id == boot_id():
-        return pid_started(claim.pid) == claim.pid_started
-    return _is_touched(path)
+    alive = lives(_owner_of(claim))
+    return is_touched(path) if alive is None else alive
 
 
 def read_state(files: TrialFiles, trial_id: str) -> TrialState:
@@ -213,7 +206,9 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         pass
     except RecordError as torn:
         reason = str(torn)
-    epochs = tuple(read_records(files.metrics, EpochRecord))
+    epochs: tuple[EpochRecord, ...] = ()
+    with contextlib.suppress(RecordError):
+        epochs = tuple(read_records(files.metrics, EpochRecord))
     claims = files.claims()
     claim, alive = _owner(claims)
     if alive:
@@ -237,6 +232,10 @@ def is_pruned(files: TrialFiles) -> bool:
     return False
 
 
+def _owner_of(claim: Claim) -> Process:
+    return Process(claim.host, claim.boot_id, claim.pid, claim.pid_started)
+
+
 def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:
     """The newest claim, None where it is torn or cannot be read, and whether its owner lives.
 
@@ -249,54 +248,5 @@ def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:
     except (FileNotFoundError, RecordError):
         return None, False
     except OSError:
-        return None, _is_touched(claims[-1])
+        return None, is_touched(claims[-1])
     return claim, is_alive(claim, claims[-1])
-
-
-def _is_touched(path: Path) -> bool:
-    try:
-        return time.time() - path.stat().st_mtime < DEAD_AFTER_S
-    except FileNotFoundError:
-        return False
-    except OSError:  # nothing is known of it: better to wait than to train beside its owner
-        return True
-
-
-def _create_exclusively(path: Path, claim: Claim) -> bool:
-    """Whole content under a name that did not exist before: os.link is atomic on NFS too. Readable as the umask says."""
-    temporary = path.with_name(f".claim.{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(claim.encode())
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(temporary)
-    return True
-
-
-@cache
-def boot_id() -> str:
-    """The kernel's id of this boot: a pid means nothing after the next one."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return "unknown"
-
-
-def pid_started(pid: int) -> float | None:
-    """The kernel's start time of a living process; None where it is gone or a zombie. Without /proc: 0.0 while it lives."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except FileNotFoundError:
-        if Path("/proc/self").exists():
-            return None
-        with contextlib.suppress(PermissionError):
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return None
-        return 0.0
-    return None if fields[0] in "ZX" else float(fields[19])

@@ -1,18 +1,46 @@
-"""Where every file under results/ lies. The only file of the package that spells their names."""
+"""Where every file under results/ lies. The only file of the package that spells their names.
+
+Owns: what may be a name. Whether it came from a record or a command line, it is checked here before it becomes a path.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
+
+from cifar_hpc.errors import RecordError
 
 RESULTS_VARIABLE = "CIFAR_HPC_RESULTS"
 SOURCE_FILE = "source.json"  # beside a copied package: the commit that it was copied from
 
 
+_CLAIM = re.compile(r"claim-([0-9]{1,9})\.json")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_name(text: str) -> bool:
+    """Whether it may name a trial, a sweep or a job: one part of a path, which leads nowhere else."""
+    return _NAME.fullmatch(text) is not None
+
+
+def _checked(name: str) -> str:
+    if not is_name(name):
+        raise RecordError(f"{name!r:.80} names no trial, sweep or job: letters, digits, '.', '_' and '-', as a file is named")
+    return name
+
+
+def attempt_of(claim: Path) -> int:
+    """The number of the attempt whose claim file it is."""
+    found = _CLAIM.fullmatch(claim.name)
+    return int(found[1]) if found else 0
+
+
 def results_root() -> Path:
     """$CIFAR_HPC_RESULTS, or results/ in the working directory."""
-    return Path(os.environ.get(RESULTS_VARIABLE, "results")).absolute()
+    return Path(os.environ.get(RESULTS_VARIABLE, "results")).expanduser().absolute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +83,8 @@ class TrialFiles:
 
     def claims(self) -> list[Path]:
         """Claim files by attempt, oldest first; empty where the folder is absent."""
-        return sorted(self.folder.glob("claim-*.json"))
+        numbered = {path: _CLAIM.fullmatch(path.name) for path in self.folder.glob("claim-*.json")}
+        return sorted((path for path in numbered if numbered[path]), key=attempt_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +115,15 @@ class SweepFiles:
 
     def log(self, job_id: str) -> Path:
         """What the job's process printed, all attempts one after another; absent where it ran in the terminal's process."""
-        return self.logs / f"{job_id}.log"
+        return self.logs / f"{_checked(job_id)}.log"
 
     def element_log(self, handle: str) -> Path:
         """What a Slurm job or array element printed; submitit names it."""
-        return self.logs / f"{handle}_0_log.out"
+        return self.logs / f"{_checked(handle)}_0_log.out"
 
     def element_logs(self, handle: str) -> list[Path]:
         """Those that are there, one for each node of the element."""
-        return sorted(self.logs.glob(f"{handle}_*_log.out"))
+        return sorted(self.logs.glob(f"{_checked(handle)}_*_log.out"))
 
     def meeting(self, start: str) -> Path:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""
@@ -130,6 +159,12 @@ class Layout:
 
     root: Path
 
+    def require_root(self) -> None:
+        """Raises RecordError where the folder is not there: only a command at which a person sits makes it. On a node that does
+        not see it, all that is trained would be lost."""
+        if not self.root.is_dir():
+            raise RecordError(f"results: there is no folder {self.root} on {socket.gethostname()}; all nodes must see it there")
+
     @property
     def pool(self) -> Path:
         return self.root / "trials"
@@ -150,7 +185,7 @@ class Layout:
         return self.root / ".queue.json"
 
     def trial(self, trial_id: str) -> TrialFiles:
-        return TrialFiles(self.pool / trial_id)
+        return TrialFiles(self.pool / _checked(trial_id))
 
     @property
     def leaving(self) -> Path:
@@ -158,14 +193,24 @@ class Layout:
         return self.root / ".leaving"
 
     def sweep(self, name: str) -> SweepFiles:
-        return SweepFiles(self.root / name)
+        return SweepFiles(self.root / _checked(name))
+
+    def has_sweep(self, name: str) -> bool:
+        return is_name(name) and self.sweep(name).plan.exists()
 
     def sweeps(self) -> list[SweepFiles]:
         """Every sweep that has a plan, by name."""
-        return [SweepFiles(path.parent) for path in sorted(self.root.glob("*/plan.json"))]
+        return [SweepFiles(path.parent) for path in sorted(self.root.glob("*/plan.json")) if is_name(path.parent.name)]
 
     def trial_ids(self) -> list[str]:
         """Ids of all trials in the pool that have a folder, sorted."""
+        return [name for name in self._pool_names() if is_name(name)]
+
+    def foreign_folders(self) -> list[Path]:
+        """Folders in the pool that no trial can have."""
+        return [self.pool / name for name in self._pool_names() if not is_name(name)]
+
+    def _pool_names(self) -> list[str]:
         if not self.pool.is_dir():
             return []
         with os.scandir(self.pool) as entries:

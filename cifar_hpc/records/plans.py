@@ -8,21 +8,26 @@ from pathlib import Path
 
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, is_name
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.records.store import read_record, write_record
 
 
 def read_plan(layout: Layout, name: str) -> PlanRecord:
-    """Raises CifarHpcError with the nearest name where there is none, RecordError where it cannot be read."""
+    """Raises CifarHpcError with the nearest name where there is none, RecordError where it cannot be read or is another's."""
     try:
-        return read_record(layout.sweep(name).plan, PlanRecord)
+        if not is_name(name):
+            raise FileNotFoundError
+        plan = read_record(layout.sweep(name).plan, PlanRecord)
     except FileNotFoundError:
         names = [sweep.name for sweep in layout.sweeps()]
         near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
         hint = f" Did you mean {near!r}?" if near else ""
         there = ", ".join(names) or "none yet"
         raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
+    if plan.sweep != name:
+        raise RecordError(f"{layout.sweep(name).plan}: is a plan of {plan.sweep!r:.80}, another sweep than its folder's")
+    return plan
 
 
 def write_plan(layout: Layout, plan: PlanRecord) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from cifar_hpc.errors import RecordError
@@ -19,6 +20,30 @@ from cifar_hpc.errors import RecordError
 SCHEMA_VERSION = 1
 
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a table's column can hold; a stranger's file may hold any number
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]  # what becomes part of a path, as layout.is_name
+MOST_DEPTH = 40
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """A value without a form of its own (a config, axes): of few levels, with numbers that any reader can hold."""
+    if depth > MOST_DEPTH:
+        raise ValueError(f"nested deeper than {MOST_DEPTH}")
+    if isinstance(value, dict):
+        for item in value.values():
+            _plain(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _plain(item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number beyond 2^63")
+    return value
+
+
+Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
 class Status(StrEnum):
@@ -169,8 +194,8 @@ class TrialRecord(Record):
     """trial.json: what is trained, written by the first attempt."""
 
     schema_version: Int = SCHEMA_VERSION
-    trial_id: str
-    config: dict[str, Any]
+    trial_id: Name
+    config: Plain
     created_at: str
 
 
@@ -179,7 +204,7 @@ class Claim(Record):
     """claim-<attempt>.json: who runs the trial. Only the newest claim counts; its file's mtime is the owner's heartbeat."""
 
     schema_version: Int = SCHEMA_VERSION
-    trial_id: str
+    trial_id: Name
     attempt: Int
     host: str
     boot_id: str  # a pid means nothing after a reboot
@@ -198,9 +223,9 @@ class TrialResult(Record):
     """result.json: the truth about a finished trial. Written last, atomically, never changed."""
 
     schema_version: Int = SCHEMA_VERSION
-    trial_id: str
-    point_id: str
-    config: dict[str, Any]
+    trial_id: Name
+    point_id: Name
+    config: Plain
     outcome: Outcome
     reason: str  # one sentence for a person
     curves: tuple[EpochRecord, ...]
@@ -238,7 +263,7 @@ class ErrorRecord(Record):
     """error.json: why the last attempt of a trial failed."""
 
     schema_version: Int = SCHEMA_VERSION
-    trial_id: str
+    trial_id: Name
     attempt: Int
     kind: str  # exception class, or a signal's or scheduler's word
     message: str
@@ -252,7 +277,7 @@ class ErrorRecord(Record):
 class EnsembleMember(Record):
     """One trial of an ensemble. weight: its share; temperature: what its logits are divided by before the softmax."""
 
-    trial_id: str
+    trial_id: Name
     weight: float
     temperature: float
 
@@ -281,11 +306,11 @@ class PlannedTrial(Record):
     """One trial of a plan. axes: the swept keys and their values, as the spec spells them. picks: what a search's sampler
     chose, by axis; empty where the spec itself says the trial."""
 
-    trial_id: str
-    point_id: str
-    axes: dict[str, Any]
-    config: dict[str, Any]
-    picks: dict[str, Any] = dataclasses.field(default_factory=dict)
+    trial_id: Name
+    point_id: Name
+    axes: Plain
+    config: Plain
+    picks: Plain = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,19 +327,19 @@ class PlanRecord(Record):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
 
     schema_version: Int = SCHEMA_VERSION
-    sweep: str
+    sweep: Name
     created_at: str
     spec_path: str
     objective: str
     trials: tuple[PlannedTrial, ...]
-    cohorts: tuple[tuple[str, ...], ...]  # trial ids
-    resources: dict[str, Any] = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
+    cohorts: tuple[tuple[Name, ...], ...]  # trial ids
+    resources: Plain = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
     share: bool = True  # whether trials with a common trunk train side by side
     ensemble: EnsembleRules | None = None  # None: the usual ones
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
-    search: dict[str, Any] | None = None
+    search: Plain | None = None
 
     @property
     def trials_at_most(self) -> int:
@@ -327,7 +352,10 @@ class PlanRecord(Record):
         if result.outcome is not Outcome.PRUNED:
             return True
         sweep, _, job = result.job.partition("/")
-        return self.search is not None and sweep == self.sweep and int(job.rsplit("-", 1)[-1]) >= self.search["first_job"]
+        number = job.rpartition("-")[2]
+        return (
+            self.search is not None and sweep == self.sweep and number.isdecimal() and int(number) >= self.search["first_job"]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,8 +368,8 @@ class JobEvent(Record):
     schema_version: Int = SCHEMA_VERSION
     at: str
     event: str
-    job_id: str
-    trial_ids: tuple[str, ...]
+    job_id: Name
+    trial_ids: tuple[Name, ...]
     executor: str
     handle: str
     detail: str = ""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-import tempfile
+import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from cifar_hpc.errors import RecordError
+from cifar_hpc.records.owners import remove_left, temporary_for
 from cifar_hpc.records.schema import Record
 
 R = TypeVar("R", bound=Record)
+
+MOST_BYTES = 2**28  # of a file of records: a plan of 100,000 trials is a third of it
 
 
 def utc_now() -> str:
@@ -28,13 +33,14 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     temporary file is removed and the old one stands. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    remove_left(path.parent)
+    temporary = temporary_for(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask
     try:
         with os.fdopen(handle, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(temporary).chmod(0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -50,12 +56,15 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
 @contextlib.contextmanager
 def replaced_whole(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder`, and of all that lay there, once the block ends well; after an error
-    the old one stands. A kill between the two renames leaves the old one beside it, hidden. Raises OSError."""
+    the old one stands, after a kill at the worst moment the next writer brings it back. Raises OSError."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True) as place:
-        fresh, old = Path(place) / "new", Path(place) / "old"
-        fresh.mkdir()
+    if not folder.exists():
+        _restore_left(folder)
+    remove_left(folder.parent)
+    place = temporary_for(folder)
+    fresh, old = place / "new", place / "old"
+    fresh.mkdir(parents=True)
+    try:
         yield fresh
         with contextlib.suppress(FileNotFoundError):
             folder.rename(old)
@@ -65,6 +74,16 @@ def replaced_whole(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(FileNotFoundError):
                 old.rename(folder)
             raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _restore_left(folder: Path) -> None:
+    """A writer that was killed between its two renames left the folder as it was beside its place."""
+    for old in folder.parent.glob(f".{folder.name}.*.tmp/old"):
+        with contextlib.suppress(OSError):
+            old.rename(folder)
+            return
 
 
 def write_changed(path: Path, data: bytes) -> None:
@@ -81,11 +100,59 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Raises FileNotFoundError where there is none, RecordError where it is torn, foreign or newer than this program."""
+    """Raises FileNotFoundError where there is none, RecordError where it is corrupt, foreign or newer than this program, and
+    OSError where the disk does not give it."""
+    data = read_regular(path)
     try:
-        return kind.decode(path.read_bytes())
-    except RecordError as error:
+        return kind.decode(data)
+    except Exception as error:  # whatever a stranger's file makes of a parser
         raise RecordError(f"{path}: {error}") from error
+
+
+@contextlib.contextmanager
+def open_regular(path: Path) -> Iterator[BinaryIO]:
+    """The file, to be read. Raises OSError; RecordError where it is no regular file: a named pipe would never end."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.ELOOP):
+            raise RecordError(f"{path}: not a regular file") from error
+        raise
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise RecordError(f"{path}: {'a folder' if stat.S_ISDIR(mode) else 'a pipe or device'}, not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as stream:
+            yield stream
+    finally:
+        os.close(handle)
+
+
+def read_regular(path: Path) -> bytes:
+    """The bytes of a regular file; raises as `open_regular`, and RecordError where it is larger than any record is."""
+    with open_regular(path) as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise RecordError(f"{path}: larger than {MOST_BYTES} bytes, which no record is")
+    return data
+
+
+def create_record(path: Path, record: Record) -> bool:
+    """A whole record under a name that did not exist before; False where another was first. os.link is atomic on NFS too.
+
+    Readable as the umask says. Raises OSError."""
+    remove_left(path.parent)
+    temporary = temporary_for(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(record.encode())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
@@ -107,22 +174,15 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def read_records(path: Path, kind: type[R]) -> list[R]:
-    """All whole lines of a stream; torn lines (a writer died, or is writing) are left out; empty where there is no file."""
+    """All whole lines of a stream; corrupt lines (a writer died, or is writing) are left out; empty where there is no file.
+
+    Raises RecordError where it is no regular file, OSError where the disk does not give it."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).split(b"\n")
     except FileNotFoundError:
         return []
     records = []
-    for line in lines:
-        with contextlib.suppress(RecordError):
+    for line in filter(None, lines):
+        with contextlib.suppress(Exception):  # whatever a stranger's line makes of a parser
             records.append(kind.decode(line))
     return records
-
-
-def _current_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _current_umask()

@@ -93,7 +93,8 @@ def reserve_numbers(sweep: SweepFiles, jobs_n: int) -> int:
 
 def next_number(events: Iterable[JobEvent]) -> int:
     """One more than the highest job number of the events."""
-    return 1 + max((int(event.job_id.rsplit("-", 1)[-1]) for event in events), default=0)
+    numbers = (event.job_id.rpartition("-")[2] for event in events)
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 10), default=0)
 
 
 def resolve_trial(prefix: str, trial_ids: Collection[str]) -> str:

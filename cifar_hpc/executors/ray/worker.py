@@ -66,6 +66,7 @@ def job_trainable() -> type:
             return True
 
         def _begin(self, config: dict[str, Any]) -> None:
+            self._layout.require_root()
             job: Job = config["job"] if isinstance(config["job"], Job) else self._jobs[config["job"]]
             _print_to(self._layout.sweep(job.sweep), job)
             self._work = _Work(job, self._layout, self._run, self._orders, self._judged)

@@ -78,6 +78,7 @@ def run_element(element: Element, run: RunJob = run_on_node) -> None:
     A trial's own failure stands in its error.json and leaves the exit status at 0. Leaves by SystemExit, upon which submitit
     writes no answer: nobody reads it.
     """
+    Layout(element.root).require_root()
     with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
         if element.at_once > 1:
             interrupted = _run_side_by_side(element, run, flag)
@@ -106,6 +107,7 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     Its checkpoint stays: the array goes on from it. A failure of the trial's parent is not the class's: exit status 0.
     """
     job, layout = element.jobs[0], Layout(element.root)
+    layout.require_root()
     trial_id = job.trial_ids[0]
     with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
         looks = itertools.count()
