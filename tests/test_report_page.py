@@ -8,7 +8,6 @@ import itertools
 import re
 import shutil
 import subprocess
-import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app
-from cifar_hpc.cli.report_watch import serve
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.config.catalog import DATASETS
-from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import read_record
@@ -316,13 +313,3 @@ def test_a_watched_report_is_renewed_where_records_changed_until_all_trials_have
     assert '"refresh_s":10.0' in written[0]
     assert '"refresh_s":null' in page.read_text()
     assert out.count("val acc") == 2
-
-
-def test_the_server_gives_the_results_to_this_machine_and_says_that_a_port_is_taken(layout: Layout, page: Path) -> None:
-    with serve(layout.root, 0) as address:
-        assert address.startswith("http://127.0.0.1:")
-        with urllib.request.urlopen(f"{address}/small/report/index.html") as answer:
-            assert answer.headers["Cache-Control"] == "no-store"
-            assert answer.read() == page.read_bytes()
-        with pytest.raises(CifarHpcError, match="0 takes any free port"), serve(layout.root, int(address.split(":")[2])):
-            pass

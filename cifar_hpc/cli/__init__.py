@@ -27,12 +27,17 @@ from cifar_hpc.cli.status import retry, status
 from cifar_hpc.cli.sweep import sweep
 from cifar_hpc.cli.trained import export, predict, reproduce
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.terminal.harmless import harmless_streams
 
 
 class Commands(TyperGroup):
     """Turns the errors that a user can mend, and interruption, into a sentence and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
+        with harmless_streams():
+            return self._invoke(ctx)
+
+    def _invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except CifarHpcError as error:
@@ -41,17 +46,54 @@ class Commands(TyperGroup):
         except typer.BadParameter as error:
             error.message = _in_plain_words(error.message)
             raise
-        except OSError as error:
-            if error.errno not in _OF_THE_PLACE or error.filename is None:
+        except Exception as error:
+            refusal = of_the_place(error)
+            if refusal is None:
                 raise
-            typer.echo(f"error: {error.filename}: {error.strerror}", err=True)
+            typer.echo(f"error: {_said_of(refusal)}", err=True)
             raise typer.Exit(2) from None
 
 
-# What the user's disk and permissions refuse; anything else that the system says is a fault of this program.
-_OF_THE_PLACE = frozenset(
-    (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-)
+# What disks, shares, permissions and limits refuse; anything else that the system says is a fault of this program.
+_OF_THE_PLACE = {
+    "EACCES": "",
+    "EDQUOT": "free some space, then type the command again",
+    "EIO": "the disk or the share fails; what was complete before is kept",
+    "EISDIR": "",
+    "EMFILE": "`ulimit -n` is the limit of open files; `ulimit -n 4096` raises it",
+    "ENAMETOOLONG": "",
+    "ENFILE": "the machine has too many files open",
+    "ENODEV": "",
+    "ENOMEM": "",
+    "ENOSPC": "free some space, then type the command again",
+    "ENOTCONN": "the share is gone; what was complete before is kept",
+    "ENOTDIR": "",
+    "EPERM": "",
+    "EREMOTEIO": "the share fails; what was complete before is kept",
+    "EROFS": "",
+    "ESTALE": "the share was mounted anew; type the command again",
+    "ETIMEDOUT": "the share does not answer",
+}
+_ADVICE = {getattr(errno, name): advice for name, advice in _OF_THE_PLACE.items() if hasattr(errno, name)}
+
+
+def of_the_place(error: BaseException) -> OSError | None:
+    """The system's refusal that this error is, or that it was raised from by a library with words of its own."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        if isinstance(link, OSError) and link.errno in _ADVICE:
+            return link
+        seen.add(id(link))
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return None
+
+
+def _said_of(error: OSError) -> str:
+    """'results/x.json: No space left on device: free some space, then type the command again'."""
+    where = f"{error.filename2 or error.filename}: " if error.filename else ""
+    advice = _ADVICE.get(error.errno or 0, "")
+    return f"{where}{error.strerror or error}" + (f": {advice}" if advice else "")
 
 
 def _in_plain_words(message: str) -> str:

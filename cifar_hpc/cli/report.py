@@ -119,10 +119,12 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
     import contextlib
     import time
 
-    from cifar_hpc.cli.report_watch import LOOK_EVERY_S, serve, watch
+    from cifar_hpc.cli.report_watch import LOOK_EVERY_S, watch
     from cifar_hpc.collect.leaderboard import FAILURES, make_leaderboard
     from cifar_hpc.report.bundle import write_report
     from cifar_hpc.report.findings import find
+    from cifar_hpc.report.places import report_folder
+    from cifar_hpc.report.server import serve
 
     address: str | None = None
 
@@ -137,7 +139,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
             _print_table(board, top, prose)
             _print_state(pool, board, prose)
             page = write_report(find(pool, board, layout, terms), layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
-            where = f"{address}/{page.relative_to(layout.root)}" if address else page
+            where = f"{address}/" if address else page
             prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming
 
@@ -145,7 +147,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
         if port is None:
             watch(renew)
             return
-        with serve(layout.root, port) as address:
+        with serve(report_folder(layout, tuple(dict.fromkeys(names)), terms), port) as address:
             watch(renew)
             while True:
                 time.sleep(3600)
@@ -281,6 +283,6 @@ def _as_text(format: Format, board: Leaderboard) -> str:
 
 
 def _prose() -> Console:
-    from rich.console import Console
+    from cifar_hpc.terminal.harmless import make_console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return make_console(stderr=True, highlight=False, soft_wrap=True)

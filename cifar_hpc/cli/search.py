@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from cifar_hpc.cli.progress import Counts, watched
 from cifar_hpc.cli.sweep import MOST_STARTS, WAIT_S, On, Where, check_there, interruptible, say, sum_up
@@ -21,6 +20,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Claim, JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed, write_record
 from cifar_hpc.status.state import SweepReader, reserve_numbers, sweep_command
+from cifar_hpc.terminal.harmless import make_console
 
 if TYPE_CHECKING:
     from cifar_hpc.planning.plan import Job
@@ -56,7 +56,7 @@ def run_search(layout: Layout, spec: SweepSpec, where: Where, again: Collection[
         say(f"{spec.name}: {_in_words(spec)}; results in {layout.root}")
         interruptible()
         try:
-            with watched(reader, Console(stderr=True)):
+            with watched(reader, make_console(stderr=True)):
                 _until_ended(layout, spec, reader, again)
         except KeyboardInterrupt:
             say(f"interrupted: {Counts.of(reader.plan, reader.read())} are kept. To go on: {sweep_command(reader.plan)}")

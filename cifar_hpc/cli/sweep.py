@@ -34,6 +34,7 @@ from cifar_hpc.records.schema import JobEvent, PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_changed
 from cifar_hpc.report.forms import duration_text, plural
 from cifar_hpc.status.state import ENDED, SweepReader, failure_lines, first_line, reserve_numbers, sweep_command
+from cifar_hpc.terminal.harmless import make_console
 
 if TYPE_CHECKING:
     from cifar_hpc.config.trial import TrialConfig
@@ -370,4 +371,4 @@ def interruptible() -> None:
 
 
 def _console() -> Console:
-    return Console(stderr=True)
+    return make_console(stderr=True)

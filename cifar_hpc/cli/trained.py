@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
-import io
 import shutil
 import tempfile
 from enum import StrEnum
@@ -21,6 +19,7 @@ from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 from cifar_hpc.report.forms import plural
 from cifar_hpc.status.state import resolve_trial
+from cifar_hpc.terminal.harmless import to_csv_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,13 +56,11 @@ def predict(
     """
     chosen = _members(Layout(results_root()), what)
     names, probabilities_NK, left_out = _probabilities(chosen, folder)
-    table = io.StringIO()
-    rows = csv.writer(table, lineterminator="\n")
-    rows.writerow(("id", "label", "probability"))
+    rows: list[tuple[str, ...]] = [("id", "label", "probability")]
     for name, share_K in zip(names, probabilities_NK, strict=True):
         best = int(share_K.argmax())
-        rows.writerow((name, chosen.classes[best], f"{share_K[best]:.6f}"))
-    typer.echo(table.getvalue(), nl=False)
+        rows.append((name, chosen.classes[best], f"{share_K[best]:.6f}"))
+    typer.echo(to_csv_text(rows), nl=False)
     if left_out:
         typer.echo(f"{plural(len(names), 'image')} labelled, {plural(len(left_out), 'file')} left out:", err=True)
         for line in left_out:

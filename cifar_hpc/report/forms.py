@@ -6,8 +6,6 @@ Imports nothing heavy, so that `status` prints with it too. A terminal's width d
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
@@ -16,8 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+
+from cifar_hpc.terminal.harmless import make_console, one_line, to_csv_text
 
 NEVER_LEAVES = 9
 PROSE_WIDTH = 28
@@ -44,6 +43,9 @@ class TextColumn:
     keep: int = NEVER_LEAVES
     right: bool = False
     prose: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(map(one_line, self.cells)))
 
     @property
     def width(self) -> int:
@@ -72,7 +74,7 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
     if format in (Format.MD, Format.LATEX):
         sys.stdout.write(to_markdown(columns) if format is Format.MD else to_latex(columns))
         return
-    console = Console(highlight=False, markup=False)
+    console = make_console(highlight=False, markup=False)
     if not sys.stdout.isatty() and "COLUMNS" not in os.environ:
         console.width = _NO_LIMIT
     table, left = fit_table(columns, console.width, styles)
@@ -115,13 +117,9 @@ def to_json(records: Sequence[Mapping[str, Any]]) -> str:
 
 def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """Lists are joined by spaces; what was not measured is an empty cell."""
-    stream = io.StringIO()
-    if records:
-        titles = list(dict.fromkeys(key for record in records for key in record))
-        writer = csv.DictWriter(stream, titles, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _csv_value(value) for key, value in record.items()} for record in records)
-    return stream.getvalue()
+    titles = list(dict.fromkeys(key for record in records for key in record))
+    rows = [[_csv_value(record.get(title)) for title in titles] for record in records]
+    return to_csv_text([titles, *rows]) if records else ""
 
 
 def percent_text(share: float | None, digits: int = 2) -> str:

@@ -1,0 +1,98 @@
+"""A stranger's text neither moves a cursor nor begins a line nor becomes a formula."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import sys
+
+import pytest
+from rich.live import Live
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.cli import app, of_the_place
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.report.forms import TextColumn, to_csv, to_latex, to_markdown
+from cifar_hpc.terminal.harmless import harmless, harmless_streams, make_console, one_line
+
+EVIL = "a\x1b[2J\x1b]0;owned\x07\rb\nc\x9b31m\u202ed"
+
+
+def test_what_a_terminal_acts_on_is_spelled_out_and_colours_are_dropped():
+    assert harmless(EVIL) == "a\\x1b[2J\\x1b]0;owned\\x07\\rb\nc\\x9b31m\\u202ed"
+    assert harmless("\x1b[31mred\x1b[0m\r\n\tx") == "red\n\tx"
+    assert one_line("a\nb\tc") == "a\\nb c"
+    assert harmless("Zürich 中文 🦎 é") == "Zürich 中文 🦎 é"
+
+
+def test_what_is_printed_is_harmless_and_rich_still_draws():
+    out = io.StringIO()
+    error = io.StringIO()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, error
+    try:
+        with harmless_streams():
+            print(EVIL)
+            console = make_console(stderr=True, force_terminal=True)
+            console.print(f"[bold]{EVIL}")
+            with Live(EVIL, console=console):
+                pass
+    finally:
+        sys.stdout, sys.stderr = before
+    assert out.getvalue() == harmless(EVIL) + "\n"
+    assert "\x1b[1m" in error.getvalue() and "\x1b[?25l" in error.getvalue()  # bold, and the cursor that Live hides
+    for sign in ("\x1b[2J", "\x1b]0", "\x07", "\u202e"):
+        assert sign not in error.getvalue()
+
+
+def test_a_cell_begins_no_line_in_any_form():
+    columns = [TextColumn("x", (EVIL, "ok"))]
+    assert len(to_markdown(columns).splitlines()) == 4
+    assert "\x1b" not in to_latex(columns)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)", '=HYPERLINK("x")'])
+def test_a_text_that_a_spreadsheet_takes_for_a_formula_gets_a_quotation_mark(text):
+    row = to_csv([{"x": text}]).splitlines()[1]
+    assert row.replace('"', "").startswith("'")
+
+
+def test_numbers_stay_numbers_in_csv():
+    assert to_csv([{"a": -1.5, "b": "-0.30 %", "c": "+2 ± 1", "d": "1e-3"}]).splitlines()[1] == "-1.5,-0.30 %,+2 ± 1,1e-3"
+
+
+def test_no_command_passes_a_records_escape_sequences_on():
+    layout = Layout(results_root())
+    trials = list(configs(2, 1, 2))
+    for config in trials:
+        write_trial(layout, config, Images.draw(20, 20))
+    write_plan(layout, trials)
+    files = layout.trial(trials[0].trial_id)
+    result = json.loads(files.result.read_text())
+    result["outcome"], result["reason"], result["best_epoch"], result["val"] = "diverged", EVIL, None, None
+    files.result.write_text(json.dumps(result))
+    plan = layout.sweep("pool").plan
+    plan.write_text(plan.read_text().replace('"sweeps/pool.yaml"', json.dumps(EVIL)))
+    for command in (["status", "pool"], ["report", "pool"], ["status"], ["report", "pool", "--format", "csv"]):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code in (0, 1), done.output
+        for sign in ("\x1b[2J", "\x1b]0", "\x07", "\r", "\x9b", "\u202e"):
+            assert sign not in done.output
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.ESTALE, errno.EROFS, errno.EDQUOT])
+def test_what_the_system_refuses_is_a_sentence_in_every_command(monkeypatch, number):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("a library's own words") from OSError(number, "the system's words", "/some/place")
+
+    monkeypatch.setattr("cifar_hpc.records.layout.Layout.sweeps", refuse)
+    done = CliRunner().invoke(app, ["status"])
+    assert done.exit_code == 2
+    assert "error: /some/place: the system's words" in done.output and "Traceback" not in done.output
+
+
+def test_a_fault_of_this_program_is_not_taken_for_the_systems():
+    assert of_the_place(FileNotFoundError(errno.ENOENT, "x")) is None
+    assert of_the_place(ValueError()) is None
