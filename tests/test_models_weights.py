@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import functools
-import http.server
+import hashlib
 import io
 import random
-import threading
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save_file
-from torchvision.models import VisionTransformer, mobilenet_v3_small
+from torchvision.models import VisionTransformer, get_model_weights, mobilenet_v3_small
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.download import package
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models import weights as weight_files
 from cifar_hpc.models.loading import Weights, fit_weights, pack_state, read_weights, without_initial_values
@@ -314,26 +314,54 @@ def test_a_torn_file_is_refused_by_fetch(tmp_path):
         fetch_weights("mobilenet_v3_small", "imagenet", lambda text: None)
 
 
-def test_a_closed_network_fails_at_once_with_what_to_do(monkeypatch):
-    for name in ("https_proxy", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(DataError, match=r"cannot be reached .* bring mobilenet_v3_small-047dcff4\.pth here by other means"):
+def test_a_closed_network_fails_with_all_that_was_tried_and_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(weight_files, "OFFICIAL", "http://127.0.0.1:9/{file}")
+    monkeypatch.setattr(package, "_pip", lambda: ["/bin/sh", "-c", "echo 'no route' >&2; exit 1"])
+    with pytest.raises(DataError) as caught:
         fetch_weights("mobilenet_v3_small", "imagenet", lambda text: None)
+    for part in (
+        "the official host: ",
+        "refused",
+        "yiku-seg==0.1.5a4: ",
+        "no route",
+        "put it into",
+        "$CIFAR_HPC_MIRROR/weights",
+    ):
+        assert part in str(caught.value)
 
 
-def test_a_fetched_file_is_checked_against_the_digest_in_its_name(tmp_path):
+def test_weights_come_from_whoever_has_the_file_with_the_digest_in_its_name(tmp_path, monkeypatch):
+    """The official host serves something else, the package the right file: that one is kept, under torchvision's name."""
+    content = b"these are weights"
+    digest = hashlib.sha256(content).hexdigest()
+    file = f"w-{digest[:8]}.pth"
     (tmp_path / "served").mkdir()
-    (tmp_path / "served" / "w.pth").write_bytes(b"x")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    (tmp_path / "served" / file).write_bytes(b"something else")
+    monkeypatch.setattr(weight_files, "OFFICIAL", (tmp_path / "served").as_uri() + "/{file}")
+    monkeypatch.setattr(weight_files, "PACKAGES", {file: ("some-package==1", "inside", "w.pth", digest, 100)})
+    script = """for last; do into=$target; target=$last; done
+        mkdir -p "$into/inside"; printf "these are weights" > "$into/inside/w.pth" """
+    monkeypatch.setattr(package, "_pip", lambda: ["/bin/sh", "-c", script])
     said: list[str] = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/w.pth"
-        weight_files._download(url, tmp_path / "here" / "w-2d711642.pth", said.append)
-        with pytest.raises(DataError, match="sent something else"):
-            weight_files._download(url, tmp_path / "here" / "w-00000000.pth", said.append)
-        server.shutdown()
-    assert [path.name for path in (tmp_path / "here").iterdir()] == ["w-2d711642.pth"]
-    assert said[0].startswith("fetching w-2d711642.pth")
+    weight_files._fetch(tmp_path / "here" / file, said.append)
+    assert (tmp_path / "here" / file).read_bytes() == content
+    assert any("sent something else" in line for line in said) and any(
+        "some-package==1: whole and right" in line for line in said
+    )
+    assert [path.name for path in (tmp_path / "here").iterdir() if path.is_file()] == [file]
+
+
+def test_the_user_s_mirror_is_asked_first(tmp_path, monkeypatch):
+    file = f"w-{hashlib.sha256(b'mine').hexdigest()[:8]}.pth"
+    (tmp_path / "mirror" / "weights").mkdir(parents=True)
+    (tmp_path / "mirror" / "weights" / file).write_bytes(b"mine")
+    monkeypatch.setenv("CIFAR_HPC_MIRROR", str(tmp_path / "mirror"))
+    assert [source.title for source in weight_files.sources_of(file)] == ["$CIFAR_HPC_MIRROR", "the official host"]
+    weight_files._fetch(tmp_path / "here" / file, lambda line: None)
+    assert (tmp_path / "here" / file).read_bytes() == b"mine"
+
+
+def test_the_official_host_is_torchvision_s():
+    for arch in catalog.TORCHVISION_ARCHS:
+        for name in catalog.imagenet_weights(arch):
+            assert weight_files.OFFICIAL.format(file=weight_files._file_name(arch, name)) == get_model_weights(arch)[name].url

@@ -1,8 +1,8 @@
-"""Weight files: which file a `weights` value means, whether it is here, and how to bring it. Imports no torch until it fetches.
+"""Weight files: which file a `weights` value means, whether it is here, and how to bring it. Imports no torch.
 
-Torchvision's files are looked for where torch.hub keeps them ($TORCH_HOME, or the user's cache) and in
-$CIFAR_HPC_DATA/weights; a fetch writes to the latter where that variable is set. Must not know: networks, what is in a file.
-The weights of timm's models lie where timm's own loader keeps them: models/timm_nets.py.
+Torchvision's files have several sources with one sum: the digest in the name. They are looked for where torch.hub keeps them
+($TORCH_HOME, or the user's cache) and in $CIFAR_HPC_DATA/weights; a fetch writes to the latter where that variable is set. Must
+not know: networks, what is in a file. The weights of timm's models lie where timm's own loader keeps them: models/timm_nets.py.
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cifar_hpc.config import catalog
+from cifar_hpc.download.address import MIRROR, AddressSource, mirror_source
+from cifar_hpc.download.files import clear, work_folder
+from cifar_hpc.download.package import WheelPackage
+from cifar_hpc.download.race import Source, race
 from cifar_hpc.errors import CifarHpcError, DataError, nearest
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
-REACH_TIMEOUT_S = 5.0  # a closed network has to say so at once
+OFFICIAL = "https://download.pytorch.org/models/{file}"
+# Who else has the very file: repositories on Hugging Face; packages, as (package, folder, file, SHA-256, bytes in all).
+HUGGING_FACE: Mapping[str, str] = {"resnet50-11ad3fa6.pth": "Addax-Data-Science/Japan_Gifu_v0.2"}
+PACKAGES: Mapping[str, tuple[str, str, str, str, int]] = {
+    "mobilenet_v3_small-047dcff4.pth": (
+        "yiku-seg==0.1.5a4",
+        "yiku/assets",
+        "mobilenet_v3_small.pth",
+        "047dcff4addef86ea5bc2eff13c9614dc11f47ab1160d0a71a25e7db994f4e1f",
+        12_177_635,
+    ),
+}
 
 
 def is_file(weights: str) -> bool:
@@ -99,29 +113,37 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
 
         fetch_pretrained(arch, say)
         return
-    _download(_url(arch, name), _folders()[-1] / _file_name(arch, name), say)
+    _fetch(_folders()[-1] / _file_name(arch, name), say)
 
 
-def _url(arch: str, name: str) -> str:
-    from torchvision.models import get_model_weights
+def sources_of(file: str) -> tuple[Source, ...]:
+    """Whom to ask for one of torchvision's files, in order: the user's mirror, the official host, Hugging Face, a package."""
+    total = f"sha256:{_digest_prefix(file) or ''}"
+    sources: list[Source] = [*mirror_source("weights", [(file, total)])]
+    sources.append(AddressSource("the official host", [(OFFICIAL.format(file=file), file, total)]))
+    if file in HUGGING_FACE:
+        address = f"https://huggingface.co/{HUGGING_FACE[file]}/resolve/main/{file}"
+        sources.append(AddressSource("Hugging Face", [(address, file, total)]))
+    if file in PACKAGES:
+        package, inside, inner, digest, size = PACKAGES[file]
+        sources.append(WheelPackage(package, inside, {inner: f"sha256:{digest}"}, size))
+    return tuple(sources)
 
-    return str(get_model_weights(arch)[name].url)
 
-
-def _download(url: str, path: Path, say: Callable[[str], None]) -> None:
-    import torch.hub
-
-    by_hand = f"bring {path.name} here by other means and put it into {path.parent}"
+def _fetch(path: Path, say: Callable[[str], None]) -> None:
+    by_hand = f"bring {path.name} here by other means and put it into {path.parent}, or let ${MIRROR}/weights hold it"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_TIMEOUT_S):
-            pass
-        say(f"fetching {path.name} to {path.parent}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), _digest_prefix(path), progress=False)
-    except OSError as error:  # urllib's errors are OSErrors
-        raise DataError(f"weights: {url} cannot be reached ({error}); {by_hand}") from error
-    except RuntimeError as error:  # torch.hub's word for a digest that differs
-        raise DataError(f"weights: {url} sent something else than {path.name} ({error}); {by_hand}") from error
+        with work_folder(path.parent / ".fetch" / path.name, path.name, say) as work:
+            if path.is_file():  # another fetch brought it, while this one waited
+                return
+            _, (brought,) = race(sources_of(path.name), work, path.name, say, by_hand)
+            os.replace(brought, path)
+            clear(work)
+    except DataError as error:
+        raise DataError(f"weights: {path.name} cannot be fetched. Tried:\n{error}To do without: {by_hand}.") from error
+    except OSError as error:
+        raise DataError(f"weights: {path} cannot be written: {error.strerror or error}") from error
+    say(f"weights: fetched {path}")
 
 
 def _find(arch: str, weights: str) -> Path | None:
@@ -161,14 +183,14 @@ def _folders() -> list[Path]:
     return [torch_home / "hub" / "checkpoints", *([Path(own).expanduser() / "weights"] if own else [])]
 
 
-def _digest_prefix(path: Path) -> str | None:
+def _digest_prefix(file: str) -> str | None:
     """The first hexadecimal digits of the file's SHA-256, which torchvision puts into its name."""
-    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    match = re.search(r"-([0-9a-f]{8,})\.", file)
     return match.group(1) if match else None
 
 
 def _check_digest(path: Path) -> None:
-    prefix = _digest_prefix(path)
+    prefix = _digest_prefix(path.name)
     if prefix and not _sha256(path).startswith(prefix):
         raise DataError(f"weights: {path} is torn: its SHA-256 does not begin with {prefix}; delete it and fetch again")
 
