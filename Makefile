@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
 
-.PHONY: help demo test check setup lock clean slurm-up slurm-down chaos
+.PHONY: help demo test check setup lock clean release-check slurm-up slurm-down chaos
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
@@ -30,6 +30,9 @@ setup: .venv/.ready  ## make .venv from requirements.lock
 	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q cifar_hpc
 	touch $@
+
+release-check: setup  ## build wheel and sdist, check them, install and run them outside of the checkout
+	$(BIN)/python .ci/release_check.py
 
 lock:  ## resolve pyproject.toml anew into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

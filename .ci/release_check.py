@@ -21,10 +21,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 PYTHONS = ("3.11", "3.13")
+DIGITS, ONE = "dataset={name: digits}", "grid={arch: [linear], lr: [0.01]}"
 SMOKE = (  # (arguments, a file that has to be there afterwards)
     (("init", "smoke"), "smoke.yaml"),
-    (("sweep", "smoke.yaml", "--dry-run", "--set", "dataset={name: digits}"), None),
-    (("sweep", "smoke.yaml", "--set", "dataset={name: digits}", "--set", "base.epochs=1"), "results/smoke/plan.json"),
+    (("sweep", "smoke.yaml", "--dry-run", "--set", DIGITS), None),
+    (("sweep", "smoke.yaml", "--set", DIGITS, "--set", ONE), "results/smoke/plan.json"),
     (("report", "smoke"), "results/smoke/report/index.html"),
 )
 
