@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from cifar_hpc.cli.arch import arch
 from cifar_hpc.cli.cancel import cancel
+from cifar_hpc.cli.data import data
 from cifar_hpc.cli.doctor import doctor
 from cifar_hpc.cli.fetch import fetch
 from cifar_hpc.cli.logs import logs
@@ -115,7 +116,7 @@ app = typer.Typer(
 )
 _COMMANDS = (
     *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
-    *(augment, lr_find, predict, soup, refit, export, reproduce, prune),
+    *(data, augment, lr_find, predict, soup, refit, export, reproduce, prune),
 )
 for command in _COMMANDS:
     app.command()(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -12,7 +13,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from cifar_hpc.cli.progress import Counts, watched
-from cifar_hpc.cli.sweep import MOST_STARTS, WAIT_S, On, Where, check_there, interruptible, say, sum_up
+from cifar_hpc.cli.sweep import (
+    MOST_STARTS,
+    WAIT_S,
+    On,
+    Where,
+    check_there,
+    findings_of,
+    inputs_lines,
+    interruptible,
+    say,
+    sum_up,
+)
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records import claims
 from cifar_hpc.records.claims import TrialState
@@ -44,7 +56,7 @@ def run_search(layout: Layout, spec: SweepSpec, where: Where, again: Collection[
             f"On a cluster: sbatch slurm/ray_cluster.sbatch {spec.path}; on this machine: --on ray"
         )
     check_sampler(spec.search)
-    check_there(spec.configs)
+    spec = dataclasses.replace(spec, findings=findings_of(spec.findings, spec.configs, check_there(spec.configs)))
     with _only_driver(layout, spec.name):
         before = _journal(layout, spec.name)
         reader = SweepReader(layout, journal_of(spec, before, 1))
@@ -94,6 +106,7 @@ def print_search(layout: Layout, spec: SweepSpec) -> None:
         lines.append(
             f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
         )
+    lines += inputs_lines(spec.configs)
     if before is not None and before.search and before.search["definition"] != search.definition:
         lines.append(f"  anew      it is another search than that of the {len(before.trials)} trials under this name")
     typer.echo("\n".join(lines))

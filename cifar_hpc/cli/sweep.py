@@ -6,6 +6,7 @@ silently would spend the night on it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -145,7 +146,8 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
     while lineage.fail_orphans(layout, states, again):
         states = reader.read()
     todo = to_submit(states, again) if site else _to_start(states, again)
-    check_there([t for t in plan.trials if t.trial_id in todo], [t for t in todo if lineage.await_parents(t, states)])
+    notes = check_there([t for t in plan.trials if t.trial_id in todo], [t for t in todo if lineage.await_parents(t, states)])
+    reader.plan = dataclasses.replace(reader.plan, findings=findings_of(plan.spec.findings, plan.trials, notes))
     for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
         clear_finished(layout.trial(trial_id), trial_id)
     if plan.spec.text:  # not so where a retry took the plan from disk
@@ -288,8 +290,9 @@ def _dropped(layout: Layout, plan: PlanRecord) -> list[str]:
     return dropped
 
 
-def check_there(configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) -> None:
-    """Raises CifarHpcError with all that is missing of data and weights, and the fetch lines.
+def check_there(configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) -> list[str]:
+    """What is worth knowing of the images and the weights files. Raises CifarHpcError with all that is missing or cannot be
+    used, and the fetch lines.
 
     awaiting: ids of those whose parent trains first.
     """
@@ -305,6 +308,19 @@ def check_there(configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) 
     missing = list(dict.fromkeys(problem for problem in problems if problem))
     if missing:
         raise CifarHpcError("\n".join(missing))
+    from cifar_hpc.cli.inputs import judge_inputs
+
+    return judge_inputs(configs)
+
+
+def findings_of(before: Sequence[str], configs: Sequence[TrialConfig], notes: Sequence[str]) -> tuple[str, ...]:
+    """What the report shall say of the images and weights of the trials. before: what the spec told; notes: what was just
+    found, which is said here too."""
+    from cifar_hpc.cli.inputs import known_inputs
+
+    for note in notes:
+        say(f"warning: {note}")
+    return tuple(dict.fromkeys((*before, *known_inputs(configs)[0], *notes)))
 
 
 def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
@@ -322,6 +338,7 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
         *stage_lines(plan_record(plan).trials, states),
     ]
+    lines += inputs_lines(plan.trials)
     alone_n = sum(trunk_passes([trial]) for trial in plan.trials)
     shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
     if shared_n < alone_n:
@@ -334,6 +351,20 @@ def _print_plan(plan: Plan, states: Mapping[str, TrialState]) -> None:
             else "  cost      not known before a trial of it has run"
         )
     typer.echo("\n".join(lines))
+
+
+def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:
+    """What `--dry-run` says of the images and weights files: what is known of them, and what nobody has looked into."""
+    from cifar_hpc.cli.inputs import known_inputs
+
+    notes, unseen = known_inputs(configs)
+    lines = [f"  inputs    {note}" for note in notes]
+    if unseen:
+        more = f" and {len(unseen) - 2} more" if len(unseen) > 2 else ""
+        lines.append(
+            f"  inputs    not looked into yet: {', '.join(unseen[:2])}{more}; `cifar-hpc data` does, and the sweep first"
+        )
+    return lines
 
 
 def sum_up(plan: PlanRecord, states: Mapping[str, TrialState], *, skipped_failures: bool = False) -> None:

@@ -39,7 +39,7 @@ class Pool:
     rejected: tuple[Rejected, ...]
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
     ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
-    notes: tuple[str, ...] = ()  # what a reader must know of trials that are not here
+    notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
 
     def without_earlier_stages(self) -> Pool:
         """The pool with only the trials that answer the sweep's question; its notes tell how far the others are."""
@@ -51,7 +51,7 @@ class Pool:
             state = f"{done} of {done + len(open_)} trials finished" + (f", {failed} failed" if failed else "")
             notes.append(f"Stage {stage}, from which others start, is not among the rows ({state}): stage={stage} shows it.")
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
-        return replace(chosen, notes=tuple(notes))
+        return replace(chosen, notes=(*chosen.notes, *notes))
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
         """The pool with only the trials that `keep` accepts."""
@@ -99,6 +99,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
         rejected=(*torn, *unread, *(() if plans else foreign)),
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
+        notes=tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings)),
     )
 
 

@@ -24,6 +24,7 @@ SPLITS = {
     **{"test": "test", "testing": "test"},
 }
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
+FORM = "a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, for two or more classes"
 NAMED = 6  # entries that a sentence spells out
 
 
@@ -68,7 +69,7 @@ class ImageFolder:
             elif files_n:
                 found.append(f"class {printable(name)!r} holds no image, {_files(files_n)} of another kind")
         if len(kept) < 2:
-            found.append(f"{len(kept)} classes with images; two or more are needed")
+            found.append(f"{len(kept)} classes with images; {FORM}")
         images_n = sum(len(self.splits["train"][name]) for name in kept)
         if train_size is not None and train_size > images_n:
             found.append(f"train_size {train_size}: there are {_images(images_n)} to train on")
@@ -81,10 +82,6 @@ class ImageFolder:
             alone = [printable(name) for name in kept if len(self.splits["train"][name]) == 1]
             if alone:
                 found.append(f"{listed(alone)}: one image; a class needs one to train on and one to validate with, or a val/")
-            n = min(images_n, train_size or images_n)
-            if not alone and not len(kept) <= round(val_frac * n) <= n - len(kept):
-                needs = f"each of the {len(kept)} classes needs one to train on and one to validate with"
-                found.append(f"val_frac {val_frac:g} of {_images(n)} is {round(val_frac * n)}; {needs}")
         return found
 
     def notes(self, classes: Collection[str] | None, val_frac: float) -> list[str]:
@@ -94,7 +91,9 @@ class ImageFolder:
         if not self.own_splits:
             found.append(f"no train/: the {len(kept)} folders are its classes")
         if "val" not in self.splits and val_frac > 0:
-            found.append(f"no val/: {100 * val_frac:g} % of the training images are held out, stratified, by split_seed")
+            images_n = sum(len(self.splits["train"].get(name, ())) for name in kept)
+            few = "" if round(val_frac * images_n) >= len(kept) else ", but at least one of each class"
+            found.append(f"no val/: {100 * val_frac:g} % of the training images are held out, stratified, by split_seed{few}")
         for split in ("val", "test"):
             absent = [printable(name) for name in kept if split in self.splits and not self.splits[split].get(name)]
             if 0 < len(absent) < len(kept) or (absent and split == "test"):

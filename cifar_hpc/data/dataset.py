@@ -93,18 +93,10 @@ def load_dataset(
     classes = _kept_classes(config, names)
     train_at, labels_N = _positions(train, names, classes)
     _refuse_absent(config, classes, labels_N)
-    if config.train_size is not None:
-        kept = splits.subsample(labels_N, config.train_size, config.split_seed)
-        train_at, labels_N = train_at[kept], labels_N[kept]
-    if val is None and config.val_frac == 0:
-        val_split = _empty(_split(train, train_at[:1], labels_N[:1]))
-    elif val is None:
-        stay, held = splits.split_val(labels_N, config.val_frac, config.split_seed)
-        val_split = _split(train, train_at[held], labels_N[held])
-        train_at, labels_N = train_at[stay], labels_N[stay]
-    else:
-        val_split = _split(val, *_positions(val, names, classes))
-    train_split = _split(train, train_at, labels_N)
+    stay, held = splits.divide(labels_N, config, own_val=val is not None)
+    train_split = _split(train, train_at[stay], labels_N[stay])
+    held_out = (train, train_at[held], labels_N[held]) if val is None else (val, *_positions(val, names, classes))
+    val_split = _split(*held_out)
     if val is not None and config.val_frac == 0:
         train_split, val_split = _joined(train_split, val_split, len(train.labels_N)), _empty(val_split)
     test_split = None if test is None else _split(test, *_positions(test, names, classes))

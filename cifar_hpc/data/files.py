@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
 from cifar_hpc.errors import DataError
@@ -109,6 +110,25 @@ def folder_path(config: DatasetConfig) -> Path:
     if not config.folder:
         raise DataError("dataset folder: no path given; write `folder: PATH`")
     return Path(config.folder).expanduser().absolute()
+
+
+def planned_folder(config: DatasetConfig) -> ImageFolder:
+    """What the folder holds. Raises DataError where that is no longer what the config's fingerprint stands for."""
+    folder = folder_path(config)
+    try:
+        listing = list_folder(folder)
+        fingerprint = folder_fingerprint(listing)
+    except OSError as error:
+        raise DataError(f"{printable(str(error.filename or folder))}: {error.strerror}") from error
+    if config.fingerprint is not None and config.fingerprint != fingerprint:
+        raise DataError(
+            f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
+            f"put the images back, or plan it again with `cifar-hpc sweep` and its spec"
+        )
+    problems = listing.problems(config.classes, config.val_frac, config.train_size)
+    if problems:
+        raise DataError("\n".join(f"{folder}: {problem}" for problem in problems))
+    return listing
 
 
 def shorten(names: Sequence[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, images_below, list_folder, printable
+from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
 from cifar_hpc.config.trial import DatasetConfig
-from cifar_hpc.data.files import folder_path
-from cifar_hpc.data.images import Fit, decode_image
+from cifar_hpc.data.files import planned_folder
+from cifar_hpc.data.images import Fit, decode_image, quiet
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError
 
@@ -49,25 +48,6 @@ class LoadedImages:
     images_NCHW: Tensor
     names: tuple[str, ...]
     left_out: tuple[str, ...]
-
-
-def planned_folder(config: DatasetConfig) -> ImageFolder:
-    """What the folder holds. Raises DataError where that is no longer what the config's fingerprint stands for."""
-    folder = folder_path(config)
-    try:
-        listing = list_folder(folder)
-        fingerprint = folder_fingerprint(listing)
-    except OSError as error:
-        raise DataError(f"{printable(str(error.filename or folder))}: {error.strerror}") from error
-    if config.fingerprint is not None and config.fingerprint != fingerprint:
-        raise DataError(
-            f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
-            f"put the images back, or plan it again with `cifar-hpc sweep` and its spec"
-        )
-    problems = listing.problems(config.classes, config.val_frac, config.train_size)
-    if problems:
-        raise DataError("\n".join(f"{folder}: {problem}" for problem in problems))
-    return listing
 
 
 def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
@@ -190,11 +170,3 @@ def _refuse_broken(broken: Iterable[tuple[int, DataError]]) -> None:
     if errors:
         more = [f"and {len(errors) - NAMED} more"] if len(errors) > NAMED else []
         raise DataError("\n".join([*errors[:NAMED], *more]))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What PIL only warns of (metadata that it cannot read) is not said."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +93,14 @@ def look_at(path: Path) -> ImageFacts:
         if _orientation(image) >= 5:  # shown turned by a quarter
             width, height = height, width
         return ImageFacts(width, height, mode, frames)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """What PIL only warns of (metadata that it cannot read) is not said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

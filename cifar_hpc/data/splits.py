@@ -9,9 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.errors import DataError
 
 Ints = NDArray[np.int64]
+
+
+def divide(labels_N: Ints, config: DatasetConfig, *, own_val: bool) -> tuple[Ints, Ints]:
+    """Positions, sorted, of the labelled images that a trial trains on and of those that it holds out. own_val: whether the
+    set has validation images beside these. Raises DataError."""
+    kept: Ints = np.arange(len(labels_N))
+    if config.train_size is not None:
+        kept = subsample(labels_N, config.train_size, config.split_seed)
+    if own_val or config.val_frac == 0:
+        return kept, kept[:0]
+    stay, held = split_val(labels_N[kept], config.val_frac, config.split_seed)
+    return kept[stay], kept[held]
 
 
 def subsample(labels_N: Ints, size: int, seed: int) -> Ints:
@@ -28,16 +41,13 @@ def subsample(labels_N: Ints, size: int, seed: int) -> Ints:
 
 
 def split_val(labels_N: Ints, val_frac: float, seed: int) -> tuple[Ints, Ints]:
-    """Positions, sorted, of the images that stay for training and of those held out: round(val_frac * N), every class on
-    both sides. Raises DataError where a class has only one image or the share is too small or too large for that."""
+    """Positions, sorted, of the images that stay for training and of those held out: round(val_frac * N), or the nearest number
+    with every class on both sides. Raises DataError where a class has only one image."""
     counts_K = np.bincount(labels_N)
     present = int(np.count_nonzero(counts_K))
-    val_n = round(val_frac * len(labels_N))
-    if not present <= val_n <= len(labels_N) - present or counts_K[counts_K > 0].min() < 2:
-        raise DataError(
-            f"dataset.val_frac: {val_frac} of {len(labels_N)} images is {val_n}; each of the {present} classes needs an "
-            f"image for training and one for validation"
-        )
+    if counts_K[counts_K > 0].min() < 2:
+        raise DataError(f"dataset.val_frac: {val_frac}; each class needs an image for training and one for validation")
+    val_n = min(max(round(val_frac * len(labels_N)), present), len(labels_N) - present)
     takes_K = np.minimum(allot(val_n, counts_K), counts_K - 1)
     val = _draw(labels_N, takes_K, stream_seed(seed, "val"))
     return np.setdiff1d(np.arange(len(labels_N)), val), val

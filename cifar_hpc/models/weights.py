@@ -92,6 +92,13 @@ def weights_sha256(arch: str, weights: str | None) -> str | None:
     return None if weights is None else _sha256(weights_path(arch, weights))
 
 
+def check_published(arch: str, weights: str) -> None:
+    """Raises DataError where a published file is not the one that the digest in its name stands for."""
+    path = _find(arch, weights)
+    if path is not None and not is_file(weights):
+        _check_digest(path)
+
+
 def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) -> None:
     """Bring torchvision's or timm's file and check it against the digest in its name; one that is here and right stays.
 

@@ -101,6 +101,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
         resources=dataclasses.asdict(plan.spec.resources),
         overrides=plan.spec.overrides,
+        findings=plan.spec.findings,
         share=plan.share,
         ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
     )
@@ -117,6 +118,7 @@ def recorded_plan(record: PlanRecord) -> Plan:
         resources=Resources(**record.resources),
         warnings=(),
         overrides=record.overrides,
+        findings=record.findings,
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
     )
     return make_plan(spec, share=record.share)

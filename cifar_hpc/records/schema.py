@@ -335,6 +335,7 @@ class PlanRecord(Record):
     cohorts: tuple[tuple[Name, ...], ...]  # trial ids
     resources: Plain = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
+    findings: tuple[str, ...] = ()  # what is worth knowing of the images and weights files that it trains with
     share: bool = True  # whether trials with a common trunk train side by side
     ensemble: EnsembleRules | None = None  # None: the usual ones
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec

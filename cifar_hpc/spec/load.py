@@ -51,6 +51,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
         text=text,
         trials=trials,
         objective=objective,
+        findings=tuple(resolver.notes),
         overrides=tuple(overrides),
         resources=resources,
         warnings=(*warnings, *resolver.notes, *doubts(search.corners if search else [trial.config for trial in trials])),

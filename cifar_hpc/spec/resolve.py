@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.errors import nearest
@@ -19,7 +19,6 @@ from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
-FOLDER_FORM = "a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, for two or more classes"
 
 
 class UnresolvedError(Exception):
@@ -99,10 +98,10 @@ class Resolver:
 
     def _own_images(self, folder: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
-            raise UnresolvedError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FOLDER_FORM}")
+            raise UnresolvedError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FORM}")
         path = (self.folder / Path(folder).expanduser()).absolute()
         if not path.is_dir():
-            raise UnresolvedError("dataset.folder", "no such folder", FOLDER_FORM)
+            raise UnresolvedError("dataset.folder", "no such folder", FORM)
         try:
             if path not in self._folders:
                 listing = list_folder(path)
@@ -117,8 +116,10 @@ class Resolver:
     ) -> None:
         problems = listing.problems(classes, val_frac, train_size)
         if problems:
-            found = problems[0] if len(problems) == 1 else "".join(f"\n  {problem}" for problem in problems) + "\n"
-            raise UnresolvedError("dataset.folder", found, FOLDER_FORM)
+            if len(problems) == 1:
+                raise UnresolvedError("dataset.folder", problems[0], "`cifar-hpc data FOLDER` tells what is in it")
+            found = f"{len(problems)} things to mend in {printable(str(listing.root))}"
+            raise UnresolvedError("dataset.folder", found, "these:\n  " + "\n  ".join(problems))
         self.notes |= dict.fromkeys(f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac))
 
     def _weights_file(self, given: str) -> tuple[str, str]:

@@ -59,8 +59,8 @@ class SweepTrial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
-    """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences;
-    overrides: the `--set` arguments that changed it."""
+    """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences; findings:
+    those on images and weights, of a later look into the files too; overrides: the `--set` arguments that changed it."""
 
     name: str
     path: Path
@@ -69,6 +69,7 @@ class SweepSpec:
     objective: str
     resources: Resources
     warnings: tuple[str, ...]
+    findings: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     search: Search | None = None
     ensemble: Ensembling | None = None  # None: `report` makes the usual ones

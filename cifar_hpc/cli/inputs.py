@@ -1,0 +1,97 @@
+"""Judging the images and weights files of trials before anything starts: each set of images once, each network once.
+
+Owns: what is looked into, and what `--dry-run` knows of it without looking. Trains nothing and starts nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from cifar_hpc.config import catalog
+from cifar_hpc.config.image_folder import printable
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.lineage import parent_of
+
+if TYPE_CHECKING:
+    from cifar_hpc.config.image_folder import ImageFolder
+    from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+
+
+def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
+    """Sentences worth knowing before the trials start. Raises CifarHpcError with everything that they cannot start with."""
+    problems: list[str] = []
+    notes: list[str] = []
+    listings: dict[str | None, ImageFolder] = {}
+    for dataset in _folders(configs):
+        from cifar_hpc.data.check import check_folder, notes_of, problems_of
+        from cifar_hpc.data.files import data_root, planned_folder
+
+        listing = listings[dataset.fingerprint] = planned_folder(dataset)
+        check = check_folder(listing, str(dataset.fingerprint), data_root())
+        place = printable(str(listing.root))
+        problems += [f"{place}: {problem}" for problem in problems_of(check)]
+        notes += [f"{place}: {note}" for note in notes_of(check, listing, [c for c in configs if c.dataset == dataset])]
+    for config in _with_weights(configs):
+        classes = config.dataset.classes or catalog.DATASETS[config.dataset.name].classes
+        if not classes:
+            classes = listings[config.dataset.fingerprint].classes
+        try:
+            notes += _judge_weights(config, len(classes))
+        except CifarHpcError as error:
+            problems.append(str(error))
+    if problems:
+        again = "mend that and type the same command again" if listings else "mend that first"
+        raise CifarHpcError("\n".join([*dict.fromkeys(problems), f"Nothing was started: {again}."]))
+    return list(dict.fromkeys(notes))
+
+
+def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
+    """What is known of them from before, and what nobody has looked into yet. Opens no image and no weights file."""
+    notes: list[str] = []
+    unseen: list[str] = []
+    for dataset in _folders(configs):
+        from cifar_hpc.config.image_folder import list_folder
+        from cifar_hpc.data.check import known_check, notes_of, problems_of
+        from cifar_hpc.data.files import data_root, folder_path
+
+        folder = folder_path(dataset)
+        check = known_check(str(dataset.fingerprint), data_root())
+        if check is None:
+            unseen.append(f"the images of {printable(str(folder))}")
+            continue
+        found = notes_of(check, list_folder(folder), [config for config in configs if config.dataset == dataset])
+        notes += [f"{printable(str(folder))}: {sentence}" for sentence in (*problems_of(check), *found)]
+    unseen += list(dict.fromkeys(str(config.weights) for config in _with_weights(configs) if config.weights_fingerprint))
+    return notes, unseen
+
+
+def _folders(configs: Iterable[TrialConfig]) -> list[DatasetConfig]:
+    return list(dict.fromkeys(config.dataset for config in configs if config.dataset.name == "folder"))
+
+
+def _with_weights(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """One config for each network that is filled from a file."""
+    first: dict[object, TrialConfig] = {}
+    for config in configs:
+        if config.weights is not None and parent_of(config) is None:
+            kept = config.dataset.classes or config.dataset.fingerprint or config.dataset.name
+            first.setdefault((config.arch, config.weights, config.stem, config.image_size, kept), config)
+    return list(first.values())
+
+
+def _judge_weights(config: TrialConfig, classes_n: int) -> list[str]:
+    """What was taken off or left out of a weights file of the user's. Raises CifarHpcError where it cannot be used."""
+    from cifar_hpc.models.weights import check_published
+
+    assert config.weights is not None
+    if config.weights_fingerprint is None:
+        check_published(config.arch, config.weights)
+        return []
+    from cifar_hpc.models.zoo import build_model, in_channels
+
+    channels = in_channels(config, catalog.DATASETS[config.dataset.name].channels)
+    warnings = build_model(config, classes_n, channels).warnings
+    gc.collect()
+    return [f"{config.weights}: {warning}" for warning in warnings]

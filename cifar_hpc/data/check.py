@@ -1,0 +1,205 @@
+"""What the files of a folder of images hold, looked into once for each fingerprint, and what is worth knowing of it.
+
+Owns: looking at every file (whole? how large? which pixels? the same as another?), the outcome under root/cache, and the
+sentences that it makes. A login node runs it: imports no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_hpc.config.image_folder import ImageFolder, listed, printable
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.images import ImageFacts, look_at, quiet
+from cifar_hpc.errors import DataError
+
+_VERSION = 1  # raise it when more is looked for
+UNEVEN = 3  # the largest class over the smallest from which on it is told
+CUT_FRAC = 0.02  # of the pixels, on average, from which on a crop is told
+SHOWN = 20  # broken files that are named
+
+
+@dataclass(frozen=True, slots=True)
+class FolderCheck:
+    """broken: file and why; sides: least, median and largest shorter side, pixels; modes: PIL's word -> files; cut_frac: share
+    of an image outside its central square, on average; frames: files with more frames than the first.
+
+    across: pairs of equal files in two splits; split_labels: pairs of equal files in two classes; repeated: files of train/
+    that repeat another of their class.
+    """
+
+    broken: tuple[tuple[str, str], ...]
+    sides: tuple[int, int, int]
+    modes: dict[str, int]
+    cut_frac: float
+    frames: int
+    across: tuple[tuple[str, str], ...]
+    split_labels: tuple[tuple[str, str], ...]
+    repeated: int
+
+
+def check_folder(listing: ImageFolder, fingerprint: str, root: Path) -> FolderCheck:
+    """The outcome for these images, from the cache under root where they were looked into before."""
+    known = known_check(fingerprint, root)
+    if known is not None:
+        return known
+    check = _look_into(listing)
+    _keep(check, _place(fingerprint, root))
+    return check
+
+
+def known_check(fingerprint: str, root: Path) -> FolderCheck | None:
+    """The outcome where these images were looked into before."""
+    try:
+        kept: dict[str, Any] = json.loads(_place(fingerprint, root).read_text())
+        if kept.pop("version") != _VERSION:
+            return None
+        pairs = {key: tuple((one, other) for one, other in kept[key]) for key in ("broken", "across", "split_labels")}
+        low, median, high = kept["sides"]
+        return FolderCheck(**{**kept, **pairs, "sides": (low, median, high)})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def problems_of(check: FolderCheck) -> list[str]:
+    """A sentence for each file that is no whole image."""
+    more = [f"and {len(check.broken) - SHOWN} more files"] if len(check.broken) > SHOWN else []
+    return [*(f"{name} {why}" for name, why in check.broken[:SHOWN]), *more]
+
+
+def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[TrialConfig]) -> list[str]:
+    """What a person should know of these images before they are trained on as the configs say."""
+    found = []
+    if check.across:
+        found.append(f"{_stand(check.across)} in two splits, so that validation or test is not apart: {_pairs(check.across)}")
+    if check.split_labels:
+        found.append(f"{_stand(check.split_labels)} in two classes of train/: {_pairs(check.split_labels)}")
+    if check.repeated:
+        splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
+        found.append(f"{_files(check.repeated)} of train/ repeat another one of their class{splits}")
+    counts = Counter({name: len(paths) for name, paths in listing.splits["train"].items()})
+    (most, most_n), (least, least_n) = counts.most_common()[0], counts.most_common()[-1]
+    if most_n >= UNEVEN * least_n:
+        share = 100 * most_n / counts.total()
+        found.append(
+            f"train/ is uneven: {most_n} images of {printable(most)}, {least_n} of {printable(least)}; who always says "
+            f"{printable(most)} is right for {share:.0f} %"
+        )
+    clear = sum(n for mode, n in check.modes.items() if "A" in mode.split()[0][1:] or "clear" in mode or mode in ("La", "RGBa"))
+    if clear:
+        found.append(f"{_files(clear)} may have transparent pixels, which are seen over gray 128")
+    deep = sum(n for mode, n in check.modes.items() if mode.startswith(("I", "F")))
+    if deep:
+        found.append(f"{_files(deep)} of more than 8 bits are scaled to 8 by the range of their format")
+    if check.frames:
+        found.append(f"{_files(check.frames)} of several frames: the first is used")
+    if check.cut_frac >= CUT_FRAC and any(config.resize == "crop" for config in configs):
+        found.append(f"resize: crop cuts off {100 * check.cut_frac:.0f} % of an image on average; squash and pad cut nothing")
+    sides = sorted({config.image_size for config in configs if config.image_size and config.image_size > check.sides[1]})
+    if sides:
+        found.append(
+            f"half of the images are at most {check.sides[1]} pixels wide or high: image_size {sides[-1]} enlarges them"
+        )
+    return found
+
+
+def _look_into(listing: ImageFolder) -> FolderCheck:
+    places = [(split, name, path) for split, classes in listing.splits.items() for name in classes for path in classes[name]]
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(workers, 16)) as pool, quiet():
+        looks = list(pool.map(lambda place: _look(place[2]), places))
+    names = [printable(path.relative_to(listing.root).as_posix()) for _, _, path in places]
+    broken = tuple((name, look) for name, look in zip(names, looks, strict=True) if isinstance(look, str))
+    whole = [look[0] for look in looks if not isinstance(look, str)]
+    shorter = sorted(min(facts.width, facts.height) for facts in whole) or [0]
+    cuts = [1 - min(facts.width, facts.height) / max(facts.width, facts.height) for facts in whole]
+    across, split_labels, repeated = _equal_files(places, names, looks)
+    return FolderCheck(
+        broken=broken,
+        sides=(shorter[0], shorter[len(shorter) // 2], shorter[-1]),
+        modes=dict(Counter(facts.mode for facts in whole).most_common()),
+        cut_frac=sum(cuts) / max(1, len(cuts)),
+        frames=sum(facts.frames for facts in whole),
+        across=tuple(across),
+        split_labels=tuple(split_labels),
+        repeated=repeated,
+    )
+
+
+def _equal_files(
+    places: Sequence[tuple[str, str, Path]], names: Sequence[str], looks: Sequence[tuple[ImageFacts, bytes] | str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]], int]:
+    first: dict[tuple[bytes, str], int] = {}  # content and split -> the first file of it
+    across: list[tuple[str, str]] = []
+    split_labels: list[tuple[str, str]] = []
+    repeated = 0
+    for n, look in enumerate(looks):
+        if isinstance(look, str):
+            continue
+        split, content = places[n][0], look[1]
+        before = first.setdefault((content, split), n)
+        if before != n and split == "train":
+            if places[before][1] == places[n][1]:
+                repeated += 1
+            else:
+                split_labels.append((names[before], names[n]))
+        if before == n:
+            others = [
+                first[content, other] for other in ("train", "val", "test") if other != split and (content, other) in first
+            ]
+            across += [(names[other], names[n]) for other in others]
+    return across, split_labels, repeated
+
+
+def _look(path: Path) -> tuple[ImageFacts, bytes] | str:
+    """What an image is, with the digest of its file; or why it is none."""
+    try:
+        facts = look_at(path)
+        with path.open("rb") as stream:
+            return facts, hashlib.file_digest(stream, "sha256").digest()
+    except DataError as error:
+        return str(error).removeprefix(f"{printable(str(path))} ")
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def _place(fingerprint: str, root: Path) -> Path:
+    return root / "cache" / f"folder-{fingerprint}.json"
+
+
+def _keep(check: FolderCheck, place: Path) -> None:
+    """A cache that cannot be written is done without."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=place.parent, prefix=place.name, suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            try:
+                json.dump({"version": _VERSION, **dataclasses.asdict(check)}, file)
+                file.flush()
+                temporary.replace(place)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+def _stand(pairs: Sequence[tuple[str, str]]) -> str:
+    return f"{_files(len(pairs))} {'stands' if len(pairs) == 1 else 'stand'}"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return listed([f"{one} = {other}" for one, other in pairs])
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
