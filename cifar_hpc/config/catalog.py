@@ -158,7 +158,8 @@ class ArchInfo:
     """What is known of an architecture without building it. blocks: names in forward order, the classifier last; params: at
     1000 classes, 3 channels and 224 pixels; flops: of a forward pass of one such image; param_shares, flop_shares: each
     block's share of them, 0..1; min_side, side_step: pixels, the image sides it takes are the multiples of the
-    step from min_side on; weights: torchvision's weight names, its recommended one first -> the file's name."""
+    step from min_side on; norm_side: the least of them that gives each BatchNorm several values a channel from one image, 0
+    without BatchNorm; weights: torchvision's weight names, its recommended one first -> the file's name."""
 
     blocks: tuple[str, ...]
     params: int
@@ -168,6 +169,7 @@ class ArchInfo:
     min_side: int
     side_step: int
     weights: Mapping[str, str]
+    norm_side: int = 0
 
 
 @functools.cache

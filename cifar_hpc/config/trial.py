@@ -109,7 +109,11 @@ class TrialConfig:
         hashed=False,
     )
     image_size: int | None = trial_key(
-        "pixels of a side after resizing on the device; null: the data set's own", Role.COMMON, None, ge=1
+        "pixels of a side after resizing on the device; null: the data set's own, 224 for a folder. ImageNet's weights were "
+        "trained at 224 and are warned of below 64: the last map of a network of stride 32 is one pixel at 32",
+        Role.COMMON,
+        None,
+        ge=1,
     )
     resize: str = trial_key(
         "how a folder's image becomes a square: crop (shorter side to image_size over crop_frac, then the centre), squash "

@@ -5,21 +5,25 @@ Run `python -m cifar_hpc.models.facts` after a change of the catalogue or of tor
 
 from __future__ import annotations
 
+import bisect
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import TimmError
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.loading import without_initial_values
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.summary import summarize
 from cifar_hpc.models.timm_nets import pretrained
-from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, side_step
+from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, make_network, side_step
 
 NATIVE_SIDE = 224  # pixels: the constructor's own image size where layers depend on it
 
@@ -38,6 +42,7 @@ def find_facts(arch: str) -> dict[str, Any]:
         **_sizes(model, NATIVE_SIDE),
         "min_side": step if step > 1 else smallest_side(arch),
         "side_step": step,
+        "norm_side": norm_side(arch, step if step > 1 else 1),
         "weights": weights,
     }
 
@@ -53,7 +58,7 @@ def find_timm_facts(arch: str) -> catalog.ArchInfo:
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
     plain["flops"] = round(sizes["flops"] * (NATIVE_SIDE / default.side) ** 2)
     return catalog.ArchInfo(
-        **plain, min_side=1, side_step=1, weights={"imagenet": default.files[0][1]} if default.files else {}
+        **plain, min_side=1, side_step=1, norm_side=0, weights={"imagenet": default.files[0][1]} if default.files else {}
     )
 
 
@@ -85,6 +90,42 @@ def smallest_side(arch: str) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if takes_side(arch, middle) else (middle, high)
     return high
+
+
+def norm_side(arch: str, step: int) -> int:
+    """Pixels: the least side of one image, a multiple of step, that gives each BatchNorm several values a channel; 0 where
+    there is no BatchNorm or no side up to NATIVE_SIDE does. By bisection, as every larger side works too."""
+    if not _norms(_network(arch, NATIVE_SIDE)):
+        return 0
+    sides = range(step, NATIVE_SIDE + 1, step)
+    at = bisect.bisect_left(sides, True, key=lambda side: _several(arch, side))
+    return sides[at] if at < len(sides) else 0
+
+
+def _several(arch: str, side: int) -> bool:
+    """Whether one image of this side gives each BatchNorm several values a channel."""
+    network = _network(arch, side)
+    fewest: list[int] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        fewest.append(inputs[0].numel() // inputs[0].shape[1])
+
+    for norm in _norms(network):
+        norm.register_forward_pre_hook(note)
+    try:
+        network(torch.empty(1, 3, side, side, device="meta"))
+    except RuntimeError:  # too small to leave a pixel
+        return False
+    return min(fewest) > 1
+
+
+def _network(arch: str, side: int) -> nn.Module:
+    with without_initial_values():
+        return make_network(arch, IMAGENET_CLASSES, 3, side, "imagenet").eval().to("meta")
+
+
+def _norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
 
 
 def write_facts(path: Path) -> None:

@@ -29,6 +29,9 @@ class Finding:
     near: str | None = None
 
 
+LEAST_PRETRAINED = 64  # pixels of a side from which on published weights do more than see blocks of colour
+
+
 def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
     """Every contradiction once, however many trials have it."""
     found: dict[Finding, None] = {}
@@ -64,6 +67,12 @@ def doubts(configs: Sequence[TrialConfig]) -> list[str]:
     random = sum(c.weights is None and c.freeze != "none" for c in configs)
     if random:
         sentences.append(f"{_trials(random, len(configs))} freeze blocks with random weights (weights: null)")
+    tiny = {c.image_size for c in configs if c.image_size and _is_tiny(c)}
+    if tiny:
+        sentences.append(
+            f"image_size {', '.join(map(str, sorted(tiny)))} with ImageNet weights, which were trained at 224 pixels: below "
+            f"{LEAST_PRETRAINED} the last maps of most networks are a single pixel; images are resized to any image_size"
+        )
     few = {c.batch_size: n for c in configs if (n := _training_images(c)) is not None and n < c.batch_size}
     for batch_size, n in few.items():
         sentences.append(f"batch_size {batch_size} is more than the {n} training images: one step an epoch")
@@ -99,6 +108,11 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
                 f"ema {config.ema:g} averages over {scale:,.0f} steps and there are {steps:,}: the decay stays at most "
                 f"{steps / (9 + steps):.2g}"
             )
+
+
+def _is_tiny(config: TrialConfig) -> bool:
+    published = config.weights is not None and not config.weights.startswith(PARENT_PREFIX) and not config.weights_fingerprint
+    return published and config.stem == "imagenet" and (config.image_size or LEAST_PRETRAINED) < LEAST_PRETRAINED
 
 
 def _trials(n: int, of: int) -> str:
@@ -189,6 +203,23 @@ def _check_ghost_batches(ghost_batches: int | None, batch_size: int) -> Finding 
     return Finding("ghost_batches", ghost_batches, found, f"two images a part are needed: at most {batch_size // 2} parts")
 
 
+def _check_norms(
+    arch: str, freeze: Any, classifier: str, image_size: int | None, batch_size: int, train_n: int | None
+) -> Finding | None:
+    """BatchNorm cannot train on a batch that gives it one value a channel."""
+    info = known_architecture(arch)
+    smallest = batch_size if train_n is None else train_n // -(-train_n // batch_size)
+    if info is None or not info.norm_side or image_size is None or smallest > 1 or freeze == "all" or classifier != "linear":
+        return None
+    if image_size >= info.norm_side:
+        return None
+    found = f"batch_size {batch_size}" + (f" of {train_n} training images" if batch_size > 1 else "")
+    allowed = (
+        f"BatchNorm of {arch} trains on two images or more at image_size {image_size}, and on one from {info.norm_side} on"
+    )
+    return Finding("batch_size", batch_size, f"{found}: batches of one image", allowed)
+
+
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
     there = catalog.labelled_images(name, classes)
     if train_size is None or there is None or train_size <= there:
@@ -207,6 +238,10 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_freeze, lambda c: (c.arch, c.freeze)),
     (_check_side, lambda c: (c.arch, c.stem, c.image_size)),
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
+    (
+        _check_norms,
+        lambda c: (c.arch, c.freeze, c.classifier, c.image_size, c.batch_size, _training_images(c)),
+    ),
     (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
 )
 

@@ -1,0 +1,147 @@
+"""Images and weights files are judged before anything starts, and every printed next step works."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import ErrorRecord, PlanRecord
+from cifar_hpc.records.store import read_record, write_record
+
+SPEC = """
+name: own
+dataset: {folder: photos, val_frac: 0.25}
+base: {arch: linear, image_size: 8, epochs: 1, batch_size: 8}
+grid: {lr: [0.05]}
+keep: weights
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a spec and images of two colours beside it; commands are typed there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "data"))
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("dark", "pale")):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(128 * label, 128 * label + 128, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / "train" / name / f"{number}.png")
+    (tmp_path / "own.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def _run(*arguments):
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
+    return result.exit_code, result.output
+
+
+def test_a_broken_image_stops_the_sweep_before_it_starts_and_mended_the_same_command_goes_on(place):
+    bad = place / "photos" / "train" / "pale" / "3.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:50])
+    code, said = _run("sweep", "own.yaml", "--on", "inline")
+    assert code == 2
+    assert "train/pale/3.png is not a whole image" in said and "mend that and type the same command again" in said
+    assert not Layout(place / "results").pool.exists() or not any(Layout(place / "results").pool.iterdir())
+    bad.write_bytes(whole)
+    assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+
+
+def test_after_images_changed_retry_says_what_to_type_and_that_works(place):
+    assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+    layout = Layout(place / "results")
+    trial = layout.trial(layout.trial_ids()[0])
+    trial.result.unlink()
+    failed = {"attempt": 1, "kind": "DataError", "message": "x", "traceback": "", "host": "h", "job": "j"}
+    write_record(trial.error, ErrorRecord(trial_id=trial.folder.name, failed_at="2026-01-01T00:00:00Z", **failed))
+    assert "retry own" in _run("status", "own")[1]
+    Image.new("RGB", (8, 8)).save(place / "photos" / "train" / "dark" / "late.png")
+    code, said = _run("retry", "own", "--on", "inline")
+    assert code == 2
+    assert "changed since the sweep was planned" in said and "plan it again with `cifar-hpc sweep`" in said
+    assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+
+
+def test_findings_stand_in_the_dry_run_and_in_the_plan_for_the_report(place):
+    first = place / "photos" / "train" / "dark"
+    (first / "copy.png").write_bytes((first / "0.png").read_bytes())
+    code, said = _run("sweep", "own.yaml", "--dry-run")
+    assert code == 0 and "not looked into yet: the images of" in said and "cifar-hpc data" in said
+    code, said = _run("data", "own.yaml")
+    assert code == 0 and "1 file of train/ repeat another one of their class" in said
+    code, said = _run("sweep", "own.yaml", "--dry-run")
+    assert "not looked into" not in said and "repeat another one" in said
+    assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+    plan = read_record(Layout(place / "results").sweep("own").plan, PlanRecord)
+    assert any("repeat another one" in finding for finding in plan.findings)
+    assert any("no val/" in finding for finding in plan.findings)
+
+
+def test_data_shows_classes_by_splits_and_everything_that_is_wrong_at_once(place):
+    (place / "photos" / "train" / "dark" / "1.png").write_bytes(b"x")
+    (place / "photos" / "train" / "pale" / "2.png").write_bytes(b"x")
+    (place / "photos" / "train" / "pale" / "note.txt").write_text("x")
+    code, said = _run("data", "photos", "--format", "json")
+    assert code == 2
+    found = json.loads(said)[0]
+    assert [row["class"] for row in found["classes"]] == ["dark", "pale"]
+    assert found["left out"] == ["train/pale/note.txt: no images"]
+    assert sum("is not a whole image" in problem for problem in found["problems"]) == 2
+    assert found["pixels"] == {"RGB": 14}
+
+
+def test_equal_files_in_two_splits_are_told(place):
+    (place / "photos" / "val" / "dark").mkdir(parents=True)
+    (place / "photos" / "val" / "pale").mkdir()
+    for name in ("dark", "pale"):
+        Image.new("RGB", (8, 8), (name == "dark" and "red") or "blue").save(place / "photos" / "val" / name / "own.png")
+    taken = (place / "photos" / "train" / "dark" / "0.png").read_bytes()
+    (place / "photos" / "val" / "dark" / "copy.png").write_bytes(taken)
+    _, said = _run("data", "photos")
+    assert "1 file stands in two splits" in said and "train/dark/0.png = val/dark/copy.png" in said
+
+
+def test_weights_that_cannot_be_used_stop_the_sweep_before_it_starts(place):
+    torch.save({"net": {"encoder.weight": torch.ones(2)}}, place / "w.pt")
+    text = SPEC.replace("arch: linear", "arch: simple_cnn, weights: w.pt")
+    (place / "own.yaml").write_text(text)
+    code, said = _run("sweep", "own.yaml", "--dry-run")
+    assert code == 0 and "w.pt" in said.split("not looked into yet:")[1]
+    code, said = _run("sweep", "own.yaml", "--on", "inline")
+    assert code == 2 and "encoder.weight: unknown to the network" in said and "Nothing was started" in said
+
+
+def test_predict_labels_what_can_be_read_and_names_the_rest(place):
+    assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+    trial = Layout(place / "results").trial_ids()[0]
+    new = place / "new"
+    new.mkdir()
+    good = (place / "photos" / "train" / "pale" / "0.png").read_bytes()
+    (new / "a.png").write_bytes(good)
+    (new / "noname").write_bytes(good)
+    (new / "b.png").write_bytes(good[:60])
+    (new / "x.heic").write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-m", "cifar_hpc", "predict", trial, "new"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CIFAR_HPC_RESULTS": str(place / "results")},
+        capture_output=True,
+        text=True,
+    )
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["id", "a.png", "noname"]
+    assert done.returncode == 1
+    assert "2 images labelled, 2 files left out" in done.stderr
+    assert "x.heic: no images" in done.stderr and "b.png is not a whole image" in done.stderr
