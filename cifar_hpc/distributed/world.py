@@ -52,9 +52,11 @@ class World:
         self.batch_n = len(batch)
         return batch if self.size == 1 else batch[self.rank :: self.size]
 
-    def span(self, n: int) -> range:
-        """This process's part of a split of n images; the parts of all are the split, each image once."""
-        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+    def span(self, n: int, rank: int | None = None) -> range:
+        """A process's part, this one's where no rank is given, of a split of n images; the parts of all are the split, each
+        image once."""
+        rank = self.rank if rank is None else rank
+        return range(n * rank // self.size, n * (rank + 1) // self.size)
 
     def require(self, images_n: int) -> None:
         """Raises CifarHpcError where a batch or split of so many images leaves a process without any."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -39,7 +40,8 @@ class Trunk:
         """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
         if not set(depths) - {0}:
             return {0: x_NCHW}
-        return self.portions(lambda x: self._taps(x, depths), x_NCHW)
+        taps = self.portions(lambda x: self._taps(x, depths), x_NCHW)
+        return {depth: _as_taps(_as_rows(tap).contiguous()) if depth else tap for depth, tap in taps.items()}
 
     def _taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         taps, reached = {0: x_NCHW}, 0
@@ -111,10 +113,15 @@ class Feed:
         """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
         if self._keep:
             self._fill_as_needed()
-        taps = {d: _as_taps(self._kept[d][start:stop].to(self.batches.device)) for d in depths if d in self._kept}
+        taps = {d: _as_taps(self._slice(d, start, stop)) for d in depths if d in self._kept}
         if len(taps) < len(depths):
             taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
         return taps
+
+    def _slice(self, depth: int, start: int, stop: int) -> Tensor:
+        """On a CPU in memory of its own, as computed ones are: kernels choose by the alignment of what they read."""
+        rows = self._kept[depth][start:stop].to(self.batches.device)
+        return rows if rows.is_cuda else rows.clone()
 
     def _gather(self, depth: int, index_B: Tensor) -> Tensor:
         kept = self._kept[depth]
@@ -153,13 +160,18 @@ class Feed:
         they are, since the size decides on the kernels and so on the last bit; and only where shuffled batches agree."""
         n, size = len(self), min(self.batch_size, len(self))
         if not self._training:
-            self._fill(range(start, min(start + size, n)) for start in range(0, n, size))
+            spans = [self.world.span(n, rank) for rank in range(self.world.size)]
+            self._fill(range(i, min(i + size, span.stop)) for span in spans for i in range(span.start, span.stop, size))
             return
         starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
         self._fill(range(start, start + size) for start in starts)
         for depth in list(self._kept):
             if not self._agrees(depth, size):
                 del self._kept[depth]
+                text = (
+                    "features after block {} are computed for each batch: on this machine they depend on the images beside them"
+                )
+                print(text.format(depth), file=sys.stderr)
 
     def _agrees(self, depth: int, size: int) -> bool:
         """Whether gathered taps are those of shuffled batches of both sizes that training has, the last images among them."""
@@ -185,7 +197,7 @@ def _as_rows(tap: Tensor) -> Tensor:
 
 
 def _as_taps(rows: Tensor) -> Tensor:
-    """The inverse: NCHW in the channels-last memory format that computed taps have, so that the same kernels meet both."""
+    """The inverse: NCHW in the channels-last memory format, computed or kept, so that the same kernels meet both."""
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
 
