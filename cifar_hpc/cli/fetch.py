@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.planning.lineage import parent_of
 
+TORCHVISION = "torchvision/"
 FETCHED = tuple(name for name in catalog.DATASETS if name != "folder")  # a folder of images is the user's own
 
 
 def fetch(
-    target: Annotated[str, typer.Argument(metavar="SPEC|DATASET", help=f"a spec, or {', '.join(FETCHED)}")],
+    target: Annotated[str, typer.Argument(metavar="SPEC|DATASET", help=f"a spec, {', '.join(FETCHED)} or torchvision/NAME")],
 ) -> None:
     """Bring data and weights to this machine; what is there stays. Run it where there is a network."""
     if target in FETCHED:
@@ -24,14 +26,26 @@ def fetch(
         from cifar_hpc.data.files import data_root
 
         fetch_dataset(target, data_root(), _say)
+    elif target.startswith(TORCHVISION):
+        _fetch_torchvision(target)
     elif Path(target).is_file():
         from cifar_hpc.spec.load import load_spec
 
+        for name in sorted(set(re.findall(rf"{TORCHVISION}[A-Za-z0-9]+", Path(target).read_text(errors="replace")))):
+            _fetch_torchvision(name)  # first: what it holds is a part of the spec's trials
         fetch_for(list(load_spec(Path(target)).configs))
     else:
         near = nearest(target, FETCHED)
         hint = f" Did you mean {near!r}?" if near else ""
         raise CifarHpcError(f"fetch: {target!r} is neither a spec file nor a data set ({', '.join(FETCHED)}).{hint}")
+
+
+def _fetch_torchvision(name: str) -> None:
+    from cifar_hpc.data.brought import fetch_torchvision
+    from cifar_hpc.data.files import data_root
+
+    folder = fetch_torchvision(name, data_root(), _say)
+    _say(f"{name}: a folder of images now, {folder}")
 
 
 def fetch_for(configs: list[TrialConfig]) -> None:

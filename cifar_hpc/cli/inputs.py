@@ -34,8 +34,13 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
         problems += [f"{place}: {problem}" for problem in problems_of(check)]
         notes += [f"{place}: {note}" for note in notes_of(check, listing, [c for c in configs if c.dataset == dataset])]
     for config in _with_weights(configs):
-        classes = config.dataset.classes or catalog.DATASETS[config.dataset.name].classes
-        if not classes:
+        source = config.source_of("dataset")
+        classes = config.dataset.classes or catalog.dataset(config.dataset.name).classes
+        if not classes and source is not None:
+            from cifar_hpc.data.own import read_own
+
+            classes = read_own(source, config.dataset.args or ()).classes
+        elif not classes:
             classes = listings[config.dataset.fingerprint].classes
         try:
             notes += _judge_weights(config, len(classes))
@@ -52,16 +57,15 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     unseen: list[str] = []
     for dataset in _folders(configs):
-        from cifar_hpc.config.image_folder import list_folder
         from cifar_hpc.data.check import known_check, notes_of, problems_of
-        from cifar_hpc.data.files import data_root, folder_path
+        from cifar_hpc.data.files import data_root, folder_path, planned_folder
 
         folder = folder_path(dataset)
         check = known_check(str(dataset.fingerprint), data_root())
         if check is None:
             unseen.append(f"the images of {printable(str(folder))}")
             continue
-        found = notes_of(check, list_folder(folder), [config for config in configs if config.dataset == dataset])
+        found = notes_of(check, planned_folder(dataset), [config for config in configs if config.dataset == dataset])
         notes += [f"{printable(str(folder))}: {sentence}" for sentence in (*problems_of(check), *found)]
     unseen += list(dict.fromkeys(str(config.weights) for config in _with_weights(configs) if config.weights_fingerprint))
     return notes, unseen
@@ -91,7 +95,7 @@ def _judge_weights(config: TrialConfig, classes_n: int) -> list[str]:
         return []
     from cifar_hpc.models.zoo import build_model, in_channels
 
-    channels = in_channels(config, catalog.DATASETS[config.dataset.name].channels)
+    channels = in_channels(config, config.dataset.channels or catalog.dataset(config.dataset.name).channels)
     warnings = build_model(config, classes_n, channels).warnings
     gc.collect()
     return [f"{config.weights}: {warning}" for warning in warnings]

@@ -74,11 +74,15 @@ def refit_sweep(layout: Layout, name: str, top: int, where: Where) -> None:
 def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
     from cifar_hpc.config.normalize import refitted
+    from cifar_hpc.config.plugins import load_plugins
+    from cifar_hpc.config.sources import look_in
     from cifar_hpc.config.trial import TrialConfig
     from cifar_hpc.spec.sweep import SweepTrial
 
     epochs = max(1, round(best_epoch))
     config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
+    look_in(layout.sources)
+    load_plugins(config.sources or ())
     return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from cifar_hpc.executors.slurm.profile import SlurmProfile
     from cifar_hpc.planning.plan import Job, Plan
 
-RESERVED_NAMES = ("published", "report")  # further folders of results/ that are no sweeps
+RESERVED_NAMES = ("published", "report", "sources")  # further folders of results/ that are no sweeps
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
 WAIT_S = 1.0
 CLUSTER_WAIT_S = 10.0
@@ -94,6 +94,7 @@ def sweep(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
 ) -> None:
     """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
+    from cifar_hpc.planning.changes import changed_code
     from cifar_hpc.planning.plan import make_plan, plan_record
     from cifar_hpc.spec.load import load_spec
 
@@ -117,6 +118,8 @@ def sweep(
     if dropped:
         some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
         say(f"no longer in the spec: {len(dropped)} trials ({some}); their results stay")
+        for sentence in changed_code(read_record(layout.sweep(loaded.name).plan, PlanRecord), plan_record(plan)):
+            say(sentence)
     reader = SweepReader(layout, plan_record(plan))
     where = Where(on, profile, canary, wait)
     if dry_run:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -124,12 +124,8 @@ def config_text(config: Mapping[str, Any]) -> str:
 @cache
 def flat_config(text: str) -> Mapping[Axis, Any]:
     """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the data set's name."""
-    flat: dict[Axis, Any] = {}
-    for key, value in json.loads(text).items():
-        if isinstance(value, dict):
-            flat |= {key if part == "name" else f"{key}.{part}": _hashable(item) for part, item in value.items()}
-        else:
-            flat[key] = _hashable(value)
+    flat = dict(_flattened(json.loads(text)))
+    flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
     for key in unhashed_keys():  # no parts of the trial, or said by another
@@ -140,6 +136,15 @@ def flat_config(text: str) -> Mapping[Axis, Any]:
 def is_training_key(key: Axis) -> bool:
     """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
     return key in _TRAINING
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[Axis, Any]]:
+    for key, value in config.items():
+        name = prefix.rstrip(".") if prefix == "dataset." and key == "name" else f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{name}.")
+        elif key != "sources":
+            yield name, _hashable(value)
 
 
 def _hashable(value: Any) -> Any:

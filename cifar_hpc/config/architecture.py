@@ -1,8 +1,8 @@
-"""What is known of an architecture: the catalogue's entry, or for `timm/NAME` what timm itself says.
+"""What is known of an architecture: the catalogue's entry, for `timm/NAME` what timm itself says, for the user's own its build.
 
 The catalogue does not list timm's models, which are thousands and change with its version. So a spec that names one, and no
 other, costs an import of timm and torch and a build without memory. A trial's id never depends on what is found here: it is
-the same where timm is not installed. Owns: architecture, known_architecture, misfit, TimmError. Imports neither until asked.
+the same where timm is not installed. Imports neither until asked. Owns: architecture, known_architecture, misfit.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import functools
 
 from cifar_hpc.config.catalog import TIMM, ArchInfo
 from cifar_hpc.config.catalog import architecture as catalogued
+from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError
 
 
-class TimmError(CifarHpcError):
-    """A `timm/NAME` that cannot be had. found, allowed, near: as in Problem."""
+class UnusableArchError(CifarHpcError):
+    """A `timm/NAME`, or a network of the user's own, that cannot be had. found, allowed, near: as in Problem."""
 
     def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
         super().__init__(f"arch: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
@@ -23,33 +24,37 @@ class TimmError(CifarHpcError):
 
 
 @functools.cache
-def architecture(arch: str) -> ArchInfo | None:
-    """The facts, None for a name beyond the catalogue. Raises TimmError where timm is not installed, knows no such model, or
-    the model cannot be cut into blocks."""
-    if not arch.startswith(TIMM):
-        return catalogued(arch)
+def architecture(network: str | OwnNetwork) -> ArchInfo | None:
+    """The facts, None for a name beyond the catalogue. Raises UnusableArchError where timm is not installed or knows no such
+    model, where the user's own cannot be made, or where it cannot be cut into blocks."""
+    if isinstance(network, OwnNetwork):
+        from cifar_hpc.models.facts import find_own_facts
+
+        return find_own_facts(network)
+    if not network.startswith(TIMM):
+        return catalogued(network)
     from cifar_hpc.models.facts import find_timm_facts
 
-    return find_timm_facts(arch)
+    return find_timm_facts(network)
 
 
-def known_architecture(arch: str) -> ArchInfo | None:
-    """The same, None too where timm or the model cannot be had: for estimates."""
+def known_architecture(network: str | OwnNetwork) -> ArchInfo | None:
+    """The same, None too where the model cannot be had: for estimates."""
     try:
-        return architecture(arch)
-    except TimmError:
+        return architecture(network)
+    except CifarHpcError:
         return None
 
 
 @functools.cache
-def misfit(arch: str, side: int) -> str | None:
+def misfit(network: str | OwnNetwork, side: int) -> str | None:
     """Why an architecture of timm does not take images of this side, pixels; None: it takes them, or is none of timm's."""
-    if not arch.startswith(TIMM) or known_architecture(arch) is None:
+    if isinstance(network, OwnNetwork) or not network.startswith(TIMM) or known_architecture(network) is None:
         return None
     from cifar_hpc.models.zoo import build_shapes
 
     try:
-        build_shapes(arch, 10, side)
+        build_shapes(network, 10, side)
     except CifarHpcError as error:
         return str(error)
     return None

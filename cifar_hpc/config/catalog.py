@@ -64,6 +64,15 @@ DATASETS: dict[str, DatasetInfo] = {
     "folder": DatasetInfo((), None, 3, None, None, {}),
 }
 
+BROUGHT = ("torchvision/", "hf/")  # what the name of a data set begins with that becomes a folder of images
+_ANY_DATASET = DatasetInfo((), None, 3, None, None, {})  # what is known of one that only its images tell of
+
+
+def dataset(name: str) -> DatasetInfo:
+    """The facts on a data set; of one beyond DATASETS only the images tell."""
+    return DATASETS.get(name, _ANY_DATASET)
+
+
 OWN_ARCHS = ("linear", "simple_cnn", "convnet5", "convnet12", "alexnet_cifar", "resnet9")
 
 # torchvision's classification models by their torchvision names (a test compares this with torchvision's own list).
@@ -190,7 +199,7 @@ def block_names(arch: str) -> tuple[str, ...] | None:
 
 def labelled_images(dataset: str, classes: Collection[str] | None = None) -> int | None:
     """Training images of the official split, of these classes only (None: of all); None where only the images tell."""
-    info = DATASETS[dataset]
+    info = DATASETS.get(dataset, _ANY_DATASET)
     return None if info.train_n is None else info.train_n * len(classes or info.classes) // len(info.classes)
 
 

@@ -52,6 +52,7 @@ class ImageFolder:
     empty: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
     wrong: tuple[str, ...]
+    labelled_by: Path | None = None  # the table that says the classes; None: the folders do
 
     def problems(self, classes: Collection[str] | None, val_frac: float, train_size: int | None = None) -> list[str]:
         """A sentence for each thing without which no trial can start. classes: those that are kept; None: all. val_frac,
@@ -88,7 +89,7 @@ class ImageFolder:
         """A sentence for each thing that a person should know before the first trial."""
         kept = [name for name in self.classes if classes is None or name in classes]
         found = []
-        if not self.own_splits:
+        if not self.own_splits and self.labelled_by is None:
             found.append(f"no train/: the {len(kept)} folders are its classes")
         if "val" not in self.splits and val_frac > 0:
             images_n = sum(len(self.splits["train"].get(name, ())) for name in kept)
@@ -127,11 +128,13 @@ def folder_fingerprint(listing: ImageFolder) -> str:
     """16 hex digits over the splits, classes, names and contents of the labelled images: what stands for them in an id."""
     digest = hashlib.sha256()
     for split, classes in sorted(listing.splits.items()):
-        for _, paths in sorted(classes.items()):
+        for label, paths in sorted(classes.items()):
             for path in paths:
                 with path.open("rb") as stream:
                     content = hashlib.file_digest(stream, "sha256").hexdigest()
                 parts = path.relative_to(listing.root).parts[1 if listing.own_splits else 0 :]
+                if listing.labelled_by is not None:  # a table, not folders, says the class
+                    parts = (label, *path.relative_to(listing.root).parts)
                 digest.update(os.fsencode("/".join((split, *parts))) + f"\0{content}\n".encode())
     return digest.hexdigest()[:16]
 

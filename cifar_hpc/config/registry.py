@@ -34,12 +34,19 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     def __init__(self, what: str, entries: Mapping[str, EntryT]) -> None:
         self.what = what
         self._entries = dict(entries)
+        self.changes = 0  # how often it was added to: what is made of its names is made again
 
     def __getitem__(self, name: str) -> EntryT:
         """Raises UnknownNameError, a KeyError, with the names that there are and the nearest one."""
         if name not in self._entries:
             raise UnknownNameError(self.what, name, self._entries)
         return self._entries[name]
+
+    def add(self, name: str, entry: EntryT) -> None:
+        """Adds an entry, or puts another in its place."""
+        if self._entries.get(name) is not entry:
+            self._entries[name] = entry
+            self.changes += 1
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -97,6 +104,14 @@ class ObjectiveInfo:
     mode: str
     metric: str
     noun: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentInfo:
+    """draw, change: as data/pixels.Operation has them."""
+
+    draw: Target
+    change: Target
 
 
 _OPTIMIZERS, _SHAPES, _MEMBERS = "cifar_hpc.train.optimizers", "cifar_hpc.config.schedule", "cifar_hpc.train.classifiers"
@@ -165,6 +180,7 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
         ),
     },
 )
+OWN_AUGMENTS: Registry[AugmentInfo] = Registry("augment", {})  # operations beyond data/'s; their arguments are in the catalogue
 OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other metric may
     "objective.metric",
     {

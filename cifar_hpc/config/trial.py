@@ -15,16 +15,36 @@ from typing import Any
 from cifar_hpc.config import catalog, identity
 from cifar_hpc.config.keys import Role, part, trial_key
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.sources import Source
 
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
 STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
+
+
+Arguments = tuple[tuple[str, Any], ...]  # sorted by name; values are what YAML can write, lists as tuples
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """A network of the user's own, as far as planning has to know it. side, channels: of its images."""
+
+    source: Source
+    args: Arguments
+    side: int
+    channels: int
+
+    def __str__(self) -> str:
+        return self.source.name
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetConfig:
     """Which images a trial trains on and how they are split."""
 
-    name: str = trial_key("data set", Role.COMMON, choices=tuple(catalog.DATASETS))
+    name: str = trial_key(
+        "data set: one of ours, torchvision/NAME, hf/PATH (Parquet, or saved on disk), or one's own: FILE.py:FUNCTION",
+        Role.COMMON,
+    )
     classes: tuple[str, ...] | None = trial_key(
         "classes kept, in official label order; null: all", Role.COMMON | Role.AS_WRITTEN, None
     )
@@ -41,9 +61,22 @@ class DatasetConfig:
         None,
         hashed=False,
     )
+    labels: str | None = trial_key(
+        "CSV, relative to the spec, that names the folder's files and their labels; null: class folders do",
+        Role.COMMON | Role.AS_WRITTEN,
+        None,
+        hashed=False,
+    )
     fingerprint: str | None = trial_key(
         "digest of a folder's file names and contents, which stands for it in the id", Role.COMMON, None, derived=True
     )
+    args: tuple[tuple[str, Any], ...] | None = trial_key(
+        "arguments of one's own data set, by name", Role.COMMON | Role.AS_WRITTEN, None, late=True
+    )
+    side: int | None = trial_key(
+        "pixels of a side of one's own data set's images, as it gave them", Role.COMMON, None, derived=True, hashed=False
+    )
+    channels: int | None = trial_key("their channels", Role.COMMON, None, derived=True, hashed=False)
 
     @cached_property
     def canonical(self) -> str:
@@ -91,7 +124,17 @@ class TrialConfig:
 
     dataset: DatasetConfig = field(metadata=part(Role.COMMON | Role.AS_WRITTEN))
     arch: str = trial_key(
-        "architecture: one of ours, a torchvision classification model, or timm/NAME", Role.COMMON | Role.INHERITED
+        "architecture: one of ours, a torchvision classification model, timm/NAME, or one's own: FILE.py:NAME, MODULE:NAME",
+        Role.COMMON | Role.INHERITED,
+    )
+    arch_args: tuple[tuple[str, Any], ...] | None = trial_key(
+        "what one's own network is called with beside num_classes and in_channels, by name; arch_args.NAME is an axis too",
+        Role.COMMON | Role.INHERITED | Role.AS_WRITTEN,
+        None,
+        late=True,
+    )
+    sources: tuple[Source, ...] | None = trial_key(
+        "the code of what is not the package's, which enters the id by its hash", Role.COMMON, None, derived=True, late=True
     )
     weights: str | None = trial_key(
         "null (from scratch), imagenet, a torchvision weight enum, a weights file (.pt, .safetensors), {trial: ID}",
@@ -244,6 +287,20 @@ class TrialConfig:
         "seed of initialisation, data order, augmentation and dropout, each its own stream", Role.COMMON, 0, ge=0
     )
 
+    def source_of(self, part: str) -> Source | None:
+        """The code of a part that is the user's own: 'arch', 'dataset', 'optimizer', ..."""
+        return next((source for source in self.sources or () if source.part == part), None)
+
+    @property
+    def network(self) -> str | OwnNetwork:
+        """What config/architecture.py knows facts of: the name of an architecture, or the user's own."""
+        source = self.source_of("arch")
+        if source is None:
+            return self.arch
+        info = catalog.dataset(self.dataset.name)
+        channels = self.dataset.channels or info.channels
+        return OwnNetwork(source, self.arch_args or (), self.image_size or info.size or 32, channels)
+
     @property
     def trains(self) -> bool:
         """Whether it takes steps; else its classifier is fitted once, to features of a network that is frozen."""
@@ -274,7 +331,10 @@ class TrialConfig:
         plain = dict(sorted(_own_fields(self).items()))
         if not isinstance(self.augment, str):
             plain["augment"] = [{"name": op.name, "args": [list(arg) for arg in op.args]} for op in self.augment]
+        plain["arch_args"] = plain_arguments(self.arch_args)
+        plain["sources"] = None if self.sources is None else [_own_fields(source) for source in self.sources]
         dataset = _own_fields(self.dataset)
+        dataset["args"] = plain_arguments(self.dataset.args)
         if self.dataset.classes is not None:
             dataset["classes"] = list(self.dataset.classes)
         return {**plain, "dataset": dataset, "stop": _own_fields(self.stop)}
@@ -288,14 +348,36 @@ class TrialConfig:
         dataset = {**data["dataset"]}
         if dataset.get("classes") is not None:
             dataset["classes"] = tuple(dataset["classes"])
+        dataset["args"] = arguments(dataset.get("args"))
+        sources = data.get("sources")
         return cls(
             **{
                 **data,
+                "arch_args": arguments(data.get("arch_args")),
+                "sources": None if sources is None else tuple(Source(**source) for source in sources),
                 "dataset": DatasetConfig(**dataset),
                 "stop": StopConfig(**data.get("stop", {})),
                 "augment": augment,
             }
         )
+
+
+def arguments(given: Mapping[str, Any] | None) -> Arguments | None:
+    """Arguments by name as a config holds them."""
+    return tuple((name, _frozen(given[name])) for name in sorted(given)) if given else None
+
+
+def plain_arguments(args: Arguments | None) -> dict[str, Any] | None:
+    """The same as a mapping again."""
+    return None if args is None else {name: _thawed(value) for name, value in args}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: Any) -> Any:
+    return list(map(_thawed, value)) if isinstance(value, tuple) else value
 
 
 def keys_with(role: Role) -> tuple[str, ...]:

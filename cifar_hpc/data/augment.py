@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import OWN_AUGMENTS, load
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import mixing, pixels, policies
 from cifar_hpc.data.pixels import Draws
@@ -110,9 +111,16 @@ def pixel_operations(operations: Sequence[Operation]) -> tuple[PixelOp, ...]:
             found.append(PixelOp(partial(pixels.draw_resampling, parts), partial(pixels.resample, parts)))
             continue
         for op in group:
-            operation = policies.OPERATIONS.get(op.name) or pixels.OPERATIONS[op.name]
+            operation = _operation(op.name)
             found.append(PixelOp(partial(operation.draw, op.args), partial(operation.change, op.args)))
     return tuple(found)
+
+
+def _operation(name: str) -> pixels.Operation:
+    if name in OWN_AUGMENTS:
+        info = OWN_AUGMENTS[name]
+        return pixels.Operation(load(info.draw), load(info.change))
+    return policies.OPERATIONS.get(name) or pixels.OPERATIONS[name]
 
 
 def mix_operation(operations: Sequence[Operation]) -> tuple[mixing.MixOp, float] | None:

@@ -16,12 +16,37 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar_hpc.config.trial import AugmentOp
+from cifar_hpc.config.trial import AugmentOp, TrialConfig
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.pixels import Draws, move, per_image
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory that the images of a map may take
+
+
+def batches_for(
+    config: TrialConfig,
+    split: Split,
+    *,
+    classes_n: int,
+    channels: int,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    device: torch.device,
+    augmented: bool = False,
+) -> Batches:
+    """A split as a trial's network sees it. channels: that the network takes; augmented: as training images are."""
+    assert config.image_size is not None  # a spec fills it in
+    mean, std = normalisation
+    return Batches(
+        split,
+        image_size=config.image_size,
+        in_channels=channels,
+        mean=mean,
+        std=std,
+        augment=config.augment if augmented else "none",
+        num_classes=classes_n,
+        device=device,
+    )
 
 
 class Batches:

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar_hpc.config import catalog
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.batches import Batches
-from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.batches import batches_for
+from cifar_hpc.data.dataset import load_dataset_of
 
 
 @dataclass(frozen=True)
@@ -31,23 +30,18 @@ class ContactSheet:
 def contact_sheet(config: TrialConfig, root: Path, *, rows: int = 8, draws: int = 8) -> ContactSheet:
     """The first training images, classes in turn, as `config` resizes and augments them, one batch for each draw.
 
-    Raises DataError where the data is not under `root`, ValueError where the config has no image size and the data has none.
+    Raises DataError where the data is not under `root`, CifarHpcError where the config has no image size.
     """
-    native = catalog.DATASETS[config.dataset.name].size
-    image_size = config.image_size or native
-    if image_size is None:
-        raise ValueError("image_size: one's own images need it")
-    data = load_dataset(config.dataset, image_size, root, resize=config.resize, crop_frac=config.crop_frac)
+    data = load_dataset_of(config, root)
     split, K = data.train, len(data.classes)
-    batches = Batches(
+    batches = batches_for(
+        config,
         split,
-        image_size=image_size,
-        in_channels=data.channels,
-        mean=data.mean,
-        std=data.std,
-        augment=config.augment,
-        num_classes=K,
+        classes_n=K,
+        channels=data.channels,
+        normalisation=(data.mean, data.std),
         device=torch.device("cpu"),
+        augmented=True,
     )
     of_class = [torch.nonzero(split.labels_N == label)[:, 0] for label in range(K)]
     index_R = torch.stack([of_class[row % K][(row // K) % len(of_class[row % K])] for row in range(rows)])

@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.sources import Source
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data import folder, sources, splits
 from cifar_hpc.data.files import shorten
 from cifar_hpc.data.images import Fit
+from cifar_hpc.data.own import read_own
 from cifar_hpc.data.sources import LabelledImages
-from cifar_hpc.errors import DataError, nearest
+from cifar_hpc.errors import CifarHpcError, DataError, nearest
 
 _CHUNK = 256  # images gathered at once from a map on disk
 
@@ -72,8 +74,23 @@ class Dataset:
     sha256: str
 
 
+def load_dataset_of(config: TrialConfig, root: Path) -> Dataset:
+    """The data set of a trial, as load_dataset gives it. Raises CifarHpcError where the trial has no image size."""
+    if config.image_size is None:
+        raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
+    source = config.source_of("dataset")
+    fit = {"resize": config.resize, "crop_frac": config.crop_frac}
+    return load_dataset(config.dataset, config.image_size, root, source=source, **fit)  # type: ignore[arg-type]
+
+
 def load_dataset(
-    config: DatasetConfig, image_size: int, root: Path, *, resize: str = "crop", crop_frac: float = 1.0
+    config: DatasetConfig,
+    image_size: int,
+    root: Path,
+    *,
+    resize: str = "crop",
+    crop_frac: float = 1.0,
+    source: Source | None = None,
 ) -> Dataset:
     """Reads, sub-samples (train_size) and then splits (val_frac); both are stratified draws of split_seed alone.
 
@@ -84,11 +101,14 @@ def load_dataset(
     """
     val: LabelledImages | None = None
     test: LabelledImages | None
-    if config.name == "folder":
+    if source is not None:
+        brought = read_own(source, config.args or ())
+        names, train, val, test = brought.classes, brought.train, brought.val, brought.test
+    elif config.name == "folder":
         own = folder.read_folder(config, Fit(image_size, resize, crop_frac), root)
         names, train, val, test = own.classes, own.train, own.val, own.test
     else:
-        names = catalog.DATASETS[config.name].classes
+        names = catalog.dataset(config.name).classes
         train, test = sources.read_digits() if config.name == "digits" else sources.read_official(config.name, root)
     classes = _kept_classes(config, names)
     train_at, labels_N = _positions(train, names, classes)
@@ -145,13 +165,13 @@ def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArr
 
 
 def _joined(one: Split, other: Split, offset: int) -> Split:
-    """Two parts of one map. offset: added to the positions of the other, so that none stands twice."""
-    assert one.rows_N is not None and other.rows_N is not None
+    """Two splits as one; of a folder, parts of one map. offset: added to the other's positions, so that none stands twice."""
+    mapped = one.rows_N is not None and other.rows_N is not None
     return Split(
-        one.images_NCHW,
+        one.images_NCHW if mapped else torch.cat([one.images_NCHW, other.images_NCHW]),
         torch.cat([one.labels_N, other.labels_N]),
         torch.cat([one.index_N, other.index_N + offset]),
-        torch.cat([one.rows_N, other.rows_N]),
+        torch.cat([one.rows_N, other.rows_N]) if one.rows_N is not None and other.rows_N is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
 from cifar_hpc.errors import DataError
@@ -116,7 +117,7 @@ def planned_folder(config: DatasetConfig) -> ImageFolder:
     """What the folder holds. Raises DataError where that is no longer what the config's fingerprint stands for."""
     folder = folder_path(config)
     try:
-        listing = list_folder(folder)
+        listing = list_folder(folder) if config.labels is None else list_table(folder, Path(config.labels))
         fingerprint = folder_fingerprint(listing)
     except OSError as error:
         raise DataError(f"{printable(str(error.filename or folder))}: {error.strerror}") from error
@@ -149,7 +150,7 @@ def _lacking_folder(config: DatasetConfig) -> str | None:
 
 def _absent_classes(config: DatasetConfig, found: Found) -> tuple[str, ...]:
     """Asked classes without a training image. Only a binary file that is smaller than the official one is read for it."""
-    info = catalog.DATASETS[config.name]
+    info = catalog.dataset(config.name)
     if found.form.kind != "binary" or info.train_n is None:
         return ()
     record = found.form.label_bytes + RECORD_PIXELS

@@ -46,7 +46,7 @@ def read_official(name: str, root: Path) -> tuple[LabelledImages, LabelledImages
         why = "; ".join(wrong) or "no official files of it"
         raise DataError(f"{name} is not under {root} ({why}): run `cifar-hpc fetch {name}` where there is a network.")
     read = {"python": _read_python, "binary": _read_binary, "idx": _read_idx}[found.form.kind]
-    classes_n = len(catalog.DATASETS[name].classes)
+    classes_n = len(catalog.dataset(name).classes)
     return _numbered(found, found.form.train, read, classes_n), _numbered(found, found.form.test, read, classes_n)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.dataset import Split, load_dataset
+from cifar_hpc.data.dataset import Split, load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.models.loading import pack_weights, read_weights
@@ -58,7 +58,7 @@ def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
     states = [dict(read_weights(files.weights).state) for files in members]
     config = first.config
     assert config.image_size is not None
-    data = load_dataset(config.dataset, config.image_size, data_root(), resize=config.resize, crop_frac=config.crop_frac)
+    data = load_dataset_of(config, data_root())
     known: dict[tuple[int, ...], Tensor] = {}
 
     def val_logits(chosen: tuple[int, ...]) -> Tensor:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +22,16 @@ from torch import Tensor
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.batches import Batches
+from cifar_hpc.config.sources import look_in
+from cifar_hpc.config.trial import OwnNetwork, TrialConfig
+from cifar_hpc.data.batches import batches_for
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
-from cifar_hpc.models.zoo import build_model, in_channels, make_network, normalisation
-from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
+from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 from cifar_hpc.train.device import choose_device
@@ -58,22 +60,22 @@ class TrainedTrial:
     @property
     def fit(self) -> Fit:
         """How an image becomes what the trial's data set holds."""
-        info, gray = catalog.DATASETS[self.config.dataset.name], len(self.mean) == 1
-        if info.size is not None:  # nothing is cut off, as the set comes at this size
-            return Fit(info.size, "squash", gray=gray)
+        gray = len(self.mean) == 1
+        native = self.config.dataset.side or catalog.dataset(self.config.dataset.name).size
+        if native is not None:  # nothing is cut off, as the set comes at this size
+            return Fit(native, "squash", gray=gray)
         return Fit(self.side, self.config.resize, self.config.crop_frac, gray)
 
     @torch.no_grad()
     def logits(self, split: Split) -> NDArray[np.float32]:
         """Logits N x K of a split whose images are as `fit` says, float32 throughout."""
         device = choose_device(None)
-        batches = Batches(
+        batches = batches_for(
+            self.config,
             split,
-            image_size=self.side,
-            in_channels=self.channels,
-            mean=self.mean,
-            std=self.std,
-            num_classes=len(self.classes),
+            classes_n=len(self.classes),
+            channels=self.channels,
+            normalisation=(self.mean, self.std),
             device=device,
         )
         model = self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -91,6 +93,7 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     except FileNotFoundError as error:
         raise CifarHpcError(f"trial {name} has no result: it is not finished") from error
     config = TrialConfig.from_json(result.config)
+    look_in(Layout(files.folder.parent.parent).sources)
     if not CLASSIFIERS[config.classifier].keeps_weights:
         raise CifarHpcError(
             f"trial {name}: classifier {config.classifier} is its training images and keeps no weights; choose linear or svm"
@@ -141,8 +144,9 @@ def _write_safetensors(trained: TrainedTrial, path: Path) -> Callable[[Tensor], 
     """torchvision's own keys, so that its network of that name and class count loads them; checked by doing that."""
     write_atomic(path, lambda stream: stream.write(pack_state(trained.model.state_dict(), _notes(trained))))
     config = trained.config
-    with without_initial_values():
-        network = make_network(config.arch, len(trained.classes), trained.channels, trained.side, config.stem)
+    own = nullcontext() if isinstance(config.network, OwnNetwork) else without_initial_values()
+    with own:
+        network = network_of(config, len(trained.classes), trained.channels)
     fit_weights(network, read_weights(path), path.name)
     network.eval()
 

@@ -16,15 +16,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.architecture import TimmError
+from cifar_hpc.config.architecture import UnusableArchError
+from cifar_hpc.config.sources import own_line
+from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import without_initial_values
 from cifar_hpc.models.nets import NETS
+from cifar_hpc.models.own_nets import cut_own, make_own
 from cifar_hpc.models.summary import summarize
 from cifar_hpc.models.timm_nets import pretrained
 from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, make_network, side_step
 
+OWN_CLASSES = 10
 NATIVE_SIDE = 224  # pixels: the constructor's own image size where layers depend on it
 
 
@@ -49,12 +53,14 @@ def find_facts(arch: str) -> dict[str, Any]:
 
 def find_timm_facts(arch: str) -> catalog.ArchInfo:
     """Of a model of timm, counted at the image side of its default configuration. Which sides it takes is not among them:
-    architecture.misfit tries one. Raises TimmError where there is no such model or it cannot be cut into blocks."""
+    architecture.misfit tries one. Raises UnusableArchError where there is no such model or it cannot be cut into blocks."""
     default = pretrained(arch)
     try:
         sizes = _sizes(build_shapes(arch, IMAGENET_CLASSES, default.side), default.side)
     except CifarHpcError as error:
-        raise TimmError(str(error), "an architecture that torch.fx can cut (`cifar-hpc arch NAME` tries one)") from error
+        raise UnusableArchError(
+            str(error), "an architecture that torch.fx can cut (`cifar-hpc arch NAME` tries one)"
+        ) from error
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
     plain["flops"] = round(sizes["flops"] * (NATIVE_SIDE / default.side) ** 2)
     return catalog.ArchInfo(
@@ -62,15 +68,30 @@ def find_timm_facts(arch: str) -> catalog.ArchInfo:
     )
 
 
-def _sizes(model: BlockModel, side: int) -> dict[str, Any]:
-    rows = summarize(model, side, 3)
+def find_own_facts(network: OwnNetwork) -> catalog.ArchInfo:
+    """Of a network of the user's own, from its build for ten classes. Raises UnusableArchError where it cannot be used."""
+    model = cut_own(network, make_own(network, OWN_CLASSES, network.channels))
+    try:
+        sizes = _sizes(model, network.side, network.channels)
+    except CifarHpcError as error:
+        raise UnusableArchError(str(error), "blocks that hand on one tensor each") from error
+    except Exception as error:  # whatever its code raises on an image
+        image = f"{network.channels}x{network.side}x{network.side}"
+        raise UnusableArchError(own_line(error, network.source.path), f"an image of {image} goes through it") from error
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
+    plain["flops"] = round(sizes["flops"] * (NATIVE_SIDE / network.side) ** 2)
+    return catalog.ArchInfo(**plain, min_side=1, side_step=1, weights={})
+
+
+def _sizes(model: BlockModel, side: int, channels: int = 3) -> dict[str, Any]:
+    rows = summarize(model, side, channels)
     params, operations = sum(row.params for row in rows), sum(row.flops for row in rows)
     return {
         "blocks": list(model.names),
         "params": params,
         "flops": operations,
-        "param_shares": [round(row.params / params, 4) for row in rows],
-        "flop_shares": [round(row.flops / operations, 4) for row in rows],
+        "param_shares": [round(row.params / max(params, 1), 4) for row in rows],
+        "flop_shares": [round(row.flops / max(operations, 1), 4) for row in rows],
     }
 
 

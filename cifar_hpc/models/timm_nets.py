@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from cifar_hpc.config.architecture import TimmError
+from cifar_hpc.config.architecture import UnusableArchError
 from cifar_hpc.config.catalog import TIMM
 from cifar_hpc.errors import CifarHpcError, DataError, nearest
 from cifar_hpc.models.loading import Normalisation, without_initial_values
@@ -42,19 +42,21 @@ def is_timm(arch: str) -> bool:
 
 @functools.cache
 def pretrained(arch: str) -> Pretrained:
-    """Raises TimmError where timm is not installed or knows no such model or tag."""
+    """Raises UnusableArchError where timm is not installed or knows no such model or tag."""
     timm, name = _timm(), arch.removeprefix(TIMM)
     if not timm.is_model(name):
         models = timm.list_models()
         near = nearest(name, models)
         allowed = f"one of timm {timm.__version__}'s {len(models)} models (timm.list_models() lists them)"
-        raise TimmError(f"{arch!r} is no model of timm", allowed, near and TIMM + near)
+        raise UnusableArchError(f"{arch!r} is no model of timm", allowed, near and TIMM + near)
     try:
         config = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # a tag that the model does not have
         base = name.split(".")[0]
         tags = [TIMM + tagged for tagged in timm.list_pretrained(f"{base}.*")]
-        raise TimmError(str(error).rstrip("."), f"one of {', '.join([TIMM + base, *tags])}", nearest(arch, tags)) from error
+        raise UnusableArchError(
+            str(error).rstrip("."), f"one of {', '.join([TIMM + base, *tags])}", nearest(arch, tags)
+        ) from error
     if config is None:
         return Pretrained(NATIVE_SIDE, False, 0, None, ((0.5,) * 3, (0.5,) * 3), ())
     repository, url = config.hf_hub_id, config.url
@@ -150,6 +152,8 @@ def _timm() -> Any:
         import timm
     except ImportError as error:
         found = f"{TIMM}NAME needs timm, which cannot be imported here ({error})"
-        raise TimmError(found, "`pip install 'cifar-hpc[timm]'`, or an architecture that `cifar-hpc arch` lists") from error
+        raise UnusableArchError(
+            found, "`pip install 'cifar-hpc[timm]'`, or an architecture that `cifar-hpc arch` lists"
+        ) from error
     logging.getLogger("timm").setLevel(logging.ERROR)  # its loader warns of each classifier that is exchanged
     return timm

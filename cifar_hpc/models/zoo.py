@@ -22,6 +22,7 @@ from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
 from cifar_hpc.models.nets import NETS
+from cifar_hpc.models.own_nets import cut_own, make_own
 from cifar_hpc.models.small_maps import trim_convolutions
 from cifar_hpc.models.summary import summarize
 from cifar_hpc.models.timm_nets import closed_parts, is_timm, make_shapes, make_timm, pretrained
@@ -42,7 +43,9 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
         network, warnings = _build_network(config, num_classes, in_channels)
     finally:
         torch.set_rng_state(state)
-    model = _cut(config.arch, network, warnings)
+    own = config.network
+    model = _cut(config.arch, network, warnings) if isinstance(own, str) else cut_own(own, network)
+    model.warnings = tuple(warnings)
     if is_timm(config.arch):
         _check_passes(config.arch, model, image_side(config), in_channels)
     trim_convolutions(model)
@@ -52,8 +55,9 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
 
 
 def in_channels(config: TrialConfig, dataset_channels: int) -> int:
-    """Our own networks and timm's take the data's channels, or those that their weights have; torchvision's are given 3."""
-    if config.arch not in NETS and not is_timm(config.arch):
+    """Our own networks and timm's take the data's channels, or those that their weights have;
+    torchvision's are given 3. The user's own are as ours."""
+    if config.arch not in NETS and not is_timm(config.arch) and isinstance(config.network, str):
         return 3
     if config.weights is None:
         return dataset_channels
@@ -106,7 +110,7 @@ def _classes(weights: Weights, classifier: str) -> int | None:
 
 def image_side(config: TrialConfig) -> int:
     """Pixels of a side that the network sees. Raises CifarHpcError where neither the config nor the data set says it."""
-    side = config.image_size or catalog.DATASETS[config.dataset.name].size
+    side = config.image_size or catalog.dataset(config.dataset.name).size
     if side is None:
         raise CifarHpcError(f"image_size: not given; data set {config.dataset.name!r} has no size of its own, so give one")
     return side
@@ -155,15 +159,23 @@ def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tupl
     if config.stem == "imagenet":  # the other stem keeps the image's size, so it takes any
         check_side(config.arch, side)
     if config.weights is None:
-        return make_network(config.arch, num_classes, channels, side, config.stem), []
+        return network_of(config, num_classes, channels), []
     path = weights_path(config.arch, config.weights)
     if is_timm(config.arch) and not is_file(config.weights):
         return make_timm(config.arch, num_classes, channels, side, path), []
-    # timm's constructors run parts of some networks, which takes values
-    with nullcontext() if is_timm(config.arch) else without_initial_values():
-        network = make_network(config.arch, num_classes, channels, side, config.stem)
+    # timm's constructors run parts of some networks, and the user's own may, which takes values
+    with without_initial_values() if config.arch in catalog.ARCHS else nullcontext():
+        network = network_of(config, num_classes, channels)
     warnings = fit_weights(network, read_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
     return network, warnings
+
+
+def network_of(config: TrialConfig, num_classes: int, channels: int) -> nn.Module:
+    """The uncut network of a trial, as make_network or make_own gives it."""
+    own = config.network
+    if isinstance(own, str):
+        return make_network(own, num_classes, channels, image_side(config), config.stem)
+    return make_own(own, num_classes, channels)
 
 
 def make_network(arch: str, num_classes: int, channels: int, side: int, stem: str) -> nn.Module:

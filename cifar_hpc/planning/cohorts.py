@@ -16,7 +16,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.trial import OwnNetwork, TrialConfig, keys_with
 
 MOST_MEMBERS = 64
 # A cohort is full once its trunk is so small a share of its work: more members would save nothing more. Linear classifiers
@@ -59,7 +59,7 @@ def group_cohorts(trials: Sequence[TrialConfig], memory_gb: float | None) -> tup
 def work_of(cohort: Cohort) -> float:
     """Estimated FLOPs of training a cohort to its last epoch, validation and test left out."""
     first = cohort.trials[0]
-    info = known_architecture(first.arch)
+    info = known_architecture(first.network)
     size = first.image_size or 224
     image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
     dataset = first.dataset
@@ -107,45 +107,45 @@ def _shares(trial: TrialConfig) -> bool:
 
 def _is_linear(trial: TrialConfig) -> bool:
     """Whether the classifier is all that it trains."""
-    names = _blocks(trial.arch)
+    names = _blocks(trial.network)
     return names is not None and _depth(trial) == len(names) - 1
 
 
 def _trunk_share(trials: Sequence[TrialConfig]) -> float:
-    return max(_flop_share(trial.arch, _depth(trial)) for trial in trials)
+    return max(_flop_share(trial.network, _depth(trial)) for trial in trials)
 
 
 def _suffix_passes(trials: Sequence[TrialConfig]) -> float:
-    return sum(trial.epochs * 3 * (1 - _flop_share(trial.arch, _depth(trial))) for trial in trials)
+    return sum(trial.epochs * 3 * (1 - _flop_share(trial.network, _depth(trial))) for trial in trials)
 
 
 def _memory_gb(trial: TrialConfig) -> float:
-    info = known_architecture(trial.arch)
+    info = known_architecture(trial.network)
     if info is None:
         return 0.0
-    classes = len(trial.dataset.classes or catalog.DATASETS[trial.dataset.name].classes) or 1000
+    classes = len(trial.dataset.classes or catalog.dataset(trial.dataset.name).classes) or 1000
     side_frac = (trial.image_size or 224) / 224 if len(info.blocks) == 1 else 1.0  # a classifier of pixels
     shares = [*info.param_shares[_depth(trial) : -1], info.param_shares[-1] * classes / 1000 * side_frac**2]
     return MEMBER_COPIES * 4 * info.params * sum(shares) / 1e9
 
 
 def _depth(trial: TrialConfig) -> int:
-    return _depth_of(trial.arch, trial.freeze)
+    return _depth_of(trial.network, trial.freeze)
 
 
 @functools.cache
-def _depth_of(arch: str, freeze: str | int | float) -> int:
+def _depth_of(arch: str | OwnNetwork, freeze: str | int | float) -> int:
     names = _blocks(arch)
     return 0 if names is None else frozen_blocks(names, freeze)
 
 
 @functools.cache
-def _blocks(arch: str) -> tuple[str, ...] | None:
+def _blocks(arch: str | OwnNetwork) -> tuple[str, ...] | None:
     info = known_architecture(arch)
     return info.blocks if info else None
 
 
 @functools.cache
-def _flop_share(arch: str, depth: int) -> float:
+def _flop_share(arch: str | OwnNetwork, depth: int) -> float:
     info = known_architecture(arch)
     return sum(info.flop_shares[:depth]) if info else 0.0

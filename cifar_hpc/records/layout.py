@@ -170,6 +170,11 @@ class Layout:
         return self.root / "trials"
 
     @property
+    def sources(self) -> Path:
+        """The user's own code that trials are made of, a folder for each state of it, named by its hash."""
+        return self.root / "sources"
+
+    @property
     def index(self) -> Path:
         """The collector's index of finished trials; it may be deleted at any time."""
         return self.root / "index.parquet"

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout, is_name
@@ -31,7 +32,10 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
 
 
 def write_plan(layout: Layout, plan: PlanRecord) -> None:
-    """Keeps the plan, with the time of the first that was like it. Raises OSError."""
+    """Keeps the plan, with the time of the first that was like it, and a copy of the user's own code that its trials are made
+    of. Raises OSError, and OwnCodeError where that is no longer what was planned."""
+    for source in {Source(**source) for trial in plan.trials for source in trial.config.get("sources") or ()}:
+        keep_copy(source, layout.sources)
     path = layout.sweep(plan.sweep).plan
     with contextlib.suppress(FileNotFoundError, RecordError):
         before = read_record(path, PlanRecord)

@@ -187,6 +187,7 @@ class Provenance(Record):
     data_sha256: str | None  # of the images and labels that were loaded
     weights_sha256: str | None
     timm: str | None = None  # where the network is one of its
+    sources: tuple[str, ...] = ()  # the user's own code that the trial is made of, with its hash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.architecture import TimmError, architecture, known_architecture, misfit
+from cifar_hpc.config.architecture import UnusableArchError, architecture, known_architecture, misfit
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
-from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
+from cifar_hpc.config.trial import PARENT_PREFIX, OwnNetwork, TrialConfig, keys_with
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
@@ -125,11 +125,11 @@ def _training_images(config: TrialConfig) -> int | None:
     return None if total is None else round(total * (1 - dataset.val_frac))
 
 
-def _check_arch(arch: str) -> Finding | None:
+def _check_arch(arch: str | OwnNetwork) -> Finding | None:
     try:
         architecture(arch)
-    except TimmError as error:
-        return Finding("arch", arch, error.found, error.allowed, error.near)
+    except UnusableArchError as error:
+        return Finding("arch", str(arch), error.found, error.allowed, error.near)
     return None
 
 
@@ -144,7 +144,7 @@ def _check_stem(arch: str, stem: str) -> Finding | None:
     )
 
 
-def _check_weights(arch: str, weights: str | None) -> Finding | None:
+def _check_weights(arch: str | OwnNetwork, weights: str | None) -> Finding | None:
     if weights is None or weights.startswith(PARENT_PREFIX) or weights.endswith(WEIGHT_SUFFIXES):
         return None
     info = known_architecture(arch)
@@ -168,7 +168,7 @@ def _check_warmup(warmup_epochs: float, epochs: int) -> Finding | None:
     )
 
 
-def _check_freeze(arch: str, freeze: Any) -> Finding | None:
+def _check_freeze(arch: str | OwnNetwork, freeze: Any) -> Finding | None:
     info = known_architecture(arch)
     if info is None or freeze == "none":
         return None
@@ -182,7 +182,7 @@ def _check_freeze(arch: str, freeze: Any) -> Finding | None:
     return None
 
 
-def _check_side(arch: str, stem: str, image_size: int | None) -> Finding | None:
+def _check_side(arch: str | OwnNetwork, stem: str, image_size: int | None) -> Finding | None:
     info = known_architecture(arch)
     if info is None or image_size is None or stem == "cifar":  # its sides are known for the published stem alone
         return None
@@ -231,12 +231,12 @@ _FITTED_NAMES = CLASSIFIERS.names_where(lambda info: not info.trained)
 FITTED = f"{' and '.join(_FITTED_NAMES)} are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
-    (_check_arch, lambda c: (c.arch,)),
+    (_check_arch, lambda c: (c.network,)),
     (_check_stem, lambda c: (c.arch, c.stem)),
-    (_check_weights, lambda c: (c.arch, c.weights)),
+    (_check_weights, lambda c: (c.network, c.weights)),
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
-    (_check_freeze, lambda c: (c.arch, c.freeze)),
-    (_check_side, lambda c: (c.arch, c.stem, c.image_size)),
+    (_check_freeze, lambda c: (c.network, c.freeze)),
+    (_check_side, lambda c: (c.network, c.stem, c.image_size)),
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (
         _check_norms,

@@ -23,7 +23,14 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
     "arch": (
         values.read_arch,
         values.ARCH_ALLOWED,
-        {"anyOf": [{"enum": list(catalog.ARCHS)}, {"type": "string", "pattern": f"^{catalog.TIMM}"}]},
+        {"anyOf": [{"enum": list(catalog.ARCHS)}, {"type": "string", "pattern": f"^{catalog.TIMM}|:"}]},
+    ),
+    "arch_args": (values.read_arguments, values.ARGUMENTS_ALLOWED, {"anyOf": [{"type": "object"}, {"type": "null"}]}),
+    "dataset.args": (values.read_arguments, values.ARGUMENTS_ALLOWED, {"anyOf": [{"type": "object"}, {"type": "null"}]}),
+    "dataset.name": (
+        values.read_dataset_name,
+        values.DATASET_ALLOWED,
+        {"anyOf": [{"enum": list(catalog.DATASETS)}, {"type": "string", "pattern": "^torchvision/|^hf/|:"}]},
     ),
     "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
     "weights": (
@@ -111,6 +118,7 @@ OBJECTIVE = _OWN.pop("objective")
 KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
+ARGUMENT_PREFIXES = ("arch_args.", "dataset.args.")  # one argument as a key of its own: an axis
 RESOURCE_KEYS = _keys(Resources, "resources.")
 SEARCH_KEYS = _keys(SearchKeys, "search.")
 SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")

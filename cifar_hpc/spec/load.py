@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from cifar_hpc.config.plugins import read_plugins
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
@@ -14,7 +15,7 @@ from cifar_hpc.spec.checks import doubts, idle_settings
 from cifar_hpc.spec.overrides import apply_overrides
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
-from cifar_hpc.spec.schema import all_of, given, spec_model
+from cifar_hpc.spec.schema import all_of, argument_keys, given, spec_model
 from cifar_hpc.spec.space import read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
@@ -30,6 +31,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     tree, text = read_yaml(path)
     apply_overrides(tree, overrides)
+    _read_plugins(tree, path.parent)
     model = _validate(tree)
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
@@ -60,6 +62,20 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     )
 
 
+def _read_plugins(tree: YamlTree, folder: Path) -> None:
+    """Registers what `plugins` names, before the names are checked. Raises SpecError."""
+    written = tree.value.get("plugins") if isinstance(tree.value, dict) else None
+    names = written if isinstance(written, list) and all(isinstance(name, str) for name in written) else []  # else: told later
+    problems = []
+    for index, name in enumerate(names):
+        for error in read_plugins([name], folder):
+            problems.append(Problem(tree.where(("plugins", index)), error.found, error.allowed, error.near))
+    if not names:
+        read_plugins([], folder)
+    if problems:
+        raise SpecError(problems)
+
+
 def _check_parts(configs: Sequence[TrialConfig], resources: Resources, tree: YamlTree) -> None:
     """Raises SpecError where the processes of a trial could not hold whole parts of its batches."""
     processes = resources.nodes * (resources.processes or max(1, round(resources.gpus or 0)))
@@ -84,7 +100,7 @@ def _validate(tree: YamlTree) -> BaseModel:
     # A section whose lines are all commented out is null: it is as good as absent.
     plain = {key: value for key, value in tree.value.items() if value is not None or key == "name"}
     try:
-        model = spec_model().model_validate(plain)
+        model = spec_model(argument_keys(plain)).model_validate(plain)
     except ValidationError as error:
         raise SpecError(by_line(problems_of(error.errors(include_url=False), tree))) from error
     problems = _wrong_objective(model, tree) + _wrong_resources(model, tree)

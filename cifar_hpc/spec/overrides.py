@@ -11,7 +11,7 @@ from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml
 
 TOP_LEVEL = (
     *("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "objective", "stop", "search"),
-    *("stages", "resources", "keep", "ensemble"),
+    *("stages", "resources", "keep", "ensemble", "plugins"),
 )
 
 

@@ -63,7 +63,11 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
 
 def _unknown_key(path: KeyPath, where: str, *, in_stage: bool) -> Problem:
     word, section = str(path[-1]), _section(path[:-1])
-    if in_stage and section == "" and word in ("name", "objective", "keep", "resources", "search", "ensemble", "stages"):
+    if (
+        in_stage
+        and section == ""
+        and word in ("name", "objective", "keep", "resources", "search", "ensemble", "plugins", "stages")
+    ):
         return Problem(where, f"the key {word!r}", "it stands beside `stages`, for all of them")
     if section == "trial":
         if word == "seed":

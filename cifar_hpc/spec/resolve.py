@@ -5,6 +5,7 @@ The only part of the spec room that looks at files other than the spec: a folder
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
-from cifar_hpc.errors import nearest
+from cifar_hpc.config.plugins import origin_of
+from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
+from cifar_hpc.config.trial import Arguments, AugmentOp, DatasetConfig, StopConfig, TrialConfig, arguments
+from cifar_hpc.errors import DataError, nearest
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
@@ -36,20 +40,39 @@ class Resolver:
         self.folder = folder  # of the spec: relative paths start there
         self.objective = objective
         self.keep = keep
-        self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
+        self._datasets: dict[tuple[tuple[Any, ...], Arguments | None], DatasetConfig | UnresolvedError] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
-        self._folders: dict[Path, tuple[ImageFolder, str]] = {}
+        self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
         self.notes: dict[str, None] = {}  # sentences on folders, each once
 
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
         """Raises UnresolvedError."""
         own = {key: value for key, value in point.items() if "." not in key and key != "dataset"}
+        own["arch_args"] = _arguments("arch_args", point)
         if "arch" not in own:
             raise UnresolvedError("arch", "no arch", "it stands in base or grid")
         dataset = self._dataset(point)
+        sources = [self._source("dataset", dataset.name)] if is_own(dataset.name) else []
+        if is_own(own["arch"]):
+            sources.append(self._source("arch", own["arch"]))
+            own["arch"] = sources[-1].name
+        elif own["arch_args"] is not None:
+            raise UnresolvedError(
+                "arch_args", f"arguments for arch {own['arch']}", "they are for one's own: FILE.py:NAME or MODULE:NAME"
+            )
+        operations = own.get("augment", ())
+        for key, name in [
+            *((key, own.get(key)) for key in ("optimizer", "schedule")),
+            *(("augment", op.name) for op in operations if isinstance(op, AugmentOp)),
+        ]:
+            origin = origin_of(key, str(name))
+            sources += [origin] if origin is not None else []
+        own["sources"] = tuple(dict.fromkeys(sources)) or None
+        if dataset.side is not None:
+            dataset = dataclasses.replace(dataset, name=sources[0].name)
         if own.get("image_size") is None:
-            own["image_size"] = catalog.DATASETS[dataset.name].size
+            own["image_size"] = dataset.side or catalog.dataset(dataset.name).size
         if own["image_size"] is None:
             own["image_size"] = FOLDER_IMAGE_SIZE
             self.notes[f"{dataset.folder}: no image_size is given; {FOLDER_IMAGE_SIZE} pixels are taken"] = None
@@ -67,12 +90,14 @@ class Resolver:
 
     def _dataset(self, point: Mapping[str, Any]) -> DatasetConfig:
         chosen = tuple(point.get(name, key.default) for name, key in DATASET_KEYS.items())
-        if chosen not in self._datasets:
+        args = _arguments("dataset.args", point)
+        if (chosen, args) not in self._datasets:
             try:
-                self._datasets[chosen] = self._read_dataset(dict(zip(DATASET_KEYS, chosen, strict=True)))
+                values = {**dict(zip(DATASET_KEYS, chosen, strict=True)), "dataset.args": args}
+                self._datasets[chosen, args] = self._read_dataset(values)
             except UnresolvedError as error:
-                self._datasets[chosen] = error
-        known = self._datasets[chosen]
+                self._datasets[chosen, args] = error
+        known = self._datasets[chosen, args]
         if isinstance(known, UnresolvedError):
             raise known
         return known
@@ -81,11 +106,21 @@ class Resolver:
         own = {name.partition(".")[2]: value for name, value in values.items()}
         if own["name"] is ...:
             raise UnresolvedError("dataset.name", "no dataset", "it stands at the top level: dataset: cifar10")
-        official = catalog.DATASETS[own["name"]].classes
+        if own["name"].startswith(catalog.BROUGHT):
+            own["folder"], own["name"] = self._brought(own["name"], own["folder"]), "folder"
+        official = catalog.dataset(own["name"]).classes
+        if is_own(own["name"]):
+            official, own["side"], own["channels"] = self._own_facts(own["name"], own["args"])
+        elif own["args"] is not None:
+            allowed = "they are for one's own data set: FILE.py:FUNCTION or MODULE:FUNCTION"
+            raise UnresolvedError("dataset.args", f"arguments for {own['name']}", allowed)
         listing = None
         if own["name"] == "folder":
-            listing, own["fingerprint"] = self._own_images(own["folder"])
+            listing, own["fingerprint"] = self._own_images(own["folder"], own["labels"])
             own["folder"], official = str(listing.root), listing.classes
+            own["labels"] = None if listing.labelled_by is None else str(listing.labelled_by)
+        elif own["labels"] is not None:
+            raise UnresolvedError("dataset.labels", f"labels for {own['name']}", "a table of labels is for a folder")
         elif own["folder"] is not None:
             raise UnresolvedError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
         own["classes"] = _resolve_classes(own["name"], own["classes"], official)
@@ -96,20 +131,54 @@ class Resolver:
             _check_train_size(own["train_size"], kept)
         return DatasetConfig(**own)
 
-    def _own_images(self, folder: str | None) -> tuple[ImageFolder, str]:
+    def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
             raise UnresolvedError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FORM}")
         path = (self.folder / Path(folder).expanduser()).absolute()
         if not path.is_dir():
             raise UnresolvedError("dataset.folder", "no such folder", FORM)
         try:
-            if path not in self._folders:
-                listing = list_folder(path)
-                self._folders[path] = listing, folder_fingerprint(listing)
-            return self._folders[path]
+            table = None if labels is None else self.folder.absolute() / Path(labels).expanduser()
+            if (path, table) not in self._folders:
+                listing = list_folder(path) if table is None else list_table(path, table)
+                self._folders[path, table] = listing, folder_fingerprint(listing)
+            return self._folders[path, table]
         except OSError as error:
             found = f"{printable(str(error.filename))}: {error.strerror}"
             raise UnresolvedError("dataset.folder", found, "a folder that can be read is needed") from error
+
+    def _source(self, part: str, text: str) -> Source:
+        try:
+            return find_source(part, text, self.folder.absolute())
+        except OwnCodeError as error:
+            raise UnresolvedError(
+                "dataset.name" if part == "dataset" else part, error.found, error.allowed, error.near
+            ) from error
+
+    def _brought(self, name: str, folder: str | None) -> str:
+        """The folder that a data set of torchvision's, or of Hugging Face's on disk, becomes."""
+        from cifar_hpc.data.brought import hf_folder, torchvision_folder
+        from cifar_hpc.data.files import data_root
+
+        if folder is not None:
+            raise UnresolvedError("dataset.folder", f"a folder for {name}", "a folder is for `name: folder` only")
+        try:
+            if name.startswith("hf/"):
+                return str(hf_folder(self.folder.absolute() / Path(name.removeprefix("hf/")).expanduser(), data_root()))
+            return str(torchvision_folder(name, data_root()))
+        except DataError as error:
+            found, _, allowed = str(error).partition(": ")
+            raise UnresolvedError("dataset.name", found, allowed or "a data set that can be read") from error
+
+    def _own_facts(self, name: str, args: Arguments | None) -> tuple[tuple[str, ...], int, int]:
+        """Classes, side and channels of what the user's function returns: it is called here, so that its faults have a line."""
+        from cifar_hpc.data.own import read_own
+
+        try:
+            found = read_own(self._source("dataset", name), args or ())
+        except OwnCodeError as error:
+            raise UnresolvedError("dataset.name", error.found, error.allowed, error.near) from error
+        return found.classes, found.side, found.channels
 
     def _check_images(
         self, listing: ImageFolder, classes: tuple[str, ...] | None, val_frac: float, train_size: int | None
@@ -137,12 +206,18 @@ class Resolver:
         return known
 
 
+def _arguments(key: str, point: Mapping[str, Any]) -> Arguments | None:
+    """Those of the mapping, and those that are keys of their own."""
+    single = {name.removeprefix(f"{key}."): value for name, value in point.items() if name.startswith(f"{key}.")}
+    return arguments({**(dict(point.get(key) or ())), **single})
+
+
 def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: tuple[str, ...]) -> tuple[str, ...] | None:
     """In official order; None where all are kept."""
     if given is None:
         return None
     if isinstance(given, str):
-        superclasses = catalog.DATASETS[name].superclasses
+        superclasses = catalog.dataset(name).superclasses
         if given not in superclasses:
             allowed = (
                 f"{name} has the superclasses {', '.join(superclasses)}" if superclasses else "a list of classes is needed"

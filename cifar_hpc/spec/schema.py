@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import OPTIMIZERS, SCHEDULES
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
 from cifar_hpc.spec.keys import (
     ALL_KEYS,
+    ARGUMENT_PREFIXES,
     DATASET_KEYS,
     KEEP,
     MEMBER_KEYS,
@@ -114,7 +116,7 @@ def _model(name: str, doc: str, fields: Mapping[str, tuple[Any, Any]], prefix: s
     specs: dict[str, Any] = {}
     for alias, (kind, default) in fields.items():
         known = ALL_KEYS.get(prefix + alias)
-        text = known.doc if known else _SECTION_DOCS[alias]
+        text = known.doc if known else _SECTION_DOCS.get(alias, "one argument, by name")
         specs[alias.replace(".", "__") + "_"] = (kind, Field(default, alias=alias, description=text))
     return create_model(name, __config__=_STRICT, __doc__=doc, **specs)
 
@@ -140,6 +142,7 @@ _SECTION_DOCS = {
     "stop": "when a trial ends before its last epoch",
     "keep": KEEP.doc,
     "resources": "what one trial needs",
+    "plugins": "Python files, relative to the spec, or modules, that register optimisers, schedules, augmentation operations",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
     "search": "sample points instead of training the full grid; on one machine, through Ray Tune",
     "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number; three digits are sampled",
@@ -154,12 +157,29 @@ _SECTION_DOCS = {
 }
 
 
+def argument_keys(value: Any) -> frozenset[str]:
+    """The keys of a plain spec that are one argument of what is the user's own, such as 'arch_args.width'."""
+    if isinstance(value, list):
+        return frozenset().union(*map(argument_keys, value))
+    if not isinstance(value, dict):
+        return frozenset()
+    own = {key for key in value if key.startswith(ARGUMENT_PREFIXES) and key.rpartition(".")[2].isidentifier()}
+    return frozenset(own).union(*map(argument_keys, value.values()))
+
+
+def spec_model(argument_names: frozenset[str] = frozenset()) -> type[BaseModel]:
+    """The model of a whole spec, with the names that are registered now. argument_names: see argument_keys."""
+    return _spec_model(argument_names, OPTIMIZERS.changes + SCHEDULES.changes)
+
+
 @functools.cache
-def spec_model() -> type[BaseModel]:
-    """The model of a whole spec. Made on the first call: 0.1 s that `--help` need not pay."""
+def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]:
+    """Made on the first call: 0.1 s that `--help` need not pay. changes: of the registries, whose names are in the model."""
+    argument: Any = Annotated[Any, PlainValidator(values.read_argument)]
     dataset = _part("Dataset", "A data set with its keys.", DATASET_KEYS)
     dataset_value: Any = Annotated[dataset, BeforeValidator(_as_mapping)]
     setters = {"dataset": dataset_value, **{key.name: _value_type(key) for key in TRIAL_KEYS.values()}}
+    setters |= dict.fromkeys(sorted(argument_names), argument)
     matchers = {**setters, "seed": _value_type(SEED)}
     point = _model("Point", "Trial keys with one value each.", {name: (kind, None) for name, kind in setters.items()})
     some = Field(min_length=1)
@@ -205,6 +225,7 @@ def spec_model() -> type[BaseModel]:
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),
             "keep": (_value_type(KEEP), None),
+            "plugins": (list[str], None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
             "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),

@@ -41,7 +41,7 @@ class Origins:
 
     def has(self, key: str, value: Any) -> bool:
         """Whether some point may have that value."""
-        return value in (DEFAULTS[key], *(old for old, _ in self._values.get(key, [])))
+        return value in (DEFAULTS.get(key), *(old for old, _ in self._values.get(key, [])))
 
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
@@ -66,8 +66,8 @@ class Origins:
             for key, known in self._values.items()
             if key.startswith("dataset.")
             for value, path in known
-            if path[0] in ("dataset", "base") and value != DEFAULTS[key]
-            if not any(point.get(key, DEFAULTS[key]) == value for point in points)
+            if path[0] in ("dataset", "base") and value != DEFAULTS.get(key)
+            if not any(point.get(key, DEFAULTS.get(key)) == value for point in points)
         ]
 
     def switched_on(self) -> tuple[str, ...]:
@@ -113,6 +113,8 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
 
 def spell(value: Any) -> Any:
     """A value as one word or number, for a table: lists and operations are joined."""
+    if isinstance(value, tuple) and value and all(isinstance(item, tuple) for item in value):
+        return " ".join(f"{name}={spell(item)}" for name, item in value)
     if isinstance(value, tuple):
         return "+".join(_spell_operation(item) if isinstance(item, AugmentOp) else str(item) for item in value)
     return value

@@ -15,7 +15,7 @@ from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver
-from cifar_hpc.spec.schema import spec_model
+from cifar_hpc.spec.schema import argument_keys, spec_model
 from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import StageTrials, read_trials
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
@@ -29,6 +29,7 @@ COMMON = (
     "objective",
     "stop",
     "keep",
+    "plugins",
     "resources",
 )  # what may stand beside `stages`
 _JOINED = ("base", "grid", "stop")  # key by key; of the others the stage's own is the whole
@@ -100,7 +101,7 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
     for stage in spec.value["stages"]:
         trees[stage] = StageTree(spec, stage)
         try:
-            model = spec_model().model_validate(trees[stage].value)
+            model = spec_model(argument_keys(trees[stage].value)).model_validate(trees[stage].value)
             read[stage] = read_trials(model, trees[stage], resolver, read, strict=strict)
         except SpecError as error:  # what starts from this stage has no parents: its problems would be this one's
             problems |= dict.fromkeys(error.problems)

@@ -14,6 +14,7 @@ from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
+from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
 from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver, UnresolvedError
@@ -125,7 +126,7 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
         return None
     if axis in _BACKBONE and trains_classifier_alone(config.arch, config.freeze):
         return None
-    if axis in _AS_WRITTEN or axis.startswith(STAGE_PREFIX):
+    if axis in _AS_WRITTEN or axis.startswith((STAGE_PREFIX, *ARGUMENT_PREFIXES)):
         return spell(point.get(axis))
     if axis == "weights" and STARTED_BY in point:
         return point[STARTED_BY]

@@ -11,10 +11,17 @@ from pydantic_core import PydanticCustomError
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.identity import ID_LENGTH
-from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, AugmentOp
+from cifar_hpc.config.sources import is_own
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, Arguments, AugmentOp, arguments
 from cifar_hpc.errors import nearest
 
-ARCH_ALLOWED = f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them)"
+ARCH_ALLOWED = (
+    f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them), or one's own: FILE.py:NAME or MODULE:NAME"
+)
+DATASET_ALLOWED = (
+    f"one of {', '.join(catalog.DATASETS)}, torchvision/NAME, hf/PATH, or one's own: FILE.py:FUNCTION or MODULE:FUNCTION"
+)
+ARGUMENTS_ALLOWED = "arguments by name, each a number, a word, true, false, null or a list of them: {width: 64}"
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
 WEIGHTS_ALLOWED = (
     "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
@@ -48,9 +55,36 @@ def show(value: object) -> str:
 
 def read_arch(value: Any) -> str:
     """Whether timm has the model that a `timm/NAME` means is found out later, for those that a trial has."""
-    if isinstance(value, str) and (value in catalog.ARCHS or value.startswith(catalog.TIMM)):
+    if isinstance(value, str) and (value in catalog.ARCHS or value.startswith(catalog.TIMM) or is_own(value)):
         return value
     raise refuse(show(value), ARCH_ALLOWED, nearest(value, catalog.ARCHS) if isinstance(value, str) else None)
+
+
+def read_dataset_name(value: Any) -> str:
+    """Whether there is such a file, module or folder is found out later, for those that a trial has."""
+    if isinstance(value, str) and (value in catalog.DATASETS or value.startswith(catalog.BROUGHT) or is_own(value)):
+        return value
+    raise refuse(show(value), DATASET_ALLOWED, nearest(value, catalog.DATASETS) if isinstance(value, str) else None)
+
+
+def read_arguments(value: Any) -> Arguments | None:
+    """Plain values by name, sorted; an empty mapping is none."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise refuse(show(value), ARGUMENTS_ALLOWED)
+    for name, item in value.items():
+        if not name.isidentifier():
+            raise refuse(f"the argument {name!r}", "a name as Python has it")
+        read_argument(item)
+    return arguments(value)
+
+
+def read_argument(value: Any) -> Any:
+    """One of them."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list) for item in value)):
+        raise refuse(show(value), ARGUMENTS_ALLOWED)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def read_freeze(value: Any) -> str | int | float:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.batches import Batches
-from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.data.batches import batches_for
+from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.zoo import build_model, image_side, in_channels, normalisation
+from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.train.device import choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.loop import generator, steps_per_epoch
@@ -101,22 +101,20 @@ def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
 
 def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
     """The range test of a trial by itself, with the data under root. Raises CifarHpcError."""
-    side, device = image_side(config), choose_device(None)
-    data = load_dataset(config.dataset, side, root, resize=config.resize, crop_frac=config.crop_frac)
+    device = choose_device(None)
+    data = load_dataset_of(config, root)
     channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
     start = build_model(config, len(data.classes), channels)
     start = start.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trunk = Trunk(start, precision)
-    mean, std = normalisation(config) or (data.mean, data.std)
-    batches = Batches(
+    batches = batches_for(
+        config,
         data.train,
-        image_size=side,
-        in_channels=channels,
-        mean=mean,
-        std=std,
-        augment=config.augment,
-        num_classes=len(data.classes),
+        classes_n=len(data.classes),
+        channels=channels,
+        normalisation=normalisation(config) or (data.mean, data.std),
         device=device,
+        augmented=True,
     )
     steps = steps_per_epoch(config, len(data.train.labels_N))
     member = Member(dataclasses.replace(config, lr=LOWEST), start, start, steps, precision)

@@ -16,6 +16,7 @@ import torchvision
 
 import cifar_hpc
 from cifar_hpc.config.catalog import TIMM
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import SOURCE_FILE
 from cifar_hpc.records.schema import Hardware, Provenance
 
@@ -34,7 +35,7 @@ def describe_hardware(device: torch.device, precision: torch.dtype, world_size: 
     )
 
 
-def describe_provenance(arch: str, data_sha256: str | None, weights_sha256: str | None) -> Provenance:
+def describe_provenance(config: TrialConfig, data_sha256: str | None, weights_sha256: str | None) -> Provenance:
     """The versions of this process and the commit of the package's own checkout."""
     commit, diff = _checkout()
     return Provenance(
@@ -46,7 +47,8 @@ def describe_provenance(arch: str, data_sha256: str | None, weights_sha256: str 
         diff_sha256=diff,
         data_sha256=data_sha256,
         weights_sha256=weights_sha256,
-        timm=importlib.metadata.version("timm") if arch.startswith(TIMM) else None,
+        timm=importlib.metadata.version("timm") if config.arch.startswith(TIMM) else None,
+        sources=tuple(source.label for source in config.sources or ()),
     )
 
 

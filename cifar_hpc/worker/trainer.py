@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import torch
 
+from cifar_hpc.config.plugins import load_plugins
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
-from cifar_hpc.data.batches import Batches
-from cifar_hpc.data.dataset import Dataset, Split, load_dataset
+from cifar_hpc.config.sources import look_in
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.batches import Batches, batches_for
+from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
 from cifar_hpc.distributed.world import World
@@ -42,6 +44,7 @@ from cifar_hpc.train.member import Member
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
 
+LOADED_AT_ONCE = 2  # data sets that a process keeps
 EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the trial ends, a text says why
 
 
@@ -74,6 +77,8 @@ class Trainer:
 
     def __init__(self, order: Order, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
         self.order = order
+        look_in(order.layout.sources)
+        load_plugins([source for attempt in order.attempts for source in attempt.config.sources or ()])
         self.world = world
         self.on_epoch = on_epoch
         self.interrupted = interrupted
@@ -93,7 +98,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.precision = choose_precision(config.precision, self.device)
-        self.data = _load(config.dataset, _image_size(config), config.resize, config.crop_frac)
+        self.data = _load(config)
         self.model_channels = in_channels(with_parents_file(config, self.order.layout), self.data.channels)
         self.trunk = Trunk(self._starting_model(config), self.precision)
         members = [member for member in map(self._member, attempts) if member is not None]
@@ -181,16 +186,14 @@ class Trainer:
         return normalisation(with_parents_file(config, self.order.layout)) or (self.data.mean, self.data.std)
 
     def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
-        mean, std = self._normalisation(config)
-        return Batches(
+        return batches_for(
+            config,
             split,
-            image_size=_image_size(config),
-            in_channels=self.model_channels,
-            mean=mean,
-            std=std,
-            augment=config.augment if augmented else "none",
-            num_classes=len(self.data.classes),
+            classes_n=len(self.data.classes),
+            channels=self.model_channels,
+            normalisation=self._normalisation(config),
             device=self.device,
+            augmented=augmented,
         )
 
     def _epoch_ended(self, member: Member) -> None:
@@ -288,7 +291,7 @@ class Trainer:
             saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
             warnings=member.model.warnings,
             provenance=describe_provenance(
-                config.arch, data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
+                config, data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
             ),
         )
 
@@ -304,9 +307,17 @@ class Trainer:
         attempt.fail(error if isinstance(error, Failure) else Failure.of(error))
 
 
-@functools.lru_cache(maxsize=2)
-def _load(config: DatasetConfig, image_size: int, resize: str, crop_frac: float) -> Dataset:
-    return load_dataset(config, image_size, data_root(), resize=resize, crop_frac=crop_frac)
+def _load(config: TrialConfig) -> Dataset:
+    """The trial's data set, which stays for the next trial that has the same."""
+    key = (config.dataset, config.image_size, config.resize, config.crop_frac, config.source_of("dataset"))
+    if key not in _loaded:
+        while len(_loaded) >= LOADED_AT_ONCE:
+            del _loaded[next(iter(_loaded))]
+        _loaded[key] = load_dataset_of(config, data_root())
+    return _loaded[key]
+
+
+_loaded: dict[object, Dataset] = {}
 
 
 def _image_size(config: TrialConfig) -> int:

@@ -1,0 +1,73 @@
+"""A CSV of file names and labels as a data set of one's own images: `dataset: {folder: PATH, labels: FILE.csv}`.
+
+A header names the columns: one of files (file, filename, path, image or name), relative to the folder, one of labels (label,
+class or target), and optionally one of splits (train, val, test). Owns: list_table. Decodes nothing; imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, printable
+
+_FILES, _LABELS, _SPLIT = (
+    ("file", "filename", "file_name", "path", "image", "name", "id"),
+    ("label", "class", "target"),
+    ("split", "set"),
+)
+
+
+def list_table(root: Path, table: Path) -> ImageFolder:
+    """The images that the table names. What is wrong with it is in the listing's `wrong`. Raises OSError."""
+    wrong: list[str] = []
+    splits: dict[str, dict[str, list[Path]]] = {"train": {}}
+    left_out: list[LeftOut] = []
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.reader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        rows, wrong = [], [f"{table.name}: no CSV ({error})"]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    columns = [_column(header, names) for names in (_FILES, _LABELS, _SPLIT)]
+    if None in columns[:2] and not wrong:
+        wrong.append(
+            f"{table.name}:1: columns {listed(header) or 'none'}; one of files (file) and one of labels (label) are needed"
+        )
+    elif not wrong:
+        file_at, label_at, split_at = columns
+        assert file_at is not None and label_at is not None
+        seen: dict[Path, int] = {}
+        for line, row in enumerate(rows[1:], 2):
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != len(header):
+                wrong.append(f"{table.name}:{line}: {len(row)} cells; the header has {len(header)}")
+                continue
+            path, label = root / row[file_at].strip(), row[label_at].strip()
+            word = row[split_at].strip().lower() if split_at is not None else "train"
+            if word not in SPLITS:
+                wrong.append(
+                    f"{table.name}:{line}: the split {printable(row[split_at or 0])!r}; train, val and test are allowed"
+                )
+            elif not path.is_file():
+                wrong.append(f"{table.name}:{line}: no file {printable(row[file_at])!r} in the folder")
+            elif path in seen:
+                wrong.append(f"{table.name}:{line}: {printable(row[file_at])!r} a second time (first on line {seen[path]})")
+            elif not label:
+                left_out.append(LeftOut(printable(row[file_at]), "no label"))
+            else:
+                seen[path] = line
+                splits.setdefault(SPLITS[word], {}).setdefault(label, []).append(path)
+    named = {split: {name: tuple(paths) for name, paths in sorted(found.items())} for split, found in splits.items()}
+    classes = tuple(sorted(named["train"]))
+    for split in ("val", "test"):
+        unknown = [printable(name) for name in named.get(split, {}) if name not in classes]
+        if unknown:
+            wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image")
+    return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
+
+
+def _column(header: Sequence[str], names: Sequence[str]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)

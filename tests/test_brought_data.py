@@ -1,0 +1,115 @@
+"""Data sets of others become folders: torchvision's, Hugging Face's on disk; and a table says the labels of a folder."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+from torchvision import datasets
+
+from cifar_hpc.data import brought
+from cifar_hpc.data.brought import TORCHVISION, fetch_torchvision, hf_folder, torchvision_folder
+from cifar_hpc.data.dataset import load_dataset_of
+from cifar_hpc.errors import DataError, SpecError
+from cifar_hpc.spec.load import load_spec
+
+
+def picture(number: int, side: int = 12) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8))
+
+
+def png(number: int) -> bytes:
+    stream = io.BytesIO()
+    picture(number).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def spec_of(path: Path, dataset: str) -> Path:
+    path.write_text(f"name: brought\ndataset: {dataset}\nbase: {{arch: linear, image_size: 12, epochs: 1}}\n")
+    return path
+
+
+def test_every_name_is_a_class_of_torchvisions_that_can_download() -> None:
+    for name in TORCHVISION:
+        bases = getattr(datasets, name).__mro__
+        assert any("download" in inspect.signature(base.__init__).parameters for base in bases), name
+
+
+def test_a_data_set_of_torchvisions_is_fetched_by_its_own_class_into_a_folder(tmp_path: Path, monkeypatch) -> None:
+    """EuroSAT's own reader, on files that its download would have left."""
+
+    def download(self: datasets.EuroSAT) -> None:
+        for label, name in enumerate(("Forest", "River")):
+            folder = Path(self._data_folder) / name
+            folder.mkdir(parents=True)
+            for number in range(6):
+                picture(10 * label + number).save(folder / f"{name}_{number}.jpg")
+
+    monkeypatch.setattr(datasets.EuroSAT, "download", download)
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path))
+    path = spec_of(tmp_path / "x.yaml", "{name: torchvision/EuroSAT, val_frac: 0.34}")
+    with pytest.raises(SpecError, match="run `cifar-hpc fetch torchvision/EuroSAT`"):
+        load_spec(path)
+    folder = fetch_torchvision("torchvision/EuroSAT", tmp_path, lambda line: None)
+    assert folder == torchvision_folder("torchvision/EuroSAT", tmp_path)
+    assert sorted(p.parent.name for p in folder.rglob("*.jpg")) == ["Forest"] * 6 + ["River"] * 6
+    data = load_dataset_of(load_spec(path).trials[0].config, tmp_path)
+    assert data.classes == ("Forest", "River") and len(data.train.labels_N) + len(data.val.labels_N) == 12
+    with pytest.raises(DataError, match="Did you mean 'torchvision/EuroSAT'"):
+        torchvision_folder("torchvision/eurosat", tmp_path)
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, form: str) -> None:
+    source = tmp_path / "pets"
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog/wolf"]}}
+    for split, rows in (("train", 8), ("validation", 4), ("test", 4)):
+        images = [{"bytes": png(i), "path": None} for i in range(rows)]
+        table = pyarrow.table({"image": images, "label": [i % 2 for i in range(rows)]})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        if form == "parquet":
+            source.mkdir(exist_ok=True)
+            pyarrow.parquet.write_table(table, source / f"{split}-00000-of-00001.parquet")
+        else:
+            (source / split).mkdir(parents=True)
+            file = source / split / "data-00000-of-00001.arrow"
+            with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "root"))
+    config = load_spec(spec_of(tmp_path / "x.yaml", "hf/pets")).trials[0].config
+    data = load_dataset_of(config, tmp_path / "root")
+    assert data.classes == ("cat", "dog_wolf")
+    assert [len(split.labels_N) for split in (data.train, data.val, data.test)] == [8, 4, 4]
+    monkeypatch.setattr(brought, "_write", lambda *arguments: pytest.fail("made again"))
+    assert str(hf_folder(source, tmp_path / "root")) == config.dataset.folder
+
+
+def test_a_table_says_the_labels_and_splits_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    lines = ["filename,label,split"]
+    for number in range(12):
+        picture(number).save(tmp_path / "photos" / f"{number}.png")
+        lines.append(f"{number}.png,{'ant' if number % 2 else 'bee'},{'test' if number > 8 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    path = spec_of(tmp_path / "x.yaml", "{folder: photos, labels: labels.csv, val_frac: 0.34}")
+    config = load_spec(path).trials[0].config
+    data = load_dataset_of(config, tmp_path / "root")
+    assert data.classes == ("ant", "bee") and len(data.test.labels_N) == 3
+    (tmp_path / "labels.csv").write_text("\n".join(lines).replace("0.png,bee", "0.png,ant") + "\n")
+    assert load_spec(path).trials[0].config.trial_id != config.trial_id
+    (tmp_path / "labels.csv").write_text("\n".join([*lines, "99.png,ant,train", "0.png,ant,train", "3.png,ant,dev"]) + "\n")
+    with pytest.raises(SpecError) as caught:
+        load_spec(path)
+    for told in (
+        "labels.csv:14: no file '99.png'",
+        "labels.csv:15: '0.png' a second time (first on line 2)",
+        "labels.csv:16: the split 'dev'",
+    ):
+        assert told in str(caught.value)
