@@ -19,7 +19,7 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
-from cifar_hpc.report.forms import plural
+from cifar_hpc.report.forms import number_text, plural
 from cifar_hpc.status.state import SweepReader, resolve_trial, short_ids
 
 LOG_LINES = 40
@@ -136,7 +136,7 @@ class _Told:
         begin = self._last.get(trial_id, max(0, len(curves) - 1))
         for epoch in curves[begin:]:
             values = {"train loss": epoch.train_loss, "val loss": epoch.val_loss}
-            shown = "  ".join(f"{key} {value:.4f}" for key, value in values.items() if value is not None)
+            shown = "  ".join(f"{key} {number_text(value, 4)}" for key, value in values.items() if value is not None)
             acc = f"  val acc {100 * epoch.val_acc:.2f} %" if epoch.val_acc is not None else ""
             place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}"
             yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"

@@ -25,7 +25,7 @@ from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
-from cifar_hpc.report.forms import duration_text, plural
+from cifar_hpc.report.forms import duration_text, number_text, plural
 from cifar_hpc.status.state import ENDED, SweepReader, first_line, short_ids
 
 LOOK_EVERY_S = 1.0
@@ -46,7 +46,7 @@ class Best:
     seeds: int
 
     def __str__(self) -> str:
-        shown = f"{100 * self.value:.2f} %" if self.metric == "val_acc" else f"{self.value:.4f}"
+        shown = f"{100 * self.value:.2f} %" if self.metric == "val_acc" else number_text(self.value, 4)
         return f"{self.name}  {self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
 
 

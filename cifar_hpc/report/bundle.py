@@ -13,7 +13,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_atomic, write_record
 from cifar_hpc.report.comparisons import comparison_tables, hours_table
-from cifar_hpc.report.figures import Drawing, save_drawings
+from cifar_hpc.report.figures import Drawing, readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import (
     draw_along,
@@ -41,7 +41,7 @@ def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: fl
     Raises OSError.
     """
     folder = report_folder(layout, found.pool.sweeps, terms)
-    drawings = list(choose_drawings(found)) if found.board.measured else []
+    drawings = [readable(drawing) for drawing in choose_drawings(found)] if found.board.measured else []
     save_drawings(drawings, folder / "figures")
     tables = [*comparison_tables(found, layout), *ensemble_tables(found), ledger_table(found), *hours_table(found)]
     save_tables(tables, folder / "tables")

@@ -1,4 +1,4 @@
-"""The house style of all figures, and how one becomes PNG, SVG or part of a page. matplotlib only in report/figures*.py.
+"""The house style of all figures, and how one becomes PNG, SVG or part of a page. matplotlib only in report/.
 
 Figures are made without pyplot and its global state. Colours: Okabe and Ito's for names, viridis for ordered values; both can
 be told apart by colour-blind readers.
@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -23,12 +23,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from cifar_hpc.collect.leaderboard import value_text
+from cifar_hpc.report.lettering import font_families, make_readable
 
 INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
 _PAGE_COLORS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
 _STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
+    "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titleweight": "normal",
@@ -74,7 +75,7 @@ class Drawing:
 @contextmanager
 def house_style() -> Iterator[None]:
     """Within it, figures are made in the house style."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, "font.family": font_families()}):
         yield
 
 
@@ -83,6 +84,12 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def readable(drawing: Drawing) -> Drawing:
+    """The drawing with all its names in letters that are drawn here; its caption says which are not its own."""
+    said = make_readable(drawing.figure)
+    return replace(drawing, caption=f"{drawing.caption} {said}".strip()) if said else drawing
 
 
 def save_drawings(drawings: Sequence[Drawing], folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.report.figures import INK, MUTED, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.figures import INK, MUTED, Drawing, frame_bare, house_style, new_figure, readable
 
 _COLUMNS = 3
 Curve = tuple[Sequence[float], Sequence[float], float, float]  # rates, smoothed losses, valley, steep
@@ -71,5 +71,6 @@ def draw_sheet(
 def save_picture(drawing: Drawing, path: Path) -> None:
     """The drawing in the form of the path's suffix, on white. Raises OSError, ValueError on an unknown suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawing = readable(drawing)
     with house_style():
         drawing.figure.savefig(path, facecolor="white")

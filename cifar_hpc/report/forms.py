@@ -122,6 +122,11 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return to_csv_text([titles, *rows]) if records else ""
 
 
+def number_text(value: float, digits: int) -> str:
+    """'2.3026'; '1.945e+30' where digits behind the point would stand behind dozens before it."""
+    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
 def percent_text(share: float | None, digits: int = 2) -> str:
     """'91.30'; empty for None."""
     return "" if share is None else f"{100 * share:.{digits}f}"

@@ -13,7 +13,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
 from cifar_hpc.records.schema import Status
-from cifar_hpc.report.forms import TextColumn, duration_text, to_latex, to_markdown
+from cifar_hpc.report.forms import TextColumn, duration_text, number_text, to_latex, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +74,8 @@ def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int = 2
     """'91.30 ± 0.21 (5)'; without ± where there are too few seeds; empty where nothing was measured."""
     if estimate is None:
         return ""
-    spread = f" ± {scale * estimate.sd:.{digits}f}" if estimate.sd is not None else ""
-    return f"{scale * estimate.mean:.{digits}f}{spread} ({estimate.n})"
+    spread = f" ± {number_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
+    return f"{number_text(scale * estimate.mean, digits)}{spread} ({estimate.n})"
 
 
 def params_text(row: Row) -> str:

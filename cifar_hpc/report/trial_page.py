@@ -16,7 +16,7 @@ from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_atomic
-from cifar_hpc.report.figures import Drawing, save_drawings
+from cifar_hpc.report.figures import readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
@@ -48,7 +48,8 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)]
     inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split)
-    drawings: list[Drawing] = [draw_confusion(found, split), draw_reliability(found, split), *inside, *curves]
+    drawn = [draw_confusion(found, split), draw_reliability(found, split), *inside, *curves]
+    drawings = [readable(drawing) for drawing in drawn]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
     save_tables(tables, folder / "tables")

@@ -85,7 +85,7 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
                 if decision == TrialScheduler.STOP:
                     value, epoch = result[search.objective], result["epoch"]
                     share = f"the best 1/{asked.reduction:g} of the trials that came so far"
-                    why = f"{asked.name}: {search.objective} {value:.4f} after epoch {epoch} is not among {share}"
+                    why = f"{asked.name}: {search.objective} {value:.4g} after epoch {epoch} is not among {share}"
                     orders.end(result["trial"], why)
             return str(TrialScheduler.CONTINUE)
 

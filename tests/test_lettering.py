@@ -1,0 +1,59 @@
+"""Names in figures: a $ is a dollar, signs without a glyph get plain letters and a sentence, huge numbers stay short."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+from cifar_hpc.report import lettering
+from cifar_hpc.report.figures import Drawing, house_style, new_figure, page_svg, readable, save_drawings
+from cifar_hpc.report.forms import number_text
+
+
+def _drawing(*names):
+    with house_style():
+        figure = new_figure(3, 2)
+        axes = figure.subplots()
+        axes.plot(range(1, 1001), range(1, 1001), label=names[0])
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(names[-1])
+        axes.legend()
+    return Drawing("x", "x", "Caption.", figure)
+
+
+def test_dollars_in_names_are_drawn_as_they_are(tmp_path):
+    drawing = readable(_drawing("US$ _x_ $y", "price $", r"$\frac$"))
+    save_drawings([drawing], tmp_path)
+    svg = page_svg(drawing)
+    assert "US$ _x_ $y" in svg and r"$\frac$" in svg
+    assert drawing.caption == "Caption."
+    assert "mathdefault" not in svg and "10" in svg  # the ticks of a logarithmic axis are plain too
+
+
+def test_a_sign_that_no_font_draws_gets_plain_letters_and_the_caption_says_which(tmp_path, monkeypatch):
+    lettering.plain_sign.cache_clear()
+    monkeypatch.setattr(lettering, "_glyphs", lambda: (frozenset(range(0x2000)),))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            drawing = readable(_drawing("猫", "Ärger", "emoji😀\ufe0f"))
+            save_drawings([drawing], tmp_path)
+        svg = page_svg(drawing)
+    finally:
+        lettering.plain_sign.cache_clear()
+    assert "U+732B" in svg and "Ärger" in svg and "emoji[grinning face]" in svg
+    assert "read U+732B for 猫, [grinning face] for 😀" in drawing.caption
+
+
+def test_installed_fonts_are_used_for_what_they_draw():
+    assert lettering.font_families()[0] == "DejaVu Sans"
+    assert lettering.plain_sign("a") == "a" and lettering.plain_sign("é") == "é"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.30259, "2.3026"), (1.9445e30, "1.944e+30"), (-3e7, "-3e+07"), (999999.4, "999999.4000")]
+)
+def test_huge_numbers_are_printed_shortly(value, text):
+    assert number_text(value, 4) == text
