@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
 
-.PHONY: help demo test check setup lock clean docs release-check slurm-up slurm-down chaos
+.PHONY: help demo test check setup lock clean docs gpu gpu-kit release-check slurm-up slurm-down chaos
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
@@ -49,6 +49,13 @@ slurm-down:  ## end it
 
 chaos: setup  ## attack a sweep on a local Slurm at random and compare it with an undisturbed one
 	$(BIN)/python slurm/chaos.py
+
+gpu: setup  ## check what a GPU computes, then measure it (needs a CUDA device)
+	$(BIN)/pytest -m gpu tests/test_gpu.py
+	$(BIN)/python benchmarks/gpu.py
+
+gpu-kit: setup  ## pack that for a GPU machine without a network, into .gpu/
+	$(BIN)/python benchmarks/gpu_kit.py
 
 clean:  ## remove .venv (results and data stay)
 	rm -rf .venv

@@ -8,7 +8,7 @@ import pytest
 
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.train import loop
+from cifar_hpc.train import steps
 from cifar_hpc.worker import job as runner
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
@@ -36,7 +36,7 @@ def test_a_head_has_the_same_bits_alone_and_beside_others(tmp_path, augment):
 def test_a_batched_head_follows_torchs_optimiser(tmp_path, monkeypatch, changes):
     config = digits_config(freeze="all", augment="flip_crop", **changes)
     batched = run_alone(tmp_path / "batched", config)
-    monkeypatch.setattr(loop, "can_step", lambda member: False)
+    monkeypatch.setattr(steps, "can_step", lambda member: False)
     stepped = run_alone(tmp_path / "stepped", config)
     for one, other in zip(batched.curves, stepped.curves, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
@@ -64,7 +64,7 @@ def test_heads_interrupted_at_any_step_go_on_alone_to_the_same_bits(tmp_path, op
 
 def test_a_classifier_with_dropout_or_clipped_gradients_is_not_batched(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(loop, "can_step", lambda member: asked.append(can_step(member)) or asked[-1])
+    monkeypatch.setattr(steps, "can_step", lambda member: asked.append(can_step(member)) or asked[-1])
     from cifar_hpc.train.probes import can_step
 
     for changes in ({"dropout": 0.5}, {"grad_clip": 1.0}, {"ema": 0.9}, {"freeze": "none"}):

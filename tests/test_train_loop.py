@@ -149,19 +149,18 @@ def test_members_of_a_cohort_have_the_bits_of_trials_alone(layout, tmp_path):
 
 
 def test_what_a_cohort_does_once_for_n_saves_each_n_minus_1_nth_of_it(monkeypatch):
-    from cifar_hpc.train import loop
+    from cifar_hpc.train import clock as clock_module
 
     members = [SimpleNamespace(progress=Progress(epoch_s=0.0)) for _ in range(4)]
     ticks = itertools.count(step=8.0)
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(ticks))
-    clock = loop._Clock(torch.device("cpu"))  # 0 s
+    monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(ticks))
+    clock = clock_module.Clock(torch.device("cpu"))  # 0 s
     with clock.common_to(members):  # 8 to 16 s
         pass
-    clock.charge(members)  # 24 s
-    with clock.common_to(members[:1]):
+    with clock.spent_by(members[:1]):  # 24 to 32 s
         pass
-    clock.settle()
-    assert [(member.progress.saved_s, member.progress.epoch_s) for member in members] == [(6.0, 6.0)] * 4
+    clock.settle(members)  # 40 s: 24 s lay between
+    assert [(m.progress.saved_s, m.progress.epoch_s) for m in members] == [(6.0, 16.0)] + [(6.0, 8.0)] * 3
 
 
 def test_results_say_what_cohorts_saved_where_it_was_measured(layout, tmp_path):

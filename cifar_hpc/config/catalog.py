@@ -297,7 +297,7 @@ AUGMENTATIONS: dict[str, tuple[str, ...]] = {
     "cutmix": ("flip", "crop", "cutmix"),
 }
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "tf32", "bf16")
 RESIZES = ("crop", "squash", "pad")
 STEMS = ("imagenet", "cifar")
 ENSEMBLE_METHODS = ("uniform", "accuracy", "greedy", "bagging", "stacking")

@@ -267,7 +267,7 @@ class TrialConfig:
     epochs: int = trial_key("passes over the training images", Role.MEMBER | Role.TRAINING | Role.RATES, 10, ge=1)
     batch_size: int = trial_key("images per optimiser step over all devices", Role.COMMON | Role.TRAINING | Role.PBT, 128, ge=1)
     precision: str = trial_key(
-        "auto (bf16 where the device computes it natively, else fp32), fp32 or bf16",
+        "auto (bf16 where the device computes it natively, else fp32), fp32, tf32 (fp32, products rounded on a GPU) or bf16",
         Role.COMMON | Role.PBT,
         "auto",
         choices=catalog.PRECISIONS,

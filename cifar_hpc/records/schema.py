@@ -170,8 +170,9 @@ class Hardware(Record):
     host: str
     world_size: Int
     threads: Int  # CPU threads of a process
-    precision: str  # as resolved: fp32, bf16
+    precision: str  # as resolved: fp32, tf32, bf16
     peak_memory_gb: float | None  # of the device; None where not measured
+    graphs: str | None = None  # of a GPU: whether its steps were captured as CUDA graphs, and why not; None where not known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,6 +63,10 @@ class FittedMember(Member):
         val_logits_NK = evaluate([self], val, look)[0]
         return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started)
 
+    @property
+    def last_rate(self) -> float:
+        return 0.0 if self.config.lr == "auto" else float(self.config.lr)
+
     def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
         """Fits it to the standardised features."""
         raise NotImplementedError

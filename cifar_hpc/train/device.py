@@ -21,3 +21,14 @@ def choose_precision(asked: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.bfloat16 if asked == "auto" and native else torch.float32
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Whether float32 products of this process may be rounded to TF32's 10 bits on a GPU: torch by itself does so in
+    convolutions and not in matrix products."""
+    torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def tf32_allowed() -> bool:
+    return bool(torch.backends.cuda.matmul.allow_tf32)

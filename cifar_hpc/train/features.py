@@ -9,13 +9,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.world import World
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
@@ -86,6 +87,9 @@ class Feed:
         self._on_device = on_device
         self._training = training
         self._kept: dict[int, Tensor] = {}
+        self._staged: dict[tuple[int, int], Staged] = {}
+        self._draws_n: list[int] = []
+        self._portions = Portions()
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -94,38 +98,87 @@ class Feed:
     def kept_bytes(self) -> int:
         return sum(tap.nbytes for tap in self._kept.values())
 
+    def values(self, index_B: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """What a training batch is made from, on the CPU: indices and draws. index_B: CPU int64, of the global batch."""
+        draws = self.batches.draw(len(index_B), generator)
+        self._draws_n = [len(drawn) for drawn in draws]
+        return [index_B, *(tensor for drawn in draws for tensor in drawn)]
+
+    def batch(self, values: Sequence[Tensor], depths: Collection[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """The taps at the depths and the targets of one batch of the split. values: of `values`, on the device."""
+        index_B, *drawn = values
+        if self._kept:
+            index_B = self.world.share(index_B)
+            return self._taps_at(index_B, depths), self.labels_N[index_B]
+        rest = iter(drawn)
+        x_NCHW, target = self.batches.make(index_B, [tuple(next(rest) for _ in range(n)) for n in self._draws_n])
+        return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
+
     def train_batch(
         self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
     ) -> tuple[dict[int, Tensor], Tensor]:
-        """The taps at the depths and the targets of one batch of the split. index_B: CPU int64, of the global batch."""
-        if self._keep:
-            self._fill_as_needed()
-        if self._kept:
-            index_B = self.world.share(index_B)
-            taps = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
-            if len(taps) < len(depths):
-                taps |= self.trunk.taps(self.batches.eval_batch(index_B)[0], set(depths) - set(taps))
-            return taps, self.labels_N[index_B.to(self.labels_N.device)]
-        x_NCHW, target = self.batches.train_batch(index_B, generator)
-        return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
+        """A batch at once. index_B: CPU int64, of the global batch."""
+        self.fill()
+        self.stage(index_B, depths)
+        return self.batch([move(value, self.batches.device) for value in self.values(index_B, generator)], depths)
 
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
         """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
+        self.fill()
+        if not self.lies_on_device(depths):
+            index_B = torch.arange(start, stop)
+            self._load(index_B, depths)
+            return self._taps_at(index_B, depths)
+        taps = {d: _as_taps(self._slice(d, start, stop)) for d in depths if d in self._kept}
+        return taps | self._computed(torch.arange(start, stop), set(depths) - set(taps))
+
+    def eval_batch_at(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """The same of the images at index_B, int64 on the device, where all that it needs lies there."""
+        return self._taps_at(index_B, depths)
+
+    def fill(self) -> None:
+        """Computes what is to be kept, where it was not done yet."""
         if self._keep:
             self._fill_as_needed()
-        taps = {d: _as_taps(self._slice(d, start, stop)) for d in depths if d in self._kept}
-        if len(taps) < len(depths):
-            taps |= self.trunk.taps(self.batches.eval_batch(torch.arange(start, stop))[0], set(depths) - set(taps))
-        return taps
+
+    def lies_on_device(self, depths: Collection[int]) -> bool:
+        """Whether a batch needs nothing of the host but its values."""
+        return not self._keep and all(self._kept[d].device == self.batches.device for d in depths if d in self._kept)
+
+    def stage(self, index_B: Tensor, depths: Collection[int]) -> None:
+        """Brings what the host keeps of the next training batch to its place on the device, without waiting for it. index_B:
+        CPU int64, of the global batch."""
+        if not self.lies_on_device(depths):
+            self._load(self.world.share(index_B), depths)
+
+    def _load(self, index_B: Tensor, depths: Collection[int]) -> None:
+        for depth in depths:
+            if depth in self._kept and self._kept[depth].device != self.batches.device:
+                key = depth, len(index_B)
+                if key not in self._staged:
+                    self._staged[key] = Staged(self._kept[depth], len(index_B), self.batches.device)
+                self._staged[key].load(index_B)
+
+    def _taps_at(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        taps = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
+        return taps | self._computed(index_B, set(depths) - set(taps))
 
     def _slice(self, depth: int, start: int, stop: int) -> Tensor:
         """On a CPU in memory of its own, as computed ones are: kernels choose by the alignment of what they read."""
-        rows = self._kept[depth][start:stop].to(self.batches.device)
+        rows = self._kept[depth][start:stop]
         return rows if rows.is_cuda else rows.clone()
 
     def _gather(self, depth: int, index_B: Tensor) -> Tensor:
         kept = self._kept[depth]
-        return _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
+        if kept.device != self.batches.device:
+            return _as_taps(self._staged[depth, len(index_B)].rows)
+        return _as_taps(kept[index_B])
+
+    def _computed(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """Of images without augmentation, in parts where they do not fit the memory at their size."""
+        if not depths:
+            return {}
+        return self._portions(lambda part_B: self.trunk.taps(self.batches.eval_batch(part_B)[0], depths), index_B)
 
     def _fill(self, chunks: Iterable[range]) -> None:
         """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room.
@@ -142,7 +195,7 @@ class Feed:
     def _compute(self, chunks: Iterable[range]) -> None:
         depths = list(self.depths)
         for chunk in chunks:
-            computed = self.trunk.taps(self.batches.eval_batch(torch.arange(chunk.start, chunk.stop))[0], depths)
+            computed = self._computed(torch.arange(chunk.start, chunk.stop), depths)
             for depth in list(depths):
                 rows = _as_rows(computed[depth])
                 if depth not in self._kept:
@@ -191,6 +244,28 @@ class Feed:
         return True
 
 
+class Staged:
+    """A place on the device for a batch of what the host keeps, and two pinned ones before it: while one is copied the host
+    gathers into the other."""
+
+    def __init__(self, kept: Tensor, size: int, device: torch.device) -> None:
+        shape = (size, *kept.shape[1:])
+        self.rows = torch.empty(shape, dtype=kept.dtype, device=device)
+        self._kept = kept
+        self._pinned = [torch.empty(shape, dtype=kept.dtype, pin_memory=True) for _ in range(2)]
+        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+        self._turn = 0
+
+    def load(self, index_B: Tensor) -> None:
+        """index_B: CPU int64."""
+        pinned, copied = self._pinned[self._turn], self._copied[self._turn]
+        copied.synchronize()  # of two batches ago: over but where the host is far ahead
+        torch.index_select(self._kept, 0, index_B, out=pinned)
+        self.rows.copy_(pinned, non_blocking=True)
+        copied.record()
+        self._turn = 1 - self._turn
+
+
 def _as_rows(tap: Tensor) -> Tensor:
     """Feature maps as NHWC, in which kept images lie one after another; what is no map stays."""
     return tap.permute(0, 2, 3, 1) if tap.ndim == 4 else tap
@@ -212,7 +287,7 @@ def _allocate(
     if on_device and device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
         return torch.empty(shape, dtype=dtype, device=device)
     if size <= KEEP_FRAC * _free_host_bytes():
-        return torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+        return torch.empty(shape, dtype=dtype)
     if size <= KEEP_FRAC * shutil.disk_usage(tempfile.gettempdir()).free:
         with tempfile.NamedTemporaryFile(prefix="cifar-hpc-taps-") as file:
             flat = torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype)

@@ -1,27 +1,26 @@
 """The one training loop: a cohort of trials side by side, a trial alone being a cohort of one.
 
 For each batch: draw and augment once, run the common frozen trunk once without gradients, tap it at every depth that a member
-has, then let each member's suffix take its own step. Every random draw is seeded from (seed, purpose, epoch, step), so a
-member's numbers depend neither on who trains beside it nor on where it was interrupted.
+has, then let each member's suffix take its own step. The steps are steps.py's; here is their order.
 """
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cifar_hpc.config.seeds import stream_seed
-from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
+from cifar_hpc.train.clock import Clock, wait_for
+from cifar_hpc.train.evaluation import Evaluator
 from cifar_hpc.train.features import Feed
+from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.probes import Probes, can_step
+from cifar_hpc.train.steps import Plan, Stepper
 
 EVAL_BATCH_SIZE = 500
 LOOK_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
@@ -49,11 +48,40 @@ class Hooks:
 class Cohort:
     """Members in training. A member that fails is dropped from the list; the others go on."""
 
-    def __init__(self, members: Sequence[Member], hooks: Hooks, world: World) -> None:
+    def __init__(self, members: Sequence[Member], hooks: Hooks, world: World, graphs: Graphs) -> None:
         self.world = world
+        self.graphs = graphs
+        self.clock = Clock(graphs.device)
+        self.lost_n = 0  # members that failed since the last look at who is running
+        self._plan: Plan | None = None
+        self._stepper: Stepper | None = None
+        self._evaluator: Evaluator | None = None
         self.running = [member for member in members if member.active]
         self.hooks = hooks
         self.looked_at = time.monotonic()
+
+    def plan_of(self, member: Member, train: Feed, epoch: int) -> Plan:
+        if self._plan is None or self._plan.epoch != epoch:
+            self._plan = Plan(member.config, train, epoch)
+        return self._plan
+
+    def stepper(self, joined: Sequence[Member], train: Feed) -> Stepper:
+        """Of these members as they stand; that of others, or at other depths, goes, and its memory with it."""
+        if self._stepper is None or not self._stepper.serves(joined):
+            self._stepper = None
+            self._stepper = Stepper(joined, train, self.graphs)
+        return self._stepper
+
+    def evaluator(self, members: Sequence[Member], split: Feed) -> Evaluator | None:
+        """For the whole batches of a split, where they can be captured."""
+        if not self.graphs.on or not members or len(split) < EVAL_BATCH_SIZE:
+            return None
+        split.fill()
+        if not split.lies_on_device({member.depth for member in members}):
+            return None
+        if self._evaluator is None or not self._evaluator.serves(members, split):
+            self._evaluator = Evaluator(members, split, EVAL_BATCH_SIZE, self.graphs)
+        return self._evaluator
 
     def call(self, member: Member, action: Callable[[Member], None]) -> None:
         """Does one thing with one member; what it raises ends this member alone."""
@@ -62,8 +90,15 @@ class Cohort:
         except Exception as error:
             self.drop(member, error)
 
+    def still_running(self, members: Sequence[Member]) -> list[Member]:
+        """Those of the members that are in training; from here on none is missing."""
+        self.lost_n = 0
+        running = set(self.running)
+        return [member for member in members if member in running]
+
     def drop(self, member: Member, error: Exception) -> None:
         self.running.remove(member)
+        self.lost_n += 1
         self.hooks.failed(member, error)
 
     def look(self) -> None:
@@ -73,6 +108,8 @@ class Cohort:
         if not interrupted and not due:
             return
         self.looked_at = time.monotonic()
+        if interrupted or save_due:
+            self.clock.settle(self.running)
         for member in list(self.running):
             if interrupted or save_due:
                 member.gather_sums()
@@ -89,25 +126,27 @@ class Cohort:
             member.progress.outcome, member.progress.reason = outcome, reason
 
 
-def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks) -> None:
+def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks, graphs: Graphs | None = None) -> None:
     """Trains every member to its end, handing those that end together to hooks.finished.
 
     members share seed, batch size, data and starting weights; one that resumes joins at its own epoch and step. Raises
     Interrupted.
     """
-    cohort = Cohort(members, hooks, train.world)
+    cohort = Cohort(members, hooks, train.world, graphs or Graphs(train.labels_N.device, "not asked for"))
     while cohort.running:
         epoch = min(member.progress.epoch for member in cohort.running)
         present = [member for member in cohort.running if member.progress.epoch == epoch]
         train_epoch(cohort, present, train, epoch)
-        present = [member for member in present if member in cohort.running]
+        present = cohort.still_running(present)
         started = time.perf_counter()
-        logits = evaluate(present, val, cohort.look)
+        logits = evaluate(present, val, cohort.look, cohort.evaluator(present, val))
+        wait_for(train.labels_N.device)
         val_s = (time.perf_counter() - started) / max(1, len(present))
         for member, logits_NK in zip(present, logits, strict=True):
             if member in cohort.running:  # and not lost in the meantime
                 member.end_epoch(logits_NK, val.labels_N, val_s)
                 cohort.call(member, hooks.epoch_ended)
+        cohort.clock.began = time.perf_counter()  # records and checkpoints are no training
         cohort.agree_on_ends(present)
         over = [member for member in cohort.running if not member.active]
         cohort.running = [member for member in cohort.running if member.active]
@@ -121,109 +160,35 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     """Takes the present members through the steps of one epoch that each has still before it."""
     for member in present:
         member.begin_epoch()
-    clock = _Clock(train.labels_N.device)
-    probes: list[Probes] = []  # bound to this epoch's sums
-    for step, index_B in steps_of_epoch(present[0].config, len(train), epoch):
-        joined = [member for member in present if member.progress.step == step and member in cohort.running]
-        if not joined:
-            continue
-        draws = generator(joined[0].config.seed, "augment", epoch, step)
-        with clock.common_to(joined):
-            taps, target = train.train_batch(index_B, draws, {member.depth for member in joined})
-        probes = batch_probes(probes, joined)
-        clock.charge(joined)
-        for group in probes:
-            try:
-                group.step(taps[group.members[0].depth], target)
-            except Exception as error:
-                for member in group.members:
-                    cohort.drop(member, error)
-            clock.charge(group.members)
-        for member in [member for member in joined if not can_step(member)]:
-            cohort.call(member, lambda m: m.train_step(taps[m.depth], target))  # noqa: B023 - called at once
-            clock.charge([member])
+    train.fill()
+    plan = cohort.plan_of(present[0], train, epoch)
+    stepper: Stepper | None = None
+    entries = {member.progress.step for member in present}  # where members begin: at 0, or where they were interrupted
+    for step in range(min(entries), len(plan)):
+        if stepper is None or step in entries or cohort.lost_n:
+            joined = cohort.still_running([member for member in present if member.progress.step == step])
+            stepper = cohort.stepper(joined, train) if joined else None
+            if stepper is None:
+                continue
+            stepper.begin(plan, step)
+        stepper.step(step, cohort.clock, cohort.drop)
         cohort.look()
-    left = [member for member in present if member in cohort.running]
+    left = cohort.still_running(present)
+    if train.labels_N.is_cuda and any(member.config.epochs > epoch for member in left):
+        cohort.plan_of(left[0], train, epoch + 1).make_ahead()
     for member in left:
         member.average_statistics()
-    clock.settle()
-    clock.charge(left)
-
-
-class _Clock:
-    """Divides the time that passes between calls evenly among those for whom it was spent, and adds up what they saved.
-
-    What is common to n members each of them would have spent alone: it saved (n - 1) / n of that. A GPU runs behind this
-    process: there its own clock measures it.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._last = time.perf_counter()
-        self._common: list[tuple[torch.cuda.Event, torch.cuda.Event, Sequence[Member]]] = []
-
-    def charge(self, members: Sequence[Member]) -> None:
-        now = time.perf_counter()
-        for member in members:
-            member.progress.epoch_s += (now - self._last) / len(members)
-        self._last = now
-
-    @contextlib.contextmanager
-    def common_to(self, members: Sequence[Member]) -> Iterator[None]:
-        """What is done inside is done once for all of them."""
-        if self._device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-            start.record()
-            yield
-            end.record()
-            self._common.append((start, end, members))
-        else:
-            began = time.perf_counter()
-            yield
-            _save(members, time.perf_counter() - began)
-
-    def settle(self) -> None:
-        """Waits until the device has done all that was asked of it."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        for start, end, members in self._common:
-            _save(members, start.elapsed_time(end) / 1000)
-        self._common.clear()
-
-
-def _save(members: Sequence[Member], seconds: float) -> None:
-    for member in members:
-        member.progress.saved_s = (member.progress.saved_s or 0.0) + seconds * (len(members) - 1) / len(members)
-
-
-def batch_probes(probes: list[Probes], joined: Sequence[Member]) -> list[Probes]:
-    """The members that are mere linear classifiers, a batch for each optimiser; the same batches while none joins or leaves."""
-    kinds: dict[str, list[Member]] = {}
-    for member in joined:
-        if can_step(member):
-            kinds.setdefault(member.config.optimizer, []).append(member)
-    if [group.members for group in probes] == list(kinds.values()):
-        return probes
-    return [Probes(members) for members in kinds.values()]
-
-
-def steps_of_epoch(config: TrialConfig, train_n: int, epoch: int) -> Iterator[tuple[int, Tensor]]:
-    """(step, indices B) over one shuffled pass: every image once, batches of batch_size or a little less, all alike."""
-    order = torch.randperm(train_n, generator=generator(config.seed, "order", epoch))
-    yield from enumerate(torch.tensor_split(order, steps_per_epoch(config, train_n)))
-
-
-def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
-    """Optimiser steps in one pass over train_n images."""
-    return -(-train_n // config.batch_size)
+    cohort.clock.settle(left)
 
 
 @torch.no_grad()
-def evaluate(members: Sequence[Member], split: Feed, look: Callable[[], None] = lambda: None) -> list[Tensor]:
+def evaluate(
+    members: Sequence[Member], split: Feed, look: Callable[[], None] = lambda: None, evaluator: Evaluator | None = None
+) -> list[Tensor]:
     """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
 
     look: called between two batches where one process evaluates alone; it may raise Interrupted. Several have spans of their
-    own, of different numbers of batches, so that they could not agree there.
+    own, of different numbers of batches, so that they could not agree there. evaluator: for the batches that are whole.
 
     Each process of a world computes its span of the split, and all get all. Of an empty split: 0 x 0.
     """
@@ -236,12 +201,12 @@ def evaluate(members: Sequence[Member], split: Feed, look: Callable[[], None] = 
     for start in range(span.start, span.stop, EVAL_BATCH_SIZE):
         if split.world.size == 1 and start:
             look()
-        taps = split.eval_batch(start, min(start + EVAL_BATCH_SIZE, span.stop), {member.depth for member in members})
-        for member, logits in zip(members, parts, strict=True):
-            logits.append(member.eval_logits(taps[member.depth]))
+        stop = min(start + EVAL_BATCH_SIZE, span.stop)
+        if evaluator is not None and stop - start == evaluator.size:
+            batch = evaluator.logits(start)
+        else:
+            taps = split.eval_batch(start, stop, {member.depth for member in members})
+            batch = [member.eval_logits(taps[member.depth]) for member in members]
+        for part, logits_NK in zip(parts, batch, strict=True):
+            part.append(logits_NK)
     return [split.world.join_rows(torch.cat(logits), len(split)) for logits in parts]
-
-
-def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
-    """A CPU generator for one named stream of draws, the same on every device."""
-    return torch.Generator().manual_seed(stream_seed(seed, purpose, *counters))

@@ -22,10 +22,10 @@ from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.train.device import choose_device, choose_precision
+from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
-from cifar_hpc.train.loop import generator, steps_per_epoch
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.steps import generator, steps_per_epoch
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0  # rates of the first and the last step
@@ -104,6 +104,7 @@ def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
     device = choose_device(None)
     data = load_dataset_of(config, root)
     channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
+    allow_tf32(config.precision == "tf32")
     start = build_model(config, len(data.classes), channels)
     start = start.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     trunk = Trunk(start, precision)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +21,14 @@ from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.schedule import LrSchedule, first_trained
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.world import World, see_global_batch
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord, Outcome
-from cifar_hpc.train.optimizers import build_optimizer, set_rates
-from cifar_hpc.train.portions import Portions
+from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
+from cifar_hpc.train.portions import Portions, is_out_of_memory
 
 
 @dataclass
@@ -72,9 +74,12 @@ class Member:
         self.world = World()
         self.parts_batches = True  # whether a batch that does not fit the memory is taken in parts; else OutOfMemoryError
         self.portions = Portions()
-        self.loss_sum: Tensor
-        self.correct: Tensor
-        self._zero_sums()
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.seen = 0
+        self.draws = False  # whether a step was seen to draw from the device's generator
+        self._ema_share: float | Tensor = 0.0
+        self._averaged: list[list[Tensor]] = []  # averages and what they follow; counts and what they copy
 
     def join(self, world: World) -> None:
         """From here on trains beside the same member in the other processes of the world."""
@@ -100,6 +105,11 @@ class Member:
         return self.schedule.rate(self.steps_before + self.progress.step, height)
 
     @property
+    def last_rate(self) -> float:
+        """The classifier's learning rate in the last step of this epoch."""
+        return self.schedule.rate(self.steps_before + self.steps_per_epoch - 1, 0)
+
+    @property
     def depth(self) -> int:
         """Blocks not trained in the present epoch: the frozen ones, or all but the classifier before unfreeze_epoch."""
         return first_trained(self.config, self.frozen, len(self.model.blocks), self.progress.epoch)
@@ -117,38 +127,84 @@ class Member:
 
     def train_step(self, tap: Tensor, target: Tensor) -> None:
         """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
-        config, progress = self.config, self.progress
-        dropout_seed = stream_seed(config.seed, "dropout", progress.epoch, progress.step)
-        set_rates(self.optimizer, self.rate)
-        loss, logits_NK = self._fitting_backward(tap, target, dropout_seed)
+        numbers = self.numbers_of([self.progress.step])[0]
+        self.set_numbers(move(numbers.float(), self.device) if self.device.type == "cuda" else numbers)
+        self.seed_draws(self.progress.step)
+        self.compute(tap, target, self.progress.step)
+        self.draws = self.draws or self._drew()
+        self.count(len(target))
+
+    @property
+    def numbers_n(self) -> int:
+        return len(self.optimizer.param_groups) + (self.ema is not None)
+
+    def numbers_of(self, steps: Sequence[int]) -> Tensor:
+        """What steps of this epoch take from the schedule, float64: for each a rate for every group of the optimiser, and the
+        average's share."""
+        schedule, rows = self.schedule, []
+        for total in (self.steps_before + step for step in steps):
+            row = [schedule.rate(total, group["height"]) for group in self.optimizer.param_groups]
+            rows.append(row if self.config.ema is None else [*row, 1 - min(self.config.ema, (1 + total) / (10 + total))])
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def set_numbers(self, numbers: Tensor) -> None:
+        """numbers: a row of `numbers_of`, on the member's device, float32 on a GPU."""
+        values: Tensor | list[float] = numbers if self.device.type == "cuda" else numbers.tolist()
+        groups_n = len(self.optimizer.param_groups)
+        put_rates(self.optimizer, values[:groups_n])
+        if self.ema is not None:
+            self._ema_share = values[groups_n]
+
+    def seed_draws(self, step: int, generator: torch.Generator | None = None) -> None:
+        """Seeds what the step of this epoch draws from: the device's own generator, or the given one."""
+        (generator or self.generator).manual_seed(stream_seed(self.config.seed, "dropout", self.progress.epoch, step))
+
+    def _drew(self) -> bool:
+        """Whether anything was drawn since the seeding; of a CPU that cannot be told cheaply."""
+        return self.device.type == "cpu" or self.generator.get_offset() > 0
+
+    @property
+    def generator(self) -> torch.Generator:
+        """The one that dropout draws from."""
+        if self.device.type == "cuda":
+            return torch.cuda.default_generators[self.device.index or 0]
+        return torch.default_generator
+
+    def compute(self, tap: Tensor, target: Tensor, step: int | None) -> None:
+        """A step with the numbers set and the draws seeded, without a word to the host. step: None while it is captured, when
+        nothing can be tried again."""
+        loss, logits_NK = self._fitting_backward(tap, target, step)
         if self.world.size > 1:
             self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
-        if config.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.suffix.parameters(), config.grad_clip)
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.suffix.parameters(), self.config.grad_clip)
         self.optimizer.step()
-        self._update_ema((progress.epoch - 1) * self.steps_per_epoch + progress.step)
+        self._update_ema()
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
             self.loss_sum += loss.double() * len(target)
             self.correct += (logits_NK.argmax(1) == labels_N).sum()
-            self.seen += len(target)
-        progress.step += 1
 
-    def _fitting_backward(self, tap: Tensor, target: Tensor, dropout_seed: int) -> tuple[Tensor, Tensor]:
+    def count(self, images_n: int) -> None:
+        """A step was taken, or asked for."""
+        self.seen += images_n
+        self.progress.step += 1
+
+    def _fitting_backward(self, tap: Tensor, target: Tensor, step: int | None) -> tuple[Tensor, Tensor]:
         """`_backward` in micro-batches that fit the device's memory, found by halving. Raises CifarHpcError where none do."""
         while True:
             size = min(self.progress.micro_batch or len(target), len(target))
-            torch.manual_seed(dropout_seed)
             try:
                 return self._backward(tap, target, size)
-            except torch.OutOfMemoryError as error:
-                if not self.parts_batches:
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or step is None or not self.parts_batches:
                     raise
                 self._refuse_smaller(size, error)
             self.optimizer.zero_grad(set_to_none=True)
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.progress.micro_batch = (size + 1) // 2
+            self.seed_draws(step)
 
     def _backward(self, tap: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Gradients of the mean loss of this batch (of the summed loss in a world of several), `size` images at a time.
@@ -170,7 +226,7 @@ class Member:
             logits.append(logits_NK.detach())
         return (losses[0], logits[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(logits))
 
-    def _refuse_smaller(self, size: int, error: torch.OutOfMemoryError) -> None:
+    def _refuse_smaller(self, size: int, error: RuntimeError) -> None:
         trained = list(self.model.blocks)[self.depth :]
         if any(isinstance(module, _BatchNorm) for block in trained for module in block.modules()):
             raise CifarHpcError(
@@ -206,14 +262,18 @@ class Member:
         progress = self.progress
         self._add_up_sums()
         measured = len(val_labels_N) > 0
-        val_loss = functional.cross_entropy(val_logits_NK, val_labels_N).item() if measured else None
+        sums = [self.loss_sum, self.correct.double()]
+        if measured:
+            sums.append(functional.cross_entropy(val_logits_NK, val_labels_N).double())
+            sums.append((val_logits_NK.argmax(1) == val_labels_N).double().mean())
+        loss_sum, correct, *val = torch.stack(sums).tolist()  # all at once: each question to a GPU waits for it
         record = EpochRecord(
             epoch=progress.epoch,
-            lr=self.optimizer.param_groups[0]["lr"],
-            train_loss=_finite(self.loss_sum.item() / self.seen),
-            train_acc=self.correct.item() / self.seen,
-            val_loss=None if val_loss is None else _finite(val_loss),
-            val_acc=(val_logits_NK.argmax(1) == val_labels_N).double().mean().item() if measured else None,
+            lr=self.last_rate,
+            train_loss=_finite(loss_sum / self.seen),
+            train_acc=correct / self.seen,
+            val_loss=_finite(val[0]) if measured else None,
+            val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),
             val_s=round(val_s, 4),
         )
@@ -289,7 +349,7 @@ class Member:
             "suffix": self.suffix.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
-            "best": self.best,
+            "best": None if self._is_best else self.best,
             "best_val_logits": self.best_val_logits,
             "sums": (self.loss_sum, self.correct, self.seen),
             "progress": {**vars(p), "curves": [r.to_json() for r in p.curves], "outcome": p.outcome and p.outcome.value},
@@ -300,13 +360,15 @@ class Member:
         if state["trial_id"] != self.config.trial_id:
             raise ValueError(f"checkpoint of trial {state['trial_id']}, not of {self.config.trial_id}")
         self.suffix.load_state_dict(state["suffix"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.best = {key: tensor.to(self.device) for key, tensor in state["best"].items()}
+        best = self._evaluated().state_dict() if state["best"] is None else state["best"]
+        self.best = {key: tensor.detach().to(self.device, copy=True) for key, tensor in best.items()}
         self.best_val_logits = None if state["best_val_logits"] is None else state["best_val_logits"].to(self.device)
         loss_sum, correct, self.seen = state["sums"]
-        self.loss_sum, self.correct = loss_sum.to(self.device), correct.to(self.device)
+        self.loss_sum.copy_(loss_sum)
+        self.correct.copy_(correct)
         saved = dict(state["progress"])
         saved["curves"] = [EpochRecord.from_json(record) for record in saved["curves"]]
         saved["outcome"] = Outcome(saved["outcome"]) if saved["outcome"] else None
@@ -314,12 +376,18 @@ class Member:
         if not self.world.leads:  # the checkpoint's sums are those of all processes
             self._zero_sums()
 
+    @property
+    def _is_best(self) -> bool:
+        """Whether the weights as they stand are those of the best epoch."""
+        return self.progress.step == 0 and self.progress.best_epoch == self.progress.epoch - 1
+
     def _evaluated(self) -> BlockModel:
         return self.suffix if self.ema is None else self.ema
 
     def _zero_sums(self) -> None:
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        """In place: captured steps and stacks of probes add to these very tensors."""
+        self.loss_sum.zero_()
+        self.correct.zero_()
         self.seen = 0
 
     @torch.no_grad()
@@ -333,17 +401,26 @@ class Member:
         self.seen = int(sums[2].item())
 
     @torch.no_grad()
-    def _update_ema(self, step: int) -> None:
-        """step: counted from 0 over all epochs. The decay rises to the one asked for: else a short trial were judged by the
-        weights that it began with."""
-        if self.ema is None or self.config.ema is None:
+    def _update_ema(self) -> None:
+        """The decay rises to the one asked for: else a short trial were judged by the weights that it began with."""
+        if self.ema is None:
             return
-        decay = min(self.config.ema, (1 + step) / (10 + step))
-        for average, value in zip(self.ema.state_dict().values(), self.suffix.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - decay)
-            else:
-                average.copy_(value)
+        if not self._averaged:
+            pairs = list(zip(self.ema.state_dict().values(), self.suffix.state_dict().values(), strict=True))
+            self._averaged = [
+                [pair[side] for pair in pairs if pair[side].is_floating_point() is smooth]
+                for smooth in (True, False)
+                for side in (0, 1)
+            ]
+        averages, values, counts, counted = self._averaged
+        if isinstance(self._ema_share, Tensor):
+            steps = torch._foreach_sub(values, averages)
+            torch._foreach_mul_(steps, self._ema_share)
+            torch._foreach_add_(averages, steps)
+        else:
+            torch._foreach_lerp_(averages, values, self._ema_share)
+        if counts:
+            torch._foreach_copy_(counts, counted)
 
 
 def _finite(value: float) -> float | None:

@@ -1,4 +1,7 @@
-"""Optimisers over the blocks of a model: the builders that config/registry.OPTIMIZERS names. Knows no schedule."""
+"""Optimisers over the blocks of a model: the builders that config/registry.OPTIMIZERS names. Knows no schedule.
+
+On a GPU a learning rate is a number on the device, so that a step reads nothing of the host and may be captured.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar_hpc.config.registry import OPTIMIZERS, load
 from cifar_hpc.config.trial import TrialConfig
@@ -16,49 +19,74 @@ Groups = list[dict[str, Any]]
 
 
 def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-    """The trial's optimiser over the blocks, classifier last, one parameter group for each block that has parameters.
+    """The trial's optimiser over the blocks, classifier first, one parameter group for each learning rate that blocks have.
 
     Each group carries its 'height', the blocks between it and the end, by which `set_rates` gives it its learning rate.
     """
-    groups: Groups = []
+    by_height: dict[int, list[nn.Parameter]] = {}
     for height, block in enumerate(reversed(blocks)):
         parameters = list(block.parameters())
         if parameters:
-            groups.append({"params": parameters, "height": height})
+            by_height.setdefault(height if config.layer_decay else 0, []).extend(parameters)
+    groups: Groups = [{"params": parameters, "height": height} for height, parameters in by_height.items()]
     optimizer: torch.optim.Optimizer = load(OPTIMIZERS[config.optimizer].build)(config, groups, blocks)
+    for group in optimizer.param_groups:
+        device = next((p.device for p in group["params"]), torch.device("cpu"))
+        if device.type == "cuda":
+            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
     return optimizer
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: Callable[[int], float]) -> None:
     """Gives every parameter group the learning rate of its height."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate(group["height"])
+    put_rates(optimizer, [rate(group["height"]) for group in optimizer.param_groups])
+
+
+def put_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float] | Tensor) -> None:
+    """A learning rate for every parameter group: numbers, or a tensor on the optimiser's device."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = float(rate)
+        elif isinstance(rate, Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"].fill_(rate)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict` that leaves the rates where a captured step reads them."""
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def build_sgd(config: TrialConfig, groups: Groups, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
     momentum = config.momentum or 0.0
-    return torch.optim.SGD(
-        groups,
-        _first_rate(config),
-        momentum,
-        weight_decay=config.weight_decay,
-        nesterov=momentum > 0,
-        foreach=None,
-        fused=_fused(groups),
-    )
+    rate, decay = _first_rate(config), config.weight_decay
+    sgd = torch.optim.SGD(groups, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=_fused(groups))
+    for p in (p for group in groups for p in group["params"] if momentum):  # torch begins all averages of a group, or none
+        sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return sgd
 
 
 def build_adam(config: TrialConfig, groups: Groups, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, _first_rate(config), weight_decay=config.weight_decay, fused=_fused(groups))
+    return _adam(torch.optim.Adam, config, groups)
 
 
 def build_adamw(config: TrialConfig, groups: Groups, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, _first_rate(config), weight_decay=config.weight_decay, fused=_fused(groups))
+    return _adam(torch.optim.AdamW, config, groups)
 
 
 def build_muon(config: TrialConfig, groups: Groups, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
     hidden = {p for block in blocks[:-1] for name, p in block.named_parameters() if is_hidden(name, p)}
-    return Muon(groups, hidden, _first_rate(config), config.momentum or 0.0, config.weight_decay)
+    return Muon(groups, hidden, config.momentum or 0.0, config.weight_decay)
+
+
+def _adam(kind: type[torch.optim.Adam], config: TrialConfig, groups: Groups) -> torch.optim.Optimizer:
+    on_gpu = any(p.is_cuda for group in groups for p in group["params"])
+    rate, decay = _first_rate(config), config.weight_decay
+    return kind(groups, rate, weight_decay=decay, fused=_fused(groups), capturable=on_gpu)
 
 
 def _first_rate(config: TrialConfig) -> float:

@@ -26,9 +26,25 @@ class Portions:
                     return function(x)
                 parts = [function(part) for part in x.split(size)]  # type: ignore[no-untyped-call]
                 return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
-            if x.is_cuda:
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
                 torch.cuda.empty_cache()
             self.most = (size + 1) // 2
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory of a device, or pinned memory of the host, ran out: torch's allocator says so by its own error; a library
+    that cannot make its handle or workspace, a context, NCCL and cudaHostAlloc by others."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+_WORDS = (
+    *("CUDA error: out of memory", "cudaErrorMemoryAllocation", "CUDA out of memory", "HIP out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUSOLVER_STATUS_ALLOC_FAILED", "CUFFT_ALLOC_FAILED"),
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+    "Cuda failure 2 'out of memory'",  # NCCL's
+)

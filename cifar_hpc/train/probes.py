@@ -4,12 +4,13 @@ A sweep of learning rates over frozen features spends its time in the overhead o
 as much as one, and each has on a CPU the bits that it has alone (stack.py).
 
 Owns: which members can be stepped so, how their weights, optimiser states and sums become rows of stacks, so that all else
-treats them as ever, and their rates.
+treats them as ever, and what a step takes from their schedules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,6 +21,7 @@ from cifar_hpc.models.blocks import Block
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.stack import ADAM_BETAS, RULES, Rates, Stack, Way, columns, way_for
 
+NUMBERS = len(Rates.__slots__)  # of each member in a step
 MOST_NUMBERS = 2**18  # weights of one stack: more do not lie in a core's cache from one operation to the next
 
 
@@ -37,7 +39,7 @@ def can_step(member: Member) -> bool:
 
 
 class Probes:
-    """Some members, all of which `can_step`, of one optimiser kind, at one step of an epoch; to its end."""
+    """Some members, all of which `can_step`, of one optimiser kind, at one step of an epoch."""
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
@@ -45,8 +47,34 @@ class Probes:
         most = max(1, MOST_NUMBERS // numbers)
         self._portions = [_Portion(self.members[i : i + most]) for i in range(0, len(members), most)]
 
-    def step(self, tap: Tensor, target: Tensor) -> None:
-        """One optimiser step of every member. tap: the common input, N first; target: N classes, or NK shares."""
+    @property
+    def numbers_n(self) -> int:
+        return NUMBERS * len(self.members)
+
+    def numbers_of(self, steps: Sequence[int]) -> Tensor:
+        """What steps of this epoch take from the schedules, float64: for each step, member by member, its Rates."""
+        first, (beta_1, beta_2) = self.members[0], ADAM_BETAS
+        totals = [first.steps_before + step for step in steps]
+        shapes: dict[object, list[float]] = {}  # members of one shape have the same shares of their rates
+        for member in self.members:
+            if _shape(member) not in shapes:
+                schedule = replace(member.schedule, peak=1.0)
+                shapes[_shape(member)] = [schedule.rate(total, 0) for total in totals]
+        share_MS = torch.tensor([shapes[_shape(member)] for member in self.members], dtype=torch.float64)
+        peak_M, decay_M = (
+            torch.tensor(values, dtype=torch.float64)
+            for values in ([m.schedule.peak for m in self.members], [m.config.weight_decay for m in self.members])
+        )
+        lr_SM = share_MS.t() * peak_M
+        bias_1, bias_2 = (
+            torch.tensor([[1 - beta ** (total + 1)] for total in totals], dtype=torch.float64) for beta in (beta_1, beta_2)
+        )
+        rates = [lr_SM, lr_SM / bias_1, bias_2.expand_as(lr_SM), 1 - lr_SM * decay_M]
+        return torch.stack(rates, -1).flatten(1)
+
+    def compute(self, tap: Tensor, target: Tensor, numbers: Tensor) -> None:
+        """One optimiser step of every member. tap: the common input, N first; target: N classes, or NK shares; numbers: of
+        `numbers_of`, on the device."""
         x_ND = tap.flatten(1).contiguous()
         classes_n = self._portions[0].stack.k
         share_NK = functional.one_hot(target, classes_n).float() if target.ndim == 1 else target
@@ -54,8 +82,16 @@ class Probes:
         if Way.APART in ways:
             self._portions = [_Portion([member]) for member in self.members]
             ways = [portion.way(x_ND) for portion in self._portions]
+        numbers_MR, start = numbers.float().view(-1, NUMBERS), 0
         for portion, way in zip(self._portions, ways, strict=True):
-            portion.step(x_ND, share_NK, way)
+            stop = start + len(portion.members)
+            portion.step(x_ND, share_NK, way, Rates(*numbers_MR[start:stop].t().contiguous()[..., None]))
+            start = stop
+
+    def count(self, images_n: int) -> None:
+        """A step was taken, or asked for."""
+        for member in self.members:
+            member.count(images_n)
 
 
 class _Portion:
@@ -64,16 +100,16 @@ class _Portion:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
         layer, configs = _layer(members[0]), [member.config for member in members]
-        self._device = layer.weight.device
+        device = layer.weight.device
         rule = OPTIMIZERS[configs[0].optimizer].probe_rule
         if rule not in RULES:
             raise ValueError(f"optimizer {configs[0].optimizer}: no rule {rule!r} for linear probes")
-        self.stack = Stack(rule, len(members), layer.out_features, layer.in_features, self._device)
-        self._steps_M = torch.stack([_step_count(member) for member in members])
+        self.stack = Stack(rule, len(members), layer.out_features, layer.in_features, device)
+        self._steps_M = torch.tensor([float(member.steps_before + member.progress.step) for member in members], device=device)
         for i, member in enumerate(members):
             self._bind(i, member)
         fixed = [[c.label_smoothing for c in configs], [c.weight_decay for c in configs], [c.momentum or 0.0 for c in configs]]
-        smoothing_M1, decay_M1, momentum_M1 = columns(fixed, self._device)
+        smoothing_M1, decay_M1, momentum_M1 = columns(fixed, device)
         self.stack.smoothing_M11.copy_(smoothing_M1[..., None])
         self.stack.decay_M1.copy_(decay_M1)
         self.stack.momentum_M1.copy_(momentum_M1)
@@ -81,8 +117,6 @@ class _Portion:
         self._hits_M = torch.stack([member.correct for member in members])
         for i, member in enumerate(members):
             member.loss_sum, member.correct = self._loss_sum_M[i], self._hits_M[i]
-        self._first_step = members[0].progress.step
-        self._plan_epoch()
 
     def way(self, x_ND: Tensor) -> Way:
         stack = self.stack
@@ -91,22 +125,17 @@ class _Portion:
         return way_for(stack.kind, stack.m, len(x_ND), stack.k, stack.d, torch.get_num_threads())
 
     @torch.no_grad()
-    def step(self, x_ND: Tensor, share_NK: Tensor, way: Way) -> None:
-        n, at = len(x_ND), self.members[0].progress.step - self._first_step
+    def step(self, x_ND: Tensor, share_NK: Tensor, way: Way, rates: Rates) -> None:
         grad_MP, loss_M, hits_M = self.stack.gradients(x_ND, share_NK, way)
         world = self.members[0].world
         if world.size > 1:
-            grad_MP *= n
+            grad_MP *= len(x_ND)
             for row_P in grad_MP:  # one by one: where a number stands in a sum over processes may decide on its last bit
-                world.average([row_P], n)
+                world.average([row_P], len(x_ND))
         self._loss_sum_M += loss_M
         self._hits_M += hits_M
-        self.stack.update(grad_MP, Rates(*(table_SM1[at] for table_SM1 in self._rates)))
+        self.stack.update(grad_MP, rates)
         self._steps_M += 1
-        for member, lr in zip(self.members, self._lr[at], strict=True):
-            member.optimizer.param_groups[0]["lr"] = lr
-            member.seen += n
-            member.progress.step += 1
 
     @torch.no_grad()
     def _bind(self, i: int, member: Member) -> None:
@@ -121,29 +150,17 @@ class _Portion:
             if self.stack.kind != "sgd":
                 state["step"] = self._steps_M[i]
 
-    def _plan_epoch(self) -> None:
-        """The rates of the steps that the epoch still has, made once and moved at once: no step waits for the host."""
-        first, (beta_1, beta_2) = self.members[0].progress, ADAM_BETAS
-        steps = range(first.step, self.members[0].steps_per_epoch)
-        rates = [[m.schedule.rate(m.steps_before + step, 0) for step in steps] for m in self.members]
-        self._lr = list(zip(*rates, strict=True))
-        counts = [[count + s + 1 for count in self._steps_M.tolist()] for s in range(len(steps))]
-        decays = [member.config.weight_decay for member in self.members]
-        scale = [[lr / (1 - beta_1**t) for lr, t in zip(*row, strict=True)] for row in zip(self._lr, counts, strict=True)]
-        correction = [[1 - beta_2**t for t in row] for row in counts]
-        shrink = [[1 - lr * decay for lr, decay in zip(row, decays, strict=True)] for row in self._lr]
-        self._rates = [columns(table, self._device) for table in (self._lr, scale, correction, shrink)]
+
+def _shape(member: Member) -> tuple[object, ...]:
+    """What a schedule's shape depends on."""
+    config = member.config
+    return config.schedule, config.warmup_epochs, config.epochs
 
 
 def _layer(member: Member) -> nn.Linear:
     layer = _linear_of(member.model.blocks[-1])
     assert layer is not None
     return layer
-
-
-def _step_count(member: Member) -> Tensor:
-    count = member.optimizer.state[_layer(member).weight].get("step")
-    return torch.zeros(()) if count is None else count.detach().cpu().float()
 
 
 def _linear_of(block: nn.Module) -> nn.Linear | None:

@@ -22,7 +22,7 @@ from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, TrialRecord, TrialResult
 from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
 from cifar_hpc.train.member import Member
-from cifar_hpc.worker.checkpoint import load_checkpoint, save_checkpoint
+from cifar_hpc.worker.checkpoint import CheckpointWriter, load_checkpoint
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Attempt:
     claim: Claim
     started_at: str = field(default_factory=utc_now)
     over: bool = False  # finished, failed or lost to another attempt
+    _writer: CheckpointWriter | None = field(default=None, repr=False)
 
     @classmethod
     def begin(cls, config: TrialConfig, layout: Layout, job: str, shared_by: int = 1) -> Attempt | None:
@@ -66,14 +67,21 @@ class Attempt:
         write_records(self.files.metrics, member.progress.curves)
 
     def save(self, member: Member) -> None:
+        """Begins to write a checkpoint. Raises what the one before it met."""
         self.check()
-        save_checkpoint(self.files.checkpoint, member.state_dict())
+        self._writer = self._writer or CheckpointWriter(self.files.checkpoint)
+        self._writer.write(member.state_dict())
+
+    def wait_for_checkpoint(self) -> None:
+        if self._writer is not None:
+            self._writer.wait()
 
     def append(self, record: EpochRecord) -> None:
         append_records(self.files.metrics, [record])
 
     def finish(self, result: TrialResult, predictions: Mapping[str, NDArray[np.generic]], weights: bytes | None) -> None:
         """Predictions first, the result last and atomically; then what only a running trial needs goes."""
+        self.wait_for_checkpoint()
         self.check()
         write_atomic(self.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **predictions))
         if weights is not None:
@@ -107,7 +115,11 @@ class Attempt:
         self.release()
 
     def release(self) -> None:
-        """Gives the trial back, so that another attempt may begin at once."""
+        """Gives the trial back, once its checkpoint is written, so that another attempt may begin at once."""
+        try:
+            self.wait_for_checkpoint()
+        except Exception as error:  # the one before it stands
+            print(f"trial {self.claim.trial_id}: its last checkpoint was not written: {error}", file=sys.stderr)
         with contextlib.suppress(OSError, claims.ClaimLostError):
             self.check()
             claims.release_claim(self.files, self.claim)

@@ -19,10 +19,12 @@ from cifar_hpc.config.catalog import TIMM
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import SOURCE_FILE
 from cifar_hpc.records.schema import Hardware, Provenance
+from cifar_hpc.train.device import tf32_allowed
 
 
-def describe_hardware(device: torch.device, precision: torch.dtype, world_size: int) -> Hardware:
-    """peak_memory_gb is the device allocator's high-water mark since the process began; None on a CPU."""
+def describe_hardware(device: torch.device, precision: torch.dtype, world_size: int, graphs: str) -> Hardware:
+    """peak_memory_gb is the device allocator's high-water mark since its statistics were reset, before these trials; None on a
+    CPU. graphs: what was captured."""
     on_gpu = device.type == "cuda"
     return Hardware(
         device=device.type,
@@ -30,8 +32,9 @@ def describe_hardware(device: torch.device, precision: torch.dtype, world_size: 
         host=socket.gethostname(),
         world_size=world_size,
         threads=torch.get_num_threads(),
-        precision="bf16" if precision is torch.bfloat16 else "fp32",
+        precision="bf16" if precision is torch.bfloat16 else "tf32" if on_gpu and tf32_allowed() else "fp32",
         peak_memory_gb=round(torch.cuda.max_memory_allocated(device) / 2**30, 3) if on_gpu else None,
+        graphs=graphs if on_gpu else None,
     )
 
 

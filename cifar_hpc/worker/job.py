@@ -27,6 +27,7 @@ from cifar_hpc.planning.lineage import awaits_parent
 from cifar_hpc.planning.plan import Cohort, Job
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.train.portions import is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
 
@@ -137,7 +138,16 @@ class _Cohort:
                 attempt.release()
 
     def _train(self, order: Order, meeting: Meeting | None) -> bool:
-        """Trains a part to its end; False where the memory does not hold so much but may hold less."""
+        """Trains a part to its end, and gives back what it took; False where the memory does not hold so much but may hold
+        less."""
+        try:
+            return self._trained(order, meeting)
+        finally:
+            gc.collect()  # networks cut into blocks hold themselves
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+
+    def _trained(self, order: Order, meeting: Meeting | None) -> bool:
         try:
             if meeting is None:
                 Trainer(order, World(), self.on_epoch, self.interrupted).train()
@@ -154,12 +164,12 @@ class _Cohort:
         return False  # outside the except clause: the error's frames hold the memory that the next part needs
 
     def _smaller(self, order: Order) -> list[list[Attempt]]:
-        """What is left of a part that was too much: first all of it with the taps in host memory, then half after half."""
-        gc.collect()
-        torch.cuda.empty_cache()
+        """What is left of a part that was too much: first all of it with the features of its images in host memory, where they
+        were kept on the device; then half after half."""
         left = _unfinished(order.attempts)
-        if order.taps_on_gpu:
+        if order.keeps_on_gpu:
             self.taps_on_device = False
+            print("out of memory: features of the training images go to host memory", file=sys.stderr)
             return [left]
         half = (len(left) + 1) // 2
         print(f"out of memory with {order.part_n} trials side by side: going on with {half}", file=sys.stderr)
@@ -188,13 +198,17 @@ class _Cohort:
                 meeting.require_all()
             for attempt in left:
                 attempt.over = attempt.files.result.exists()
-            if failure.kind == torch.OutOfMemoryError.__name__ and failure.trial_id is None:
+            if failure.trial_id is None and _means_memory(failure):
                 too_much = torch.OutOfMemoryError(failure.message)
                 if order.is_too_much(too_much):
                     raise too_much
             for attempt in _unfinished(left):
                 if failure.trial_id in (None, attempt.claim.trial_id):
                     attempt.fail(failure)
+
+
+def _means_memory(failure: Failure) -> bool:
+    return failure.kind == torch.OutOfMemoryError.__name__ or is_out_of_memory(RuntimeError(failure.message))
 
 
 def _unfinished(attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -34,13 +34,16 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.train.classifiers import FittedMember, build_member
-from cifar_hpc.train.device import choose_device, choose_precision
+from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
+from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.inspection import Insight
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, steps_per_epoch, train_cohort
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
 from cifar_hpc.train.measure import measure, metrics, split_arrays
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.portions import is_out_of_memory
+from cifar_hpc.train.steps import steps_per_epoch
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
 
@@ -60,16 +63,19 @@ class Order:
     taps_on_device: bool
 
     @property
-    def taps_on_gpu(self) -> bool:
-        return self.taps_on_device and choose_device(self.job.resources.gpus).type == "cuda"
+    def keeps_on_gpu(self) -> bool:
+        """Whether a GPU keeps the features of the training images. Makes no context there: a launcher may ask."""
+        on_gpu = self.taps_on_device and self.job.resources.gpus != 0 and torch.cuda.is_available()
+        configs = [attempt.config for attempt in self.attempts]
+        return on_gpu and any(c.augment == "none" and (c.freeze not in ("none", 0) or c.unfreeze_epoch) for c in configs)
 
     @property
     def may_shrink(self) -> bool:
-        """Whether fewer trials at once, or taps kept elsewhere, would need less memory."""
-        return self.part_n > 1 or self.taps_on_gpu
+        """Whether fewer trials at once, or features kept elsewhere, would need less memory."""
+        return self.part_n > 1 or self.keeps_on_gpu
 
     def is_too_much(self, error: Exception) -> bool:
-        return isinstance(error, torch.OutOfMemoryError) and self.may_shrink
+        return is_out_of_memory(error) and self.may_shrink
 
 
 class Trainer:
@@ -86,10 +92,16 @@ class Trainer:
         self.device = choose_device(order.job.resources.gpus)
         self.starts: dict[float | None, BlockModel] = {}
         self.test: Feed | None = None
-        self.saved_at = time.monotonic()
+        self.began_at = time.monotonic()
+        self.saved_at: dict[str, float] = {}
 
     def train(self) -> None:
         """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
+        self.graphs = Graphs(self.device, "" if self.world.size == 1 else "several processes")
+        with self.graphs.one_stream():
+            self._train()
+
+    def _train(self) -> None:
         attempts = list(self.attempts.values())
         config = attempts[0].config
         if self.world.leads:
@@ -98,6 +110,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.precision = choose_precision(config.precision, self.device)
+        allow_tf32(config.precision == "tf32")
         self.data = _load(config)
         self.model_channels = in_channels(with_parents_file(config, self.order.layout), self.data.channels)
         self.trunk = Trunk(self._starting_model(config), self.precision)
@@ -133,7 +146,13 @@ class Trainer:
             if member.config.lr == "auto" and member.progress.lr_found is None:
                 self._find_lr(member, train)
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
-        train_cohort([m for m in members if m not in fitted and not self.attempts[m.config.trial_id].over], train, val, hooks)
+        train_cohort(
+            [m for m in members if m not in fitted and not self.attempts[m.config.trial_id].over],
+            train,
+            val,
+            hooks,
+            self.graphs,
+        )
 
     @functools.cached_property
     def _flops(self) -> int:
@@ -205,12 +224,13 @@ class Trainer:
         if verdict is not True and member.active:
             reason = verdict or f"ended by the scheduler after epoch {record.epoch}"
             member.progress.outcome, member.progress.reason = Outcome.PRUNED, reason
-        self._save(member)
+        if member.active and self._is_due(member.config.trial_id):  # an end needs none: its result follows at once
+            self._save(member)
         attempt.append(record)
 
     def _save(self, member: Member) -> None:
         if self.world.leads:
-            self.saved_at = time.monotonic()
+            self.saved_at[member.config.trial_id] = time.monotonic()
             self.attempts[member.config.trial_id].save(member)
 
     def _check(self, member: Member) -> None:
@@ -218,7 +238,11 @@ class Trainer:
             self.attempts[member.config.trial_id].check()
 
     def _save_due(self) -> bool:
-        return time.monotonic() - self.saved_at >= self.order.job.resources.checkpoint_minutes * 60
+        return any(not attempt.over and self._is_due(trial_id) for trial_id, attempt in self.attempts.items())
+
+    def _is_due(self, trial_id: str) -> bool:
+        since_s = time.monotonic() - self.saved_at.get(trial_id, self.began_at)
+        return since_s >= self.order.job.resources.checkpoint_minutes * 60
 
     def _look(self) -> None:
         """Between batches of what is not training: begun anew, or after the last epoch, whose checkpoint stands."""
@@ -230,7 +254,12 @@ class Trainer:
         measurable = [member for member in members if member.progress.best_epoch is not None]
         for member in measurable:
             member.load_best()
-        logits = evaluate(measurable, self.test, self._look) if self.test is not None and measurable else []
+        try:
+            logits = evaluate(measurable, self.test, self._look) if self.test is not None and measurable else []
+        except Interrupted:
+            for member in members:
+                self._save(member)
+            raise
         test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
         for member in members:
             attempt = self.attempts[member.config.trial_id]
@@ -284,7 +313,7 @@ class Trainer:
             finished_at=utc_now(),
             executor=self.order.executor,
             job=attempt.claim.job,
-            hardware=describe_hardware(self.device, self.precision, self.world.size),
+            hardware=describe_hardware(self.device, self.precision, self.world.size, self.graphs.note),
             lr_found=progress.lr_found,
             micro_batch=progress.micro_batch,
             lost_s=attempt.claim.lost_s,

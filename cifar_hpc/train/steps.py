@@ -1,0 +1,197 @@
+"""The steps of an epoch: what they read, made ahead; and a step of a cohort, eager or captured.
+
+Owns: Plan, the batches and draws of an epoch; Stepper, one step of some members on batches of one size. Every random draw is
+seeded from (seed, purpose, epoch, step), so a member's numbers depend neither on who trains beside it nor on where it was
+interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.train.clock import Clock, Span, Timed, divided_as
+from cifar_hpc.train.features import Feed
+from cifar_hpc.train.graphs import Captured, Graphs, drawing_from
+from cifar_hpc.train.member import Member
+from cifar_hpc.train.probes import Probes, can_step
+from cifar_hpc.train.tables import Table
+
+Fail = Callable[[Member, Exception], None]
+
+
+def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """A CPU generator for one named stream of draws, the same on every device."""
+    return torch.Generator().manual_seed(stream_seed(seed, purpose, *counters))
+
+
+def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
+    """Optimiser steps in one pass over train_n images."""
+    return -(-train_n // config.batch_size)
+
+
+class Plan:
+    """One shuffled pass over a split, and its draws: every image once, in batches of batch_size or a little less, all alike."""
+
+    def __init__(self, config: TrialConfig, train: Feed, epoch: int) -> None:
+        self.epoch = epoch
+        order = torch.randperm(len(train), generator=generator(config.seed, "order", epoch))
+        self.index = torch.tensor_split(order, steps_per_epoch(config, len(train)))
+        self._config, self._train = config, train
+        self._values: dict[int, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def size(self, step: int) -> int:
+        return len(self.index[step])
+
+    def count(self, size: int) -> int:
+        """How many of its batches are of that size: as many in every epoch."""
+        return sum(len(index_B) == size for index_B in self.index)
+
+    def values(self, step: int) -> list[Tensor]:
+        """What the batch of a step is made from, on the CPU."""
+        if step not in self._values:
+            draws = generator(self._config.seed, "augment", self.epoch, step)
+            self._values[step] = self._train.values(self.index[step], draws)
+        return self._values[step]
+
+    def make_ahead(self) -> None:
+        """While a GPU is busy with another epoch."""
+        for step in range(len(self)):
+            self.values(step)
+
+
+class Stepper:
+    """A step of some members, side by side.
+
+    All that it reads and writes lies in the same place in every step. In an eager one a member that fails falls alone; a
+    captured one is a single piece.
+    """
+
+    def __init__(self, members: Sequence[Member], train: Feed, graphs: Graphs) -> None:
+        self.members = list(members)
+        self.depths = [member.depth for member in members]
+        self._train, self._graphs = train, graphs
+        kinds: dict[str, list[Member]] = {}
+        for member in members:
+            if can_step(member):
+                kinds.setdefault(member.config.optimizer, []).append(member)
+        self._probes = [Probes(kind) for kind in kinds.values()]
+        self._apart = [member for member in members if not can_step(member)]
+        self._sizes: dict[int, _Sized] = {}
+        self._generators: dict[int, torch.Generator] = {}
+
+    def serves(self, members: Sequence[Member]) -> bool:
+        return self.members == list(members) and self.depths == [member.depth for member in members]
+
+    def begin(self, plan: Plan, first: int) -> None:
+        """Reads ahead what the steps from `first` on have."""
+        self._plan = plan
+        by_size: dict[int, list[int]] = {}
+        for step in range(first, len(plan)):
+            by_size.setdefault(plan.size(step), []).append(step)
+        for size, steps in by_size.items():
+            numbers = self._numbers_of(steps)
+            rows = [[*plan.values(step), own] for step, own in zip(steps, numbers, strict=True)]
+            if size in self._sizes:
+                self._sizes[size].table.fill(rows)
+            else:
+                table = Table(rows, plan.count(size), self._train.labels_N.device)
+                self._sizes[size] = _Sized(table, self._graphs, self._eager, self._whole, self._own_generators)
+
+    def step(self, step: int, clock: Clock, fail: Fail) -> None:
+        sized, size = self._sizes[self._plan.size(step)], self._plan.size(step)
+        self._sized, self._clock, self._fail, self._step = sized, clock, fail, step
+        self._train.stage(self._plan.index[step], set(self.depths))
+        if not sized.captured.prepare():
+            sized.captured.run()
+            return
+        for i, own in self._generators.items():
+            self._apart[i].seed_draws(step, own)
+        sized.divided = sized.divided or divided_as(sized.spans, self.members)
+        with clock.span(*sized.divided):
+            sized.captured.run()
+        for member in self.members:
+            member.count(size)
+
+    def _numbers_of(self, steps: Sequence[int]) -> Tensor:
+        pieces: list[Probes | Member] = [*self._probes, *self._apart]
+        numbers = torch.cat([piece.numbers_of(steps) for piece in pieces], 1)
+        return numbers.float() if self._train.labels_N.is_cuda else numbers
+
+    def _own_generators(self) -> list[torch.Generator]:
+        """One for each member that was seen to draw: all have the same seed in a step, and each begins at its first number."""
+        device = self._train.labels_N.device
+        for i, member in enumerate(self._apart):
+            if member.draws and i not in self._generators:
+                self._generators[i] = torch.Generator(device)
+        return list(self._generators.values())
+
+    def _inputs(self) -> tuple[dict[int, Tensor], Tensor, list[Tensor]]:
+        """The taps, the targets, and the numbers of each batch of probes and of each other member."""
+        *values, numbers = self._sized.table.take()
+        taps, target = self._train.batch(values, set(self.depths))
+        pieces: list[Probes | Member] = [*self._probes, *self._apart]
+        return taps, target, list(torch.split(numbers, [piece.numbers_n for piece in pieces]))
+
+    def _eager(self) -> None:
+        with self._clock.common_to(self.members) as common:
+            taps, target, numbers = self._inputs()
+        spans, size = [common], self._plan.size(self._step)
+        for group, own in zip(self._probes, numbers, strict=False):
+            with self._clock.spent_by(group.members) as span:
+                try:
+                    group.compute(taps[group.members[0].depth], target, own)
+                    group.count(size)
+                except Exception as error:
+                    for member in group.members:
+                        self._fail(member, error)
+            spans.append(span)
+        for member in self._apart:
+            with self._clock.spent_by([member]) as span:
+                try:
+                    member.train_step(taps[member.depth], target)
+                except Exception as error:
+                    self._fail(member, error)
+            spans.append(span)
+        self._sized.spans = spans
+
+    def _whole(self) -> None:
+        taps, target, numbers = self._inputs()
+        pieces = [
+            partial(group.compute, taps[group.members[0].depth], target, own)
+            for group, own in zip(self._probes, numbers, strict=False)
+        ]
+        for i, (member, own) in enumerate(zip(self._apart, numbers[len(self._probes) :], strict=True)):
+            pieces.append(partial(self._whole_of, i, member, taps[member.depth], target, own))
+        self._graphs.side_by_side(pieces)
+
+    def _whole_of(self, i: int, member: Member, tap: Tensor, target: Tensor, numbers: Tensor) -> None:
+        with drawing_from(self._generators.get(i), tap.device):
+            member.set_numbers(numbers)
+            member.compute(tap, target, None)
+
+
+class _Sized:
+    """What the steps on batches of one size have of their own. spans: of the last eager step; divided: how the time of a
+    replayed one is."""
+
+    def __init__(
+        self,
+        table: Table,
+        graphs: Graphs,
+        eager: Callable[[], None],
+        whole: Callable[[], None],
+        generators: Callable[[], Sequence[torch.Generator]],
+    ) -> None:
+        self.table = table
+        self.captured = Captured(graphs, eager, whole, generators)
+        self.spans: list[Span] = []
+        self.divided: tuple[Sequence[tuple[Timed, float]], float] | None = None

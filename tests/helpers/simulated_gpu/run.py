@@ -1,0 +1,158 @@
+"""Runs trials on the simulated GPU and on the CPU, and prints as JSON what tests ask of them. Started by its test in a
+process of its own, since the runtime has to be there before torch.
+
+run.py SCENARIO...: of `SCENARIOS`; each is trained twice: on the simulated GPU with steps replayed by the graphs' twin, and on
+the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import cifar_hpc.train.features as features
+import cifar_hpc.worker.trainer as trainer
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import AugmentOp, TrialConfig
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.planning.plan import Cohort, Job, Resources
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.train.steps import Stepper
+from cifar_hpc.worker.job import run_job
+from tests.helpers.simulated_gpu.device import Device, runtime
+from tests.helpers.training import digits_config
+from tests.helpers.twin import Twin
+
+torch.set_num_threads(1)
+torch.backends.cudnn.enabled = False  # there is none
+
+
+def config(**changes: Any) -> TrialConfig:
+    return digits_config(**{"precision": "fp32", "batch_size": 100, **changes})
+
+
+def probes(optimizer: str) -> list[TrialConfig]:
+    return [config(freeze="all", optimizer=optimizer, lr=lr, epochs=2) for lr in (0.001, 0.01)]
+
+
+SCENARIOS: dict[str, list[TrialConfig]] = {
+    "members": [
+        config(freeze=1, lr=0.01, ema=0.9, grad_clip=1.0),
+        config(freeze=1, lr=0.01, optimizer="adam", label_smoothing=0.1),
+        config(freeze=1, lr=0.003, optimizer="adamw", layer_decay=0.5),
+        config(freeze=1, lr=0.003, optimizer="muon"),
+        config(freeze=1, lr=0.01, unfreeze_epoch=1, epochs=3),
+        config(freeze="none", lr=0.01),
+    ],
+    "probes sgd": probes("sgd"),
+    "probes adamw": probes("adamw"),
+    "augmented": [config(augment="flip_crop", lr=0.01)],
+    "svm": [config(freeze="all", classifier="svm", epochs=1)],
+    "knn": [config(freeze="all", classifier="knn", epochs=1)],
+    "lr auto": [config(lr="auto", freeze=1)],
+    "weights kept": [config(keep="weights", freeze=1)],
+    "dropout": [config(dropout=0.3, lr=0.01, epochs=3)],
+    **{f"augment {name}": [config(augment=name, epochs=1, lr=0.01)] for name in catalog.AUGMENTATIONS},
+    **{f"operation {name}": [config(augment=(AugmentOp(name=name),), epochs=1, lr=0.01)] for name in catalog.AUGMENT_OPS},
+}
+
+
+def train(configs: list[TrialConfig], gpus: int | None, folder: Path, **kw: Any) -> list[Any]:
+    resources = Resources(gpus=gpus) if gpus is not None else Resources()
+    job = Job(sweep="test", job_id="job-0001", cohorts=(Cohort(trials=tuple(configs)),), resources=resources)
+    run_job(job, Layout(folder), executor="inline", **kw)
+    told = []
+    for one in configs:
+        files = Layout(folder).trial(one.trial_id)
+        if not files.result.exists():
+            raise RuntimeError(files.error.read_text() if files.error.exists() else "no result")
+        result = read_record(files.result, TrialResult)
+        losses = [(c.train_loss, c.val_loss) for c in result.curves]
+        told.append({"device": result.hardware.device, "losses": losses, "test": result.test and result.test.loss})
+    return told
+
+
+@contextlib.contextmanager
+def watched(device: Device) -> Iterator[Counter[str]]:
+    """Counts what waits within training steps, the first of each kind left out, in which libraries begin."""
+    waits: Counter[str] = Counter()
+    real = Stepper.step
+
+    def step(self: Stepper, *args: Any) -> None:
+        before = Counter(device.waits)
+        real(self, *args)
+        waits.update(Counter(device.waits) - before)
+
+    Stepper.step = step  # type: ignore[method-assign]
+    try:
+        yield waits
+    finally:
+        Stepper.step = real  # type: ignore[method-assign]
+
+
+def both(configs: list[TrialConfig]) -> dict[str, Any]:
+    device = Device()
+    with device, watched(device) as waits:
+        there = train(configs, None, Path(tempfile.mkdtemp()))
+    return {"gpu": there, "cpu": train(configs, 0, Path(tempfile.mkdtemp())), "waits": waits}
+
+
+def host_kept() -> dict[str, Any]:
+    features.KEEP_FRAC_OF_DEVICE = 0.0
+    try:
+        return both([*probes("sgd"), config(freeze=1, lr=0.01)])
+    finally:
+        features.KEEP_FRAC_OF_DEVICE = features.KEEP_FRAC
+
+
+def resumed() -> dict[str, Any]:
+    configs = [config(dropout=0.3, augment="flip_crop", ema=0.9, lr=0.01, epochs=3, optimizer="adamw")]
+    folder, left = Path(tempfile.mkdtemp()), itertools.count()
+    with Device():
+        with contextlib.suppress(Interrupted):
+            train(configs, None, folder, interrupted=lambda: next(left) >= 6)
+        return {"resumed": train(configs, None, folder), "straight": train(configs, None, Path(tempfile.mkdtemp()))}
+
+
+def given_back() -> dict[str, Any]:
+    """Bytes of the device that are taken when each of three cohorts of one job begins."""
+    seen, real = [], trainer.Trainer.train
+
+    def begin(self: trainer.Trainer) -> None:
+        seen.append(torch.cuda.memory_allocated())
+        real(self)
+
+    trainer.Trainer.train = begin  # type: ignore[method-assign]
+    try:
+        with Device():
+            for lr in (0.01, 0.02, 0.03):
+                train([config(freeze=1, lr=lr, epochs=1)], None, Path(tempfile.mkdtemp()))
+    finally:
+        trainer.Trainer.train = real  # type: ignore[method-assign]
+    return {"bytes": seen}
+
+
+OTHERS = {"host kept": host_kept, "resumed": resumed, "given back": given_back}
+
+if __name__ == "__main__":
+    trainer.Graphs = Twin  # type: ignore[misc]
+    assert runtime() is not None and torch.cuda.is_available()
+    for name in sys.argv[1:]:
+        try:
+            told = OTHERS[name]() if name in OTHERS else both(SCENARIOS[name])
+        except Exception as error:
+            told = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"name": name, **told}), flush=True)
+        gc.collect()
