@@ -5,8 +5,10 @@
 
 Both train on the same CIFAR-10 images, in processes of their own. The script runs one trial after another or two at a time,
 whichever was faster in a short try. Its trials cost the same each, as do ours that share nothing, so that only --timed of
-them are run and the rest reckoned from these; cohorts of ours are run whole. 'With start-up' counts from the command to its
-end, 'without' from the first trial's beginning, once everything is imported, to the last one's end. Needs CIFAR-10
+them are run and the rest reckoned from these: at least as many as run at once, since fewer leave cores idle and would be
+reckoned at that price; cohorts of ours are run whole. Beside the head level stands a second, more careful script, which
+computes the frozen network's features once and fits all heads on them. 'With start-up' counts from the command to its end,
+'without' from the first trial's beginning, once everything is imported, to the last one's end. Needs CIFAR-10
 ($CIFAR_HPC_DATA). Prints Markdown.
 """
 
@@ -32,6 +34,7 @@ LEVELS = {  # name -> (freeze, augment); 'layer4' is all but the classifier
     "last two stages": ("layer2", "none"),
     "unfrozen": ("none", "none"),
 }
+CAREFUL_LEVEL = "head"
 LRS = (0.0003, 0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.1)
 
 
@@ -75,10 +78,14 @@ def main() -> None:
     parser.add_argument("--weights", help="a file of ImageNet weights for ResNet-18; else both start from scratch")
     parser.add_argument("--timed", type=int, default=2, help="trials of a level that are run where all cost alike")
     options = parser.parse_args()
-    rows = []
+    rows, extra = [], []
     with tempfile.TemporaryDirectory(prefix="freeze-depth-") as folder:
         export_images(Path(folder), options.train_size)
         concurrent = choose_concurrency(work_of(Path(folder), "last stage", options))
+        if not concurrent <= options.timed <= len(LRS):
+            parser.error(
+                f"--timed {options.timed}: the script runs {concurrent} trials at a time; allowed: {concurrent} to {len(LRS)}"
+            )
         print(
             f"The script runs {concurrent} at a time. n = {len(LRS)} learning rates a level, {options.epochs} epochs, ", end=""
         )
@@ -94,10 +101,14 @@ def main() -> None:
             same = ours.accs if work.freeze == "none" else [ours.accs[LRS.index(lr)] for lr in few.lrs]
             gaps = [100 * (one - other) for one, other in zip(same, peer.accs, strict=True)]
             rows.append((level, ours, peer, gaps))
+            if level == CAREFUL_LEVEL:
+                careful = run_peer(work, 1, "peer_features.py")
+                careful_gaps = [100 * (one - other) for one, other in zip(ours.accs, careful.accs, strict=True)]
+                extra.append((f"{level}, beside features once", ours, careful, careful_gaps))
             print(f"{level}: ours {ours}, script {peer}", file=sys.stderr, flush=True)
     print("| level | cifar-hpc, trials/min | script, trials/min | ratio with start-up | without | test accuracy, difference |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for level, ours, peer, gaps in rows:
+    for level, ours, peer, gaps in [*rows, *extra]:
         print(row(level, ours, peer), f"{statistics.mean(gaps):+.1f} points (n = {len(gaps)}) |")
     if len(rows) > 1:
         print(row("whole", *(whole([entry[side] for entry in rows]) for side in (1, 2)), trials_n=len(LRS) * len(rows)), "|")
@@ -162,7 +173,7 @@ def choose_concurrency(work: Work) -> int:
     return min((1, 2), key=lambda n: run_peer(brief, n).train_s)
 
 
-def run_peer(work: Work, concurrent: int) -> Cost:
+def run_peer(work: Work, concurrent: int, script: str = "peer_ray_tune.py") -> Cost:
     settings = {
         **{"arch": "resnet18", "image_size": work.image_size, "epochs": work.epochs, "batch_size": 128},
         **{"augment": work.augment, "images": str(work.folder), "weights": work.weights, "concurrent": concurrent},
@@ -170,7 +181,7 @@ def run_peer(work: Work, concurrent: int) -> Cost:
     }
     path = work.folder / "peer.json"
     path.write_text(json.dumps(settings))
-    command = [sys.executable, str(Path(__file__).with_name("peer_ray_tune.py")), str(path)]
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(path)]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     whole_s = time.perf_counter() - started

@@ -20,15 +20,17 @@ from typing import Any
 
 import torch
 
-import cifar_hpc.train.features as features
 import cifar_hpc.worker.trainer as trainer
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import AugmentOp, TrialConfig
+from cifar_hpc.data.batches import Batches
+from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.train import graphs
 from cifar_hpc.train.steps import Stepper
 from cifar_hpc.worker.job import run_job
 from tests.helpers.simulated_gpu.device import Device, runtime
@@ -64,8 +66,6 @@ SCENARIOS: dict[str, list[TrialConfig]] = {
     "lr auto": [config(lr="auto", freeze=1)],
     "weights kept": [config(keep="weights", freeze=1)],
     "dropout": [config(dropout=0.3, lr=0.01, epochs=3)],
-    **{f"augment {name}": [config(augment=name, epochs=1, lr=0.01)] for name in catalog.AUGMENTATIONS},
-    **{f"operation {name}": [config(augment=(AugmentOp(name=name),), epochs=1, lr=0.01)] for name in catalog.AUGMENT_OPS},
 }
 
 
@@ -110,11 +110,72 @@ def both(configs: list[TrialConfig]) -> dict[str, Any]:
 
 
 def host_kept() -> dict[str, Any]:
-    features.KEEP_FRAC_OF_DEVICE = 0.0
+    real = torch.cuda.mem_get_info
+    torch.cuda.mem_get_info = lambda device=None: (1000, 2**33)  # type: ignore[assignment]
     try:
         return both([*probes("sgd"), config(freeze=1, lr=0.01)])
     finally:
-        features.KEEP_FRAC_OF_DEVICE = features.KEEP_FRAC
+        torch.cuda.mem_get_info = real
+
+
+def augmentations() -> dict[str, Any]:
+    """For each augmentation the largest difference to the CPU's batch, and what waited while it was made."""
+    draws = torch.Generator().manual_seed(0)
+    images, labels = torch.randint(0, 256, (24, 3, 16, 16), generator=draws).to(torch.uint8), torch.arange(24) % 10
+    split, told = Split(images, labels, torch.arange(24)), {}
+    chosen: list[Any] = [*catalog.AUGMENTATIONS, *[(AugmentOp(name=name),) for name in catalog.AUGMENT_OPS]]
+    for augment in chosen:
+        made, device = [], Device()
+        for place in ("cpu", "cuda"):
+            with device if place == "cuda" else contextlib.nullcontext():
+                batches = Batches(
+                    split,
+                    image_size=20,
+                    in_channels=3,
+                    mean=(0.4, 0.5, 0.6),
+                    std=(0.2, 0.2, 0.2),
+                    augment=augment,
+                    num_classes=10,
+                    device=torch.device(place, 0) if place == "cuda" else torch.device(place),
+                )
+                device.reset()
+                x_NCHW, _ = batches.train_batch(torch.arange(20), torch.Generator().manual_seed(1))
+                waits = dict(device.waits)
+                made.append(x_NCHW.cpu())
+        name = augment if isinstance(augment, str) else f"operation {augment[0].name}"
+        told[name] = float((made[0] - made[1]).abs().max()), waits
+    return {"augmentations": told}
+
+
+def launches() -> dict[str, Any]:
+    """Of the last of a trial's steps, each done eagerly."""
+    graphs.EAGER_FIRST = 10**9
+    kinds = {
+        "simple_cnn": [config(epochs=1)],
+        "resnet18": [config(arch="resnet18", image_size=32, epochs=1, lr=0.01)],
+        "resnet18 with an average": [config(arch="resnet18", image_size=32, epochs=1, lr=0.01, ema=0.9)],
+        "resnet18 with muon": [config(arch="resnet18", image_size=32, epochs=1, lr=0.001, optimizer="muon")],
+        "probes": probes("sgd"),
+        "probes with adamw": probes("adamw"),
+    }
+    told = {}
+    for name, configs in kinds.items():
+        device, counted, real = Device(count_launches=True), [], Stepper.step
+
+        def step(self: Stepper, *args: Any) -> None:
+            device.reset()  # noqa: B023 - called before the next one is made
+            real(self, *args)  # noqa: B023
+            counted.append(device.launches)  # noqa: B023
+
+        Stepper.step = step  # type: ignore[method-assign]
+        try:
+            with device:
+                train(configs, None, Path(tempfile.mkdtemp()))
+        finally:
+            Stepper.step = real  # type: ignore[method-assign]
+        told[name] = counted[-1]
+    graphs.EAGER_FIRST = 2
+    return {"launches": told}
 
 
 def resumed() -> dict[str, Any]:
@@ -144,7 +205,13 @@ def given_back() -> dict[str, Any]:
     return {"bytes": seen}
 
 
-OTHERS = {"host kept": host_kept, "resumed": resumed, "given back": given_back}
+OTHERS = {
+    "launches": launches,
+    "augmentations": augmentations,
+    "host kept": host_kept,
+    "resumed": resumed,
+    "given back": given_back,
+}
 
 if __name__ == "__main__":
     trainer.Graphs = Twin  # type: ignore[misc]
