@@ -35,6 +35,7 @@ def main() -> None:
         work = Path(name)
         wheel, sdist = build(work)
         check_contents(wheel, sdist)
+        check_version(wheel)
         run(BIN / "twine", "check", "--strict", wheel, sdist)
         missing = []
         for version in PYTHONS:
@@ -84,6 +85,15 @@ def check_contents(wheel: Path, sdist: Path) -> None:
     if extra := in_wheel - wanted:
         raise SystemExit(f"release-check: the wheel holds what the checkout does not: {', '.join(sorted(extra))}")
     say(f"{wheel.name} and {sdist.name} hold all {len(wanted)} files of the package")
+
+
+def check_version(wheel: Path) -> None:
+    """The version has one place, the package; what else names it agrees."""
+    version = wheel.name.split("-")[1]
+    named = {"CITATION.cff": f"version: {version}\n", "CHANGELOG.md": f"## {version}\n"}
+    for file, line in named.items():
+        if line not in (ROOT / file).read_text():
+            raise SystemExit(f"release-check: the package is {version}, and {file} has no line {line.strip()!r}")
 
 
 def find_python(version: str) -> str | None:
