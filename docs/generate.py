@@ -55,7 +55,7 @@ def commands() -> str:
             _row(parameter) for parameter in command.params if parameter.name != "help" and getattr(parameter, "help", None)
         ]
         if rows:
-            lines.append("| | |\n| --- | --- |\n" + "\n".join(rows) + "\n")
+            lines.append("| argument or option | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n")
     return "\n".join(lines)
 
 

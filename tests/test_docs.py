@@ -53,6 +53,10 @@ def photos(tmp_path, monkeypatch):
         (tmp_path / "photos" / "train" / name).mkdir(parents=True)
         for number in range(12):
             Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / "photos" / "train" / name / f"{number}.png")
+    for _, text in _blocks("python"):
+        (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)  # each begins with its file's name
+    rows = [f"train/{name}/{number}.png,{name}" for name in ("ants", "bees") for number in range(12)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label", *rows]) + "\n")
     (tmp_path / "paper.pth").write_bytes(b"a name is all that a spec needs")
     monkeypatch.chdir(tmp_path)
 
