@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
 
-.PHONY: help demo test check setup lock clean docs gpu gpu-kit release-check slurm-up slurm-down chaos
+.PHONY: help demo test check setup lock clean docs gpu gpu-kit release-check slurm-up slurm-down chaos faults
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
@@ -56,6 +56,9 @@ gpu: setup  ## check what a GPU computes, then measure it (needs a CUDA device)
 
 gpu-kit: setup  ## pack that for a GPU machine without a network, into .gpu/
 	$(BIN)/python benchmarks/gpu_kit.py
+
+faults: setup  ## 100 kills -9 and 200 refused writes over the commands, at most 10 minutes
+	$(BIN)/python -m tests.faults
 
 clean:  ## remove .venv (results and data stay)
 	rm -rf .venv

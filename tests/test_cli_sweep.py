@@ -181,15 +181,15 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
 
 @pytest.mark.parametrize("unwritable", [(".checkpoint.pt.", ".error.json."), (".checkpoint.pt.", ".claim-")])
 def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, tmp_path, unwritable):
-    """tempfile.mkstemp fails for some names, in a process of its own: the one that would wait for itself."""
+    """Some files cannot be opened for writing, in a process of its own: the one that would wait for itself."""
     (tmp_path / "full.py").write_text(
-        "import errno, sys, tempfile\n"
-        "original = tempfile.mkstemp\n"
-        "def mkstemp(suffix=None, prefix=None, dir=None, text=False):\n"
-        f"    if prefix and prefix.startswith({unwritable!r}):\n"
-        "        raise OSError(errno.ENOSPC, 'No space left on device', str(dir))\n"
-        "    return original(suffix, prefix, dir, text)\n"
-        "tempfile.mkstemp = mkstemp\n"
+        "import errno, os\n"
+        "original = os.open\n"
+        "def full(path, flags, *args, **more):\n"
+        f"    if flags & os.O_CREAT and os.path.basename(os.fspath(path)).startswith({unwritable!r}):\n"
+        "        raise OSError(errno.ENOSPC, 'No space left on device', path)\n"
+        "    return original(path, flags, *args, **more)\n"
+        "os.open = full\n"
         "from cifar_hpc.cli import main\n"
         "main()\n"
     )

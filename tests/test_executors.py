@@ -16,7 +16,7 @@ import pytest
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
-from cifar_hpc.executors.base import Executor, JobState, record_death
+from cifar_hpc.executors.base import Executor, JobState, give_back, record_death, stop_signals
 from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
 from cifar_hpc.executors.ray.session import remove_abandoned
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
@@ -25,6 +25,7 @@ from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
+from cifar_hpc.records.store import write_record
 from tests.helpers.training import digits_config, job_of
 
 
@@ -249,3 +250,47 @@ def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
     _record(layout, job, ActorUnavailableError("The actor is temporarily unavailable: Socket closed", None))
     (trial_id,) = job.trial_ids
     assert read_state(layout.trial(trial_id), trial_id).reason.startswith("WorkerDied: the worker process died 3 times")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, capfd, number):
+    (job,) = jobs_with_seeds(7)
+    layout = Layout(tmp_path / "results")
+    trial_id = job.trial_ids[0]
+    claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
+    with stop_signals(layout, [job]) as stopped:
+        os.kill(os.getpid(), number)
+        assert stopped.wait(10)
+        said = ""
+        until = time.monotonic() + 20
+        while "again" not in said and time.monotonic() < until:
+            said += capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+    assert said == "stopping: 1 trial saves its state; again to stop at once\n"
+
+
+def test_nohup_holds(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_signals(Layout(tmp_path), []) as stopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert not stopped.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_trials_of_an_interrupted_job_whose_process_is_gone_are_interrupted_and_not_lost(tmp_path):
+    (job,) = jobs_with_seeds(7)
+    layout = Layout(tmp_path / "results")
+    files, trial_id = layout.trial(job.trial_ids[0]), job.trial_ids[0]
+    claim = claim_trial(files, trial_id, f"{job.sweep}/{job.job_id}")
+    write_record(files.claim(1), dataclasses.replace(claim, pid=2**22 + 1))
+    assert read_state(files, trial_id).status is Status.LOST
+    give_back(layout, [dataclasses.replace(job, job_id="job-0777")])
+    assert read_state(files, trial_id).status is Status.LOST  # another job's
+    give_back(layout, [job])
+    state = read_state(files, trial_id)
+    assert (state.status, state.reason) == (Status.PLANNED, "interrupted in its first epoch")

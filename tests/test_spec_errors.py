@@ -51,6 +51,33 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         "x.yaml:5: base.aug: the key 'aug'; it is no trial key. Did you mean 'augment'?\n"
         "x.yaml:5: base.patience: the key 'patience'; it is no trial key. Did you mean 'stop.patience'?",
     ),
+    "a key that is fixed and swept": (
+        HEAD + "base: {arch: linear, lr: 0.1}\ngrid:\n  lr: [0.1, 0.2]\n",
+        "x.yaml:3: base.lr: lr is an axis too (x.yaml:5: grid.lr); a key is fixed in base or swept, not both.",
+    ),
+    "a list in base where a value is read by a rule of its own": (
+        HEAD + "base: {arch: [linear, resnet18], freeze: [0, 1]}\n",
+        "x.yaml:3: base.arch: the list ['linear', 'resnet18']; one of 86 architectures (`cifar-hpc arch` lists them); axes "
+        f"stand in grid.\nx.yaml:3: base.freeze: the list [0, 1]; {FREEZE}; axes stand in grid.",
+    ),
+    "pretrained, as a key and as a value": (
+        HEAD + "pretrained: true\nbase: {backbone: resnet18, pretrained: false, weights: pretrained}\n",
+        "x.yaml:3: pretrained: the key 'pretrained'; it is no key of a spec. Did you mean 'base.weights: imagenet'?\n"
+        "x.yaml:4: base.weights: 'pretrained'; null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, "
+        ".safetensors), {stage: NAME} or {trial: ID}. Did you mean 'imagenet'?\n"
+        "x.yaml:4: base.backbone: the key 'backbone'; it is no trial key. Did you mean 'arch'?\n"
+        "x.yaml:4: base.pretrained: the key 'pretrained'; it is no trial key. Did you mean 'weights: null'?",
+    ),
+    "a name that is a file's": (
+        "name: index.parquet\ndataset: cifar10\nbase: {arch: linear}\n",
+        "x.yaml:1: name: 'index.parquet', which names a file or another folder of results/; a name that is the sweep's own. "
+        "Did you mean 'index'?",
+    ),
+    "a name with a space": (
+        "name: my sweep\ndataset: cifar10\nbase: {arch: linear}\n",
+        "x.yaml:1: name: 'my sweep'; letters, digits, '.', '_' and '-', at most 64, as a folder is named. "
+        "Did you mean 'my_sweep'?",
+    ),
     "a section that is indented too far": (
         HEAD + "base:\n  arch: linear\n  grid: {lr: [1]}\n",
         "x.yaml:5: base.grid: the key 'grid'; it stands at the top level: mind the indentation.",
@@ -61,7 +88,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "several values in base": (
         HEAD + "base: {arch: linear, lr: [0.1, 0.2]}\n",
-        "x.yaml:3: base.lr: the list [0.1, 0.2]; a number above 0, or auto; several values stand in grid.",
+        "x.yaml:3: base.lr: the list [0.1, 0.2]; a number above 0, or auto; axes stand in grid.",
     ),
     "an empty axis": (
         RUNS + "grid: {lr: []}\n",
@@ -184,12 +211,12 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     "no name": ("dataset: cifar10\nbase: {arch: linear}\n", "x.yaml:1: name: nothing; 'name' is needed."),
     "a name that is a path": (
         "name: ../x\ndataset: cifar10\nbase: {arch: linear}\n",
-        "x.yaml:1: name: '../x'; letters, digits, '.', '_' and '-', at most 64, as a folder is named.",
+        "x.yaml:1: name: '../x'; letters, digits, '.', '_' and '-', at most 64, as a folder is named. Did you mean 'x'?",
     ),
     "the name of the pool": (
         "name: trials\ndataset: cifar10\nbase: {arch: linear}\n",
-        "x.yaml:1: name: 'trials' (results/trials/ holds the trials of all sweeps); "
-        "letters, digits, '.', '_' and '-', at most 64, as a folder is named.",
+        "x.yaml:1: name: 'trials', which names a file or another folder of results/; a name that is the sweep's own. "
+        "Did you mean 'trials_1'?",
     ),
     "the wrong direction": (
         RUNS + "objective: {metric: val_acc, mode: min}\n",

@@ -6,6 +6,7 @@ Exit status: 0 all well, 1 trials failed, 2 the user must act (a CifarHpcError, 
 from __future__ import annotations
 
 import errno
+import os
 import re
 from typing import Any
 
@@ -34,6 +35,10 @@ from cifar_hpc.terminal.harmless import harmless_streams
 class Commands(TyperGroup):
     """Turns the errors that a user can mend, and interruption, into a sentence and an exit status."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """`~` means the home folder wherever a path may stand, also where no shell made it so."""
+        return super().parse_args(ctx, [re.sub("^(--[a-z-]+=)?(~.*)", _at_home, arg) for arg in args])
+
     def invoke(self, ctx: Any) -> Any:
         with harmless_streams():
             return self._invoke(ctx)
@@ -53,6 +58,10 @@ class Commands(TyperGroup):
                 raise
             typer.echo(f"error: {_said_of(refusal)}", err=True)
             raise typer.Exit(2) from None
+
+
+def _at_home(found: re.Match[str]) -> str:
+    return (found[1] or "") + os.path.expanduser(found[2])  # noqa: PTH111 - a Path would drop what else the text says
 
 
 # What disks, shares, permissions and limits refuse; anything else that the system says is a fault of this program.

@@ -69,6 +69,10 @@ def init(name: Annotated[str, typer.Argument(help="Name of the sweep, or the pat
     path = given if given.suffix in (".yaml", ".yml") else given.with_name(f"{given.name}.yaml")
     if given.parent == Path() and given.suffix == "" and Path("sweeps").is_dir():
         path = Path("sweeps") / path
+    from cifar_hpc.spec.values import wrong_name
+
+    if problem := wrong_name(path.stem):
+        raise CifarHpcError(f"init: {problem}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:

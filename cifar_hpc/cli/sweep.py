@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from cifar_hpc.executors.slurm.profile import SlurmProfile
     from cifar_hpc.planning.plan import Job, Plan
 
-RESERVED_NAMES = ("published", "report", "sources")  # further folders of results/ that are no sweeps
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
 WAIT_S = 1.0
 CLUSTER_WAIT_S = 10.0
@@ -155,7 +154,8 @@ def run_plan(layout: Layout, plan: Plan, reader: SweepReader, where: Where, agai
         clear_finished(layout.trial(trial_id), trial_id)
     if plan.spec.text:  # not so where a retry took the plan from disk
         write_changed(layout.sweep(plan.spec.name).spec, plan.spec.text.encode())
-    write_plan(layout, reader.plan)
+    if kept := write_plan(layout, reader.plan):
+        say(f"the plan that this one replaces stays readable in {kept}, its results in the pool; its spec brings it back")
     if site:
         from cifar_hpc.cli.submit import submit
 
@@ -275,8 +275,6 @@ def _choose(on: On, jobs_n: int) -> str:
 
 def _dropped(layout: Layout, plan: PlanRecord) -> list[str]:
     """Trials that the sweep of that name had and this plan has not. Raises CifarHpcError where the name is taken."""
-    if plan.sweep in RESERVED_NAMES:
-        raise CifarHpcError(f"{plan.spec_path}: name: {plan.sweep!r} is a folder of results/ already; choose another name")
     try:
         before = read_record(layout.sweep(plan.sweep).plan, PlanRecord)
     except (FileNotFoundError, RecordError):
@@ -395,13 +393,15 @@ def _event(event: str, job: Job, executor: str, handle: str) -> JobEvent:
 
 
 def interruptible() -> None:
-    """SIGTERM interrupts as Ctrl-C does, also while no executor is at work."""
+    """SIGTERM and SIGHUP (a closed terminal) interrupt as Ctrl-C does, also while no executor is at work; `nohup` holds."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, interrupt)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, interrupt)
 
 
 def _console() -> Console:

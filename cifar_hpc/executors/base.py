@@ -10,18 +10,24 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.plan import Job
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import read_state, release_claim
 from cifar_hpc.records.layout import Layout, attempt_of
 from cifar_hpc.records.owners import Process, lives, own_process
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
-from cifar_hpc.records.store import utc_now, write_record
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Status
+from cifar_hpc.records.store import read_record, utc_now, write_record
+
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ANSWER_S = 0.1  # from an interruption to the word on it
 
 
 class JobState(StrEnum):
@@ -119,8 +125,9 @@ def _local_state(handle: str) -> JobState:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """While inside, the first SIGINT or SIGTERM only sets the event; a second one raises KeyboardInterrupt at once."""
+def stop_signals(layout: Layout, jobs: Sequence[Job]) -> Iterator[threading.Event]:
+    """While inside, the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets the event, and what now happens is said
+    at once; a second one raises KeyboardInterrupt. After either, no trial of the jobs stays with an owner who is gone."""
     stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
@@ -131,12 +138,45 @@ def stop_signals() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stopped.set()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    left = threading.Event()
+    threading.Thread(target=_answer, args=(stopped, left, layout, jobs), daemon=True, name="answer").start()
+    before = {number: signal.signal(number, stop) for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     try:
         yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        left.set()
+
+
+def _answer(stopped: threading.Event, left: threading.Event, layout: Layout, jobs: Sequence[Job]) -> None:
+    """Says what an interruption does, from a thread: the main one may be deep in a step, and a handler may not print."""
+    while not stopped.wait(ANSWER_S):
+        if left.is_set():
+            return
+    if left.is_set():
+        return
+    files = [layout.trial(trial_id) for job in list(jobs) for trial_id in job.trial_ids]
+    running = sum(1 for one in files if not one.result.exists() and any(map(_is_held, one.claims()[-1:])))
+    what = f": {running} trials save their state" if running > 1 else ": 1 trial saves its state" if running else ""
+    print(f"stopping{what}; again to stop at once", file=sys.stderr, flush=True)
+
+
+def _is_held(claim: Path) -> bool:
+    with contextlib.suppress(OSError, RecordError):
+        return read_record(claim, Claim).released_at is None
+    return False
+
+
+def give_back(layout: Layout, jobs: Iterable[Job]) -> None:
+    """After an interruption, once the jobs' processes are gone: their trials are interrupted, as far as they were saved, and
+    not lost. Nothing is raised: what cannot be written stays lost."""
+    for job in jobs:
+        for trial_id in job.trial_ids:
+            with contextlib.suppress(OSError, RecordError):
+                state = read_state(layout.trial(trial_id), trial_id)
+                if state.status is Status.LOST and state.claim and state.claim.job == f"{job.sweep}/{job.job_id}":
+                    release_claim(layout.trial(trial_id), state.claim)
 
 
 def record_death(layout: Layout, job: Job, kind: str, message: str, traceback: str = "") -> None:

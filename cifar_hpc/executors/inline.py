@@ -23,7 +23,7 @@ class InlineExecutor(LocalHandles):
         """As the protocol says; a job of which the runner itself raises leaves error records, and the next one runs."""
         for job in jobs:
             started(job, self.own_handle())
-        with stop_signals() as stopped:
+        with stop_signals(layout, jobs) as stopped:
             for job in jobs:
                 try:
                     self._run(job, layout, executor=self.name, interrupted=stopped.is_set)

@@ -222,7 +222,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
-    return TrialState(trial_id, Status.PLANNED, f"interrupted after epoch {epochs[-1].epoch}" if epochs else "", epochs)
+    begun = f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted in its first epoch" if claims else ""
+    return TrialState(trial_id, Status.PLANNED, begun, epochs)
 
 
 def is_pruned(files: TrialFiles) -> bool:

@@ -105,6 +105,10 @@ class SweepFiles:
     def plan(self) -> Path:
         return self.folder / "plan.json"
 
+    def earlier_plan(self, created_at: str) -> Path:
+        """A plan that another one replaced."""
+        return self.folder / f"plan-{re.sub('[^0-9]', '', created_at)[:17]}.json"
+
     @property
     def jobs(self) -> Path:
         return self.folder / "jobs.jsonl"

@@ -31,18 +31,25 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     return plan
 
 
-def write_plan(layout: Layout, plan: PlanRecord) -> None:
+def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
     """Keeps the plan, with the time of the first that was like it, and a copy of the user's own code that its trials are made
-    of. Raises OSError, and OwnCodeError where that is no longer what was planned."""
+    of. Where it leaves out trials of the plan before, that one stays readable beside it, in the file that is returned.
+
+    Raises OSError, and OwnCodeError where the code is no longer what was planned."""
     for source in {Source(**source) for trial in plan.trials for source in trial.config.get("sources") or ()}:
         keep_copy(source, layout.sources)
-    path = layout.sweep(plan.sweep).plan
+    files = layout.sweep(plan.sweep)
+    kept = None
     with contextlib.suppress(FileNotFoundError, RecordError):
-        before = read_record(path, PlanRecord)
+        before = read_record(files.plan, PlanRecord)
         same_time = dataclasses.replace(plan, created_at=before.created_at)
         if before.encode() == same_time.encode():
-            return
-    write_record(path, plan)
+            return None
+        if {trial.trial_id for trial in before.trials} - {trial.trial_id for trial in plan.trials}:
+            kept = files.earlier_plan(before.created_at)
+            write_record(kept, before)
+    write_record(files.plan, plan)
+    return kept
 
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:

@@ -57,7 +57,7 @@ def _apply(tree: YamlTree, override: str) -> None:
     elif parts[0] == "dataset":
         _fix_in_dataset(tree, parts, value, place)
     elif parts[0] in ("base", "grid", "zip"):
-        _release(tree, ".".join(parts[1:]), ())
+        _release(tree, ".".join(parts[1:]), () if parts[0] == "base" else ("base",))  # base against an axis is refused later
         _put(tree, (parts[0], ".".join(parts[1:])), value, place)
     elif parts[0] == "stages" and len(parts) > 3 and parts[2] in ("base", "grid", "zip"):
         _put(tree, (*parts[:3], ".".join(parts[3:])), value, place)

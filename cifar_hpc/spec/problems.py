@@ -11,8 +11,10 @@ from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS
 from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.schema import SECTIONS, nearest_key
 from cifar_hpc.spec.values import show
+from cifar_hpc.spec.words import usual_setting
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
+ONE_VALUE = ("arch", "freeze", "weights")  # of the keys with a reader of their own those that never hold a list
 _PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler", "ensemble", "members")
 
 
@@ -38,9 +40,14 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     kind, value = error["type"], error["input"]
     if kind == "refused":
         context = error["ctx"]
-        return Problem(where, context["found"], context["allowed"], context["nearest"])
+        swept = (
+            "; axes stand in grid"
+            if isinstance(value, list) and path[0] in ("base", "include") and path[-1] in ONE_VALUE
+            else ""
+        )
+        return Problem(where, context["found"], context["allowed"] + swept, context["nearest"])
     if kind == "extra_forbidden":
-        return _unknown_key(path, tree.where(written), in_stage=path != written)
+        return _unknown_key(path, value, tree.where(written), in_stage=path != written)
     if kind == "missing":
         return Problem(tree.where(written), "nothing", f"{path[-1]!r} is needed")
     if kind in ("list_type", "too_short"):
@@ -53,7 +60,7 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     if key is None:
         return Problem(where, show(value), _lower_first(str(error["msg"])))
     if isinstance(value, list) and path[0] in ("base", "include"):
-        return Problem(where, show(value), f"{key.allowed}; several values stand in grid")
+        return Problem(where, show(value), f"{key.allowed}; axes stand in grid")
     if key.choices:
         return Problem(where, show(value), key.allowed, nearest(value, key.choices) if isinstance(value, str) else None)
     quoted = "; a number stands without quotes" if _is_number(value) else ""
@@ -61,7 +68,7 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     return Problem(where, show(value), f"{key.allowed} is needed{quoted}", whole)
 
 
-def _unknown_key(path: KeyPath, where: str, *, in_stage: bool) -> Problem:
+def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Problem:
     word, section = str(path[-1]), _section(path[:-1])
     if (
         in_stage
@@ -74,11 +81,14 @@ def _unknown_key(path: KeyPath, where: str, *, in_stage: bool) -> Problem:
             return Problem(where, "'seed'", "seeds stand at the top level, as a list or a count", "seeds")
         if word in TOP_LEVEL:
             return Problem(where, f"the key {word!r}", "it stands at the top level: mind the indentation")
-        return Problem(where, f"the key {word!r}", "it is no trial key", nearest_key(word, "trial"))
+        return Problem(
+            where, f"the key {word!r}", "it is no trial key", usual_setting(word, value) or nearest_key(word, "trial")
+        )
     near = nearest_key(word, section)
     if section == "":
         allowed = "a trial key stands in base, grid or zip" if word in TRIAL_KEYS else "it is no key of a spec"
-        return Problem(where, f"the key {word!r}", allowed, near)
+        setting = usual_setting(word, value)
+        return Problem(where, f"the key {word!r}", allowed, f"base.{setting}" if setting else near)
     return Problem(where, f"the key {word!r}", f"it is no key of {section}", near)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -39,7 +38,7 @@ from cifar_hpc.spec.words import usual_key
 MAX_SEEDS = 10_000
 SECTIONS = ("base", "grid", "zip", "include", "exclude", "when")
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_NAME = f"^{values.SWEEP_NAME}$"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -82,13 +81,6 @@ def _count_as_seeds(value: Any) -> Any:
         if seed in value[:index]:
             raise refuse(f"the seed {seed} twice", "each seed stands once")
     return value
-
-
-def _read_name(value: Any) -> str:
-    if isinstance(value, str) and re.match(_NAME, value) and value != "trials":
-        return value
-    reserved = " (results/trials/ holds the trials of all sweeps)" if value == "trials" else ""
-    raise refuse(values.show(value) + reserved, "letters, digits, '.', '_' and '-', at most 64, as a folder is named")
 
 
 def _name_stages(value: Any) -> Any:
@@ -215,12 +207,13 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
         "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
         "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
     }
+    name: Any = Annotated[Any, PlainValidator(values.read_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
     stage = _model("Stage", "One stage; beside `stages` stands what all have in common.", sections)
     return _model(
         "Spec",
         "A sweep: one question, asked of every combination of its axes.",
         {
-            "name": (Annotated[Any, PlainValidator(_read_name), WithJsonSchema({"type": "string", "pattern": _NAME})], ...),
+            "name": (name, ...),
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),

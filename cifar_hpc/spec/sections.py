@@ -107,7 +107,7 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
         seeds=spec.get("seeds", [0]),
         defaults=DEFAULTS,
     )
-    _refuse_bad_axes(axes, sections, tree)
+    _refuse_bad_axes(axes, sections, given(spec.get("base")), tree)
     return sections, origins, (*axes["grid"], *axes["zip"])
 
 
@@ -164,8 +164,15 @@ def _pattern(part: BaseModel) -> Pattern:
     ]
 
 
-def _refuse_bad_axes(axes: dict[str, dict[str, Sequence[Point]]], sections: Sections, tree: YamlTree) -> None:
+def _refuse_bad_axes(
+    axes: dict[str, dict[str, Sequence[Point]]], sections: Sections, base: dict[str, Any], tree: YamlTree
+) -> None:
     problems = []
+    for key in base:
+        for section in ("grid", "zip"):
+            if key in axes[section]:
+                found = f"{key} is an axis too ({tree.where((section, key))})"
+                problems.append(Problem(tree.where(("base", key)), found, "a key is fixed in base or swept, not both"))
     lengths = {key: len(setters) for key, setters in axes["zip"].items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{key} has {length}" for key, length in lengths.items())

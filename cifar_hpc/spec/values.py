@@ -14,6 +14,7 @@ from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, Arguments, AugmentOp, arguments
 from cifar_hpc.errors import nearest
+from cifar_hpc.spec.words import usual_weights
 
 ARCH_ALLOWED = (
     f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them), or one's own: FILE.py:NAME or MODULE:NAME"
@@ -30,6 +31,7 @@ AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of oper
 CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
+SWEEP_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 STAGE_NAME = re.compile(r"[A-Za-z]\w{0,31}")
 _BLOCK_NAME = re.compile(r"[A-Za-z_][\w.\-/]*")
 _ENUMS = tuple(dict.fromkeys(name for arch in catalog.TORCHVISION_ARCHS for name in catalog.imagenet_weights(arch)))
@@ -51,6 +53,34 @@ def show(value: object) -> str:
     if isinstance(value, list | tuple):
         return "an empty list" if not value else f"the list [{', '.join(show(v) for v in value[:4])}]"[:60]
     return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+
+
+_SWEEP_NAME = re.compile(SWEEP_NAME)
+_RESERVED = re.compile(
+    r"trials|report|published|sources|.*\.[a-z]{2,8}", re.IGNORECASE
+)  # folders of results/, and what names a file
+
+
+def read_name(value: Any) -> str:
+    """A sweep's name, which is that of its folder."""
+    if not isinstance(value, str) or not _SWEEP_NAME.fullmatch(value):
+        near = re.sub(r"[^A-Za-z0-9._-]+", "_", str(value)).strip("._-")[:64] if isinstance(value, str | int) else ""
+        raise refuse(show(value), "letters, digits, '.', '_' and '-', at most 64, as a folder is named", near or None)
+    if _RESERVED.fullmatch(value):
+        near = re.sub(r"\.[A-Za-z]+$", "", value) if "." in value else f"{value}_1"
+        raise refuse(f"{value!r}, which names a file or another folder of results/", "a name that is the sweep's own", near)
+    return value
+
+
+def wrong_name(name: str) -> str | None:
+    """Why no sweep can have that name, in words; None where one can."""
+    try:
+        read_name(name)
+    except PydanticCustomError as error:
+        said = error.context or {}
+        near = f" Did you mean {said['nearest']!r}?" if said["nearest"] else ""
+        return f"{said['found']}; {said['allowed']}.{near}"
+    return None
 
 
 def read_arch(value: Any) -> str:
@@ -115,10 +145,11 @@ def read_weights(value: Any) -> str | None:
             return f"{STAGE_PREFIX}{value['stage']}"
         raise refuse(f"the stage {show(value['stage'])}", "the name of a stage that stands before this one")
     if not isinstance(value, str):
-        raise refuse(show(value), WEIGHTS_ALLOWED)
+        near = usual_weights(str(value)) if isinstance(value, bool) else None
+        raise refuse(show(value), WEIGHTS_ALLOWED, near)
     if value in ("imagenet", *_ENUMS) or value.endswith(WEIGHT_SUFFIXES):
         return value
-    near = "null" if value.lower() in ("none", "scratch", "random", "~", "") else nearest(value, ["imagenet"])
+    near = usual_weights(value) or nearest(value, ["imagenet"])
     near = near or nearest(value.upper().lower(), [name.lower() for name in _ENUMS])
     raise refuse(show(value), WEIGHTS_ALLOWED, near.upper() if near and near.upper() in _ENUMS else near)
 

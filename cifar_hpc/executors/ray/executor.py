@@ -6,17 +6,18 @@ loggers, dashboard and reports are off and its files go to a short temporary fol
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
+from cifar_hpc.executors.base import LocalHandles, RunJob, give_back, record_death, run_on_node, stop_signals
 from cifar_hpc.executors.ray.session import ray_session, side_by_side, tune_resources
 from cifar_hpc.executors.ray.worker import Orders, job_trainable
 from cifar_hpc.planning.plan import Job
@@ -42,8 +43,12 @@ class RayTuneExecutor(LocalHandles):
         """As the protocol says; each job gets the resources that it asks for."""
         if not jobs:
             return
-        # In this order: ray.init sets a handler of its own.
-        with ray_session(layout.sweep(jobs[0].sweep).log("ray")) as temporary, stop_signals() as stopped:
+        # In this order: ray.init sets a handler of its own, and who must end at once is gone when the trials are given back.
+        with (
+            _given_back(layout, jobs),
+            ray_session(layout.sweep(jobs[0].sweep).log("ray")) as temporary,
+            stop_signals(layout, jobs) as stopped,
+        ):
             from ray import tune
 
             given = {asked: tune_resources(asked) for asked in dict.fromkeys(job.resources for job in jobs)}
@@ -67,13 +72,18 @@ class RayTuneExecutor(LocalHandles):
         """Trains what the search samples, until it has had all its points; else as `start`."""
         if (first := search.peek()) is None:
             return
-        with ray_session(layout.sweep(first.sweep).log("ray")) as temporary, stop_signals() as stopped:
+        jobs: list[Job] = []
+        with (
+            _given_back(layout, jobs),
+            ray_session(layout.sweep(first.sweep).log("ray")) as temporary,
+            stop_signals(layout, jobs) as stopped,
+        ):
             from ray import tune
 
             from cifar_hpc.executors.ray.search import tune_judge, tune_searcher
 
             given = tune_resources(first.resources)
-            fit = _Fit(self._run, layout, [], temporary, stopped)
+            fit = _Fit(self._run, layout, jobs, temporary, stopped)
 
             def begin(job: Job) -> None:
                 fit.jobs.append(job)
@@ -93,6 +103,15 @@ class RayTuneExecutor(LocalHandles):
             if stopped.is_set():
                 raise KeyboardInterrupt
         fit.record_deaths()
+
+
+@contextlib.contextmanager
+def _given_back(layout: Layout, jobs: Sequence[Job]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        give_back(layout, jobs)
+        raise
 
 
 class _Fit:

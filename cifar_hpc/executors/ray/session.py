@@ -78,7 +78,8 @@ def ray_session(log: Path) -> Iterator[Path]:
                 "_temp_dir": str(temporary),
             }
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-            ray.init(address=address or "local", **quiet, **({} if address else own))
+            with _hangup_ignored():
+                ray.init(address=address or "local", **quiet, **({} if address else own))
             for name in ("ray", "ray.tune", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             try:
@@ -92,6 +93,19 @@ def ray_session(log: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             if log.stat().st_size == 0:
                 log.unlink()
+
+
+@contextlib.contextmanager
+def _hangup_ignored() -> Iterator[None]:
+    """Processes started inside live on when the terminal closes: it is this process that has them save and ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def remove_abandoned(base: Path) -> None:

@@ -128,7 +128,7 @@ def find_profile(name: str | None) -> SlurmProfile | None:
 
 def profile_folders() -> tuple[Path, Path]:
     """Where profiles lie: slurm/ of the working directory, then the user's configuration folder."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config"))
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser()
     return Path("slurm"), config / "cifar-hpc" / "slurm"
 
 
