@@ -19,7 +19,8 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.distributed.world import GlobalDropout, World
+from cifar_hpc.distributed.norms import GlobalDropout
+from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import read_state
@@ -252,9 +253,9 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
         "import json, pathlib, sys\n"
         "from cifar_hpc.records.layout import Layout\n"
         "from cifar_hpc.worker.job import run_job\n"
-        "from cifar_hpc.train import meeting\n"
+        "from cifar_hpc.distributed import rendezvous\n"
         "from cifar_hpc.config.trial import TrialConfig\n"
-        "meeting.LEAVE_S = 5.0\n"
+        "rendezvous.LEAVE_S = 5.0\n"
         "from tests.test_distributed import job_in\n"
         "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"
         "job = job_in(int(sys.argv[2]), config, nodes=2)\n"

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from cifar_hpc.distributed.rendezvous import DIED, POLL_S, Failure, Meeting, RanksFailedError, Team
-from cifar_hpc.distributed.world import World, join_world
+from cifar_hpc.distributed.world import PeerLostError, World, join_world
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.schema import EpochRecord
 
@@ -47,12 +47,12 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """All that a rank is told at its beginning. local_rank: which of the node's visible GPUs is its own."""
+    """All that a rank is told at its beginning. gpu: which of the node's visible ones is its own, None: it has none."""
 
     work: Callable[[World, Link, Any], None]
     argument: Any
     rank: int
-    local_rank: int
+    gpu: int | None
     size: int
     store: Path
     timeout_s: float
@@ -142,9 +142,8 @@ class _Launch:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for line, rank in self.lines.items():
-            start = _Start(
-                work, argument, rank, rank - team.place * team.here_n, team.size, self.meeting.store.absolute(), timeout_s
-            )
+            gpu = rank - team.place * team.here_n if team.on_gpus else None
+            start = _Start(work, argument, rank, gpu, team.size, self.meeting.store.absolute(), timeout_s)
             with contextlib.suppress(BrokenPipeError):  # it is dead already, and `watch` sees it
                 line.send_bytes(pickle.dumps(start))
 
@@ -179,8 +178,7 @@ class _Launch:
         except (EOFError, OSError):
             code = self.processes[rank].wait()
             if rank not in self.ended and not any(failure.rank == rank for failure in self.failures):
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-                self.failures.append(Failure(DIED, f"the process of rank {rank} {how} without a word", "", None, rank))
+                self.failures.append(_death(rank, code, self.meeting.team.on_gpus))
             del self.lines[line]
             return
         if isinstance(message, _Epoch):
@@ -199,6 +197,15 @@ class _Launch:
             line.close()
 
 
+def _death(rank: int, code: int, on_gpu: bool) -> Failure:
+    """Of a process that said nothing. NCCL's watchdog aborts one whose peers do not answer: that is no fault of its own."""
+    if on_gpu and code == -signal.SIGABRT:
+        message = f"the process of rank {rank} was aborted, as NCCL does where another process does not answer in time"
+        return Failure(PeerLostError.__name__, message, "", None, rank)
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return Failure(DIED, f"the process of rank {rank} {how} without a word", "", None, rank)
+
+
 def main(descriptor: int) -> None:
     """A rank's whole life. descriptor: of its line to the launcher."""
     connection = Connection(descriptor)
@@ -209,10 +216,10 @@ def main(descriptor: int) -> None:
         start: _Start = pickle.loads(connection.recv_bytes())
         rank = start.rank
         link = Link(connection)
-        if torch.cuda.is_available():
-            torch.cuda.set_device(start.local_rank)
+        if start.gpu is not None:
+            torch.cuda.set_device(start.gpu)
         interrupted = False
-        with join_world(rank, start.size, start.store, start.timeout_s) as world:
+        with join_world(rank, start.size, start.store, start.timeout_s, start.gpu) as world:
             try:
                 start.work(world, link, start.argument)
             except Interrupted:

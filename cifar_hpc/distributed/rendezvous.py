@@ -31,11 +31,13 @@ DIED = "ProcessDied"
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """The processes of a trial. here_n: ranks of each launcher; place: of this launcher, 0..launchers_n-1; 0 leads."""
+    """The processes of a trial. here_n: ranks of each launcher; place: of this launcher, 0..launchers_n-1; 0 leads; on_gpus:
+    whether each has a GPU of its own."""
 
     here_n: int = 1
     place: int = 0
     launchers_n: int = 1
+    on_gpus: bool = False
 
     @property
     def size(self) -> int:
@@ -43,18 +45,18 @@ class Team:
 
     @classmethod
     def here(cls, processes: int | None, gpus: float | None, nodes: int) -> Team:
-        """What a trial's resources mean on this node. Raises CifarHpcError where they cannot be had."""
-        gpus_n = torch.cuda.device_count()
+        """What a trial's resources mean here; gpus 0: all of it on CPUs. Raises CifarHpcError where they cannot be had."""
+        gpus_n = 0 if gpus == 0 else torch.cuda.device_count()
         here_n = processes or (round(gpus) if gpus_n and gpus and gpus > 1 else 1)
         if gpus_n and here_n > gpus_n:
             raise CifarHpcError(f"a trial asks for {here_n} processes, each with a GPU of its own; this node has {gpus_n}")
         if nodes == 1:
-            return cls(here_n)
+            return cls(here_n, on_gpus=gpus_n > 0)
         if os.environ.get("SLURM_STEP_NUM_TASKS") != str(nodes):
             raise CifarHpcError(
                 f"resources.nodes: a trial asks for {nodes}; only Slurm starts one on several nodes, one task on each"
             )
-        return cls(here_n, int(os.environ["SLURM_PROCID"]), nodes)
+        return cls(here_n, int(os.environ["SLURM_PROCID"]), nodes, gpus_n > 0)
 
 
 @dataclass(frozen=True, slots=True)

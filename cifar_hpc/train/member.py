@@ -6,7 +6,9 @@ enough to go on alone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import gc
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,9 @@ from cifar_hpc.config.schedule import LrSchedule, first_trained
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.pixels import move
-from cifar_hpc.distributed.world import World, see_global_batch
+from cifar_hpc.distributed.gradients import SharedGradients
+from cifar_hpc.distributed.norms import see_global_batch
+from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
@@ -74,6 +78,7 @@ class Member:
         self.world = World()
         self.parts_batches = True  # whether a batch that does not fit the memory is taken in parts; else OutOfMemoryError
         self.portions = Portions()
+        self._shared: tuple[int, SharedGradients] | None = None  # in a world of several: of which depth, and how
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.seen = 0
@@ -174,8 +179,6 @@ class Member:
         """A step with the numbers set and the draws seeded, without a word to the host. step: None while it is captured, when
         nothing can be tried again."""
         loss, logits_NK = self._fitting_backward(tap, target, step)
-        if self.world.size > 1:
-            self.world.average([p.grad for p in self.suffix.parameters() if p.grad is not None], len(target))
         if self.config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), self.config.grad_clip)
         self.optimizer.step()
@@ -192,10 +195,25 @@ class Member:
 
     def _fitting_backward(self, tap: Tensor, target: Tensor, step: int | None) -> tuple[Tensor, Tensor]:
         """`_backward` in micro-batches that fit the device's memory, found by halving. Raises CifarHpcError where none do."""
+        if self.world.size == 1:
+            return self._backward_that_fits(tap, target, step, None)
+        if self._shared is None or self._shared[0] != self.depth:
+            self._shared = None
+            gc.collect()  # else what averaged the gradients of the epoch before would hear of those to come
+            trained = BlockModel(self.model.names[self.depth :], list(self.model.blocks)[self.depth :])
+            self._shared = self.depth, SharedGradients(trained, self.world, may_skip=":" in self.config.arch)
+            if self.parts_batches and not self._has_batch_statistics():  # once averaging has begun nothing can be tried again
+                self._backward_that_fits(tap, target, step, self._shared[1], rehearsal=True)
+                self.seed_draws(self.progress.step)
+        return self._backward(tap, target, self.progress.micro_batch or len(target), self._shared[1])
+
+    def _backward_that_fits(
+        self, tap: Tensor, target: Tensor, step: int | None, shared: SharedGradients | None, rehearsal: bool = False
+    ) -> tuple[Tensor, Tensor]:
         while True:
             size = min(self.progress.micro_batch or len(target), len(target))
             try:
-                return self._backward(tap, target, size)
+                return self._backward(tap, target, size, shared, rehearsal)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or step is None or not self.parts_batches:
                     raise
@@ -206,29 +224,39 @@ class Member:
             self.progress.micro_batch = (size + 1) // 2
             self.seed_draws(step)
 
-    def _backward(self, tap: Tensor, target: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss of this batch (of the summed loss in a world of several), `size` images at a time.
+    def _backward(
+        self, tap: Tensor, target: Tensor, size: int, shared: SharedGradients | None, rehearsal: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the mean loss of this batch, `size` images at a time; of the global one where they are shared, unless it
+        is a rehearsal.
 
-        Returns the mean loss and the logits NK.
+        Returns the mean loss of this process's images and the logits NK.
         """
         self.optimizer.zero_grad(set_to_none=True)
         losses, logits = [], []
-        for x, y in zip(tap.split(size), target.split(size), strict=True):  # type: ignore[no-untyped-call]
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-                logits_NK = self.model.forward_blocks(x, self.depth, len(self.model.blocks))
-            loss = functional.cross_entropy(logits_NK.float(), y, label_smoothing=self.config.label_smoothing)
-            whole = len(y) == len(target)
-            if self.world.size == 1:
-                (loss if whole else loss * (len(y) / len(target))).backward()  # type: ignore[no-untyped-call]
-            else:
-                (loss * len(y)).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach() if whole else loss.detach() * (len(y) / len(target)))
+        parts = list(zip(tap.split(size), target.split(size), strict=True))  # type: ignore[no-untyped-call]
+        for i, (x, y) in enumerate(parts):
+            last = i == len(parts) - 1 and not rehearsal
+            with shared.step(last) if shared is not None else contextlib.nullcontext():
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+                    logits_NK = self._forward(x) if shared is None else shared(x)
+                loss = functional.cross_entropy(logits_NK.float(), y, label_smoothing=self.config.label_smoothing)
+                share = len(y) / len(target)
+                scale = share if shared is None else shared.scale(len(y))
+                (loss if scale == 1 else loss * scale).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach() if share == 1 else loss.detach() * share)
             logits.append(logits_NK.detach())
         return (losses[0], logits[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(logits))
 
-    def _refuse_smaller(self, size: int, error: RuntimeError) -> None:
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.model.forward_blocks(x, self.depth, len(self.model.blocks))
+
+    def _has_batch_statistics(self) -> bool:
         trained = list(self.model.blocks)[self.depth :]
-        if any(isinstance(module, _BatchNorm) for block in trained for module in block.modules()):
+        return any(isinstance(module, _BatchNorm) for block in trained for module in block.modules())
+
+    def _refuse_smaller(self, size: int, error: RuntimeError) -> None:
+        if self._has_batch_statistics():
             raise CifarHpcError(
                 f"out of memory with {size} images in a step; {self.config.arch} has batch statistics, so that a step cannot "
                 f"be split: batch_size {size // 2} would take about half the memory, as would twice the processes, smaller "

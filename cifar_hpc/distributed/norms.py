@@ -1,0 +1,193 @@
+"""BatchNorm and dropout over a whole global batch, or equal parts of it, in each of several processes.
+
+Owns: GlobalBatchNorm, GhostBatchNorm, GlobalDropout, see_global_batch. Knows a World and no members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
+
+from cifar_hpc.distributed.world import World, all_reduce
+from cifar_hpc.errors import CifarHpcError
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """BatchNorm whose statistics in training are those of the global batch, as they are in one process. For CPUs: there torch's
+    SyncBatchNorm does not run.
+
+    Its state_dict is the plain layer's. Each process gives the mean and the variance of its own images, which are put together
+    by Chan, Golub and LeVeque's formula (1979): exact where a channel's mean is large beside its spread.
+    """
+
+    def __init__(self, plain: _BatchNorm, world: World) -> None:
+        super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+        _take_over(self, plain)
+        self._world = world
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # any number of dimensions: the plain layer saw to it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape and dtype."""
+        if not self.training:
+            return _BatchNorm.forward(self, input)
+        x = input if input.dtype is torch.float64 else input.float()
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        var_C, mean_C = torch.var_mean(x, axes, correction=0)
+        own = torch.cat([mean_C, var_C, x.new_full((1,), x.numel() // x.shape[1])])
+        all_R: Tensor = _Gather.apply(own, self._world)
+        n_R = all_R[:, -1:].detach()
+        share_R = n_R / n_R.sum()
+        mean_RC, var_RC = all_R[:, :-1].chunk(2, 1)
+        mean_C = (share_R * mean_RC).sum(0)
+        var_C = (share_R * (var_RC + (mean_RC - mean_C).square())).sum(0)
+        self._track(mean_C.detach(), var_C.detach(), n_R.sum())
+        gain_C = torch.rsqrt(var_C + self.eps)
+        if self.weight is not None:
+            gain_C = gain_C * self.weight
+        y = (x - mean_C.view(shape)) * gain_C.view(shape)
+        return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean_C: Tensor, var_C: Tensor, n: Tensor) -> None:
+        """As the plain layer: the variance without bias; momentum None: the mean over all batches."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C, momentum)
+        self.running_var.lerp_(var_C * n / (n - 1).clamp_min(1), momentum)
+
+
+class GhostBatchNorm(_BatchNorm):
+    """BatchNorm whose statistics in training are those of equal parts of the global batch, each for itself (Hoffer et al. 2017,
+    arXiv:1705.08741); the running ones are the parts' means. local_parts: how many of them this process holds whole."""
+
+    def __init__(self, plain: _BatchNorm, local_parts: int) -> None:
+        super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+        _take_over(self, plain)
+        self._parts = local_parts
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass  # any number of dimensions: the plain layer saw to it
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(N, C, ...) -> the same shape and dtype."""
+        if not self.training:
+            return _BatchNorm.forward(self, input)
+        n, parts = len(input), [input[part :: self._parts] for part in range(self._parts)]
+        self._track_parts(parts)
+        outputs = [functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps) for x in parts]
+        place_N = torch.cat([torch.arange(part, n, self._parts, device=input.device) for part in range(self._parts)])
+        return torch.empty_like(input, dtype=outputs[0].dtype).index_copy(0, place_N, torch.cat(outputs))
+
+    @torch.no_grad()
+    def _track_parts(self, parts: Sequence[Tensor]) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked += 1
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        axes = [axis for axis in range(parts[0].ndim) if axis != 1]
+        var_PC, mean_PC = zip(*(torch.var_mean(x.float(), axes) for x in parts), strict=True)
+        self.running_mean.lerp_(torch.stack(mean_PC).mean(0), momentum)
+        self.running_var.lerp_(torch.stack(var_PC).mean(0), momentum)
+
+
+class GlobalDropout(nn.Module):
+    """Dropout, or stochastic depth by rows, whose draws in training are those of the global batch, as they are in one process:
+    each process draws for all images, from one seed, and takes the rows of its own."""
+
+    def __init__(self, plain: nn.Module, world: World) -> None:
+        super().__init__()
+        self.plain = plain
+        self._world = world
+        self._shape_matters = isinstance(plain, _DropoutNd)  # else one draw for each row
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...) -> the same shape and dtype."""
+        if not self.training:
+            return x
+        rank, size, n = self._world.rank, self._world.size, self._world.batch_n
+        if len(range(rank, n, size)) != len(x):  # a part of this process's share, for want of memory
+            n = len(x) * size
+        shape = x.shape[1:] if self._shape_matters else (1,) * (x.ndim - 1)
+        whole = x.new_ones((n, *shape))
+        if x.ndim == 4 and x.stride(1) < x.stride(3):  # what is drawn follows the order in memory
+            whole = whole.contiguous(memory_format=torch.channels_last)
+        factors: Tensor = self.plain(whole)
+        return x * factors[rank::size]
+
+
+def see_global_batch(module: nn.Module, world: World, ghost_batches: int | None) -> None:
+    """Makes all below the module that depends on the whole batch depend on the global one: dropout, and BatchNorm, or on
+    ghost_batches equal parts of it. In a world of one and without parts leaves all as it is.
+
+    Raises CifarHpcError where the processes cannot hold whole parts.
+    """
+    if world.size == 1 and ghost_batches is None:
+        return
+    if ghost_batches is not None and ghost_batches % world.size:
+        raise CifarHpcError(f"ghost_batches {ghost_batches} cannot be dealt to {world.size} processes: a multiple is needed")
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            parts = ghost_batches and ghost_batches // world.size
+            setattr(module, name, GhostBatchNorm(child, parts) if parts else _global(child, world))
+        elif _draws(child) and world.size > 1:
+            setattr(module, name, GlobalDropout(child, world))
+        else:
+            see_global_batch(child, world, ghost_batches)
+
+
+def _global(plain: _BatchNorm, world: World) -> _BatchNorm:
+    """On a GPU torch's own layer, whose kernels are fused; on a CPU ours."""
+    if not any(tensor.is_cuda for tensor in plain.state_dict().values()):
+        return GlobalBatchNorm(plain, world)
+    layer = nn.SyncBatchNorm(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
+    _take_over(layer, plain)
+    return layer
+
+
+def _take_over(layer: _BatchNorm, plain: _BatchNorm) -> None:
+    """Gives a layer the very parameters and statistics of another."""
+    layer.affine, layer.track_running_stats = plain.affine, plain.track_running_stats
+    layer.weight, layer.bias = plain.weight, plain.bias
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        setattr(layer, name, getattr(plain, name))
+    layer.training = plain.training
+
+
+def _draws(module: nn.Module) -> bool:
+    """Dropout of any shape, torchvision's StochasticDepth, timm's DropPath."""
+    known = (isinstance(module, _DropoutNd) and not isinstance(module, _SHIFTING)) or isinstance(module, StochasticDepth)
+    p = module.p if known else getattr(module, "drop_prob", 0.0) if type(module).__name__ == "DropPath" else 0.0
+    return bool(p)
+
+
+_SHIFTING = (nn.AlphaDropout, nn.FeatureAlphaDropout)  # what they drop is not multiplied by 0
+
+
+class _Gather(torch.autograd.Function):
+    """Each process's row, R x n, of a vector of n; the gradient of a loss that is a sum over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, world: World) -> Tensor:
+        ctx.rank = world.rank
+        rows = own.new_zeros((world.size, len(own)))
+        rows[world.rank] = own
+        all_reduce(rows)
+        return rows
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        total = grad.contiguous().clone()
+        all_reduce(total)
+        return total[ctx.rank], None
