@@ -4,8 +4,8 @@
 
 Both take the same share of the same batch in the same processes, a block of steps in turn, and what counts is the median of the
 ratios of the blocks: 1.00 means that a trial's step costs what the plain script's does. ResNet-18 at 64 pixels, all of it
-trained, each process with the batch statistics of its own images (`ghost_batches: 2`; a row for those of the global batch, which
-plain DDP does not have, is beside it), and the three linear layers of VGG-11-BN on features that are already there.
+trained, each process with the batch statistics of its own images (`ghost_batches: 2`; a row for those of the global batch,
+which plain DDP does not have, is beside it), and the three linear layers of VGG-11-BN on features that are already there.
 """
 
 from __future__ import annotations
