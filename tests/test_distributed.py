@@ -19,8 +19,11 @@ import torch
 from torchvision.ops import StochasticDepth
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.distributed.norms import GlobalDropout
-from cifar_hpc.distributed.world import World
+from cifar_hpc.distributed import norms
+from cifar_hpc.distributed.launch import _death
+from cifar_hpc.distributed.norms import GlobalBatchNorm, GlobalDropout
+from cifar_hpc.distributed.rendezvous import DIED, Team
+from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import read_state
@@ -284,3 +287,46 @@ def test_shares_and_spans_hold_every_image_once(size, n):
     assert sorted(i for world in worlds for i in world.share(torch.arange(n)).tolist()) == list(range(n))
     assert [i for world in worlds for i in world.span(n)] == list(range(n))
     assert max(len(world.span(n)) for world in worlds) - min(len(world.span(n)) for world in worlds) <= 1
+
+
+def test_statistics_of_the_global_batch_are_exact_where_the_mean_is_large_beside_the_spread(monkeypatch):
+    """Two processes' halves of a batch with mean / standard deviation 1000, beside one process in float64."""
+    torch.manual_seed(0)
+    whole = torch.randn(64, 3, 5, 5) + 1000
+    halves = [World(rank, 2).share(whole) for rank in range(2)]
+
+    def gathered(own, world):
+        var_C, mean_C = torch.var_mean(halves[1 - world.rank], [0, 2, 3], correction=0)
+        other = torch.cat([mean_C, var_C, torch.tensor([32.0 * 25])])
+        return torch.stack([own, other] if world.rank == 0 else [other, own])
+
+    monkeypatch.setattr(norms._Gather, "apply", gathered)
+    exact = torch.nn.BatchNorm2d(3).double().train()
+    expected = exact(whole.double())
+    for rank in range(2):
+        layer = GlobalBatchNorm(torch.nn.BatchNorm2d(3).train(), World(rank, 2))
+        assert (layer(halves[rank]).double() - expected[rank::2]).abs().max() < 1e-3
+        torch.testing.assert_close(layer.running_mean.double(), exact.running_mean, rtol=1e-6, atol=0)
+        torch.testing.assert_close(layer.running_var.double(), exact.running_var, rtol=1e-4, atol=0)
+
+
+def test_processes_of_a_trial_on_cpus_need_no_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert Team.here(2, 0, 1) == Team(2)
+    assert Team.here(1, None, 1) == Team(1, on_gpus=True)
+    with pytest.raises(CifarHpcError, match="2 processes, each with a GPU of its own; this node has 1"):
+        Team.here(2, None, 1)
+
+
+def test_what_the_watchdog_of_nccl_aborts_is_a_lost_peer_and_no_fault_of_the_trial():
+    assert _death(1, -signal.SIGABRT, on_gpu=True).kind == PeerLostError.__name__
+    assert _death(1, -signal.SIGABRT, on_gpu=False).kind == DIED
+    assert _death(1, -signal.SIGKILL, on_gpu=True).kind == DIED
+
+
+def test_a_batch_that_one_process_cannot_hold_whole_is_tried_out_before_gradients_are_shared(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_train_as_rank", ranks.hold_half_a_share)
+    config = odd_config(arch="linear", freeze="none", dropout=0.2)
+    result = run_in(tmp_path / "two", 2, config)[0]
+    monkeypatch.undo()
+    assert_same_numbers(result, run_in(tmp_path / "one", 1, config)[0])

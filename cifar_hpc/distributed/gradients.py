@@ -26,11 +26,12 @@ class SharedGradients:
         """trained: whose parameters that require gradients take part; may_skip: whether a forward pass may leave some out."""
         self._world = world
         gpu = next(trained.parameters()).device
+        computed = [name for name, _ in trained.named_buffers()]  # by every process, from the batches
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trained, computed)
         with peers(alone=True):
             self._ddp = DistributedDataParallel(
                 trained,
                 device_ids=[gpu] if gpu.type == "cuda" else None,
-                broadcast_buffers=False,  # every process computes them from the global batch
                 gradient_as_bucket_view=True,
                 find_unused_parameters=may_skip,
             )

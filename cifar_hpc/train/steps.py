@@ -144,12 +144,12 @@ class Stepper:
     def _eager(self) -> None:
         with self._clock.common_to(self.members) as common:
             taps, target, numbers = self._inputs()
-        spans, size = [common], self._plan.size(self._step)
+        spans = [common]
         for group, own in zip(self._probes, numbers, strict=False):
             with self._clock.spent_by(group.members) as span:
                 try:
                     group.compute(taps[group.members[0].depth], target, own)
-                    group.count(size)
+                    group.count(len(target))
                 except Exception as error:
                     for member in group.members:
                         self._fail(member, error)

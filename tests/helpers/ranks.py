@@ -59,3 +59,19 @@ def run_out_of_memory_beside_others(world: World, link: Link, order) -> None:
 
     Member.train_step = limited
     runner._train_as_rank(world, link, order)
+
+
+def hold_half_a_share(world: World, link: Link, order) -> None:
+    """The runner's ranks; rank 1 runs out of memory with more than 14 images in a pass."""
+    from cifar_hpc.train.member import Member
+    from cifar_hpc.worker import job as runner
+
+    backward = Member._backward
+
+    def limited(member, tap, target, size, *rest):
+        if world.rank == 1 and size > 14:
+            raise torch.OutOfMemoryError("out of memory, on purpose")
+        return backward(member, tap, target, size, *rest)
+
+    Member._backward = limited
+    runner._train_as_rank(world, link, order)
