@@ -22,6 +22,7 @@ import cifar_hpc.train.steps as steps
 import cifar_hpc.worker.trainer as trainer
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import AugmentOp, TrialConfig
+from cifar_hpc.distributed.gradients import SharedGradients
 from cifar_hpc.distributed.world import join_world
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.plan import Resources
@@ -270,12 +271,44 @@ def test_two_processes_without_a_gpu_run_beside_one(pool):
     assert (hardware.device, hardware.world_size) == ("cpu", 2)
 
 
-def test_a_world_of_one_speaks_by_nccl_and_gloo(tmp_path):
-    with join_world(0, 1, tmp_path / "store", 30.0):
+def test_a_world_of_one_speaks_by_nccl_and_gloo_and_shares_gradients(tmp_path):
+    with join_world(0, 1, tmp_path / "store", 30.0, gpu=0) as world:
         there, here = torch.ones(5, device="cuda"), torch.ones(3)
         torch.distributed.all_reduce(there)
         torch.distributed.all_reduce(here)
         assert there.sum().item() == 5 and here.sum().item() == 3
+        layer, x = torch.nn.Linear(4, 3).cuda(), torch.rand(6, 4, device="cuda")
+        shared = SharedGradients(layer, world, may_skip=False)
+        world.share(x)
+        with shared.step(last=True):
+            (shared(x).square().mean() * shared.scale(len(x))).backward()
+        averaged = layer.weight.grad.clone()
+        layer.zero_grad()
+        layer(x).square().mean().backward()
+        torch.testing.assert_close(averaged, layer.weight.grad)
+
+
+ONE_GPU_FOR_ALL = """
+import torch, torch.distributed as dist
+set_device, init = torch.cuda.set_device, dist.init_process_group
+torch.cuda.set_device = lambda index: set_device(0)
+dist.init_process_group = lambda backend=None, device_id=None, **rest: init("gloo", **rest)
+"""
+
+
+def test_two_processes_on_one_gpu_have_the_curves_of_one(pool, tmp_path, monkeypatch):
+    """gloo carries the GPU's tensors, since NCCL takes no GPU twice: DistributedDataParallel and SyncBatchNorm are torch's."""
+    (tmp_path / "sitecustomize.py").write_text(ONE_GPU_FOR_ALL)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    one = tiny(precision="fp32", epochs=2, dropout=0.2)
+    layout = Layout(pool.folder())
+    run_job(dataclasses.replace(job_of(one), resources=Resources(processes=2)), layout, executor="inline")
+    files = layout.trial(one.trial_id)
+    assert files.result.exists(), files.error.read_text()
+    result = read_record(files.result, TrialResult)
+    assert (result.hardware.device, result.hardware.world_size) == ("cuda", 2)
+    assert gap(result, pool.train(one)[0]) < 1e-2
 
 
 def test_the_same_trial_twice_has_the_same_numbers(pool):
