@@ -27,7 +27,7 @@ class SharedGradients:
         self._world = world
         gpu = next(trained.parameters()).device
         computed = [name for name, _ in trained.named_buffers()]  # by every process, from the batches
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trained, computed)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(trained, computed)  # type: ignore[no-untyped-call]
         with peers(alone=True):
             self._ddp = DistributedDataParallel(
                 trained,
