@@ -30,7 +30,6 @@ from typing import Any
 
 import submitit
 
-from cifar_hpc.cli.submit import submit
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
@@ -39,7 +38,9 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.status.state import SweepReader
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.submit import submit
+from cifar_hpc.sweep.where import reader_of
 
 SPEC = """\
 name: {name}
@@ -79,7 +80,7 @@ def measure_submission(folder: Path, trials_n: int) -> None:
     plan = make_plan(load_spec(path))
     write_record(layout.sweep("many").plan, plan_record(plan))
     planned_s = time.perf_counter() - began
-    submit(layout, plan, [trial.trial_id for trial in plan.trials], profile, canary=True)
+    submit(layout, plan, [trial.trial_id for trial in plan.trials], profile, Silent(), canary=True)
     total_s = time.perf_counter() - began
     logs = layout.sweep("many").logs
     jobs_n = sum(1 for _ in logs.glob("*.pkl"))
@@ -97,13 +98,13 @@ def measure_submission(folder: Path, trials_n: int) -> None:
     SlurmQueue(layout.queue).forget()
     before = _rpcs()
     began = time.perf_counter()
-    states = SweepReader(layout, plan_record(plan)).read()
+    states = reader_of(layout, plan_record(plan)).read()
     status_s = time.perf_counter() - began
     queued = sum(state.status.value == "queued" for state in states.values())
     # every look at the counters is one call itself
     _print(measure="status", trials=len(states), queued=queued, seconds=round(status_s, 2), rpcs=_rpcs() - before - 1)
     began = time.perf_counter()
-    SweepReader(layout, plan_record(plan)).read()
+    reader_of(layout, plan_record(plan)).read()
     _print(measure="status again", seconds=round(time.perf_counter() - began, 2))
     SlurmQueue(layout.queue).cancel(sorted({path.name.split("_")[0] for path in logs.glob("*.pkl")}))
 
@@ -118,7 +119,7 @@ def measure_overhead(folder: Path, trials_n: int) -> None:
 
     ours = Layout(folder / "ours")
     began = time.perf_counter()
-    submit(ours, plan, ids, SlurmProfile(parallel=at_once), canary=False)
+    submit(ours, plan, ids, SlurmProfile(parallel=at_once), Silent(), canary=False)
     _wait(ours, ids)
     ours_s = time.perf_counter() - began
 
@@ -161,7 +162,7 @@ def measure_nodes(folder: Path) -> None:
     (job,) = jobs_for(plan, [trial.trial_id for trial in plan.trials], 1)
     several, one = Layout(folder / "nodes"), Layout(folder / "one")
     began = time.perf_counter()
-    submit(several, plan, job.trial_ids, SlurmProfile(environment={"OMP_NUM_THREADS": "1"}), canary=False)
+    submit(several, plan, job.trial_ids, SlurmProfile(environment={"OMP_NUM_THREADS": "1"}), Silent(), canary=False)
     _wait(several, list(job.trial_ids))
     seconds = time.perf_counter() - began
     run_on_node(replace(job, resources=Resources()), one, executor="inline")

@@ -33,6 +33,14 @@ class UnknownNameError(CifarHpcError, KeyError):
     __str__ = Exception.__str__  # not KeyError's, which quotes
 
 
+class UnusableArchError(CifarHpcError):
+    """A `timm/NAME`, or a network of the user's own, that cannot be had. found, allowed, near: as in Problem."""
+
+    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
+        super().__init__(f"arch: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
+        self.found, self.allowed, self.near = found, allowed, near
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on request
     """The job was asked to stop; every member was saved before."""
 

@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from cifar_hpc.cli.submit import submit
-from cifar_hpc.cli.sweep import to_submit
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record
@@ -33,7 +31,10 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.status.state import SweepReader
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.missing import to_submit
+from cifar_hpc.sweep.submit import submit
+from cifar_hpc.sweep.where import reader_of
 from slurm.local.cluster import Cluster, Site
 
 SPEC = """\
@@ -131,7 +132,7 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[st
     """Trials whose result changed after it was written: none may."""
     record = plan_record(plan)
     write_record(layout.sweep(plan.spec.name).plan, record)
-    reader, seen, changed = SweepReader(layout, record), {}, []
+    reader, seen, changed = reader_of(layout, record), {}, []
     began = time.monotonic()
     submitted_at = 0.0
     while True:
@@ -139,8 +140,8 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[st
         if time.monotonic() - submitted_at > 15:
             states = reader.read()
             submitted_at = time.monotonic()
-            if todo := to_submit(states, ()):
-                submit(layout, plan, todo, PROFILE, canary=False)
+            if todo := to_submit(states):
+                submit(layout, plan, todo, PROFILE, Silent(), canary=False)
             if not attacking:
                 attack.end()
                 if all(state.status in ENDED for state in states.values()):

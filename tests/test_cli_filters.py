@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.status.query import flat_values, parse_filter
+from cifar_hpc.status.query import config_text, flat_config, parse_filter
 
 ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": "0.5"}
 
@@ -48,4 +48,8 @@ def test_a_wrong_filter_is_answered_with_what_is_allowed(text, answer):
 
 
 def test_nested_keys_are_asked_for_with_a_point():
-    assert flat_values({"dataset": {"name": "digits", "train_size": 400}}) == {"dataset": "digits", "dataset.train_size": 400}
+    flat = flat_config(config_text({"dataset": {"name": "digits", "train_size": 400}}))
+    assert {key: value for key, value in flat.items() if value is not None} == {
+        "dataset": "digits",
+        "dataset.train_size": 400,
+    }

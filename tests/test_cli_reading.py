@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
-from cifar_hpc.cli.progress import Pace
 from cifar_hpc.config import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.planning.plan import make_plan, plan_record
@@ -19,6 +18,7 @@ from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.progress import Pace
 from cifar_hpc.status.state import SweepReader
 
 

@@ -16,13 +16,14 @@ import pytest
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
-from cifar_hpc.executors.base import Executor, JobState, give_back, record_death, stop_signals
+from cifar_hpc.executors.base import Executor, give_back, record_death, stop_signals
 from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
 from cifar_hpc.executors.ray.session import remove_abandoned
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import write_record
@@ -78,13 +79,13 @@ def seen_cpus(folder: Path):
     return run
 
 
-@pytest.fixture(params=[*sorted(EXECUTORS), "slurm"])
+@pytest.fixture(params=sorted(EXECUTORS))
 def executor(request, tmp_path):
     if request.param == "slurm":
         request.getfixturevalue("cluster")
         profile = SlurmProfile(minutes=1)  # so that all jobs of a test are packed into one
         return SlurmExecutor(profile, Layout(tmp_path / "results"), canary=False, run=make_runner(tmp_path))
-    opened = open_executor(request.param)
+    opened = open_executor(request.param, Layout(tmp_path / "results"))
     opened._run = make_runner(tmp_path)
     return opened
 
@@ -134,11 +135,11 @@ def _child(job: Job, number: int, seed: int) -> Job:
     return dataclasses.replace(job_of(config), job_id=f"job-{number:04d}", level=job.level + 1)
 
 
-@pytest.mark.parametrize("name", EXECUTORS)
+@pytest.mark.parametrize("name", sorted(EXECUTORS.keys() - {"slurm"}))
 def test_a_job_starts_once_those_of_its_parents_have_ended_well_or_not(name, tmp_path):
     well, badly = jobs_with_seeds(1, 13)
     children = [_child(well, 3, 11), _child(badly, 4, 9 if name == "ray" else 2)]  # 9: its process dies once
-    executor = open_executor(name)
+    executor = open_executor(name, Layout(tmp_path / "results"))
     executor._run = make_runner(tmp_path)
     executor.start(Layout(tmp_path / "results"), [well, badly, *children], lambda job, handle: None)
     assert done(tmp_path) == ["done-job-0001", "done-job-0003", "done-job-0004"]
@@ -146,7 +147,7 @@ def test_a_job_starts_once_those_of_its_parents_have_ended_well_or_not(name, tmp
 
 def test_on_ray_a_child_waits_for_no_job_but_its_parents(tmp_path):
     slow, parent = jobs_with_seeds(5, 1)
-    executor = open_executor("ray")
+    executor = open_executor("ray", Layout(tmp_path / "results"))
     executor._run = make_runner(tmp_path)
     executor.start(Layout(tmp_path / "results"), [slow, parent, _child(parent, 3, 2)], lambda job, handle: None)
     assert done(tmp_path) == ["done-job-0001", "done-job-0002", "done-job-0003"]
@@ -188,7 +189,7 @@ def test_a_handle_of_what_is_gone_or_elsewhere_is_told_apart_and_never_signalled
 
 
 def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path, capfd):
-    executor = open_executor("ray")
+    executor = open_executor("ray", Layout(tmp_path / "results"))
     executor._run = make_runner(tmp_path)
     jobs, layout = jobs_with_seeds(9, 99, 3), Layout(tmp_path / "results")
     executor.start(layout, jobs, lambda job, handle: None)
@@ -206,7 +207,7 @@ def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_p
 
 
 def test_jobs_of_one_start_get_each_the_resources_that_it_asks_for(tmp_path):
-    executor = open_executor("ray")
+    executor = open_executor("ray", Layout(tmp_path / "results"))
     executor._run = seen_cpus(tmp_path)
     jobs = [dataclasses.replace(job, resources=Resources(cpus_per_gpu=n)) for n, job in enumerate(jobs_with_seeds(1, 2), 1)]
     executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
@@ -227,7 +228,7 @@ def test_ray_refuses_what_the_machine_can_never_give_instead_of_waiting_for_ever
     job = job_of(digits_config())
     greedy = Job(sweep="test", job_id="job-0001", cohorts=job.cohorts, resources=Resources(memory_gb=1e6))
     with pytest.raises(CifarHpcError, match=r"resources\.memory_gb: a trial asks for"):
-        open_executor("ray").start(Layout(tmp_path), [greedy], lambda job, handle: None)
+        open_executor("ray", Layout(tmp_path / "results")).start(Layout(tmp_path), [greedy], lambda job, handle: None)
 
 
 def test_a_death_before_any_attempt_hides_no_later_interruption(tmp_path):

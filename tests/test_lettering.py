@@ -8,7 +8,7 @@ import pytest
 
 from cifar_hpc.report import lettering
 from cifar_hpc.report.figures import Drawing, house_style, new_figure, page_svg, readable, save_drawings
-from cifar_hpc.report.forms import number_text
+from cifar_hpc.status.words import number_text
 
 
 def _drawing(*names):

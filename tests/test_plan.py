@@ -9,8 +9,8 @@ from cifar_hpc.planning.plan import Plan, Resources, jobs_for, make_plan, plan_r
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.sweep import SweepTrial
-from cifar_hpc.status.state import sweep_command
+from cifar_hpc.spec.parts import SweepTrial
+from cifar_hpc.status.advice import sweep_command
 
 SPEC = """\
 name: p

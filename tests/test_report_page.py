@@ -19,9 +19,10 @@ from cifar_hpc.cli import app
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.config.catalog import DATASETS
+from cifar_hpc.records.jobs import own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.schema import EnsembleRecord
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.schema import EnsembleRecord, JobEvent
+from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline, seeds_to_separate
@@ -295,6 +296,9 @@ def test_a_watched_report_is_renewed_where_records_changed_until_all_trials_have
     trials = list(configs(3, 1, 2))
     write_plan(layout, trials, "live")
     write_trial(layout, trials[0], Images.draw(50, 20))
+    ids = tuple(config.trial_id for config in trials)
+    begun = JobEvent(at=utc_now(), event="submitted", job_id="job-0001", trial_ids=ids, executor="inline", handle=own_handle())
+    append_records(layout.sweep("live").jobs, [begun])
     written: list[str] = []
     page = layout.sweep("live").report / "index.html"
 

@@ -18,7 +18,6 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.figures import axis_title
-from cifar_hpc.report.forms import duration_text, fit_table, print_columns, to_csv, to_json
 from cifar_hpc.report.tables import (
     count_text,
     estimate_text,
@@ -28,6 +27,8 @@ from cifar_hpc.report.tables import (
     leaderboard_records,
     leaderboard_text,
 )
+from cifar_hpc.status.words import duration_text
+from cifar_hpc.terminal.tables import fit_table, print_columns, to_csv, to_json
 
 
 @pytest.fixture(scope="module")

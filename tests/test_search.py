@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from cifar_hpc.cli.progress import best_point
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import SpecError
@@ -31,7 +30,10 @@ from cifar_hpc.search import run
 from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.search.samplers import Tried, propose
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import SweepReader
+from cifar_hpc.sweep.search_rounds import SearchRounds
+from cifar_hpc.sweep.where import Where
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_cli_sweep import call
@@ -122,9 +124,7 @@ def test_a_search_never_trains_on_a_login_node_unasked(spec, tmp_path, monkeypat
 
 
 def test_only_one_process_runs_a_search(spec):
-    from cifar_hpc.cli.search import _only_driver
-
-    with _only_driver(Layout(results_root()), "hunt"):
+    with SearchRounds(Layout(results_root()), load_spec(spec), Where()).held():
         told = call("sweep", spec)
     assert told.exit_code == 2 and f"process {os.getpid()}" in told.stderr
     assert not list(results_root().glob("trials/*"))

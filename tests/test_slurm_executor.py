@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState, run_on_node
+from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import SOURCE_FILE, Layout
 from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import append_records, utc_now

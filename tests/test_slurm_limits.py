@@ -7,12 +7,12 @@ import re
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState
 from cifar_hpc.executors.slurm import executor as slurm
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmError
 from cifar_hpc.planning.plan import Cohort, Job, Resources
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
 from tests.helpers.scripted_slurm import ScriptedSlurm
 from tests.helpers.training import digits_config

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cifar_hpc.executors.base import JobState
 from cifar_hpc.executors.slurm import queue as slurm_queue
 from cifar_hpc.executors.slurm.queue import QueueEntry, SlurmQueue, parse_sacct, parse_squeue
 from cifar_hpc.executors.slurm.site import parse_minutes
+from cifar_hpc.records.jobs import JobState
 
 
 def test_index_lists_of_waiting_elements_are_expanded():

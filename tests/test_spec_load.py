@@ -13,7 +13,8 @@ from cifar_hpc.config.trial import AugmentOp, StopConfig
 from cifar_hpc.errors import SpecError
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.sweep import Resources, SweepSpec
+from cifar_hpc.spec.parts import Resources
+from cifar_hpc.spec.sweep import SweepSpec
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 HEAD = "name: x\ndataset: cifar10\n"

@@ -10,7 +10,7 @@ import pytest
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.spec.parts import SweepTrial
 
 SPEC = """\
 name: two

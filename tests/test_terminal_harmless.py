@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app, of_the_place
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.report.forms import TextColumn, to_csv, to_latex, to_markdown
 from cifar_hpc.terminal.harmless import harmless, harmless_streams, make_console, one_line
+from cifar_hpc.terminal.tables import TextColumn, to_csv, to_latex, to_markdown
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\rb\nc\x9b31m\u202ed"
 

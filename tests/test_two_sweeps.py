@@ -14,11 +14,11 @@ import pytest
 
 from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import read_records
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.status.state import reserve_numbers
 from tests.test_train_loop import result_of
 
 SPEC = """

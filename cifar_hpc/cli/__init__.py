@@ -1,4 +1,4 @@
-"""The commands. A command is a few lines that call the halves; what is slow to import is imported inside it.
+"""The commands. A command is a few lines that call what does the work; what is slow to import is imported inside it.
 
 Exit status: 0 all well, 1 trials failed, 2 the user must act (a CifarHpcError, told without a traceback), 130 interrupted.
 """
@@ -8,32 +8,40 @@ from __future__ import annotations
 import errno
 import os
 import re
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
-from cifar_hpc.cli.arch import arch
-from cifar_hpc.cli.cancel import cancel
-from cifar_hpc.cli.data import data
-from cifar_hpc.cli.doctor import doctor
-from cifar_hpc.cli.fetch import fetch
-from cifar_hpc.cli.logs import logs
-from cifar_hpc.cli.look import augment, lr_find
-from cifar_hpc.cli.prune import prune
-from cifar_hpc.cli.refit import refit
-from cifar_hpc.cli.report import compare, report
-from cifar_hpc.cli.soup import soup
-from cifar_hpc.cli.spec_commands import init, schema
-from cifar_hpc.cli.status import retry, status
-from cifar_hpc.cli.sweep import sweep
-from cifar_hpc.cli.trained import export, predict, reproduce
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.terminal.harmless import harmless_streams
 
 
 class Commands(TyperGroup):
-    """Turns the errors that a user can mend, and interruption, into a sentence and an exit status."""
+    """Turns the errors that a user can mend, and interruption, into a sentence and an exit status.
+
+    A command is loaded once it is asked for.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(_PLACES)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in _PLACES and not args[0].startswith("-"):
+            near = nearest(args[0], _PLACES)
+            hint = f" Did you mean {near!r}?" if near else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _PLACES:
+            return None
+        group, file = _PLACES[cmd_name]
+        function = getattr(import_module(f"cifar_hpc.cli.{file}"), cmd_name.replace("-", "_"))
+        one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+        one.command(cmd_name, rich_help_panel=group)(function)
+        return typer.main.get_command(one)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """`~` means the home folder wherever a path may stand, also where no shell made it so."""
@@ -114,6 +122,17 @@ def _in_plain_words(message: str) -> str:
     return f"{plain} Did you mean {near!r}?" if near else plain
 
 
+# Command -> the file that holds it, by the groups of `--help`. A file is imported only once one of its commands is needed.
+GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "Run": {"run": ("sweep", "retry", "cancel"), "status": ("status",), "logs": ("logs",)},
+    "Look before a run": {"arch": ("arch",), "data": ("data",), "look": ("augment", "lr-find"), "spec_commands": ("schema",)},
+    "Results": {"report": ("report", "compare")},
+    "Networks": {"trained": ("predict", "export", "reproduce"), "refit": ("refit",), "soup": ("soup",)},
+    "Place": {"spec_commands": ("init",), "fetch": ("fetch",), "doctor": ("doctor",), "prune": ("prune",)},
+}
+_PLACES = {name: (group, file) for group, files in GROUPS.items() for file, names in files.items() for name in names}
+
+
 app = typer.Typer(
     cls=Commands,
     name="cifar-hpc",
@@ -123,12 +142,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-_COMMANDS = (
-    *(sweep, status, logs, cancel, retry, report, compare, fetch, arch, schema, init, doctor),
-    *(data, augment, lr_find, predict, soup, refit, export, reproduce, prune),
-)
-for command in _COMMANDS:
-    app.command()(command)
+
+
+@app.callback()
+def _program() -> None: ...
 
 
 def main() -> None:

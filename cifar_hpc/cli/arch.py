@@ -15,7 +15,7 @@ from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.sources import find_source, is_own
 from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 if TYPE_CHECKING:
     from cifar_hpc.models.summary import BlockSummary

@@ -13,7 +13,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.schedule import block_rates
 from cifar_hpc.config.trial import TrialConfig, keys_with
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, print_records
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 SHOWN_PLANS = 6
 SHOWN_EPOCHS = 8

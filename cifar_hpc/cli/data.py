@@ -12,7 +12,7 @@ import typer
 from cifar_hpc.config.image_folder import folder_fingerprint, list_folder, printable
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv, to_json
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from cifar_hpc.config.image_folder import ImageFolder

@@ -10,17 +10,18 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.progress import names_of
-from cifar_hpc.cli.status import FilterText, counts_text, select_trials
-from cifar_hpc.cli.sweep import say
+from cifar_hpc.cli.speech import FilterText, say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
-from cifar_hpc.report.forms import number_text, plural
-from cifar_hpc.status.state import SweepReader, resolve_trial, short_ids
+from cifar_hpc.status.advice import counts_text
+from cifar_hpc.status.names import names_of, resolve_trial, select_trials, short_ids
+from cifar_hpc.status.state import SweepReader, is_going_on
+from cifar_hpc.status.words import number_text, plural
+from cifar_hpc.sweep.where import reader_of
 
 LOG_LINES = 40
 LOOK_EVERY_S = 1.0
@@ -42,9 +43,11 @@ def logs(
             raise CifarHpcError(f"logs -f: {name!r} is a trial; name its sweep before it: cifar-hpc logs SWEEP {name} -f")
         typer.echo(_log_text(layout, trial_id), nl=False)
         return
-    reader = SweepReader(layout, read_plan(layout, name))
+    reader = reader_of(layout, read_plan(layout, name))
     states = reader.read()
-    chosen = select_trials(reader.plan, states, terms)
+    chosen, why = select_trials(reader.plan, states, terms)
+    if why:
+        say(why)
     if follow:
         _follow(layout, reader, chosen)
         return
@@ -99,7 +102,7 @@ def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial
         states = reader.read()
         for line in told.news(states):
             typer.echo(line)
-        if not any(states[trial.trial_id].status in (Status.QUEUED, Status.RUNNING) for trial in chosen):
+        if not is_going_on(layout, [states[trial.trial_id] for trial in chosen]):
             return
         time.sleep(max(LOOK_EVERY_S, (time.perf_counter() - began) / COST_FRAC))
 

@@ -28,10 +28,10 @@ def lr_find(
 ) -> None:
     """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
     lr, length and seed. `lr: auto` does the same for each trial by itself."""
-    from cifar_hpc.cli.sweep import check_there
     from cifar_hpc.data.files import data_root
     from cifar_hpc.report.figures_look import draw_lr_curves
     from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.sweep.preflight import check_there
     from cifar_hpc.train.lr_finder import range_test_of
 
     loaded = load_spec(spec, set_ or ())
@@ -40,7 +40,7 @@ def lr_find(
         raise CifarHpcError(f"{spec}: no trial has a learning rate")
     if len(tested) > MOST_CURVES:
         raise CifarHpcError(f"{spec}: {len(tested)} curves; choose at most {MOST_CURVES}, as by --set arch=resnet18")
-    check_there(list(tested.values()))
+    check_there(Layout(results_root()), list(tested.values()))
     curves = {}
     for name, config in tested.items():
         found = range_test_of(with_parents_file(config, Layout(results_root())), data_root())

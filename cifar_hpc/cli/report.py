@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
-from cifar_hpc.report.forms import Format, TextColumn, plain_columns, plural, print_columns, print_records, to_csv, to_json
-from cifar_hpc.status.query import parse_filter, values_there
-from cifar_hpc.status.state import resolve_trial
+from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.status.names import resolve_trial
+from cifar_hpc.status.state import is_going_on
+from cifar_hpc.status.words import plural
+from cifar_hpc.terminal.tables import Format, TextColumn, plain_columns, print_columns, print_records, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from cifar_hpc.collect.leaderboard import Leaderboard, Row
     from cifar_hpc.collect.scan import Pool
-    from cifar_hpc.collect.trials import Trial, Unfinished
 
 
 class Exported(StrEnum):
@@ -47,6 +46,8 @@ def report(
     export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
     """Rank the points of sweeps by validation over seeds, and write a page with figures and tables; or show one trial."""
+    from cifar_hpc.collect.chosen import chosen_pool, split_words
+
     layout = Layout(results_root())
     names, terms = split_words(words)
     if trial := _named_trial(layout, names):
@@ -54,7 +55,7 @@ def report(
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
-        _print_pivot(chosen_pool(layout, names, terms), pivot, format)
+        _print_pivot(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), pivot, format)
     elif watch or serve is not None:
         _watch(layout, names, terms, top, serve)
     else:
@@ -84,22 +85,11 @@ def compare(
         _prose().print(line, markup=False)
 
 
-def chosen_pool(layout: Layout, names: list[str], terms: str) -> Pool:
-    """Raises CifarHpcError where there is nothing, or nothing that the filter accepts."""
-    from cifar_hpc.collect.scan import scan  # the read half is loaded only by the commands that read
-
-    pool = scan(layout, names)
-    if not pool.trials and not pool.unfinished and not pool.rejected:
-        raise CifarHpcError(
-            f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
-        )
-    return _filtered(pool if re.search(r"\bstage\s*[!=]", terms) else pool.without_earlier_stages(), terms)
-
-
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
+    from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import make_leaderboard
 
-    pool = chosen_pool(layout, names, terms)
+    pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
     board = make_leaderboard(pool)
     prose = _prose()
     if format is Format.TABLE:
@@ -120,7 +110,8 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
     import time
 
     from cifar_hpc.cli.report_watch import LOOK_EVERY_S, watch
-    from cifar_hpc.collect.leaderboard import FAILURES, make_leaderboard
+    from cifar_hpc.collect.chosen import chosen_pool
+    from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.report.bundle import write_report
     from cifar_hpc.report.findings import find
     from cifar_hpc.report.places import report_folder
@@ -129,9 +120,9 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
     address: str | None = None
 
     def renew(seen: object) -> tuple[object, bool]:
-        pool = chosen_pool(layout, names, terms)
+        pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
-        coming = any(trial.status not in FAILURES for trial in pool.unfinished)
+        coming = is_going_on(layout, pool.unfinished, pool.sweeps)
         if now != seen:
             board, prose = make_leaderboard(pool), _prose()
             if prose.is_terminal:
@@ -154,11 +145,12 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
 
 
 def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
+    from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.report.export import Tracker, export_pool
     from cifar_hpc.report.places import report_folder
 
-    pool = chosen_pool(layout, names, terms)
+    pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
     folder = report_folder(layout, pool.sweeps, terms) / to.value
     typer.echo(export_pool(pool, make_leaderboard(pool), folder, Tracker(to.value)))
 
@@ -194,30 +186,6 @@ def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
             [TextColumn(title, tuple(row[i] for row in table.rows), right=i >= n) for i, title in enumerate(table.header)],
             format,
         )
-
-
-def split_words(words: Iterable[str] | None) -> tuple[list[str], str]:
-    """The names among the words, and the filter that the others make."""
-    given = list(words or ())
-    terms = [word for word in given if any(sign in word for sign in "=<>")]
-    return [word for word in given if word not in terms], " ".join(terms)
-
-
-def _filtered(pool: Pool, terms: str) -> Pool:
-    if not terms:
-        return pool
-    everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
-    keys = {key for trial in everyone for key in trial.config} | {"seed", "status", "id", "point"}
-    chosen = parse_filter(terms, keys)
-    found = pool.where(lambda trial: chosen.matches(_filter_row(trial)))
-    if not found.trials and not found.unfinished:
-        raise CifarHpcError(f"no trial matches {terms!r}; {values_there(map(_filter_row, everyone), chosen)}")
-    return found
-
-
-def _filter_row(trial: Trial | Unfinished) -> dict[str, Any]:
-    own = {"seed": trial.seed, "status": str(trial.status), "id": trial.trial_id, "point": trial.point_id}
-    return {**trial.config, **own}
 
 
 def _named_trial(layout: Layout, names: list[str]) -> str | None:

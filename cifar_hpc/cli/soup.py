@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.report import chosen_pool, split_words
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
-from cifar_hpc.report.forms import Format, TextColumn, percent_text, print_columns, print_records
+from cifar_hpc.status.words import percent_text
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
@@ -29,12 +30,13 @@ def soup(
 
     Members are chosen on validation; test is measured once. `predict` takes the files, and `report` shows them.
     """
+    from cifar_hpc.collect.chosen import chosen_pool, split_words
     from cifar_hpc.deploy.soup import make_soups
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
     names, terms = split_words(words)
-    pool = chosen_pool(layout, names, terms)
+    pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
     families = _families(layout, [trial for trial in pool.trials if trial.val_acc is not None])
     if not families:
         raise CifarHpcError(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.report.forms import Format, TextColumn, print_columns, to_csv
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, to_csv
 
 _NEW_SPEC = """\
 # yaml-language-server: $schema=./{schema}

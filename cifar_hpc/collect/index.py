@@ -15,13 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cifar_hpc.collect.trials import CURVES, Curves, Trial, config_text, flat_config, trial_of
+from cifar_hpc.collect.trials import CURVES, Curves, Trial, trial_of
 from cifar_hpc.config.identity import ID_SCHEME
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import Outcome, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.status.query import config_text, flat_config
 
 INDEX_VERSION = f"2/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}

@@ -17,8 +17,10 @@ from cifar_hpc.collect.trials import Axis, Trial, Unfinished
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.status.query import spell
 
 FAILURES = (Status.FAILED, Status.LOST)
+value_text = spell  # what a table prints is what a filter takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,15 +125,6 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         rows=(*ranked, *(row for row in rows if not row.score)),
         image_sets=len({_images(row.config) for row in measured}),
     )
-
-
-def value_text(value: Any, axis: Axis = "") -> str:
-    """An axis value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
-    if value is None:
-        return "from scratch" if axis == "weights" else "-"
-    if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _with_short_paths(rows: Sequence[Row]) -> list[Row]:

@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
-from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, config_text, flat_config, is_training_key
+from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
+from cifar_hpc.status.query import config_text, flat_config, is_training_key
+from cifar_hpc.status.state import Queue, read_states
 
 T = TypeVar("T", Trial, Unfinished)
 
@@ -64,8 +66,8 @@ class Pool:
         )
 
 
-def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
-    """Collects the trials of the sweeps, or of the whole pool where none is named.
+def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None) -> Pool:
+    """Collects the trials of the sweeps, or of the whole pool where none is named. queue: who is asked about jobs in a queue.
 
     Raises CifarHpcError for a sweep that does not exist, RecordError for a plan that cannot be read.
     """
@@ -76,15 +78,15 @@ def scan(layout: Layout, sweeps: Sequence[str] = ()) -> Pool:
     wanted = list(planned) if plans else ids
     stamps = _stamps(layout, wanted, present)
     trials, curves, torn = read_finished(layout, stamps, whole_pool=not plans)
+    trials, curves = _that_end(trials, curves, plans)
     finished = {trial.trial_id for trial in trials}
     broken = {rejected.path: rejected.reason for rejected in torn}
     unfinished: list[Unfinished] = []
     unread: list[Rejected] = []
-    for trial_id in wanted:
-        if trial_id in finished:
-            continue
+    states = read_states(layout, [trial_id for trial_id in wanted if trial_id not in finished], plans, queue)
+    for trial_id, state in states.items():
         try:
-            unfinished.append(_unfinished(layout, trial_id, planned.get(trial_id), broken, trial_id in present))
+            unfinished.append(_unfinished(layout, state, planned.get(trial_id), broken))
         except Exception as error:  # whatever one stranger's record makes of a reader, the others are read
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
     if len(plans) == 1:
@@ -141,11 +143,19 @@ def _stamps(layout: Layout, trial_ids: Iterable[str], present: frozenset[str]) -
     return stamps
 
 
-def _unfinished(
-    layout: Layout, trial_id: str, planned: PlannedTrial | None, broken: Mapping[str, str], present: bool
-) -> Unfinished:
+def _that_end(trials: list[Trial], curves: Curves, plans: Sequence[PlanRecord]) -> tuple[list[Trial], Curves]:
+    """Without those that another sweep's search stopped: for these sweeps they are still to train."""
+    asking: dict[str, list[PlanRecord]] = {}
+    for plan in plans:
+        for planned in plan.trials:
+            asking.setdefault(planned.trial_id, []).append(plan)
+    rows = [row for row, trial in enumerate(trials) if not plans or any(plan.ends(trial) for plan in asking[trial.trial_id])]
+    return (trials, curves) if len(rows) == len(trials) else ([trials[row] for row in rows], curves.take(rows))
+
+
+def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None, broken: Mapping[str, str]) -> Unfinished:
     """Raises RecordError where neither a plan nor trial.json tells what the trial is."""
-    files = layout.trial(trial_id)
+    files = layout.trial(state.trial_id)
     try:
         config: dict[str, Any] = planned.config if planned else read_record(files.trial, TrialRecord).config
         point_id = planned.point_id if planned else TrialConfig.from_json(config).point_id
@@ -153,22 +163,16 @@ def _unfinished(
         raise RecordError(broken.get(str(files.result), "no trial.json in it")) from None
     except (TypeError, KeyError) as error:
         raise RecordError(f"its config is not one of this version: {error}") from error
-    status, reason, epochs, spent_s = Status.PLANNED, "", 0, 0.0
-    if str(files.result) in broken:
-        status, reason = Status.FAILED, f"result.json: {broken[str(files.result)]}"
-    elif present:
-        state = read_state(files, trial_id)
-        status, reason, epochs = state.status, state.reason, state.epochs_done
-        spent_s = sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
+    is_broken = str(files.result) in broken
     return Unfinished(
-        trial_id=trial_id,
+        trial_id=state.trial_id,
         point_id=point_id,
         config=flat_config(config_text(config)),
         seed=int(config["seed"]),
-        status=status,
-        reason=reason,
-        epochs=epochs,
-        spent_s=spent_s,
+        status=Status.FAILED if is_broken else state.status,
+        reason=f"result.json: {broken[str(files.result)]}" if is_broken else state.reason,
+        epochs=state.epochs_done,
+        spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
     )
 
 

@@ -1,25 +1,21 @@
 """A finished trial as the read half knows it: one flat row, and its learning curves beside it.
 
-Owns: Trial, Unfinished, Curves and how a config becomes flat keys. Knows no files and no statistics.
+Owns: Trial, Unfinished, Curves. Knows no files and no statistics.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.config.keys import Role
-from cifar_hpc.config.trial import keys_with, unhashed_keys
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
+from cifar_hpc.status.query import config_text, flat_config
 
-_TRAINING = frozenset(keys_with(Role.TRAINING))
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
 
@@ -75,6 +71,13 @@ class Trial:
     def status(self) -> Status:
         return Status.STOPPED if self.outcome is Outcome.PRUNED else Status.COMPLETED
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a filter may ask of it: status.query.OWN_KEYS beside its config."""
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "status": self.status.value}
+        told = {"outcome": self.outcome.value, "epochs_done": self.epochs, "reason": self.reason or None}
+        return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}
+
     def metric(self, name: str) -> float | None:
         """val_acc, test_loss, ...; None where it was not measured or is not finite."""
         value: float | None = getattr(self, name)
@@ -83,7 +86,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """A trial without a valid result: planned, running, failed or lost."""
+    """A trial that the asking sweeps are not done with: planned, queued, running, failed, cancelled or lost."""
 
     trial_id: str
     point_id: str
@@ -93,6 +96,13 @@ class Unfinished:
     reason: str
     epochs: int
     spent_s: float  # in the epochs that it left behind
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As a finished trial's; what was not measured is absent."""
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "status": self.status.value}
+        told = {"outcome": None, "epochs_done": self.epochs, "reason": self.reason or None}
+        return {**self.config, **own, **told, "val_acc": None, "test_acc": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,52 +122,6 @@ class Curves:
         start = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         rows = np.repeat(self.start[list(trials)] - start[:-1], lengths) + np.arange(start[-1])
         return Curves(start, {name: values[rows] for name, values in self.values.items()})
-
-
-def config_text(config: Mapping[str, Any]) -> str:
-    """A config's canonical JSON without the seed: equal for the trials of a point, each of which may have its own parent."""
-    if config.get("weights_point"):
-        config = {**config, "weights": f"point/{config['weights_point']}"}
-    return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
-
-
-@cache
-def flat_config(text: str) -> Mapping[Axis, Any]:
-    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the data set's name."""
-    flat = dict(_flattened(json.loads(text)))
-    flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
-    if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
-        flat |= {key: None for key in flat if is_training_key(key)}
-    for key in unhashed_keys():  # no parts of the trial, or said by another
-        flat.pop(key, None)
-    return flat
-
-
-def is_training_key(key: Axis) -> bool:
-    """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
-    return key in _TRAINING
-
-
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[Axis, Any]]:
-    for key, value in config.items():
-        name = prefix.rstrip(".") if prefix == "dataset." and key == "name" else f"{prefix}{key}"
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{name}.")
-        elif key != "sources":
-            yield name, _hashable(value)
-
-
-def _hashable(value: Any) -> Any:
-    """Lists of words as tuples; a list of augmentation operations as 'flip + crop(padding=4)'."""
-    if not isinstance(value, list):
-        return value
-    if value and all(isinstance(item, dict) for item in value):
-        return " + ".join(_operation(item["name"], item.get("args", ())) for item in value)
-    return tuple(value)
-
-
-def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
-    return name + (f"({', '.join(f'{key}={number:g}' for key, number in args)})" if args else "")
 
 
 def trial_of(result: TrialResult, point_id: str) -> Trial:

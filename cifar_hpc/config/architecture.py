@@ -15,14 +15,6 @@ from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError
 
 
-class UnusableArchError(CifarHpcError):
-    """A `timm/NAME`, or a network of the user's own, that cannot be had. found, allowed, near: as in Problem."""
-
-    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(f"arch: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
-        self.found, self.allowed, self.near = found, allowed, near
-
-
 @functools.cache
 def architecture(network: str | OwnNetwork) -> ArchInfo | None:
     """The facts, None for a name beyond the catalogue. Raises UnusableArchError where timm is not installed or knows no such

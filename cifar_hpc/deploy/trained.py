@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -25,9 +25,9 @@ from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import OwnNetwork, TrialConfig
 from cifar_hpc.data.batches import batches_for
-from cifar_hpc.data.dataset import Split
+from cifar_hpc.data.dataset import Split, unlabelled
 from cifar_hpc.data.images import Fit
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, UnknownNameError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
 from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
@@ -69,6 +69,34 @@ class TrainedTrial:
     @torch.no_grad()
     def logits(self, split: Split) -> NDArray[np.float32]:
         """Logits N x K of a split whose images are as `fit` says, float32 throughout."""
+        parts = [self.model(x_NCHW).cpu() for x_NCHW in self.batches(split)]
+        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+    @torch.no_grad()
+    def features(self, layer: str | int, split: Split) -> NDArray[np.float32]:
+        """What a block puts out, N x C x h x w or N x D. layer: its name, or its number from 1. Raises UnknownNameError."""
+        names = self.model.names
+        if isinstance(layer, int) and 1 <= layer <= len(names):
+            stop = layer
+        elif layer in names:
+            stop = names.index(str(layer)) + 1
+        else:
+            raise UnknownNameError("layer", layer, names)
+        parts = [self.model.forward_blocks(x_NCHW, 0, stop).float().cpu() for x_NCHW in self.batches(split)]
+        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+    def split_of(self, images_NCHW: NDArray[np.uint8]) -> Split:
+        """Images in memory. Raises CifarHpcError on another type or shape than the trial's data set has."""
+        channels, side = len(self.mean), self.fit.side
+        if images_NCHW.dtype != np.uint8 or images_NCHW.ndim != 4 or images_NCHW.shape[1:] != (channels, side, side):
+            raise CifarHpcError(
+                f"images: {images_NCHW.dtype} {'x'.join(map(str, images_NCHW.shape))}; uint8 N x {channels} x {side} x {side} "
+                "is needed, or the path of an image or a folder"
+            )
+        return unlabelled(torch.from_numpy(np.ascontiguousarray(images_NCHW)))
+
+    def batches(self, split: Split) -> Iterator[Tensor]:
+        """The images of the split as the network takes them, some at once, on the device where the network is from now on."""
         device = choose_device(None)
         batches = batches_for(
             self.config,
@@ -78,10 +106,9 @@ class TrainedTrial:
             normalisation=(self.mean, self.std),
             device=device,
         )
-        model = self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        order_N = torch.arange(len(split.labels_N))
-        parts = [model(batches.eval_batch(index_B)[0]).cpu() for index_B in torch.split(order_N, BATCH_SIZE)]
-        return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+        self.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for index_B in torch.split(torch.arange(len(split.labels_N)), BATCH_SIZE):
+            yield batches.eval_batch(index_B)[0]
 
 
 def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial:

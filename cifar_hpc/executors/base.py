@@ -13,16 +13,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Protocol
+from types import FrameType, MappingProxyType
+from typing import Protocol, Self
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import read_state, release_claim
+from cifar_hpc.records.jobs import JobState, own_handle, process_states
 from cifar_hpc.records.layout import Layout, attempt_of
-from cifar_hpc.records.owners import Process, lives, own_process
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import read_record, utc_now, write_record
 
@@ -30,20 +29,22 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ANSWER_S = 0.1  # from an interruption to the word on it
 
 
-class JobState(StrEnum):
-    """What a backend knows of a job."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    GONE = "gone"  # ended, cancelled or forgotten: the files tell how
-    UNKNOWN = "unknown"  # the backend did not answer
-
-
 class Executor(Protocol):
-    """Starts jobs. `attached` ones run them while `start` runs; others leave them to their backend and return."""
+    """Starts jobs. `attached` ones run them while `start` runs; others leave them to their backend and return.
+
+    After `start`: waiting: jobs that the backend had no room for; notes: sentences on that; marks: what is to be recorded
+    with a handle.
+    """
 
     name: str
     attached: bool
+    waiting: Sequence[Job]
+    notes: Sequence[str]
+    marks: Mapping[str, str]
+
+    @classmethod
+    def open(cls, layout: Layout) -> Self:
+        """On one results folder."""
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
         """Starts the jobs in their order, each once those of its parents have ended; calls started(job, handle) as each is
@@ -89,19 +90,24 @@ def run_on_node(
 
 
 class LocalHandles:
-    """`states` and `cancel` of executors whose jobs live and die with the process that called `start`.
+    """`states` and `cancel` of executors whose jobs live and die with the process that called `start`; a handle names it."""
 
-    A handle names that process: host/boot/pid/start time, so that a pid that is used again is not taken for it.
-    """
+    attached = True
+    waiting: Sequence[Job] = ()
+    notes: Sequence[str] = ()
+    marks: Mapping[str, str] = MappingProxyType({})
+
+    @classmethod
+    def open(cls, layout: Layout) -> Self:
+        return cls()
 
     @staticmethod
     def own_handle() -> str:
-        own = own_process()
-        return f"{own.host}/{own.boot_id}/{own.pid}/{own.started}"
+        return own_handle()
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """RUNNING while the process lives; UNKNOWN where it is another host's."""
-        return {handle: _local_state(handle) for handle in dict.fromkeys(handles)}
+        return process_states(handles)
 
     def cancel(self, handles: Sequence[str]) -> None:
         """SIGTERM, after which the process saves what it trains and ends. All its jobs end, not only the ones named."""
@@ -109,19 +115,6 @@ class LocalHandles:
             if state is JobState.RUNNING:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(handle.split("/")[2]), signal.SIGTERM)
-
-
-def _local_state(handle: str) -> JobState:
-    try:
-        host, boot, pid, started = handle.split("/")
-        alive = lives(Process(host, boot, int(pid), float(started)))
-    except ValueError:  # no handle of ours
-        return JobState.UNKNOWN
-    if alive is None:
-        own = own_process()
-        rebooted = host == own.host and boot.partition(":")[0] != own.boot_id.partition(":")[0]
-        return JobState.GONE if rebooted else JobState.UNKNOWN
-    return JobState.RUNNING if alive else JobState.GONE
 
 
 @contextlib.contextmanager

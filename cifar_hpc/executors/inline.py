@@ -14,7 +14,6 @@ class InlineExecutor(LocalHandles):
     """No backend: start is the run. run: what executes a job (the runner)."""
 
     name = "inline"
-    attached = True
 
     def __init__(self, run: RunJob = run_on_node) -> None:
         self._run = run

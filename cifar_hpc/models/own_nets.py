@@ -15,10 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from cifar_hpc.config.architecture import UnusableArchError
 from cifar_hpc.config.sources import OwnCodeError, Source, load_source, own_line
 from cifar_hpc.config.trial import OwnNetwork, plain_arguments
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, UnusableArchError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 
 _TOLERANCE = 1e-4  # relative, between the network and the chain of its blocks

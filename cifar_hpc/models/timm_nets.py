@@ -15,9 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from cifar_hpc.config.architecture import UnusableArchError
 from cifar_hpc.config.catalog import TIMM
-from cifar_hpc.errors import CifarHpcError, DataError, nearest
+from cifar_hpc.errors import CifarHpcError, DataError, UnusableArchError, nearest
 from cifar_hpc.models.loading import Normalisation, without_initial_values
 
 NATIVE_SIDE = 224  # pixels, where timm states none

@@ -1,15 +1,19 @@
-"""Trials that start from another trial's weights: `weights: trial/<id>`. Owns: where the parent's weights lie in the pool, and
-what a trial without them is: one that waits, or one that has failed with its parent.
+"""Trials that start from another trial's weights: `weights: trial/<id>`. The one file that knows parents.
+
+Owns: levels, who can start and who fails with its parent, where the parent's weights lie in the pool, and what a trial without
+them is: one that waits, or one that has failed with its parent.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import socket
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.records.claims import is_pruned, read_state
+from cifar_hpc.records.claims import TrialState, is_pruned, read_state
 from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
 from cifar_hpc.records.schema import ErrorRecord, Status
 from cifar_hpc.records.store import utc_now, write_record
@@ -19,6 +23,34 @@ def parent_of(config: TrialConfig) -> str | None:
     """The id of the trial whose weights it starts from, if any."""
     weights = config.weights or ""
     return weights.removeprefix(PARENT_PREFIX) if weights.startswith(PARENT_PREFIX) else None
+
+
+def parent_in(config: Mapping[str, Any]) -> str | None:
+    """The same of a config as records have it."""
+    weights = str(config.get("weights") or "")
+    return weights.removeprefix(PARENT_PREFIX) if weights.startswith(PARENT_PREFIX) else None
+
+
+def levels_of(trials: Sequence[TrialConfig]) -> tuple[tuple[str, ...], ...]:
+    """Trial ids, those without a parent among the trials first, then their children, and so on.
+
+    An id is the hash of a config that holds the parent's id, so that no trial is its own ancestor.
+    """
+    parents = {trial.trial_id: parent_of(trial) for trial in trials}
+    depths: dict[str, int] = {}
+
+    def depth(trial_id: str) -> int:
+        if trial_id not in depths:
+            parent = parents[trial_id]
+            depths[trial_id] = 0 if parent not in parents else 1 + depth(parent)
+        return depths[trial_id]
+
+    levels: list[list[str]] = []
+    for trial_id in parents:
+        while len(levels) <= depth(trial_id):
+            levels.append([])
+        levels[depth(trial_id)].append(trial_id)
+    return tuple(map(tuple, levels))
 
 
 class ParentFailedError(CifarHpcError):
@@ -94,3 +126,50 @@ def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     if lacking is not None:
         raise ParentFailedError(lacking)
     return dataclasses.replace(config, weights=str(layout.trial(parent).weights))
+
+
+class Lineage:
+    """Which trials of a sweep start from which others of it."""
+
+    def __init__(self, trials: Iterable[TrialConfig]) -> None:
+        self._children = {trial.trial_id: trial for trial in trials}
+        parents = {trial_id: parent_of(trial) for trial_id, trial in self._children.items()}
+        self._parents = {child: parent for child, parent in parents.items() if parent in self._children}
+        self._children = {child: self._children[child] for child in self._parents}
+
+    def ready(self, trial_ids: Collection[str], states: Mapping[str, TrialState]) -> set[str]:
+        """Those that need not wait for another process: their parents in the sweep have ended, or start with them."""
+
+        def is_ready(trial_id: str) -> bool:
+            parent = self._parents.get(trial_id)
+            return parent is None or states[parent].result is not None or (parent in trial_ids and is_ready(parent))
+
+        return {trial_id for trial_id in trial_ids if is_ready(trial_id)}
+
+    def await_parents(self, trial_id: str, states: Mapping[str, TrialState]) -> bool:
+        """Whether the trial's weights are still to come from a trial of the sweep, or will never come."""
+        parent = self._parents.get(trial_id)
+        if parent is None:
+            return False
+        result = states[parent].result
+        return result is None or result.best_epoch is None
+
+    def fail_orphans(self, layout: Layout, states: Mapping[str, TrialState], todo: Collection[str]) -> bool:
+        """Writes the failure of trials whose parent has failed and is not tried again in todo; whether there were any."""
+        open_ = {t for t, state in states.items() if state.status not in (Status.FAILED, Status.RUNNING) and not state.result}
+        orphans = [
+            config
+            for child, config in self._children.items()
+            if child in open_ and states[self._parents[child]].status is Status.FAILED and self._parents[child] not in todo
+        ]
+        return sum(fail_with_parent(config, layout) for config in orphans) > 0
+
+    def with_failed_parents(self, trial_ids: Iterable[str], states: Mapping[str, TrialState]) -> set[str]:
+        """The trials and those of their ancestors that have failed: without them they fail again."""
+        found: set[str] = set()
+        for trial_id in trial_ids:
+            found.add(trial_id)
+            while (parent := self._parents.get(trial_id)) is not None and states[parent].status is Status.FAILED:
+                found.add(parent)
+                trial_id = parent
+        return found

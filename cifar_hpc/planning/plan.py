@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
-from cifar_hpc.planning.lineage import parent_of
-from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord
+from cifar_hpc.planning.lineage import levels_of, parent_of
+from cifar_hpc.records.schema import EnsembleRules, JobEvent, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
-from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec, SweepTrial
+from cifar_hpc.spec.parts import Ensembling, Resources, SweepTrial
+from cifar_hpc.spec.sweep import SweepSpec
 
 __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
 
@@ -38,6 +39,18 @@ class Job:
         parents = (parent_of(config) for cohort in self.cohorts for config in cohort.trials)
         return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
 
+    def event(self, event: str, executor: str, handle: str, detail: str = "") -> JobEvent:
+        """A line of jobs.jsonl about the job, with the time of now."""
+        return JobEvent(
+            at=utc_now(),
+            event=event,
+            job_id=self.job_id,
+            trial_ids=self.trial_ids,
+            executor=executor,
+            handle=handle,
+            detail=detail,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -60,7 +73,7 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     """
     trials = tuple(trial.config for trial in spec.trials)
     cohorts = group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials)
-    return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=_levels(trials), share=share)
+    return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=levels_of(trials), share=share)
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
@@ -122,22 +135,3 @@ def recorded_plan(record: PlanRecord) -> Plan:
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
     )
     return make_plan(spec, share=record.share)
-
-
-def _levels(trials: Sequence[TrialConfig]) -> tuple[tuple[str, ...], ...]:
-    """An id is the hash of a config that holds the parent's id, so that no trial is its own ancestor."""
-    parents = {trial.trial_id: parent_of(trial) for trial in trials}
-    depths: dict[str, int] = {}
-
-    def depth(trial_id: str) -> int:
-        if trial_id not in depths:
-            parent = parents[trial_id]
-            depths[trial_id] = 0 if parent not in parents else 1 + depth(parent)
-        return depths[trial_id]
-
-    levels: list[list[str]] = []
-    for trial_id in parents:
-        while len(levels) <= depth(trial_id):
-            levels.append([])
-        levels[depth(trial_id)].append(trial_id)
-    return tuple(map(tuple, levels))

@@ -1,16 +1,21 @@
-"""The plan of a sweep by the sweep's name. Owns: what is said to who names a sweep that is not there, when it is rewritten."""
+"""The plan of a sweep by the sweep's name, and what a trial's files mean for it.
+
+Owns: what is said to who names a sweep that is not there, when a plan is rewritten, results that do not end a trial for it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import Layout, is_name
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.records.store import read_record, write_record
 
 
@@ -57,3 +62,13 @@ def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:
     parents = {str(trial.config.get("weights")).removeprefix(PARENT_PREFIX) for trial in plan.trials}
     earlier = {trial.axes["stage"] for trial in plan.trials if trial.trial_id in parents and "stage" in trial.axes}
     return tuple(trial for trial in plan.trials if trial.axes.get("stage") not in earlier)
+
+
+def state_for(layout: Layout, trial_id: str, plans: Sequence[PlanRecord]) -> TrialState:
+    """The trial's state from its files, as these plans take it: planned where its result is of another sweep's search, which
+    stopped it early. No plans: as the files have it."""
+    state = read_state(layout.trial(trial_id), trial_id)
+    if state.result is None or not plans or any(plan.ends(state.result) for plan in plans):
+        return state
+    reason = f"stopped after epoch {state.epochs_done} by another sweep's search: begins again"
+    return TrialState(trial_id, Status.PLANNED, reason)

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -324,6 +324,16 @@ class EnsembleRules(Record):
     above: float | None = None
 
 
+class Ended(Protocol):
+    """A result, or a row of one."""
+
+    @property
+    def outcome(self) -> Outcome: ...
+
+    @property
+    def job(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRecord(Record):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
@@ -349,7 +359,7 @@ class PlanRecord(Record):
         """Trials that the sweep will have; a search adds them one by one."""
         return max(len(self.trials), self.search["trials_at_most"] if self.search else 0)
 
-    def ends(self, result: TrialResult) -> bool:
+    def ends(self, result: Ended) -> bool:
         """Whether the sweep is done with a trial that has this result. One that was pruned has ended for the search whose
         scheduler decided so, and for no other sweep."""
         if result.outcome is not Outcome.PRUNED:

@@ -25,10 +25,10 @@ from cifar_hpc.report.figures_effects import (
 )
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import to_csv
 from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, save_tables, title_of
 from cifar_hpc.report.places import report_folder
 from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
+from cifar_hpc.terminal.tables import to_csv
 
 _MOST_PANELS = 12  # of heat-maps
 _FEWEST_LINES = 8  # points that are worth parallel coordinates

@@ -7,8 +7,8 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.forms import TextColumn, plain_columns
 from cifar_hpc.report.summary import p_text
+from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 
 def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:

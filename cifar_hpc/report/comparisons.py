@@ -11,10 +11,10 @@ from cifar_hpc.collect.trials import Axis
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import percent_text
 from cifar_hpc.report.page import PageTable
 from cifar_hpc.report.summary import hours_text
 from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.status.words import percent_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12

@@ -29,7 +29,7 @@ from cifar_hpc.report.figures import (
     new_figure,
     ramp_color,
 )
-from cifar_hpc.report.forms import number_text
+from cifar_hpc.status.words import number_text
 
 _COLUMNS = 3
 _MOST_LINES = 300  # of parallel coordinates

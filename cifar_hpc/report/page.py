@@ -17,8 +17,9 @@ from cifar_hpc.records.store import utc_now, write_atomic
 from cifar_hpc.report import summary
 from cifar_hpc.report.figures import Drawing, page_svg
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import TextColumn, percent_text, to_csv, to_markdown
 from cifar_hpc.report.tables import Column, leaderboard_columns
+from cifar_hpc.status.words import percent_text
+from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0

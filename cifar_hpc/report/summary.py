@@ -14,8 +14,8 @@ from cifar_hpc.collect.statistics import PairedDifference
 from cifar_hpc.collect.trials import Unfinished
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.forms import percent_text, plural
 from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.status.words import percent_text, plural
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:

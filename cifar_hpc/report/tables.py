@@ -13,7 +13,8 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis
 from cifar_hpc.records.schema import Status
-from cifar_hpc.report.forms import TextColumn, duration_text, number_text, to_latex, to_markdown
+from cifar_hpc.status.words import duration_text, number_text
+from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
 
 
 @dataclass(frozen=True, slots=True)

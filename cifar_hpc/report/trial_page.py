@@ -20,9 +20,9 @@ from cifar_hpc.report.figures import readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
-from cifar_hpc.report.forms import duration_text
 from cifar_hpc.report.page import PageTable, render, save_tables
 from cifar_hpc.report.tables import count_text
+from cifar_hpc.status.words import duration_text
 
 
 def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Diagnosis, str]:

@@ -16,13 +16,15 @@ from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.planning.cohorts import Cohort
 from cifar_hpc.planning.plan import Job, make_plan, plan_record
-from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import state_for
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.search.population import propose_heir, survivors
 from cifar_hpc.search.samplers import Tried, known, propose
+from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.search import Picks, Search
-from cifar_hpc.spec.sweep import SweepSpec, SweepTrial
+from cifar_hpc.spec.sweep import SweepSpec
 
 Trials = tuple[SweepTrial, ...]  # of one point, one a seed
 
@@ -106,8 +108,8 @@ class SearchRun:
 
     def _suggest(self, config: TrialConfig) -> Suggestion:
         trial_id = config.trial_id
-        state = read_state(self._layout.trial(trial_id), trial_id)
-        if state.result is not None and self.record.ends(state.result):
+        state = state_for(self._layout, trial_id, [self.record])
+        if state.result is not None:
             return Suggestion(trial_id, state.result.curves, None)
         if state.status is Status.FAILED and trial_id not in self._again:
             return Suggestion(trial_id, (), None)
@@ -190,8 +192,8 @@ class SearchRun:
         """What is known of the point now, from its trials' records; results are not read again."""
         if point.tried is not None:
             return point.tried
-        states = [read_state(self._layout.trial(trial_id), trial_id) for trial_id in point.trial_ids]
-        results = [state.result for state in states if state.result is not None and self.record.ends(state.result)]
+        states = [state_for(self._layout, trial_id, [self.record]) for trial_id in point.trial_ids]
+        results = [state.result for state in states if state.result is not None]
         values = [value for state in states if (value := self._value(state)) is not None]
         if self.search.is_population and len(results) == len(states):
             kept = all(self._layout.trial(trial_id).weights.exists() for trial_id in point.trial_ids)

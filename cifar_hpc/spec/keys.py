@@ -15,8 +15,8 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.spec import values
+from cifar_hpc.spec.parts import Ensembling, Resources
 from cifar_hpc.spec.search import Scheduler, SearchKeys
-from cifar_hpc.spec.sweep import Ensembling, Resources
 
 _WORD = {"type": "string"}
 SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, the words for what it allows, JSON Schema

@@ -13,15 +13,16 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import doubts, idle_settings
 from cifar_hpc.spec.overrides import apply_overrides
+from cifar_hpc.spec.parts import Ensembling, Resources
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, argument_keys, given, spec_model
 from cifar_hpc.spec.space import read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
-from cifar_hpc.spec.sweep import Ensembling, Resources, SweepSpec
+from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import show
-from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
+from cifar_hpc.spec.yaml_tree import YamlTree, parse_yaml, read_yaml
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -30,12 +31,22 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
     Raises SpecError with all problems of the first stage that has any: the YAML, the values, the points.
     """
     tree, text = read_yaml(path)
+    return _read(tree, text, path, path.parent, overrides)
+
+
+def spec_of(text: str, path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """As `load_spec` of a text that is no file yet; paths in it are relative to the working directory. path: where it will be
+    kept."""
+    return _read(parse_yaml(text, "spec", fixed_place="spec"), text, path, Path.cwd(), overrides)
+
+
+def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence[str]) -> SweepSpec:
     apply_overrides(tree, overrides)
     _read_plugins(tree, path.parent)
     model = _validate(tree)
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
-    resolver = Resolver(path.parent, objective, spec.get("keep"))
+    resolver = Resolver(base, objective, spec.get("keep"))
     search = None
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)

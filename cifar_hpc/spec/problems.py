@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cifar_hpc.config.words import usual_setting
 from cifar_hpc.errors import Problem, nearest
 from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS
 from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.schema import SECTIONS, nearest_key
 from cifar_hpc.spec.values import show
-from cifar_hpc.spec.words import usual_setting
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
 ONE_VALUE = ("arch", "freeze", "weights")  # of the keys with a reader of their own those that never hold a list

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.registry import OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.words import usual_key
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
 from cifar_hpc.spec.keys import (
@@ -33,7 +34,6 @@ from cifar_hpc.spec.keys import (
     plain_type,
 )
 from cifar_hpc.spec.values import refuse
-from cifar_hpc.spec.words import usual_key
 
 MAX_SEEDS = 10_000
 SECTIONS = ("base", "grid", "zip", "include", "exclude", "when")

@@ -15,7 +15,7 @@ from typing import Any
 from cifar_hpc.config.keys import Role, spec_key
 from cifar_hpc.config.trial import TrialConfig, keys_with
 from cifar_hpc.spec.expand import Point, Sections, expand
-from cifar_hpc.spec.sweep import SweepTrial
+from cifar_hpc.spec.parts import SweepTrial
 
 ALGORITHMS = ("random", "optuna")
 SCHEDULERS = ("asha", "hyperband", "pbt")

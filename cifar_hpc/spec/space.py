@@ -16,11 +16,11 @@ from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.expand import Expansion, Point, expand
 from cifar_hpc.spec.keys import RANGE_KEYS
+from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given
 from cifar_hpc.spec.search import PBT_AXES, Range, Scheduler, Search, Space, corners, make_axes
 from cifar_hpc.spec.sections import Origins, read_sections
-from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import as_trial, resolve_points, unmet, varying
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 

@@ -13,10 +13,10 @@ from typing import Any
 from cifar_hpc.config.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
+from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import argument_keys, spec_model
-from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.trials import StageTrials, read_trials
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 

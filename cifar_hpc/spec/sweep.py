@@ -4,57 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from cifar_hpc.config.catalog import ENSEMBLE_METHODS
-from cifar_hpc.config.keys import spec_key
 from cifar_hpc.config.trial import TrialConfig
-
-if TYPE_CHECKING:
-    from cifar_hpc.spec.search import Search
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resources:
-    """What one job gets."""
-
-    gpus: float | None = spec_key(
-        "GPUs of each node; a share below 1 packs several jobs on one; null: one where there is a GPU, else none", None, ge=0
-    )
-    nodes: int = spec_key("nodes of a trial", 1, ge=1)
-    processes: int | None = spec_key(
-        "processes of a trial on each node, each with its share of every batch; null: one for each GPU, one without a GPU",
-        None,
-        ge=1,
-    )
-    cpus_per_gpu: int = spec_key("CPU threads of each of a trial's `processes`, with or without a GPU", 1, ge=1)
-    memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
-    minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
-    checkpoint_minutes: float = spec_key(
-        "time between checkpoints inside an epoch, minutes; each epoch ends with one", 10.0, gt=0
-    )
-    timeout_s: float = spec_key(
-        "longest wait of a trial's processes for one another, seconds; then the trial fails", 60.0, gt=0
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ensembling:
-    """Which ensembles of the trials `report` makes. methods: names of catalog.ENSEMBLE_METHODS."""
-
-    methods: tuple[str, ...] = ENSEMBLE_METHODS
-    per_arch: int = spec_key("best trials of each architecture that `uniform` and `accuracy` take in any case", 1, ge=0)
-    above: float | None = spec_key(
-        "validation accuracy above which they take every trial, 0..1; null: a hundredth below the best", None, ge=0, le=1
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class SweepTrial:
-    """One trial of a sweep. axes: the swept keys, each with one word or number (the seed among them when there are several)."""
-
-    config: TrialConfig
-    axes: dict[str, Any]
+from cifar_hpc.spec.parts import Ensembling, Resources, SweepTrial
+from cifar_hpc.spec.search import Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
 from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
+from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver, UnresolvedError
 from cifar_hpc.spec.sections import Origins, read_sections, spell
-from cifar_hpc.spec.sweep import SweepTrial
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
 

@@ -13,8 +13,8 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, Arguments, AugmentOp, arguments
+from cifar_hpc.config.words import usual_weights
 from cifar_hpc.errors import nearest
-from cifar_hpc.spec.words import usual_weights
 
 ARCH_ALLOWED = (
     f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them), or one's own: FILE.py:NAME or MODULE:NAME"

@@ -1,4 +1,7 @@
-"""The filter of reading commands: 'arch=resnet18 lr>1e-3 status=failed'. Knows words and comparisons, no files.
+"""The filter of reading commands, 'arch=resnet18 lr>1e-3 status=failed', what it may ask of a trial, and how values
+are spelled.
+
+One flattening and one spelling for all: what a table prints is what the filter takes. Knows words and comparisons, no files.
 
 Terms are separated by blanks and all must hold. A term is a key, one of = != > >= < <=, and a value; = and != take several
 values with commas and * for any letters. null matches what is absent. Comparisons of absent values never hold.
@@ -7,18 +10,27 @@ values with commas and * for any letters. null matches what is absent. Compariso
 from __future__ import annotations
 
 import fnmatch
+import json
 import operator
 import re
-import shlex
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.trial import keys_with, unhashed_keys
+from cifar_hpc.config.words import usual_key
 from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.spec.words import usual_key
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.schema import PlannedTrial
 
 MOST_VALUES = 8
+_TRAINING = frozenset(keys_with(Role.TRAINING))
+# What a filter may ask of every trial beside its config and its swept keys.
+OWN_KEYS = ("id", "point", "seed", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
+_NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -40,7 +52,7 @@ class Term:
         if self.sign in _ORDERED:
             number = _number(found)
             return number is not None and _ORDERED[self.sign](number, float(self.values[0]))
-        return any(_equal(found, value) for value in self.values) is (self.sign == "=")
+        return any(_equal(found, value, self.key) for value in self.values) is (self.sign == "=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +64,44 @@ class Filter:
     def matches(self, row: Mapping[str, Any]) -> bool:
         return all(term.holds(row) for term in self.terms)
 
+    def asks_for(self, key: str) -> bool:
+        return any(term.key == key for term in self.terms)
 
-def parse_filter(text: str, keys: Collection[str]) -> Filter:
+
+def is_term(word: str) -> bool:
+    """Whether a word of the command line is a comparison and no name."""
+    return any(sign in word for sign in "=<>")
+
+
+def split_terms(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The names among the words, and the terms; one word may hold several terms, with blanks between."""
+    parts = [part for word in words for part in _NEXT_TERM.split(word.strip()) if part]
+    return [part for part in parts if not is_term(part)], [part for part in parts if is_term(part)]
+
+
+def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
     """Raises CifarHpcError with where, found, allowed and the nearest key."""
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise CifarHpcError(f"filter {text!r}: {error}") from error
-    return Filter(tuple(_parse_term(word, keys) for word in words))
+    names, terms = split_terms([words] if isinstance(words, str) else words)
+    return Filter(tuple(_parse_term(word, keys) for word in (*names, *terms)))
+
+
+def trial_facts(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
+    """What a filter may ask of a trial: its config, its swept keys, where it stands, what it measured."""
+    own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed")}
+    return {**flat_config(config_text(trial.config)), **trial.axes, **measured(state), **own}
+
+
+def measured(state: TrialState) -> dict[str, Any]:
+    """Where a trial stands and what it measured, by the names that every reading command has for it."""
+    result = state.result
+    return {
+        "status": state.status.value,
+        "outcome": result.outcome.value if result else None,
+        "epochs_done": state.epochs_done,
+        "val_acc": result.val.acc if result and result.val else None,
+        "test_acc": result.test.acc if result and result.test else None,
+        "reason": state.reason or None,
+    }
 
 
 def values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
@@ -67,30 +109,76 @@ def values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
     values: dict[str, dict[str, None]] = {term.key: {} for term in chosen.terms}
     for row in rows:
         for key, known in values.items():
-            known["null" if row.get(key) is None else str(row[key])] = None
+            known["null" if row.get(key) is None else spell(row[key], key)] = None
     return "; ".join(f"{key} is {_some(sorted(known))}" for key, known in values.items())
+
+
+def spell(value: Any, key: str = "") -> str:
+    """A value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
+    if value is None:
+        return "from scratch" if key == "weights" else "-"
+    if isinstance(value, float):
+        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
+    if isinstance(value, list):
+        value = _hashable(value)
+    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """A config's canonical JSON without the seed: equal for the trials of a point, each of which may have its own parent."""
+    if config.get("weights_point"):
+        config = {**config, "weights": f"point/{config['weights_point']}"}
+    return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
+
+
+@cache
+def flat_config(text: str) -> Mapping[str, Any]:
+    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the data set's name."""
+    flat = dict(_flattened(json.loads(text)))
+    flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
+    if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
+        flat |= {key: None for key in flat if is_training_key(key)}
+    for key in unhashed_keys():  # no parts of the trial, or said by another
+        flat.pop(key, None)
+    return flat
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        name = prefix.rstrip(".") if prefix == "dataset." and key == "name" else f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{name}.")
+        elif key != "sources":
+            yield name, _hashable(value)
+
+
+def is_training_key(key: str) -> bool:
+    """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
+    return key in _TRAINING
+
+
+def _hashable(value: Any) -> Any:
+    """Lists of words as tuples; a list of augmentation operations as 'flip + crop(padding=4)'."""
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(item, dict) for item in value):
+        return " + ".join(_operation(item["name"], item.get("args", ())) for item in value)
+    return tuple(value)
+
+
+def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
+    return name + (f"({', '.join(f'{key}={number:g}' for key, number in args)})" if args else "")
 
 
 def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:MOST_VALUES]) + (f", ... ({len(words)} in all)" if len(words) > MOST_VALUES else "")
 
 
-def flat_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial's config with dotted keys (dataset.train_size); `dataset` itself is the data set's name."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= {key if part == "name" else f"{key}.{part}": item for part, item in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
 def _parse_term(word: str, keys: Collection[str]) -> Term:
     match = _TERM.fullmatch(word)
     if match is None or not match[3]:
         raise CifarHpcError(f"filter: {word!r} is no term; allowed: key=value, also != > >= < <=, such as lr>1e-3")
-    key, sign, value = match[1], match[2], match[3]
+    key, sign, value = match[1], match[2], match[3].strip("\"'")
     if key not in keys:
         usual = usual_key(key)
         near = usual if usual in keys else nearest(key, keys)
@@ -101,13 +189,19 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
     return Term(key, sign, (value,) if sign in _ORDERED else tuple(value.split(",")))
 
 
-def _equal(found: Any, value: str) -> bool:
+def _equal(found: Any, value: str, key: str) -> bool:
+    """As the spec has it or as a table prints it; of a path its end is enough."""
+    spelled = spell(found, key)
     if found is None:
-        return value == "null"
+        return value in ("null", spelled)
     left, right = _number(found), _number(value)
     if left is not None and right is not None:
         return left == right
-    return fnmatch.fnmatchcase(str(found).lower(), value.lower())
+    words = {str(found).lower(), spelled.lower()}
+    if "/" in spelled:
+        parts = spelled.lower().split("/")
+        words |= {"/".join(parts[place:]) for place in range(len(parts))}
+    return any(fnmatch.fnmatchcase(word, value.lower()) for word in words)
 
 
 def _number(value: Any) -> float | None:

@@ -34,7 +34,6 @@ class RayTuneExecutor(LocalHandles):
     """Jobs in worker processes under this one. run: what executes a job on a worker (the runner)."""
 
     name = "ray"
-    attached = True
 
     def __init__(self, run: RunJob = run_on_node) -> None:
         self._run = run

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState, LocalHandles
+from cifar_hpc.executors.base import LocalHandles
 from cifar_hpc.planning.plan import Resources
+from cifar_hpc.records.jobs import JobState
 
 LONGEST_TEMPORARY = 40  # characters: Ray adds some 60 for its sockets, and a socket's path ends at 107
 OBJECT_STORE_BYTES = 100 * 2**20  # only jobs and epoch records travel through it

@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 
-from cifar_hpc.executors.base import JobState
 from cifar_hpc.executors.slurm.arrays import ArrayPlan, Gate, Submission
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.snapshot import package_digest
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import read_records

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState, RunJob, run_on_node
+from cifar_hpc.executors.base import RunJob, run_on_node
 from cifar_hpc.executors.slurm.arrays import ArrayPlan, History, Needs, Submission, plan_submission
 from cifar_hpc.executors.slurm.dependencies import RELAY, Order
 from cifar_hpc.executors.slurm.node import Element, canary_of, run_canary, run_element, run_relay
@@ -27,6 +27,7 @@ from cifar_hpc.executors.slurm.queue import SlurmError, SlurmQueue, run_slurm
 from cifar_hpc.executors.slurm.site import Limits, read_limits
 from cifar_hpc.executors.slurm.snapshot import snapshot_package
 from cifar_hpc.planning.plan import Job, Resources
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import read_records
@@ -65,9 +66,21 @@ class SlurmExecutor:
         self.layout = layout
         self.canary = canary
         self.queue = SlurmQueue(layout.queue)
-        self.waiting: tuple[Job, ...] = ()
-        self.marks: dict[str, str] = {}
-        self.notes: list[str] = []
+        self.waiting: Sequence[Job] = ()
+        self.marks: Mapping[str, str] = {}
+        self.notes: Sequence[str] = ()
+
+    @classmethod
+    def open(
+        cls,
+        layout: Layout,
+        *,
+        profile: SlurmProfile | None = None,
+        canary: bool = True,
+        go_on: Callable[[], None] | None = None,
+    ) -> SlurmExecutor:
+        """profile: that of the site; what only asks and cancels needs none."""
+        return cls(profile or SlurmProfile(), layout, canary=canary, go_on=go_on)
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
         """Submits the jobs as arrays, behind a canary where there are several elements; returns when sbatch has them.
@@ -164,16 +177,18 @@ class SlurmExecutor:
         return {t: History(tuple(endings[h] for h in handles if h in endings)) for t, handles in starts.items()}
 
     def _note(self, submission: Submission, limits: Limits, relay: str | None) -> None:
+        notes: list[str] = []
         if self.waiting:
             trials = sum(len(job.trial_ids) for job in self.waiting)
             then = f"Job {relay} submits them once others have ended." if relay else "Run the same `sweep` again later."
-            self.notes.append(f"{trials} trials wait for room in the queue: {limits.why}. {then}")
+            notes.append(f"{trials} trials wait for room in the queue: {limits.why}. {then}")
         for reason in dict.fromkeys(submission.given_up.values()):
             ids = [trial_id for trial_id, why in submission.given_up.items() if why == reason]
-            self.notes.append(
+            notes.append(
                 f"{len(ids)} trials are not started again: {reason} (max_attempts is {self.profile.max_attempts}); "
                 f"first of them {ids[0]}"
             )
+        self.notes = notes
 
 
 class _NoRoomError(SlurmError):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import JobState
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.store import write_atomic
 
 FRESH_S = 10.0

@@ -1,22 +1,23 @@
-"""`cancel`, and the part of it that `sweep --prune` needs: jobs are asked to stop, whoever runs them.
+"""Cancels jobs: they are asked to stop, whoever runs them.
 
-What is cancelled is a handle: an array element with all that is packed into it, or the process of a sweep with all its jobs.
+What is cancelled is a handle: an array task with all that is packed into it, or the process of a sweep with all its jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
-from cifar_hpc.cli.status import FilterText, SweepName, select_trials
-from cifar_hpc.cli.sweep import say
-from cifar_hpc.executors.base import Executor, JobState
-from cifar_hpc.executors.slurm.queue import SlurmQueue
-from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.executors import EXECUTORS, open_executor
+from cifar_hpc.executors.base import Executor
+from cifar_hpc.records.jobs import JobState, open_jobs
+from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import append_records, utc_now
-from cifar_hpc.status.state import ENDED, SweepReader, open_jobs
+from cifar_hpc.status.names import select_trials
+from cifar_hpc.status.state import ENDED
+from cifar_hpc.sweep.where import reader_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +29,17 @@ class Cancelled:
     notes: tuple[str, ...]
 
 
-def cancel(name: SweepName, terms: FilterText = None) -> None:
-    """Stop a sweep that runs, or the trials of a filter: they save their state, and `sweep` goes on with them."""
-    layout = Layout(results_root())
-    plan = read_plan(layout, name)
-    if not terms:
-        done = cancel_trials(layout, name, None)
-    else:
-        states = SweepReader(layout, plan).read()
-        wanted = {trial.trial_id for trial in select_trials(plan, states, terms)}
-        over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
-        done = cancel_trials(layout, name, wanted - over, wanted | over)
-    for note in done.notes:
-        say(note)
-    if done.shared:
-        say(f"{len(done.shared)} jobs go on: they carry trials beside those of the filter")
-    say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")
+def cancel_chosen(layout: Layout, sweep: str, words: Sequence[str] | None) -> Cancelled:
+    """Cancels the trials of a filter, or all jobs where nothing is given. Raises CifarHpcError, SlurmError."""
+    plan = read_plan(layout, sweep)
+    if not words:
+        return cancel_trials(layout, sweep, None)
+    states = reader_of(layout, plan).read()
+    chosen, why = select_trials(plan, states, words)
+    wanted = {trial.trial_id for trial in chosen}
+    over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
+    done = cancel_trials(layout, sweep, wanted - over, wanted | over)
+    return replace(done, notes=(*([why] if why else []), *done.notes))
 
 
 def cancel_trials(
@@ -65,13 +61,7 @@ def cancel_trials(
     for name, executor in executors.items():
         executor.cancel([job.handle for job in jobs if job.executor == name])
     at = utc_now()
-    append_records(
-        layout.sweep(sweep).jobs,
-        [
-            JobEvent(at=at, event="cancelled", job_id=j.job_id, trial_ids=j.trial_ids, executor=j.executor, handle=j.handle)
-            for j in jobs
-        ],
-    )
+    append_records(layout.sweep(sweep).jobs, [replace(job, at=at, event="cancelled", detail="") for job in jobs])
     return Cancelled(tuple(jobs), tuple(shared), tuple(notes))
 
 
@@ -80,19 +70,17 @@ def _trains(job: JobEvent) -> bool:
     return job.job_id.startswith("job-")
 
 
-def _living(layout: Layout, jobs: Collection[JobEvent]) -> tuple[dict[str, Executor | SlurmQueue], list[JobEvent], list[str]]:
+def _living(layout: Layout, jobs: Collection[JobEvent]) -> tuple[dict[str, Executor], list[JobEvent], list[str]]:
     """Who runs the jobs, each asked once; those that run or wait; and whom nobody could be asked about."""
-    from cifar_hpc.executors import EXECUTORS, open_executor
-
-    executors: dict[str, Executor | SlurmQueue] = {}
+    executors: dict[str, Executor] = {}
     living: list[JobEvent] = []
     notes = []
-    for name in dict.fromkeys(job.executor for job in jobs if job.executor in (*EXECUTORS, "slurm")):
-        executors[name] = SlurmQueue(layout.queue) if name == "slurm" else open_executor(name)
+    for name in dict.fromkeys(job.executor for job in jobs if job.executor in EXECUTORS):
+        executors[name] = open_executor(name, layout)
         mine = [job for job in jobs if job.executor == name]
         states = executors[name].states([job.handle for job in mine])
         foreign = {job.handle.split("/")[0] for job in mine if states[job.handle] is JobState.UNKNOWN}
-        if foreign and name == "slurm":
+        if foreign and not executors[name].attached:
             notes.append("Slurm does not answer: its jobs go on")
         elif foreign:
             notes.append(f"jobs on {', '.join(sorted(foreign))} can be cancelled there only")

@@ -1,4 +1,4 @@
-"""`cifar-hpc refit ENSEMBLE.json`: an ensemble of its members' refits, for `predict`.
+"""An ensemble of its members' refits, for `predict`.
 
 Owns: which refit takes which member's place, and what of the ensemble still holds for refits. Weights do, and temperatures:
 they were chosen on validation images, on which refits trained, so that nothing could choose them anew. Stacking's coefficients
@@ -16,20 +16,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cifar_hpc.cli.refit import refit_of, train_refits
-from cifar_hpc.cli.sweep import Where, say
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_record
+from cifar_hpc.sweep.listener import Listener, SweepOutcome
+from cifar_hpc.sweep.refit import refit_of, train_refits
+from cifar_hpc.sweep.where import Where
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
-    from cifar_hpc.spec.sweep import SweepTrial
+    from cifar_hpc.spec.parts import SweepTrial
 
 
-def refit_ensemble(layout: Layout, path: Path, where: Where) -> None:
+def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener) -> SweepOutcome:
     """Trains the members' refits and, once all have finished, writes their ensemble beside them. Raises CifarHpcError."""
     try:
         record = read_record(path, EnsembleRecord)
@@ -40,17 +41,18 @@ def refit_ensemble(layout: Layout, path: Path, where: Where) -> None:
     stem = re.sub(r"[^A-Za-z0-9._-]", "-", path.stem).lstrip("._-") or "ensemble"
     name = (f"{owner}-{stem}" if owner else stem)[:58] + "-refit"
     command = ("cifar-hpc", "refit", str(path))
-    train_refits(layout, name, refits, _plan_like(layout, owner, path), command, where)
+    outcome = train_refits(layout, name, refits, _plan_like(layout, owner, path), command, where, listener)
     files = layout.sweep(name)
     ids = [refit.config.trial_id for refit in refits]
     if not all(layout.trial(trial_id).result.exists() for trial_id in ids):
-        say(f"once they have finished, the same command writes {files.ensemble}")
-        return
-    made = _ensemble_of(layout, record, ids)
+        listener.note(f"once they have finished, the same command writes {files.ensemble}")
+        return outcome
+    made = _ensemble_of(layout, record, ids, listener)
     write_record(files.ensemble, made)
     measured = "" if made.test_acc is None else f"test acc {100 * made.test_acc:.2f} %; "
-    say(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
-    say(f"it labels new images: cifar-hpc predict {files.ensemble} FOLDER")
+    listener.note(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
+    listener.note(f"it labels new images: cifar-hpc predict {files.ensemble} FOLDER")
+    return outcome
 
 
 def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTrial]:
@@ -108,7 +110,7 @@ def _plan_like(layout: Layout, owner: str | None, path: Path) -> PlanRecord:
     return PlanRecord(spec_path=str(path), **nothing)
 
 
-def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str]) -> EnsembleRecord:
+def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str], listener: Listener) -> EnsembleRecord:
     results = [read_record(layout.trial(trial_id).result, TrialResult) for trial_id in ids]
     for result in results:
         if result.best_epoch is None:
@@ -119,10 +121,10 @@ def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str]) -> 
     made = dataclasses.replace(
         record, created_at=utc_now(), members=tuple(members), val_acc=None, val_n=None, test_acc=None, test_n=None
     )
-    return _with_test(layout, made, results)
+    return _with_test(layout, made, results, listener)
 
 
-def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResult]) -> EnsembleRecord:
+def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResult], listener: Listener) -> EnsembleRecord:
     """Its accuracy on the test images, from the members' stored predictions; absent where one has none, or of others."""
     from cifar_hpc.collect.ensemble import Floats, calibrate, combination_of
     from cifar_hpc.collect.predictions import read_predictions
@@ -133,7 +135,7 @@ def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResu
         try:
             found = read_predictions(layout.trial(member.trial_id), "test", result.test.acc if result.test else None)
         except RecordError as error:
-            say(f"test accuracy not measured: {error}")
+            listener.note(f"test accuracy not measured: {error}")
             return made
         first = first or found
         if found is None or first is None or not found.same_images(first):

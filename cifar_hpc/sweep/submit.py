@@ -1,4 +1,4 @@
-"""What `sweep` does where the trials run on Slurm: submit and leave, show the arrays beforehand."""
+"""Sends a plan's jobs to Slurm and leaves, and tells beforehand what it would send."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-import typer
-
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors import open_executor
 from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
@@ -17,56 +16,63 @@ from cifar_hpc.executors.slurm.queue import SlurmError
 from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
 from cifar_hpc.planning.estimate import Experience, read_experience, size_text
 from cifar_hpc.planning.plan import Job, Plan, jobs_for, recorded_plan
+from cifar_hpc.records.jobs import newest_events, next_number, reserve_numbers
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
-from cifar_hpc.records.store import append_records, read_records, utc_now
-from cifar_hpc.status.state import SweepReader, next_number, reserve_numbers
+from cifar_hpc.records.store import append_records, read_records
+from cifar_hpc.sweep.listener import Listener, Silent
+from cifar_hpc.sweep.missing import to_submit
+from cifar_hpc.sweep.where import reader_of
 
 
-def submit(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, canary: bool) -> None:
-    """Submits jobs for the trials, records each, and says in a few lines what became of them. Raises CifarHpcError."""
+def submit(
+    layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, *, canary: bool
+) -> None:
+    """Submits jobs for the trials, records each, and tells what became of them. Raises CifarHpcError."""
     name = plan.spec.name
-    if not todo:
-        typer.echo(f"{name}: nothing to submit. Where it stands: cifar-hpc status {name}", err=True)
-        return
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
     go_on = functools.partial(submit_waiting, layout.root, name, profile, canary)
-    executor = SlurmExecutor(profile, layout, canary=canary, go_on=go_on)
+    executor = open_executor("slurm", layout, profile=profile, canary=canary, go_on=go_on)
     sent: list[tuple[Job, str]] = []
     try:
         executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
     except SlurmError as error:
         raise CifarHpcError(f"{error}. Profile {profile.name!r}; `cifar-hpc doctor` looks at the cluster") from error
     finally:
-        events = [_event("submitted", job, handle, executor.marks.get(handle, "")) for job, handle in sent]
-        waiting = [_event("waiting", job, "", executor.notes[0] if executor.notes else "") for job in executor.waiting]
+        events = [job.event("submitted", executor.name, handle, executor.marks.get(handle, "")) for job, handle in sent]
+        why = executor.notes[0] if executor.notes else ""
+        waiting = [job.event("waiting", executor.name, "", why) for job in executor.waiting]
         append_records(layout.sweep(name).jobs, [*events, *waiting])
     handles = {event.handle for event in events}
     trials = {trial_id for event in events for trial_id in event.trial_ids}
     arrays = {handle.split("_")[0] for handle in handles}
-    typer.echo(f"{name}: {len(trials)} trials submitted in {len(handles)} jobs, {len(arrays)} sbatch calls", err=True)
+    listener.note(f"{name}: {len(trials)} trials submitted in {len(handles)} jobs, {len(arrays)} sbatch calls")
     for note in executor.notes:
-        typer.echo(note, err=True)
-    typer.echo(f"next: cifar-hpc status {name}", err=True)
+        listener.note(note)
 
 
 def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool) -> None:
     """Submits the trials for which there was no room in the queue before, by the plan on disk; nothing else."""
-    from cifar_hpc.cli.sweep import to_submit
-
     layout = Layout(root)
     plan = read_plan(layout, sweep)
-    newest: dict[str, str] = {}
-    for event in read_records(layout.sweep(sweep).jobs, JobEvent):
-        newest |= dict.fromkeys(event.trial_ids, event.event)
-    todo = {t for t in to_submit(SweepReader(layout, plan).read(), ()) if newest.get(t) == "waiting"}
-    submit(layout, recorded_plan(plan), todo, profile, canary=canary)
+    newest = newest_events(read_records(layout.sweep(sweep).jobs, JobEvent))
+    states = reader_of(layout, plan).read()
+    todo = {t for t in to_submit(states) if t in newest and newest[t].event == "waiting"}
+    if todo:
+        submit(layout, recorded_plan(plan), todo, profile, Printed(), canary=canary)
 
 
-def print_arrays(
+class Printed(Silent):
+    """Into the log of the job that submits."""
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+
+def array_lines(
     layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, verbose: bool, canary: bool
-) -> None:
+) -> list[str]:
     """The arrays that `submit` would send, what they may cost, and with `verbose` the batch script of the first."""
     executor = SlurmExecutor(profile, layout, canary=canary)
     jobs = jobs_for(plan, todo, next_number(read_records(layout.sweep(plan.spec.name).jobs, JobEvent)))
@@ -90,9 +96,9 @@ def print_arrays(
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
     lines.append(f"  files     {3 * len(todo)} of results, {size}; {jobs_n} logs, one copy of the package")
-    typer.echo("\n".join(lines))
     if verbose and submission.arrays:
-        typer.echo(executor.script(submission.arrays[0], plan.spec.name))
+        lines.append(executor.script(submission.arrays[0], plan.spec.name))
+    return lines
 
 
 def _array_lines(submission: Submission) -> list[str]:
@@ -130,15 +136,3 @@ def _gpu_lines(submission: Submission, profile: SlurmProfile, experience: Experi
             0, f"  about     {measured_h:.2g} GPU-hours{whole}, by the epochs that earlier trials like these took here"
         )
     return lines
-
-
-def _event(event: str, job: Job, handle: str, detail: str = "") -> JobEvent:
-    return JobEvent(
-        at=utc_now(),
-        event=event,
-        job_id=job.job_id,
-        trial_ids=job.trial_ids,
-        executor="slurm",
-        handle=handle,
-        detail=detail,
-    )

@@ -1,0 +1,66 @@
+"""`cifar-hpc sweep`, `retry`, `cancel`: trains what is missing, runs failures again, stops what runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecPath, SweepName, conclude, say
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.sweep.where import On, Where
+from cifar_hpc.terminal.listener import Shown
+
+
+def sweep(
+    spec: SpecPath,
+    on: Annotated[
+        On,
+        typer.Option(
+            metavar="WHERE", help="auto, inline (in this process), ray (side by side on this machine) or slurm (job arrays)"
+        ),
+    ] = On.AUTO,
+    profile: Annotated[str | None, typer.Option(help="the Slurm site: slurm/NAME.yaml, or a path")] = None,
+    canary: Annotated[bool, typer.Option(help="on Slurm: one trial's first epoch must succeed before the arrays start")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="on Slurm: stay until all has ended")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="on Slurm: cancel queued jobs whose trials the spec dropped")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
+    share: Annotated[bool, typer.Option("--share/--no-share", help="train trials with a common trunk side by side")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,
+    set_: SetOption = None,
+) -> None:
+    """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
+    from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.sweep.driver import look_at, run_spec
+
+    loaded = load_spec(spec, set_ or ())
+    layout, where, shown = Layout(results_root()), Where(on, profile, canary, wait), Shown()
+    if dry_run:
+        for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
+            typer.echo(line)
+        return
+    conclude(run_spec(layout, loaded, where, shown, share=share, prune=prune))
+
+
+def retry(name: SweepName, terms: FilterText = None, on: OnOption = On.AUTO, profile: ProfileOption = None) -> None:
+    """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
+
+    For what failed of the machine. What failed of a mistake in the spec: mend the spec and type `sweep`.
+    """
+    from cifar_hpc.sweep.retry import retry_failed
+
+    outcome = retry_failed(Layout(results_root()), name, terms, Where(on, profile), Shown())
+    if outcome is not None:
+        conclude(outcome)
+
+
+def cancel(name: SweepName, terms: FilterText = None) -> None:
+    """Stop a sweep that runs, or the trials of a filter: they save their state, and `sweep` goes on with them."""
+    from cifar_hpc.sweep.cancel import cancel_chosen
+
+    done = cancel_chosen(Layout(results_root()), name, terms)
+    for note in done.notes:
+        say(note)
+    if done.shared:
+        say(f"{len(done.shared)} jobs go on: they carry trials beside those of the filter")
+    say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")

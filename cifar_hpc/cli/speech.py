@@ -1,0 +1,59 @@
+"""What the commands have in common: prose on stderr, how a sweep is shown while it runs, and what is said of its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cifar_hpc.records.schema import Status
+from cifar_hpc.status.advice import failure_lines, first_line, sweep_command
+from cifar_hpc.status.progress import Counts
+from cifar_hpc.sweep.listener import SweepOutcome
+from cifar_hpc.sweep.where import On
+
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name")]
+FilterText = Annotated[list[str] | None, typer.Argument(metavar="FILTER", help="such as arch=resnet18 lr>1e-3, or ids")]
+OnOption = Annotated[On, typer.Option(metavar="WHERE", help="as for sweep")]
+ProfileOption = Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")]
+SpecPath = Annotated[Path, typer.Argument(help="the sweep's YAML file")]
+
+
+def say(line: str) -> None:
+    """One line of prose, on stderr."""
+    typer.echo(line, err=True)
+
+
+def conclude(outcome: SweepOutcome) -> None:
+    """The last lines; raises typer.Exit: 1 where a trial has no result, 130 where it was interrupted."""
+    plan, states = outcome.plan, outcome.states
+    if outcome.submitted:
+        say(f"next: cifar-hpc status {plan.sweep}")
+        return
+    if outcome.interrupted:
+        say(f"interrupted: {Counts.of(plan, states)} are kept. To go on: {sweep_command(plan)}")
+        raise typer.Exit(130)
+    if not outcome.started:
+        say(f"{plan.sweep}: nothing to start.")
+    stopped_n = sum(state.status is Status.STOPPED for state in states.values())
+    if stopped_n:
+        trained = sum(state.epochs_done for state in states.values())
+        whole = sum(int(trial.config["epochs"]) for trial in plan.trials)
+        say(f"{plan.sweep}: {stopped_n} trials were stopped early; {trained} of {whole} epochs were trained")
+    say(f"{plan.sweep}: {len(outcome.completed)} of {len(states)} trials finished")
+    if outcome.best:
+        say(f"best point: {outcome.best}")
+    unfinished = [states[trial_id] for trial_id in outcome.unfinished]
+    reasons = Counter(f"{state.status.value}: {first_line(state.reason)}".rstrip(": ") for state in unfinished)
+    for reason, n in reasons.most_common(5):
+        say(f"  {n} {reason}")
+    if outcome.failed:
+        for line in failure_lines(plan):
+            say(line)
+    if outcome.completed:
+        say(f"the leaderboard: cifar-hpc report {plan.sweep}")
+    if unfinished:
+        raise typer.Exit(1)

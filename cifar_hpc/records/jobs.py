@@ -1,0 +1,92 @@
+"""The list of a sweep's jobs, jobs.jsonl: their numbers, which of them are open, and the handles of those that run under a
+process of this machine. Knows no scheduler.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+
+from cifar_hpc.records.layout import SweepFiles
+from cifar_hpc.records.owners import Process, lives, own_process
+from cifar_hpc.records.schema import JobEvent
+from cifar_hpc.records.store import append_records, read_records, utc_now
+
+
+class JobState(StrEnum):
+    """What a backend knows of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    GONE = "gone"  # ended, cancelled or forgotten: the files tell how
+    UNKNOWN = "unknown"  # the backend did not answer
+
+
+def own_handle() -> str:
+    """This process as a handle: host/boot/pid/start time, so that a pid that is used again is not taken for it."""
+    own = own_process()
+    return f"{own.host}/{own.boot_id}/{own.pid}/{own.started}"
+
+
+def process_states(handles: Sequence[str]) -> Mapping[str, JobState]:
+    """Of handles that name a process: RUNNING while it lives; UNKNOWN where it is another host's."""
+    return {handle: _process_state(handle) for handle in dict.fromkeys(handles)}
+
+
+def _process_state(handle: str) -> JobState:
+    try:
+        host, boot, pid, started = handle.split("/")
+        alive = lives(Process(host, boot, int(pid), float(started)))
+    except ValueError:  # no handle of ours
+        return JobState.UNKNOWN
+    if alive is None:
+        own = own_process()
+        rebooted = host == own.host and boot.partition(":")[0] != own.boot_id.partition(":")[0]
+        return JobState.GONE if rebooted else JobState.UNKNOWN
+    return JobState.RUNNING if alive else JobState.GONE
+
+
+def open_jobs(sweep: SweepFiles) -> list[JobEvent]:
+    """What was submitted, has not ended and was not cancelled, as far as jobs.jsonl tells."""
+    jobs: dict[tuple[str, str], JobEvent] = {}
+    for event in read_records(sweep.jobs, JobEvent):
+        key = (event.job_id, event.handle)
+        if event.event == "submitted":
+            jobs[key] = event
+        else:
+            jobs.pop(key, None)
+    return list(jobs.values())
+
+
+def newest_events(events: Iterable[JobEvent]) -> dict[str, JobEvent]:
+    """The last event of each trial. A cancelled job ends too, and says so later: cancelled is what counts."""
+    events = list(events)
+    cancelled = {(event.job_id, event.handle) for event in events if event.event == "cancelled"}
+    newest: dict[str, JobEvent] = {}
+    for event in events:
+        if event.event != "ended" or (event.job_id, event.handle) not in cancelled:
+            newest |= dict.fromkeys(event.trial_ids, event)
+    return newest
+
+
+def reserve_numbers(sweep: SweepFiles, jobs_n: int) -> int:
+    """The first of jobs_n job numbers that no other command has, nor will: a line of jobs.jsonl says that they are taken.
+
+    Where two commands add their lines at once, the one whose line stands behind looks further.
+    """
+    handle = f"{own_handle()}/{secrets.token_hex(4)}"
+    while True:
+        first = next_number(read_records(sweep.jobs, JobEvent))
+        last = f"job-{first + jobs_n - 1:04d}"
+        reserved = JobEvent(at=utc_now(), event="reserved", job_id=last, trial_ids=(), executor="", handle=handle)
+        append_records(sweep.jobs, [reserved])
+        events = read_records(sweep.jobs, JobEvent)
+        if reserved in events and next_number(events[: events.index(reserved)]) == first:
+            return first
+
+
+def next_number(events: Iterable[JobEvent]) -> int:
+    """One more than the highest job number of the events."""
+    numbers = (event.job_id.rpartition("-")[2] for event in events)
+    return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 10), default=0)

@@ -1,0 +1,63 @@
+"""How a sweep stands in sentences, and what to type next: a command that works as it stands. Reads no files."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+
+MOST_LETTERS = 200
+
+
+def sweep_command(plan: PlanRecord) -> str:
+    """What continues the sweep when it is typed, with what was set for it."""
+    if plan.command:
+        return shlex.join(plan.command)
+    words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
+    return shlex.join(words if plan.share else [*words, "--no-share"])
+
+
+def failure_lines(plan: PlanRecord) -> list[str]:
+    """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one."""
+    return [
+        f"why: cifar-hpc logs {plan.sweep}",
+        f"once mended: cifar-hpc retry {plan.sweep}   (a mistake in the spec: mend it there, then {sweep_command(plan)})",
+    ]
+
+
+def next_lines(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[str]:
+    """What to type now, as these trials stand."""
+    by_status = {status: [s for s in states.values() if s.status is status] for status in Status}
+    if by_status[Status.FAILED]:
+        return failure_lines(plan)
+    open_ = [state for status in (Status.PLANNED, Status.LOST, Status.CANCELLED) for state in by_status[status]]
+    if open_:
+        kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""
+        return [f"next: {sweep_command(plan)}{kept}"]
+    return [f"next: cifar-hpc report {plan.sweep}"] if by_status[Status.COMPLETED] else []
+
+
+def first_line(reason: str) -> str:
+    """The first line of a reason, cut to MOST_LETTERS: an exception may say a page."""
+    line = next(iter(reason.splitlines()), "")
+    return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}..."
+
+
+def counts_text(counts: Mapping[Status, int]) -> str:
+    """'3 running, 2 failed'."""
+    return ", ".join(f"{counts[status]} {status.value}" for status in Status if counts.get(status))
+
+
+def stage_lines(trials: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> list[str]:
+    """'  stage     pretrain: 3 completed, 1 failed' for each stage; nothing where there are none."""
+    counts: dict[str, Counter[Status]] = {}
+    for trial in trials:
+        if "stage" in trial.axes:
+            counts.setdefault(str(trial.axes["stage"]), Counter())[states[trial.trial_id].status] += 1
+    return [
+        f"  stage     {stage}: " + ", ".join(f"{found[status]} {status.value}" for status in Status if found[status])
+        for stage, found in counts.items()
+    ]

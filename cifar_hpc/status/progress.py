@@ -1,0 +1,146 @@
+"""How far a sweep is, in numbers: trials and epochs, the best so far, the time left. Reads no files and prints nothing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import fmean
+
+from cifar_hpc.config import catalog
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.plans import answering
+from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.status.names import names_of
+from cifar_hpc.status.state import ENDED
+from cifar_hpc.status.words import number_text
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The best point so far: the mean of the objective over the seeds that have finished."""
+
+    name: str
+    metric: str
+    value: float
+    seeds: int
+
+    def __str__(self) -> str:
+        shown = f"{100 * self.value:.2f} %" if self.metric == "val_acc" else number_text(self.value, 4)
+        return f"{self.name}  {self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
+
+
+def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
+    """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
+    values: dict[str, list[float]] = defaultdict(list)
+    names: dict[str, str] = {}
+    behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
+    told = names_of(plan.trials, seed=False)
+    for trial in answering(plan):
+        result = states[trial.trial_id].result
+        val = result.val if result else None
+        value = None if val is None else getattr(val, OBJECTIVES[plan.objective].metric)
+        if value is not None:
+            values[trial.point_id].append(value)
+            assert result is not None
+            names.setdefault(trial.point_id, told[trial.trial_id])
+            cut, params = behind.get(trial.point_id, (False, result.params_trained))
+            behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
+    if not values:
+        return None
+    sign = -1 if OBJECTIVES[plan.objective].mode == "max" else 1
+    point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
+    return Best(names[point], plan.objective, fmean(values[point]), len(values[point]))
+
+
+def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
+    """Seconds of one epoch of each trial: the mean of its architecture where that was measured, else by the FLOPs of those
+    that were; empty before."""
+    measured: dict[str, list[float]] = defaultdict(list)
+    for trial in plan.trials:
+        if epochs := states[trial.trial_id].epochs:
+            measured[trial.config["arch"]].append(fmean(epoch.train_s + epoch.val_s for epoch in epochs))
+    if not measured:
+        return {}
+    costs = {arch: fmean(values) for arch, values in measured.items()}
+    a_flop_s = fmean(cost / _flops(arch) for arch, cost in costs.items())
+    return {t.trial_id: costs.get(t.config["arch"], a_flop_s * _flops(t.config["arch"])) for t in plan.trials}
+
+
+def _flops(arch: str) -> int:
+    info = catalog.architecture(arch)
+    return info.flops if info else 10**9
+
+
+def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | None:
+    """Seconds to the end of what has not ended, one trial after another; None before any epoch was measured."""
+    costs = epoch_costs_s(plan, states)
+    open_ = [trial for trial in plan.trials if is_open(states[trial.trial_id])]
+    if not costs:
+        return None
+    return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) + _to_come(plan) * fmean(costs.values())
+
+
+class Pace:
+    """How fast a sweep gets on while it is looked at: what trains side by side, and what else it costs, is in it."""
+
+    def __init__(self) -> None:
+        self._began_s: float | None = None
+        self._gained_s = 0.0  # when an epoch ended last
+        self._first: dict[str, int] = {}
+        self._done_n = 0
+
+    def left_s(self, plan: PlanRecord, states: Mapping[str, TrialState], now_s: float) -> float | None:
+        """Seconds to the end, at now_s of a clock; None before an epoch has ended since the first look, and near the end."""
+        epochs = {trial_id: state.epochs_done for trial_id, state in states.items()}
+        if self._began_s is None:
+            self._began_s, self._first = now_s, epochs
+        if sum(epochs.values()) != self._done_n:
+            self._gained_s, self._done_n = now_s, sum(epochs.values())
+        costs = epoch_costs_s(plan, states)
+        gained = sum((n - self._first.get(trial_id, 0)) * costs[trial_id] for trial_id, n in epochs.items()) if costs else 0.0
+        left = remaining_s(plan, states)
+        if not left or gained <= 0:
+            return None
+        left_s = left / gained * (self._gained_s - self._began_s) - (now_s - self._gained_s)
+        return left_s if left_s >= 1 else None
+
+
+def _to_come(plan: PlanRecord) -> int:
+    """Epochs of trials that a search has still to sample, at most."""
+    longest = max((int(trial.config["epochs"]) for trial in plan.trials), default=0)
+    return (plan.trials_at_most - len(plan.trials)) * longest
+
+
+def is_open(state: TrialState) -> bool:
+    return state.status not in ENDED and state.status is not Status.FAILED
+
+
+def _epochs_left(trial: PlannedTrial, states: Mapping[str, TrialState]) -> int:
+    return max(0, int(trial.config["epochs"]) - states[trial.trial_id].epochs_done)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Trials and epochs of a sweep, and how many have ended. A trial that has ended counts with the epochs that it trained, one
+    that a search will sample with those of the longest so far."""
+
+    trials: int
+    done: int
+    failed: int
+    epochs: int
+    epochs_done: int
+
+    @classmethod
+    def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
+        trained = sum(states[trial.trial_id].epochs_done for trial in plan.trials)
+        left = sum(_epochs_left(trial, states) for trial in plan.trials if is_open(states[trial.trial_id]))
+        left += _to_come(plan)
+        done = sum(state.status in ENDED for state in states.values())
+        failed = sum(state.status is Status.FAILED for state in states.values())
+        return cls(plan.trials_at_most, done, failed, trained + left, trained)
+
+    def __str__(self) -> str:
+        failed = f", {self.failed} failed" if self.failed else ""
+        return f"{self.done}/{self.trials} trials{failed}, {self.epochs_done}/{self.epochs} epochs"

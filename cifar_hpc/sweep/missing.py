@@ -1,0 +1,25 @@
+"""Which trials of a sweep are still to start, as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.schema import Status
+
+States = Mapping[str, TrialState]
+_MISSING = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED)
+
+
+def to_start(states: States, again: Collection[str] = ()) -> set[str]:
+    """The trials that nobody trains, and those of the failed ones that are tried again."""
+    return {
+        trial_id
+        for trial_id, state in states.items()
+        if state.status in _MISSING or (state.status is Status.FAILED and trial_id in again)
+    }
+
+
+def to_submit(states: States, again: Collection[str] = ()) -> set[str]:
+    """The same, without what already stands in a cluster's queue."""
+    return {trial_id for trial_id in to_start(states, again) if states[trial_id].status is not Status.QUEUED}

@@ -1,0 +1,54 @@
+"""What must be here before anything starts: data, weights, parents. Everything that is missing is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.lineage import parent_lacking, parent_of
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.sweep.inputs import judge_inputs, known_inputs
+from cifar_hpc.sweep.listener import Listener
+
+
+def check_there(layout: Layout, configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) -> list[str]:
+    """What is worth knowing of the images and the weights files. Raises CifarHpcError with all that is missing or cannot be
+    used, and the fetch lines.
+
+    awaiting: ids of those whose parent trains first.
+    """
+    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.models.weights import weights_lacking
+
+    root = data_root()
+    problems = [lacking(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
+    problems += [parent_lacking(config, layout) for config in configs if config.trial_id not in awaiting]
+    plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
+    problems += [weights_lacking(*pair) for pair in plain]
+    missing = list(dict.fromkeys(problem for problem in problems if problem))
+    if missing:
+        raise CifarHpcError("\n".join(missing))
+    return judge_inputs(configs)
+
+
+def findings_of(
+    before: Sequence[str], configs: Sequence[TrialConfig], notes: Sequence[str], listener: Listener
+) -> tuple[str, ...]:
+    """What the report shall say of the images and weights of the trials. before: what the spec told; notes: what was just
+    found, which the listener is told, too."""
+    for note in notes:
+        listener.note(f"warning: {note}")
+    return tuple(dict.fromkeys((*before, *known_inputs(configs)[0], *notes)))
+
+
+def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:
+    """What is known of the images and weights files before the sweep, and what nobody has looked into."""
+    notes, unseen = known_inputs(configs)
+    lines = [f"  inputs    {note}" for note in notes]
+    if unseen:
+        more = f" and {len(unseen) - 2} more" if len(unseen) > 2 else ""
+        lines.append(
+            f"  inputs    not looked into yet: {', '.join(unseen[:2])}{more}; `cifar-hpc data` does, and the sweep first"
+        )
+    return lines

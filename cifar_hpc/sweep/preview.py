@@ -1,0 +1,98 @@
+"""What `sweep` would do, in lines, before anything starts. Starts and writes nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Status
+from cifar_hpc.search.run import journal_of
+from cifar_hpc.spec.search import expected_epochs, replaced_n
+from cifar_hpc.spec.sweep import SweepSpec
+from cifar_hpc.status.advice import stage_lines
+from cifar_hpc.status.progress import remaining_s
+from cifar_hpc.status.words import duration_text, plural
+from cifar_hpc.sweep.missing import States, to_start, to_submit
+from cifar_hpc.sweep.preflight import inputs_lines
+from cifar_hpc.sweep.search_rounds import UNDONE, in_words, read_journal
+from cifar_hpc.sweep.submit import array_lines
+from cifar_hpc.sweep.where import Where, reader_of
+
+
+def preview_lines(layout: Layout, spec: SweepSpec, where: Where, *, share: bool = True, verbose: bool = False) -> list[str]:
+    """verbose: on Slurm the first batch script too."""
+    if spec.search is not None:
+        return search_lines(layout, spec)
+    plan = make_plan(spec, share=share)
+    states = reader_of(layout, plan_record(plan)).read()
+    lines = plan_lines(plan, states)
+    if site := where.slurm():
+        lines += array_lines(layout, plan, to_submit(states), site, verbose=verbose, canary=where.canary)
+    return lines
+
+
+def plan_lines(plan: Plan, states: States) -> list[str]:
+    """What would start, and what it costs where a trial of it has run."""
+    counts = Counter(state.status for state in states.values())
+    todo = to_start(states)
+    epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
+    left_s = remaining_s(plan_record(plan), states)
+    points = len({trial.point_id for trial in plan.trials})
+    lines = [
+        f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'point')}), "
+        f"{plural(len(plan.cohorts), 'cohort')}",
+        f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
+        *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
+        *stage_lines(plan_record(plan).trials, states),
+    ]
+    lines += inputs_lines(plan.trials)
+    alone_n = sum(trunk_passes([trial]) for trial in plan.trials)
+    shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
+    if shared_n < alone_n:
+        lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
+    if todo:
+        known = left_s is not None
+        lines.append(
+            f"  cost      about {duration_text(left_s)} one after another"
+            if known and left_s
+            else "  cost      not known before a trial of it has run"
+        )
+    return lines
+
+
+def search_lines(layout: Layout, spec: SweepSpec) -> list[str]:
+    """What `--dry-run` can know of a search: its bounds."""
+    search = spec.search
+    assert search is not None
+    before = read_journal(layout, spec.name)
+    record = journal_of(spec, before, 1)
+    states = reader_of(layout, record).read()
+    open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
+    new_n = record.trials_at_most - len(record.trials)
+    each = search.max_epochs // search.generations
+    left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
+    size = f"a grid of {search.space.size} points" if search.space.size is not None else "ranges"
+    lines = [
+        f"{spec.name}: {in_words(spec)}, from {size}",
+        f"  to start  at most {len(open_) + new_n} trials, at most {left + new_n * each} epochs",
+        *(
+            f"  {status.value:<9} {n}"
+            for status, n in sorted(Counter(state.status for state in states.values()).items())
+            if status is not Status.PLANNED
+        ),
+    ]
+    if search.is_population and search.scheduler:
+        lines.append(
+            f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
+            f"{replaced_n(search.num_points, search.scheduler.reduction)} go on from the best; all weights are kept"
+        )
+    elif search.scheduler and new_n:
+        about = expected_epochs(search.scheduler, new_n, search.max_epochs)
+        lines.append(
+            f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
+        )
+    lines += inputs_lines(spec.configs)
+    if before is not None and before.search and before.search["definition"] != search.definition:
+        lines.append(f"  anew      it is another search than that of the {len(before.trials)} trials under this name")
+    return lines

@@ -1,0 +1,96 @@
+"""A sweep's best configurations, or an ensemble's members, once more on training and validation images together.
+
+Owns: which trials those are. They form a sweep of their own, SWEEP-refit, whose trials have no validation figure and no rank.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar_hpc.config.normalize import refitted
+from cifar_hpc.config.plugins import load_plugins
+from cifar_hpc.config.sources import look_in
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import PlanRecord, TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.spec.parts import Resources, SweepTrial
+from cifar_hpc.spec.sweep import SweepSpec
+from cifar_hpc.sweep.driver import run_plan
+from cifar_hpc.sweep.listener import Listener, SweepOutcome
+from cifar_hpc.sweep.where import Where
+
+if TYPE_CHECKING:
+    from cifar_hpc.collect.trials import Trial
+
+
+def refit_sweep(layout: Layout, name: str, top: int, where: Where, listener: Listener) -> SweepOutcome:
+    """The best `top` points of the sweep, all their seeds."""
+    from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.scan import scan
+
+    plan = read_plan(layout, name)
+    board = make_leaderboard(scan(layout, [name]).without_earlier_stages())
+    if not board.measured:
+        raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {name}")
+    if not board.claims_ranking:
+        listener.note("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
+    refits = [
+        refit_of(layout, trial, row.best_epoch, row.axes)
+        for row in board.measured[:top]
+        for trial in row.trials
+        if trial.best_epoch is not None and row.best_epoch is not None
+    ]
+    command = ("cifar-hpc", "refit", name, "--top", str(top))
+    outcome = train_refits(layout, f"{name}-refit", refits, plan, command, where, listener)
+    point = refits[0].config.point_id
+    listener.note(f"once they have finished, all seeds of the best point label new images: cifar-hpc predict {point} FOLDER")
+    return outcome
+
+
+def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
+    """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
+    epochs = max(1, round(best_epoch))
+    config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
+    look_in(layout.sources)
+    load_plugins(config.sources or ())
+    return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
+
+
+def train_refits(
+    layout: Layout,
+    name: str,
+    refits: Iterable[SweepTrial],
+    like: PlanRecord,
+    command: tuple[str, ...],
+    where: Where,
+    listener: Listener,
+) -> SweepOutcome:
+    """Runs them as a sweep of that name, with the resources of the plan `like`. command: what goes on with it when typed.
+
+    Raises CifarHpcError where a sweep that is no refit has the name.
+    """
+
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        before = read_record(layout.sweep(name).plan, PlanRecord)
+        if before.command[:2] != command[:2]:
+            raise CifarHpcError(f"refit: {name!r} is a sweep already, of {before.spec_path}: give that one another name")
+    spec = SweepSpec(
+        name=name,
+        path=Path(like.spec_path),
+        text="",
+        trials=tuple({refit.config.trial_id: refit for refit in refits}.values()),
+        objective="val_acc",
+        resources=Resources(**like.resources),
+        warnings=(),
+    )
+    plan = make_plan(spec, share=like.share)
+    record = dataclasses.replace(plan_record(plan), command=command)
+    return run_plan(layout, plan, record, where, listener)

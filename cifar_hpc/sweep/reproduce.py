@@ -1,0 +1,84 @@
+"""Runs a finished trial again, apart from the pool, and compares its numbers with the record."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.base import run_on_node
+from cifar_hpc.planning.lineage import parent_of
+from cifar_hpc.planning.plan import Cohort, Job, Resources
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record, write_atomic
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """differences: a sentence each, none where all numbers are the same to the last bit; weights: the file, where they were
+    not kept before and are now."""
+
+    recorded: TrialResult
+    differences: tuple[str, ...]
+    weights: Path | None
+
+
+def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
+    """Raises CifarHpcError where the trial has not finished, or fails this time. Weights are kept where no number differs."""
+    files = layout.trial(trial_id)
+    try:
+        recorded = read_record(files.result, TrialResult)
+    except FileNotFoundError:
+        raise CifarHpcError(f"trial {trial_id} has not finished: there is nothing to compare with") from None
+    config = dataclasses.replace(TrialConfig.from_json(recorded.config), keep="weights")
+    resources = Resources(cpus_per_gpu=recorded.hardware.threads)
+    with tempfile.TemporaryDirectory(prefix="cifar-hpc-reproduce-") as place:
+        again = Layout(Path(place))
+        parent = parent_of(config)
+        if parent is not None:
+            again.pool.mkdir()
+            again.trial(parent).folder.symlink_to(layout.trial(parent).folder)
+        job = Job(sweep="reproduce", job_id="job-0001", cohorts=(Cohort(trials=(config,)),), resources=resources)
+        run_on_node(job, again, executor="inline")
+        try:
+            repeated = read_record(again.trial(trial_id).result, TrialResult)
+        except FileNotFoundError:
+            raise CifarHpcError(f"trial {trial_id} failed this time: {again.trial(trial_id).error.read_text()}") from None
+        differences = compare_results(recorded, repeated)
+        kept, weights = again.trial(trial_id).weights, None
+        if not differences and kept.exists() and not files.weights.exists():
+            weights = files.weights
+            with kept.open("rb") as source:
+                write_atomic(weights, lambda stream: shutil.copyfileobj(source, stream))
+    return Repeated(recorded, tuple(differences), weights)
+
+
+def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
+    """A sentence for each number that differs, then one for each circumstance that does; empty where no number differs."""
+    lines = []
+    for name in ("lr", "train_loss", "train_acc", "val_loss", "val_acc"):
+        pairs = [(getattr(a, name), getattr(b, name)) for a, b in zip(recorded.curves, repeated.curves, strict=False)]
+        wrong = [(n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b]
+        if wrong:
+            epoch, one, other = wrong[0]
+            lines.append(f"{name} differs from epoch {epoch} on: {one} recorded, {other} now")
+    for name in ("best_epoch", "outcome", "test"):
+        one, other = getattr(recorded, name), getattr(repeated, name)
+        if one != other:
+            lines.append(f"{name} differs: {one} recorded, {other} now")
+    if len(recorded.curves) != len(repeated.curves):
+        lines.append(f"epochs differ: {len(recorded.curves)} recorded, {len(repeated.curves)} now")
+    if not lines:
+        return []
+    for part in ("hardware", "provenance"):
+        one, other = getattr(recorded, part), getattr(repeated, part)
+        names = [field.name for field in dataclasses.fields(one) if field.name not in ("host", "peak_memory_gb")]
+        lines += [
+            f"{n}: {getattr(one, n)} then, {getattr(other, n)} now" for n in names if getattr(one, n) != getattr(other, n)
+        ]
+    return lines

@@ -1,0 +1,155 @@
+"""The rounds of a search: its points are sampled one after another while others train, side by side, through Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Collection, Iterator
+
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.plan import Job
+from cifar_hpc.records import claims
+from cifar_hpc.records.jobs import reserve_numbers
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Claim, PlanRecord, Status
+from cifar_hpc.records.store import append_records, read_record, write_changed, write_record
+from cifar_hpc.search.run import SearchRun, journal_of
+from cifar_hpc.search.samplers import check_sampler
+from cifar_hpc.spec.sweep import SweepSpec
+from cifar_hpc.sweep.listener import Begun, Listener
+from cifar_hpc.sweep.missing import States
+from cifar_hpc.sweep.preflight import check_there, findings_of
+from cifar_hpc.sweep.rounds import MOST_STARTS, WAIT_S
+from cifar_hpc.sweep.where import On, Where, reader_of
+
+UNDONE = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED, Status.RUNNING)
+SAMPLE = ("sample",)  # what is ready where a search goes on: which trials that are it says itself
+
+
+class SearchRounds:
+    """again: failed trials that are tried once more. Raises CifarHpcError where the search cannot run here."""
+
+    leaves = False
+    pause_s = WAIT_S
+
+    def __init__(self, layout: Layout, spec: SweepSpec, where: Where, again: Collection[str] = ()) -> None:
+        assert spec.search is not None
+        self._layout, self._spec, self._again, self._where = layout, spec, again, where
+        self._search = spec.search
+        self._starts: Counter[str] = Counter()
+        self._rounds_n = 0
+        self._notes: list[str] = []
+        self.reader = reader_of(layout, journal_of(spec, read_journal(layout, spec.name), 1))
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For this process alone. Raises CifarHpcError where a living one has it."""
+        if self._where.on is On.INLINE or self._where.slurm() is not None:
+            raise CifarHpcError(
+                "search: trials are judged while they train side by side, through Ray. "
+                f"On a cluster: sbatch slurm/ray_cluster.sbatch {self._spec.path}; on this machine: --on ray"
+            )
+        check_sampler(self._search)
+        self._notes = check_there(self._layout, self._spec.configs)
+        name, files = self._spec.name, self._layout.sweep(self._spec.name).driver
+        claim = claims.claim_trial(files, name, f"{name}/driver")
+        if claim is None:
+            owner = read_record(files.claims()[-1], Claim)
+            raise CifarHpcError(f"{name}: process {owner.pid} on {owner.host} runs this search; it has one at a time")
+        try:
+            with claims.heartbeat([files.claim(claim.attempt)]):
+                yield
+        finally:
+            claims.remove_claims(files)
+            with contextlib.suppress(OSError):
+                files.folder.rmdir()
+
+    def prepare(self, listener: Listener) -> States:
+        findings = findings_of(self._spec.findings, self._spec.configs, self._notes, listener)
+        self._spec = dataclasses.replace(self._spec, findings=findings)
+        self.reader.plan = journal_of(self._spec, read_journal(self._layout, self._spec.name), 1)
+        return self.reader.read()
+
+    def begun(self, states: States) -> Begun | None:
+        run = self._preview()
+        if run.peek() is None and not run.waits:
+            return None
+        most_n = self.reader.plan.trials_at_most
+        return Begun(
+            sweep=self._spec.name,
+            trials_n=most_n,
+            all_n=most_n,
+            cohorts_n=most_n,
+            where="ray",
+            root=self._layout.root,
+            what=in_words(self._spec),
+        )
+
+    def ready(self, states: States) -> Collection[str]:
+        """A population may go on now that what it waited for has ended."""
+        if self._rounds_n == 0:
+            return SAMPLE
+        undone = [trial_id for trial_id, state in states.items() if state.status in UNDONE]
+        if undone and (self.elsewhere(states) or all(self._starts[trial_id] >= MOST_STARTS for trial_id in undone)):
+            return ()
+        return SAMPLE if self._preview().peek() is not None else ()
+
+    def start(self, ready: Collection[str], listener: Listener) -> None:
+        from cifar_hpc.executors.ray.executor import RayTuneExecutor
+
+        self._rounds_n += 1
+        files, executor = self._layout.sweep(self._spec.name), RayTuneExecutor()
+        write_changed(files.spec, self._spec.text.encode())
+        handles: dict[str, tuple[Job, str]] = {}
+
+        def started(job: Job, handle: str) -> None:
+            self._starts.update(job.trial_ids)
+            handles[job.job_id] = job, handle
+            append_records(files.jobs, [job.event("submitted", executor.name, handle)])
+
+        def write(record: PlanRecord) -> None:
+            self.reader.plan = record
+            write_record(files.plan, record)
+
+        first_job = reserve_numbers(files, self.reader.plan.trials_at_most + len(self._spec.trials) + 1)
+        journal = read_journal(self._layout, self._spec.name)
+        run = SearchRun(self._layout, self._spec, journal, again=self._again, first_job=first_job, write=write)
+        write(run.record)
+        self._again = ()
+        try:
+            executor.search(self._layout, run, started)
+        finally:
+            append_records(files.jobs, [job.event("ended", executor.name, handle) for job, handle in handles.values()])
+
+    def settle(self) -> States:
+        return self.reader.read()
+
+    def elsewhere(self, states: States) -> Collection[str]:
+        """What another sweep trains, where nothing else is left to wait for."""
+        undone = [trial_id for trial_id, state in states.items() if state.status in UNDONE]
+        return undone if all(states[trial_id].status is Status.RUNNING for trial_id in undone) else ()
+
+    def _preview(self) -> SearchRun:
+        """The search as it would go on, written nowhere."""
+        journal = read_journal(self._layout, self._spec.name)
+        return SearchRun(self._layout, self._spec, journal, again=self._again, first_job=1, write=lambda record: None)
+
+
+def read_journal(layout: Layout, name: str) -> PlanRecord | None:
+    """The search of that name as it was left; None where there is none."""
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        return read_record(layout.sweep(name).plan, PlanRecord)
+    return None
+
+
+def in_words(spec: SweepSpec) -> str:
+    """'at most 8 points with 3 seeds each, sampled at random'."""
+    assert spec.search is not None
+    search, by = spec.search, spec.search.algorithm
+    sampled = f"sampled {'at random' if by == 'random' else f'by {by}'}"
+    if search.is_population:
+        return f"a population of {search.num_points}, {sampled}"
+    n = min(search.num_points, search.space.size or search.num_points)
+    seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
+    return f"at most {n} points{seeds}, {sampled}"

@@ -1,0 +1,124 @@
+"""`status`, `report` and `report --watch` have one answer on where a trial stands, and one filter."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, write_trial
+from cifar_hpc.cli import app
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.claims import claim_trial, release_claim
+from cifar_hpc.records.jobs import JobState, own_handle
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import EpochRecord, JobEvent, Outcome, TrialResult
+from cifar_hpc.records.store import append_records, read_record, write_record
+from cifar_hpc.spec.load import load_spec
+
+SPEC = """\
+name: s
+dataset: {name: digits, train_size: 200}
+base: {epochs: 3}
+grid: {arch: [linear, simple_cnn], lr: [0.1, 1e-5]}
+"""
+
+
+def call(*words: str):
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    (tmp_path / "s.yaml").write_text(SPEC)
+    plan = make_plan(load_spec(tmp_path / "s.yaml"))
+    layout = Layout(results_root())
+    write_record(layout.sweep("s").plan, plan_record(plan))
+    return layout, plan
+
+
+def _of_status(layout: Layout) -> dict[str, str]:
+    return {row["trial_id"]: row["status"] for row in json.loads(call("status", "s", "--format", "json").stdout)}
+
+
+def _of_report(layout: Layout) -> dict[str, str]:
+    rows = json.loads(call("report", "s", "--format", "json").stdout)
+    found = {trial_id: "completed" for row in rows for trial_id in row["trials"]}
+    for trial_id in (i for row in rows for i in (*row["failed"], *row["unfinished"])):
+        told = call("report", "s", f"id={trial_id}", "--format", "json").stderr
+        found[trial_id] = next(word for word in ("planned", "queued", "running", "cancelled", "failed", "lost") if word in told)
+    return found
+
+
+def _event(event: str, trial_id: str, executor: str, handle: str) -> JobEvent:
+    about = {"at": "2026-01-01T00:00:00Z", "job_id": "job-0001", "executor": executor, "handle": handle}
+    return JobEvent(event=event, trial_ids=(trial_id,), **about)
+
+
+def test_a_trial_that_another_sweeps_search_stopped_is_planned_for_both(sweep):
+    layout, plan = sweep
+    for config in plan.trials[:2]:
+        write_trial(layout, config, Images.draw(50, 10))
+    files = layout.trial(plan.trials[1].trial_id)
+    stopped = dataclasses.replace(read_record(files.result, TrialResult), outcome=Outcome.PRUNED, job="other/job-0001")
+    write_record(files.result, stopped)
+    assert _of_status(layout)[plan.trials[1].trial_id] == "planned"
+    assert _of_report(layout) == _of_status(layout)
+
+
+def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):
+    layout, plan = sweep
+    append_records(layout.sweep("s").jobs, [_event("submitted", plan.trials[0].trial_id, "slurm", "77_0")])
+    queue = "cifar_hpc.executors.slurm.queue.SlurmQueue"
+    monkeypatch.setattr(f"{queue}.states", lambda self, handles: dict.fromkeys(handles, JobState.QUEUED))
+    monkeypatch.setattr(f"{queue}.explain", lambda self, handles: dict.fromkeys(handles, "PENDING (Priority)"))
+    assert _of_status(layout)[plan.trials[0].trial_id] == "queued"
+    assert _of_report(layout) == _of_status(layout)
+
+
+def test_an_interrupted_trial_says_its_epoch_and_is_no_failure_for_both(sweep):
+    layout, plan = sweep
+    trial_id = plan.trials[0].trial_id
+    claim = claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
+    epoch = EpochRecord(epoch=2, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=0.5, train_s=3.0, val_s=1.0)
+    append_records(layout.trial(trial_id).metrics, [epoch])
+    release_claim(layout.trial(trial_id), claim)
+    assert "interrupted after epoch 2" in call("status", "s").stdout
+    assert _of_report(layout) == _of_status(layout)
+    assert "lost" not in call("report", "s").stderr
+
+
+def test_a_watched_report_ends_where_a_trial_was_cancelled_and_nobody_trains(sweep, monkeypatch):
+    layout, plan = sweep
+    for config in plan.trials[1:]:
+        write_trial(layout, config, Images.draw(50, 10))
+    job = plan.trials[0].trial_id, "inline", own_handle()
+    append_records(layout.sweep("s").jobs, [_event("submitted", *job), _event("cancelled", *job)])
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits for a trial that nobody will train"))
+    told = call("report", "s", "--watch")
+    assert told.exit_code == 0
+    assert "1 cancelled" in told.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+@pytest.mark.parametrize("term", ["test_acc>0", "status=completed", "lr=1e-5", "epochs_done>=1", "outcome=finished"])
+def test_what_one_prints_filters_the_other(sweep, command, term):
+    layout, plan = sweep
+    for config in plan.trials[:2]:
+        write_trial(layout, config, Images.draw(50, 10))
+    told = call(command, "s", term, "--format", "json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)
+
+
+def test_a_value_as_a_table_prints_it_is_a_value_of_the_filter(sweep):
+    layout, plan = sweep
+    for config in plan.trials:
+        write_trial(layout, config, Images.draw(50, 10))
+    shown = call("report", "s").stdout
+    assert "1e-5" in shown and "1e-5" in call("status", "s", "lr<1").stdout
+    for command in ("status", "report"):
+        rows = json.loads(call(command, "s", "weights=from scratch", "--format", "json").stdout)
+        assert len(rows) == len(plan.trials)
