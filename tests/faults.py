@@ -349,6 +349,11 @@ class Score:
     refusals: Counter[str]
     wrong: list[str]
 
+    def add(self, wrong: str) -> None:
+        if wrong:
+            print(wrong, end="\n\n", flush=True)
+            self.wrong.append(wrong)
+
 
 def attack(root: Path, kills: int, refusals: int, until: float, seed: int) -> Score:
     """As many attacks as asked for, of both kinds in turns over all commands, until the time is up."""
@@ -361,14 +366,14 @@ def attack(root: Path, kills: int, refusals: int, until: float, seed: int) -> Sc
             most = min(MOST_CHAINED, kills - score.kills.total())
             done, wrong = attack_with_kills(place, command, draw, "attacked", most)
             score.kills[command.name] += done
-            score.wrong += [wrong] if wrong else []
+            score.add(wrong)
         for _ in range(3):
             if score.refusals.total() >= refusals or time.monotonic() > until:
                 break
             at, refusal, sticky = draw.randint(1, place.writes[command.name]), draw.choice(REFUSALS), draw.random() < 0.5
             wrong = attack_with_refusal(place, command, at, refusal, sticky, "attacked")
             score.refusals[command.name] += 1
-            score.wrong += [wrong] if wrong else []
+            score.add(wrong)
     return score
 
 
@@ -383,8 +388,6 @@ def main() -> None:
     import_everything()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         score = attack(Path(folder), args.kills, args.failures, begun + args.seconds, args.seed)
-    for wrong in score.wrong:
-        print(wrong, end="\n\n")
     print(f"kills -9: {score.kills.total()} of {args.kills} ({_each(score.kills)})")
     print(f"refused writes: {score.refusals.total()} of {args.failures} ({_each(score.refusals)})")
     print(f"{len(score.wrong)} left a traceback or other numbers; {time.monotonic() - begun:.0f} s, seed {args.seed}")
