@@ -14,12 +14,14 @@ import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.config.architecture import UnusableArchError
 from cifar_hpc.config.sources import OwnCodeError, find_source, load_source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
 from cifar_hpc.errors import SpecError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.testing import check_dataset, check_network
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of, numbers
 from tests.test_train_loop import result_of
@@ -261,6 +263,15 @@ def test_the_command_line_shows_trains_exports_and_says_what_changed(place: Path
     find_source.cache_clear()
     dry = runner.invoke(app, ["sweep", str(path), "--dry-run"])
     assert "mynets.py:TinyNet has changed: 1 trial trains again" in dry.output, dry.output
+
+
+def test_the_published_contract_tests_pass_what_is_right_and_name_what_is_wrong(place: Path) -> None:
+    assert check_network("mynets.py:Told", folder=place, width=6).names == ("stem", "body", "classifier")
+    assert check_dataset("mydata.py:load", folder=place, n=30).classes == ("a", "b", "c")
+    (place / "mynets.py").write_text(NETS.replace("self.body = conv", "self.unused = nn.Linear(1, 1); self.body = conv"))
+    find_source.cache_clear()
+    with pytest.raises((AssertionError, UnusableArchError), match="unused"):
+        check_network("mynets.py:Told", folder=place)
 
 
 def test_a_data_sets_own_validation_split_is_used_and_joined_for_a_refit(place: Path) -> None:

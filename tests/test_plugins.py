@@ -13,6 +13,7 @@ from cifar_hpc.config.sources import OwnCodeError, find_source
 from cifar_hpc.errors import SpecError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.testing import check_plugin
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
 from tests.test_train_loop import result_of
@@ -108,6 +109,16 @@ def test_a_plugins_fault_is_told_with_its_line_before_anything_trains(place: Pat
     with pytest.raises(SpecError) as caught:
         load_spec(place / "mine.yaml")
     assert told in str(caught.value) and "mine.yaml:4: plugins[0]" in str(caught.value)
+
+
+def test_the_published_contract_tests_try_what_a_plugin_registers(place: Path) -> None:
+    check_plugin("mine.py", folder=place)
+    lines = (
+        "from cifar_hpc.config.plugins import register_schedule\nregister_schedule('growing', lambda step, steps: 2 + step)\n"
+    )
+    (place / "other.py").write_text(lines)
+    with pytest.raises(AssertionError, match=r"schedule growing: .* 0 to 1 is needed"):
+        check_plugin("other.py", folder=place)
 
 
 def test_what_is_registered_outside_a_plugin_has_no_code_to_stand_for_it() -> None:

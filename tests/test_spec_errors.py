@@ -20,11 +20,15 @@ NAMES = (
 CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole answer
     "a typo in an architecture names the line and the nearest": (
         HEAD + "grid:\n  arch: [resnet18, resnet3]\n",
-        "x.yaml:4: grid.arch[1]: 'resnet3'; one of 86 architectures (`cifar-hpc arch` lists them). Did you mean 'resnet34'?",
+        "x.yaml:4: grid.arch[1]: 'resnet3'; one of 86 architectures (`cifar-hpc arch` lists them), "
+        "or one's own: FILE.py:NAME or MODULE:NAME. "
+        "Did you mean 'resnet34'?",
     ),
     "an architecture in capitals": (
         HEAD + "base:\n  arch: ResNet18\n",
-        "x.yaml:4: base.arch: 'ResNet18'; one of 86 architectures (`cifar-hpc arch` lists them). Did you mean 'resnet18'?",
+        "x.yaml:4: base.arch: 'ResNet18'; one of 86 architectures (`cifar-hpc arch` lists them), "
+        "or one's own: FILE.py:NAME or MODULE:NAME. "
+        "Did you mean 'resnet18'?",
     ),
     "an unknown section": (
         HEAD + "bsae: {arch: linear}\n",
@@ -187,7 +191,8 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "a data set that is not known": (
         "name: x\ndataset: cifar-10\nbase: {arch: linear}\n",
-        "x.yaml:2: dataset.name: 'cifar-10'; one of cifar10, cifar100, mnist, fashion_mnist, digits, folder. "
+        "x.yaml:2: dataset.name: 'cifar-10'; one of cifar10, cifar100, mnist, fashion_mnist, digits, folder, torchvision/NAME, "
+        "hf/PATH, or one's own: FILE.py:FUNCTION or MODULE:FUNCTION. "
         "Did you mean 'cifar10'?",
     ),
     "more images than there are": (
