@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.freeze import frozen_blocks
+from cifar_hpc.models import facts
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.facts import takes_side
 from cifar_hpc.models.freezing import freeze_blocks
@@ -134,3 +135,10 @@ def test_the_smallest_side_is_the_smallest_that_works(arch: str):
     info = _info(arch)
     assert takes_side(arch, info.min_side)
     assert not takes_side(arch, info.min_side - 1)
+
+
+def test_batch_norm_takes_one_image_from_the_side_that_the_catalogue_says():
+    for arch in ("resnet18", "mobilenet_v3_small", "simple_cnn"):
+        info = catalog.architecture(arch)
+        assert facts._several(arch, info.norm_side) and not facts._several(arch, info.norm_side - 1)
+    assert catalog.architecture("vit_b_16").norm_side == 0

@@ -203,6 +203,11 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         "name: x\ndataset: {name: cifar10, train_size: 10}\nbase: {arch: linear}\n",
         "x.yaml:2: dataset.train_size: 10; at least 20: of each of 10 classes one to train on and one to validate with.",
     ),
+    "batches of one image before BatchNorm": (
+        "name: x\ndataset: digits\nbase: {arch: resnet18, image_size: 32, batch_size: 1}\n",
+        "x.yaml:3: base.batch_size: batch_size 1: batches of one image; BatchNorm of resnet18 trains on two images or more at "
+        "image_size 32, and on one from 33 on.",
+    ),
     "a folder that is not there": (
         "name: x\ndataset: {folder: photos}\nbase: {arch: linear}\n",
         "x.yaml:2: dataset.folder: no such folder; a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, "

@@ -45,7 +45,7 @@ def sweep(
 def retry(name: SweepName, terms: FilterText = None, on: OnOption = On.AUTO, profile: ProfileOption = None) -> None:
     """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
 
-    For what failed of the machine. What failed of a mistake in the spec: mend the spec and type `sweep`.
+    For what failed of the machine. What failed of the spec or the images: mend them and type `sweep`.
     """
     from cifar_hpc.sweep.retry import retry_failed
 

@@ -204,10 +204,11 @@ def _check_ghost_batches(ghost_batches: int | None, batch_size: int) -> Finding 
 
 
 def _check_norms(
-    arch: str, freeze: Any, classifier: str, image_size: int | None, batch_size: int, train_n: int | None
+    network: tuple[str, str], freeze: Any, classifier: str, image_size: int | None, batch_size: int, train_n: int | None
 ) -> Finding | None:
     """BatchNorm cannot train on a batch that gives it one value a channel."""
-    info = known_architecture(arch)
+    arch, stem = network
+    info = known_architecture(arch) if stem == "imagenet" else None  # the sides are those of the published stem
     smallest = batch_size if train_n is None else train_n // -(-train_n // batch_size)
     if info is None or not info.norm_side or image_size is None or smallest > 1 or freeze == "all" or classifier != "linear":
         return None
@@ -240,7 +241,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (
         _check_norms,
-        lambda c: (c.arch, c.freeze, c.classifier, c.image_size, c.batch_size, _training_images(c)),
+        lambda c: ((c.arch, c.stem), c.freeze, c.classifier, c.image_size, c.batch_size, _training_images(c)),
     ),
     (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
 )

@@ -24,7 +24,7 @@ def failure_lines(plan: PlanRecord) -> list[str]:
     """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one."""
     return [
         f"why: cifar-hpc logs {plan.sweep}",
-        f"once mended: cifar-hpc retry {plan.sweep}   (a mistake in the spec: mend it there, then {sweep_command(plan)})",
+        f"once mended: cifar-hpc retry {plan.sweep}   (of the spec or the images: mend them, then {sweep_command(plan)})",
     ]
 
 
