@@ -179,7 +179,7 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
     assert len(record["curves"]) == 300 > before
 
 
-@pytest.mark.parametrize("unwritable", [(".checkpoint.pt.", ".error.json."), (".checkpoint.pt.", ".claim-")])
+@pytest.mark.parametrize("unwritable", [(".predictions.npz.", ".error.json."), (".predictions.npz.", ".claim-")])
 def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, tmp_path, unwritable):
     """Some files cannot be opened for writing, in a process of its own: the one that would wait for itself."""
     (tmp_path / "full.py").write_text(
