@@ -14,11 +14,10 @@ import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.architecture import UnusableArchError
 from cifar_hpc.config.sources import OwnCodeError, find_source, load_source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
-from cifar_hpc.errors import SpecError
+from cifar_hpc.errors import SpecError, UnusableArchError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.testing import check_dataset, check_network
