@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig, keys_with
-from cifar_hpc.planning.cohorts import MOST_MEMBERS, group_cohorts, trunk_passes, work_of
+from cifar_hpc.planning.cohorts import MOST_MEMBERS, group_cohorts, parts_of, trunk_passes, work_of
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)
 
@@ -100,3 +100,11 @@ def test_every_trial_is_in_one_cohort_whose_members_differ_only_in_what_may_diff
     for cohort in cohorts:
         assert len(cohort.trials) <= MOST_MEMBERS
         assert len({tuple(getattr(trial, name) for name in common) for trial in cohort.trials}) == 1
+
+
+def test_a_cohort_is_cut_into_parts_that_a_devices_memory_holds_and_keeps_its_order():
+    trials = trials_of(freeze=["none"], lr=[0.1, 0.2, 0.3, 0.4, 0.5])  # 0.22 GB each, copies counted
+    assert [len(part) for part in parts_of(trials, 0.5)] == [2, 2, 1]
+    assert [trial for part in parts_of(trials, 0.5) for trial in part] == trials
+    assert [len(part) for part in parts_of(trials, 0.1)] == [1] * 5
+    assert [len(part) for part in parts_of(trials, 40.0)] == [5] and parts_of([], 1.0) == []

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from cifar_hpc.errors import Interrupted
+from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.train.graphs import EAGER_FIRST, Captured, Graphs
+from cifar_hpc.train.optimizers import build_optimizer, load_optimizer
 from cifar_hpc.train.tables import Table
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -84,3 +86,27 @@ def test_a_table_gives_each_step_its_tensors_in_the_same_place():
     assert [table.take()[2].item() for _ in range(4)] == [0.5, 1.5, 2.5, 3.5]
     with pytest.raises(ValueError, match="the first"):
         table.fill([[torch.arange(4), *steps[0][1:]]])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "muon"])
+def test_loaded_averages_lie_in_memory_as_their_parameters_do(optimizer):
+    """Fused optimisers refuse others; a checkpoint of a GPU held channels_last ones in plain order."""
+    config = digits_config(optimizer=optimizer, lr=0.01)
+    model = build_model(config, 10, 1).to(memory_format=torch.channels_last)
+    made = [build_optimizer(config, list(model.blocks)) for _ in range(2)]
+    model(torch.randn(4, 1, 8, 8)).square().mean().backward()
+    made[0].step()
+    plain = _in_plain_order(made[0].state_dict())
+    load_optimizer(made[1], plain)
+    inner = getattr(made[1], "adamw", made[1])
+    averages = [(p, v) for p, held in inner.state.items() for v in held.values() if v is not None and v.shape == p.shape]
+    assert averages and all(value.stride() == p.stride() for p, value in averages)
+    made[1].step()
+
+
+def _in_plain_order(value):
+    if isinstance(value, torch.Tensor):
+        return value.contiguous()
+    if isinstance(value, dict):
+        return {key: _in_plain_order(item) for key, item in value.items()}
+    return [_in_plain_order(item) for item in value] if isinstance(value, list) else value

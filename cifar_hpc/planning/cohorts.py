@@ -119,6 +119,20 @@ def _suffix_passes(trials: Sequence[TrialConfig]) -> float:
     return sum(trial.epochs * 3 * (1 - _flop_share(trial.network, _depth(trial))) for trial in trials)
 
 
+def parts_of(trials: Sequence[TrialConfig], room_gb: float) -> list[list[TrialConfig]]:
+    """A cohort's trials, in their order, in parts whose members take at most so much memory; one alone may take more."""
+    parts: list[list[TrialConfig]] = []
+    left_gb = 0.0
+    for trial in trials:
+        size_gb = _memory_gb(trial)
+        if not parts or size_gb > left_gb:
+            parts.append([])
+            left_gb = room_gb
+        parts[-1].append(trial)
+        left_gb -= size_gb
+    return parts
+
+
 def _memory_gb(trial: TrialConfig) -> float:
     info = known_architecture(trial.network)
     if info is None:

@@ -72,7 +72,8 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     share: train trials side by side where they have a trunk in common; else each alone, with the same numbers.
     """
     trials = tuple(trial.config for trial in spec.trials)
-    cohorts = group_cohorts(trials, spec.resources.memory_gb) if share else alone(trials)
+    host_gb = None if spec.resources.gpus else spec.resources.memory_gb  # a GPU's own memory is seen where it is
+    cohorts = group_cohorts(trials, host_gb) if share else alone(trials)
     return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=levels_of(trials), share=share)
 
 

@@ -8,6 +8,7 @@ work. Where nothing can be captured the same work is done eagerly, with the same
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -35,7 +36,7 @@ class Graphs:
         return not self.why_not
 
     def begin(self) -> None:
-        self._stream, *self._beside = (torch.cuda.Stream(self.device) for _ in range(1 + STREAMS))  # type: ignore[no-untyped-call]
+        self._stream, *self._beside = _streams(self.device)
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
@@ -85,6 +86,12 @@ class Graphs:
         if not self.captured_n:
             return f"eager: {reasons or 'too few steps'}"
         return f"captured, in part eager: {reasons}" if reasons else "captured"
+
+
+@functools.cache
+def _streams(device: torch.device) -> tuple[torch.cuda.Stream, ...]:
+    """Once a process: libraries keep memory of their own for each stream."""
+    return tuple(torch.cuda.Stream(device) for _ in range(1 + STREAMS))  # type: ignore[no-untyped-call]
 
 
 class Captured:

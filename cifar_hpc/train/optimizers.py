@@ -54,11 +54,17 @@ def put_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float] | Tensor)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict` that leaves the rates where a captured step reads them."""
+    """`load_state_dict` that leaves the rates where a captured step reads them, and averages as their parameters lie, which
+    fused optimisers demand."""
     rates = [group["lr"] for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+    for part in (optimizer, optimizer.adamw) if isinstance(optimizer, Muon) else (optimizer,):
+        for parameter, averages in part.state.items():
+            for name, value in averages.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                    averages[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def build_sgd(config: TrialConfig, groups: Groups, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import torch
@@ -48,3 +49,13 @@ _WORDS = (
     "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
     "Cuda failure 2 'out of memory'",  # NCCL's
 )
+
+
+def give_back() -> None:
+    """Returns to the device what this process took of it and does not need any more. Networks cut into blocks hold themselves,
+    and cuBLAS keeps a workspace for each stream."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        torch._C._cuda_clearCublasWorkspaces()
+        torch.cuda.empty_cache()

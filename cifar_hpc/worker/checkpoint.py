@@ -79,7 +79,7 @@ def _copied(value: Any) -> Any:
     GPU. A view becomes a tensor of its own, since torch.save would write all that it is a view of."""
     if isinstance(value, torch.Tensor):
         if value.is_cuda:
-            own = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+            own = torch.empty_like(value, device="cpu", pin_memory=True)  # in the same order in memory
             return own.copy_(value.detach(), non_blocking=True)
         return value.detach().clone()
     if isinstance(value, dict):

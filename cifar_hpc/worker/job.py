@@ -7,7 +7,6 @@ specs nor schedulers.
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import os
 import shutil
@@ -23,14 +22,17 @@ from cifar_hpc.distributed.launch import Link, run_ranks
 from cifar_hpc.distributed.rendezvous import Failure, Meeting, RanksFailedError, Team
 from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import Interrupted
+from cifar_hpc.planning.cohorts import parts_of
 from cifar_hpc.planning.lineage import awaits_parent
 from cifar_hpc.planning.plan import Cohort, Job
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.train.portions import is_out_of_memory
+from cifar_hpc.train.device import choose_device
+from cifar_hpc.train.portions import give_back, is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
 
+DEVICE_FRAC = 0.5  # of a GPU's free memory for the weights of trials side by side; images and activations take the rest
 _MEETINGS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
 
 __all__ = ["EpochHook", "Interrupted", "run_job"]
@@ -127,7 +129,7 @@ class _Cohort:
                 attempt = Attempt.begin(config, self.layout, job_name, open_n)
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
-                parts = [self.attempts] if self.attempts else []
+                parts = self._parts(meeting)
                 while parts:
                     part, *parts = parts
                     order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.taps_on_device)
@@ -137,15 +139,22 @@ class _Cohort:
             for attempt in _unfinished(self.attempts):
                 attempt.release()
 
+    def _parts(self, meeting: Meeting | None) -> list[list[Attempt]]:
+        """All side by side, or as many as the free memory of this process's GPU holds: the plan knew no device."""
+        if not self.attempts or meeting is not None or choose_device(self.job.resources.gpus).type != "cuda":
+            return [self.attempts] if self.attempts else []
+        room_gb = DEVICE_FRAC * torch.cuda.mem_get_info()[0] / 1e9
+        left = iter(self.attempts)
+        parts = parts_of([attempt.config for attempt in self.attempts], room_gb)
+        return [list(itertools.islice(left, len(part))) for part in parts]
+
     def _train(self, order: Order, meeting: Meeting | None) -> bool:
         """Trains a part to its end, and gives back what it took; False where the memory does not hold so much but may hold
         less."""
         try:
             return self._trained(order, meeting)
         finally:
-            gc.collect()  # networks cut into blocks hold themselves
-            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-                torch.cuda.empty_cache()
+            give_back()
 
     def _trained(self, order: Order, meeting: Meeting | None) -> bool:
         try:
