@@ -17,12 +17,12 @@ from tests.helpers.simulated_gpu.build import build, why_not
 TRIALS = ["members", "probes sgd", "probes adamw", "augmented", "svm", "knn", "lr auto", "weights kept", "host kept"]
 OTHERS = ["dropout", "resumed", "given back", "augmentations", "launches"]
 LAUNCHES = {  # of a step done eagerly, in float32; captured ones are a single launch
-    "simple_cnn": 90,
-    "resnet18": 200,
-    "resnet18 with an average": 210,
-    "resnet18 with muon": 700,
-    "probes": 40,
-    "probes with adamw": 50,
+    "simple_cnn": 110,
+    "resnet18": 310,
+    "resnet18 with an average": 330,
+    "resnet18 with muon": 800,
+    "probes": 60,
+    "probes with adamw": 80,
 }
 
 pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), pytest.mark.timeout(900)]
@@ -47,7 +47,7 @@ def test_trials_on_a_gpu_have_the_cpus_losses_and_their_steps_wait_for_nothing(t
     assert "error" not in told[name], told[name]["error"]
     for here, cpu in zip(told[name]["gpu"], told[name]["cpu"], strict=True):
         assert (here["device"], cpu["device"]) == ("cuda", "cpu")
-        assert losses(here) == pytest.approx(losses(cpu), rel=1e-4 if name == "members" else 1e-5)
+        assert losses(here) == pytest.approx(losses(cpu), rel=1e-4 if name in ("members", "lr auto") else 1e-5)
     assert told[name]["waits"] == {}
 
 
