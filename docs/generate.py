@@ -5,6 +5,7 @@ A page holds `<!-- generated: NAME -->` where one of them stands. mkdocs calls o
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,6 +60,20 @@ def commands() -> str:
     return "\n".join(lines)
 
 
+def api() -> str:
+    import cifar_hpc
+
+    lines = [f"```text\n{inspect.getdoc(cifar_hpc)}\n```\n"]
+    for name in sorted(name for name in cifar_hpc.__all__ if not name.startswith("_")):
+        thing = getattr(cifar_hpc, name)
+        lines.append(f"## {name}\n\n{_plain(inspect.getdoc(thing) or '')}\n")
+        for member, value in vars(thing).items() if inspect.isclass(thing) else ():
+            told = None if member.startswith("_") or not callable(value) else inspect.getdoc(value)
+            if told:
+                lines.append(f"**{member}** `{inspect.signature(value)}`: {_plain(told)}\n")
+    return "\n".join(lines)
+
+
 def profile() -> str:
     return f"```yaml\n{(DOCS.parent / 'slurm' / 'example.yaml').read_text().rstrip()}\n```"
 
@@ -83,4 +98,4 @@ def _plain(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("[", "\\[")
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"spec keys": spec_keys, "commands": commands, "profile": profile}
+PARTS: Mapping[str, Callable[[], str]] = {"spec keys": spec_keys, "commands": commands, "api": api, "profile": profile}
