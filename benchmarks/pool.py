@@ -160,7 +160,7 @@ def write_trial(
         train=SplitMetrics(loss=at_best.train_loss, acc=at_best.train_acc, n=45_000),
         val=val,
         test=test,
-        classes=DATASETS[config.dataset.name].classes,
+        classes=DATASETS[config.dataset.name].classes or tuple(f"class {k}" for k in range(10)),
         train_n=45_000,
         params_total=params,
         params_trained=int(params * (1 - 0.95 * frozen)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.pool import Images, configs, write_plan, write_trial
+from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
@@ -17,12 +18,14 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
 from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.page import ledger_table
+from cifar_hpc.report.page_tables import ledger_table
 from cifar_hpc.report.summary import headline
 
 IMAGES = Images.draw(500, 100)
@@ -43,24 +46,31 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
         )
         for (arch, lr), score in sorted(cells.items(), key=lambda cell: -cell[1])
     )  # fmt: skip
-    return Leaderboard(objective="val_acc", axes=("arch", "lr"), rows=rows, image_sets=1)
+    return Leaderboard(objective="val_acc", axes=("arch", "lr"), rows=rows)
 
 
-def test_effects_of_an_unbalanced_grid_do_not_credit_one_axis_with_anothers_gain() -> None:
-    """score = arch (a 0, b 0.10) + lr (1: 0, 2: 0.02); b was only run at lr 2, so plain means would give lr 0.06 too much."""
-    cells = {("a", 1.0): 0.50, ("a", 2.0): 0.52, ("b", 2.0): 0.62, ("c", 1.0): 0.50, ("c", 2.0): 0.52}
-    effects = measure_effects(additive_board(cells)).effects
-    lr = {effect.value: effect.mean for effect in effects["lr"]}
-    arch = {effect.value: effect.mean for effect in effects["arch"]}
-    assert lr[2.0] - lr[1.0] == pytest.approx(0.02)
-    assert arch["b"] - arch["a"] == pytest.approx(0.10)
+def test_an_effect_is_over_configurations_that_differ_in_nothing_else() -> None:
+    """b was only run at lr 2, where a and c were too: lr is told by a and c alone, arch by lr 2 alone. Nothing is filled in."""
+    cells = {("a", 1.0): 0.50, ("a", 2.0): 0.52, ("b", 2.0): 0.62, ("c", 1.0): 0.50, ("c", 2.0): 0.54}
+    lr, arch = sorted(measure_effects(additive_board(cells)).matched, key=lambda effect: effect.axis, reverse=True)
+    assert (lr.values, lr.scores.tolist()) == ((1.0, 2.0), [[0.50, 0.54], [0.50, 0.52]])
+    assert lr.means.tolist() == pytest.approx([0.50, 0.53])
+    assert (arch.values, arch.scores.tolist(), arch.half) == (("a", "b", "c"), [[0.52, 0.62, 0.54]], None)
 
 
-def test_an_axis_that_another_determines_takes_none_of_its_importance() -> None:
-    """lr follows arch: it is left out, and arch explains everything."""
-    board = additive_board({("a", 1.0): 0.5, ("b", 1.0): 0.6, ("c", 2.0): 0.7})
-    found = measure_effects(dataclasses.replace(board, rows=board.rows * 2))
-    assert found.importance == pytest.approx({"arch": 1.0})
+def test_every_value_that_an_effect_shows_was_measured() -> None:
+    """The published sweep that showed `linear` at 59 %: its one point (32 %) has no match, so that it is in no panel."""
+    cells = {("linear", 0.1): 0.32, **{(arch, lr): 0.7 + lr for arch in ("r", "m") for lr in (0.01, 0.02)}}
+    found = {effect.axis: effect for effect in measure_effects(additive_board(cells)).matched}
+    assert found["arch"].values == ("m", "r")
+    assert found["arch"].unmatched == ("linear",)
+    measured = set(cells.values())
+    assert all(score in measured for effect in found.values() for score in effect.scores.flat)
+
+
+def test_an_axis_without_a_match_has_no_effect_to_show() -> None:
+    """lr follows arch: no two configurations differ in one of them alone."""
+    assert measure_effects(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6, ("c", 3.0): 0.7})).matched == ()
 
 
 def test_of_axes_that_determine_each_other_the_one_of_numbers_leaves() -> None:
@@ -74,12 +84,16 @@ def test_a_rate_that_each_point_has_for_itself_takes_no_credit_and_hides_no_othe
     assert found.axes == ("arch", "lr") and found.importance == {}
 
 
-def test_an_interaction_is_what_the_additive_model_leaves_unexplained() -> None:
-    board = additive_board({("a", 1.0): 0.0, ("a", 2.0): 1.0, ("b", 1.0): 1.0, ("b", 2.0): 0.0})
-    assert measure_effects(board).interactions == {}  # four points for four numbers: anything would fit
-    found = measure_effects(dataclasses.replace(board, rows=board.rows * 2))
-    assert found.importance == pytest.approx({"arch": 0.0, "lr": 0.0}, abs=1e-9)
-    assert found.interactions == pytest.approx({("arch", "lr"): 1.0})
+def test_shares_of_variance_are_of_balanced_designs_alone_and_none_of_chance() -> None:
+    """Of sweeps of pure noise omega squared averages next to nothing, where raw shares average two of eleven degrees."""
+    rng = np.random.default_rng(0)
+    grid = [(arch, lr) for arch in "abc" for lr in (1.0, 2.0, 3.0, 4.0)]
+    shares = [measure_effects(additive_board(dict(zip(grid, rng.random(12), strict=True)))).importance for _ in range(200)]
+    assert np.mean([share["arch"] for share in shares]) < 0.09
+    assert np.mean([share["arch"] + share["lr"] for share in shares]) < 0.17  # cut at 0, so a little above it
+    exact = {(arch, lr): "abc".index(arch) * 0.1 + lr * 0.01 for arch, lr in grid}
+    assert sum(measure_effects(additive_board(exact)).importance.values()) == pytest.approx(1.0)
+    assert measure_effects(additive_board({cell: exact[cell] for cell in grid[1:]})).importance == {}
 
 
 def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
@@ -94,12 +108,61 @@ def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layo
     board = make_leaderboard(scan(layout))
     found = compare_with_best(board, layout)
     assert found is not None
-    assert [found.tied(row.point_id) for row in board.rows] == [True, True, False]
+    assert [found.verdict(row.point_id) for row in board.rows] == ["best", "tied", "worse"]
     assert found.optimism is not None
     assert found.optimism < 0.02
-    worst = compare_points(board.rows[0], board.rows[2], layout, "test")
-    assert worst.low is not None
-    assert worst.low > 0.1
+    assert not found.of_networks
+    chosen = compare_points(board.rows[0], board.rows[2], layout, "test")
+    assert (chosen.test, chosen.difference > 0.1) == ("paired t-test over seeds", True)
+
+
+def test_of_one_seed_each_only_two_networks_are_compared_and_nothing_is_tied(layout: Layout) -> None:
+    for config, accuracy in zip(configs(3, seeds=1, epochs=2), (0.9, 0.8, 0.7), strict=True):
+        write_trial(layout, config, IMAGES, accuracy=accuracy)
+    board = make_leaderboard(scan(layout))
+    found = compare_with_best(board, layout)
+    assert found is not None
+    assert [found.verdict(row.point_id) for row in board.rows] == ["best", "not tested", "not tested"]
+    assert [d.networks for d in found.differences.values()] == [True]
+    assert found.of_networks
+
+
+def test_what_is_ranked_is_what_is_tested(layout: Layout) -> None:
+    """By the loss the unsure one is best, though it is right less often: the test is of the loss and says the same."""
+    trials = list(configs(6, seeds=3, epochs=2))
+    for config, accuracy in zip(trials, [0.9] * 3 + [0.7] * 3, strict=True):
+        config = dataclasses.replace(config, objective="val_loss")
+        result = write_trial(layout, config, IMAGES, accuracy=accuracy)
+        files = layout.trial(config.trial_id)
+        arrays = dict(np.load(files.predictions))
+        arrays["val_logits"] = arrays["val_logits"] * np.float16(40 if accuracy == 0.9 else 0.4)
+        np.savez(files.predictions, **arrays)
+        val = dataclasses.replace(result.val, loss=measure(arrays["val_logits"], arrays["val_labels"]).loss)
+        write_record(files.result, dataclasses.replace(result, val=val))
+    board = make_leaderboard(scan(layout))
+    found = compare_with_best(board, layout)
+    assert found is not None
+    assert board.rows[0].val_acc.mean < board.rows[1].val_acc.mean
+    difference = found.differences[board.rows[1].point_id]
+    scores = [row.score.mean for row in board.rows]
+    assert difference.difference == pytest.approx(scores[1] - scores[0], rel=0.01)
+    assert difference.better
+
+
+def test_seeds_are_paired_by_their_numbers(layout: Layout) -> None:
+    """Of (0, 1, 2) and (1, 2, 3) the common ones are compared: 1 with 1 and 2 with 2."""
+    one, other = (dataclasses.replace(next(configs(1, 1, 2)), lr=lr) for lr in (0.01, 0.1))
+    for seed, accuracy in ((0, 0.5), (1, 0.9), (2, 0.7)):
+        write_trial(layout, dataclasses.replace(one, seed=seed), IMAGES, accuracy=accuracy)
+    for seed, accuracy in ((1, 0.85), (2, 0.65), (3, 0.99)):
+        write_trial(layout, dataclasses.replace(other, seed=seed), IMAGES, accuracy=accuracy)
+    rows = {row.config["lr"]: row for row in make_leaderboard(scan(layout)).rows}
+    assert compare_points(rows[0.01], rows[0.1], layout).difference == pytest.approx(0.05, abs=0.015)
+    lone = dataclasses.replace(one, lr=0.5, seed=7)
+    write_trial(layout, lone, IMAGES, accuracy=0.9)
+    rows = {row.config["lr"]: row for row in make_leaderboard(scan(layout)).rows}
+    with pytest.raises(CifarHpcError, match="seeds are paired by number"):
+        compare_points(rows[0.01], rows[0.5], layout)
 
 
 def test_points_of_other_images_are_never_compared(layout: Layout) -> None:
@@ -109,18 +172,18 @@ def test_points_of_other_images_are_never_compared(layout: Layout) -> None:
     board = make_leaderboard(scan(layout))
     found = compare_with_best(board, layout)
     assert found is not None
-    assert found.differences == {}
+    assert (found.differences, list(found.untested.values())) == ({}, ["it was measured on other images"])
     with pytest.raises(CifarHpcError, match="did not classify the same val images"):
         compare_points(*board.rows, layout)
 
 
-@pytest.mark.parametrize("damage", ["torn", "missing", "of another trial"])
+@pytest.mark.parametrize("damage", ["corrupt", "missing", "of another trial"])
 def test_predictions_that_do_not_fit_the_record_are_named(layout: Layout, damage: str) -> None:
     config, other = list(configs(2, seeds=2, epochs=2))
     result = write_trial(layout, config, IMAGES, accuracy=0.9)
     write_trial(layout, other, IMAGES, accuracy=0.5)
     files = layout.trial(config.trial_id)
-    if damage == "torn":
+    if damage == "corrupt":
         files.predictions.write_bytes(files.predictions.read_bytes()[:500])
     elif damage == "missing":
         files.predictions.unlink()
@@ -129,12 +192,49 @@ def test_predictions_that_do_not_fit_the_record_are_named(layout: Layout, damage
     assert result.val
     with pytest.raises(RecordError, match=r"predictions\.npz"):
         read_predictions(files, "val", result.val.acc)
-    found = compare_with_best(make_leaderboard(scan(layout)), layout)
+    board = make_leaderboard(scan(layout))
+    found = compare_with_best(board, layout)
     assert found is not None
     assert len(found.unreadable) == 1
+    assert {found.verdict(row.point_id) for row in board.measured} <= {"best", "not tested"}
 
 
-def test_a_curve_is_the_mean_over_seeds_and_its_band_spans_them(layout: Layout) -> None:
+def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layout: Layout) -> None:
+    """result.json edited by hand: its trial stands in no row."""
+    trials = list(configs(6, seeds=3, epochs=2))
+    for config, accuracy in zip(trials, [0.7] * 3 + [0.6] * 3, strict=True):
+        write_trial(layout, config, IMAGES, accuracy=accuracy)
+    path = layout.trial(trials[-1].trial_id).result
+    record = json.loads(path.read_text())
+    record["val"]["acc"] = record["curves"][record["best_epoch"] - 1]["val_acc"] = 0.99
+    path.write_text(json.dumps(record))
+    (section,) = make_sections(scan(layout), layout)
+    assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
+    assert "result.json says 0.9900" in section.pool.rejected[0].reason
+
+
+def test_what_was_measured_on_other_images_stands_in_a_section_of_its_own(layout: Layout) -> None:
+    """Two folders with as many images of as many classes, and two splits of one data set; folders go by their names."""
+    base = dataclasses.replace(next(configs(1, 1, 2)), weights="imagenet")
+    for name, mark in (("ants_bees", "a"), ("cats_dogs", "b")):
+        dataset = DatasetConfig(name="folder", folder=f"/home/ann/{name}", fingerprint=mark * 64)
+        write_trial(layout, dataclasses.replace(base, dataset=dataset), IMAGES)
+    moved = DatasetConfig(name="folder", folder="/scratch/ants_bees", fingerprint="a" * 64)
+    write_trial(layout, dataclasses.replace(base, dataset=moved, lr=0.5), IMAGES)
+    for split_seed in (0, 1):
+        write_trial(layout, dataclasses.replace(base, dataset=DatasetConfig(name="cifar10", split_seed=split_seed)), IMAGES)
+    sections = {section.name: section.board for section in make_sections(scan(layout), layout)}
+    assert set(sections) == {"ants_bees", "cats_dogs", "cifar10, split_seed 0", "cifar10, split_seed 1"}
+    assert [len(board.rows) for board in sections.values()] == [2, 1, 1, 1]
+    assert sections["ants_bees"].axes == ("lr",)
+    everyone = make_leaderboard(scan(layout))
+    assert not [axis for axis in everyone.axes if "fingerprint" in axis]
+    by_set = {row.config["dataset"]: row for row in everyone.rows}
+    with pytest.raises(CifarHpcError, match="did not classify the same val images"):
+        compare_points(by_set["ants_bees"], by_set["cats_dogs"], layout)
+
+
+def test_a_curve_is_the_mean_over_seeds_with_its_interval(layout: Layout) -> None:
     trials = list(configs(3, seeds=3, epochs=4))
     results = [write_trial(layout, config, IMAGES) for config in trials]
     pool = scan(layout)
@@ -142,7 +242,8 @@ def test_a_curve_is_the_mean_over_seeds_and_its_band_spans_them(layout: Layout) 
     band = grid.panels[None, None][None].bands["val_acc"]
     values = np.array([[epoch.val_acc for epoch in result.curves] for result in results], float)
     assert band.mean.tolist() == pytest.approx(values.mean(0).tolist(), abs=1e-6)
-    assert band.low.tolist() == pytest.approx(values.min(0).tolist(), abs=1e-6)
+    half = 4.302653 * values.std(0, ddof=1) / 3**0.5  # t of 2 degrees of freedom
+    assert band.low.tolist() == pytest.approx((values.mean(0) - half).tolist(), abs=1e-5)
 
 
 def test_the_freezing_curve_keeps_what_was_trained_from_scratch_apart(layout: Layout) -> None:
@@ -191,7 +292,7 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
 
     def tell() -> tuple[Ledger, list[str], str]:
         pool = scan(layout, ["a"])
-        found = find(pool, make_leaderboard(pool), layout)
+        found = find(make_sections(pool, layout)[0], layout)
         return found.ledger, [row[1] for row in ledger_table(found).rows], " ".join(headline(found))
 
     ledger, rows, text = tell()
@@ -205,9 +306,3 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
     assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
     assert rows[-2:] == ["lost to preemption, not in the above", "saved by cohorts, not in the above"]
     assert "1.0 of them lost to preemption" in text
-
-
-def test_of_fewer_points_than_coefficients_no_axis_is_given_the_credit() -> None:
-    cells = {("a", 1.0): 0.5, ("b", 1.0): 0.6, ("a", 2.0): 0.9}
-    assert measure_effects(additive_board(cells)).importance == {}
-    assert set(measure_effects(additive_board({**cells, ("b", 2.0): 0.7})).importance) == {"arch", "lr"}

@@ -18,9 +18,10 @@ from cifar_hpc.collect.ensemble import (
     measure_disagreement,
     select_greedily,
 )
-from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.ensemble_pool import Measured, make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.config.catalog import ENSEMBLE_METHODS
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
@@ -143,6 +144,19 @@ def test_a_pools_ensembles_are_measured_beside_its_best_trial_and_kept_as_record
         assert one.test is not None
         assert one.test.difference == pytest.approx(one.record.test_acc - (found.best.test_acc or 0), abs=1e-6)
         assert not {member.trial_id for member in one.record.members} & {trials[0].trial_id, other.trial_id}
+
+
+def test_an_ensemble_gains_by_validation_alone(tmp_path: Path) -> None:
+    """Better on test by more than chance and not on validation: it gains nothing that may be claimed."""
+    layout = Layout(tmp_path)
+    for config in configs(2, seeds=1, epochs=3):
+        write_trial(layout, config, Images.draw(200, 100), accuracy=0.8)
+    found = make_ensembles(make_leaderboard(scan(layout)), layout)
+    assert found is not None
+    record = found.measured[0].record
+    none, some = Difference(0.0, 0.6, "McNemar"), Difference(0.05, 1e-6, "McNemar")
+    assert not dataclasses.replace(found, measured=(Measured(record, none, some),)).gains
+    assert dataclasses.replace(found, measured=(Measured(record, some, none),)).gains
 
 
 def test_one_trial_alone_is_no_ensemble(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cifar_hpc.collect.statistics import estimate, mcnemar_test, paired_difference, wilson_interval, winners_optimism
+from cifar_hpc.collect.statistics import (
+    compare_chosen,
+    compare_networks,
+    estimate,
+    image_variance,
+    mcnemar_test,
+    wilson_interval,
+)
 
 
 def test_mean_sd_and_t_interval_are_scipys() -> None:
@@ -45,59 +52,49 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements() -> None:
     assert mcnemar_test(a, a) == 1.0
 
 
-def test_the_fast_paired_bootstrap_says_what_plain_two_way_resampling_says() -> None:
-    """Against the same bootstrap written out: draw images, draw seeds, average."""
-    rng = np.random.default_rng(5)
-    a_SN, b_SN = rng.random((4, 300)) < 0.85, rng.random((4, 300)) < 0.80
-    fast = paired_difference(a_SN, b_SN)
-    plain = []
-    for _ in range(3000):
-        seeds, images = rng.integers(0, 4, 4), rng.integers(0, 300, 300)
-        plain.append((a_SN[seeds][:, images].mean() - b_SN[seeds][:, images].mean()).item())
-    low, high = np.quantile(plain, [0.025, 0.975])
-    assert fast.low is not None
-    assert fast.high is not None
-    assert (fast.low, fast.high) == pytest.approx((low, high), abs=0.003)
-    assert fast.difference == pytest.approx(a_SN.mean() - b_SN.mean())
+def test_an_interval_over_seeds_also_covers_the_images(values: tuple[float, ...] = (0.80, 0.81, 0.79)) -> None:
+    """Five seeds that agree on 60 images say little of other images."""
+    alone, of_images = estimate(values), estimate(values, images=60)
+    assert alone and of_images and alone.low and of_images.low and of_images.high
+    assert of_images.low < alone.low
+    spread = (np.var(values, ddof=1) / 3 + 0.8 * 0.2 / 60) ** 0.5
+    assert of_images.high - of_images.mean == pytest.approx(2.0 * spread, rel=0.05)
+    assert estimate([1.0, 0.98, 0.99], images=20).high == 1.0
 
 
-def test_equal_points_are_rarely_told_apart_and_unequal_ones_are() -> None:
-    rng = np.random.default_rng(1)
-    easy_N = rng.random(1000)
-    called_different = sum(
-        paired_difference(rng.random((3, 1000)) < easy_N, rng.random((3, 1000)) < easy_N).p_value < 0.05 for _ in range(60)
-    )
-    assert called_different <= 9  # 5 % of 60 is 3; the bootstrap over three seeds is a little bold
-    better = paired_difference(rng.random((3, 1000)) < 0.9, rng.random((3, 1000)) < 0.8)
-    assert better.p_value < 0.01
-    assert better.low is not None
-    assert better.low > 0
+def test_one_side_of_mcnemar_is_that_the_first_is_better() -> None:
+    a, b = np.zeros(100, bool), np.zeros(100, bool)
+    a[:15], b[15:20] = True, True
+    assert mcnemar_test(a, b, sides=1) == pytest.approx(stats.binomtest(5, 20, 0.5, alternative="less").pvalue)
+    assert mcnemar_test(b, a, sides=1) > 0.5
+    assert (compare_networks(a, b).test, compare_networks(a, b).networks) == ("McNemar", True)
 
 
-def test_points_of_different_seed_counts_can_be_compared() -> None:
-    found = paired_difference(np.ones((3, 50), bool), np.zeros((1, 50), bool))
-    assert (found.difference, found.test) == (1.0, "paired bootstrap")
+def test_two_networks_are_compared_by_their_losses_where_the_objective_is_one() -> None:
+    rng = np.random.default_rng(0)
+    one_N, other_N = -rng.exponential(0.5, 400), -rng.exponential(0.7, 400)
+    found = compare_networks(one_N, other_N)
+    expected = stats.ttest_rel(one_N, other_N)
+    assert found.difference > 0
+    assert found.p_value == pytest.approx(expected.pvalue)
+    assert compare_networks(other_N, one_N, sides=1).p_value > 0.9
 
 
-def test_the_winners_optimism_is_what_fresh_images_take_away() -> None:
-    """40 points of the same true accuracy 0.8: the best of them looks better on 500 images by a known amount."""
-    rng = np.random.default_rng(2)
-    looks = []
-    found = []
-    for _ in range(10):
-        right_PN = (rng.random((40, 500)) < 0.8).astype(float)
-        looks.append(right_PN.mean(1).max() - 0.8)
-        found.append(winners_optimism(right_PN))
-    assert np.mean(found) == pytest.approx(np.mean(looks), rel=0.25)
-
-
-def test_a_clear_winner_is_not_called_optimistic() -> None:
+def test_two_chosen_configurations_are_compared_by_a_paired_t_test_over_seeds() -> None:
+    """Images that are drawn anew for each seed leave nothing to the images alone: then it is scipy's test."""
     rng = np.random.default_rng(3)
-    right_PN = np.stack([rng.random(2000) < 0.95, *(rng.random(2000) < 0.5 for _ in range(5))]).astype(float)
-    assert winners_optimism(right_PN) < 0.002
-    assert winners_optimism(right_PN[:1]) == 0.0
+    one_SN, other_SN = rng.random((4, 5000)) < 0.9, rng.random((4, 5000)) < 0.88
+    found = compare_chosen(one_SN.astype(float), other_SN.astype(float))
+    expected = stats.ttest_rel(one_SN.mean(1), other_SN.mean(1))
+    assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
+    assert found.low is not None and found.low < found.difference < (found.high or 0)
 
 
-def test_of_images_too_few_to_leave_one_out_no_optimism_is_told() -> None:
-    assert winners_optimism(np.array([[1.0], [0.0]])) is None
-    assert winners_optimism(np.array([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])) >= 0  # some draws leave none out: they do not count
+def test_what_images_change_in_every_seed_is_in_the_error_of_a_difference() -> None:
+    """Two configurations whose errors lie on different images in every seed: no number of seeds tells which is better."""
+    rng = np.random.default_rng(4)
+    easy_one_N, easy_other_N = rng.random(300) < 0.8, rng.random(300) < 0.8
+    one_SN, other_SN = np.tile(easy_one_N, (5, 1)).astype(float), np.tile(easy_other_N, (5, 1)).astype(float)
+    difference_N = easy_one_N.astype(float) - easy_other_N
+    assert image_variance(one_SN, other_SN) == pytest.approx(difference_N.var(ddof=1) / 300)
+    assert compare_chosen(one_SN, other_SN).p_value > 0.05

@@ -18,15 +18,18 @@ from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.config.catalog import DATASETS
+from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.records.jobs import own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord, JobEvent
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find
-from cifar_hpc.report.summary import headline, seeds_to_separate
+from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.report.words import words_of
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 CHROMIUM = shutil.which("chromium")
@@ -51,7 +54,7 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.fixture(scope="module")
 def page(layout: Layout) -> Path:
     pool = scan(layout, ["small"])
-    return write_report(find(pool, make_leaderboard(pool), layout), layout)
+    return write_report([find(section, layout) for section in make_sections(pool, layout)], layout)
 
 
 class Balance(HTMLParser):
@@ -88,7 +91,7 @@ def test_the_folder_holds_the_page_the_tables_the_figures_and_the_ensembles(page
     }
     pngs = {path.stem for path in (folder / "figures").glob("*.png")}
     assert pngs == {path.stem for path in (folder / "figures").glob("*.svg")}
-    assert {"effects", "heat_map", "freezing", "parallel", "curves_accuracy", "curves_loss"} <= pngs
+    assert {"ranking", "effects", "heat_map", "freezing", "curves_accuracy", "curves_loss"} <= pngs
     assert read_record(folder / "ensembles" / "greedy.json", EnsembleRecord).method == "greedy"
 
 
@@ -120,7 +123,7 @@ def test_text_from_records_cannot_become_markup(layout: Layout, tmp_path: Path) 
     config = dataclasses.replace(next(iter(configs(1, 1, 2))), weights="</script><b>x.pt")
     write_trial(other, config, Images.draw(50, 20))
     pool = scan(other)
-    text = write_report(find(pool, make_leaderboard(pool), other), other).read_text()
+    text = write_report([find(section, other) for section in make_sections(pool, other)], other).read_text()
     assert "<b>x.pt" not in text
     found = Balance()
     found.feed(text)
@@ -128,28 +131,55 @@ def test_text_from_records_cannot_become_markup(layout: Layout, tmp_path: Path) 
 
 
 def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layout) -> None:
-    pool = scan(layout, ["small"])
-    board = make_leaderboard(pool)
-    text = " ".join(headline(find(pool, board, layout)))
-    assert board.rows[0].label in text
-    assert "paired bootstrap" in text
+    (section,) = make_sections(scan(layout, ["small"]), layout)
+    text = " ".join(headline(find(section, layout)))
+    assert re.match(
+        r"Best: \w+, [\w ,.]+: [\d.]+ % on validation \(mean of 3 seeds, [\d.]+ to [\d.]+\), [\d.]+ % on test\.", text
+    )
+    assert words_of(section.board.rows[0]) in text
+    assert "Not distinguishable from" in text or "Better than" in text
+    assert "t-test over seeds and images" in text
     assert "GPU-hours" in text
     assert "ensemble" in text
 
 
-def test_the_seeds_needed_follow_the_usual_power_formula(layout: Layout) -> None:
-    first, second = make_leaderboard(scan(layout, ["small"])).rows[:2]
-    assert first.val_acc
-    one = dataclasses.replace(first, val_acc=dataclasses.replace(first.val_acc, mean=0.90, sd=0.02, n=3))
-    other = dataclasses.replace(second, val_acc=dataclasses.replace(first.val_acc, mean=0.89, sd=0.02, n=3))
-    assert seeds_to_separate(one, other) == 63  # 2.8 ** 2 * 2 * 0.02 ** 2 / 0.01 ** 2 = 62.72
+def test_the_page_says_what_its_intervals_cover_and_what_more_seeds_would_change(page: Path) -> None:
+    text = page.read_text()
+    assert "whose luck nothing here covers" in text
+    assert "The chance that" in text
+
+
+def test_several_data_sets_stand_in_sections_and_are_never_ranked_together(tmp_path: Path) -> None:
+    other = Layout(tmp_path)
+    for name, mark, accuracy in (("ants_bees", "a", 0.6), ("cats_dogs", "b", 0.9)):
+        for config in configs(6, 3, 2):
+            dataset = DatasetConfig(name="folder", folder=f"/home/ann/{name}", fingerprint=mark * 64)
+            write_trial(other, dataclasses.replace(config, dataset=dataset), Images.draw(90, 0), accuracy=accuracy)
+    code, out, err = run(other, "report")
+    assert code == 0
+    assert "nothing is ranked across them" in err
+    assert [line.split()[0] for line in out.splitlines()] == ["#", "1", "2"] * 2
+    text = (other.report / "index.html").read_text()
+    assert 'id="part-1">ants_bees<' in text and 'id="part-2">cats_dogs<' in text
+    assert "fingerprint" not in text and "a" * 64 not in text
+    found = Balance()
+    found.feed(text)
+    assert (found.wrong, found.open) == ([], [])
+    links = {address for address in found.addresses if not address.startswith(("#", "data:"))}
+    assert [link for link in links if not (other.report / link).exists()] == []
+    rows = list(csv.DictReader((other.report / "leaderboard.csv").open()))
+    assert [(row["images"], row["place"]) for row in rows] == [(n, p) for n in ("ants_bees", "cats_dogs") for p in "12"]
+    assert re.search(r"60 ± \d \(3\)|60 \(3\)|6\d ± \d \(3\)|5\d ± \d \(3\)", out)  # 90 images: whole percents
 
 
 def test_a_pool_without_results_still_has_a_page(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_plan(layout, list(configs(2, 1, 2)), "new")
     pool = scan(layout, ["new"])
-    assert "No trial has finished" in write_report(find(pool, make_leaderboard(pool), layout), layout).read_text()
+    assert (
+        "No trial has finished"
+        in write_report([find(section, layout) for section in make_sections(pool, layout)], layout).read_text()
+    )
 
 
 def run(layout: Layout, *words: str) -> tuple[int, str, str]:
@@ -167,9 +197,9 @@ def test_report_prints_data_on_stdout_and_prose_on_stderr(layout: Layout) -> Non
 def test_report_of_a_trial_shows_its_classes_and_compare_its_differences(layout: Layout) -> None:
     trials = scan(layout, ["small"]).trials
     code, out, err = run(layout, "report", trials[0].trial_id)
-    assert (code, "airplane" in out, "confusions" in err) == (0, True, True)
+    assert (code, "airplane" in out, "most often takes" in err) == (0, True, True)
     code, out, err = run(layout, "compare", trials[0].trial_id, trials[-1].point_id)
-    assert (code, "difference" in out, "paired bootstrap" in err) == (0, True, True)
+    assert (code, "difference" in out, "paired t-test" in err) == (0, True, True)
 
 
 def test_a_mistyped_sweep_or_key_is_answered_with_the_nearest(layout: Layout) -> None:
@@ -186,16 +216,16 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path
       const seen = [], say = text => seen.push(text);
       const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)];
       try {
-        const visible = () => $$("#board tbody tr:not([hidden]):not(.seeds)");
+        const visible = () => $$(".board tbody tr:not([hidden]):not(.seeds)");
         say("rows " + visible().length);
-        const acc = $$("#board th").findIndex(h => h.textContent.startsWith("val acc"));
-        const button = $$("#board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
+        const acc = $$(".board th").findIndex(h => h.textContent.startsWith("val acc"));
+        const button = $$(".board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
         button.click(); button.click();
         const up = numbers(); say("ascending " + up.every((v, i) => !i || up[i - 1] <= v));
-        $("#filter").value = "arch=resnet18 freeze=none"; $("#filter").dispatchEvent(new Event("input"));
-        say("filtered " + visible().length + " " + $("#shown").textContent);
-        $("#filter").value = ""; $("#filter").dispatchEvent(new Event("input"));
-        $("#board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
+        $(".filter").value = "arch=resnet18 freeze=none"; $(".filter").dispatchEvent(new Event("input"));
+        say("filtered " + visible().length + " " + $(".shown").textContent);
+        $(".filter").value = ""; $(".filter").dispatchEvent(new Event("input"));
+        $(".board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
         $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
         $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
       } catch (error) { say("error " + error); }
@@ -241,30 +271,32 @@ def _two_points(folder: Path, seeds: int, *accuracies: float) -> Findings:
         for config in configs(seeds, seeds, 2):
             write_trial(layout, dataclasses.replace(config, lr=lr), Images.draw(400, 100), accuracy=accuracy)
     pool = scan(layout)
-    return find(pool, make_leaderboard(pool), layout)
+    return find(make_sections(pool, layout)[0], layout)
 
 
 @pytest.mark.parametrize(
-    ("seeds", "accuracies", "verb"),
+    ("seeds", "accuracies", "words"),
     [
-        (3, (0.9, 0.5), "is best"),
-        (3, (0.9, 0.9), "has the best mean, with others tied"),
-        (1, (0.9, 0.5), "has the best number so far"),
+        (3, (0.9, 0.5), ("Best: ", "Better than the other.")),
+        (3, (0.9, 0.9), ("Best: ", "Not distinguishable from the other.")),
+        (1, (0.9, 0.5), ("Highest so far: ", "one seed each says nothing of the configurations")),
     ],
 )
-def test_only_an_untied_point_with_three_seeds_is_called_best(
-    tmp_path: Path, seeds: int, accuracies: tuple[float, float], verb: str
+def test_only_what_a_test_over_seeds_tells_is_said_of_configurations(
+    tmp_path: Path, seeds: int, accuracies: tuple[float, float], words: tuple[str, str]
 ) -> None:
     found = _two_points(tmp_path, seeds, *accuracies)
     lines = headline(found)
-    assert f" {verb}: " in lines[0]
+    assert lines[0].startswith(words[0]) and words[1] in lines[0]
     assert any("three seeds or more" in line for line in lines) == (seeds == 1)
+    page = write_report([found], Layout(tmp_path)).read_text()
+    assert ('<tr class="tied"' in page) == (seeds == 3)
 
 
 def test_an_ensemble_without_gain_is_not_announced_and_tiny_sweeps_have_no_empty_figures(tmp_path: Path) -> None:
     found = _two_points(tmp_path, 1, 0.95, 0.4)
     assert any(line.startswith("No ensemble is measurably better") for line in headline(found))
-    assert {drawing.name for drawing in choose_drawings(found)} == {"curves_accuracy", "curves_loss"}
+    assert {drawing.name for drawing in choose_drawings(found)} == {"ranking", "curves_accuracy", "curves_loss"}
 
 
 def test_the_page_compares_choices_and_tunes_numbers_within_them(layout: Layout, page: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cifar_hpc.collect.leaderboard import Leaderboard, Row
     from cifar_hpc.collect.scan import Pool
+    from cifar_hpc.collect.sections import Section
 
 
 class Exported(StrEnum):
@@ -55,7 +56,7 @@ def report(
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
-        _print_pivot(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), pivot, format)
+        _print_pivot(layout, chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), pivot, format)
     elif watch or serve is not None:
         _watch(layout, names, terms, top, serve)
     else:
@@ -87,21 +88,21 @@ def compare(
 
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
     from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.sections import make_sections
 
-    pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
-    board = make_leaderboard(pool)
+    sections = make_sections(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), layout)
     prose = _prose()
     if format is Format.TABLE:
-        _print_table(board, top, prose)
-    else:
-        typer.echo(_as_text(format, board), nl=False)
-    _print_state(pool, board, prose)
-    if format is Format.TABLE:
+        _print_sections(sections, top, prose)
         from cifar_hpc.report.bundle import write_report
         from cifar_hpc.report.findings import find
 
-        prose.print(f"Report: {write_report(find(pool, board, layout, terms), layout, terms)}", markup=False)
+        page = write_report([find(section, layout, terms) for section in sections], layout, terms)
+        prose.print(f"Report: {page}", markup=False)
+        return
+    typer.echo(_as_text(format, sections), nl=False)
+    for section in sections:
+        _print_state(section, prose)
 
 
 def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | None) -> None:
@@ -111,7 +112,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
 
     from cifar_hpc.cli.report_watch import LOOK_EVERY_S, watch
     from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.bundle import write_report
     from cifar_hpc.report.findings import find
     from cifar_hpc.report.places import report_folder
@@ -124,12 +125,12 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = is_going_on(layout, pool.unfinished, pool.sweeps)
         if now != seen:
-            board, prose = make_leaderboard(pool), _prose()
+            sections, prose = make_sections(pool, layout), _prose()
             if prose.is_terminal:
                 prose.clear()
-            _print_table(board, top, prose)
-            _print_state(pool, board, prose)
-            page = write_report(find(pool, board, layout, terms), layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
+            _print_sections(sections, top, prose)
+            findings = [find(section, layout, terms) for section in sections]
+            page = write_report(findings, layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
             where = f"{address}/" if address else page
             prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming
@@ -155,12 +156,16 @@ def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
     typer.echo(export_pool(pool, make_leaderboard(pool), folder, Tracker(to.value)))
 
 
-def _print_pivot(pool: Pool, axes: str, format: Format) -> None:
-    from cifar_hpc.collect.leaderboard import make_leaderboard
+def _print_pivot(layout: Layout, pool: Pool, axes: str, format: Format) -> None:
     from cifar_hpc.collect.pivot import make_pivot
+    from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.comparisons import pivot_table
 
-    board = make_leaderboard(pool)
+    first, *others = make_sections(pool, layout)
+    if others:
+        names = ", ".join(section.name for section in (first, *others))
+        raise CifarHpcError(f"--pivot: one data set and split at a time, and here are {names}; name a sweep, or dataset=NAME")
+    board = first.board
     rows, columns = ([axis for axis in side.split(",") if axis] for side in [*axes.split("/"), ""][:2])
     for axis in (*rows, *columns):
         if axis not in board.axes:
@@ -220,6 +225,17 @@ def _report_trial(layout: Layout, trial_id: str) -> None:
         _prose().print(line, markup=False)
 
 
+def _print_sections(sections: list[Section], top: int, prose: Console) -> None:
+    """A table for each data set and split, and what a reader must know of it."""
+    for section in sections:
+        if len(sections) > 1:
+            prose.print(f"\n{section.name}", style="bold", markup=False)
+        _print_table(section.board, top, prose)
+        _print_state(section, prose)
+    if len(sections) > 1:
+        prose.print(f"{len(sections)} data sets or splits: nothing is ranked across them.", style="yellow")
+
+
 def _print_table(board: Leaderboard, top: int, prose: Console) -> None:
     from cifar_hpc.report.tables import leaderboard_text
 
@@ -229,24 +245,24 @@ def _print_table(board: Leaderboard, top: int, prose: Console) -> None:
         prose.print(f"... and {plural(len(board.rows) - top, 'point')} more: --top, or --format csv for all.", style="dim")
 
 
-def _print_state(pool: Pool, board: Leaderboard, prose: Console) -> None:
+def _print_state(section: Section, prose: Console) -> None:
     from cifar_hpc.report import summary
 
-    prose.print(summary.progress_text(pool, board))
-    for line in summary.failures(pool.unfinished):
+    prose.print(summary.progress_text(section.pool, section.board))
+    for line in summary.failures(section.pool.unfinished):
         prose.print(f"failed: {line}", style="red", markup=False)
-    for line in summary.caveats(pool, board):
+    for line in summary.caveats(section.pool, section.board):
         prose.print(line, style="yellow", markup=False)
 
 
-def _as_text(format: Format, board: Leaderboard) -> str:
+def _as_text(format: Format, sections: list[Section]) -> str:
     from cifar_hpc.report import tables
 
     if format is Format.MD:
-        return tables.leaderboard_markdown(board)
+        return tables.sections_markdown(sections)
     if format is Format.LATEX:
-        return tables.leaderboard_latex(board)
-    records = tables.leaderboard_records(board)
+        return "\n".join(tables.leaderboard_latex(section.board) for section in sections)
+    records = tables.section_records(sections)
     return to_json(records) if format is Format.JSON else to_csv(records)
 
 

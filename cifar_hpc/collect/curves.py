@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.statistics import CONFIDENCE, MIN_SEEDS
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
 from cifar_hpc.config.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """One metric over epochs 1..E: mean over the seeds that reached the epoch, least and most of them."""
+    """One metric over epochs 1..E: mean over the seeds that reached the epoch and its 95 % interval, NaN below three seeds."""
 
     mean: NDArray[np.float32]
     low: NDArray[np.float32]
@@ -96,5 +98,13 @@ def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
         for seed, values in enumerate(seeds):
             values_SE[seed, : len(values)] = values
         values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
-        bands[name] = Band(np.nanmean(values_SE, 0), np.nanmin(values_SE, 0), np.nanmax(values_SE, 0))
+        bands[name] = _band(values_SE)
     return bands
+
+
+def _band(values_SE: NDArray[np.float32]) -> Band:
+    """Of S seeds over E epochs; NaN where a seed had ended."""
+    mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)
+    spread_E = np.sqrt(np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1) / seeds_E)
+    half_E = np.where(seeds_E >= MIN_SEEDS, stdtrit(np.maximum(seeds_E - 1, 1), (1 + CONFIDENCE) / 2) * spread_E, np.nan)
+    return Band(mean_E, (mean_E - half_E).astype(np.float32), (mean_E + half_E).astype(np.float32))

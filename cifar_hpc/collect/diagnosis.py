@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.errors import RecordError
 
 BINS = 15
 
@@ -25,6 +26,17 @@ class Reliability:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassScores:
+    """One class. images: of it; recall: the share of them that was found; precision: the share of what was taken for it that
+    is, None where nothing was; f1: their harmonic mean."""
+
+    images: int
+    precision: float | None
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """confusion: K x K counts, rows are the true class; confusions: (true, taken for, images), most frequent first;
     confident_errors: (place in the official split or in the test split, true, taken for, confidence), most confident first."""
@@ -36,6 +48,18 @@ class Diagnosis:
     confident_errors: tuple[tuple[int, str, str, float], ...]
 
     @property
+    def scores(self) -> dict[str, ClassScores]:
+        """Of each class that has images."""
+        totals, taken = self.confusion.sum(1), self.confusion.sum(0)
+        found = {}
+        for k, name in enumerate(self.classes):
+            right, of_it, for_it = int(self.confusion[k, k]), int(totals[k]), int(taken[k])
+            if of_it:
+                precision = right / for_it if for_it else None
+                found[name] = ClassScores(of_it, precision, right / of_it, 2 * right / (of_it + for_it))
+        return found
+
+    @property
     def class_accuracy(self) -> dict[str, float]:
         """Share of each class' images that were classified rightly; classes without images are absent."""
         totals = self.confusion.sum(1)
@@ -43,7 +67,9 @@ class Diagnosis:
 
 
 def diagnose(predictions: SplitPredictions, classes: Sequence[str], most: int = 10) -> Diagnosis:
-    """classes: K names in the order of the logits."""
+    """classes: K names in the order of the logits. Raises RecordError where there are not K."""
+    if len(classes) != predictions.logits.shape[1]:
+        raise RecordError(f"logits of {predictions.logits.shape[1]} classes for {len(classes)} names")
     probabilities_NK = softmax(predictions.logits.astype(np.float64), axis=1)
     taken_N, confidence_N = probabilities_NK.argmax(1), probabilities_NK.max(1)
     k = predictions.logits.shape[1]

@@ -1,11 +1,11 @@
-"""What each axis does: effects and importance from an additive model, heat-map cells, the freezing curve. Draws nothing.
+"""What each axis does: effects, shares of variance, heat-map cells, the freezing curve. Draws nothing.
 
-Effects come from least squares over points, so an unbalanced grid does not credit one axis with another's gain.
+An effect is shown from what was measured alone: of configurations that differ in nothing but the axis. No model fills in what a
+grid lacks.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,51 +23,96 @@ from cifar_hpc.collect.trials import Axis
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The objective at one value of an axis, all other axes averaged evenly, with its 95 % interval (None: no freedom left)."""
+    """One axis over G matched groups: each holds one point for each of the values, alike in all else.
 
-    value: Any
-    mean: float
+    scores: the objective of each, G x V. half: of the 95 % interval of each value's mean against the groups' (Loftus and Masson
+    1994), None where one group leaves nothing to tell it from. unmatched: values of the axis that no group holds.
+    """
+
+    axis: Axis
+    values: tuple[Any, ...]
+    scores: NDArray[np.float64]
     half: float | None
+    unmatched: tuple[Any, ...]
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        return np.asarray(self.scores.mean(0))
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """axes: those with an effect of their own, which no others determine. effects: by axis. importance: share of the variance
-    between points that leaves with the axis, 0..1; interactions: that a pair of axes adds to the additive model. The last three
-    are absent where the grid has too few points for them."""
+    """axes: those with an effect of their own, which no others determine. matched: of axes with matched configurations.
+
+    importance: omega squared, the share of the variance between points that goes with the axis beyond chance, 0..1; only of a
+    balanced design, every combination of values measured once.
+    """
 
     axes: tuple[Axis, ...]
-    effects: Mapping[Axis, tuple[Effect, ...]]
+    matched: tuple[Effect, ...]
     importance: Mapping[Axis, float]
-    interactions: Mapping[tuple[Axis, Axis], float]
 
 
 def measure_effects(board: Leaderboard) -> Effects:
-    """Fits the additive model to the points' means of the objective.
-
-    An axis that others determine (weights, where an architecture has none) has no effect of its own and is left out. Nothing
-    is said of several axes where there are no more points than the model has coefficients: it would fit anything.
-    """
+    """Of the points' means of the objective; the axis whose values differ most first."""
     rows = board.measured
     if not rows:
-        return Effects((), {}, {}, {})
-    y_P = np.array([row.score.mean for row in rows if row.score])
-    total = float(((y_P - y_P.mean()) ** 2).sum())
+        return Effects((), (), {})
     codes = {axis: _codes(rows, _measured_values(board, axis), axis) for axis in board.axes}
     varying = [axis for axis in board.axes if codes[axis].shape[1]]
-    axes = _independent(codes, varying, board)
-    full = _design(codes, axes) if axes else np.ones((len(rows), 1))
-    if not axes or total == 0 or (len(varying) > 1 and np.linalg.matrix_rank(full) >= len(rows)):
-        return Effects(tuple(axes), {}, {}, {})
-    rss = _residual(full, y_P)
-    importance = {axis: (_residual(_design(codes, [a for a in axes if a != axis]), y_P) - rss) / total for axis in axes}
-    interactions = {}
-    for one, other in itertools.combinations(axes, 2):
-        product = (codes[one][:, :, None] * codes[other][:, None, :]).reshape(len(rows), -1)
-        if np.linalg.matrix_rank(wide := np.hstack([full, product])) < min(len(rows), wide.shape[1] + 1):
-            interactions[one, other] = (rss - _residual(wide, y_P)) / total
-    effects = {axis: _effects(board, codes, axes, axis, y_P) for axis in axes}
-    return Effects(tuple(axes), effects, importance, interactions)
+    found = [effect for axis in varying if (effect := _matched(board, axis)) is not None]
+    found.sort(key=lambda effect: -float(np.ptp(effect.means)))
+    return Effects(tuple(_independent(codes, varying, board)), tuple(found), _importance(board, codes, varying))
+
+
+def _matched(board: Leaderboard, axis: Axis) -> Effect | None:
+    """The groups and the values of the axis that have all of them, chosen so that they hold the most comparisons."""
+    groups: dict[tuple[Any, ...], dict[Any, float]] = {}
+    for row in board.measured:
+        key = tuple(row.axes[other] for other in board.axes if other != axis)
+        if row.score is not None:
+            groups.setdefault(key, {}).setdefault(row.axes[axis], row.score.mean)
+    values = _measured_values(board, axis)
+    by_coverage = sorted(values, key=lambda value: -sum(value in group for group in groups.values()))
+    best: tuple[int, list[Any], list[dict[Any, float]]] = (0, [], [])
+    for count in range(len(values), 1, -1):
+        kept = by_coverage[:count]
+        whole = [group for group in groups.values() if all(value in group for value in kept)]
+        if (count - 1) * len(whole) > best[0]:
+            best = ((count - 1) * len(whole), kept, whole)
+    if not best[0]:
+        return None
+    shown = [value for value in values if value in best[1]]
+    scores_GV = np.array([[group[value] for value in shown] for group in best[2]])
+    unmatched = tuple(value for value in values if value not in shown)
+    return Effect(axis, tuple(shown), scores_GV, _half_interval(scores_GV), unmatched)
+
+
+def _half_interval(scores_GV: NDArray[np.float64]) -> float | None:
+    groups, values = scores_GV.shape
+    if groups < 2:
+        return None
+    rest = scores_GV - scores_GV.mean(1, keepdims=True) - scores_GV.mean(0) + scores_GV.mean()
+    freedom = (groups - 1) * (values - 1)
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(float((rest**2).sum()) / freedom / groups)
+
+
+def _importance(board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> dict[Axis, float]:
+    """Omega squared of each axis in the additive model (Hays 1963); empty unless every combination was measured once and more
+    points remain than the model has numbers."""
+    rows = board.measured
+    combinations = math.prod(codes[axis].shape[1] + 1 for axis in axes)
+    freedom = len(rows) - 1 - sum(codes[axis].shape[1] for axis in axes)
+    balanced = len(rows) == combinations == len({tuple(row.axes[axis] for axis in axes) for row in rows})
+    if not balanced or freedom < 1 or len(axes) < 2:
+        return {}
+    y_P = np.array([row.score.mean for row in rows if row.score])
+    total = float(((y_P - y_P.mean()) ** 2).sum())
+    sums = {axis: total - _residual(_design(codes, [axis]), y_P) for axis in axes}
+    error = max(total - sum(sums.values()), 0.0) / freedom
+    if total + error == 0:
+        return {}
+    return {axis: max(sums[axis] - codes[axis].shape[1] * error, 0.0) / (total + error) for axis in axes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,26 +203,3 @@ def _design(codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> 
 def _residual(design: NDArray[np.float64], y_P: NDArray[np.float64]) -> float:
     coefficients = np.linalg.lstsq(design, y_P, rcond=None)[0]
     return float(((y_P - design @ coefficients) ** 2).sum())
-
-
-def _effects(
-    board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis], axis: Axis, y_P: NDArray[np.float64]
-) -> tuple[Effect, ...]:
-    design = _design(codes, axes)
-    inverse = np.linalg.pinv(design.T @ design)
-    coefficients = inverse @ design.T @ y_P
-    freedom = len(y_P) - int(np.linalg.matrix_rank(design))
-    variance = _residual(design, y_P) / freedom if freedom > 0 else None
-    start = 1 + sum(codes[a].shape[1] for a in axes[: axes.index(axis)])
-    width = codes[axis].shape[1]
-    found = []
-    for number, value in enumerate(_measured_values(board, axis)):
-        contrast = np.zeros(design.shape[1])
-        contrast[0] = 1
-        contrast[start : start + width] = np.eye(width)[number] if number < width else -1
-        half = None
-        if variance is not None:
-            spread = max(variance * float(contrast @ inverse @ contrast), 0.0)
-            half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(spread)
-        found.append(Effect(value, float(contrast @ coefficients), half))
-    return tuple(found)

@@ -22,7 +22,7 @@ from cifar_hpc.collect.ensemble import (
 )
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.statistics import LEVEL, PairedDifference, paired_difference
+from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
@@ -34,14 +34,14 @@ _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each arch
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """An ensemble with its measurements. val, test: it minus the best member on the same images.
+    """An ensemble with its measurements. val, test: it minus the best member on the same images; val's p-value is one-sided.
 
     None: there is no test split; val of a soup, whose images chose it.
     """
 
     record: EnsembleRecord
-    val: PairedDifference | None
-    test: PairedDifference | None
+    val: Difference | None
+    test: Difference | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,8 @@ class Ensembles:
 
     @property
     def gains(self) -> bool:
-        """Whether the highest beats the best member on validation or test by more than chance, and loses on neither."""
-        found = [one for one in (self.highest.val, self.highest.test) if one is not None]
-        return all(one.difference >= 0 for one in found) and any(one.p_value < LEVEL for one in found)
+        """Whether the highest beats the best member on validation by more than chance. Test decides nothing."""
+        return self.highest.val is not None and self.highest.val.better
 
 
 def make_ensembles(
@@ -110,12 +109,12 @@ def _read_soups(folder: Path, best: SplitPredictions | None) -> Iterator[Measure
             continue
         test = None
         if found is not None and best is not None and found.same_images(best):
-            test = paired_difference(found.right[None], best.right[None])
+            test = compare_networks(found.right, best.right)
         yield Measured(record, None, test)
 
 
 def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Trial], list[SplitPredictions]]:
-    """Trials that classified the best trial's validation images, most accurate first. Torn predictions are left out."""
+    """Trials that classified the best trial's validation images, most accurate first. Corrupt predictions are left out."""
     everyone = [trial for row in board.measured for trial in row.trials if trial.metric("val_acc") is not None]
     ranked = sorted(everyone, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))
     first_of_arch = {id(trial) for trial in {str(t.config["arch"]): t for t in reversed(ranked)}.values()}
@@ -151,12 +150,12 @@ def _read_tests(trials: Sequence[Trial], needed: Sequence[int], layout: Layout) 
 def _measure(found: Chosen, trials: Sequence[Trial], library: Library, tests: dict[int, SplitPredictions]) -> Measured:
     combination = found.combination
     best_right = library.probabilities[0].argmax(1) == library.labels
-    test: PairedDifference | None = None
+    test: Difference | None = None
     test_acc: float | None = None
     if tests:
         probabilities: dict[int, Floats] = {m: calibrate(tests[m].logits, library.temperatures[m]) for m in combination.weights}
         right = combination.apply(probabilities).argmax(1) == tests[0].labels
-        test, test_acc = paired_difference(right[None], tests[0].right[None]), float(right.mean())
+        test, test_acc = compare_networks(right, tests[0].right), float(right.mean())
     record = EnsembleRecord(
         method=combination.method,
         created_at=utc_now(),
@@ -174,4 +173,4 @@ def _measure(found: Chosen, trials: Sequence[Trial], library: Library, tests: di
         test_acc=test_acc,
         test_n=len(tests[0].labels) if tests else None,
     )
-    return Measured(record, paired_difference(found.right[None], best_right[None]), test)
+    return Measured(record, compare_networks(found.right, best_right, sides=1), test)

@@ -17,7 +17,7 @@ from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.store import open_regular
 
 LAYERS = {"features_middle": "after half of the blocks", "features_last": "before the classifier"}
-_FEWEST = 10  # images that a map is made of
+_FEWEST = 200  # images that a map is made of: t-SNE of fewer shows little but its own noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Insight:
 
 
 def read_insight(files: TrialFiles, split: str) -> Insight:
-    """Of the trial; its errors on `split`. Raises RecordError where the file is torn or its parts do not fit one another."""
+    """Of the trial; its errors on `split`. Raises RecordError where the file is corrupt or its parts do not fit one another."""
     try:
         with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
             filters = arrays["filters"].astype(np.float32) if "filters" in arrays else None
@@ -51,7 +51,7 @@ def read_insight(files: TrialFiles, split: str) -> Insight:
             wrong = _wrong(arrays, split) if f"{split}_errors" in arrays else ()
             labels = arrays["val_labels"].astype(np.int64)[rows] if len(rows) else np.zeros(0, np.int64)
     except Exception as error:  # whatever a stranger's file makes of numpy
-        raise RecordError(f"{files.predictions}: torn or foreign: {error}") from error
+        raise RecordError(f"{files.predictions}: corrupt, or no file of ours: {error}") from error
     return Insight(filters, maps, labels, wrong)
 
 

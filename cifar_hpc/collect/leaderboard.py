@@ -13,14 +13,12 @@ from typing import Any
 
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
-from cifar_hpc.collect.trials import Axis, Trial, Unfinished
+from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.schema import Outcome, Status
-from cifar_hpc.status.query import spell
 
 FAILURES = (Status.FAILED, Status.LOST)
-value_text = spell  # what a table prints is what a filter takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +56,11 @@ class Row:
         return self.epochs is not None and isinstance(wanted, int) and self.epochs < wanted
 
     @property
+    def seeds(self) -> int:
+        """How many measured the objective."""
+        return self.score.n if self.score else 0
+
+    @property
     def cut(self) -> bool:
         """Whether a search ended one of its trials."""
         return any(trial.outcome is Outcome.PRUNED for trial in self.trials)
@@ -66,15 +69,20 @@ class Row:
     def diverged(self) -> int:
         return sum(trial.outcome is Outcome.DIVERGED for trial in self.trials)
 
+    @property
+    def last(self) -> tuple[bool, bool]:
+        """Why it stands below points of a lower number: all its trials diverged, or a search cut one."""
+        return bool(self.trials) and self.diverged == len(self.trials), self.cut
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaderboard:
-    """rows: best first; points without a measured seed last. image_sets: how many different validation sets are among them."""
+    """rows: best first; points without a measured seed last. Only of trials on the same images (collect/image_sets) does the
+    order mean anything."""
 
     objective: str
     axes: tuple[Axis, ...]
     rows: tuple[Row, ...]
-    image_sets: int
 
     def values(self, axis: Axis) -> tuple[Any, ...]:
         """The values of an axis: 'none' and None, numbers upwards, words, 'all'."""
@@ -98,7 +106,8 @@ class Leaderboard:
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
     """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters. A point of which a
-    search ended a seed early stands below all that went on: its mean is of trials that are no longer alike."""
+    search ended a seed early stands below all that went on: its mean is of trials that are no longer alike. One of which every
+    trial diverged stands below these, and takes no place."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}
     unfinished: dict[str, list[Unfinished]] = {}
@@ -111,19 +120,18 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     rows = _with_short_paths(rows)
     sign = -1 if OBJECTIVES[pool.objective].mode == "max" else 1
     measured = sorted(
-        (row for row in rows if row.score), key=lambda row: (row.cut, sign * _mean(row), row.trials[0].params_trained)
+        (row for row in rows if row.score), key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained)
     )
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
     places = itertools.count(1)
     ranked = [
-        replace(row, place=next(places) if row.score and row.score.n >= MIN_SEEDS else None, pareto=on_front)
+        replace(row, place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] else None, pareto=on_front)
         for row, on_front in zip(measured, front, strict=True)
     ]
     return Leaderboard(
         objective=pool.objective,
         axes=axes,
         rows=(*ranked, *(row for row in rows if not row.score)),
-        image_sets=len({_images(row.config) for row in measured}),
     )
 
 
@@ -176,10 +184,7 @@ def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial
 def _over_seeds(trials: Sequence[Trial], metric: str) -> Estimate | None:
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
     images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)
-    found = estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
-    if found is None or found.low is None or found.high is None or images is None:
-        return found
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))  # no accuracy is beyond them
+    return estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
 
 
 def _mean(row: Row) -> float:
@@ -199,8 +204,3 @@ def _pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
         if costs[i][1] < least:
             front[i], least = True, costs[i][1]
     return front
-
-
-def _images(config: Mapping[Axis, Any]) -> tuple[Any, ...]:
-    """What decides which images are in the validation split."""
-    return tuple(config.get(key) for key in config if key.startswith("dataset"))

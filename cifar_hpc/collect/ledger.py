@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cifar_hpc.collect.leaderboard import Leaderboard, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.trials import value_text
 from cifar_hpc.records.schema import Outcome, Status
 
 K = TypeVar("K")

@@ -65,10 +65,10 @@ def choose_pivot(board: Leaderboard) -> Pivot | None:
 def class_accuracies(row: Row, layout: Layout, split: str) -> dict[str, float]:
     """Share of each class' images that the point classified rightly, mean over seeds; empty where the split was not measured.
 
-    Raises RecordError on torn predictions.
+    Raises RecordError on corrupt predictions.
     """
     predictions = point_predictions(row, layout, split)
-    seeds = [diagnose(found, row.trials[0].classes).class_accuracy for found in predictions]
+    seeds = [diagnose(found, row.trials[0].classes).class_accuracy for found in predictions.values()]
     return {name: sum(seed[name] for seed in seeds) / len(seeds) for name in seeds[0]} if seeds else {}
 
 

@@ -14,6 +14,10 @@ from cifar_hpc.records.store import open_regular
 _TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own did not
 
 
+class ContradictionError(RecordError):
+    """Predictions that do not give the accuracy which the trial's result.json says."""
+
+
 @dataclass(frozen=True, slots=True)
 class SplitPredictions:
     """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test)."""
@@ -38,7 +42,7 @@ class SplitPredictions:
 def read_predictions(files: TrialFiles, split: str, acc: float | None = None) -> SplitPredictions | None:
     """The predictions of 'val' or 'test'; None where the trial has no such split.
 
-    Raises RecordError where there is no such file, it is torn, or it does not give the accuracy `acc` of the record.
+    Raises RecordError where there is no such file, it is corrupt, or it does not give the accuracy `acc` of the record.
     """
     try:
         with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -50,10 +54,12 @@ def read_predictions(files: TrialFiles, split: str, acc: float | None = None) ->
     except FileNotFoundError:
         raise RecordError(f"{files.predictions}: there is none") from None
     except Exception as error:  # whatever a stranger's file makes of numpy
-        raise RecordError(f"{files.predictions}: torn or foreign: {error}") from error
+        raise RecordError(f"{files.predictions}: corrupt, or no file of ours: {error}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):
         raise RecordError(f"{files.predictions}: {split} has logits {logits.shape} for labels {labels.shape}")
     found = SplitPredictions(logits, labels, index)
     if acc is not None and abs(float(found.right.mean()) - acc) > _TOLERANCE:
-        raise RecordError(f"{files.predictions}: gives {split} accuracy {found.right.mean():.4f}, the record says {acc:.4f}")
+        raise ContradictionError(
+            f"{files.predictions}: gives {split} accuracy {found.right.mean():.4f}, result.json says {acc:.4f}"
+        )
     return found

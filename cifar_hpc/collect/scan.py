@@ -109,7 +109,7 @@ def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
     everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
     configs = list({id(trial.config): trial.config for trial in everyone}.values())
-    keys = dict.fromkeys(key for config in configs for key in config)
+    keys = dict.fromkeys(key for config in configs for key in config if not key.endswith("fingerprint"))
     trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
     varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
     if pool.planned_axes is not None:

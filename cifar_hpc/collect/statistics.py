@@ -1,4 +1,9 @@
-"""The statistics of the report: intervals, paired tests, the winner's optimism. Knows arrays only, neither trials nor files."""
+"""The statistics of the report: intervals, tests of two networks or two configurations. Knows arrays only, neither trials nor
+files.
+
+An accuracy varies with the seeds that trained a configuration and with the images that measured it. Intervals and tests here
+cover both; neither covers the split of the labelled images into training and validation, which all seeds of a sweep share.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +13,34 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri, stdtrit
+from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of a test
-MIN_SEEDS = 3  # fewer: no ±, no claim of a ranking
+MIN_SEEDS = 3  # fewer: no ±, no test, no claim of a ranking
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over n seeds. sd: with n - 1 in the denominator. low, high: 95 % interval. None: n does not allow it."""
+    """A mean over n seeds. sd: with n - 1 in the denominator. low, high: 95 % interval. None: n does not allow it.
+
+    images: how many measured it, where it is a share of images.
+    """
 
     mean: float
     n: int
     sd: float | None = None
     low: float | None = None
     high: float | None = None
+    images: int | None = None
 
 
 def estimate(values: Sequence[float], images: int | None = None) -> Estimate | None:
-    """Mean and t interval over seeds; for one seed Wilson's over `images`, where the value is a share of them.
+    """Mean and interval of a quantity that each seed measured once; where it is a share of `images`, of new seeds and images.
 
+    One seed: Wilson's interval over the images. Several: t over the seeds, to which the variance of the mean share over as many
+    other images is added; that counts the part of it which differs from seed to seed twice, and is a little too wide.
     None where there are no values. sd only from MIN_SEEDS values on.
     """
     n = len(values)
@@ -37,10 +49,27 @@ def estimate(values: Sequence[float], images: int | None = None) -> Estimate | N
     mean = float(np.mean(values))
     if n == 1:
         low, high = wilson_interval(mean, images) if images else (None, None)
-        return Estimate(mean, 1, None, low, high)
+        return Estimate(mean, 1, None, low, high, images)
     sd = float(np.std(values, ddof=1))
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
-    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half)
+    half = half_interval(sd * sd / n, n - 1, mean * (1 - mean) / images if images else 0.0, images)
+    low, high = mean - half, mean + half
+    if images:  # a share is not beyond 0 and 1
+        low, high = max(low, 0.0), min(high, 1.0)
+    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images)
+
+
+def half_interval(of_seeds: float, seeds_freedom: float, of_images: float, images: int | None) -> float:
+    """Half a 95 % interval around a mean whose variance has these two parts."""
+    freedom = joint_freedom((of_seeds, seeds_freedom), (of_images, (images or 2) - 1))
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(of_seeds + of_images)
+
+
+def joint_freedom(*parts: tuple[float, float]) -> float:
+    """Degrees of freedom of a sum of independent variances, each (variance, freedom) (Satterthwaite 1946)."""
+    total = sum(variance for variance, _ in parts)
+    if total <= 0:
+        return max(freedom for _, freedom in parts)
+    return 1 / max(sum((variance / total) ** 2 / freedom for variance, freedom in parts), 1e-12)
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -51,67 +80,107 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def mcnemar_test(right_a_N: NDArray[np.bool_], right_b_N: NDArray[np.bool_]) -> float:
-    """Two-sided exact p-value that two classifiers err equally often on the same images (McNemar 1947)."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How much better one is than the other on the same images, in the objective's unit: above 0 is better.
+
+    error, freedom: standard error and degrees of freedom, None where the test has none; of_images: the part of the squared
+    error that more seeds do not take away. low, high: 95 % interval. networks: whether it speaks of two networks alone, not of
+    the configurations that they come from.
+    """
+
+    difference: float
+    p_value: float
+    test: str
+    low: float | None = None
+    high: float | None = None
+    error: float | None = None
+    freedom: float | None = None
+    of_images: float = 0.0
+    networks: bool = False
+
+    @property
+    def better(self) -> bool:
+        """Whether one is better by more than chance."""
+        return self.difference > 0 and self.p_value < LEVEL
+
+    def chance_above(self, least: float) -> float | None:
+        """Posterior probability, under a flat prior, that it is above `least`: Bayes' correlated t-test (Corani and Benavoli
+        2015), whose correlation over the shared images is measured and not assumed."""
+        if self.error is None or self.freedom is None:
+            return None
+        if self.error == 0:
+            return float(self.difference > least)
+        return float(stdtr(self.freedom, (self.difference - least) / self.error))
+
+
+def mcnemar_test(right_a_N: NDArray[np.bool_], right_b_N: NDArray[np.bool_], sides: int = 2) -> float:
+    """Exact p-value that two classifiers err equally often on the same images (McNemar 1947); of one side: that a errs as often
+    as b or more often."""
     only_a = int(np.sum(right_a_N & ~right_b_N))
     only_b = int(np.sum(~right_a_N & right_b_N))
     if only_a + only_b == 0:
         return 1.0
+    if sides == 1:
+        return float(bdtr(only_b, only_a + only_b, 0.5))
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
-@dataclass(frozen=True, slots=True)
-class PairedDifference:
-    """Accuracy of a minus accuracy of b on the same images, with its 95 % interval and two-sided p-value."""
+def compare_networks(one_N: Floats | NDArray[np.bool_], other_N: Floats | NDArray[np.bool_], sides: int = 2) -> Difference:
+    """Two networks on the same N images, by what each image counts: 1 or 0 for right or wrong, or minus its loss.
 
-    difference: float
-    low: float | None
-    high: float | None
-    p_value: float
-    test: str  # 'McNemar' or 'paired bootstrap'
-
-
-def paired_difference(right_a_SN: NDArray[np.bool_], right_b_SN: NDArray[np.bool_], draws: int = 4000) -> PairedDifference:
-    """Compares two points that classified the same N images. Rows are seeds; paired where both have as many.
-
-    One seed each: McNemar. Else a bootstrap that draws seeds and images anew (Efron and Tibshirani 1993, ch. 16). What drawing
-    images anew does to the seeds' accuracies is their joint normal limit, so its cost does not grow with the draws.
-    Deterministic.
+    McNemar's exact test where they are right or wrong, else a t-test of the images' differences.
     """
-    observed = float(right_a_SN.mean() - right_b_SN.mean())
-    seeds_a, seeds_b, images = len(right_a_SN), len(right_b_SN), right_a_SN.shape[1]
-    if seeds_a == seeds_b == 1:
-        return PairedDifference(observed, None, None, mcnemar_test(right_a_SN[0], right_b_SN[0]), "McNemar")
-    rng = np.random.default_rng(0)
-    both_SN = np.concatenate([right_a_SN, right_b_SN]).astype(np.float64)
-    acc_RS = rng.multivariate_normal(both_SN.mean(1), np.cov(both_SN) / images, size=draws, method="eigh")
-    weights_a_RS = rng.multinomial(seeds_a, np.full(seeds_a, 1 / seeds_a), size=draws) / seeds_a
-    weights_b_RS = weights_a_RS
-    if seeds_a != seeds_b:
-        weights_b_RS = rng.multinomial(seeds_b, np.full(seeds_b, 1 / seeds_b), size=draws) / seeds_b
-    differences_R = (acc_RS * np.concatenate([weights_a_RS, -weights_b_RS], axis=1)).sum(1)
-    low, high = np.quantile(differences_R, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    tail = min(np.mean(differences_R <= 0), np.mean(differences_R >= 0))
-    return PairedDifference(observed, float(low), float(high), min(1.0, 2 * max(float(tail), 1 / draws)), "paired bootstrap")
+    n = len(one_N)
+    difference_N = one_N.astype(np.float64) - other_N.astype(np.float64)
+    mean = float(difference_N.mean())
+    error = float(difference_N.std(ddof=1)) / math.sqrt(n) if n > 1 else None
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error if error is not None else None
+    low, high = (mean - half, mean + half) if half is not None else (None, None)
+    if np.isin(one_N, (0, 1)).all() and np.isin(other_N, (0, 1)).all():
+        p_value, test = mcnemar_test(one_N.astype(bool), other_N.astype(bool), sides), "McNemar"
+    else:
+        p_value, test = _t_tail(mean, error, n - 1, sides), "t-test over the images"
+    return Difference(mean, p_value, test, low, high, error, n - 1, networks=True)
 
 
-def winners_optimism(right_PN: NDArray[np.float64], draws: int = 500) -> float | None:
-    """By how much the best of P points looks better than it is, because the images that chose it also measured it.
+def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
+    """Two configurations that were chosen before they were looked at, on the same N images; row s of both is the same seed.
 
-    right_PN: each point's share of seeds that were right on each image. Points are chosen on a bootstrap sample of the images
-    and measured on those not drawn (Tsamardinos, Greasidou and Borboudakis 2018). Not below 0; None where the images are too
-    few to leave one out. Deterministic.
+    A paired t-test over the S seeds, two or more, two-sided, whose variance also has what the images alone contribute.
     """
-    points, images = right_PN.shape
-    if points < 2:
+    seeds, images = one_SN.shape
+    by_seed_S = one_SN.mean(1, dtype=np.float64) - other_SN.mean(1, dtype=np.float64)
+    mean, of_seeds = float(by_seed_S.mean()), float(by_seed_S.var(ddof=1)) / seeds
+    of_images = image_variance(one_SN, other_SN)
+    error, freedom = math.sqrt(of_seeds + of_images), joint_freedom((of_seeds, seeds - 1), (of_images, images - 1))
+    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
+    p_value = _t_tail(mean, error, freedom, 2)
+    return Difference(mean, p_value, "paired t-test over seeds", mean - half, mean + half, error, freedom, of_images)
+
+
+def image_variance(one_SN: Floats, other_SN: Floats) -> float:
+    """The variance of the mean difference that no number of seeds takes away: what other images, of the same kind and as many,
+    would change in every seed. From the covariances between different seeds, so at least two each; not below 0."""
+    images: int = one_SN.shape[1]
+    if images < 2:
         return 0.0
-    rng = np.random.default_rng(0)
-    counts_RN = rng.multinomial(images, np.full(images, 1 / images), size=draws)
-    chosen_R = (counts_RN @ right_PN.T).argmax(1)
-    outside_RN = counts_RN == 0
-    measured_R = outside_RN.any(1)
-    if not measured_R.any():
-        return None
-    outside_RN, chosen_R = outside_RN[measured_R], chosen_R[measured_R]
-    honest_R = (outside_RN * right_PN[chosen_R]).sum(1) / outside_RN.sum(1)
-    return max(0.0, float(right_PN.mean(1).max() - honest_R.mean()))
+    mean_one_N, mean_other_N = (values.mean(0, dtype=np.float64) for values in (one_SN, other_SN))
+    shared = float(np.cov(mean_one_N, mean_other_N)[0, 1])
+    lasting = lasting_variance(one_SN) + lasting_variance(other_SN) - 2 * shared
+    return max(lasting, 0.0) / images
+
+
+def lasting_variance(values_SN: Floats) -> float:
+    """The variance between images of what they count on average over all seeds, from S >= 2 of them."""
+    seeds = len(values_SN)
+    total = float(values_SN.sum(0, dtype=np.float64).var(ddof=1))
+    own = float(values_SN.var(axis=1, ddof=1, dtype=np.float64).sum())
+    return (total - own) / (seeds * (seeds - 1))
+
+
+def _t_tail(mean: float, error: float | None, freedom: float, sides: int) -> float:
+    if not error:
+        return 1.0 if error is None or mean == 0 or (sides == 1 and mean < 0) else 0.0
+    tail = float(stdtr(freedom, -abs(mean / error) if sides == 2 else -mean / error))
+    return min(sides * tail, 1.0)

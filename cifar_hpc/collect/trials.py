@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
-from cifar_hpc.status.query import config_text, flat_config
+from cifar_hpc.status.query import config_text, flat_config, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
+DATASET, FINGERPRINT = "dataset", "dataset.fingerprint"
+value_text = spell  # what a table prints is what a filter takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

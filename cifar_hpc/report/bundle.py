@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_hpc.collect.curves import make_curve_grid, rank_axes
@@ -24,50 +26,57 @@ from cifar_hpc.report.figures_effects import (
     shown_values,
 )
 from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
+from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.page import ensemble_tables, ledger_table, render_page, save_tables, title_of
+from cifar_hpc.report.page import Part, make_part, render_page
+from cifar_hpc.report.page_tables import ensemble_tables, ledger_table, save_tables
 from cifar_hpc.report.places import report_folder
-from cifar_hpc.report.tables import leaderboard_markdown, leaderboard_records
+from cifar_hpc.report.tables import section_records, sections_markdown
 from cifar_hpc.terminal.tables import to_csv
 
 _MOST_PANELS = 12  # of heat-maps
 _FEWEST_LINES = 8  # points that are worth parallel coordinates
 _MOST_COLORS = 6  # lines in a panel of learning curves
+_MOST_DRAWN = 4  # sections with figures
 
 
-def write_report(found: Findings, layout: Layout, terms: str = "", refresh_s: float | None = None) -> Path:
-    """Writes the folder and returns the page's path. terms: the filter; refresh_s: so often the page loads itself again.
+def write_report(sections: Sequence[Findings], layout: Layout, terms: str = "", refresh_s: float | None = None) -> Path:
+    """Writes the folder and returns the page's path. sections: of each data set and split, one at least; terms: the filter;
+    refresh_s: so often the page loads itself again.
 
     Raises OSError.
     """
-    folder = report_folder(layout, found.pool.sweeps, terms)
-    drawings = [readable(drawing) for drawing in choose_drawings(found)] if found.board.measured else []
-    save_drawings(drawings, folder / "figures")
-    tables = [*comparison_tables(found, layout), *ensemble_tables(found), ledger_table(found), *hours_table(found)]
-    save_tables(tables, folder / "tables")
-    files = {"leaderboard.csv": to_csv(leaderboard_records(found.board)), "leaderboard.md": leaderboard_markdown(found.board)}
-    for name, record in ensemble_records(found).items():
-        write_record(folder / name, record)
-    page = render_page(
-        found,
-        drawings,
-        tables,
-        list(files),
-        title=title_of(found.board, found.pool.sweeps) + (f": {terms}" if terms else ""),
-        root=os.path.relpath(layout.root, folder),
-        refresh_s=refresh_s,
-    )
+    sweeps = sections[0].pool.sweeps
+    folder = report_folder(layout, sweeps, terms)
+    root = os.path.relpath(layout.root, folder)
+    names = [""] if len(sections) == 1 else [f"{_file_stem(found.name, n)}_" for n, found in enumerate(sections, 1)]
+    parts = [
+        _part(found, layout, name, root, drawn=number < _MOST_DRAWN)
+        for number, (found, name) in enumerate(zip(sections, names, strict=True))
+    ]
+    save_drawings([drawing for part in parts for drawing in part.drawings], folder / "figures")
+    save_tables([table for part in parts for table in part.tables], folder / "tables")
+    files = {"leaderboard.csv": to_csv(section_records(sections)), "leaderboard.md": sections_markdown(sections)}
+    for found, name in zip(sections, names, strict=True):
+        for method, record in ensemble_records(found).items():
+            write_record(folder / "ensembles" / f"{name}{method}.json", record)
+    total = sum(len(found.board.rows) for found in sections)
+    title = ", ".join(sweeps) if sweeps else f"All trials ({total} points)"
+    page = render_page(parts, list(files), title=title + (f": {terms}" if terms else ""), refresh_s=refresh_s)
     for name, text in {**files, "index.html": page}.items():
         _write(folder / name, text)
     return folder / "index.html"
 
 
 def choose_drawings(found: Findings) -> Iterator[Drawing]:
-    """The figures that this pool has the axes for; the axes that matter most come first."""
+    """The figures that this section has the axes for; the axes that matter most come first."""
     board = found.board
+    if len(board.measured) > 1:
+        yield draw_ranking(board, found.comparison)
+    yield from _draw_curves(found)
     shown = [axis for axis in found.effects.axes if axis != "weights" or not board.is_population]  # a parent for each heir
     ranked = [axis for axis in rank_axes(board) if axis in shown and len(shown_values(board, axis)) > 1]
-    if len(found.effects.importance) > 1 or any(len(values) > 2 for values in found.effects.effects.values()):
+    if len(found.effects.matched) > 1 or any(len(effect.values) > 2 for effect in found.effects.matched):
         yield draw_effects(found.effects, board)
     freezing = make_freezing_curves(board)
     if any(len(curve.points) > 2 for curve in freezing):
@@ -83,14 +92,40 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
         rows, columns = [axis for axis in ranked if axis != panel][:2]
         if len(shown_values(board, rows)) + len(shown_values(board, columns)) > 4:  # two by two is a table
             yield draw_heat_maps(make_heat_maps(board, rows, columns, panel), board)
-    if len(ranked) > 2 and len(board.measured) >= _FEWEST_LINES:
+    if sum(_is_numeric(board, axis) for axis in ranked) > 1 and len(board.measured) >= _FEWEST_LINES:
         yield draw_parallel(board)
     if found.ensembles and found.ensembles.gains:
         yield draw_gain(found.ensembles)
         if len(found.ensembles.shown) > 2:
             yield draw_disagreement(found.ensembles)
+
+
+def ensemble_records(found: Findings) -> dict[str, EnsembleRecord]:
+    """By method: what `predict` takes."""
+    measured = found.ensembles.measured if found.ensembles else ()
+    return {one.record.method: one.record for one in measured}
+
+
+def _part(found: Findings, layout: Layout, name: str, root: str, *, drawn: bool) -> Part:
+    """name: what stands before the names of its files."""
+    drawings = [readable(drawing) for drawing in choose_drawings(found)] if found.board.measured and drawn else []
+    tables = [*comparison_tables(found, layout), *ensemble_tables(found), ledger_table(found), *hours_table(found)]
+    return make_part(
+        found,
+        [replace(drawing, name=f"{name}{drawing.name}") for drawing in drawings],
+        [replace(table, anchor=f"{name}{table.anchor}") for table in tables],
+        layout,
+        root,
+        drawn=drawn,
+    )
+
+
+def _draw_curves(found: Findings) -> Iterator[Drawing]:
+    board = found.board
     if max(trial.epochs for trial in found.pool.trials) == 1:  # no curve to see
         return
+    shown = [axis for axis in found.effects.axes if axis != "weights" or not board.is_population]
+    ranked = [axis for axis in rank_axes(board) if axis in shown and len(shown_values(board, axis)) > 1]
     by_size = sorted(ranked[:3], key=lambda axis: len(board.values(axis)))
     few = [axis for axis in by_size if len(board.values(axis)) <= _MOST_COLORS]
     color = few[-1] if few else next(iter(by_size), None)
@@ -98,12 +133,6 @@ def choose_drawings(found: Findings) -> Iterator[Drawing]:
     grid = make_curve_grid(found.pool, board, row, column, color)
     for kind in ("acc", "loss"):
         yield from draw_curves(grid, board, kind)
-
-
-def ensemble_records(found: Findings) -> dict[str, EnsembleRecord]:
-    """ensembles/<method>.json: what `predict` takes."""
-    measured = found.ensembles.measured if found.ensembles else ()
-    return {f"ensembles/{one.record.method}.json": one.record for one in measured}
 
 
 def _is_numeric(board: Leaderboard, axis: str) -> bool:
@@ -114,6 +143,10 @@ def _is_numeric(board: Leaderboard, axis: str) -> bool:
         and len(values) >= 3
         and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     )
+
+
+def _file_stem(name: str, number: int) -> str:
+    return f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')[:40]}"
 
 
 def _write(path: Path, text: str) -> None:

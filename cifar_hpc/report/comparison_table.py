@@ -7,12 +7,12 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.summary import p_text
+from cifar_hpc.report.words import p_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 
 def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
-    """Accuracy of each class on the validation images, mean over seeds, in percent. Raises RecordError on torn predictions."""
+    """Percent of each class' validation images that are right, mean over seeds. Raises RecordError on corrupt predictions."""
     first, second = (class_accuracies(row, layout, "val") for row in (one, other))
     for row, found in ((one, first), (other, second)):
         if not found:
@@ -37,6 +37,6 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
             interval = f" (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f})"
         lines.append(
             f"{split}: {one.label} is {100 * found.difference:+.2f} points against {other.label}{interval},"
-            f" {found.test}, p {p_text(found.p_value)}."
+            f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
         )
     return lines

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import Axis
+from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.page import PageTable
-from cifar_hpc.report.summary import hours_text
+from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.report.words import hours_text
 from cifar_hpc.status.words import percent_text
 
 _MOST_POINTS = 8  # beside one another, class by class

@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.collect.leaderboard import Leaderboard, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.trials import CURVES, Trial
+from cifar_hpc.collect.trials import CURVES, Trial, value_text
 from cifar_hpc.errors import CifarHpcError
 
 

@@ -22,12 +22,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from cifar_hpc.collect.leaderboard import value_text
+from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.lettering import font_families, make_readable
 
 INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
-_PAGE_COLORS = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+_DARK_PALETTE = ("#4aa8e8", "#ff8a4c", "#2fc79a", "#e5a0c6", "#f2b632", "#86cdf5", "#c9a227")  # the same hues on dark paper
+_STEPS = 24  # colours of the ramp
+_VIRIDIS = mpl.colormaps["viridis"]
 _STYLE: Any = {
     "text.parse_math": False,  # a $ in a name is a dollar
     "font.size": 9,
@@ -116,8 +118,8 @@ def page_svg(drawing: Drawing) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[a-zA-Z.]+_\d+"', "", svg)  # group names, the same in every figure
     svg = re.sub(r' d="[^"]+"', lambda path: re.sub(r"(\d\.\d{2})\d+", r"\1", path[0]), svg)  # hundredths of a point do
-    for ours, pages in _PAGE_COLORS.items():
-        svg = svg.replace(ours, pages)
+    colors = _page_colors()
+    svg = re.sub(r"#[0-9a-f]{6}\b", lambda color: colors.get(color[0], color[0]), svg)
     widest = f"max-width: {drawing.figure.get_figwidth() * 115:.0f}px"
     label = f'role="img" aria-label="{escape(drawing.title)}" style="{widest}"'
     return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', lambda _: label, svg, count=1)
@@ -140,16 +142,42 @@ def colors_for(values: Sequence[Any]) -> dict[Any, str]:
 
 
 def ramp_color(share: float) -> str:
-    """The colour of a number 0..1 that lines bear: viridis without its end, too pale on white."""
-    return to_hex(mpl.colormaps["viridis"](0.88 * share))
+    """The colour of a number 0..1 that lines bear on white, one of a few: viridis without its pale end."""
+    return _ramp()[round(min(max(share, 0.0), 1.0) * (_STEPS - 1))][0]
+
+
+@lru_cache(maxsize=1)
+def _ramp() -> tuple[tuple[str, str], ...]:
+    """(on white, on dark paper) of each step; on dark paper it is viridis without its dark end."""
+    shares = [step / (_STEPS - 1) for step in range(_STEPS)]
+    return tuple((to_hex(_VIRIDIS(0.86 * share)), to_hex(_VIRIDIS(0.34 + 0.66 * share))) for share in shares)
+
+
+def theme_css() -> str:
+    """The colours of figures in a page, as CSS: each on white paper and on dark paper."""
+    pairs = [*zip(PALETTE, _DARK_PALETTE, strict=True), *_ramp()]
+    light, dark = ("".join(f"--f{n}:{pair[side]};" for n, pair in enumerate(pairs)) for side in (0, 1))
+    return (
+        f":root{{{light}}} :root[data-theme=dark]{{{dark}}}"
+        f" @media (prefers-color-scheme: dark){{:root:not([data-theme=light]){{{dark}}}}}"
+        f" @media print{{:root:root:root{{{light}}}}}"
+    )
+
+
+@lru_cache(maxsize=1)
+def _page_colors() -> dict[str, str]:
+    """What a page puts in place of a figure's own colours."""
+    own = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
+    themed = [*PALETTE, *(color for color, _ in _ramp())]
+    return {**{color: f"var(--f{n})" for n, color in enumerate(themed)}, **own}
 
 
 def axis_title(axis: str, value: Any) -> str:
-    """'freeze 0.5'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
+    """'freeze: 0.5', 'augment: none'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
     if axis == "weights":
         return value_text(value, axis).removesuffix(".pt")
-    named = isinstance(value, str) and axis in ("arch", "augment", "dataset", "optimizer", "schedule")
-    return value_text(value, axis) if named else f"{axis} {value_text(value, axis)}"
+    alone = isinstance(value, str) and axis in ("arch", "dataset")
+    return value_text(value, axis) if alone else f"{axis}: {value_text(value, axis)}"
 
 
 def frame_bare(axes: Axes) -> None:

@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from cifar_hpc.collect.curves import best_by
 from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.figures import (
     INK,
@@ -83,48 +84,65 @@ def _draw_cells(
 
 
 def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
-    """A panel an axis, most important first: the additive model's mean at each value with its interval, over the points."""
-    axes_by_weight = sorted(effects.importance, key=lambda axis: -effects.importance[axis])
-    across = min(_COLUMNS, len(axes_by_weight))
-    down = -(-len(axes_by_weight) // across)
+    """A panel for each axis that has matched configurations: a grey line joins those that differ in nothing else, blue is their
+    mean. Each panel has its own scale, so that one large effect flattens no other."""
+    found = effects.matched
+    across = min(_COLUMNS, len(found))
+    down = -(-len(found) // across)
     with house_style():
-        figure = new_figure(1 + 2.6 * across, 0.5 + 2.3 * down)
-        panels = figure.subplots(down, across, squeeze=False, sharey=True)
+        figure = new_figure(1 + 2.6 * across, 0.5 + 2.4 * down)
+        panels = figure.subplots(down, across, squeeze=False)
         for number, panel in enumerate(panels.flat):
-            if number >= len(axes_by_weight):
+            if number >= len(found):
                 panel.set_visible(False)
                 continue
-            axis = axes_by_weight[number]
-            found = effects.effects[axis]
-            place = {effect.value: x for x, effect in enumerate(found)}
-            panel.scatter(
-                [place[row.axes[axis]] for row in board.measured], _scores(board), s=7, color=MUTED, alpha=0.35, linewidths=0
-            )
-            means = [effect.mean for effect in found]
-            panel.errorbar(range(len(found)), means, yerr=_bars(found, board), **_MEANS)
-            labels = [value_text(effect.value, axis) for effect in found]
+            effect = found[number]
+            panel.plot(range(len(effect.values)), effect.scores.T, color=MUTED, alpha=0.35, linewidth=0.7)
+            panel.errorbar(range(len(effect.values)), effect.means, yerr=_bars(effect, board), **_MEANS)
+            labels = [value_text(value, effect.axis) for value in effect.values]
             crowded = max(map(len, labels)) * len(labels) > 26
-            panel.set_xticks(range(len(found)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
-            panel.set_xlim(-0.4, len(found) - 0.6)
-            panel.set_title(f"{axis}: {effects.importance[axis]:.0%} of the variance")
+            panel.set_xticks(range(len(labels)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
+            panel.set_xlim(-0.4, len(labels) - 0.6)
+            panel.set_title(_effect_title(effect, effects))
             panel.grid(axis="x", visible=False)
             _format_score(panel, board)
-        if board.objective == "val_acc":
-            low, high = panels[0][0].get_ylim()
-            panels[0][0].set_ylim(max(low, 0.0), min(high, 1.0))
         figure.supylabel(f"validation {_metric_words(board)}", fontsize=9)
-        others = " with all other axes averaged evenly (additive model)" if len(axes_by_weight) > 1 else ""
-        interval = ", 95 % interval" if any(e.half is not None for found in effects.effects.values() for e in found) else ""
-        caption = f"Blue: mean at each value{others}{interval}. Grey: the points."
-        return Drawing("effects", "What each axis does", caption, figure)
+        return Drawing("effects", "What each axis does", _effects_caption(effects), figure)
 
 
-def _bars(found: Sequence[Effect], board: Leaderboard) -> list[list[float]]:
-    """How far each interval reaches below and above; that of an accuracy ends at 0 and 1."""
+def _effect_title(effect: Effect, effects: Effects) -> str:
+    share = effects.importance.get(effect.axis)
+    variance = f": {share:.0%} of the variance" if share is not None else ""
+    return f"{effect.axis}{variance}\n{len(effect.scores)} matched"
+
+
+def _effects_caption(effects: Effects) -> str:
+    caption = (
+        "A grey line joins configurations that differ in nothing but the axis; blue is their mean, its bar the 95 % interval of"
+        " that mean against the other values (none where there is one line)."
+    )
+    left = [f"{effect.axis} {value_text(value)}" for effect in effects.matched for value in effect.unmatched]
+    if left:
+        caption += f" Without a match: {', '.join(left[:6])}{' and others' if len(left) > 6 else ''}."
+    if effects.importance:
+        caption += " Shares of the variance between all configurations are omega squared, less what chance alone gives."
+    return caption
+
+
+def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
+    """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1."""
+    if effect.half is None:
+        return None
     low, high = (0.0, 1.0) if board.objective == "val_acc" else (-math.inf, math.inf)
-    reach = [(e.mean, e.half or 0.0) for e in found]
-    below = [max(min(half, mean - low), 0.0) for mean, half in reach]
-    return [below, [max(min(half, high - mean), 0.0) for mean, half in reach]]
+    half, means = effect.half, [float(mean) for mean in effect.means]
+    return [[min(half, mean - low) for mean in means], [min(half, high - mean) for mean in means]]
+
+
+def _intervals(rows: Sequence[Row]) -> list[list[float]]:
+    """How far each point's 95 % interval reaches below and above its mean; not at all where there is none."""
+    found = [row.score for row in rows if row.score]
+    below = [e.mean - e.low if e.low is not None else 0.0 for e in found]
+    return [below, [e.high - e.mean if e.high is not None else 0.0 for e in found]]
 
 
 def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing:
@@ -141,11 +159,10 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
             points = [(x, best[x, value]) for x in values if (x, value) in best]
             if not points:
                 continue
-            spread = [row.score.sd or 0.0 for _, row in points if row.score]
             axes.errorbar(
                 [x for x, _ in points],
                 [_score(row) for _, row in points],
-                yerr=spread,
+                yerr=_intervals([row for _, row in points]),
                 fmt="o-",
                 markersize=4,
                 capsize=2,
@@ -163,7 +180,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
         others = [name for name in board.axes if name not in (axis, color_axis)]
-        caption = "Mean over seeds; bars are the standard deviation." + (f" Best over {', '.join(others)}." if others else "")
+        caption = "Mean over seeds, with its 95 % interval." + (f" Best over {', '.join(others)}." if others else "")
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 
 
@@ -175,11 +192,10 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes = figure.subplots()
         for curve in curves:
             shares = [share for share, _ in curve.points]
-            spread = [row.score.sd or 0.0 for _, row in curve.points if row.score]
             axes.errorbar(
                 shares,
                 [_score(row) for _, row in curve.points],
-                yerr=spread,
+                yerr=_intervals([row for _, row in curve.points]),
                 fmt="o-",
                 markersize=4,
                 capsize=2,
@@ -193,7 +209,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
-        caption = "Best point at each depth, mean over seeds; bars are the standard deviation."
+        caption = "Best point at each depth: mean over seeds, with its 95 % interval."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         return Drawing("freezing", "How much may stay frozen", caption, figure)

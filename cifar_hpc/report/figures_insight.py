@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from cifar_hpc.collect.insight import Insight
 from cifar_hpc.report.figures import PALETTE, Drawing, frame_bare, house_style, new_figure
 
+_SMALLEST = 3  # pixels of a side: filters no larger show nothing to the eye
 _ACROSS = 8  # filters or images in a row
 _MOST_NAMED = 20  # classes that a legend names
 # Beyond the palette's colours another mark tells classes apart, so that no two look alike.
@@ -22,7 +23,7 @@ def draw_insight(found: Insight, classes: Sequence[str], split: str) -> Iterator
         yield draw_wrong(found, classes, split)
     if found.maps:
         yield draw_maps(found, classes)
-    if found.filters is not None:
+    if found.filters is not None and min(found.filters.shape[2:]) > _SMALLEST:
         yield draw_filters(found)
 
 

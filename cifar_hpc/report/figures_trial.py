@@ -4,66 +4,77 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.colors import PowerNorm
+from matplotlib.ticker import FuncFormatter
 
 from cifar_hpc.collect.diagnosis import Diagnosis
-from cifar_hpc.report.figures import INK, MUTED, PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.collect.statistics import wilson_interval
+from cifar_hpc.report.figures import MUTED, PALETTE, Drawing, frame_bare, house_style, new_figure
 
 _MOST_NUMBERS = 12  # classes for which each cell bears its number
 
 
 def draw_confusion(found: Diagnosis, split: str) -> Drawing:
-    """Rows are true classes, in percent of their images; the diagonal is pale so that the errors stand out."""
+    """Rows are true classes, in percent of their images. The diagonal has a colour of its own, so that errors stand out."""
     share = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
     k = len(found.classes)
+    digits = 1 if found.confusion.sum(1).max() >= 1000 else 0
     with house_style():
         side = min(max(0.46 * k + 1.6, 4.2), 14)
-        figure = new_figure(side + 0.6, side)
+        figure = new_figure(side + 1.5, side)
         axes = figure.subplots()
-        errors = np.where(np.eye(k, dtype=bool), np.nan, share)
+        diagonal = np.eye(k, dtype=bool)
+        errors, hits = np.where(diagonal, np.nan, share), np.where(diagonal, share, np.nan)
         worst = max(float(np.nanmax(errors)), 1e-6)
-        axes.imshow(errors, cmap="Blues", norm=PowerNorm(0.5, 0, worst))
+        norm = PowerNorm(0.5, 0, worst)
+        drawn = axes.imshow(errors, cmap="Blues", norm=norm)
+        axes.imshow(hits, cmap="Greens", vmin=0, vmax=1.4)
         if k <= _MOST_NUMBERS:
             for row, column in np.ndindex(k, k):
                 value = share[row, column]
-                if value >= 0.005:
-                    dark = row != column and value > 0.36 * worst
-                    weight = "bold" if row == column else "normal"
-                    color = "white" if dark else INK if row == column else "black"
-                    axes.text(
-                        column, row, f"{100 * value:.0f}", ha="center", va="center", color=color, fontsize=8, fontweight=weight
-                    )
+                dark = norm(value) > 0.6 if row != column else value > 0.85
+                color = "white" if dark else "#9aa3ab" if value == 0 else "black"
+                text = f"{100 * value:.{digits}f}" if value else "0"
+                weight = "bold" if row == column else "normal"
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8, fontweight=weight)
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.75, format=FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+        bar.set_label("of the class taken for another", fontsize=8)
+        bar.outline.set_visible(False)
         step = 1 if k <= 40 else -(-k // 40)
         axes.set_xticks(range(0, k, step), found.classes[::step], rotation=90 if k > 6 else 0)
         axes.set_yticks(range(0, k, step), found.classes[::step])
         axes.set_xlabel("taken for")
         axes.set_ylabel("true class")
         frame_bare(axes)
-        caption = f"Percent of each true class' {split} images; colour marks the errors."
+        caption = f"Percent of each true class' {split} images: right in green, errors in blue on a scale of their own."
         return Drawing("confusion", "Confusion matrix", caption, figure)
 
 
 def draw_reliability(found: Diagnosis, split: str) -> Drawing:
-    """Accuracy against confidence; a point's size is its share of the images."""
+    """Accuracy against confidence above, how many images each bin holds below."""
     bins = found.reliability
     with house_style():
-        figure = new_figure(4.6, 4.2)
-        axes = figure.subplots()
+        figure = new_figure(4.6, 5.0)
+        axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
         axes.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (3, 2)), linewidth=1)
-        axes.plot(bins.confidence, bins.accuracy, color=PALETTE[0], linewidth=1.2)
-        axes.scatter(
-            bins.confidence,
-            bins.accuracy,
-            s=15 + 300 * bins.count / bins.count.sum(),
-            color=PALETTE[0],
-            alpha=0.75,
-            linewidths=0,
+        reach = [wilson_interval(float(share), int(n)) for share, n in zip(bins.accuracy, bins.count, strict=True)]
+        below_above = [
+            [float(share) - low for share, (low, _) in zip(bins.accuracy, reach, strict=True)],
+            [high - float(share) for share, (_, high) in zip(bins.accuracy, reach, strict=True)],
+        ]
+        axes.errorbar(
+            bins.confidence, bins.accuracy, yerr=np.maximum(below_above, 0), fmt="o-", color=PALETTE[0], markersize=4, capsize=2
         )
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
-        axes.set_aspect("equal")
-        axes.set_xlabel("confidence")
         axes.set_ylabel("accuracy")
+        below.bar(bins.confidence, bins.count, width=0.05, color=PALETTE[0], alpha=0.7)
+        for confidence, count in zip(bins.confidence, bins.count, strict=True):
+            below.annotate(f"{count:,}", (confidence, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
+        below.set_ylim(0, 1.25 * max(float(bins.count.max()), 1))
+        below.set_ylabel("images")
+        below.set_xlabel("confidence")
         caption = (
-            f"On {split} images, by confidence; on the dashed line it would be calibrated. ECE {100 * bins.ece:.1f} points."
+            f"On {split} images, by confidence, with the 95 % interval of each bin; on the dashed line it would be calibrated."
+            f" ECE {100 * bins.ece:.1f} points."
         )
         return Drawing("reliability", "Reliability", caption, figure)

@@ -4,262 +4,223 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Trial
-from cifar_hpc.records.store import utc_now, write_atomic
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import utc_now
 from cifar_hpc.report import summary
-from cifar_hpc.report.figures import Drawing, page_svg
+from cifar_hpc.report.figures import Drawing, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import Column, leaderboard_columns
-from cifar_hpc.status.words import percent_text
-from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
+from cifar_hpc.report.next_seed import NextSeed, next_seed
+from cifar_hpc.report.page_tables import PageTable
+from cifar_hpc.report.tables import Column, digits_of, gap_text, leaderboard_columns, params_text, score_text
+from cifar_hpc.report.words import p_text, words_of
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
-
-
-@dataclass(frozen=True, slots=True)
-class PageTable:
-    """A small table under the figures, as text."""
-
-    anchor: str
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
+_FOLDED = ("gap", "trained", "best epoch")  # columns that stand in a row's details
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of the leaderboard; key: what it sorts by."""
+    """One cell of the leaderboard. key: what it sorts by; under: a second, smaller line."""
 
     text: str
     key: float | str | None
     right: bool
+    under: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRow:
-    """One point. style: tied, empty or none; trials: how many it has."""
+    """One point. style: tied, empty or none; details: what stands in the row that opens below it, as JSON."""
 
     cells: Sequence[Cell]
     style: str
     trials: int
+    details: Any
 
 
-def render_page(
-    found: Findings,
-    drawings: Sequence[Drawing],
-    tables: Sequence[PageTable],
-    files: Sequence[str],
-    *,
-    title: str,
-    root: str,
-    refresh_s: float | None = None,
-) -> str:
-    """The page of sweeps. root: the results folder as seen from the page's own; files: names beside the page to link."""
-    columns = [*leaderboard_columns(found.board)]
-    after = next(i for i, column in enumerate(columns) if column.title == "val acc %") + 1
-    columns[after:after] = _certainty_columns(found)
-    return render(
-        title=title,
-        progress=summary.progress_text(found.pool, found.board),
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a page says of one data set and split, or of one trial. number of the leaderboard's columns that stay in sight."""
+
+    name: str
+    summary: Sequence[str]
+    drawings: Sequence[Drawing]
+    tables: Sequence[PageTable]
+    trials: Sequence[Trial]
+    progress: str = ""
+    failures: Sequence[str] = ()
+    caveats: Sequence[str] = ()
+    columns: Sequence[Column] = ()
+    rows: Sequence[PageRow] = ()
+    shading: str = ""
+    next_seed: NextSeed | None = None
+    notes: Sequence[str] = field(default=())
+
+
+def make_part(
+    found: Findings, drawings: Sequence[Drawing], tables: Sequence[PageTable], layout: Layout, root: str, *, drawn: bool
+) -> Part:
+    """root: the results folder as seen from the page's own; drawn: whether figures were to be drawn."""
+    columns = [column for column in leaderboard_columns(found.board) if column.title not in _FOLDED]
+    undrawn = (
+        f"Figures are drawn for the first data sets only: cifar-hpc report 'dataset={found.name.split(',')[0]}' draws these."
+    )
+    return Part(
+        name=found.name,
         summary=summary.headline(found),
         drawings=drawings,
         tables=tables,
         trials=found.pool.trials,
-        root=root,
+        progress=summary.progress_text(found.pool, found.board),
         failures=summary.failures(found.pool.unfinished),
         caveats=summary.caveats(found.pool, found.board),
         columns=columns,
-        rows=[_page_row(row, columns, found) for row in found.board.rows],
-        points=[_trials(row) for row in found.board.rows],
-        files=files,
-        refresh_s=refresh_s,
+        rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
+        shading=_shading(found),
+        next_seed=next_seed(found, layout),
+        notes=[] if drawn or not found.board.measured else [undrawn],
     )
 
 
-def render(
+def render_page(
+    parts: Sequence[Part],
+    files: Sequence[str],
     *,
     title: str,
-    progress: str,
-    summary: Sequence[str],
-    drawings: Sequence[Drawing],
-    tables: Sequence[PageTable],
-    trials: Sequence[Trial],
-    root: str,
-    failures: Sequence[str] = (),
-    caveats: Sequence[str] = (),
-    columns: Sequence[Column] = (),
-    rows: Sequence[PageRow] = (),
-    points: Sequence[Any] = (),
-    files: Sequence[str] = (),
     refresh_s: float | None = None,
+    links: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Any page of the house: words, a leaderboard where there are rows, figures, tables. refresh_s: it loads itself again."""
+    """Any page of the house: words, a leaderboard where there are rows, figures, tables. files: names beside the page to link;
+    links: (address, words) of other pages; refresh_s: it loads itself again so often."""
     environment = Environment(
         loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    shown, more = _fitting(drawings)
+    trials = [trial for part in parts for trial in part.trials]
+    shown, more = _fitting([part.drawings for part in parts])
     return environment.get_template("page.html.j2").render(
         title=title,
         written=utc_now()[:16].replace("T", " ") + " UTC",
-        progress=progress,
         refresh_s=refresh_s,
-        summary=summary,
-        failures=failures,
-        caveats=caveats,
-        columns=columns,
-        rows=rows,
+        parts=parts,
         figures=shown,
         more=more,
-        tables=tables,
         files=files,
+        links=links,
+        theme_css=Markup(theme_css()),
+        covers=summary.COVERS,
         hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
         versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
-        data=_json({"root": root, "points": points, "refresh_s": refresh_s}),
+        data=_json({"points": [[row.details for row in part.rows] for part in parts], "refresh_s": refresh_s}),
     )
 
 
-def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
-    """<anchor>.csv and <anchor>.md of each; tables of an earlier report that are none of these are removed."""
-    for table in tables:
-        columns = [TextColumn(title, tuple(row[i] for row in table.rows)) for i, title in enumerate(table.header)]
-        records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-        for suffix, text in ((".csv", to_csv(records)), (".md", to_markdown(columns))):
-            write_atomic(folder / f"{table.anchor}{suffix}", lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
-    names = {table.anchor for table in tables}
-    for path in folder.glob("*.*"):
-        if path.suffix in (".csv", ".md") and path.stem not in names:
-            path.unlink()
+def _shading(found: Findings) -> str:
+    """What the shaded rows are; empty where none is."""
+    comparison = found.comparison
+    tested = [d for d in comparison.differences.values() if not d.networks] if comparison else []
+    if not tested:
+        return ""
+    return f"Shaded: the best and what is not told from it at the 5 % level ({tested[0].test})."
 
 
-def _certainty_columns(found: Findings) -> list[Column]:
-    def interval(row: Row) -> str:
-        estimate = row.val_acc
-        if estimate is None or estimate.low is None or estimate.high is None:
-            return ""
-        return f"{100 * max(estimate.low, 0):.1f} to {100 * min(estimate.high, 1):.1f}"
-
-    def behind(row: Row) -> str:
-        difference = found.comparison and found.comparison.differences.get(row.point_id)
-        return f"{100 * difference.difference:.2f} (p {summary.p_text(difference.p_value)})" if difference else ""
-
-    def behind_key(row: Row) -> float | None:
-        difference = found.comparison and found.comparison.differences.get(row.point_id)
-        return difference.difference if difference else None
-
-    columns = [
-        Column("interval", interval, lambda row: row.val_acc.low if row.val_acc else None),
-        Column("behind", behind, behind_key),
-    ]
-    return [column for column in columns if any(column.text(row) for row in found.board.rows)]
-
-
-def _page_row(row: Row, columns: Sequence[Column], found: Findings) -> PageRow:
-    tied = found.comparison is not None and found.comparison.tied(row.point_id)
-    mark = " ◆" if row.pareto else ""
+def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:
+    verdict = found.comparison.verdict(row.point_id) if found.comparison else "not tested"
+    shaded = _shading(found) and verdict in ("best", "tied")
     cells = [
-        Cell(column.text(row) + (mark if column.title == "time" else ""), column.key(row), column.right) for column in columns
+        Cell(
+            column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""),
+            column.key(row),
+            column.right,
+            {"val acc %": _interval(row.val_acc), "test acc %": _interval(row.test_acc)}.get(column.title, ""),
+        )
+        for column in columns
     ]
     seeds = len(row.trials) + len(row.failed) + len(row.unfinished)
-    return PageRow(cells, "tied" if tied else "" if row.score else "empty", seeds)
+    details = {"facts": _facts(row, found), "trials": _trials(row, layout, root)}
+    return PageRow(cells, "tied" if shaded else "" if row.score else "empty", seeds, details)
 
 
-def _trials(row: Row) -> list[tuple[str, int, str, str]]:
-    """(id, seed, what became of it, job) for each trial of the point."""
+def _interval(found: Estimate | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    digits = min(digits_of(found.images), 1)
+    return f"{100 * found.low:.{digits}f} to {100 * found.high:.{digits}f}"
+
+
+def _facts(row: Row, found: Findings) -> list[str]:
+    """What a row's details say beside its trials."""
+    facts = [words_of(row)]
+    comparison = found.comparison
+    difference = comparison.differences.get(row.point_id) if comparison else None
+    if difference is not None:
+        unit, digits, points = (100, 2, "points") if found.board.objective == "val_acc" else (1, 3, "of loss")
+        whom = "of these two networks, on these images" if difference.networks else "behind the best"
+        interval = (
+            ""
+            if difference.low is None
+            else f", {unit * difference.low:.{digits}f} to {unit * (difference.high or 0):.{digits}f}"
+        )
+        facts.append(f"{unit * difference.difference:.{digits}f} {points} {whom} (p {p_text(difference.p_value)}{interval})")
+    elif comparison and row.point_id in comparison.untested:
+        facts.append(f"not tested against the best: {comparison.untested[row.point_id]}")
+    if row.gap is not None:
+        augmented = row.config.get("augment") not in (None, "none")
+        facts.append(
+            f"training {gap_text(row)} points above validation" + (" (measured on augmented images)" if augmented else "")
+        )
+    if row.trials:
+        facts.append(f"{params_text(row)} parameters trained")
+    if row.best_epoch:
+        facts.append(f"best epoch {row.best_epoch:.0f}")
+    return facts
+
+
+def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, str, str]]:
+    """(id, address, what became of it, job, address of its logs) for each trial of the point."""
     found = []
     for trial in row.trials:
-        measured = [f"{name} {100 * acc:.2f} %" for name in ("val", "test") if (acc := trial.metric(f"{name}_acc")) is not None]
-        found.append((trial.trial_id, trial.seed, ", ".join(measured) or trial.reason, trial.job))
-    found += [
-        (t.trial_id, t.seed, f"{t.status}: {t.reason}" if t.reason else str(t.status), "")
-        for t in (*row.failed, *row.unfinished)
-    ]
+        scores = (("val", trial.metric("val_acc"), trial.val_n), ("test", trial.metric("test_acc"), trial.test_n))
+        measured = [f"{name} {score_text(acc, n)} %" for name, acc, n in scores if acc is not None]
+        page = layout.report / trial.trial_id / "index.html"
+        address = f"{root}/report/{trial.trial_id}/index.html" if page.exists() else f"{root}/trials/{trial.trial_id}/"
+        text = f"seed {trial.seed}: {', '.join(measured) or trial.reason}"
+        found.append((trial.trial_id, address, text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/"))
+    for other in (*row.failed, *row.unfinished):
+        text = f"seed {other.seed}: {other.status}{f': {other.reason}' if other.reason else ''}"
+        found.append((other.trial_id, f"{root}/trials/{other.trial_id}/", text, "", ""))
     return found
 
 
-def _fitting(drawings: Sequence[Drawing]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The figures that the page shows, and the names of those that would make it too big."""
-    shown: list[dict[str, Any]] = []
-    more: list[str] = []
+def _fitting(drawings: Sequence[Sequence[Drawing]]) -> tuple[list[list[dict[str, Any]]], list[list[str]]]:
+    """The figures that the page shows, part by part, and the names of those that would make it too big."""
+    shown: list[list[dict[str, Any]]] = []
+    more: list[list[str]] = []
     size = 0
-    for drawing in drawings:
-        svg = "" if size > _MOST_SVG else page_svg(drawing)
-        size += len(svg)
-        if not svg or size > _MOST_SVG:
-            more.append(drawing.name)
-            continue
-        wide = drawing.figure.get_figwidth() > _WIDE_IN
-        shown.append(
-            {"name": drawing.name, "title": drawing.title, "caption": drawing.caption, "svg": Markup(svg), "wide": wide}
-        )
+    for part in drawings:
+        shown.append([])
+        more.append([])
+        for drawing in part:
+            svg = "" if size > _MOST_SVG else page_svg(drawing)
+            size += len(svg)
+            if not svg or size > _MOST_SVG:
+                more[-1].append(drawing.name)
+                continue
+            wide = drawing.figure.get_figwidth() > _WIDE_IN
+            facts = {"name": drawing.name, "title": drawing.title, "caption": drawing.caption}
+            shown[-1].append({**facts, "svg": Markup(svg), "wide": wide})
     return shown, more
 
 
 def _json(data: Any) -> Markup:
     """JSON that no browser takes for markup."""
     return Markup(json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c"))
-
-
-def ledger_table(found: Findings) -> PageTable:
-    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved."""
-    ledger = found.ledger
-    entries = [
-        *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
-        *(((device, "lost to preemption, not in the above"), entry) for device, entry in ledger.lost.items()),
-        *(((device, "saved by cohorts, not in the above"), entry) for device, entry in ledger.saved.items()),
-    ]
-    rows = [
-        ("GPU" if device == "cuda" else device.upper(), outcome, f"{entry.trials:,}", summary.hours_text(entry.hours))
-        for (device, outcome), entry in entries
-    ]
-    notes = []
-    if ledger.reused.trials:
-        reused = summary.hours_text(ledger.reused.hours)
-        notes.append(f"{ledger.reused.trials} of these trials were trained by other sweeps: {reused} hours saved.")
-    if ledger.lost:
-        notes.append("Lost: training since the last checkpoint of attempts that were killed, whoever killed them.")
-    if ledger.saved:
-        notes.append("Saved: batches drawn and passed through frozen blocks once for all, in training alone: at least so much.")
-    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, " ".join(notes))
-
-
-def ensemble_tables(found: Findings) -> list[PageTable]:
-    """Every ensemble beside its best member, and greedy's weights; nothing where there are no ensembles."""
-    ensembles = found.ensembles
-    if ensembles is None:
-        return []
-    best = ensembles.best
-    header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
-    rows = [("best member", "1", percent_text(best.val_acc), "", percent_text(best.test_acc), "")]
-    for one in (*ensembles.measured, *ensembles.soups):
-        record = one.record
-        val, test = (summary.difference_text(difference) for difference in (one.val, one.test))
-        size = str(len(record.members))
-        rows.append((record.method, size, percent_text(record.val_acc), val, percent_text(record.test_acc), test))
-    note = (
-        f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
-        " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"
-        " measured once. p: McNemar on the same images. Files: ensembles/METHOD.json."
-    )
-    weights = [
-        (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
-        for one in ensembles.measured
-        if one.record.method == "greedy" and len(one.record.members) > 1
-        for member in one.record.members
-    ]
-    weights_table = PageTable("weights", "Greedy's weights", ("method", "trial", "weight %", "temperature"), weights)
-    return [PageTable("ensembles", "Ensembles", header, rows, note), *([weights_table] if weights else [])]
-
-
-def title_of(board: Leaderboard, sweeps: Sequence[str]) -> str:
-    """The page's title."""
-    return ", ".join(sweeps) if sweeps else f"All trials ({len(board.rows)} points)"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 
-from cifar_hpc.collect.comparison import Comparison
+from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.statistics import PairedDifference
-from cifar_hpc.collect.trials import Unfinished
+from cifar_hpc.collect.statistics import Difference, Estimate
+from cifar_hpc.collect.trials import Unfinished, value_text
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.report.tables import digits_of, score_text
+from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
 from cifar_hpc.status.words import percent_text, plural
+
+COVERS = (
+    "Intervals are at 95 %: of several seeds they cover the luck of seeds and of images, of one seed that of images alone. All"
+    " seeds share one split into training and validation images, whose luck nothing here covers."
+)
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
@@ -34,15 +39,21 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'point')} trained on the validation images too: nothing ranks them.")
-    placed = sum(row.place is not None for row in board.measured)
-    if board.measured and not placed:
+    few = [row for row in board.measured if row.place is None and not row.last[0]]
+    if few and len(few) == len(board.measured):
         notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
-    elif placed < len(board.measured):
-        few = plural(len(board.measured) - placed, "point")
-        notes.append(f"Fewer than three seeds: no place is claimed for {few}, which stand by their numbers.")
-    if board.image_sets > 1:
-        notes.append(f"{board.image_sets} different validation sets: compare only points with the same data set.")
-    return [*notes, *(f"Left out: {line}" for line in _by_reason((r.reason, r.path) for r in pool.rejected))]
+    elif few:
+        notes.append(
+            f"Fewer than three seeds: no place is claimed for {plural(len(few), 'point')}, which stand by their numbers."
+        )
+    if lost := [row for row in board.measured if row.last[0]]:
+        notes.append(f"{plural(len(lost), 'point')} of which every trial diverged stand last.")
+    return [*notes, *left_out(pool)]
+
+
+def left_out(pool: Pool) -> list[str]:
+    """The files that are in no number, by reason."""
+    return [f"Left out: {line}" for line in _by_reason((r.reason, r.path) for r in pool.rejected)]
 
 
 def failures(trials: Sequence[Unfinished]) -> list[str]:
@@ -69,44 +80,85 @@ def headline(found: Findings) -> list[str]:
     if not board.measured:
         refitted = any(row.test_acc and row.config.get("dataset.val_frac") == 0 for row in board.rows)
         why = "These trials had no validation images" if refitted else "No trial has finished with a measurement yet"
-        return [f"{why}.", _cost(found.ledger)]
-    best = board.measured[0]
-    test = f"; on test {estimate_text(best.test_acc)} %" if best.test_acc else ""
-    lines = [f"{best.label} {_verb(board, comparison)}: {estimate_text(best.val_acc)} % validation accuracy{test}."]
-    if comparison and len(board.measured) > 1:
-        lines.append(_certainty(board, comparison))
+        return [f"{why}.", cost_text(found.ledger)]
+    lines = [f"{best_text(board)} {certainty_text(board, comparison)}".rstrip()]
     if comparison and comparison.optimism is not None and len(board.measured) > 1:
-        flattery = f"flatters it by {_about(comparison.optimism)} points"
-        lines.append(f"Being the best of {plural(len(board.measured), 'point')} on the same validation images {flattery}.")
+        lines.append(_flattery(board, comparison.optimism, of_networks=comparison.of_networks))
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
-    lines.append(_cost(found.ledger))
-    lines += _next_steps(board, comparison)
-    return lines
+    lines.append(cost_text(found.ledger))
+    return lines + _next_steps(board)
 
 
-def _verb(board: Leaderboard, comparison: Comparison | None) -> str:
-    """What may be said of the first point: only one that no other is tied with is best, and only with enough seeds."""
-    if len(board.measured) == 1:
-        return "is the only point measured"
-    if not board.claims_ranking:
-        return "has the best number so far"
-    tied = comparison is None or any(comparison.tied(row.point_id) for row in board.measured[1:])
-    unsure = comparison is not None and board.measured[1].point_id not in comparison.differences
-    return "has the best mean, with others tied" if tied else "has the best mean" if unsure else "is best"
+def best_text(board: Leaderboard) -> str:
+    """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.'"""
+    best = board.measured[0]
+    first = (
+        "The only configuration measured" if len(board.measured) == 1 else "Best" if board.claims_ranking else "Highest so far"
+    )
+    parts = []
+    if board.objective == "val_loss" and best.score:
+        parts.append(f"{best.score.mean:.3f} validation loss{_spread_text(best.score, 1, 3)}")
+    if best.val_acc:
+        parts.append(f"{_share(best.val_acc)} % on validation{_spread_text(best.val_acc, 100, digits_of(best.val_acc.images))}")
+    if best.test_acc:
+        parts.append(f"{_share(best.test_acc)} % on test")
+    return f"{first}: {words_of(best)}: {', '.join(parts)}."
 
 
-def _certainty(board: Leaderboard, comparison: Comparison) -> str:
+def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
+    """What the tests say of the first row against the others; of one seed each only of two networks."""
+    others = board.measured[1:]
+    if comparison is None or not others:
+        return ""
+    verdicts = [comparison.verdict(row.point_id) for row in others]
+    tied, worse = verdicts.count("tied"), verdicts.count("worse")
+    if not tied and not worse:
+        return _of_networks(board, comparison)
+    untested = {row.point_id for row in others if comparison.untested.get(row.point_id, FAR_BELOW) != FAR_BELOW}
+    how_many = "the other" if len(others) == 1 else plural(tied or len(others) - len(untested), "other")
+    parts = [f"Not distinguishable from {how_many}." if tied else f"Better than {how_many}."]
+    second = comparison.differences.get(others[0].point_id)
+    if second:
+        parts.append(
+            f"The second, {words_of(others[0])}, is {_by(second, board)} behind (p {p_text(second.p_value)}, {second.test})."
+        )
+    if reasons := list(dict.fromkeys(why for why in comparison.untested.values() if why != FAR_BELOW)):
+        parts.append(f"{len(untested)} could not be tested ({shortened(reasons, 2)}).")
+    return " ".join(parts)
+
+
+def _of_networks(board: Leaderboard, comparison: Comparison) -> str:
     second = board.measured[1]
-    tied = [row for row in board.measured[1:] if comparison.tied(row.point_id)]
     found = comparison.differences.get(second.point_id)
     if found is None:
-        return f"The second, {second.label}, did not classify the same images: no paired test is possible."
-    sure = f"{found.test} on the same images, p {p_text(found.p_value)}"
-    text = f"The second, {second.label}, is {100 * found.difference:.2f} points behind ({sure})."
-    if not tied:
-        return f"{text} No other point is tied with the best."
-    return f"{text} {plural(len(tied), 'other point')} {'is' if len(tied) == 1 else 'are'} tied with the best at the 5 % level."
+        reason = comparison.untested.get(board.measured[0].point_id) or comparison.untested.get(second.point_id, "")
+        return f"The second, {words_of(second)}, was not tested against it: {reason or 'too few seeds'}."
+    return (
+        f"The second, {words_of(second)}, is {_by(found, board)} behind: of these two networks, on these"
+        f" {found_images(board)} images, {found.test} gives p {p_text(found.p_value)}; one seed each says nothing of the"
+        " configurations."
+    )
+
+
+def found_images(board: Leaderboard) -> str:
+    images = board.measured[0].val_acc.images if board.measured[0].val_acc else None
+    return f"{images:,}" if images else "same"
+
+
+def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
+    unit, digits = (100, digits_of(_images(board))) if board.objective == "val_acc" else (1, 3)
+    least = 10.0**-digits
+    amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
+    points = "points" if board.objective == "val_acc" else "of loss"
+    many = plural(len(board.measured), "point")
+    if of_networks:
+        return (
+            f"Being the highest of {many} flatters this network's number by {amount} {points} on these images; the luck of its"
+            " seed is not in that."
+        )
+    how = "chosen again without a seed and a fifth of the images"
+    return f"Being the best of {many} flatters its number by {amount} {points} ({how})."
 
 
 def _ensemble(found: Ensembles) -> str:
@@ -114,16 +166,14 @@ def _ensemble(found: Ensembles) -> str:
     test = f"; on test {difference_text(best.test)}" if best.test else ""
     against = f"{difference_text(best.val)} on validation against the best trial{test}"
     if not found.gains:
-        return f"No ensemble is measurably better than the best trial: the highest, {best.record.method}, is {against}."
+        return f"No ensemble is measurably better than the best trial: {best.record.method}, the highest, is {against}."
     members = plural(len(best.record.members), "trial")
-    return f"Best ensemble: {best.record.method} of {members}, {percent_text(best.record.val_acc)} %, {against}."
+    value = percent_text(best.record.val_acc, digits_of(best.record.val_n))
+    return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
 
 
-def _about(share: float) -> str:
-    return f"about {100 * share:.2f}" if share >= 0.0001 else "less than 0.01"
-
-
-def _cost(ledger: Ledger) -> str:
+def cost_text(ledger: Ledger) -> str:
+    """'It cost 1.5 GPU-hours, 0.2 of them in trials that diverged, failed or were stopped.'"""
     parts = []
     for device in ledger.devices:
         name = "GPU" if device == "cuda" else device.upper() if device == "cpu" else device
@@ -140,7 +190,7 @@ def _cost(ledger: Ledger) -> str:
     return (f"It cost {' and '.join(parts)}." if parts else "It has cost nothing yet.") + reused
 
 
-def _next_steps(board: Leaderboard, comparison: Comparison | None) -> list[str]:
+def _next_steps(board: Leaderboard) -> list[str]:
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
@@ -152,36 +202,27 @@ def _next_steps(board: Leaderboard, comparison: Comparison | None) -> list[str]:
         if len(numbers) == len(board.values(axis)) > 2 and value in (numbers[0], numbers[-1]):
             end = "smallest" if value == numbers[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
-    if comparison and len(board.measured) > 1 and comparison.tied(board.measured[1].point_id):
-        seeds = seeds_to_separate(best, board.measured[1])
-        if seeds is not None:
-            steps.append(
-                f"Next: about {seeds} seeds each would tell the first two apart, if their difference is what it looks like."
-            )
     return steps
 
 
-def seeds_to_separate(one: Row, other: Row) -> int | None:
-    """Seeds a point for an 80 % chance of p < 0.05, from the spread seen. None below three seeds, or above a thousand."""
-    a, b = one.val_acc, other.val_acc
-    if a is None or b is None or a.sd is None or b.sd is None or a.mean == b.mean:
-        return None
-    seeds = math.ceil((1.96 + 0.84) ** 2 * (a.sd**2 + b.sd**2) / (a.mean - b.mean) ** 2)
-    return max(seeds, a.n + 1) if seeds <= 1000 else None
+def _images(board: Leaderboard) -> int | None:
+    return board.measured[0].score.images if board.measured[0].score else None
 
 
-def p_text(p_value: float) -> str:
-    """'= 0.04', '< 0.001'."""
-    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+def _share(found: Estimate) -> str:
+    return score_text(found.mean, found.images)
 
 
-def difference_text(found: PairedDifference | None) -> str:
-    """'+0.42 (p = 0.03)'; empty for None."""
-    return f"{100 * found.difference:+.2f} (p {p_text(found.p_value)})" if found else ""
+def _spread_text(found: Estimate, scale: float, digits: int) -> str:
+    """' (mean of 3 seeds, 27.1 to 31.8)'."""
+    seeds = f"mean of {found.n} seeds" if found.n > 1 else "one seed"
+    if found.low is None or found.high is None:
+        return f" ({seeds})"
+    return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
 
 
-def hours_text(hours: float) -> str:
-    """'under 0.01', '0.02', '1.5', '140'."""
-    if 0 < hours < 0.01:
-        return "under 0.01"
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+def _by(found: Difference, board: Leaderboard) -> str:
+    """'0.8 points', '0.031 of loss'."""
+    if board.objective == "val_loss":
+        return f"{found.difference:.3f} of loss"
+    return f"{100 * found.difference:.{max(digits_of(_images(board)), 1)}f} points"

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, value_text
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import Axis
+from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.records.schema import Status
-from cifar_hpc.status.words import duration_text, number_text
+from cifar_hpc.status.words import duration_text, number_text, percent_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
+
+
+class Ranked(Protocol):
+    """What has the name of a data set and split, and the leaderboard of its trials."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def board(self) -> Leaderboard: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         ),
         Column("val acc %", lambda row: estimate_text(row.val_acc), lambda row: mean_of(row.val_acc)),
         Column("test acc %", lambda row: estimate_text(row.test_acc), lambda row: mean_of(row.test_acc), 8),
-        Column("gap", lambda row: f"{100 * row.gap:+.1f}" if row.gap is not None else "", lambda row: row.gap, 2),
+        Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
         *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
@@ -71,12 +81,44 @@ def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     return [_record(row) for row in board.rows]
 
 
-def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int = 2) -> str:
-    """'91.30 ± 0.21 (5)'; without ± where there are too few seeds; empty where nothing was measured."""
+def sections_markdown(sections: Sequence[Ranked]) -> str:
+    """The table, or one for each data set and split under its name."""
+    if len(sections) == 1:
+        return leaderboard_markdown(sections[0].board)
+    return "\n".join(f"## {section.name}\n\n{leaderboard_markdown(section.board)}" for section in sections)
+
+
+def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
+    """`leaderboard_records`; of several data sets and splits with their names under `images`."""
+    if len(sections) == 1:
+        return leaderboard_records(sections[0].board)
+    return [{"images": section.name, **record} for section in sections for record in leaderboard_records(section.board)]
+
+
+def digits_of(images: int | None) -> int:
+    """The decimals of a percentage that so many images can tell: none below 100, one below 1,000, two at most."""
+    return 2 if images is None or images >= 1000 else 1 if images >= 100 else 0
+
+
+def score_text(share: float | None, images: int | None) -> str:
+    """A share of images in percent, without the decimals that they cannot tell; empty for None."""
+    return percent_text(share, digits_of(images))
+
+
+def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | None = None) -> str:
+    """'91.30 ± 0.21 (5)': mean, standard deviation and number of seeds; without ± where there are too few seeds; empty where
+    nothing was measured. digits: None: as many as the images can tell."""
     if estimate is None:
         return ""
+    digits = digits_of(estimate.images) if digits is None else digits
     spread = f" ± {number_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
     return f"{number_text(scale * estimate.mean, digits)}{spread} ({estimate.n})"
+
+
+def gap_text(row: Row) -> str:
+    """Points that training accuracy is above validation accuracy."""
+    digits = min(digits_of(row.val_acc.images), 1) if row.val_acc else 1
+    return f"{100 * row.gap:+.{digits}f}" if row.gap is not None else ""
 
 
 def params_text(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,26 +10,31 @@ from pathlib import Path
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
-from cifar_hpc.collect.leaderboard import make_leaderboard, value_text
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.predictions import read_predictions
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.trials import Trial
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.collect.trials import Trial, value_text
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.report.figures import readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
-from cifar_hpc.report.page import PageTable, render, save_tables
-from cifar_hpc.report.tables import count_text
+from cifar_hpc.report.page import Part, render_page
+from cifar_hpc.report.page_tables import PageTable, save_tables
+from cifar_hpc.report.tables import count_text, score_text
+from cifar_hpc.report.words import axis_words
 from cifar_hpc.status.words import duration_text
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Diagnosis, str]:
     """The trial, what it gets wrong, and on which split: test where it was measured, else val.
 
-    Raises CifarHpcError where the trial has no result, RecordError where its predictions are torn.
+    Raises CifarHpcError where the trial has no result, RecordError where its predictions are corrupt.
     """
     trial = next((trial for trial in pool.trials if trial.trial_id == trial_id), None)
     if trial is None:
@@ -46,52 +52,65 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     only = pool.where(lambda other: other.trial_id == trial.trial_id)
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
-    curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)]
+    curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
     inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split)
     drawn = [draw_confusion(found, split), draw_reliability(found, split), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
     save_tables(tables, folder / "tables")
-    page = render(
-        title=f"Trial {trial.trial_id}",
-        progress=trial.reason,
-        summary=trial_summary(trial, found, split),
-        drawings=drawings,
-        tables=tables,
-        trials=[trial],
-        root=os.path.relpath(layout.root, folder),
-    )
+    part = Part(str(trial.config["dataset"]), trial_summary(trial, found, split), drawings, tables, [trial], trial.reason)
+    page = render_page([part], [], title=trial_title(trial), links=_links(trial, layout, folder))
     write_atomic(folder / "index.html", lambda stream: stream.write(page.encode()))
     return folder / "index.html"
 
 
+def trial_title(trial: Trial) -> str:
+    """'resnet18 on cifar10, freeze 0.5, flip_crop, lr 0.01, seed 0': what the trial was."""
+    keys = ("weights", "freeze", "augment", "lr")
+    config = trial.config
+    parts = [axis_words(key, config.get(key)) for key in keys if config.get(key) is not None or key == "weights"]
+    return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, seed {trial.seed}"
+
+
 def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     """What it reached, and what it mixes up, in words."""
+    counts = {"train": None, "val": trial.val_n, "test": trial.test_n}
     reached = [
-        f"{name} {100 * acc:.2f} %" for name in ("train", "val", "test") if (acc := trial.metric(f"{name}_acc")) is not None
+        f"{SPLITS[name]} {score_text(acc, n)} %{f' of {n:,} images' if n else ''}"
+        for name, n in counts.items()
+        if (acc := trial.metric(f"{name}_acc")) is not None
     ]
-    lines = [f"{trial.config['arch']}, seed {trial.seed}: {', '.join(reached)} at epoch {trial.best_epoch}."]
+    at = f"Best epoch {trial.best_epoch} of {trial.epochs}: " if trial.best_epoch else ""
+    lines = [f"{at}{', '.join(reached)}."]
+    flops = f", {count_text(trial.flops)} FLOPs an image" if trial.flops else ""
     lines.append(
         f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"
-        f" ({trial.frozen_blocks} of {trial.total_blocks} blocks frozen) in {duration_text(trial.train_s)} on {trial.hardware}."
+        f" ({trial.frozen_blocks} of {trial.total_blocks} blocks frozen{flops}) in {duration_text(trial.train_s)} on"
+        f" {trial.hardware}."
     )
     if found.confusions:
-        mixed = "; ".join(f"{a} taken for {b} ({n})" for a, b, n in found.confusions[:3])
-        lines.append(f"Its most frequent confusions on the {split} images: {mixed}.")
+        mixed = " and ".join(f"{a} for {b} ({n})" for a, b, n in found.confusions[:2])
+        lines.append(f"On the {SPLITS[split]} images it most often takes {mixed}.")
     return lines
 
 
 def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
     """Per class, the most frequent confusions, the most confident errors, the config."""
-    totals = found.confusion.sum(1)
     per_class: Sequence[Sequence[str]] = [
-        (name, f"{100 * acc:.1f}", str(totals[found.classes.index(name)])) for name, acc in found.class_accuracy.items()
+        (name, str(s.images), *(score_text(value, s.images) or "-" for value in (s.precision, s.recall, s.f1)))
+        for name, s in found.scores.items()
     ]
     where = "place in the test split" if split == "test" else "place in the official training split"
     errors = [(str(place), true, taken, f"{100 * sure:.1f}") for place, true, taken, sure in found.confident_errors]
     return [
-        PageTable("classes", f"Per class ({split})", ("class", "accuracy %", "images"), per_class),
+        PageTable(
+            "classes",
+            f"Per class ({SPLITS[split]})",
+            ("class", "images", "precision %", "recall %", "F1 %"),
+            per_class,
+            "Recall is the class' accuracy; precision: how many of the images taken for it are of it.",
+        ),
         PageTable(
             "confusions",
             "Most frequent confusions",
@@ -101,3 +120,14 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
         PageTable("errors", "Most confident errors", (where, "true", "taken for", "confidence %"), errors),
         PageTable("config", "Config", ("key", "value"), [(key, value_text(value, key)) for key, value in trial.config.items()]),
     ]
+
+
+def _links(trial: Trial, layout: Layout, folder: Path) -> list[tuple[str, str]]:
+    """The pages of the sweeps that have the trial, and its files."""
+    pages = []
+    for sweep in layout.sweeps():
+        page = sweep.report / "index.html"
+        with contextlib.suppress(RecordError, OSError):
+            if page.exists() and any(planned.trial_id == trial.trial_id for planned in read_plan(layout, sweep.name).trials):
+                pages.append((os.path.relpath(page, folder), f"sweep {sweep.name}"))
+    return [*pages, (os.path.relpath(layout.trial(trial.trial_id).folder, folder) + "/", f"files of trial {trial.trial_id}")]

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from cifar_hpc.config.keys import Role
@@ -133,11 +134,14 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 @cache
 def flat_config(text: str) -> Mapping[str, Any]:
-    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the data set's name."""
+    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the name of the data set, of
+    one's own images that of their folder."""
     flat = dict(_flattened(json.loads(text)))
     flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
+    if folder := flat.get("dataset.folder"):
+        flat["dataset"] = PurePath(folder).name
     for key in unhashed_keys():  # no parts of the trial, or said by another
         flat.pop(key, None)
     return flat

@@ -7,6 +7,7 @@ trained network is done with it too. Owns: which member a classifier needs, the 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import warnings
 from collections.abc import Callable
@@ -46,8 +47,11 @@ class FittedMember(Member):
         self.num_classes = 0
 
     def fit(self, train: Feed, val: Feed, num_classes: int, look: Callable[[], None] = lambda: None) -> EpochRecord:
-        """The one epoch: fits, measures training and validation images, keeps the outcome as the best. look: as in evaluate."""
-        started = time.perf_counter()
+        """The one epoch: fits, measures training and validation images, keeps the outcome as the best. look: as in evaluate.
+
+        Its time is without that of features which others use too: see `charge`.
+        """
+        started, filled_s = time.perf_counter(), train.filled_s
         self.num_classes = num_classes
         features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
         labels_N = train.labels_N.cpu().numpy()
@@ -58,10 +62,18 @@ class FittedMember(Member):
         self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
         self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
         self.seen = len(train)
-        self.progress.epoch_s = time.perf_counter() - started
-        started = time.perf_counter()
+        self.progress.epoch_s = time.perf_counter() - started - (train.filled_s - filled_s)
+        started, filled_s = time.perf_counter(), val.filled_s
         val_logits_NK = evaluate([self], val, look)[0]
-        return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started)
+        return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started - (val.filled_s - filled_s))
+
+    def charge(self, seconds: float, saved_s: float) -> None:
+        """Adds its share of the features to its one epoch. saved_s: what sharing them saved it."""
+        progress = self.progress
+        progress.seconds += seconds
+        progress.saved_s = (progress.saved_s or 0.0) + saved_s
+        last = progress.curves[-1]
+        progress.curves[-1] = dataclasses.replace(last, train_s=round(last.train_s + seconds, 4))
 
     @property
     def last_rate(self) -> float:

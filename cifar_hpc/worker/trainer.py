@@ -142,6 +142,7 @@ class Trainer:
         fitted = [member for member in members if isinstance(member, FittedMember)]
         for unfitted in fitted:
             self._fit(unfitted, train, val)
+        self._charge_features(members, train.filled_s + val.filled_s)
         for member in members:
             if member.config.lr == "auto" and member.progress.lr_found is None:
                 self._find_lr(member, train)
@@ -175,6 +176,15 @@ class Trainer:
             raise
         except Exception as error:
             self._fail(self.attempts[member.config.trial_id], error)
+
+    def _charge_features(self, members: Sequence[Member], seconds: float) -> None:
+        """The features that were computed for the first classifier that was fitted are of all: each is charged its share."""
+        share = seconds / len(members)
+        for member in members:
+            if not isinstance(member, FittedMember):
+                member.progress.epoch_s += share
+            elif member.progress.curves:
+                member.charge(share, seconds - share)
 
     def _member(self, attempt: Attempt) -> Member | None:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""

@@ -1,0 +1,179 @@
+"""How sure the order of many configurations is: each against the best of them, and how much the best's number flatters it.
+
+Arrays only. The best is chosen by the very numbers that are compared, and out of k: a configuration counts as worse only where
+the largest of all k (k - 1) / 2 differences would rarely be so large among equals (Tukey's studentised range); what is found
+worse then counts no more among the k (a step down, as Holm's). The seeds' variances are moderated (Smyth 2004, Stat. Appl.
+Genet. Mol. Biol. 3: 3): three seeds hardly tell one, so that they lean on one another as far as they are alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import digamma, gammaln, ndtr, polygamma
+
+from cifar_hpc.collect.statistics import CONFIDENCE, Difference, Floats, image_variance, joint_freedom
+
+_ALIKE = 8  # configurations from the top whose variances between seeds lean on one another
+FOLDS = 5  # of the images, for the winner's optimism
+_POWER = 1.96 + 0.84  # standard errors: 5 % two-sided, 80 % power
+TEST = "t-test over seeds and images, corrected for the choice of the best"
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """The variances between seeds of k configurations. variances, freedoms: of each; pooled: freedom of all together."""
+
+    variances: NDArray[np.float64]
+    freedoms: NDArray[np.float64]
+    prior: float  # degrees of freedom that each takes from the others, 0 to infinity
+    pooled: float
+
+    def of_difference(self, one: int, other: int) -> tuple[float, float]:
+        """Variance of the difference of two means, each over freedom + 1 seeds, and its degrees of freedom."""
+        parts = [(self.variances[i] / (self.freedoms[i] + 1), self.freedoms[i]) for i in (one, other)]
+        return float(parts[0][0] + parts[1][0]), float(min(self.pooled, self.prior + joint_freedom(*parts)))
+
+
+def moderate_variances(values: Sequence[Sequence[float]]) -> Spread:
+    """values: of each configuration the mean of each seed, two or more seeds. Fewer than three variances do not tell how much
+    they are alike: each stands by itself (Welch 1947)."""
+    variances = np.array([np.var(seeds, ddof=1) for seeds in values])
+    freedoms = np.array([len(seeds) - 1.0 for seeds in values])
+    pooled = float(freedoms.sum())
+    known = variances > 0
+    if known.sum() < 3:
+        return Spread(variances, freedoms, 0.0, pooled)
+    v, d = variances[known], freedoms[known]
+    logs = np.log(v) - digamma(d / 2) + np.log(d / 2)
+    excess = float(logs.var(ddof=1) - polygamma(1, d / 2).mean())
+    if excess <= polygamma(1, 1e6):  # they differ no more than variances of one size would
+        return Spread(np.full(len(variances), float((d * v).sum() / d.sum())), freedoms, math.inf, pooled)
+    prior = 2 * float(brentq(lambda half: polygamma(1, half) - excess, 1e-4, 1e6))
+    centre = math.exp(float(logs.mean()) + float(digamma(prior / 2)) - math.log(prior / 2))
+    return Spread((prior * centre + freedoms * variances) / (prior + freedoms), freedoms, prior, pooled)
+
+
+def spread_of(values: Sequence[Sequence[float]], other: int) -> tuple[float, float]:
+    """Variance and freedom of the difference between the first and another configuration of `values`, which are best first.
+
+    Only the variances down to the other lean on one another, and the first few in any case: what trains badly varies more, and
+    says nothing of the variance at the top.
+    """
+    return moderate_variances(values[: max(other + 1, _ALIKE)]).of_difference(0, other)
+
+
+def compare_with_first(first_SN: Floats, other_SN: Floats, spread: tuple[float, float], k: int) -> Difference:
+    """The best of k configurations against another of them on the same images, before the step down. spread: as
+    spread_of gives it."""
+    images = first_SN.shape[1]
+    mean = float(first_SN.mean(dtype=np.float64) - other_SN.mean(dtype=np.float64))
+    of_images = image_variance(first_SN, other_SN)
+    error, freedom = math.sqrt(spread[0] + of_images), joint_freedom(spread, (of_images, images - 1.0))
+    p_value = _tail_of(mean, error, k, freedom)
+    return Difference(mean, p_value, TEST, error=error, freedom=freedom, of_images=of_images)
+
+
+def step_down(found: Mapping[str, Difference], k: int, *, intervals: bool = True) -> dict[str, Difference]:
+    """The differences of `compare_with_first` with their final p-values and intervals: the clearest first, and each that is
+    worse leaves one fewer to choose among. k: of how many the best is, the best included. intervals: they take most of the
+    time."""
+    done: dict[str, Difference] = {}
+    least = 0.0
+    for name, one in sorted(found.items(), key=lambda item: item[1].p_value):
+        assert one.error is not None
+        assert one.freedom is not None
+        least = max(least, _tail_of(one.difference, one.error, k, one.freedom))
+        done[name] = replace(one, p_value=least)
+        if intervals:
+            half = range_quantile(k, float(f"{one.freedom:.2g}")) / math.sqrt(2) * one.error
+            done[name] = replace(done[name], low=one.difference - half, high=one.difference + half)
+        k = max(k - done[name].better, 2)
+    return done
+
+
+def _tail_of(mean: float, error: float, k: int, freedom: float) -> float:
+    """The p-value of the best of k being no better than another, from their mean difference and its standard error."""
+    if mean <= 0:
+        return 1.0
+    return range_tail(math.sqrt(2) * mean / error, k, freedom) if error else 0.0
+
+
+def seeds_to_settle(found: Difference, seeds: int) -> int | None:
+    """Seeds of each at which a difference of this size would be told from none in four of five cases (two-sided, 5 %).
+
+    seeds: as many as each has now. None where no number would do: the images are too few, or there is no difference.
+    """
+    if found.error is None or found.difference == 0:
+        return None
+    of_one_seed = (found.error**2 - found.of_images) * seeds
+    room = (abs(found.difference) / _POWER) ** 2 - found.of_images
+    return max(math.ceil(of_one_seed / room), seeds + 1) if room > 0 else None
+
+
+def range_tail(q: float, k: int, freedom: float) -> float:
+    """The chance that the range of k equal normal means, over an estimate of their standard error, is above q."""
+    z = np.linspace(-7.5, 7.5, 151)
+    density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    scale_X, weight_X = _scales(freedom)
+    inside_XZ = ndtr(z) - ndtr(z - q * scale_X[:, None])
+    return float(min(max(1 - (k * (inside_XZ ** (k - 1) @ density) @ weight_X), 0.0), 1.0))
+
+
+@lru_cache(maxsize=4096)
+def range_quantile(k: int, freedom: float, tail: float = 1 - CONFIDENCE) -> float:
+    """The q that `range_tail` gives that chance."""
+    return float(brentq(lambda q: range_tail(q, k, freedom) - tail, 1e-3, 1e4, xtol=1e-3))
+
+
+def _scales(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Values of an estimated standard deviation over the true one, and the chance of each."""
+    if freedom > 1e5:
+        return np.ones(1), np.ones(1)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    width = min(8 / math.sqrt(2 * freedom), 6.0)
+    low, high = max(1 - width, 0.0), 1 + width
+    s = (high - low) / 2 * nodes + (high + low) / 2
+    log_density = math.log(2) + freedom / 2 * math.log(freedom / 2) - gammaln(freedom / 2)
+    chance = np.exp(log_density + (freedom - 1) * np.log(s) - freedom * s * s / 2) * weights * (high - low) / 2
+    return s, chance / chance.sum()
+
+
+def fold_means(values_SN: Floats) -> NDArray[np.float64]:
+    """Each seed's mean over each fifth of the images, S x FOLDS: what the optimism needs of a configuration."""
+    fold_N = np.random.default_rng(0).permutation(values_SN.shape[1]) % FOLDS
+    return np.stack([values_SN[:, fold_N == fold].mean(1, dtype=np.float64) for fold in range(FOLDS)], axis=1)
+
+
+def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[int]]) -> float | None:
+    """By how much the number of the best of P configurations is above what it is worth, because it was chosen by that number.
+
+    means: P arrays S x FOLDS; seeds: the number of each row. The choice is made again without one seed and a fifth of the
+    images, and the chosen one measured on just these; averaged over all seeds and fifths. Of networks with one seed each, only
+    the images are left out: it then speaks of these networks. None where there are no two.
+    """
+    if len(means) < 2:
+        return None
+    honest = []
+    for seed in sorted({number for numbers in seeds for number in numbers}):
+        held = [_rows(numbers, seed) for numbers in seeds]
+        stay_PK = np.stack([mean[stay].mean(0) for mean, (stay, _) in zip(means, held, strict=True)])
+        out_PK = np.stack([mean[out].mean(0) for mean, (_, out) in zip(means, held, strict=True)])
+        for fold in range(FOLDS):
+            chosen = int(np.delete(stay_PK, fold, axis=1).mean(1).argmax())
+            honest.append(out_PK[chosen, fold])
+    return float(max(mean.mean() for mean in means) - np.mean(honest))
+
+
+def _rows(numbers: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
+    """The rows that choose without one seed, and those that measure; all where no others are left, or there is no such seed."""
+    stay = [row for row, number in enumerate(numbers) if number != seed]
+    out = [row for row, number in enumerate(numbers) if number == seed]
+    everything = list(range(len(numbers)))
+    return stay or everything, out or everything

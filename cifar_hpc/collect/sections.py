@@ -1,0 +1,57 @@
+"""A pool in sections, each ranked: one for each data set and split. A number that a trial's own predictions contradict is in
+none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from cifar_hpc.collect.image_sets import split_by_images
+from cifar_hpc.collect.index import Rejected
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
+from cifar_hpc.collect.predictions import ContradictionError, read_predictions
+from cifar_hpc.collect.scan import Pool
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import Layout
+
+_CHECKED = 20  # rows from the top whose predictions are read before they are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The trials that were measured on the same images, ranked. name: of the data set, with what tells it from the others."""
+
+    name: str
+    pool: Pool
+    board: Leaderboard
+
+
+def make_sections(pool: Pool, layout: Layout) -> list[Section]:
+    """The section of most trials first; at least one."""
+    return [Section(name, *_checked(part, layout)) for name, part in split_by_images(pool)]
+
+
+def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:
+    """Without the trials of the first rows whose predictions do not give the accuracy that their result.json says."""
+    while True:
+        board = make_leaderboard(pool)
+        wrong = {trial_id: reason for row in board.measured[:_CHECKED] for trial_id, reason in _contradicted(row, layout)}
+        if not wrong:
+            return pool, board
+        rejected = tuple(Rejected(str(layout.trial(trial_id).result), reason) for trial_id, reason in wrong.items())
+        rest = pool.where(lambda trial, wrong=wrong: trial.trial_id not in wrong)  # type: ignore[misc]
+        pool = replace(rest, rejected=(*pool.rejected, *rejected))
+
+
+def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
+    for trial in row.trials:
+        for split, acc in (("val", trial.metric("val_acc")), ("test", trial.metric("test_acc"))):
+            try:
+                if acc is not None:
+                    read_predictions(layout.trial(trial.trial_id), split, acc)
+            except ContradictionError as error:
+                yield trial.trial_id, str(error)
+                break
+            except RecordError:  # corrupt or missing: it contradicts nothing, and its row is not tested
+                break

@@ -1,0 +1,87 @@
+"""The first picture of a report: the best configurations as sorted dots with their intervals, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from cifar_hpc.collect.comparison import Comparison
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.report.figures import PALETTE, Drawing, house_style, new_figure
+from cifar_hpc.report.words import words_of
+
+_MOST = 16  # rows
+_LONGEST = 70  # characters of a label
+
+
+def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
+    """Best above. Validation is filled where the row is the best or is not told from it, and hollow where it is worse."""
+    rows = board.measured[:_MOST]
+    verdicts = {row.point_id: comparison.verdict(row.point_id) for row in rows} if comparison else {}
+    close = {point_id for point_id, verdict in verdicts.items() if verdict in ("best", "tied")}
+    tested = any(verdict in ("tied", "worse") for verdict in verdicts.values())
+    loss = OBJECTIVES[board.objective].metric == "loss"
+    with house_style():
+        names = [_label(row) for row in rows]
+        figure = new_figure(5.4 + 0.055 * max(map(len, names)), 0.9 + 0.29 * len(rows))
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            _dot(axes, row.score, y - 0.13, PALETTE[0], "o", hollow=tested and row.point_id not in close)
+            _dot(axes, None if loss else row.test_acc, y + 0.17, PALETTE[1], "D", hollow=True)
+        axes.set_yticks(range(len(rows)), names)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="y", visible=False)
+        if not loss:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        axes.set_xlabel(OBJECTIVES[board.objective].noun)
+        figure.legend(
+            handles=_legend(rows, hollow=tested and len(close) < len(rows), test=not loss), loc="outside upper center", ncols=4
+        )
+        left = len(board.measured) - len(rows)
+        caption = f"Mean over seeds, with its 95 % interval.{f' {left} more below.' if left else ''} Order by validation alone."
+        if len(rows) > 1:
+            caption += " All share the images: their intervals overlap more than the tests, which pair them, are unsure."
+        return Drawing("ranking", "The best configurations", caption, figure)
+
+
+def _dot(axes: Axes, found: Estimate | None, y: float, color: str, marker: str, *, hollow: bool) -> None:
+    if found is None:
+        return
+    if found.low is not None and found.high is not None:
+        axes.plot([found.low, found.high], [y, y], color=color, linewidth=1.1, alpha=0.8)
+    axes.plot(
+        [found.mean],
+        [y],
+        marker,
+        color=color,
+        markersize=5 if marker == "o" else 4,
+        markerfacecolor="none" if hollow else color,
+    )
+
+
+def _legend(rows: Sequence[Row], *, hollow: bool, test: bool) -> Sequence[Line2D]:
+    kinds = [("validation", PALETTE[0], "o", PALETTE[0])]
+    if hollow:
+        kinds = [
+            ("validation: best, or not told from it", PALETTE[0], "o", PALETTE[0]),
+            ("validation: the others", PALETTE[0], "o", "none"),
+        ]
+    if test and any(row.test_acc for row in rows):
+        kinds.append(("test", PALETTE[1], "D", "none"))
+    return [
+        Line2D([], [], color=color, marker=marker, markersize=5, linewidth=1.1, markerfacecolor=face, label=label)
+        for label, color, marker, face in kinds
+    ]
+
+
+def _label(row: Row) -> str:
+    text = words_of(row)
+    seeds = f" ({row.seeds})" if row.seeds > 1 else ""
+    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + seeds

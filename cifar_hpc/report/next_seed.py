@@ -1,0 +1,84 @@
+"""Which sentence would more seeds change: the chance that the best beats the second, the seeds that would settle it, their cost
+and the command. Formats what collect/ranking computes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cifar_hpc.collect.ranking import seeds_to_settle
+from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.errors import RecordError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.words import words_of
+from cifar_hpc.status.words import duration_text
+
+_LEAST_POINTS = 0.5  # percentage points that are worth telling apart
+_MOST_SEEDS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class NextSeed:
+    """sentences: what stands on the page; command: to copy, None where there is none to give."""
+
+    sentences: Sequence[str]
+    command: str | None
+
+
+def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
+    """Of the first two points, where both were tested over seeds; None elsewhere."""
+    board, comparison = found.board, found.comparison
+    if comparison is None or len(board.measured) < 2:
+        return None
+    first, second = board.measured[:2]
+    difference = comparison.differences.get(second.point_id)
+    if difference is None or difference.networks:
+        return None
+    sentences = [_chances(found, difference)]
+    if comparison.verdict(second.point_id) == "worse":
+        return NextSeed([*sentences, "The first two are told apart: more seeds would not change that sentence."], None)
+    seeds = seeds_to_settle(difference, min(first.seeds, second.seeds))
+    if seeds is None or seeds > _MOST_SEEDS:
+        limit = (
+            "these validation images are too few to tell so small a difference"
+            if seeds is None
+            else f"it takes over {_MOST_SEEDS}"
+        )
+        return NextSeed([*sentences, f"No reasonable number of seeds would tell them apart: {limit}. Take either."], None)
+    command, cost = _command(found, layout, seeds)
+    sentences.append(f"About {seeds} seeds of each would tell them apart, if the difference is what it looks like{cost}.")
+    return NextSeed(sentences, command)
+
+
+def _chances(found: Findings, difference: Difference) -> str:
+    first, second = (words_of(row) for row in found.board.measured[:2])
+    any_chance = difference.chance_above(0.0) or 0.0
+    text = f"The chance that {first} is better than {second} is {_percent(any_chance)}"
+    if OBJECTIVES[found.board.objective].metric == "acc":
+        worth = difference.chance_above(_LEAST_POINTS / 100) or 0.0
+        text += f", that it is better by more than {_LEAST_POINTS} points {_percent(worth)}"
+    return f"{text} (Bayes' correlated t-test over shared images and seeds; the choice of the best is not corrected for)."
+
+
+def _percent(chance: float) -> str:
+    return "over 99 %" if chance > 0.99 else "under 1 %" if chance < 0.01 else f"{100 * chance:.0f} %"
+
+
+def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, str]:
+    """The command for one sweep's seeds, and what it costs in words."""
+    if len(found.pool.sweeps) != 1 or found.board.is_population:
+        return None, ""
+    try:
+        plan = read_plan(layout, found.pool.sweeps[0])
+    except (RecordError, OSError):
+        return None, ""
+    if plan.search is not None:
+        return None, ""
+    more = sum(max(seeds - row.seeds, 0) * (row.train_s or 0.0) for row in found.board.measured)
+    cost = f"; for all {len(found.board.measured)} configurations that is {duration_text(more)} of training"
+    sets = [argument for override in plan.overrides for argument in ("--set", override)]
+    return shlex.join(["cifar-hpc", "sweep", plan.spec_path, *sets, "--set", f"seeds={seeds}"]), cost

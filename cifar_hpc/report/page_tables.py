@@ -1,0 +1,90 @@
+"""The small tables under a page's figures: the ledger, the ensembles; and how a table becomes files. Formats numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_hpc.records.store import write_atomic
+from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.tables import score_text
+from cifar_hpc.report.words import difference_text, hours_text
+from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
+
+
+@dataclass(frozen=True, slots=True)
+class PageTable:
+    """A small table under the figures, as text."""
+
+    anchor: str
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
+    """<anchor>.csv and <anchor>.md of each; tables of an earlier report that are none of these are removed."""
+    for table in tables:
+        columns = [TextColumn(title, tuple(row[i] for row in table.rows)) for i, title in enumerate(table.header)]
+        records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
+        for suffix, text in ((".csv", to_csv(records)), (".md", to_markdown(columns))):
+            write_atomic(folder / f"{table.anchor}{suffix}", lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+    names = {table.anchor for table in tables}
+    for path in folder.glob("*.*"):
+        if path.suffix in (".csv", ".md") and path.stem not in names:
+            path.unlink()
+
+
+def ledger_table(found: Findings) -> PageTable:
+    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved."""
+    ledger = found.ledger
+    entries = [
+        *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
+        *(((device, "lost to preemption, not in the above"), entry) for device, entry in ledger.lost.items()),
+        *(((device, "saved by cohorts, not in the above"), entry) for device, entry in ledger.saved.items()),
+    ]
+    rows = [
+        ("GPU" if device == "cuda" else device.upper(), outcome, f"{entry.trials:,}", hours_text(entry.hours))
+        for (device, outcome), entry in entries
+    ]
+    notes = []
+    if ledger.reused.trials:
+        reused = hours_text(ledger.reused.hours)
+        notes.append(f"{ledger.reused.trials} of these trials were trained by other sweeps: {reused} hours saved.")
+    if ledger.lost:
+        notes.append("Lost: training since the last checkpoint of attempts that were killed, whoever killed them.")
+    if ledger.saved:
+        notes.append("Saved: batches drawn and passed through frozen blocks once for all, in training alone: at least so much.")
+    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, " ".join(notes))
+
+
+def ensemble_tables(found: Findings) -> list[PageTable]:
+    """Every ensemble beside its best member, and greedy's weights; nothing where there are no ensembles."""
+    ensembles = found.ensembles
+    if ensembles is None:
+        return []
+    best = ensembles.best
+    header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
+    rows = [("best member", "1", score_text(best.val_acc, best.val_n), "", score_text(best.test_acc, best.test_n), "")]
+    for one in (*ensembles.measured, *ensembles.soups):
+        record = one.record
+        val, test = (difference_text(difference) for difference in (one.val, one.test))
+        size = str(len(record.members))
+        scores = score_text(record.val_acc, record.val_n), score_text(record.test_acc, record.test_n)
+        rows.append((record.method, size, scores[0], val, scores[1], test))
+    note = (
+        f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
+        " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"
+        " measured once and decides nothing. p: McNemar on the same images, one-sided on validation, of these networks alone."
+        " Files: ensembles/METHOD.json."
+    )
+    weights = [
+        (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
+        for one in ensembles.measured
+        if one.record.method == "greedy" and len(one.record.members) > 1
+        for member in one.record.members
+    ]
+    weights_table = PageTable("weights", "Greedy's weights", ("method", "trial", "weight %", "temperature"), weights)
+    return [PageTable("ensembles", "Ensembles", header, rows, note), *([weights_table] if weights else [])]

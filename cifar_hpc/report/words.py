@@ -1,0 +1,39 @@
+"""Configurations, p-values, differences and hours in words: what the sentences, the tables and the figures share."""
+
+from __future__ import annotations
+
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.collect.trials import Axis, value_text
+
+
+def words_of(row: Row) -> str:
+    """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for."""
+    parts = [axis_words(axis, value) for axis, value in row.axes.items() if value is not None or axis == "weights"]
+    return ", ".join(parts) or str(row.config.get("arch", row.label))
+
+
+def axis_words(axis: Axis, value: object) -> str:
+    """'no augmentation', 'nothing frozen', 'lr 0.01', 'resnet18'."""
+    said = {("augment", "none"): "no augmentation", ("freeze", "none"): "nothing frozen", ("freeze", "all"): "all frozen"}
+    if isinstance(value, str) and (axis, value) in said:
+        return said[axis, value]
+    alone = axis in ("arch", "dataset", "optimizer", "classifier") or (axis in ("augment", "weights") and value != "imagenet")
+    return value_text(value, axis) if alone else f"{axis} {value_text(value, axis)}"
+
+
+def p_text(p_value: float) -> str:
+    """'= 0.04', '< 0.001'."""
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}" if p_value < 0.1 else f"= {p_value:.2f}"
+
+
+def difference_text(found: Difference | None) -> str:
+    """'+0.4 (p = 0.03)'; empty for None."""
+    return f"{100 * found.difference:+.1f} (p {p_text(found.p_value)})" if found else ""
+
+
+def hours_text(hours: float) -> str:
+    """'under 0.01', '0.02', '1.5', '140'."""
+    if 0 < hours < 0.01:
+        return "under 0.01"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"

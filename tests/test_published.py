@@ -1,0 +1,137 @@
+"""The prose about the published sweeps against their tables: each figure is its group's first by validation; commands run."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cifar_hpc.spec.load import load_spec
+
+ROOT = Path(__file__).parents[1]
+PUBLISHED = ROOT / "results" / "published"
+PROSE = (PUBLISHED / "README.md").read_text()
+SWEEPS = sorted(path.name for path in PUBLISHED.iterdir() if path.is_dir())
+
+
+def quoted_in(text: str, sweep: str) -> str:
+    """The line of the table of sweeps and, where there is one, the section about the sweep."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| [{sweep}]"))
+    section = re.search(rf"^## {sweep}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return line + (section[1] if section else "")
+
+
+def first_of(sweep: str, **group: str) -> dict[str, str]:
+    """The row that is first by validation among those of the group."""
+    with (PUBLISHED / sweep / "leaderboard.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if all(row.get(key, "") == value for key, value in group.items())]
+    return max(rows, key=lambda row: float(row["val_acc"]))
+
+
+CHOSEN = [
+    ("quickstart", {"arch": "simple_cnn"}, "test_acc", "54.3"),
+    ("quickstart", {"arch": "linear"}, "test_acc", "31.9"),
+    ("baselines", {"arch": "simple_cnn"}, "test_acc", "69.1"),
+    ("baselines", {"arch": "linear"}, "test_acc", "34.5"),
+    ("transfer_strategies", {"weights": ""}, "val_acc", "70.2"),
+    ("transfer_strategies", {"classifier": "svm"}, "val_acc", "85.0"),
+    ("transfer_strategies", {"classifier": "linear", "augment": "none"}, "val_acc", "89.3"),
+    ("transfer_strategies", {"augment": "flip_crop", "lr": "0.001"}, "val_acc", "91.3"),
+    ("freeze_depth", {"arch": "resnet18", "augment": "none", "freeze": "all"}, "test_acc", "67.6"),
+    ("freeze_depth", {"arch": "resnet18", "augment": "none", "freeze": "none"}, "test_acc", "70.9"),
+    ("freeze_depth", {"arch": "mobilenet_v2", "freeze": "all"}, "test_acc", "65.8"),
+    ("freeze_depth", {"arch": "mobilenet_v2"}, "test_acc", "69.4"),
+    ("reptiles", {"stage": "scratch"}, "test_acc", "63.2"),
+    ("reptiles", {"stage": "finetune"}, "test_acc", "63.0"),
+    ("vgg11_transfer", {"weights": "resnet18-imagenet1k.pt"}, "test_acc", "70.8"),
+    ("vgg11_transfer", {"weights": ""}, "test_acc", "48.1"),
+    ("alexnet", {}, "test_acc", "48.9"),
+    ("convnet_augment", {"augment": "none"}, "test_acc", "60.3"),
+    ("convnet_augment", {"augment": "flip_crop"}, "test_acc", "53.1"),
+]
+
+
+@pytest.mark.parametrize(("sweep", "group", "column", "figure"), CHOSEN)
+def test_a_quoted_accuracy_is_that_of_its_groups_first_by_validation(
+    sweep: str, group: dict[str, str], column: str, figure: str
+) -> None:
+    share = 100 * float(first_of(sweep, **group)[column])
+    assert abs(share - float(figure)) <= 0.051
+    assert figure in quoted_in(PROSE, sweep)
+
+
+def test_the_mnist_figure_is_its_only_rows() -> None:
+    assert f"{100 * float(first_of('mnist_cnn')['test_acc']):.2f}" in quoted_in(PROSE, "mnist_cnn")
+
+
+def test_no_accuracy_is_quoted_in_the_table_of_sweeps_that_is_not_checked_here() -> None:
+    """Beside the references, in a column of their own, and the differences."""
+    checked = {sweep: {figure for name, _, _, figure in CHOSEN if name == sweep} for sweep in SWEEPS}
+    checked["mnist_cnn"] = {"98.61"}
+    checked["ensemble_zoo"] = {"81.3", "2.9"}
+    checked["lr_search"] = {"0.7"}
+    checked["alexnet"] = {"48.9"}
+    for sweep in SWEEPS:
+        found = quoted_in(PROSE, sweep).splitlines()[0].split("|")[4]
+        assert set(re.findall(r"(?<!± )\b\d+\.\d+\b", found)) <= checked[sweep], sweep
+
+
+def test_the_ensemble_quoted_is_the_one_that_is_first_on_validation() -> None:
+    lines = (PUBLISHED / "ensemble_zoo" / "ensembles.md").read_text().splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    best_member, methods = rows[0], rows[1:]
+    chosen = max(methods, key=lambda row: float(row[2]))
+    text = quoted_in(PROSE, "ensemble_zoo")
+    assert f"{float(chosen[4]):.1f}" in text and chosen[0] in text
+    assert f"{float(chosen[4]) - float(best_member[4]):.1f}" in text
+    with (PUBLISHED / "ensemble_zoo" / "leaderboard.csv").open() as stream:
+        best_on_test = max(100 * float(row["test_acc"]) for row in csv.DictReader(stream))
+    assert f"{float(chosen[4]) - best_on_test:.1f} above" in text
+
+
+def test_the_search_is_compared_with_the_grid_on_validation() -> None:
+    grid = 100 * float(first_of("lr_search")["val_acc"])
+    search = float((PUBLISHED / "lr_search" / "search_leaderboard.md").read_text().splitlines()[2].split("|")[3].split()[0])
+    assert f"{grid - search:.1f} points below on validation" in quoted_in(PROSE, "lr_search")
+
+
+def test_every_link_of_the_prose_is_there_and_no_command_has_a_gap() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", PROSE):
+        assert (PUBLISHED / target).exists(), target
+    assert "…" not in PROSE
+
+
+def commands() -> dict[str, list[str]]:
+    found = re.findall(r"`(cifar-hpc sweep sweeps/\w+\.yaml[^`]*)`", PROSE)
+    return {Path(shlex.split(command)[2]).stem: shlex.split(command) for command in found}
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_a_published_command_plans_the_rows_of_its_table(sweep: str, tmp_path: Path) -> None:
+    """With dummies where the command names files of weights, and CIFAR-10 in place of the folder of ants and bees."""
+    words = [word.replace("\n", " ") for word in commands()[sweep]]
+    for name in ("resnet18", "efficientnet_b0"):
+        (tmp_path / f"{name}-imagenet1k.pt").write_bytes(name.encode())
+    sets = [words[i + 1].replace("W/", f"{tmp_path}/") for i, word in enumerate(words) if word == "--set"]
+    sets = [
+        argument.replace("dataset={folder: hymenoptera}", "dataset={name: cifar10, classes: [cat, dog]}") for argument in sets
+    ]
+    spec = load_spec(ROOT / "sweeps" / f"{sweep}.yaml", sets)
+    with (PUBLISHED / sweep / "leaderboard.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    stages = {row["stage"] for row in rows if "stage" in row}
+    planned = {
+        trial.config.point_id: trial.config for trial in spec.trials if not stages or dict(trial.axes).get("stage") in stages
+    }
+    if sweep == "lr_search":  # the table is of the grid, which the text says how to have: --set search=null
+        spec = load_spec(ROOT / "sweeps" / f"{sweep}.yaml", [*sets, "search=null"])
+        planned = {trial.config.point_id: trial.config for trial in spec.trials}
+    assert len(planned) == len(rows)
+    for key in ("arch", "augment"):
+        if key in rows[0]:
+            assert sorted(str(getattr(config, key)) for config in planned.values()) == sorted(
+                row[key] or "none" for row in rows
+            )
