@@ -81,6 +81,7 @@ def seen_cpus(folder: Path):
 
 @pytest.fixture(params=sorted(EXECUTORS))
 def executor(request, tmp_path):
+    (tmp_path / "results").mkdir()  # as the driver has made it: who runs a job never does
     if request.param == "slurm":
         request.getfixturevalue("cluster")
         profile = SlurmProfile(minutes=1)  # so that all jobs of a test are packed into one
