@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
@@ -17,6 +19,7 @@ from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.train.classifiers import C_PATH
 from cifar_hpc.train.features import Trunk
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -45,6 +48,7 @@ def features_of(config):
     ("config", "reference"),
     [
         (digits_config(classifier="svm", svm_c=0.01), LinearSVC(C=0.01, dual="auto", random_state=0, max_iter=5000)),
+        (digits_config(classifier="logreg", logreg_c=0.01), LogisticRegression(C=0.01, max_iter=5000)),
         (digits_config(classifier="knn", knn_k=3), KNeighborsClassifier(3)),
         (digits_config(classifier="knn", arch="linear"), KNeighborsClassifier(5)),
     ],
@@ -63,15 +67,50 @@ def test_a_classifier_of_scikit_learn_is_a_trial_with_the_answers_of_scikit_lear
     assert result.test.acc > 0.8
     saved = np.load(files.predictions)
     assert (saved["test_labels"] == test_y).all()
-    if config.classifier == "svm":
+    if config.classifier != "knn":
         assert np.allclose(saved["test_logits"], reference.decision_function(scaler.transform(test_x)), rtol=5e-3, atol=5e-3)
     else:
         assert np.allclose(np.exp(saved["test_logits"].astype(float)).sum(1), 1, atol=2e-3)
 
 
+@pytest.mark.parametrize("objective", ["val_acc", "val_loss"])
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("logreg", lambda c: LogisticRegression(C=c, max_iter=5000)),
+        ("svm", lambda c: LinearSVC(C=c, dual="auto", random_state=0, max_iter=5000)),
+    ],
+)
+def test_an_automatic_c_is_the_one_of_its_path_that_is_best_on_validation(layout, name, reference, objective):
+    config = digits_config(classifier=name, objective=objective, **{f"{name}_c": "auto"})
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    (train_x, train_y), (val_x, val_y), _ = features_of(config)
+    scaler = StandardScaler().fit(train_x)
+    train_x, val_x = scaler.transform(train_x), scaler.transform(val_x)
+    values = {}
+    for c in C_PATH:
+        logits = torch.from_numpy(reference(c).fit(train_x, train_y).decision_function(val_x))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(val_y).long()).item()
+        values[c] = -loss if objective == "val_loss" else (logits.argmax(1).numpy() == val_y).mean()
+    assert values[result.c_found] >= max(values.values()) - 0.02
+    reached = -result.val.loss if objective == "val_loss" else result.val.acc
+    assert reached == pytest.approx(values[result.c_found], abs=0.02)
+
+
+def test_without_validation_images_an_automatic_c_is_found_by_leaving_out_training_images_in_turn(layout):
+    dataset = dataclasses.replace(digits_config().dataset, val_frac=0.0)
+    config = digits_config(classifier="logreg", dataset=dataset)
+    assert config.logreg_c == "auto"
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    assert result.c_found in C_PATH and result.val is None and result.test.acc > 0.8
+
+
 def test_classifiers_have_the_same_bits_beside_trained_members(layout, tmp_path):
     configs = [
         digits_config(classifier="svm"),
+        digits_config(classifier="logreg"),
         digits_config(classifier="knn"),
         digits_config(freeze="all", lr=0.02, batch_size=128),
         digits_config(freeze=1, batch_size=128),

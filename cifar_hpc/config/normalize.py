@@ -14,7 +14,8 @@ from cifar_hpc.config.trial import StopConfig, TrialConfig, keys_with
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrialConfig)}
 TRAINING = tuple(key for key in keys_with(Role.TRAINING) if key in DEFAULTS)
-_FLOATS = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.type in ("float", "float | None", "float | str"))
+_FLOAT_TYPES = ("float", "float | None", "float | str", "float | str | None")
+_FLOATS = tuple(f.name for f in dataclasses.fields(TrialConfig) if f.type in _FLOAT_TYPES)
 
 
 def normalise(config: TrialConfig) -> TrialConfig:
@@ -25,9 +26,9 @@ def normalise(config: TrialConfig) -> TrialConfig:
     others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 and ghost_batches 1 -> None; layer_decay,
     unfreeze_epoch and ghost_batches -> None where only the classifier is trained; patience that ends nothing before the last
     epoch -> None; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats
-    where the key is one; the objective of a trial without validation -> val_acc; svm_c and knn_k -> None where their
-    classifier is not used. Of svm and knn, which are fitted once to frozen features: freeze -> all, what steers training ->
-    its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
+    where the key is one; the objective of a trial without validation -> val_acc; svm_c, logreg_c and knn_k -> None where their
+    classifier is not used. Of svm, logreg and knn, which are fitted once to frozen features: freeze -> all, what steers
+    training -> its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:

@@ -94,7 +94,7 @@ class ClassifierInfo:
     trained: bool
     keeps_weights: bool
     argument: str | None
-    default: float | None
+    default: float | str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +169,14 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
             keeps_weights=True,
             argument="svm_c",
             default=1.0,
+        ),
+        "logreg": ClassifierInfo(
+            doc="multinomial logistic regression, by L-BFGS",
+            build=f"{_MEMBERS}:LogregMember",
+            trained=False,
+            keeps_weights=True,
+            argument="logreg_c",
+            default="auto",
         ),
         "knn": ClassifierInfo(
             doc="a vote of the nearest neighbours",

@@ -199,10 +199,23 @@ class TrialConfig:
         le=1,
     )
     classifier: str = trial_key(
-        "linear (trained), svm or knn (scikit-learn on the frozen features)", Role.MEMBER, "linear", choices=CLASSIFIERS
+        "linear (trained), logreg, svm or knn (scikit-learn on the frozen features)", Role.MEMBER, "linear", choices=CLASSIFIERS
     )
-    svm_c: float | None = trial_key(
-        "C of classifier: svm, the weight of the training errors; null: 1", Role.MEMBER, None, gt=0, late=True
+    svm_c: float | str | None = trial_key(
+        "C of classifier: svm, the weight of the training errors; auto: the best on validation of 15 from 1e-5 to 100; null: 1",
+        Role.MEMBER,
+        None,
+        gt=0,
+        also="auto",
+        late=True,
+    )
+    logreg_c: float | str | None = trial_key(
+        "C of classifier: logreg, the weight of the training errors; auto or null: the best on validation, as for svm_c",
+        Role.MEMBER,
+        None,
+        gt=0,
+        also="auto",
+        late=True,
     )
     knn_k: int | None = trial_key("neighbours that vote in classifier: knn; null: 5", Role.MEMBER, None, ge=1, late=True)
     augment: str | tuple[AugmentOp, ...] = trial_key(

@@ -123,7 +123,7 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     look_in(Layout(files.folder.parent.parent).sources)
     if not CLASSIFIERS[config.classifier].keeps_weights:
         raise CifarHpcError(
-            f"trial {name}: classifier {config.classifier} is its training images and keeps no weights; choose linear or svm"
+            f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm"
         )
     if not weights.exists():
         raise CifarHpcError(

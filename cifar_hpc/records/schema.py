@@ -252,6 +252,7 @@ class TrialResult(Record):
     hardware: Hardware
     provenance: Provenance
     lr_found: float | None = None  # by the range test of lr: auto
+    c_found: float | None = None  # on validation, of svm_c or logreg_c: auto
     micro_batch: Int | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
     # This trial's share of what earlier attempts, killed without a word, had trained since their last checkpoint; not in

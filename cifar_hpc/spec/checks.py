@@ -229,7 +229,7 @@ def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: in
 
 
 _FITTED_NAMES = CLASSIFIERS.names_where(lambda info: not info.trained)
-FITTED = f"{' and '.join(_FITTED_NAMES)} are fitted once, to features of a network that is frozen"
+FITTED = f"{', '.join(_FITTED_NAMES[:-1])} and {_FITTED_NAMES[-1]} are fitted once, to features of a network that is frozen"
 _Facts = Callable[[TrialConfig], tuple[Any, ...]]
 _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_arch, lambda c: (c.network,)),

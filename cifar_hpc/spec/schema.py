@@ -55,7 +55,9 @@ def _value_type(key: Key) -> Any:
         kind = kind | None
     if "also" in key.limits:
         word = key.limits["also"]
-        schema = {"anyOf": [{"type": "number", "exclusiveMinimum": key.limits["gt"]}, {"const": word}], "description": key.doc}
+        null = [{"type": "null"}] if type(None) in typing.get_args(key.kind) else []
+        number = {"type": "number", "exclusiveMinimum": key.limits["gt"]}
+        schema = {"anyOf": [number, {"const": word}, *null], "description": key.doc}
         either = WrapValidator(lambda value, number: word if value == word else number(value))
         return Annotated[kind, either, WithJsonSchema(schema)]
     return kind

@@ -1,8 +1,8 @@
-"""Support vectors and nearest neighbours on the frozen features: trials that are fitted once instead of trained.
+"""Logistic regression, support vectors and nearest neighbours on the frozen features: fitted once instead of trained.
 
 Features are the input of the classifier block, standardised by the training images' mean and deviation (Razavian et al. 2014,
-arXiv:1403.6382, put a linear SVM there). The SVM's solution becomes the network's last layer, so that all that is done with a
-trained network is done with it too. Owns: which member a classifier needs, the fit. Knows nothing of records on disk.
+arXiv:1403.6382, put a linear SVM there). A linear solution becomes the network's last layer, so that all that is done with
+a trained network is done with it too. Owns: which member a classifier needs, the fit. Knows nothing of records on disk.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_hpc.config.registry import CLASSIFIERS, load
+from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
@@ -30,7 +30,11 @@ from cifar_hpc.train.member import Member
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier
 
-MAX_ITERATIONS = 5000  # of the SVM's solver; scikit-learn's 1000 do not always suffice for 2048 features
+MAX_ITERATIONS = 5000  # of the solvers; scikit-learn's 1000 do not always suffice for 2048 features
+C_PATH = tuple(float(f"{10**power:.3g}") for power in np.arange(-5, 2.1, 0.5))
+FOLDS = 5  # in which a C is judged without validation images
+Look = Callable[[], None]
+Solution = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]
 
 
 class FittedMember(Member):
@@ -57,7 +61,7 @@ class FittedMember(Member):
         labels_N = train.labels_N.cpu().numpy()
         scaled_ND = self.scaler.fit_transform(features_ND)
         look()
-        self.fit_classifier(scaled_ND, labels_N)
+        self.fit_classifier(scaled_ND, labels_N, val, look)
         logits_NK = evaluate([self], train, look)[0]
         self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
         self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
@@ -79,8 +83,8 @@ class FittedMember(Member):
     def last_rate(self) -> float:
         return 0.0 if self.config.lr == "auto" else float(self.config.lr)
 
-    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
-        """Fits it to the standardised features."""
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64], val: Feed, look: Look) -> None:
+        """Fits it to the standardised features; val: what decides where there is something to choose."""
         raise NotImplementedError
 
     def _taps(self, feed: Feed) -> list[Tensor]:
@@ -88,8 +92,14 @@ class FittedMember(Member):
         return [feed.eval_batch(i, min(i + EVAL_BATCH_SIZE, len(feed)), {self.depth})[self.depth] for i in starts]
 
 
-class SvmMember(FittedMember):
-    """Support vectors, whose solution becomes the network's last layer."""
+class LayerMember(FittedMember):
+    """A linear classifier that scikit-learn fits, whose solution becomes the network's last layer.
+
+    Where its C is auto, it is the one of C_PATH that is best by the objective on the validation images, the smaller of two
+    equal ones (on the training images left out in turn, where none are held out for validation: a refit).
+    """
+
+    noun: str
 
     def __init__(
         self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
@@ -97,26 +107,99 @@ class SvmMember(FittedMember):
         super().__init__(config, start, trunk, steps_per_epoch, precision)
         self.layer = _linear_layer(start, config)
 
-    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
-        """One against the rest, squared hinge loss; the standardisation is folded into the layer's weights."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.svm import LinearSVC
+    def solver(self) -> Any:
+        """scikit-learn's estimator, to which a C is given before each fit."""
+        raise NotImplementedError
 
-        solver = LinearSVC(C=self.config.svm_c, dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64], val: Feed, look: Look) -> None:
+        argument = CLASSIFIERS[self.config.classifier].argument
+        assert argument is not None
+        asked = getattr(self.config, argument)
+        solver = self.solver()
+        if asked != "auto":
+            self._put(*self._fitted(solver, asked, scaled_ND, labels_N))
+            return
+        judged = self._judged_on_validation if len(val) else self._judged_in_turn
+        best: tuple[float, float, Solution] | None = None
+        for c in C_PATH:
+            look()
+            solution = self._fitted(solver, c, scaled_ND, labels_N)
+            value = judged(solver, solution, scaled_ND, labels_N, val)
+            if best is None or value > best[0]:
+                best = (value, c, solution)
+        assert best is not None
+        self._put(*best[2])
+        self.progress.c_found = best[1]
+
+    def _fitted(self, solver: Any, c: float, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> Solution:
+        """Weights KD, biases K of the standardised features, and what is to be warned of."""
+        from sklearn.exceptions import ConvergenceWarning
+
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", ConvergenceWarning)
-            solver.fit(scaled_ND, labels_N)
-        if told:
-            self.model.warnings = (*self.model.warnings, f"the SVM did not converge within {MAX_ITERATIONS} iterations")
-        weight_KD, bias_K = solver.coef_, solver.intercept_
+            solver.set_params(C=c).fit(scaled_ND, labels_N)
+        warning = (f"the {self.noun} did not converge within {MAX_ITERATIONS} iterations",) if told else ()
+        weight_KD, bias_K = solver.coef_.copy(), solver.intercept_.copy()
         if len(weight_KD) == 1:  # two classes have one decision value: half of it for each, with its sign
             weight_KD, bias_K = np.vstack([-weight_KD, weight_KD]) / 2, np.hstack([-bias_K, bias_K]) / 2
+        return weight_KD, bias_K, warning
+
+    def _put(self, weight_KD: NDArray[np.float64], bias_K: NDArray[np.float64], warning: tuple[str, ...]) -> None:
+        """Into the layer, the standardisation folded into its weights."""
         folded_KD = weight_KD / self.scaler.scale_
         layer = self.suffix.get_submodule(self.layer)
         assert isinstance(layer, nn.Linear)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(folded_KD))
             layer.bias.copy_(torch.from_numpy(bias_K - folded_KD @ self.scaler.mean_))
+        self.model.warnings = (*self.model.warnings, *warning)
+
+    def _judged_on_validation(self, solver: Any, solution: Solution, *data: Any) -> float:
+        val: Feed = data[-1]
+        self._put(*solution[:2], ())
+        return self._value(evaluate([self], val)[0].cpu(), val.labels_N.cpu())
+
+    def _judged_in_turn(self, solver: Any, solution: Solution, *data: Any) -> float:
+        from sklearn.base import clone
+        from sklearn.model_selection import StratifiedKFold
+
+        scaled_ND, labels_N, _ = data
+        folds_n = max(2, min(FOLDS, int(np.bincount(labels_N)[np.unique(labels_N)].min())))
+        values = []
+        for fit_i, held_i in StratifiedKFold(folds_n).split(scaled_ND, labels_N):
+            part = clone(solver)
+            weight_KD, bias_K, _ = self._fitted(part, solver.C, scaled_ND[fit_i], labels_N[fit_i])
+            logits_NK = torch.from_numpy(scaled_ND[held_i] @ weight_KD.T + bias_K)
+            values.append(self._value(logits_NK, torch.from_numpy(labels_N[held_i])))
+        return float(np.mean(values))
+
+    def _value(self, logits_NK: Tensor, labels_N: Tensor) -> float:
+        """The objective, larger is better."""
+        if OBJECTIVES[self.config.objective].metric == "loss":
+            return -nn.functional.cross_entropy(logits_NK, labels_N).item()
+        return (logits_NK.argmax(1) == labels_N).double().mean().item()
+
+
+class SvmMember(LayerMember):
+    """Support vectors: one against the rest, squared hinge loss."""
+
+    noun = "SVM"
+
+    def solver(self) -> Any:
+        from sklearn.svm import LinearSVC
+
+        return LinearSVC(dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
+
+
+class LogregMember(LayerMember):
+    """Multinomial logistic regression by L-BFGS; along the path each fit begins where the one before it ended."""
+
+    noun = "logistic regression"
+
+    def solver(self) -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
 
 
 class NeighboursMember(FittedMember):
@@ -128,7 +211,7 @@ class NeighboursMember(FittedMember):
         super().__init__(config, start, trunk, steps_per_epoch, precision)
         self.neighbours: KNeighborsClassifier | None = None
 
-    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64]) -> None:
+    def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64], val: Feed, look: Look) -> None:
         from sklearn.neighbors import KNeighborsClassifier
 
         assert self.config.knn_k is not None  # normalise fills it in
@@ -166,6 +249,7 @@ def _linear_layer(model: BlockModel, config: TrialConfig) -> str:
     ]
     if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
         raise CifarHpcError(
-            f"classifier: svm with arch {config.arch}, whose block {model.names[-1]!r} is no linear layer; allowed: linear, knn"
+            f"classifier: {config.classifier} with arch {config.arch}, whose block {model.names[-1]!r} is no linear layer; "
+            "allowed: linear, knn"
         )
     return str(weighted[0][0])

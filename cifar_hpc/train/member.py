@@ -52,6 +52,7 @@ class Progress:
     outcome: Outcome | None = None
     reason: str = ""
     lr_found: float | None = None  # by the range test of lr: auto
+    c_found: float | None = None  # see TrialResult
     micro_batch: int | None = None  # images that fit the memory at once, where a batch does not
 
 

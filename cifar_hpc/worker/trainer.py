@@ -325,6 +325,7 @@ class Trainer:
             job=attempt.claim.job,
             hardware=describe_hardware(self.device, self.precision, self.world.size, self.graphs.note),
             lr_found=progress.lr_found,
+            c_found=progress.c_found,
             micro_batch=progress.micro_batch,
             lost_s=attempt.claim.lost_s,
             saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
