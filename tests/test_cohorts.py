@@ -108,3 +108,10 @@ def test_a_cohort_is_cut_into_parts_that_a_devices_memory_holds_and_keeps_its_or
     assert [trial for part in parts_of(trials, 0.5) for trial in part] == trials
     assert [len(part) for part in parts_of(trials, 0.1)] == [1] * 5
     assert [len(part) for part in parts_of(trials, 40.0)] == [5] and parts_of([], 1.0) == []
+
+
+def test_a_thousand_linear_probes_are_one_cohort_and_the_trunk_runs_once() -> None:
+    base = normalise(TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32, freeze="all"))
+    probes = [dataclasses.replace(base, lr=(i + 1) / 1000) for i in range(1000)]
+    (cohort,) = group_cohorts(probes, None)
+    assert len(cohort.trials) == 1000 and trunk_passes(cohort.trials) == 1

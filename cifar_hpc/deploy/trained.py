@@ -122,9 +122,7 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     config = TrialConfig.from_json(result.config)
     look_in(Layout(files.folder.parent.parent).sources)
     if not CLASSIFIERS[config.classifier].keeps_weights:
-        raise CifarHpcError(
-            f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm"
-        )
+        raise CifarHpcError(f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm")
     if not weights.exists():
         raise CifarHpcError(
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "

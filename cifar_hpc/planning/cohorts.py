@@ -19,8 +19,9 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.trial import OwnNetwork, TrialConfig, keys_with
 
 MOST_MEMBERS = 64
+MOST_PROBES = 1024  # linear classifiers, which are stepped as one
 # A cohort is full once its trunk is so small a share of its work: more members would save nothing more. Linear classifiers
-# join all the same, since they are stepped as one.
+# join all the same.
 TRUNK_FRAC = 0.05
 MEMBER_COPIES = 5  # of a member's trained weights in memory: itself, gradient, two moments, best epoch
 MEMBER_MEMORY_GB = 8.0  # for all copies of a cohort where the spec states no memory_gb, of which they may take half
@@ -83,7 +84,7 @@ def _fill(group: Sequence[TrialConfig], memory_gb: float | None) -> list[Cohort]
     for trial in sorted(group, key=_depth, reverse=True):
         trunk = trunk_passes(members) * _trunk_share(members) if members else 1.0
         small = trunk <= TRUNK_FRAC * (trunk + _suffix_passes(members)) and not _is_linear(trial)
-        full = len(members) >= MOST_MEMBERS or small
+        full = len(members) >= (MOST_PROBES if _is_linear(trial) else MOST_MEMBERS) or small
         if members and (full or sum(map(_memory_gb, [*members, trial])) > room_gb):
             cohorts.append(Cohort(trials=tuple(members)))
             members = []

@@ -11,6 +11,8 @@ SPLIT_errors: places in the split of the most confident errors; SPLIT_errors_pix
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -35,6 +37,7 @@ class Insight:
         self._val = val
         self._rows = torch.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().long()
         self._of_trunk: dict[int, Tensor] = {}
+        self._small_of_trunk: dict[int, NDArray[np.float16] | None] = {}
 
     def arrays(self, member: Member, name: str, split: Split, logits_NK: Tensor) -> Arrays:
         """The arrays of a member whose best weights are in place. logits_NK: of the split that its page will show.
@@ -48,18 +51,25 @@ class Insight:
         if not len(self._rows):  # a refit holds out no validation images
             return found
         try:
-            small = {key: principal_components(x_MD) for key, x_MD in self._features(member, model).items()}
+            small = self._components(member, model)
         except RuntimeError:  # memory, or a matrix that no solver likes: a picture is no reason to lose a trial
             return found
         kept: Arrays = {key: x_MP for key, x_MP in small.items() if x_MP is not None}
         return found | kept | ({"features_rows": self._rows.numpy().astype(np.int32)} if kept else {})
 
-    @torch.no_grad()
-    def _features(self, member: Member, model: BlockModel) -> dict[str, Tensor]:
+    def _components(self, member: Member, model: BlockModel) -> dict[str, NDArray[np.float16] | None]:
         last = len(model.blocks) - 1
         depths = {"features_middle": last // 2, "features_last": last}
         wanted = {name: depth for name, depth in depths.items() if depth > 0 and len(self._rows) > 1}
-        missing = sorted({depth for depth in wanted.values() if depth > member.frozen or depth not in self._of_trunk})
+        shared = {depth for depth in wanted.values() if depth <= member.frozen}
+        open_depths = {depth for depth in wanted.values() if depth not in shared or depth not in self._small_of_trunk}
+        small = {depth: principal_components(x_MD) for depth, x_MD in self._features(member, model, open_depths).items()}
+        self._small_of_trunk |= {depth: x_MP for depth, x_MP in small.items() if depth in shared}
+        return {name: small[depth] if depth in small else self._small_of_trunk[depth] for name, depth in wanted.items()}
+
+    @torch.no_grad()
+    def _features(self, member: Member, model: BlockModel, depths: Collection[int]) -> dict[int, Tensor]:
+        missing = sorted(depth for depth in depths if depth > member.frozen or depth not in self._of_trunk)
         parts: dict[int, list[Tensor]] = {depth: [] for depth in missing}
         for index_B in self._rows.split(_CHUNK) if missing else ():  # type: ignore[no-untyped-call]
             x, reached = self._val.eval_batch(index_B)[0], 0
@@ -69,7 +79,7 @@ class Insight:
                     parts[depth].append(pooled(x).cpu())
         computed = {depth: torch.cat(chunks) for depth, chunks in parts.items()}
         self._of_trunk |= {depth: x_MD for depth, x_MD in computed.items() if depth <= member.frozen}
-        return {name: computed.get(depth, self._of_trunk.get(depth)) for name, depth in wanted.items()}  # type: ignore[misc]
+        return {depth: computed[depth] if depth in computed else self._of_trunk[depth] for depth in depths}
 
 
 def principal_components(x_MD: Tensor) -> NDArray[np.float16] | None:

@@ -64,7 +64,8 @@ class Attempt:
 
     def rewind(self, member: Member) -> None:
         """Cuts the stream of epochs to those that the member has behind it."""
-        write_records(self.files.metrics, member.progress.curves)
+        if member.progress.curves or self.files.metrics.exists():
+            write_records(self.files.metrics, member.progress.curves)
 
     def save(self, member: Member) -> None:
         """Begins to write a checkpoint. Raises what the one before it met."""

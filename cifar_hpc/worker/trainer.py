@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cifar_hpc.config.plugins import load_plugins
 from cifar_hpc.config.registry import CLASSIFIERS
@@ -48,6 +51,9 @@ from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
 
 LOADED_AT_ONCE = 2  # data sets that a process keeps
+WRITERS = 16  # threads that write records side by side: they wait for the disk, not for each other
+WRITTEN_AT_ONCE = 64  # trials whose records are in memory at once
+
 EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the trial ends, a text says why
 
 
@@ -105,8 +111,8 @@ class Trainer:
         attempts = list(self.attempts.values())
         config = attempts[0].config
         if self.world.leads:
-            for attempt in attempts:
-                attempt.describe()
+            with ThreadPoolExecutor(WRITERS) as pool:
+                list(pool.map(Attempt.describe, attempts))
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self.precision = choose_precision(config.precision, self.device)
@@ -271,16 +277,31 @@ class Trainer:
                 self._save(member)
             raise
         test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
-        for member in members:
-            attempt = self.attempts[member.config.trial_id]
-            if not self.world.leads:
-                continue
-            try:
-                self._write_result(member, attempt, test_logits.get(member.config.trial_id))
-            except Exception as error:
-                self._fail(attempt, error)
+        if self.world.leads:
+            for start in range(0, len(members), WRITTEN_AT_ONCE):
+                self._write_results(members[start : start + WRITTEN_AT_ONCE], test_logits)
 
-    def _write_result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> None:
+    def _write_results(self, members: Sequence[Member], test_logits: Mapping[str, torch.Tensor]) -> None:
+        """Side by side, since each waits for the disk several times; what fails is its trial's own failure."""
+        with ThreadPoolExecutor(WRITERS) as pool:
+            written = []
+            for member in members:
+                attempt = self.attempts[member.config.trial_id]
+                try:
+                    record = self._record(member, attempt, test_logits.get(member.config.trial_id))
+                    written.append((attempt, pool.submit(attempt.finish, *record)))
+                except Exception as error:
+                    self._fail(attempt, error)
+            for attempt, writing in written:
+                try:
+                    writing.result()
+                except Exception as error:
+                    self._fail(attempt, error)
+
+    def _record(
+        self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None
+    ) -> tuple[TrialResult, dict[str, NDArray[np.generic]], bytes | None]:
+        """What `Attempt.finish` writes."""
         arrays = split_arrays("val", member.best_val_logits, self.data.val)
         if self.data.test is not None:
             arrays |= split_arrays("test", test_logits_NK, self.data.test)
@@ -292,7 +313,7 @@ class Trainer:
         has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
         if member.config.keep == "weights" and has_weights:
             weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))
-        attempt.finish(self._result(member, attempt, test_logits_NK), arrays, weights)
+        return self._result(member, attempt, test_logits_NK), arrays, weights
 
     def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
         config, progress, data = member.config, member.progress, self.data
