@@ -79,9 +79,14 @@ def seen_cpus(folder: Path):
     return run
 
 
+@pytest.fixture(autouse=True)
+def _results(tmp_path):
+    """The folder stands, as the driver has made it: who runs a job never does."""
+    (tmp_path / "results").mkdir(exist_ok=True)
+
+
 @pytest.fixture(params=sorted(EXECUTORS))
 def executor(request, tmp_path):
-    (tmp_path / "results").mkdir()  # as the driver has made it: who runs a job never does
     if request.param == "slurm":
         request.getfixturevalue("cluster")
         profile = SlurmProfile(minutes=1)  # so that all jobs of a test are packed into one
