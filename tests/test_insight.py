@@ -81,7 +81,7 @@ def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layou
     test = load_dataset(config.dataset, 8, data_root()).test
     assert np.array_equal(saved["test_errors_pixels"], test.images_NCHW[saved["test_errors"]].numpy())
     found = read_insight(files, "test")
-    assert len(found.maps) == 2 and all(len(place) == len(found.labels) for place in found.maps.values())
+    assert found.maps == {}  # of 144 validation images: too few to be drawn as a map
     assert found.filters.shape[1:] == (1, 3, 3)
     assert found.wrong[0].confidence == pytest.approx(share[saved["test_errors"][0]].max(), abs=0.01)
     extra = sum(
@@ -89,7 +89,8 @@ def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layou
     )
     assert extra < 200_000
     page = write_trial_page(*_page_arguments(layout, config), layout).read_text()
-    assert all(title in page for title in ("First-layer filters", "How layers tell", "Most confidently wrong"))
+    assert "Most confidently wrong" in page
+    assert not any(title in page for title in ("First-layer filters", "How layers tell"))  # 3 x 3 pixels; 144 images
 
 
 def test_members_of_a_cohort_leave_what_each_alone_leaves(layout, tmp_path):
