@@ -106,7 +106,7 @@ def test_status_says_the_epoch_that_an_interrupted_trial_goes_on_from(half_done)
 
 
 def test_retry_refuses_a_spec_that_was_mended_and_names_sweep(half_done, tmp_path):
-    assert "mend it there, then cifar-hpc sweep" in call("status", "small").stderr
+    assert "mend them, then cifar-hpc sweep" in call("status", "small").stderr
     (tmp_path / "small.yaml").write_text(SPEC.replace("0.01", "0.02"))
     told = call("retry", "small")
     assert told.exit_code == 2

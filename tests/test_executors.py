@@ -227,7 +227,7 @@ def test_a_killed_sweeps_temporary_folder_goes_with_the_next_one_and_a_living_on
         (tmp_path / f"chpc-{name}" / "owner").write_text(owner)
     (tmp_path / "chpc-unknown").mkdir()
     remove_abandoned(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["chpc-far", "chpc-living", "chpc-unknown"]
+    assert sorted(path.name for path in tmp_path.glob("chpc-*")) == ["chpc-far", "chpc-living", "chpc-unknown"]
 
 
 def test_ray_refuses_what_the_machine_can_never_give_instead_of_waiting_for_ever(tmp_path):

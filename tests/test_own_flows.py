@@ -48,13 +48,13 @@ def written(place: Path, text: str) -> Path:
 
 
 def test_killed_with_nine_it_goes_on_to_the_same_numbers_though_the_file_changed(place: Path) -> None:
-    path = written(place, ONE.replace("epochs: 2", "epochs: 60"))
+    path = written(place, ONE.replace("epochs: 2", "epochs: 300"))
     config = load_spec(path).trials[0].config
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     command = [sys.executable, "-m", "cifar_hpc", "sweep", "own.yaml", "--on", "inline"]
     victim = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     files, end = Layout(results_root()).trial(config.trial_id), time.monotonic() + 120
-    while not files.checkpoint.exists() and time.monotonic() < end:
+    while not files.metrics.exists() and time.monotonic() < end:
         time.sleep(0.02)
     victim.kill()
     victim.wait()
