@@ -61,8 +61,9 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "a list in base where a value is read by a rule of its own": (
         HEAD + "base: {arch: [linear, resnet18], freeze: [0, 1]}\n",
-        "x.yaml:3: base.arch: the list ['linear', 'resnet18']; one of 86 architectures (`cifar-hpc arch` lists them); axes "
-        f"stand in grid.\nx.yaml:3: base.freeze: the list [0, 1]; {FREEZE}; axes stand in grid.",
+        "x.yaml:3: base.arch: the list ['linear', 'resnet18']; one of 86 architectures (`cifar-hpc arch` lists them), or one's "
+        "own: FILE.py:NAME or MODULE:NAME; axes stand in grid.\n"
+        f"x.yaml:3: base.freeze: the list [0, 1]; {FREEZE}; axes stand in grid.",
     ),
     "pretrained, as a key and as a value": (
         HEAD + "pretrained: true\nbase: {backbone: resnet18, pretrained: false, weights: pretrained}\n",
