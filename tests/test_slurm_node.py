@@ -152,6 +152,7 @@ def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(slu
         assert interrupted()
         raise Interrupted
 
+    (tmp_path / "r").mkdir()
     with pytest.raises(SystemExit) as ended:
         run_canary(_element(tmp_path / "r"), run)
     assert ended.value.code == 0 and looks == [False, False]

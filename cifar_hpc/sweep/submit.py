@@ -31,6 +31,9 @@ def submit(
 ) -> None:
     """Submits jobs for the trials, records each, and tells what became of them. Raises CifarHpcError."""
     name = plan.spec.name
+    if not todo:
+        listener.note(f"{name}: nothing to submit")
+        return
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
     go_on = functools.partial(submit_waiting, layout.root, name, profile, canary)
     executor = open_executor("slurm", layout, profile=profile, canary=canary, go_on=go_on)
