@@ -132,7 +132,7 @@ WRONG = {
         "seeds: 2",
         "zip: {lr: [0.1]}",
         "x.yaml:2: zip: 'zip' beside stages; beside them may stand name, dataset, base, grid, seeds, objective, stop, keep, "
-        "resources; each stage has its own.",
+        "plugins, resources; each stage has its own.",
     ),
     "a section that stands for all stages": (
         "  finetune:\n",
@@ -143,7 +143,7 @@ WRONG = {
         "base: {arch: simple_cnn}",
         "base: {arch: simple_cnn, classifier: knn}",
         "x.yaml:11: stages.finetune.base.weights: a trial of stage pretrain with classifier knn; it keeps no weights: linear "
-        "or svm do.",
+        "or svm or logreg do.",
     ),
 }
 
