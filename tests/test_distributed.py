@@ -111,7 +111,7 @@ def test_ghost_batches_are_other_statistics_and_the_same_in_any_number_of_proces
     parts, head = odd_config(ghost_batches=4, ema=0.9, epochs=4), odd_config(ghost_batches=4, freeze="all")
     one = run_in(tmp_path / "one", 1, parts)[0]
     assert abs(one.curves[0].train_loss - alone[1][0].curves[0].train_loss) > 10 * ROUNDING
-    assert one.test.acc == pytest.approx(alone[1][0].test.acc, abs=0.15)
+    assert one.test.acc > alone[1][0].test.acc - 0.15  # it learns, too
     layout = Layout(tmp_path / "two")
     with pytest.raises(Interrupted):
         run_job(job_in(2, parts, head), layout, executor="inline", interrupted=lambda: _epochs(layout, parts) > 0)
@@ -261,7 +261,7 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
         "rendezvous.LEAVE_S = 5.0\n"
         "from tests.test_distributed import job_in\n"
         "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"
-        "job = job_in(int(sys.argv[2]), config, nodes=2)\n"
+        "job = job_in(int(sys.argv[2]), config, nodes=2, checkpoint_minutes=0.0)\n"
         "run_job(job, Layout(pathlib.Path(sys.argv[1])), executor='slurm')\n"
     )
     slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(place)}
