@@ -170,7 +170,7 @@ def test_results_say_what_cohorts_saved_where_it_was_measured(layout, tmp_path):
     members = [digits_config(freeze=1), digits_config(freeze=1, lr=0.01), digits_config(classifier="svm")]
     run_job(job_of(*members, together=True), layout, executor="inline")
     saved = [result_of(layout, config).saved_s for config in members]
-    assert saved[0] == saved[1] and saved[0] > 0 and saved[2] is None
+    assert saved[0] == saved[1] and saved[0] > 0 and saved[2] > 0  # of the features that it did not compute alone
     alone = run_alone(tmp_path, members[0])
     assert (alone.saved_s, alone.lost_s) == (0.0, 0.0)
 
