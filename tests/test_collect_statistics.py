@@ -62,6 +62,16 @@ def test_an_interval_over_seeds_also_covers_the_images(values: tuple[float, ...]
     assert estimate([1.0, 0.98, 0.99], images=20).high == 1.0
 
 
+def test_seeds_that_are_right_on_every_image_leave_the_images_doubt() -> None:
+    """Three times 20 of 20 is no interval from 100 to 100 %."""
+    for share in (0.0, 1.0):
+        one, several = estimate([share], images=20), estimate([share] * 3, images=20)
+        assert one and several
+        assert (several.low, several.high) == pytest.approx((one.low, one.high))
+        assert several.high is not None and several.low is not None
+        assert several.high - several.low > 0.15
+
+
 def test_one_side_of_mcnemar_is_that_the_first_is_better() -> None:
     a, b = np.zeros(100, bool), np.zeros(100, bool)
     a[:15], b[15:20] = True, True
