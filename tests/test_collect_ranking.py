@@ -19,7 +19,7 @@ from cifar_hpc.collect.ranking import (
     step_down,
     winners_optimism,
 )
-from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.collect.statistics import Difference, compare_chosen, compare_networks
 
 Draw = tuple[NDArray[np.float32], NDArray[np.float64]]
 
@@ -157,6 +157,25 @@ def test_the_chance_that_one_is_better_is_the_posteriors_of_the_t_test() -> None
     found = Difference(0.01, 0.3, "", error=0.01, freedom=4)
     assert found.chance_above(0.0) == pytest.approx(stats.t.cdf(1.0, 4))
     assert found.chance_above(0.01) == pytest.approx(0.5)
+
+
+def test_seeds_that_agree_in_number_leave_the_images_doubt() -> None:
+    """Three seeds right on all of 20 images, against three that miss another image each, and against three that miss none."""
+    right_SN, missing_SN = np.ones((3, 20), np.float32), np.ones((3, 20), np.float32)
+    missing_SN[[0, 1, 2], [3, 7, 11]] = 0
+    for other_SN in (right_SN, missing_SN):
+        chosen = compare_chosen(right_SN, other_SN)
+        spread = spread_of([right_SN.mean(1).tolist(), other_SN.mean(1).tolist()], 1)
+        best = step_down({"other": compare_with_first(right_SN, other_SN, spread, 2)}, 2)["other"]
+        for found in (chosen, best):
+            assert found.p_value > 0.05
+            assert found.low is not None and found.high is not None
+            assert found.low < 0 < found.high
+        assert seeds_to_settle(best, 3) is None
+    assert compare_with_first(right_SN, right_SN, (0.0, 4.0), 2).chance_above(0.0) == pytest.approx(0.5)
+    assert compare_chosen(right_SN, np.zeros((3, 20), np.float32)).p_value < 0.001
+    networks = compare_networks(right_SN[0], right_SN[1])
+    assert networks.low is not None and networks.low < 0
 
 
 def test_seeds_are_paired_by_number_where_the_choice_is_made_again() -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import digamma, gammaln, ndtr, polygamma
 
-from cifar_hpc.collect.statistics import CONFIDENCE, Difference, Floats, image_variance, joint_freedom
+from cifar_hpc.collect.statistics import CONFIDENCE, Difference, Floats, image_variance, joint_freedom, known_error
 
 _ALIKE = 8  # configurations from the top whose variances between seeds lean on one another
 FOLDS = 5  # of the images, for the winner's optimism
@@ -76,6 +76,8 @@ def compare_with_first(first_SN: Floats, other_SN: Floats, spread: tuple[float, 
     mean = float(first_SN.mean(dtype=np.float64) - other_SN.mean(dtype=np.float64))
     of_images = image_variance(first_SN, other_SN)
     error, freedom = math.sqrt(spread[0] + of_images), joint_freedom(spread, (of_images, images - 1.0))
+    error = known_error(error, first_SN, other_SN)
+    of_images = max(of_images, error**2 - spread[0])
     p_value = _tail_of(mean, error, k, freedom)
     return Difference(mean, p_value, TEST, error=error, freedom=freedom, of_images=of_images)
 
