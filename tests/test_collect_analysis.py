@@ -213,6 +213,21 @@ def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layo
     assert "result.json says 0.9900" in section.pool.rejected[0].reason
 
 
+def test_a_loss_that_its_own_predictions_contradict_is_left_out_where_it_ranks(layout: Layout) -> None:
+    trials = [dataclasses.replace(config, objective="val_loss") for config in configs(2, seeds=3, epochs=2)]
+    for config in trials:
+        write_trial(layout, config, IMAGES, accuracy=0.7)
+    (section,) = make_sections(scan(layout), layout)
+    assert not section.pool.rejected
+    path = layout.trial(trials[-1].trial_id).result
+    record = json.loads(path.read_text())
+    record["val"]["loss"] = 1e-9
+    path.write_text(json.dumps(record))
+    (section,) = make_sections(scan(layout), layout)
+    assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
+    assert "result.json says 0.0000" in section.pool.rejected[0].reason
+
+
 def test_what_was_measured_on_other_images_stands_in_a_section_of_its_own(layout: Layout) -> None:
     """Two folders with as many images of as many classes, and two splits of one data set; folders go by their names."""
     base = dataclasses.replace(next(configs(1, 1, 2)), weights="imagenet")

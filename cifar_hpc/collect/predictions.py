@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
@@ -15,7 +16,7 @@ _TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own 
 
 
 class ContradictionError(RecordError):
-    """Predictions that do not give the accuracy which the trial's result.json says."""
+    """Predictions that do not give the accuracy, or the loss, which the trial's result.json says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,14 @@ class SplitPredictions:
         """Whether the image was classified rightly, N."""
         found: NDArray[np.bool_] = self.logits.argmax(1) == self.labels
         return found
+
+    @property
+    def loss(self) -> float | None:
+        """The mean cross-entropy; None where a logit was too large for its float16 and lies at the end of it."""
+        logits = self.logits.astype(np.float64)
+        if not np.isfinite(logits).all() or np.abs(logits).max(initial=0.0) >= np.finfo(np.float16).max:
+            return None
+        return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(logits)), self.labels]))
 
     def same_images(self, other: SplitPredictions) -> bool:
         """Whether both are of the same images in the same order."""
@@ -63,3 +72,11 @@ def read_predictions(files: TrialFiles, split: str, acc: float | None = None) ->
             f"{files.predictions}: gives {split} accuracy {found.right.mean():.4f}, result.json says {acc:.4f}"
         )
     return found
+
+
+def check_loss(found: SplitPredictions, loss: float, files: TrialFiles) -> None:
+    """Raises ContradictionError where the validation loss of the record is not that of the predictions, rounded as they are."""
+    given = found.loss
+    rounding = 0.01 + 0.002 * float(np.abs(found.logits).max(initial=0.0))
+    if given is not None and abs(given - loss) > rounding:
+        raise ContradictionError(f"{files.predictions}: gives val loss {given:.4f}, result.json says {loss:.4f}")

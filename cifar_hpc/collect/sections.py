@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
-from cifar_hpc.collect.predictions import ContradictionError, read_predictions
+from cifar_hpc.collect.predictions import ContradictionError, check_loss, read_predictions
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
@@ -33,10 +33,12 @@ def make_sections(pool: Pool, layout: Layout) -> list[Section]:
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:
-    """Without the trials of the first rows whose predictions do not give the accuracy that their result.json says."""
+    """Without the trials of the first rows whose predictions do not give what their result.json says: its accuracies, and the
+    loss where that ranks."""
     while True:
         board = make_leaderboard(pool)
-        wrong = {trial_id: reason for row in board.measured[:_CHECKED] for trial_id, reason in _contradicted(row, layout)}
+        shown = board.measured[:_CHECKED]
+        wrong = {trial_id: reason for row in shown for trial_id, reason in _contradicted(row, layout, pool.objective)}
         if not wrong:
             return pool, board
         rejected = tuple(Rejected(str(layout.trial(trial_id).result), reason) for trial_id, reason in wrong.items())
@@ -44,12 +46,13 @@ def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:
         pool = replace(rest, rejected=(*pool.rejected, *rejected))
 
 
-def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
+def _contradicted(row: Row, layout: Layout, objective: str) -> Iterator[tuple[str, str]]:
     for trial in row.trials:
         for split, acc in (("val", trial.metric("val_acc")), ("test", trial.metric("test_acc"))):
             try:
-                if acc is not None:
-                    read_predictions(layout.trial(trial.trial_id), split, acc)
+                found = read_predictions(layout.trial(trial.trial_id), split, acc) if acc is not None else None
+                if found and objective == f"{split}_loss" and (loss := trial.metric(objective)) is not None:
+                    check_loss(found, loss, layout.trial(trial.trial_id))
             except ContradictionError as error:
                 yield trial.trial_id, str(error)
                 break
