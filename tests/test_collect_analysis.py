@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
-from cifar_hpc.collect.curves import make_curve_grid
+from cifar_hpc.collect.curves import best_over, make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
@@ -99,6 +99,14 @@ def test_shares_of_variance_are_of_balanced_designs_alone_and_none_of_chance() -
 def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
     (found,) = make_heat_maps(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6}), "arch", "lr")
     assert set(found.cells) == {("a", 1.0), ("b", 2.0)}
+
+
+def test_what_is_the_best_of_unlike_values_says_so() -> None:
+    """arch b was tried at one lr alone: the best of each arch is not the best over the same lr."""
+    whole = {(arch, lr): 0.5 for arch in "ab" for lr in (1.0, 2.0)}
+    assert best_over(additive_board(whole), "arch") == " Best over lr."
+    assert "Not the same values of lr" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
+    assert best_over(additive_board(whole), "arch", "lr") == ""
 
 
 def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layout) -> None:

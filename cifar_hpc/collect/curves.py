@@ -71,6 +71,21 @@ def best_by(board: Leaderboard, *axes: Axis) -> dict[tuple[Any, ...], Row]:
     return best
 
 
+def best_over(board: Leaderboard, *axes: Axis) -> str:
+    """Of what the points of `best_by` are the best, as a sentence; and whether each was chosen from the same values. Empty
+    where no other axis varies."""
+    others = [axis for axis in board.axes if axis not in axes]
+    tried: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    for row in board.measured:
+        tried.setdefault(tuple(row.axes[axis] for axis in axes), set()).add(tuple(row.axes[other] for other in others))
+    if not others:
+        return ""
+    names = ", ".join(others)
+    alike = len({frozenset(values) for values in tried.values()}) < 2
+    unlike = f" Not the same values of {names} were tried for each: they differ in these too."
+    return f" Best over {names}.{'' if alike else unlike}"
+
+
 def rank_axes(board: Leaderboard) -> list[Axis]:
     """The axes, those whose choice moves the objective most first (spread of the best point over the axis' values)."""
 

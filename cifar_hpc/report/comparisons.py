@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies
 from cifar_hpc.collect.statistics import Estimate
@@ -33,7 +34,6 @@ def comparison_tables(found: Findings, layout: Layout) -> list[PageTable]:
 def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     """Accuracy of the split, percent. The points of both splits are the same: the best on validation."""
     shown = (*pivot.row_axes, *pivot.column_axes)
-    others = [axis for axis in board.axes if axis not in shown]
     header = [*pivot.row_axes, *(_key_text(pivot.column_axes, key) for key in pivot.columns)]
     rows = [
         [*_values(pivot.row_axes, row), *(_cell(pivot.cells.get((row, column)), split) for column in pivot.columns)]
@@ -41,7 +41,7 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     ]
     across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
     words = {"val": "validation", "test": "test"}[split]
-    over = f" Best on validation over {', '.join(others)}." if others else ""
+    over = best_over(board, *shown).replace("Best over", "Best on validation over")
     note = f"Mean ± standard deviation (seeds), percent; empty: no measurement.{over}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from cifar_hpc.collect.curves import best_by
+from cifar_hpc.collect.curves import best_by, best_over
 from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.trials import value_text
@@ -59,11 +59,8 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
                 axes.set_title(axis_title(found.panel_axis, found.panel))
             axes.set_xlabel(first.column_axis)
             axes.set_ylabel(first.row_axis if number % across == 0 else "")
-        shown = {first.row_axis, first.column_axis, first.panel_axis}
-        others = [axis for axis in board.axes if axis not in shown]
-        caption = f"Validation {_metric_words(board)}, mean over seeds." + (
-            f" Best over {', '.join(others)}." if others else ""
-        )
+        shown = [axis for axis in (first.row_axis, first.column_axis, first.panel_axis) if axis]
+        caption = f"Validation {_metric_words(board)}, mean over seeds.{best_over(board, *shown)}"
         return Drawing("heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: no measurement.", figure)
 
 
@@ -179,8 +176,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         _format_score(axes, board)
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
-        others = [name for name in board.axes if name not in (axis, color_axis)]
-        caption = "Mean over seeds, with its 95 % interval." + (f" Best over {', '.join(others)}." if others else "")
+        caption = f"Mean over seeds, with its 95 % interval.{best_over(board, axis, *([color_axis] if color_axis else []))}"
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 
 
