@@ -24,6 +24,7 @@ from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.figures_effects import draw_effects
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
 from cifar_hpc.report.summary import headline
@@ -107,6 +108,16 @@ def test_what_is_the_best_of_unlike_values_says_so() -> None:
     assert best_over(additive_board(whole), "arch") == " Best over lr."
     assert "Not the same values of lr" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
     assert best_over(additive_board(whole), "arch", "lr") == ""
+
+
+def test_bars_of_a_loss_end_at_nothing() -> None:
+    """Two lines far apart leave a wide interval, which is no reason to draw a loss below 0."""
+    losses = {("a", 1.0): 0.1, ("a", 2.0): 0.2, ("b", 1.0): 3.0, ("b", 2.0): 0.1}
+    board = dataclasses.replace(additive_board(losses), objective="val_loss")
+    figure = draw_effects(measure_effects(board), board).figure
+    lines = [segment for axes in figure.axes for held in axes.collections for segment in held.get_segments()]
+    assert lines
+    assert min(float(point[1]) for line in lines for point in line) >= 0
 
 
 def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layout) -> None:
