@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
-from cifar_hpc.collect.curves import best_over, make_curve_grid
+from cifar_hpc.collect.curves import _band, best_over, make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
@@ -118,6 +119,13 @@ def test_bars_of_a_loss_end_at_nothing() -> None:
     lines = [segment for axes in figure.axes for held in axes.collections for segment in held.get_segments()]
     assert lines
     assert min(float(point[1]) for line in lines for point in line) >= 0
+
+
+def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        band = _band(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32))
+    assert float(band.mean[1]) == pytest.approx(2e25)
 
 
 def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layout) -> None:

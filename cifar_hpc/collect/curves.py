@@ -119,7 +119,8 @@ def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
 
 def _band(values_SE: NDArray[np.float32]) -> Band:
     """Of S seeds over E epochs; NaN where a seed had ended."""
+    values_SE = values_SE.astype(np.float64)  # a diverging loss overflows the squares of float32
     mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)
     spread_E = np.sqrt(np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1) / seeds_E)
     half_E = np.where(seeds_E >= MIN_SEEDS, stdtrit(np.maximum(seeds_E - 1, 1), (1 + CONFIDENCE) / 2) * spread_E, np.nan)
-    return Band(mean_E, (mean_E - half_E).astype(np.float32), (mean_E + half_E).astype(np.float32))
+    return Band(mean_E.astype(np.float32), (mean_E - half_E).astype(np.float32), (mean_E + half_E).astype(np.float32))
