@@ -359,6 +359,14 @@ def test_a_file_name_that_is_no_utf_8_is_trained_on_and_a_class_of_such_a_name_i
     assert r"the class folder \xe9: its name is not UTF-8 text" in _wrong(root)
 
 
+def test_of_several_frames_the_first_is_labelled_and_that_is_told(tmp_path):
+    frames = [Image.fromarray(np.full((16, 16), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(tmp_path / "two.tiff", save_all=True, append_images=frames[1:])
+    frames[1].save(tmp_path / "one.png")
+    loaded = load_images(tmp_path, Fit(16))
+    assert (loaded.names, loaded.frames) == (("one.png", "two.tiff"), ("two.tiff",))
+
+
 def test_what_is_labelled_and_what_is_left_out_are_both_told(tmp_path):
     root = _folder(tmp_path / "own", splits=("",), classes=("new",))
     (root / "new" / "1.png").write_bytes(b"broken")

@@ -38,12 +38,13 @@ class Members:
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """names: of N images, relative to their folder; probabilities_NK: of K classes; left_out: a sentence for each file that is
-    no image."""
+    no image; frames: names of those of which only the first of several frames was labelled."""
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities_NK: NDArray[np.float64]
     left_out: tuple[str, ...]
+    frames: tuple[str, ...] = ()
 
 
 def members_of(layout: Layout, what: str) -> Members:
@@ -87,4 +88,4 @@ def predict_images(layout: Layout, chosen: Members, source: Path) -> Predictions
         images = loaded[trained.fit] = loaded.get(trained.fit) or load_images(source, trained.fit)
         probabilities[i] = calibrate(trained.logits(unlabelled(images.images_NCHW)), member.temperature)
     combined = combination_of(chosen.members, chosen.coefficients, chosen.intercept).apply(probabilities)
-    return Predictions(images.names, chosen.classes, combined, images.left_out)
+    return Predictions(images.names, chosen.classes, combined, images.left_out, images.frames)

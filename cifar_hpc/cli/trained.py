@@ -41,6 +41,9 @@ def predict(
         best = int(share_K.argmax())
         rows.append((name, found.classes[best], f"{share_K[best]:.6f}"))
     typer.echo(to_csv_text(rows), nl=False)
+    if found.frames:
+        first = f"{found.frames[0]}{' and others' if len(found.frames) > 1 else ''}"
+        typer.echo(f"{plural(len(found.frames), 'file')} of several frames ({first}): the first is labelled", err=True)
     if found.left_out:
         typer.echo(f"{plural(len(found.names), 'image')} labelled, {plural(len(found.left_out), 'file')} left out:", err=True)
         for line in found.left_out:

@@ -23,7 +23,7 @@ from torch import Tensor
 from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import planned_folder
-from cifar_hpc.data.images import Fit, decode_image, quiet
+from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import DataError
 
@@ -43,11 +43,13 @@ class FolderImages:
 
 @dataclass(frozen=True, slots=True)
 class LoadedImages:
-    """Images without labels. images_NCHW: uint8, of a map on disk; names: of each; left_out: a sentence for each other file."""
+    """Images without labels. images_NCHW: uint8, of a map on disk; names: of each; left_out: a sentence for each other file;
+    frames: names of those of which only the first of several frames is here."""
 
     images_NCHW: Tensor
     names: tuple[str, ...]
     left_out: tuple[str, ...]
+    frames: tuple[str, ...] = ()
 
 
 def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
@@ -92,7 +94,10 @@ def load_images(source: Path, fit: Fit) -> LoadedImages:
         stream.flush()
         shape = (len(kept), *fit.shape)
         images: NDArray[np.uint8] = np.memmap(stream, np.uint8, "r+", shape=shape)
-    return LoadedImages(torch.from_numpy(images), kept, tuple(left_out))
+    frames = tuple(
+        name for n, (name, path) in enumerate(zip(names, paths, strict=True)) if n not in broken and has_frames(path)
+    )
+    return LoadedImages(torch.from_numpy(images), kept, tuple(left_out), frames)
 
 
 def _mapped(paths: Sequence[Path], fit: Fit, cache: Path) -> NDArray[np.uint8]:

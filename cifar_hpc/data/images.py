@@ -95,6 +95,12 @@ def look_at(path: Path) -> ImageFacts:
         return ImageFacts(width, height, mode, frames)
 
 
+def has_frames(path: Path) -> bool:
+    """Whether an image that can be read has more frames than the first, which is the one that is used."""
+    with _faults_of(path), _opened(path) as image:
+        return bool(getattr(image, "is_animated", False))
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """What PIL only warns of (metadata that it cannot read) is not said."""
