@@ -64,6 +64,18 @@ def test_predict_labels_files_as_the_trial_labelled_its_test_split(layout, pictu
     assert np.allclose([float(row["probability"]) for row in rows], share.max(1), atol=5e-3)
 
 
+def test_a_seed_of_a_point_whose_result_is_torn_is_named(layout, pictures):
+    configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
+    run_job(job_of(*configs), layout, executor="inline")
+    point = configs[0].point_id
+    assert run("predict", point, pictures).exit_code == 0
+    layout.trial(configs[1].trial_id).result.write_text("{")
+    answer = run("predict", point, pictures)
+    assert answer.exit_code == 1
+    assert configs[1].trial_id in answer.stderr and "not in the mean over 1 seed" in answer.stderr
+    assert run("predict", configs[0].trial_id, pictures).exit_code == 0
+
+
 def test_a_point_answers_with_the_mean_over_its_seeds_and_an_ensemble_file_with_its_weights(layout, pictures, tmp_path):
     configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
     run_job(job_of(*configs), layout, executor="inline")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialRecord, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.status.names import resolve_trial
 
@@ -26,13 +27,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them; weights: of a soup."""
+    """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them; weights: of a soup;
+    unread: a sentence for each result of the point that could not be read."""
 
     classes: tuple[str, ...]
     members: tuple[EnsembleMember, ...]
     coefficients: tuple[tuple[float, ...], ...] | None = None
     intercept: tuple[float, ...] | None = None
     weights: Path | None = None
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +62,29 @@ def members_of(layout: Layout, what: str) -> Members:
             return Members(record.classes, one, weights=Path(what).parent / record.weights)
         return Members(record.classes, record.members, record.coefficients, record.intercept)
     results = {}
+    broken: dict[str, str] = {}
     for trial_id in [what] if layout.trial(what).result.exists() else layout.trial_ids():
-        with contextlib.suppress(FileNotFoundError, RecordError):
+        try:
             results[trial_id] = read_record(layout.trial(trial_id).result, TrialResult)
+        except FileNotFoundError:
+            continue
+        except RecordError as error:
+            broken[trial_id] = str(error)
     ids = {*results, *(result.point_id for result in results.values())}
     if not any(known.startswith(what.lower()) for known in ids):
         raise CifarHpcError(f"{what}: neither a finished trial nor a point of {layout.pool}, nor a .json file of an ensemble")
     meant = resolve_trial(what, ids)
     found = [result for trial_id, result in results.items() if meant in (trial_id, result.point_id)]
     members = tuple(EnsembleMember(trial_id=r.trial_id, weight=1 / len(found), temperature=1.0) for r in found)
-    return Members(found[0].classes, members)
+    unread = tuple(why for trial_id, why in broken.items() if _point_of(layout, trial_id) == found[0].point_id == meant)
+    return Members(found[0].classes, members, unread=unread)
+
+
+def _point_of(layout: Layout, trial_id: str) -> str | None:
+    """The point of a trial whose result cannot be read, from its trial.json; None where that does not tell it either."""
+    with contextlib.suppress(OSError, RecordError, TypeError, KeyError, ValueError, AttributeError):
+        return TrialConfig.from_json(read_record(layout.trial(trial_id).trial, TrialRecord).config).point_id
+    return None
 
 
 def predict_images(layout: Layout, chosen: Members, source: Path) -> Predictions:

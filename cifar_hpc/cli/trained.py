@@ -35,12 +35,15 @@ def predict(
     from cifar_hpc.api.predictor import members_of, predict_images
 
     layout = Layout(results_root())
-    found = predict_images(layout, members_of(layout, what), folder)
+    members = members_of(layout, what)
+    found = predict_images(layout, members, folder)
     rows: list[tuple[str, ...]] = [("id", "label", "probability")]
     for name, share_K in zip(found.names, found.probabilities_NK, strict=True):
         best = int(share_K.argmax())
         rows.append((name, found.classes[best], f"{share_K[best]:.6f}"))
     typer.echo(to_csv_text(rows), nl=False)
+    for line in members.unread:
+        typer.echo(f"not in the mean over {plural(len(members.members), 'seed')}: {line}", err=True)
     if found.frames:
         first = f"{found.frames[0]}{' and others' if len(found.frames) > 1 else ''}"
         typer.echo(f"{plural(len(found.frames), 'file')} of several frames ({first}): the first is labelled", err=True)
@@ -48,6 +51,7 @@ def predict(
         typer.echo(f"{plural(len(found.names), 'image')} labelled, {plural(len(found.left_out), 'file')} left out:", err=True)
         for line in found.left_out:
             typer.echo(f"  {line}", err=True)
+    if found.left_out or members.unread:
         raise typer.Exit(1)
 
 
