@@ -79,9 +79,9 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         in_wheel = {file for file in archive.namelist() if ".dist-info/" not in file}
     with tarfile.open(sdist) as archive:
         in_sdist = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    for what, lacks in (("wheel", wanted - in_wheel), ("sdist", wanted - in_sdist)):
-        if lacks:
-            raise SystemExit(f"release-check: the {what} lacks {', '.join(sorted(lacks))}")
+    for what, missing in (("wheel", wanted - in_wheel), ("sdist", wanted - in_sdist)):
+        if missing:
+            raise SystemExit(f"release-check: the {what} missing {', '.join(sorted(missing))}")
     if extra := in_wheel - wanted:
         raise SystemExit(f"release-check: the wheel holds what the checkout does not: {', '.join(sorted(extra))}")
     say(f"{wheel.name} and {sdist.name} hold all {len(wanted)} files of the package")

@@ -90,8 +90,8 @@ def features() -> tuple[torch.Tensor, torch.Tensor]:
         device=torch.device("cpu"),
     )
     chunks = torch.arange(len(split.labels_N)).split(CHUNK)
-    taps = [trunk.taps(batches.eval_batch(index_B)[0], [depth])[depth].flatten(1) for index_B in chunks]
-    return torch.cat(taps), split.labels_N
+    features = [trunk.features(batches.eval_batch(index_B)[0], [depth])[depth].flatten(1) for index_B in chunks]
+    return torch.cat(features), split.labels_N
 
 
 def scikit_learn_path(x_ND: torch.Tensor, y_N: torch.Tensor, n: int) -> None:

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.distributed.launch import Link, run_ranks
-from cifar_hpc.distributed.rendezvous import Meeting, Team
+from cifar_hpc.distributed.rendezvous import Rendezvous, Team
 from cifar_hpc.distributed.world import World
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.train.member import Member
@@ -109,9 +109,9 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "table"
-        meeting = Meeting(Path(folder), Team(2))
+        rendezvous = Rendezvous(Path(folder), Team(2))
         work = (arguments.steps, arguments.batch, out)
-        run_ranks(processes.measure, work, meeting, timeout_s=600, interrupted=lambda: False)
+        run_ranks(processes.measure, work, rendezvous, timeout_s=600, interrupted=lambda: False)
         print(f"2 processes, 1 thread each, batch {arguments.batch}, {SIDE} pixels, torch {torch.__version__}\n")
         print("| trained | plain DDP, ms a step | a trial, ms a step | ratio (least to most) |\n| --- | --- | --- | --- |")
         print(out.read_text())

@@ -15,7 +15,7 @@ class CifarHpcError(Exception):
 
 
 class DataError(CifarHpcError):
-    """Images or weights that are missing, torn or not of the expected form."""
+    """Images or weights that are missing, corrupt or not of the expected form."""
 
 
 class RecordError(CifarHpcError):

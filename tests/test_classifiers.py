@@ -153,14 +153,14 @@ def test_features_that_broke_off_half_way_are_not_used_by_the_next_trial(layout,
     first, second = (digits_config(classifier="svm", svm_c=c) for c in (0.5, 1.0))
     run_job(job_of(second), Layout(tmp_path), executor="inline")
     expected = Layout(tmp_path).trial(second.trial_id)
-    whole, calls = Trunk.taps, itertools.count(1)
+    whole, calls = Trunk.features, itertools.count(1)
 
     def broken(trunk, x_NCHW, depths):
         if next(calls) == 3:
             raise RuntimeError("can't allocate memory")
         return whole(trunk, x_NCHW, depths)
 
-    monkeypatch.setattr(Trunk, "taps", broken)
+    monkeypatch.setattr(Trunk, "features", broken)
     monkeypatch.setattr("cifar_hpc.train.features._allocate", lambda shape, *_, **__: torch.full(shape, 7.0))
     run_job(job_of(first, second, together=True), layout, executor="inline")
     assert "can't allocate" in read_state(layout.trial(first.trial_id), first.trial_id).reason

@@ -50,7 +50,7 @@ def test_depths_share_the_part_of_the_trunk_that_they_have_in_common():
 
 def test_a_cohort_stops_growing_where_its_trunk_hardly_costs_anything():
     groups = sizes(trials_of(freeze=["layer1"], lr=[0.01 * i for i in range(1, 21)], epochs=[20]))
-    assert len(groups) > 1, "with kept taps one trunk pass is nothing beside 20 epochs of three stages"
+    assert len(groups) > 1, "with kept features one trunk pass is nothing beside 20 epochs of three stages"
     assert sizes(trials_of(freeze=["all"], augment=["flip"], lr=[0.01 * i for i in range(1, 21)])) == [20]
 
 

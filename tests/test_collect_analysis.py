@@ -135,7 +135,7 @@ def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layo
     board = make_leaderboard(scan(layout))
     found = compare_with_best(board, layout)
     assert found is not None
-    assert [found.verdict(row.point_id) for row in board.rows] == ["best", "tied", "worse"]
+    assert [found.decision(row.point_id) for row in board.rows] == ["best", "tied", "worse"]
     assert found.optimism is not None
     assert found.optimism < 0.02
     assert not found.of_networks
@@ -149,7 +149,7 @@ def test_of_one_seed_each_only_two_networks_are_compared_and_nothing_is_tied(lay
     board = make_leaderboard(scan(layout))
     found = compare_with_best(board, layout)
     assert found is not None
-    assert [found.verdict(row.point_id) for row in board.rows] == ["best", "not tested", "not tested"]
+    assert [found.decision(row.point_id) for row in board.rows] == ["best", "not tested", "not tested"]
     assert [d.networks for d in found.differences.values()] == [True]
     assert found.of_networks
 
@@ -223,7 +223,7 @@ def test_predictions_that_do_not_fit_the_record_are_named(layout: Layout, damage
     found = compare_with_best(board, layout)
     assert found is not None
     assert len(found.unreadable) == 1
-    assert {found.verdict(row.point_id) for row in board.measured} <= {"best", "not tested"}
+    assert {found.decision(row.point_id) for row in board.measured} <= {"best", "not tested"}
 
 
 def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layout: Layout) -> None:

@@ -127,8 +127,8 @@ def test_a_pools_ensembles_are_measured_beside_its_best_trial_and_kept_as_record
     images = Images.draw(400, 300)
     for config in trials:
         write_trial(layout, config, images, accuracy=0.8)
-    torn = layout.trial(trials[0].trial_id).predictions
-    torn.write_bytes(torn.read_bytes()[:100])
+    corrupt = layout.trial(trials[0].trial_id).predictions
+    corrupt.write_bytes(corrupt.read_bytes()[:100])
     other = dataclasses.replace(trials[0], seed=8)
     write_trial(layout, other, Images.draw(350, 300), accuracy=0.7)  # other images: cannot be a member
     write_plan(layout, [*trials, other])

@@ -123,15 +123,15 @@ def test_a_result_edited_by_hand_is_named_and_left_out(layout: Layout, trials: l
     assert {trial.status for trial in pool.unfinished} == {Status.FAILED}
 
 
-def test_torn_and_foreign_records_are_named_and_hide_nothing_else(layout: Layout, trials: list[TrialConfig]) -> None:
-    torn, copied = (layout.trial(config.trial_id) for config in trials[:2])
-    torn.result.write_bytes(torn.result.read_bytes()[:300])
+def test_corrupt_and_foreign_records_are_named_and_hide_nothing_else(layout: Layout, trials: list[TrialConfig]) -> None:
+    corrupt, copied = (layout.trial(config.trial_id) for config in trials[:2])
+    corrupt.result.write_bytes(corrupt.result.read_bytes()[:300])
     copied.result.write_bytes(layout.trial(trials[2].trial_id).result.read_bytes())
     (layout.pool / "lost+found").mkdir()
     (layout.pool / "aaaaaaaaaaaa").mkdir()
     pool = scan(layout)
     reasons = {rejected.path: rejected.reason for rejected in pool.rejected}
-    assert "not JSON" in reasons[str(torn.result)]
+    assert "not JSON" in reasons[str(corrupt.result)]
     assert reasons[str(copied.result)] == f"bears the id {trials[2].trial_id}"
     assert "not a trial's id" in reasons[str(layout.pool / "lost+found")]
     assert "no trial.json" in reasons[str(layout.pool / "aaaaaaaaaaaa")]

@@ -91,7 +91,7 @@ def test_two_networks_are_compared_by_their_losses_where_the_objective_is_one() 
 
 
 def test_two_chosen_configurations_are_compared_by_a_paired_t_test_over_seeds() -> None:
-    """Images that are drawn anew for each seed leave nothing to the images alone: then it is scipy's test."""
+    """Images that are drawn again for each seed leave nothing to the images alone: then it is scipy's test."""
     rng = np.random.default_rng(3)
     one_SN, other_SN = rng.random((4, 5000)) < 0.9, rng.random((4, 5000)) < 0.88
     found = compare_chosen(one_SN.astype(float), other_SN.astype(float))

@@ -13,7 +13,7 @@ from cifar_hpc.config.image_folder import folder_fingerprint, list_folder
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.contact_sheet import contact_sheet
 from cifar_hpc.data.dataset import STATISTICS, load_dataset
-from cifar_hpc.data.files import lacking
+from cifar_hpc.data.files import why_missing
 from cifar_hpc.data.folder import load_images
 from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import DataError
@@ -150,7 +150,7 @@ def test_decoded_images_are_kept_by_fingerprint_and_size(own, tmp_path, monkeypa
             load_dataset(_config(own), root=tmp_path, **{"image_size": 16, **keys})
 
 
-def test_a_torn_cache_is_made_anew(own, tmp_path):
+def test_a_corrupt_cache_is_made_again(own, tmp_path):
     first = load_dataset(_config(own), 16, tmp_path)
     cache = next((tmp_path / "cache").rglob("*.npy"))
     cache.write_bytes(cache.read_bytes()[:500])
@@ -170,8 +170,8 @@ def test_a_folder_that_changed_since_it_was_planned_is_refused(own, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_told_without_a_fetch_line(own, tmp_path):
-    assert lacking(_config(own), tmp_path) is None
-    assert "is not there" in lacking(DatasetConfig(name="folder", folder=str(tmp_path / "gone")), tmp_path)
+    assert why_missing(_config(own), tmp_path) is None
+    assert "is not there" in why_missing(DatasetConfig(name="folder", folder=str(tmp_path / "gone")), tmp_path)
 
 
 def test_a_test_class_unknown_to_train_is_refused(own, tmp_path):

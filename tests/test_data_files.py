@@ -1,4 +1,4 @@
-"""Official files: found in any form, read as torchvision reads them, and named when they are torn."""
+"""Official files: found in any form, read as torchvision reads them, and named when they are corrupt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torchvision.datasets as reference
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.dataset import load_dataset
-from cifar_hpc.data.files import data_root, find_form, lacking
+from cifar_hpc.data.files import data_root, find_form, why_missing
 from cifar_hpc.data.sources import read_official
 from cifar_hpc.errors import DataError
 from tests.helpers.official_files import (
@@ -69,44 +69,44 @@ def test_binary_and_python_batches_of_the_same_images_are_equal(tmp_path):
 
 def test_files_are_found_in_the_root_itself(tmp_path):
     write_cifar10_binary(tmp_path)
-    assert lacking(DatasetConfig(name="cifar10"), tmp_path) is None
+    assert why_missing(DatasetConfig(name="cifar10"), tmp_path) is None
 
 
 def test_mnist_files_are_never_taken_for_fashion_mnist(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw", packed=False)
-    assert lacking(DatasetConfig(name="mnist"), tmp_path) is None
-    assert "cifar-hpc fetch fashion_mnist" in lacking(DatasetConfig(name="fashion_mnist"), tmp_path)
-    assert "in cifar-100-python/, ./, cifar-100-binary/)" in lacking(DatasetConfig(name="cifar100"), tmp_path)
+    assert why_missing(DatasetConfig(name="mnist"), tmp_path) is None
+    assert "cifar-hpc fetch fashion_mnist" in why_missing(DatasetConfig(name="fashion_mnist"), tmp_path)
+    assert "in cifar-100-python/, ./, cifar-100-binary/)" in why_missing(DatasetConfig(name="cifar100"), tmp_path)
 
 
 @pytest.mark.parametrize("cut", [1, 3072])
-def test_a_torn_binary_batch_is_named_and_not_read(tmp_path, cut):
+def test_a_corrupt_binary_batch_is_named_and_not_read(tmp_path, cut):
     folder = tmp_path / "cifar-10-batches-bin"
     write_cifar10_binary(folder)
-    torn = folder / "data_batch_3.bin"
-    torn.write_bytes(torn.read_bytes()[:-cut])
-    assert str(torn) in lacking(DatasetConfig(name="cifar10"), tmp_path)
-    with pytest.raises(DataError, match=r"data_batch_3\.bin is torn.*cifar-hpc fetch cifar10"):
+    corrupt = folder / "data_batch_3.bin"
+    corrupt.write_bytes(corrupt.read_bytes()[:-cut])
+    assert str(corrupt) in why_missing(DatasetConfig(name="cifar10"), tmp_path)
+    with pytest.raises(DataError, match=r"data_batch_3\.bin is corrupt.*cifar-hpc fetch cifar10"):
         read_official("cifar10", tmp_path)
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_torn_idx_file_is_named(tmp_path, packed):
+def test_a_corrupt_idx_file_is_named(tmp_path, packed):
     folder = tmp_path / "mnist"
     write_idx(folder, packed=packed)
-    torn = folder / f"train-images-idx3-ubyte{'.gz' if packed else ''}"
-    torn.write_bytes(torn.read_bytes()[:-900])
-    assert f"{torn} is torn" in lacking(DatasetConfig(name="mnist"), tmp_path)
+    corrupt = folder / f"train-images-idx3-ubyte{'.gz' if packed else ''}"
+    corrupt.write_bytes(corrupt.read_bytes()[:-900])
+    assert f"{corrupt} is corrupt" in why_missing(DatasetConfig(name="mnist"), tmp_path)
 
 
-def test_a_torn_python_batch_is_named(tmp_path):
+def test_a_corrupt_python_batch_is_named(tmp_path):
     folder = tmp_path / "cifar-10-batches-py"
     write_cifar10_python(folder)
-    torn = folder / "data_batch_2"
-    torn.write_bytes(torn.read_bytes()[:1000] + b"!")
-    assert f"{torn} is torn" in lacking(DatasetConfig(name="cifar10"), tmp_path)
-    torn.write_bytes(torn.read_bytes()[:1000] + b".")  # torn where it cannot be seen from its end
-    assert lacking(DatasetConfig(name="cifar10"), tmp_path) is None
+    corrupt = folder / "data_batch_2"
+    corrupt.write_bytes(corrupt.read_bytes()[:1000] + b"!")
+    assert f"{corrupt} is corrupt" in why_missing(DatasetConfig(name="cifar10"), tmp_path)
+    corrupt.write_bytes(corrupt.read_bytes()[:1000] + b".")  # corrupt where it cannot be seen from its end
+    assert why_missing(DatasetConfig(name="cifar10"), tmp_path) is None
     with pytest.raises(DataError, match="data_batch_2"):
         read_official("cifar10", tmp_path)
 
@@ -114,16 +114,16 @@ def test_a_torn_python_batch_is_named(tmp_path):
 def test_a_missing_batch_is_named(tmp_path):
     write_cifar10_binary(tmp_path / "cifar-10-batches-bin")
     (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").unlink()
-    assert "lacks test_batch.bin" in lacking(DatasetConfig(name="cifar10"), tmp_path)
+    assert "is missing test_batch.bin" in why_missing(DatasetConfig(name="cifar10"), tmp_path)
 
 
-def test_a_whole_form_is_taken_where_another_is_torn(tmp_path):
+def test_a_whole_form_is_taken_where_another_is_corrupt(tmp_path):
     write_cifar10_python(tmp_path / "cifar-10-batches-py")
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"half")
     write_cifar10_binary(tmp_path / "cifar-10-batches-bin")
     found, wrong = find_form("cifar10", tmp_path)
     assert found.form.kind == "binary"
-    assert "test_batch is torn" in wrong[0]
+    assert "test_batch is corrupt" in wrong[0]
 
 
 class _Payload:
@@ -145,10 +145,10 @@ def test_a_partial_cifar100_serves_its_classes_and_refuses_the_others(tmp_path):
     reptiles = catalog.DATASETS["cifar100"].superclasses["reptiles"]
     write_cifar100_binary(tmp_path / "cifar-100-binary", [names.index(name) for name in reptiles])
     asked = DatasetConfig(name="cifar100", classes=reptiles, val_frac=0.25)
-    assert lacking(asked, tmp_path) is None
+    assert why_missing(asked, tmp_path) is None
     assert load_dataset(asked, 32, tmp_path).classes == reptiles
     other = DatasetConfig(name="cifar100", classes=("turtle", "whale"))
-    assert "without whale: run `cifar-hpc fetch cifar100`" in lacking(other, tmp_path)
+    assert "without whale: run `cifar-hpc fetch cifar100`" in why_missing(other, tmp_path)
     with pytest.raises(DataError, match="no training image of whale"):
         load_dataset(other, 32, tmp_path)
 
@@ -163,7 +163,7 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path):
 
 
 def test_digits_needs_no_files(tmp_path):
-    assert lacking(DatasetConfig(name="digits"), tmp_path) is None
+    assert why_missing(DatasetConfig(name="digits"), tmp_path) is None
 
 
 def test_the_data_root_is_the_variable_or_the_cache(tmp_path, monkeypatch):

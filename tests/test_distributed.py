@@ -197,10 +197,10 @@ def test_the_processes_of_a_launcher_that_is_killed_end_too(tmp_path):
     script = (
         "import pathlib, sys\n"
         "from cifar_hpc.distributed.launch import run_ranks\n"
-        "from cifar_hpc.distributed.rendezvous import Meeting, Team\n"
+        "from cifar_hpc.distributed.rendezvous import Rendezvous, Team\n"
         "from tests.helpers import ranks\n"
         "folder = pathlib.Path(sys.argv[1])\n"
-        "run_ranks(ranks.never_answer, folder, Meeting(folder, Team(2)), timeout_s=600, interrupted=lambda: False)\n"
+        "run_ranks(ranks.never_answer, folder, Rendezvous(folder, Team(2)), timeout_s=600, interrupted=lambda: False)\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
     wait_until(lambda: len([path for path in tmp_path.glob("pid-*") if path.read_text()]) == 2)
@@ -218,13 +218,13 @@ def test_more_processes_than_images_of_a_batch_are_refused_in_words():
 
 def test_two_nodes_meet_in_the_sweeps_folder_and_give_the_same_numbers(tmp_path, cohort, alone):
     """As Slurm starts them: the same call on each node, told apart by the environment alone."""
-    Layout(tmp_path).sweep("test").meeting("7-killed-job-0001-0").mkdir(parents=True)
+    Layout(tmp_path).sweep("test").rendezvous("7-killed-job-0001-0").mkdir(parents=True)
     nodes = [_start_node(tmp_path, place, cohort[0], processes=1) for place in (0, 1)]
     assert [node.wait(timeout=120) for node in nodes] == [0, 0]
     result = result_of(Layout(tmp_path), cohort[0])
     assert_same_numbers(result, alone[1][0])
     assert result.hardware.world_size == 2
-    assert not list(Layout(tmp_path).sweep("test").folder.glob(".meeting-*"))
+    assert not list(Layout(tmp_path).sweep("test").folder.glob(".rendezvous-*"))
 
 
 def test_the_first_node_records_what_ended_the_trial_on_the_second(tmp_path):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Collection
@@ -260,7 +262,9 @@ def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, capfd, number):
+def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, monkeypatch, number):
+    said = io.StringIO()  # pytest's capture loses what is written while it is read
+    monkeypatch.setattr(sys, "stderr", said)
     (job,) = jobs_with_seeds(7)
     layout = Layout(tmp_path / "results")
     trial_id = job.trial_ids[0]
@@ -268,14 +272,13 @@ def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, cap
     with stop_signals(layout, [job]) as stopped:
         os.kill(os.getpid(), number)
         assert stopped.wait(10)
-        said = ""
         until = time.monotonic() + 20
-        while "again" not in said and time.monotonic() < until:
-            said += capfd.readouterr().err
+        while not said.getvalue().endswith("\n") and time.monotonic() < until:
+            time.sleep(0.02)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
             time.sleep(10)
-    assert said == "stopping: 1 trial saves its state; again to stop at once\n"
+    assert said.getvalue() == "stopping: 1 trial saves its state; again to stop at once\n"
 
 
 def test_nohup_holds(tmp_path):

@@ -103,7 +103,7 @@ def test_members_of_a_cohort_leave_what_each_alone_leaves(layout, tmp_path):
         assert all(np.array_equal(together[key], alone[key]) for key in alone)
 
 
-def test_a_trial_of_an_older_version_has_a_page_without_them_and_a_torn_one_is_named(layout):
+def test_a_trial_of_an_older_version_has_a_page_without_them_and_a_corrupt_one_is_named(layout):
     (config,) = configs(1, 1, 2)
     write_trial(layout, config, Images.draw(60, 20))
     found = read_insight(layout.trial(config.trial_id), "test")

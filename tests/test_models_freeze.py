@@ -74,9 +74,9 @@ def test_a_wrong_freeze_value_is_answered_with_the_blocks(freeze, words):
 def test_blocks_are_known_without_torch():
     code = (
         "import sys; from cifar_hpc.config import catalog; from cifar_hpc.config.freeze import frozen_blocks\n"
-        "from cifar_hpc.models.weights import weights_lacking\n"
+        "from cifar_hpc.models.weights import weights_missing\n"
         "assert frozen_blocks(catalog.block_names('resnet18'), 'layer3') == 7\n"
-        "weights_lacking('resnet18', 'imagenet')\n"
+        "weights_missing('resnet18', 'imagenet')\n"
         "assert catalog.block_names('resnet19') is None\n"
         "assert not {'torch', 'torchvision', 'numpy'} & set(sys.modules)"
     )

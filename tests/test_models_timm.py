@@ -18,7 +18,7 @@ from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, DataError, SpecError
 from cifar_hpc.models.timm_nets import pretrained
-from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path
+from cifar_hpc.models.weights import fetch_weights, weights_missing, weights_path
 from cifar_hpc.models.zoo import build_model, in_channels, make_network, normalisation
 from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.claims import read_state
@@ -124,9 +124,9 @@ def test_weights_in_a_file_fit_with_the_classifier_exchanged(tmp_path):
 @pytest.mark.parametrize("arch", [RESNET, VIT])
 def test_pretrained_weights_are_found_in_the_hubs_cache_and_adapted_by_timm(arch, caches):
     side = 64 if arch == RESNET else 96  # a vit's positions are resampled
-    lacking = weights_lacking(arch, "imagenet")
-    assert lacking is not None
-    assert "cifar-hpc fetch" in lacking and str(caches / "hub") in lacking
+    missing = weights_missing(arch, "imagenet")
+    assert missing is not None
+    assert "cifar-hpc fetch" in missing and str(caches / "hub") in missing
     config = _config(arch, weights="imagenet", image_size=side)
     with pytest.raises(DataError, match="cifar-hpc fetch"):
         build_model(config, 10, 3)
@@ -139,7 +139,7 @@ def test_pretrained_weights_are_found_in_the_hubs_cache_and_adapted_by_timm(arch
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("abc")
     save_file(whole.state_dict(), folder / "snapshots" / "abc" / file)
-    assert weights_lacking(arch, "imagenet") is None
+    assert weights_missing(arch, "imagenet") is None
     assert weights_path(arch, "imagenet").parent.name == "abc"
     model = build_model(config, 10, in_channels(config, 1))
     state, given = model.state_dict(), whole.state_dict()

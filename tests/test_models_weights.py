@@ -20,7 +20,7 @@ from cifar_hpc.download import package
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models import weights as weight_files
 from cifar_hpc.models.loading import Weights, fit_weights, pack_state, read_weights, without_initial_values
-from cifar_hpc.models.weights import fetch_weights, weights_lacking, weights_path, weights_sha256
+from cifar_hpc.models.weights import fetch_weights, weights_missing, weights_path, weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -281,19 +281,19 @@ def test_a_name_that_is_none_of_the_architectures_weights_is_refused_with_the_ne
     with pytest.raises(
         CifarHpcError, match=r"allowed: null, imagenet, IMAGENET1K_V2, IMAGENET1K_V1.*Did you mean 'IMAGENET1K_V2'"
     ):
-        weights_lacking("resnet50", "imagenet1k_v2")
+        weights_missing("resnet50", "imagenet1k_v2")
     with pytest.raises(CifarHpcError, match="allowed: null, a file"):
-        weights_lacking("resnet9", "imagenet")
+        weights_missing("resnet9", "imagenet")
 
 
 def test_missing_weights_are_told_with_the_file_the_folder_and_the_command(tmp_path):
-    lacking = weights_lacking("mobilenet_v3_small", "imagenet")
-    assert lacking is not None
-    assert "mobilenet_v3_small-047dcff4.pth" in lacking and str(tmp_path / "torch") in lacking and "cifar-hpc fetch" in lacking
+    missing = weights_missing("mobilenet_v3_small", "imagenet")
+    assert missing is not None
+    assert "mobilenet_v3_small-047dcff4.pth" in missing and str(tmp_path / "torch") in missing and "cifar-hpc fetch" in missing
     with pytest.raises(DataError, match="cifar-hpc fetch"):
         build_model(_config("mobilenet_v3_small", weights="imagenet"), 10, 3)
-    assert weights_lacking("mobilenet_v3_small", None) is None
-    assert "does not exist" in str(weights_lacking("mobilenet_v3_small", "no.pt"))
+    assert weights_missing("mobilenet_v3_small", None) is None
+    assert "does not exist" in str(weights_missing("mobilenet_v3_small", "no.pt"))
 
 
 def test_weights_are_also_found_in_the_projects_data_folder(tmp_path, monkeypatch):
@@ -308,9 +308,9 @@ def test_weights_are_also_found_in_the_projects_data_folder(tmp_path, monkeypatc
     assert weights_sha256("mobilenet_v3_small", None) is None
 
 
-def test_a_torn_file_is_refused_by_fetch(tmp_path):
+def test_a_corrupt_file_is_refused_by_fetch(tmp_path):
     _hub_file(tmp_path, "mobilenet_v3_small").write_bytes(b"half of it")
-    with pytest.raises(DataError, match="is torn"):
+    with pytest.raises(DataError, match="is corrupt"):
         fetch_weights("mobilenet_v3_small", "imagenet", lambda text: None)
 
 

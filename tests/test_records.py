@@ -32,7 +32,7 @@ def test_a_record_comes_back_equal(tmp_path):
 
 
 @given(cut=st.integers(min_value=0, max_value=200))
-def test_a_stream_torn_anywhere_loses_only_its_last_line_and_can_be_continued(tmp_path_factory, cut):
+def test_a_stream_corrupt_anywhere_loses_only_its_last_line_and_can_be_continued(tmp_path_factory, cut):
     path = tmp_path_factory.mktemp("stream") / "jobs.jsonl"
     store.append_records(path, [EVENT, EVENT])
     whole = path.read_bytes()
@@ -152,7 +152,7 @@ def test_a_process_id_used_again_after_a_reboot_or_by_another_process_is_not_the
     assert mine.host == socket.gethostname()
 
 
-def test_a_torn_claim_is_nobodys(tmp_path):
+def test_a_corrupt_claim_is_nobodys(tmp_path):
     files = Layout(tmp_path).trial("t")
     files.folder.mkdir(parents=True)
     files.claim(3).write_text("{")
@@ -229,8 +229,8 @@ def test_what_killed_attempts_lost_adds_up_and_one_that_ended_in_order_lost_noth
     assert claims.claim_trial(files, "t", "s/job-0005").lost_s == 40
 
 
-def test_what_an_attempt_lost_is_not_known_where_its_claim_is_torn_or_of_an_older_program(tmp_path):
-    for name, text in (("torn", "{"), ("older", json.dumps(_foreign_claim().to_json() | {"lost_s": None}))):
+def test_what_an_attempt_lost_is_not_known_where_its_claim_is_corrupt_or_of_an_older_program(tmp_path):
+    for name, text in (("corrupt", "{"), ("older", json.dumps(_foreign_claim().to_json() | {"lost_s": None}))):
         files = Layout(tmp_path).trial(name)
         files.folder.mkdir(parents=True)
         files.claim(1).write_text(text)

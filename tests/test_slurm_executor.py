@@ -157,7 +157,7 @@ def test_a_trial_in_four_processes_on_two_nodes_gives_the_numbers_of_one_through
     assert (result.hardware.world_size, result.attempts) == (4, 2)
     assert [record.epoch for record in result.curves] == list(range(1, 21))
     sweep.wait_gone()
-    assert not list(sweep.layout.sweep("s").folder.glob(".meeting-*"))
+    assert not list(sweep.layout.sweep("s").folder.glob(".rendezvous-*"))
     alone = Layout(tmp_path / "inline")
     run_on_node(replace(job, resources=Resources()), alone, executor="inline")
     one = read_state(alone.trial(job.trial_ids[0]), job.trial_ids[0]).result

@@ -1,4 +1,4 @@
-"""What an array element does with its jobs and with signals, in this process with a scripted runner and scontrol."""
+"""What an array task does with its jobs and with signals, in this process with a scripted runner and scontrol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _element(root: Path, n: int = 1, **changes) -> Element:
 
 @pytest.fixture
 def slurm_job(tmp_path, monkeypatch):
-    """The environment of an array element, and a scontrol that writes down what it was asked."""
+    """The environment of an array task, and a scontrol that writes down what it was asked."""
     said = tmp_path / "said"
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/scontrol").write_text(f'#!/bin/sh\necho "$*" >> {said}\n')

@@ -64,7 +64,7 @@ def test_every_key_stands_in_the_example_with_its_default():
     head = [line.removeprefix("# ") for line in text.splitlines()[:6] if line.startswith("#")]
     notes = head[: head.index("")] if "" in head else head
     assert load_profile(path) == SlurmProfile(name="example")
-    assert profile_text({}).strip() in text, "make slurm/example.yaml anew from profile_text"
+    assert profile_text({}).strip() in text, "make slurm/example.yaml again from profile_text"
     assert notes
 
 

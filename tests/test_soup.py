@@ -116,7 +116,7 @@ def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):
     assert "uniform soup" in (layout.report / "tables" / "ensembles.csv").read_text()
 
 
-def test_soups_made_anew_take_the_place_of_all_that_were_there(family, monkeypatch):
+def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypatch):
     layout, _ = family
     folder = layout.report / "soups"
     folder.mkdir(parents=True)

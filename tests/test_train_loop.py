@@ -347,11 +347,11 @@ def test_where_a_trial_cannot_be_claimed_those_claimed_before_it_are_given_back(
     assert states == [Status.PLANNED] * 2  # not RUNNING for as long as this process lives
 
 
-def test_a_torn_checkpoint_means_a_restart_with_the_same_numbers(layout, tmp_path):
+def test_a_corrupt_checkpoint_means_a_restart_with_the_same_numbers(layout, tmp_path):
     config = digits_config()
     files = layout.trial(config.trial_id)
     files.folder.mkdir(parents=True)
-    files.checkpoint.write_bytes(b"PK\x03\x04 torn")
+    files.checkpoint.write_bytes(b"PK\x03\x04 corrupt")
     run_job(job_of(config), layout, executor="inline")
     assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
 

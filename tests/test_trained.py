@@ -64,7 +64,7 @@ def test_predict_labels_files_as_the_trial_labelled_its_test_split(layout, pictu
     assert np.allclose([float(row["probability"]) for row in rows], share.max(1), atol=5e-3)
 
 
-def test_a_seed_of_a_point_whose_result_is_torn_is_named(layout, pictures):
+def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, pictures):
     configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
     run_job(job_of(*configs), layout, executor="inline")
     point = configs[0].point_id

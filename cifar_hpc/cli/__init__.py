@@ -89,7 +89,7 @@ _OF_THE_PLACE = {
     "EPERM": "",
     "EREMOTEIO": "the share fails; what was complete before is kept",
     "EROFS": "",
-    "ESTALE": "the share was mounted anew; type the command again",
+    "ESTALE": "the share was mounted again; type the command again",
     "ETIMEDOUT": "the share does not answer",
 }
 _ADVICE = {getattr(errno, name): advice for name, advice in _OF_THE_PLACE.items() if hasattr(errno, name)}

@@ -113,9 +113,9 @@ def _folder_counts(listing: ImageFolder, dataset: DatasetConfig, broken: bool) -
 
 def _official_report(dataset: DatasetConfig, image_size: int) -> _Report:
     from cifar_hpc.data.dataset import load_dataset
-    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.data.files import data_root, why_missing
 
-    missing = lacking(dataset, data_root())
+    missing = why_missing(dataset, data_root())
     if missing:
         raise CifarHpcError(missing)
     found = load_dataset(dataset, image_size, data_root())

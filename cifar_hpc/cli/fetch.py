@@ -51,13 +51,13 @@ def _fetch_torchvision(name: str) -> None:
 def fetch_for(configs: list[TrialConfig]) -> None:
     """Bring what the trials need, each thing once; everything is tried before the problems are told together."""
     from cifar_hpc.data.fetch import fetch_dataset
-    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.data.files import data_root, why_missing
     from cifar_hpc.models.weights import fetch_weights
 
     root = data_root()
     problems: list[str] = []
     datasets: dict[DatasetConfig, None] = dict.fromkeys(config.dataset for config in configs)
-    wanted = {dataset.name: reason for dataset in datasets if (reason := lacking(dataset, root))}
+    wanted = {dataset.name: reason for dataset in datasets if (reason := why_missing(dataset, root))}
     for name in dict.fromkeys(dataset.name for dataset in datasets):
         if name not in wanted:
             _say(f"{name}: there")

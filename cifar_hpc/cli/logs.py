@@ -24,7 +24,7 @@ from cifar_hpc.status.words import number_text, plural
 from cifar_hpc.sweep.where import reader_of
 
 LOG_LINES = 40
-LOOK_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
 COST_FRAC = 0.05  # share of one core that following may take
 UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 
@@ -87,7 +87,7 @@ def _log_text(layout: Layout, trial_id: str) -> str:
 
 
 def _log_files(layout: Layout, job: str) -> list[Path]:
-    """A job's own log, or those of the array element which ran it last, one for each of its nodes. job: 'sweep/job-0001'."""
+    """A job's own log, or those of the array task which ran it last, one for each of its nodes. job: 'sweep/job-0001'."""
     sweep_name, _, job_id = job.partition("/")
     sweep = layout.sweep(sweep_name)
     handles = [e.handle for e in read_records(sweep.jobs, JobEvent) if e.job_id == job_id and e.executor == "slurm"]
@@ -104,7 +104,7 @@ def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial
             typer.echo(line)
         if not is_going_on(layout, [states[trial.trial_id] for trial in chosen]):
             return
-        time.sleep(max(LOOK_EVERY_S, (time.perf_counter() - began) / COST_FRAC))
+        time.sleep(max(POLL_EVERY_S, (time.perf_counter() - began) / COST_FRAC))
 
 
 class _Told:

@@ -58,14 +58,14 @@ def augment(
 ) -> None:
     """Draw what the network sees: some training images and several augmented draws of each, for each augmentation of SPEC."""
     from cifar_hpc.data.contact_sheet import contact_sheet
-    from cifar_hpc.data.files import data_root, lacking
+    from cifar_hpc.data.files import data_root, why_missing
     from cifar_hpc.report.figures_look import draw_sheet
     from cifar_hpc.spec.load import load_spec
 
     configs = [trial.config for trial in load_spec(spec, set_ or ()).trials]
     first = {(c.dataset, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
     shown = [first[key] for key in reversed(first)]
-    missing = [lacking(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]
+    missing = [why_missing(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]
     if any(missing):
         raise CifarHpcError("\n".join(filter(None, missing)))
     names = [_augment_name(config) for config in shown]

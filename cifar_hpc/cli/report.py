@@ -110,7 +110,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
     import contextlib
     import time
 
-    from cifar_hpc.cli.report_watch import LOOK_EVERY_S, watch
+    from cifar_hpc.cli.report_watch import POLL_EVERY_S, watch
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.bundle import write_report
@@ -130,7 +130,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
                 prose.clear()
             _print_sections(sections, top, prose)
             findings = [find(section, layout, terms) for section in sections]
-            page = write_report(findings, layout, terms, refresh_s=LOOK_EVERY_S if coming else None)
+            page = write_report(findings, layout, terms, refresh_s=POLL_EVERY_S if coming else None)
             where = f"{address}/" if address else page
             prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming

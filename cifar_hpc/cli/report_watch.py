@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-LOOK_EVERY_S = 10.0  # at the records; the page in a browser reloads as often
+POLL_EVERY_S = 10.0  # at the records; the page in a browser reloads as often
 
 
 def watch(renew: Callable[[Any], tuple[Any, bool]]) -> None:
@@ -14,5 +14,5 @@ def watch(renew: Callable[[Any], tuple[Any, bool]]) -> None:
     call so that it may skip what has not changed, and whether trials are still to come."""
     seen, coming = renew(None)
     while coming:
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_EVERY_S)
         seen, coming = renew(seen)

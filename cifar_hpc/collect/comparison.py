@@ -44,7 +44,7 @@ class Comparison:
     of_networks: bool
     unreadable: tuple[Rejected, ...]
 
-    def verdict(self, point_id: str) -> str:
+    def decision(self, point_id: str) -> str:
         """'best', 'worse' than it, 'tied' (tested, and not told apart) or 'not tested'."""
         found = self.differences.get(point_id)
         if point_id == self.best:

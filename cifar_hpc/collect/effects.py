@@ -1,7 +1,7 @@
 """What each axis does: effects, shares of variance, heat-map cells, the freezing curve. Draws nothing.
 
 An effect is shown from what was measured alone: of configurations that differ in nothing but the axis. No model fills in what a
-grid lacks.
+grid is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The index of finished trials: one Parquet file, so that each result.json is parsed once.
 
 Owns: reading results, what makes one invalid, the file's columns. A row stands while the result's (mtime, size) is the same.
-A lost, torn or older index is rebuilt; two collectors at once each write a whole one and the last stands.
+A lost, corrupt or older index is rebuilt; two collectors at once each write a whole one and the last stands.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def read_finished(
 
 
 def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
-    """The result, checked against itself, and its config. Raises RecordError (torn, foreign, edited by hand) and OSError."""
+    """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand) and OSError."""
     result = read_record(files.result, TrialResult)
     if result.trial_id != trial_id:
         raise RecordError(f"bears the id {result.trial_id}")
@@ -109,7 +109,7 @@ def _check_best(result: TrialResult, best_epoch: int) -> None:
 
 
 def _load(layout: Layout) -> pa.Table:
-    """The index as it stands; an empty table where there is none, it is torn or of another version."""
+    """The index as it stands; an empty table where there is none, it is corrupt or of another version."""
     with contextlib.suppress(FileNotFoundError, OSError, pa.ArrowException):
         table = pq.read_table(layout.index, page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"index_version") == INDEX_VERSION.encode() and table.schema.equals(_SCHEMA):

@@ -77,10 +77,10 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
     present = frozenset(ids)
     wanted = list(planned) if plans else ids
     stamps = _stamps(layout, wanted, present)
-    trials, curves, torn = read_finished(layout, stamps, whole_pool=not plans)
+    trials, curves, corrupt = read_finished(layout, stamps, whole_pool=not plans)
     trials, curves = _that_end(trials, curves, plans)
     finished = {trial.trial_id for trial in trials}
-    broken = {rejected.path: rejected.reason for rejected in torn}
+    broken = {rejected.path: rejected.reason for rejected in corrupt}
     unfinished: list[Unfinished] = []
     unread: list[Rejected] = []
     states = read_states(layout, [trial_id for trial_id in wanted if trial_id not in finished], plans, queue)
@@ -98,7 +98,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         trials=tuple(trials),
         curves=curves,
         unfinished=tuple(unfinished),
-        rejected=(*torn, *unread, *(() if plans else foreign)),
+        rejected=(*corrupt, *unread, *(() if plans else foreign)),
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
         notes=tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings)),

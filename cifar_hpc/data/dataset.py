@@ -97,7 +97,7 @@ def load_dataset(
     Fixed-size sets stay at native size, a folder's images come at image_size, fitted as resize and crop_frac say (see
     TrialConfig), and are normalised by the statistics of those trained on; a folder's own val/ is used whole, whatever
     val_frac above 0. With a val_frac of 0 all labelled images are trained on, those of val/ too, and val is empty. Raises
-    DataError where files are absent or torn, or a class has too few images.
+    DataError where files are absent or corrupt, or a class has too few images.
     """
     val: LabelledImages | None = None
     test: LabelledImages | None

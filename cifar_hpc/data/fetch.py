@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_hpc.config.trial import DatasetConfig
-from cifar_hpc.data.files import Found, find_form, lacking
+from cifar_hpc.data.files import Found, find_form, why_missing
 from cifar_hpc.data.hosts import SERVED, sources_of
 from cifar_hpc.data.official import FORMS, SUMS
 from cifar_hpc.download.address import MIRROR
@@ -48,7 +48,7 @@ def fetch_dataset(name: str, root: Path, say: Say) -> None:
 def _fetch(name: str, root: Path, work: Path, say: Say) -> None:
     found, wrong = find_form(name, root)
     if found:
-        partial = lacking(DatasetConfig(name=name), root)
+        partial = why_missing(DatasetConfig(name=name), root)
         wrong += _wrong_sums(name, found) + ((partial,) if partial else ())
     if found and not wrong:
         say(f"{name}: there, {found.folder}")

@@ -1,6 +1,6 @@
 """Where data lies under the data root, and whether it is there and whole. Cheap: a login node runs it. Imports no torch.
 
-Owns: the data root, finding an official form, the torn-file checks by size.
+Owns: the data root, finding an official form, the corrupt-file checks by size.
 """
 
 from __future__ import annotations
@@ -50,49 +50,49 @@ def find_form(name: str, root: Path) -> tuple[Found | None, tuple[str, ...]]:
             there = [file for file in form.files if found.path(file).is_file()]
             if not there:
                 continue
-            torn = [reason for file in there if (reason := torn_reason(form, found.path(file)))]
+            corrupt = [reason for file in there if (reason := corrupt_reason(form, found.path(file)))]
             missing = [file for file in form.files if file not in there]
-            if not torn and not missing:
+            if not corrupt and not missing:
                 return found, tuple(wrong)
-            wrong += torn
-            # In the root itself a name such as 'train' may be anything: only a named folder that lacks files is told of.
+            wrong += corrupt
+            # In the root itself a name such as 'train' may be anything: only a named folder that is missing files is told of.
             if missing and folder != ".":
-                wrong.append(f"{found.folder} lacks {', '.join(missing)}")
+                wrong.append(f"{found.folder} is missing {', '.join(missing)}")
     return None, tuple(wrong)
 
 
-def torn_reason(form: Form, path: Path) -> str | None:
+def corrupt_reason(form: Form, path: Path) -> str | None:
     """Why an official file cannot be whole, from its size and ends alone; None where nothing speaks against it."""
     size = path.stat().st_size
     if form.kind == "binary":
         record = form.label_bytes + RECORD_PIXELS
         if size and size % record == 0:
             return None
-        return f"{path} is torn: {size} bytes, not a whole number of {record}-byte records"
+        return f"{path} is corrupt: {size} bytes, not a whole number of {record}-byte records"
     if form.kind == "python":
-        return None if size and _last_bytes(path, 1) == b"." else f"{path} is torn: {size} bytes, without the end of a pickle"
+        return None if size and _last_bytes(path, 1) == b"." else f"{path} is corrupt: {size} bytes, and no pickle ends there"
     try:
         head, length = _idx_head(path, size)
     except (struct.error, zlib.error, OSError) as error:
-        return f"{path} is torn: no idx header ({error})"
+        return f"{path} is corrupt: no idx header ({error})"
     dims = head[3] if len(head) == 16 else 0
     if head[:3] != b"\0\0\x08" or len(head) < 4 + 4 * dims or not 1 <= dims <= 3:
-        return f"{path} is torn: no idx header of unsigned bytes"
+        return f"{path} is corrupt: no idx header of unsigned bytes"
     want = 4 + 4 * dims
     items = 1
     for extent in struct.unpack(f">{dims}I", head[4 : 4 + 4 * dims]):
         items *= extent
     want += items
-    return None if length == want else f"{path} is torn: {length} bytes, its header promises {want}"
+    return None if length == want else f"{path} is corrupt: {length} bytes, its header promises {want}"
 
 
-def lacking(config: DatasetConfig, root: Path) -> str | None:
+def why_missing(config: DatasetConfig, root: Path) -> str | None:
     """What of a data set is not under `root`, as a sentence with the fetch line to type; None where all is there.
 
     Looks at names, sizes and, of a file smaller than the official one, at the labels: never at all images.
     """
     if config.name == "folder":
-        return _lacking_folder(config)
+        return _missing_folder(config)
     if config.name not in FORMS:  # digits comes with scikit-learn
         return None
     line = f"run `cifar-hpc fetch {config.name}` where there is a network"
@@ -141,7 +141,7 @@ def _places(name: str) -> Iterator[str]:
     return (folder + "/" for folder in dict.fromkeys(folder for form in FORMS[name] for folder in form.folders))
 
 
-def _lacking_folder(config: DatasetConfig) -> str | None:
+def _missing_folder(config: DatasetConfig) -> str | None:
     path = folder_path(config)
     if not path.is_dir():
         return f"the folder {path} is not there: copy it to this machine, or correct `folder` in the spec (nothing to fetch)."

@@ -57,7 +57,7 @@ _NAMES = tuple(_AUTOAUGMENT)  # the number of an operation in a choice
 
 
 def _draw_randaugment(args: Args, count: int, side: int, generator: torch.Generator) -> Draws:
-    """num_ops operations one after another, each drawn anew, all at the bin `magnitude` of 31."""
+    """num_ops operations one after another, each drawn again, all at the bin `magnitude` of 31."""
     strengths = strength_table(_RANDAUGMENT, _BINS, 1.0)[:, int(args["magnitude"])]
     draws: Draws = ()
     for _ in range(int(args["num_ops"])):

@@ -1,6 +1,6 @@
 """Reads the official files of a data set, and scikit-learn's digits, into uint8 arrays. Knows nothing of splits or devices.
 
-A file that is torn or holds what it should not is a DataError that names it. Pickles are unpacked without running their code.
+A file that is corrupt or holds what it should not is a DataError that names it. No code of a pickle is run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.config import catalog
-from cifar_hpc.data.files import Found, find_form, torn_reason
+from cifar_hpc.data.files import Found, corrupt_reason, find_form
 from cifar_hpc.data.official import RECORD_PIXELS
 from cifar_hpc.errors import DataError
 
@@ -118,7 +118,7 @@ def _idx_array(found: Found, name: str) -> NDArray[np.uint8]:
         shape = struct.unpack_from(f">{dims}I", data, 4)
         return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * dims).reshape(shape)
     except (OSError, EOFError, zlib.error, struct.error, IndexError, ValueError) as error:
-        why = torn_reason(found.form, path) or f"{path} is torn: {error}"
+        why = corrupt_reason(found.form, path) or f"{path} is corrupt: {error}"
         raise DataError(why) from error
 
 

@@ -184,9 +184,9 @@ def _write_safetensors(trained: TrainedTrial, path: Path) -> Callable[[Tensor], 
 
 
 def _write_onnx(trained: TrainedTrial, path: Path, x_NCHW: Tensor) -> Callable[[Tensor], Tensor]:
-    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    if lacking:
-        raise CifarHpcError(f"export to onnx needs {', '.join(lacking)}: pip install 'cifar-hpc[onnx]'")
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise CifarHpcError(f"export to onnx needs {', '.join(missing)}: pip install 'cifar-hpc[onnx]'")
     import onnx  # type: ignore[import-not-found, unused-ignore]
     import onnxruntime  # type: ignore[import-not-found, unused-ignore]
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from cifar_hpc.distributed.rendezvous import DIED, POLL_S, Failure, Meeting, RanksFailedError, Team
+from cifar_hpc.distributed.rendezvous import DIED, POLL_S, Failure, RanksFailedError, Rendezvous, Team
 from cifar_hpc.distributed.world import PeerLostError, World, join_world
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.schema import EpochRecord
@@ -92,7 +92,7 @@ class Link:
 def run_ranks(
     work: Callable[[World, Link, Any], None],
     argument: Any,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
     *,
     timeout_s: float,
     interrupted: Callable[[], bool],
@@ -103,7 +103,7 @@ def run_ranks(
     work and argument travel by pickle. Raises Interrupted where the ranks were, RanksFailedError where one failed here or
     elsewhere, died, or did not answer its peers within timeout_s.
     """
-    launch = _Launch(meeting, interrupted, on_epoch)
+    launch = _Launch(rendezvous, interrupted, on_epoch)
     try:
         launch.start(work, argument, timeout_s)
         launch.watch()
@@ -115,7 +115,7 @@ def run_ranks(
 class _Launch:
     """One round of this launcher's ranks."""
 
-    meeting: Meeting
+    rendezvous: Rendezvous
     interrupted: Callable[[], bool]
     on_epoch: Callable[[str, EpochRecord], bool | str] | None
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class _Launch:
     failures: list[Failure] = field(default_factory=list)
 
     def start(self, work: Callable[[World, Link, Any], None], argument: Any, timeout_s: float) -> None:
-        team = self.meeting.team
+        team = self.rendezvous.team
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path)}
         if "GLOO_SOCKET_IFNAME" not in environment and (interface := _interface(team)):
             environment["GLOO_SOCKET_IFNAME"] = interface
@@ -143,7 +143,7 @@ class _Launch:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for line, rank in self.lines.items():
             gpu = rank - team.place * team.here_n if team.on_gpus else None
-            start = _Start(work, argument, rank, gpu, team.size, self.meeting.store.absolute(), timeout_s)
+            start = _Start(work, argument, rank, gpu, team.size, self.rendezvous.store.absolute(), timeout_s)
             with contextlib.suppress(BrokenPipeError):  # it is dead already, and `watch` sees it
                 line.send_bytes(pickle.dumps(start))
 
@@ -158,15 +158,15 @@ class _Launch:
                 for line in self.lines:
                     with contextlib.suppress(OSError):
                         line.send(None)
-            elsewhere = self.meeting.failures_elsewhere()
+            elsewhere = self.rendezvous.failures_elsewhere()
             if (self.failures or elsewhere) and until == float("inf"):
                 until = time.monotonic() + GRACE_S
-            if self.meeting.team.place and self.meeting.ended():
+            if self.rendezvous.team.place and self.rendezvous.ended():
                 return
-        self.failures += self.meeting.failures_elsewhere()
+        self.failures += self.rendezvous.failures_elsewhere()
         if self.failures:
             worst = max(self.failures, key=lambda failure: failure.weight)
-            self.meeting.tell_failure(worst)
+            self.rendezvous.tell_failure(worst)
             raise RanksFailedError(worst)
         if any(end.interrupted for end in self.ended.values()):
             raise Interrupted
@@ -178,7 +178,7 @@ class _Launch:
         except (EOFError, OSError):
             code = self.processes[rank].wait()
             if rank not in self.ended and not any(failure.rank == rank for failure in self.failures):
-                self.failures.append(_death(rank, code, self.meeting.team.on_gpus))
+                self.failures.append(_death(rank, code, self.rendezvous.team.on_gpus))
             del self.lines[line]
             return
         if isinstance(message, _Epoch):

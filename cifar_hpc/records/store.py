@@ -156,7 +156,7 @@ def create_record(path: Path, record: Record) -> bool:
 
 
 def append_records(path: Path, records: Iterable[Record]) -> None:
-    """Adds one JSON line a record in a single write, after mending a torn last line. Raises OSError."""
+    """Adds one JSON line a record in a single write, after mending a corrupt last line. Raises OSError."""
     block = b"".join(record.encode() + b"\n" for record in records)
     if not block:
         return
@@ -169,7 +169,7 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:
-    """A whole stream anew, atomically: what a resumed writer begins from."""
+    """A whole stream written again, atomically: what a resumed writer begins from."""
     write_atomic(path, lambda stream: stream.write(b"".join(record.encode() + b"\n" for record in records)))
 
 

@@ -22,9 +22,9 @@ _LONGEST = 70  # characters of a label
 def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
     """Best above. Validation is filled where the row is the best or is not told from it, and hollow where it is worse."""
     rows = board.measured[:_MOST]
-    verdicts = {row.point_id: comparison.verdict(row.point_id) for row in rows} if comparison else {}
-    close = {point_id for point_id, verdict in verdicts.items() if verdict in ("best", "tied")}
-    tested = any(verdict in ("tied", "worse") for verdict in verdicts.values())
+    decisions = {row.point_id: comparison.decision(row.point_id) for row in rows} if comparison else {}
+    close = {point_id for point_id, decision in decisions.items() if decision in ("best", "tied")}
+    tested = any(decision in ("tied", "worse") for decision in decisions.values())
     loss = OBJECTIVES[board.objective].metric == "loss"
     with house_style():
         names = [_label(row) for row in rows]

@@ -39,7 +39,7 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
     if difference is None or difference.networks:
         return None
     sentences = [_chances(found, difference)]
-    if comparison.verdict(second.point_id) == "worse":
+    if comparison.decision(second.point_id) == "worse":
         return NextSeed([*sentences, "The first two are told apart: more seeds would not change that sentence."], None)
     seeds = seeds_to_settle(difference, min(first.seeds, second.seeds))
     if seeds is None or seeds > _MOST_SEEDS:

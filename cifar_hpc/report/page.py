@@ -134,8 +134,8 @@ def _shading(found: Findings) -> str:
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:
-    verdict = found.comparison.verdict(row.point_id) if found.comparison else "not tested"
-    shaded = _shading(found) and verdict in ("best", "tied")
+    decision = found.comparison.decision(row.point_id) if found.comparison else "not tested"
+    shaded = _shading(found) and decision in ("best", "tied")
     cells = [
         Cell(
             column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""),

@@ -111,8 +111,8 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     others = board.measured[1:]
     if comparison is None or not others:
         return ""
-    verdicts = [comparison.verdict(row.point_id) for row in others]
-    tied, worse = verdicts.count("tied"), verdicts.count("worse")
+    decisions = [comparison.decision(row.point_id) for row in others]
+    tied, worse = decisions.count("tied"), decisions.count("worse")
     if not tied and not worse:
         return _of_networks(board, comparison)
     untested = {row.point_id for row in others if comparison.untested.get(row.point_id, FAR_BELOW) != FAR_BELOW}

@@ -17,7 +17,7 @@ from cifar_hpc.search.samplers import TRIES, Tried, draw, rounded
 from cifar_hpc.spec.search import Choice, Picks, Range, Search, replaced_n
 
 FACTORS = (0.8, 1.2)  # of a number that is handed down, as in the paper
-RESAMPLE = 0.25  # chance that an axis is drawn anew instead, as in the paper
+RESAMPLE = 0.25  # chance that an axis is drawn again instead, as in the paper
 
 
 def survivors(search: Search, parents: Sequence[Tried], mode: str) -> tuple[list[int], list[int]]:

@@ -61,7 +61,7 @@ def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> lis
     return sentences
 
 
-def doubts(configs: Sequence[TrialConfig]) -> list[str]:
+def warnings_of(configs: Sequence[TrialConfig]) -> list[str]:
     """A sentence for each thing that runs and is likely not meant."""
     sentences = []
     random = sum(c.weights is None and c.freeze != "none" for c in configs)

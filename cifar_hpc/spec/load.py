@@ -11,7 +11,7 @@ from cifar_hpc.config.plugins import read_plugins
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
-from cifar_hpc.spec.checks import doubts, idle_settings
+from cifar_hpc.spec.checks import idle_settings, warnings_of
 from cifar_hpc.spec.overrides import apply_overrides
 from cifar_hpc.spec.parts import Ensembling, Resources
 from cifar_hpc.spec.problems import by_line, problems_of
@@ -67,7 +67,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         findings=tuple(resolver.notes),
         overrides=tuple(overrides),
         resources=resources,
-        warnings=(*warnings, *resolver.notes, *doubts(search.corners if search else [trial.config for trial in trials])),
+        warnings=(*warnings, *resolver.notes, *warnings_of(search.corners if search else [trial.config for trial in trials])),
         search=search,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
     )

@@ -118,8 +118,8 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
         for trial_id, trial in trials.items()
     )
     warnings = [warning for found in read.values() for warning in found.warnings]
-    doubts = (*_idle(read, trees, [trial.config for trial in kept]), *_seen_before(kept))
-    return kept, (*dict.fromkeys(warnings), *doubts)
+    warnings_found = (*_idle(read, trees, [trial.config for trial in kept]), *_seen_before(kept))
+    return kept, (*dict.fromkeys(warnings), *warnings_found)
 
 
 def _idle(read: dict[str, StageTrials], trees: dict[str, StageTree], configs: Sequence[TrialConfig]) -> Iterator[str]:

@@ -33,7 +33,7 @@ from cifar_hpc.sweep.rounds import GridRounds
 from cifar_hpc.sweep.search_rounds import SearchRounds
 from cifar_hpc.sweep.where import Where, reader_of
 
-LOOK_EVERY_S = 1.0
+POLL_EVERY_S = 1.0
 COST_FRAC = 0.05  # share of one core that looking may take: a large sweep is looked at less often
 
 
@@ -165,11 +165,11 @@ def _watched(reader: SweepReader, listener: Listener) -> Iterator[None]:
     listener.progress(reader.plan, reader.read())  # what was there before
 
     def look() -> None:
-        pause_s = LOOK_EVERY_S
+        pause_s = POLL_EVERY_S
         while not stopped.wait(pause_s):
             began = time.perf_counter()
             listener.progress(reader.plan, reader.read())
-            pause_s = max(LOOK_EVERY_S, (time.perf_counter() - began) / COST_FRAC)
+            pause_s = max(POLL_EVERY_S, (time.perf_counter() - began) / COST_FRAC)
 
     thread = threading.Thread(target=look, daemon=True, name="progress")
     thread.start()

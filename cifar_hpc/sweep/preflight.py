@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.planning.lineage import parent_lacking, parent_of
+from cifar_hpc.planning.lineage import parent_missing, parent_of
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.sweep.inputs import judge_inputs, known_inputs
 from cifar_hpc.sweep.listener import Listener
@@ -18,14 +18,14 @@ def check_there(layout: Layout, configs: Sequence[TrialConfig], awaiting: Collec
 
     awaiting: ids of those whose parent trains first.
     """
-    from cifar_hpc.data.files import data_root, lacking
-    from cifar_hpc.models.weights import weights_lacking
+    from cifar_hpc.data.files import data_root, why_missing
+    from cifar_hpc.models.weights import weights_missing
 
     root = data_root()
-    problems = [lacking(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
-    problems += [parent_lacking(config, layout) for config in configs if config.trial_id not in awaiting]
+    problems = [why_missing(dataset, root) for dataset in dict.fromkeys(config.dataset for config in configs)]
+    problems += [parent_missing(config, layout) for config in configs if config.trial_id not in awaiting]
     plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
-    problems += [weights_lacking(*pair) for pair in plain]
+    problems += [weights_missing(*pair) for pair in plain]
     missing = list(dict.fromkeys(problem for problem in problems if problem))
     if missing:
         raise CifarHpcError("\n".join(missing))

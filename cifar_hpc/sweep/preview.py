@@ -94,5 +94,5 @@ def search_lines(layout: Layout, spec: SweepSpec) -> list[str]:
         )
     lines += inputs_lines(spec.configs)
     if before is not None and before.search and before.search["definition"] != search.definition:
-        lines.append(f"  anew      it is another search than that of the {len(before.trials)} trials under this name")
+        lines.append(f"  again     it is another search than that of the {len(before.trials)} trials under this name")
     return lines

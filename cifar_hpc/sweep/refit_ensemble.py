@@ -1,7 +1,7 @@
 """An ensemble of its members' refits, for `predict`.
 
 Owns: which refit takes which member's place, and what of the ensemble still holds for refits. Weights do, and temperatures:
-they were chosen on validation images, on which refits trained, so that nothing could choose them anew. Stacking's coefficients
+they were chosen on validation images, on which refits trained, so that nothing could choose them again. Stacking's coefficients
 do where each member keeps a network of its own for its columns (Wolpert 1992 trains the members once more on all images and
 keeps the combiner, too). The validation accuracy does not: it is absent.
 """
@@ -69,9 +69,9 @@ def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTri
         points[trial.point_id].append(trial)
         known[trial.trial_id] = trial
     wanted = [member.trial_id for member in record.members]
-    lacking = [trial_id for trial_id in wanted if trial_id not in known or known[trial_id].best_epoch is None]
-    if lacking:
-        raise CifarHpcError(f"{path}: no finished trial {', '.join(lacking)} in {layout.pool}")
+    missing = [trial_id for trial_id in wanted if trial_id not in known or known[trial_id].best_epoch is None]
+    if missing:
+        raise CifarHpcError(f"{path}: no finished trial {', '.join(missing)} in {layout.pool}")
     weightless = [trial_id for trial_id in wanted if known[trial_id].config.get("classifier") == "knn"]
     if weightless:
         raise CifarHpcError(f"{path}: {', '.join(weightless)}: classifier knn keeps no weights that could label new images")

@@ -30,7 +30,7 @@ def retry_failed(
         return None
     _refuse_changed_spec(layout, plan)
     for trial_id in chosen:
-        _remove_torn_result(layout, trial_id, listener)
+        _remove_corrupt_result(layout, trial_id, listener)
     return rerun(layout, plan, where, listener, chosen)
 
 
@@ -47,15 +47,15 @@ def _refuse_changed_spec(layout: Layout, plan: PlanRecord) -> None:
         )
 
 
-def _remove_torn_result(layout: Layout, trial_id: str, listener: Listener) -> None:
+def _remove_corrupt_result(layout: Layout, trial_id: str, listener: Listener) -> None:
     """A result that cannot be read keeps its trial from running; one of a newer program is left alone."""
     path = layout.trial(trial_id).result
     try:
         foreign = read_record(path, TrialResult).trial_id != trial_id
     except FileNotFoundError:
         return
-    except RecordError as torn:
-        if "newer than this program" in str(torn):
+    except RecordError as corrupt:
+        if "newer than this program" in str(corrupt):
             raise
         foreign = True
     if foreign:

@@ -57,7 +57,7 @@ class FittedMember(Member):
         """
         started, filled_s = time.perf_counter(), train.filled_s
         self.num_classes = num_classes
-        features_ND = np.concatenate([_features(tap) for tap in self._taps(train)])
+        features_ND = np.concatenate([_features(tap) for tap in self._features(train)])
         labels_N = train.labels_N.cpu().numpy()
         scaled_ND = self.scaler.fit_transform(features_ND)
         look()
@@ -87,7 +87,7 @@ class FittedMember(Member):
         """Fits it to the standardised features; val: what decides where there is something to choose."""
         raise NotImplementedError
 
-    def _taps(self, feed: Feed) -> list[Tensor]:
+    def _features(self, feed: Feed) -> list[Tensor]:
         starts = range(0, len(feed), EVAL_BATCH_SIZE)
         return [feed.eval_batch(i, min(i + EVAL_BATCH_SIZE, len(feed)), {self.depth})[self.depth] for i in starts]
 

@@ -41,9 +41,9 @@ class Evaluator:
         return [logits_NK.clone() for logits_NK in self._logits]
 
     def _compute(self) -> None:
-        taps = self._split.eval_batch_at(self._start + self._rows_B, set(self.depths))
+        features = self._split.eval_batch_at(self._start + self._rows_B, set(self.depths))
         for i, member in enumerate(self.members):
-            logits_NK = member.eval_logits(taps[member.depth])
+            logits_NK = member.eval_logits(features[member.depth])
             if i == len(self._logits):
                 self._logits.append(torch.empty_like(logits_NK))
             self._logits[i].copy_(logits_NK)

@@ -1,6 +1,6 @@
 """The frozen trunk of a cohort and what flows out of it: computed batch by batch, or once for a whole split and kept.
 
-Owns: Trunk, Feed, where kept taps live. Knows nothing of members, losses or epochs.
+Owns: Trunk, Feed, where kept features live. Knows nothing of members, losses or epochs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
 from cifar_hpc.train.portions import Portions
 
-KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept taps may take, in this order of preference
-GPU_TOLERANCE = 1e-2  # relative; kept taps of a GPU that differ by more from computed ones are not used
+KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept features may take, in this order of preference
+GPU_TOLERANCE = 1e-2  # relative; kept features of a GPU that differ by more from computed ones are not used
 
 
 class Trunk:
@@ -38,32 +38,32 @@ class Trunk:
         model.eval()
 
     @torch.no_grad()
-    def taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+    def features(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         """The output after each of the given numbers of blocks (0: the input itself), from one forward pass."""
         if not set(depths) - {0}:
             return {0: x_NCHW}
-        taps = self.portions(lambda x: self._taps(x, depths), x_NCHW)
-        return {depth: _as_taps(_as_rows(tap).contiguous()) if depth else tap for depth, tap in taps.items()}
+        features = self.portions(lambda x: self._features(x, depths), x_NCHW)
+        return {depth: _as_features(_as_rows(tap).contiguous()) if depth else tap for depth, tap in features.items()}
 
-    def _taps(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
-        taps, reached = {0: x_NCHW}, 0
+    def _features(self, x_NCHW: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        features, reached = {0: x_NCHW}, 0
         with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
             for depth in sorted(set(depths) - {0}):
-                taps[depth] = self.model.forward_blocks(taps[reached], reached, depth)
+                features[depth] = self.model.forward_blocks(features[reached], reached, depth)
                 reached = depth
-        return taps
+        return features
 
 
 class Feed:
     """One split as the members see it: its batches after each of some depths of the trunk.
 
-    keep: compute the taps of the whole split once, at first use, and gather from them. Only for a split that is not
+    keep: compute the features of the whole split once, at first use, and gather from them. Only for a split that is not
     augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
-    CPU the taps of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
+    CPU the features of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
     on_device: whether its memory may hold them.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
-    keeps all taps. batch_size: of the global batch.
+    keeps all features. batch_size: of the global batch.
     """
 
     def __init__(
@@ -107,14 +107,14 @@ class Feed:
         return [index_B, *(tensor for drawn in draws for tensor in drawn)]
 
     def batch(self, values: Sequence[Tensor], depths: Collection[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """The taps at the depths and the targets of one batch of the split. values: of `values`, on the device."""
+        """The features at the depths and the targets of one batch of the split. values: of `values`, on the device."""
         index_B, *drawn = values
         if self._kept:
             index_B = self.world.share(index_B)
             return self._taps_at(index_B, depths), self.labels_N[index_B]
         rest = iter(drawn)
         x_NCHW, target = self.batches.make(index_B, [tuple(next(rest) for _ in range(n)) for n in self._draws_n])
-        return self.trunk.taps(self.world.share(x_NCHW), depths), self.world.share(target)
+        return self.trunk.features(self.world.share(x_NCHW), depths), self.world.share(target)
 
     def train_batch(
         self, index_B: Tensor, generator: torch.Generator, depths: Collection[int]
@@ -125,14 +125,14 @@ class Feed:
         return self.batch([move(value, self.batches.device) for value in self.values(index_B, generator)], depths)
 
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
-        """The taps at the depths of the images start..stop-1 of the split, without augmentation."""
+        """The features at the depths of the images start..stop-1 of the split, without augmentation."""
         self.fill()
         if not self.lies_on_device(depths):
             index_B = torch.arange(start, stop)
             self._load(index_B, depths)
             return self._taps_at(index_B, depths)
-        taps = {d: _as_taps(self._slice(d, start, stop)) for d in depths if d in self._kept}
-        return taps | self._computed(torch.arange(start, stop), set(depths) - set(taps))
+        features = {d: _as_features(self._slice(d, start, stop)) for d in depths if d in self._kept}
+        return features | self._computed(torch.arange(start, stop), set(depths) - set(features))
 
     def eval_batch_at(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         """The same of the images at index_B, int64 on the device, where all that it needs lies there."""
@@ -162,8 +162,8 @@ class Feed:
                 self._staged[key].load(index_B)
 
     def _taps_at(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
-        taps = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
-        return taps | self._computed(index_B, set(depths) - set(taps))
+        features = {depth: self._gather(depth, index_B) for depth in depths if depth in self._kept}
+        return features | self._computed(index_B, set(depths) - set(features))
 
     def _slice(self, depth: int, start: int, stop: int) -> Tensor:
         """On a CPU in memory of its own, as computed ones are: kernels choose by the alignment of what they read."""
@@ -173,17 +173,17 @@ class Feed:
     def _gather(self, depth: int, index_B: Tensor) -> Tensor:
         kept = self._kept[depth]
         if kept.device != self.batches.device:
-            return _as_taps(self._staged[depth, len(index_B)].rows)
-        return _as_taps(kept[index_B])
+            return _as_features(self._staged[depth, len(index_B)].rows)
+        return _as_features(kept[index_B])
 
     def _computed(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
         """Of images without augmentation, in parts where they do not fit the memory at their size."""
         if not depths:
             return {}
-        return self._portions(lambda part_B: self.trunk.taps(self.batches.eval_batch(part_B)[0], depths), index_B)
+        return self._portions(lambda part_B: self.trunk.features(self.batches.eval_batch(part_B)[0], depths), index_B)
 
     def _fill(self, chunks: Iterable[range]) -> None:
-        """Computes the taps of the whole split once, chunk by chunk, at every depth for which there is room.
+        """Computes the features of the whole split once, chunk by chunk, at every depth for which there is room.
 
         Of what breaks off nothing is kept: a member may fail by it and others go on with this feed.
         """
@@ -231,15 +231,15 @@ class Feed:
                 print(text.format(depth), file=sys.stderr)
 
     def _agrees(self, depth: int, size: int) -> bool:
-        """Whether gathered taps are those of shuffled batches of both sizes that training has, the last images among them."""
+        """Whether gathered features equal those of shuffled batches of both sizes that training has, the last images too."""
         kept = self._kept[depth]
         shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         last = torch.arange(len(self) - size, len(self))
         for index_B in (shuffled[:size], shuffled[-size:], shuffled[: max(1, size - 1)], last.flip(0), last[1:]):
             if not len(index_B):
                 continue
-            computed = self.trunk.taps(self.batches.eval_batch(index_B)[0], [depth])[depth]
-            gathered = _as_taps(kept[index_B.to(kept.device)].to(self.batches.device))
+            computed = self.trunk.features(self.batches.eval_batch(index_B)[0], [depth])[depth]
+            gathered = _as_features(kept[index_B.to(kept.device)].to(self.batches.device))
             if gathered.is_cuda:
                 if not bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max()):
                     return False
@@ -275,7 +275,7 @@ def _as_rows(tap: Tensor) -> Tensor:
     return tap.permute(0, 2, 3, 1) if tap.ndim == 4 else tap
 
 
-def _as_taps(rows: Tensor) -> Tensor:
+def _as_features(rows: Tensor) -> Tensor:
     """The inverse: NCHW in the channels-last memory format, computed or kept, so that the same kernels meet both."""
     return rows.permute(0, 3, 1, 2) if rows.ndim == 4 else rows
 
@@ -293,7 +293,7 @@ def _allocate(
     if size <= KEEP_FRAC * _free_host_bytes():
         return torch.empty(shape, dtype=dtype)
     if size <= KEEP_FRAC * shutil.disk_usage(tempfile.gettempdir()).free:
-        with tempfile.NamedTemporaryFile(prefix="cifar-hpc-taps-") as file:
+        with tempfile.NamedTemporaryFile(prefix="cifar-hpc-features-") as file:
             flat = torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype)
         return flat.view(shape)
     return None

@@ -23,7 +23,7 @@ from cifar_hpc.train.member import Member
 from cifar_hpc.train.steps import Plan, Stepper
 
 EVAL_BATCH_SIZE = 500
-LOOK_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
+POLL_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class Cohort:
 
     def look(self) -> None:
         """Gives the outer world its chance between two steps. Raises Interrupted after saving every member."""
-        due = time.monotonic() - self.looked_at >= LOOK_EVERY_S
+        due = time.monotonic() - self.looked_at >= POLL_EVERY_S
         interrupted, due, save_due = self.world.agree(self.hooks.interrupted(), due, due and self.hooks.save_due())
         if not interrupted and not due:
             return
@@ -205,8 +205,8 @@ def evaluate(
         if evaluator is not None and stop - start == evaluator.size:
             batch = evaluator.logits(start)
         else:
-            taps = split.eval_batch(start, stop, {member.depth for member in members})
-            batch = [member.eval_logits(taps[member.depth]) for member in members]
+            features = split.eval_batch(start, stop, {member.depth for member in members})
+            batch = [member.eval_logits(features[member.depth]) for member in members]
         for part, logits_NK in zip(parts, batch, strict=True):
             part.append(logits_NK)
     return [split.world.join_rows(torch.cat(logits), len(split)) for logits in parts]

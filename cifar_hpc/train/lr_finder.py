@@ -65,8 +65,8 @@ def run_range_test(
         probe.progress.lr_found = rate
         draws = generator(config.seed, "lr_finder_augment", step)
         look()
-        taps, target = train.train_batch(index_B, draws, {probe.depth})
-        loss = probe.measured_step(taps[probe.depth], target)
+        features, target = train.train_batch(index_B, draws, {probe.depth})
+        loss = probe.measured_step(features[probe.depth], target)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (step + 1))
         if not math.isfinite(smooth) or (losses and smooth > EXPLODED * min(losses)):

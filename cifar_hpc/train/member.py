@@ -358,7 +358,7 @@ class Member:
         if self.world.size > 1:
             self._add_up_sums()
             if not self.world.leads:
-                self.loss_sum.zero_()  # in place: a batch of heads may hold them
+                self.loss_sum.zero_()  # in place: a batch of probes may hold them
                 self.correct.zero_()
                 self.seen = 0
 

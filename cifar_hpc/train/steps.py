@@ -135,20 +135,20 @@ class Stepper:
         return list(self._generators.values())
 
     def _inputs(self) -> tuple[dict[int, Tensor], Tensor, list[Tensor]]:
-        """The taps, the targets, and the numbers of each batch of probes and of each other member."""
+        """The features, the targets, and the numbers of each batch of probes and of each other member."""
         *values, numbers = self._sized.table.take()
-        taps, target = self._train.batch(values, set(self.depths))
+        features, target = self._train.batch(values, set(self.depths))
         pieces: list[Probes | Member] = [*self._probes, *self._apart]
-        return taps, target, list(torch.split(numbers, [piece.numbers_n for piece in pieces]))
+        return features, target, list(torch.split(numbers, [piece.numbers_n for piece in pieces]))
 
     def _eager(self) -> None:
         with self._clock.common_to(self.members) as common:
-            taps, target, numbers = self._inputs()
+            features, target, numbers = self._inputs()
         spans = [common]
         for group, own in zip(self._probes, numbers, strict=False):
             with self._clock.spent_by(group.members) as span:
                 try:
-                    group.compute(taps[group.members[0].depth], target, own)
+                    group.compute(features[group.members[0].depth], target, own)
                     group.count(len(target))
                 except Exception as error:
                     for member in group.members:
@@ -157,20 +157,20 @@ class Stepper:
         for member in self._apart:
             with self._clock.spent_by([member]) as span:
                 try:
-                    member.train_step(taps[member.depth], target)
+                    member.train_step(features[member.depth], target)
                 except Exception as error:
                     self._fail(member, error)
             spans.append(span)
         self._sized.spans = spans
 
     def _whole(self) -> None:
-        taps, target, numbers = self._inputs()
+        features, target, numbers = self._inputs()
         pieces = [
-            partial(group.compute, taps[group.members[0].depth], target, own)
+            partial(group.compute, features[group.members[0].depth], target, own)
             for group, own in zip(self._probes, numbers, strict=False)
         ]
         for i, (member, own) in enumerate(zip(self._apart, numbers[len(self._probes) :], strict=True)):
-            pieces.append(partial(self._whole_of, i, member, taps[member.depth], target, own))
+            pieces.append(partial(self._whole_of, i, member, features[member.depth], target, own))
         self._graphs.side_by_side(pieces)
 
     def _whole_of(self, i: int, member: Member, tap: Tensor, target: Tensor, numbers: Tensor) -> None:

@@ -57,7 +57,7 @@ class Attempt:
         claims.check_claim(self.files, self.claim)
 
     def load(self) -> dict[str, object] | None:
-        """The checkpoint's state; None where there is none: a torn one is none, and the trial begins again."""
+        """The checkpoint's state; None where there is none: a corrupt one is none, and the trial begins again."""
         with contextlib.suppress(RecordError):
             return load_checkpoint(self.files.checkpoint)
         return None

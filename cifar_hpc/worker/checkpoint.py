@@ -25,13 +25,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """The state on the CPU; None where there is none.
 
-    Raises RecordError where it is torn or holds anything but tensors and plain values.
+    Raises RecordError where it is corrupt or holds anything but tensors and plain values.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         return None
-    except Exception as error:  # torch raises many kinds on a torn file
+    except Exception as error:  # torch raises many kinds on a corrupt file
         raise RecordError(f"{path}: not a checkpoint ({error})") from error
     return state
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from cifar_hpc.distributed.launch import Link, run_ranks
-from cifar_hpc.distributed.rendezvous import Failure, Meeting, RanksFailedError, Team
+from cifar_hpc.distributed.rendezvous import Failure, RanksFailedError, Rendezvous, Team
 from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.cohorts import parts_of
@@ -33,7 +33,7 @@ from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory for the weights of trials side by side; images and activations take the rest
-_MEETINGS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
+_RENDEZVOUS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
 
 __all__ = ["EpochHook", "Interrupted", "run_job"]
 
@@ -64,17 +64,17 @@ def run_job(
                 raise Interrupted
             run.run(cohort)
             continue
-        meeting = Meeting(_meeting_folder(job, layout, team), team)
-        with meeting.hold():
+        rendezvous = Rendezvous(_rendezvous_folder(job, layout, team), team)
+        with rendezvous.hold():
             if team.place:
-                _follow(run, meeting)
+                _follow(run, rendezvous)
             elif interrupted():
                 raise Interrupted
             else:
-                run.run(cohort, meeting)
+                run.run(cohort, rendezvous)
 
 
-def _meeting_folder(job: Job, layout: Layout, team: Team) -> Path:
+def _rendezvous_folder(job: Job, layout: Layout, team: Team) -> Path:
     if team.launchers_n == 1:
         return Path(tempfile.mkdtemp(prefix="cifar-hpc-ranks-"))
     files, own = layout.sweep(job.sweep), os.environ["SLURM_JOB_ID"]
@@ -82,16 +82,16 @@ def _meeting_folder(job: Job, layout: Layout, team: Team) -> Path:
     if team.place == 0:
         for path in set(files.meetings(f"{own}-")) - set(files.meetings(start)):  # of a start that was killed
             shutil.rmtree(path, ignore_errors=True)
-    return files.meeting(f"{start}{job.job_id}-{next(_MEETINGS)}")  # a job that runs twice meets anew
+    return files.rendezvous(f"{start}{job.job_id}-{next(_RENDEZVOUS)}")  # a job that runs twice meets again
 
 
-def _follow(run: _Cohort, meeting: Meeting) -> None:
+def _follow(run: _Cohort, rendezvous: Rendezvous) -> None:
     """A further node's part: starts its ranks, round after round; what becomes of them the first node judges and records."""
     asked = run.job.resources
     while True:
         with contextlib.suppress(RanksFailedError, Interrupted):
-            run_ranks(_train_as_rank, None, meeting, timeout_s=asked.timeout_s, interrupted=run.interrupted)
-        if not meeting.follow_leader(asked.timeout_s):
+            run_ranks(_train_as_rank, None, rendezvous, timeout_s=asked.timeout_s, interrupted=run.interrupted)
+        if not rendezvous.follow_rank_0(asked.timeout_s):
             return
 
 
@@ -117,9 +117,9 @@ class _Cohort:
     on_epoch: EpochHook | None
     interrupted: Callable[[], bool]
     attempts: list[Attempt] = field(default_factory=list)
-    taps_on_device: bool = True
+    features_on_device: bool = True
 
-    def run(self, cohort: Cohort, meeting: Meeting | None = None) -> None:
+    def run(self, cohort: Cohort, rendezvous: Rendezvous | None = None) -> None:
         """Claims, trains here or in the ranks that meet there, and releases what has no result."""
         job_name = f"{self.job.sweep}/{self.job.job_id}"
         trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
@@ -129,39 +129,39 @@ class _Cohort:
                 attempt = Attempt.begin(config, self.layout, job_name, open_n)
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
-                parts = self._parts(meeting)
+                parts = self._parts(rendezvous)
                 while parts:
                     part, *parts = parts
-                    order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.taps_on_device)
-                    if not self._train(order, meeting):
+                    order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.features_on_device)
+                    if not self._train(order, rendezvous):
                         parts = [*self._smaller(order), *parts]
         finally:
             for attempt in _unfinished(self.attempts):
                 attempt.release()
 
-    def _parts(self, meeting: Meeting | None) -> list[list[Attempt]]:
+    def _parts(self, rendezvous: Rendezvous | None) -> list[list[Attempt]]:
         """All side by side, or as many as the free memory of this process's GPU holds: the plan knew no device."""
-        if not self.attempts or meeting is not None or choose_device(self.job.resources.gpus).type != "cuda":
+        if not self.attempts or rendezvous is not None or choose_device(self.job.resources.gpus).type != "cuda":
             return [self.attempts] if self.attempts else []
         room_gb = DEVICE_FRAC * torch.cuda.mem_get_info()[0] / 1e9
         left = iter(self.attempts)
         parts = parts_of([attempt.config for attempt in self.attempts], room_gb)
         return [list(itertools.islice(left, len(part))) for part in parts]
 
-    def _train(self, order: Order, meeting: Meeting | None) -> bool:
+    def _train(self, order: Order, rendezvous: Rendezvous | None) -> bool:
         """Trains a part to its end, and gives back what it took; False where the memory does not hold so much but may hold
         less."""
         try:
-            return self._trained(order, meeting)
+            return self._trained(order, rendezvous)
         finally:
             give_back()
 
-    def _trained(self, order: Order, meeting: Meeting | None) -> bool:
+    def _trained(self, order: Order, rendezvous: Rendezvous | None) -> bool:
         try:
-            if meeting is None:
+            if rendezvous is None:
                 Trainer(order, World(), self.on_epoch, self.interrupted).train()
             else:
-                self._train_in_ranks(order, meeting)
+                self._train_in_ranks(order, rendezvous)
             return True
         except Interrupted:
             raise
@@ -177,25 +177,25 @@ class _Cohort:
         were kept on the device; then half after half."""
         left = _unfinished(order.attempts)
         if order.keeps_on_gpu:
-            self.taps_on_device = False
+            self.features_on_device = False
             print("out of memory: features of the training images go to host memory", file=sys.stderr)
             return [left]
         half = (len(left) + 1) // 2
         print(f"out of memory with {order.part_n} trials side by side: going on with {half}", file=sys.stderr)
         return [attempts for attempts in (left[:half], left[half:]) if attempts]
 
-    def _train_in_ranks(self, order: Order, meeting: Meeting) -> None:
+    def _train_in_ranks(self, order: Order, rendezvous: Rendezvous) -> None:
         """Has all ranks train the trials; where one trial ends them by its failure, the others go on from their checkpoints.
 
         Raises OutOfMemoryError where that was the end of a rank and less may fit, NodeLostError where a node is gone.
         """
         while left := _unfinished(order.attempts):
-            meeting.begin_round()
+            rendezvous.begin_round()
             try:
                 run_ranks(
                     _train_as_rank,
                     replace(order, attempts=tuple(left)),
-                    meeting,
+                    rendezvous,
                     timeout_s=self.job.resources.timeout_s,
                     interrupted=self.interrupted,
                     on_epoch=self.on_epoch,
@@ -204,7 +204,7 @@ class _Cohort:
             except RanksFailedError as error:
                 failure = error.failure
             if failure.kind == PeerLostError.__name__:
-                meeting.require_all()
+                rendezvous.require_all()
             for attempt in left:
                 attempt.over = attempt.files.result.exists()
             if failure.trial_id is None and _means_memory(failure):

@@ -59,19 +59,19 @@ EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the tr
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained side by side. part_n: trials with which it began; taps_on_device: see Feed."""
+    """What is to be trained side by side. part_n: trials with which it began; features_on_device: see Feed."""
 
     job: Job
     layout: Layout
     executor: str
     attempts: tuple[Attempt, ...]
     part_n: int
-    taps_on_device: bool
+    features_on_device: bool
 
     @property
     def keeps_on_gpu(self) -> bool:
         """Whether a GPU keeps the features of the training images. Makes no context there: a launcher may ask."""
-        on_gpu = self.taps_on_device and self.job.resources.gpus != 0 and torch.cuda.is_available()
+        on_gpu = self.features_on_device and self.job.resources.gpus != 0 and torch.cuda.is_available()
         configs = [attempt.config for attempt in self.attempts]
         return on_gpu and any(c.augment == "none" and (c.freeze not in ("none", 0) or c.unfreeze_epoch) for c in configs)
 
@@ -125,7 +125,7 @@ class Trainer:
             return
         depths = {depth for member in members for depth in member.depths}
         steps = steps_per_epoch(config, len(self.data.train.labels_N))
-        feed = functools.partial(Feed, self.trunk, depths=depths, world=self.world, on_device=self.order.taps_on_device)
+        feed = functools.partial(Feed, self.trunk, depths=depths, world=self.world, on_device=self.order.features_on_device)
         batches = self._batches(config, self.data.train, augmented=True)
         size = -(-len(self.data.train.labels_N) // steps)
         train = feed(batches, batch_size=size, keep=config.augment == "none", training=True)
@@ -236,9 +236,9 @@ class Trainer:
             return
         attempt = self.attempts[member.config.trial_id]
         record = member.progress.curves[-1]
-        verdict = True if self.on_epoch is None else self.on_epoch(member.config.trial_id, record)
-        if verdict is not True and member.active:
-            reason = verdict or f"ended by the scheduler after epoch {record.epoch}"
+        decision = True if self.on_epoch is None else self.on_epoch(member.config.trial_id, record)
+        if decision is not True and member.active:
+            reason = decision or f"ended by the scheduler after epoch {record.epoch}"
             member.progress.outcome, member.progress.reason = Outcome.PRUNED, reason
         if member.active and self._is_due(member.config.trial_id):  # an end needs none: its result follows at once
             self._save(member)
@@ -261,7 +261,7 @@ class Trainer:
         return since_s >= self.order.job.resources.checkpoint_minutes * 60
 
     def _look(self) -> None:
-        """Between batches of what is not training: begun anew, or after the last epoch, whose checkpoint stands."""
+        """Between batches of what is not training: started again, or after the last epoch, whose checkpoint stands."""
         if self.world.size == 1 and self.interrupted():
             raise Interrupted
 

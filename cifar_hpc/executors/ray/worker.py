@@ -19,7 +19,7 @@ from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.schema import EpochRecord
 
-LOOK_EVERY_S = 0.2  # of a job that waits for its verdict, at the word to stop
+POLL_EVERY_S = 0.2  # of a job that waits for its decision, at the word to stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +83,19 @@ class _Work:
 
     def __init__(self, job: Job, layout: Layout, run: RunJob, orders: Orders, judged: bool) -> None:
         self._epochs: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._verdicts: queue.SimpleQueue[bool | str] = queue.SimpleQueue()
+        self._decisions: queue.SimpleQueue[bool | str] = queue.SimpleQueue()
         self._orders, self._judged = orders, judged
         self._waiting: str | None = None  # the trial whose last epoch was told to the driver
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._train, args=(job, layout, run), name=job.job_id, daemon=True)
 
     def next_epoch(self) -> dict[str, Any] | None:
-        """Passes the verdict on the last epoch on and waits for the next; None once the job has ended. Raises what the runner
+        """Passes the decision on the last epoch on and waits for the next; None once the job has ended. Raises what the runner
         itself raised."""
         if self._thread.ident is None:  # not earlier: an actor that dies while it is made Ray makes again, uncounted
             self._thread.start()
         if self._judged and self._waiting is not None:
-            self._verdicts.put(self._orders.why_end(self._waiting) or True)
+            self._decisions.put(self._orders.why_end(self._waiting) or True)
         epoch = self._epochs.get()
         self._waiting = epoch["trial"] if epoch else None
         if epoch is None and self._error is not None:
@@ -115,7 +115,7 @@ class _Work:
         self._epochs.put({name: value for name, value in told.items() if value is not None})
         while self._judged:
             try:
-                return self._verdicts.get(timeout=LOOK_EVERY_S)
+                return self._decisions.get(timeout=POLL_EVERY_S)
             except queue.Empty:
                 if self._orders.all_stop():
                     break

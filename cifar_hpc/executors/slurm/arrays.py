@@ -1,4 +1,4 @@
-"""From jobs to job arrays: which trials share an array element, which elements an array, what each asks of Slurm.
+"""From jobs to job arrays: which trials share an array task, which elements an array, what each asks of Slurm.
 
 Pure: reads no file and asks no cluster. Owns the answer to failures that are not a trial's own: more memory, other nodes.
 """

@@ -4,7 +4,7 @@ Owns: the --dependency of each array, and which classes have passed a canary. Se
 
 A canary must have succeeded (afterok), or Slurm removes what waits for it. Parents need only have ended (afterany): a parent
 that failed leaves the exit status of its job at 0, one that could not go on leaves another, and in both cases it is the child
-that knows what that means for it. Elements of children do not stand for elements of parents (aftercorr): jobs are packed anew.
+that knows what that means for it. Elements of children do not stand for elements of parents (aftercorr): jobs are packed again.
 """
 
 from __future__ import annotations

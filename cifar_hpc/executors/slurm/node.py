@@ -1,7 +1,7 @@
-"""What runs on a Slurm node: the jobs of one array element, their end by signal, their way back into the queue.
+"""What runs on a Slurm node: the jobs of one array task, their end by signal, their way back into the queue.
 
 An element on several nodes has one task on each, and all of them run the same. The first one leads: it alone writes records,
-requeues and decides the exit status. The others follow what it says in the runner's meeting, and leave with 0.
+requeues and decides the exit status. The others follow what it says in the runner's rendezvous, and leave with 0.
 
 Knows no submitit, though submitit calls it. USR2 comes before the time limit or a preemption: save, then requeue this element
 by its own id. TERM comes from scancel, `scontrol requeue` and preemption: save; Slurm itself starts the element again or not.
@@ -36,7 +36,7 @@ INTERRUPTED = 75  # exit status: saved, to be gone on with
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """What one array element does. index: its place in the array; at_once: processes that share its GPU."""
+    """What one array task does. index: its place in the array; at_once: processes that share its GPU."""
 
     index: int
     root: Path
@@ -155,7 +155,7 @@ def run_relay(element: Element, go_on: Callable[[], None]) -> None:
 
 
 def requeue_self() -> None:
-    """Puts this array element, not its array, back into the queue."""
+    """Puts this array task, not its array, back into the queue."""
     own = _own_handle()
     for attempt in range(3):
         done = subprocess.run(["scontrol", "requeue", own], capture_output=True, text=True, timeout=60)

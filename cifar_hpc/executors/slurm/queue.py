@@ -31,7 +31,7 @@ _ENTRY = re.compile(r"(?P<job>\d+)(?:_(?:\[(?P<indices>[\d,:-]+)(?:%\d+)?\]|(?P<
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """One job or array element. state: Slurm's word, such as OUT_OF_MEMORY; reason: why it waits; nodes: where it ran last."""
+    """One job or array task. state: Slurm's word, such as OUT_OF_MEMORY; reason: why it waits; nodes: where it ran last."""
 
     state: str
     reason: str = ""
