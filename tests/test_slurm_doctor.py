@@ -5,7 +5,7 @@ from __future__ import annotations
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.cli.doctor import cluster_facts, suggest
+from cifar_hpc.executors.slurm.probe import cluster_facts, suggest
 from cifar_hpc.executors.slurm.profile import load_profile
 from cifar_hpc.executors.slurm.site import Partition
 from slurm.local.cluster import Cluster

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_hpc.errors import CifarHpcError, SpecError
+from cifar_hpc.errors import CifarHpcError, Problem, SpecError
 from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile, load_profile, profile_text
 
 
@@ -21,13 +21,15 @@ def test_all_problems_of_a_profile_are_told_at_once_with_line_and_nearest_key(tm
     path = _write(tmp_path, "acount: vision\nminutes: -3\nparallel: 2.5\nshare_gpus: yes\nsbatch: {time: 3, --nice: 1}\n")
     with pytest.raises(SpecError) as caught:
         load_profile(path)
-    text = str(caught.value)
-    assert f"{path}:1: acount: unknown key 'acount'" in text and "Did you mean 'account'?" in text
-    assert f"{path}:2: minutes: -3; a number above 0" in text
-    assert f"{path}:3: parallel: 2.5; a whole number at least 1 or null" in text
-    assert f"{path}:4: share_gpus: 'yes'; true or false" in text
-    assert f"{path}:5: sbatch.time" in text and "sbatch.--nice" in text
-    assert len(caught.value.problems) == 6
+    first, *values, time, nice = caught.value.problems
+    assert first == Problem(f"{path}:1: acount", "the key 'acount'", "it is no key of a profile", "account")
+    assert [(problem.where.removeprefix(f"{path}:"), problem.found, problem.allowed) for problem in values] == [
+        ("2: minutes", "-3", "a number above 0 is needed"),
+        ("3: parallel", "2.5", "a whole number at least 1 or null is needed"),
+        ("4: share_gpus", "'yes'", "true or false is needed"),
+    ]
+    assert (time.where, time.allowed) == (f"{path}:5: sbatch.time", "the sweep itself sets it")
+    assert (nice.where, nice.nearest) == (f"{path}:5: sbatch.--nice", "nice")
 
 
 @pytest.mark.parametrize(

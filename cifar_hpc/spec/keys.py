@@ -65,6 +65,16 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
 }
 
 
+_NOUNS: Mapping[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    tuple: "a list of lines",
+    dict: "a mapping of names to plain values",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a spec: flat name ('dataset.train_size'), default, type and limits."""
@@ -90,7 +100,8 @@ class Key:
         words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
         bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
         null = f", or {self.limits['also']}" if "also" in self.limits else null
-        noun = {int: "a whole number", float: "a number", str: "text"}[plain_type(self.kind)]
+        kind = plain_type(self.kind)
+        noun = _NOUNS.get(kind) or _NOUNS[typing.get_origin(kind)]
         return " ".join(part for part in (noun, bounds) if part) + null
 
 
@@ -100,7 +111,8 @@ def plain_type(kind: Any) -> type:
     return typing.cast(type, kind)
 
 
-def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
+def keys_of(cls: type, prefix: str = "") -> dict[str, Key]:
+    """The keys that the fields of a dataclass declare, by their names with the prefix."""
     hints = typing.get_type_hints(cls)
     found = {}
     for f in dataclasses.fields(cls):
@@ -111,18 +123,18 @@ def _keys(cls: type, prefix: str = "") -> dict[str, Key]:
     return found
 
 
-DATASET_KEYS = _keys(DatasetConfig, "dataset.")
-STOP_KEYS = _keys(StopConfig, "stop.")
-_OWN = _keys(TrialConfig)
+DATASET_KEYS = keys_of(DatasetConfig, "dataset.")
+STOP_KEYS = keys_of(StopConfig, "stop.")
+_OWN = keys_of(TrialConfig)
 OBJECTIVE = _OWN.pop("objective")
 KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
 ARGUMENT_PREFIXES = ("arch_args.", "dataset.args.")  # one argument as a key of its own: an axis
-RESOURCE_KEYS = _keys(Resources, "resources.")
-SEARCH_KEYS = _keys(SearchKeys, "search.")
-SCHEDULER_KEYS = _keys(Scheduler, "search.scheduler.")
-MEMBER_KEYS = _keys(Ensembling, "ensemble.members.")
+RESOURCE_KEYS = keys_of(Resources, "resources.")
+SEARCH_KEYS = keys_of(SearchKeys, "search.")
+SCHEDULER_KEYS = keys_of(Scheduler, "search.scheduler.")
+MEMBER_KEYS = keys_of(Ensembling, "ensemble.members.")
 RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
     name: key for name, key in _OWN.items() if name not in SPECIAL and not key.choices and plain_type(key.kind) is not str
 }

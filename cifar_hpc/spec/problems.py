@@ -8,7 +8,7 @@ from typing import Any
 
 from cifar_hpc.config.words import usual_setting
 from cifar_hpc.errors import Problem, nearest
-from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS
+from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS, Key
 from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.schema import SECTIONS, nearest_key
 from cifar_hpc.spec.values import show
@@ -61,6 +61,11 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
         return Problem(where, show(value), _lower_first(str(error["msg"])))
     if isinstance(value, list) and path[0] in ("base", "include"):
         return Problem(where, show(value), f"{key.allowed}; axes stand in grid")
+    return wrong_value(where, value, key)
+
+
+def wrong_value(where: str, value: Any, key: Key) -> Problem:
+    """A value that is not of its key's form."""
     if key.choices:
         return Problem(where, show(value), key.allowed, nearest(value, key.choices) if isinstance(value, str) else None)
     quoted = "; a number stands without quotes" if _is_number(value) else ""

@@ -42,7 +42,7 @@ _NAME = f"^{values.SWEEP_NAME}$"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _value_type(key: Key) -> Any:
+def value_type(key: Key) -> Any:
     """The pydantic type of one value of a key."""
     if key.name in SPECIAL:
         reader, _, json_schema = SPECIAL[key.name]
@@ -118,7 +118,7 @@ def _model(name: str, doc: str, fields: Mapping[str, tuple[Any, Any]], prefix: s
 def _part(name: str, doc: str, keys: Mapping[str, Key]) -> type[BaseModel]:
     """A mapping of its own: the keys without their prefix, with their defaults."""
     prefix = name.lower() + "."
-    fields = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in keys.values()}
+    fields = {key.name.removeprefix(prefix): (value_type(key), key.default) for key in keys.values()}
     return _model(name, doc, fields, prefix)
 
 
@@ -172,12 +172,12 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
     argument: Any = Annotated[Any, PlainValidator(values.read_argument)]
     dataset = _part("Dataset", "A data set with its keys.", DATASET_KEYS)
     dataset_value: Any = Annotated[dataset, BeforeValidator(_as_mapping)]
-    setters = {"dataset": dataset_value, **{key.name: _value_type(key) for key in TRIAL_KEYS.values()}}
+    setters = {"dataset": dataset_value, **{key.name: value_type(key) for key in TRIAL_KEYS.values()}}
     setters |= dict.fromkeys(sorted(argument_names), argument)
-    matchers = {**setters, "seed": _value_type(SEED)}
+    matchers = {**setters, "seed": value_type(SEED)}
     point = _model("Point", "Trial keys with one value each.", {name: (kind, None) for name, kind in setters.items()})
     some = Field(min_length=1)
-    seed: Any = _value_type(SEED)
+    seed: Any = value_type(SEED)
     axes = _model(
         "Axes",
         "Trial keys with a list each.",
@@ -219,7 +219,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),
-            "keep": (_value_type(KEEP), None),
+            "keep": (value_type(KEEP), None),
             "plugins": (list[str], None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
@@ -230,7 +230,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
 
 def _range_part(key: Key) -> Any:
     """low and high, each as the key's value may be."""
-    kind = _value_type(dataclasses.replace(key, limits={n: v for n, v in key.limits.items() if n != "also"}))
+    kind = value_type(dataclasses.replace(key, limits={n: v for n, v in key.limits.items() if n != "also"}))
     fields = {"low": (kind, ...), "high": (kind, ...), "log": (bool, False)}
     return _model(f"Range_{key.name}", f"Numbers to sample {key.name} from.", fields, "search.ranges.")
 
@@ -238,16 +238,16 @@ def _range_part(key: Key) -> Any:
 def _search_part() -> type[BaseModel]:
     ranges = _model("Ranges", "Axes that are ranges.", {name: (_range_part(key), None) for name, key in RANGE_KEYS.items()}, "")
     prefix = "search.scheduler."
-    keys = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in SCHEDULER_KEYS.values()}
+    keys = {key.name.removeprefix(prefix): (value_type(key), key.default) for key in SCHEDULER_KEYS.values()}
     scheduler = _model("Scheduler", "Which trials go on.", keys, prefix)
-    own = {key.name.removeprefix("search."): (_value_type(key), key.default) for key in SEARCH_KEYS.values()}
+    own = {key.name.removeprefix("search."): (value_type(key), key.default) for key in SEARCH_KEYS.values()}
     fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
     return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
 
 
 def _ensemble_part() -> type[BaseModel]:
     prefix = "ensemble.members."
-    keys = {key.name.removeprefix(prefix): (_value_type(key), key.default) for key in MEMBER_KEYS.values()}
+    keys = {key.name.removeprefix(prefix): (value_type(key), key.default) for key in MEMBER_KEYS.values()}
     members = _model("Members", "Which trials the rules take.", keys, prefix)
     methods = Annotated[list[Literal[catalog.ENSEMBLE_METHODS]], Field(min_length=1)]  # type: ignore[valid-type]
     fields = {"methods": (methods, list(catalog.ENSEMBLE_METHODS)), "members": (members, None)}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ from typing import Any
 
 from cifar_hpc.config.keys import spec_key
 from cifar_hpc.errors import CifarHpcError, Problem, SpecError, nearest
+from cifar_hpc.spec.keyed import read_keys
+from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
 
 PROFILE_VARIABLE = "CIFAR_HPC_PROFILE"
@@ -78,27 +79,13 @@ class SlurmProfile:
 def load_profile(path: Path) -> SlurmProfile:
     """Reads a profile. Raises SpecError with all its problems."""
     tree, _ = read_yaml(path)
-    if tree.value is None:
-        return SlurmProfile(name=path.stem)
-    if not isinstance(tree.value, dict):
-        raise SpecError([Problem(tree.where(()), "not a mapping", "a profile is `key: value` lines")])
-    hints = typing.get_type_hints(SlurmProfile)
-    fields = {f.name: f for f in dataclasses.fields(SlurmProfile) if f.metadata}
-    problems: list[Problem] = []
-    keys: dict[str, Any] = {}
-    for key, value in tree.value.items():
-        if key not in fields:
-            allowed = f"one of {', '.join(fields)}"
-            problems.append(Problem(tree.where((key,)), f"unknown key {key!r}", allowed, nearest(key, fields)))
-            continue
-        found, wanted = _check(hints[key], value, fields[key].metadata)
-        if wanted:
-            problems.append(Problem(tree.where((key,)), _show(found), wanted))
-        else:
-            keys[key] = found
-    problems += _flag_problems(tree, keys.get("sbatch", {}))
+    keys, problems = {}, _flag_problems(tree)
+    try:
+        keys = read_keys(tree, SlurmProfile, "profile")
+    except SpecError as error:
+        problems = [*error.problems, *problems]
     if problems:
-        raise SpecError(problems)
+        raise SpecError(by_line(problems))
     return SlurmProfile(name=path.stem, **keys)
 
 
@@ -143,59 +130,19 @@ def profile_text(keys: dict[str, Any], notes: Iterable[str] = ()) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _check(kind: Any, value: Any, limits: Any) -> tuple[Any, str | None]:
-    """The value as the key holds it, and None; or what was found, and what is allowed instead."""
-    options = [option for option in typing.get_args(kind) if option is not type(None)]
-    nullable = type(None) in typing.get_args(kind)
-    if value is None and nullable:
-        return None, None
-    if nullable:
-        kind = options[0]
-    null = " or null" if nullable else ""
-    origin = typing.get_origin(kind)
-    if origin is tuple:
-        items = value if isinstance(value, list) else [value]
-        return (tuple(items), None) if all(isinstance(item, str) for item in items) else (value, "a list of shell lines")
-    if origin is dict:
-        if isinstance(value, dict) and all(isinstance(item, str | int | float | bool) for item in value.values()):
-            flags = "bool" in str(kind)
-            return ({k: item if flags and isinstance(item, bool | int) else _plain(item) for k, item in value.items()}, None)
-        return value, "a mapping of names to plain values"
-    if kind is bool:
-        return (value, None) if isinstance(value, bool) else (value, "true or false")
-    if kind is str:
-        if isinstance(value, bool | list | dict) or (isinstance(value, str) and ("\n" in value or not value.strip())):
-            return value, f"text on one line{null}"
-        return str(value), None
-    words = {"ge": "at least {:g}", "gt": "above {:g}"}
-    bounds = " and ".join(text.format(limits[limit]) for limit, text in words.items() if limit in limits)
-    allowed = f"{'a whole number' if kind is int else 'a number'} {bounds}{null}"
-    numbers = (int,) if kind is int else (int, float)
-    if isinstance(value, bool) or not isinstance(value, numbers):
-        return value, allowed
-    if value < limits.get("ge", value) or ("gt" in limits and value <= limits["gt"]):
-        return value, allowed
-    return kind(value), None
-
-
-def _flag_problems(tree: YamlTree, flags: dict[str, Any]) -> list[Problem]:
+def _flag_problems(tree: YamlTree) -> list[Problem]:
     problems = []
-    for flag in flags:
+    flags = tree.value.get("sbatch") if isinstance(tree.value, dict) else None
+    for flag in flags if isinstance(flags, dict) else ():
         where = tree.where(("sbatch", flag))
         if not _FLAG.fullmatch(flag):
-            problems.append(Problem(where, f"the flag {flag!r}", "an sbatch flag's long name without dashes before it"))
+            near = flag.lstrip("-")
+            allowed = "an sbatch flag's long name without dashes before it"
+            problems.append(Problem(where, f"the flag {flag!r}", allowed, near if _FLAG.fullmatch(near) else None))
         elif flag in _OWNED_FLAGS:
             key = _OWNED_FLAGS[flag]
             problems.append(Problem(where, f"the flag {flag!r}", f"use the key {key}" if key else "the sweep itself sets it"))
     return problems
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _show(value: Any) -> str:
-    return "null" if value is None else _plain(value) if isinstance(value, bool) else f"{value!r:.60}"
 
 
 def _yaml(value: Any) -> str:
