@@ -12,8 +12,8 @@ demo: setup  ## run a small real sweep on CIFAR-10 images and show its leaderboa
 	$(BIN)/cifar-hpc sweep sweeps/quickstart.yaml
 	$(BIN)/cifar-hpc report quickstart
 
-test: setup check  ## run every check and test
-	$(BIN)/pytest
+test: setup check  ## run every check and test, two at once
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup  ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -81,7 +81,7 @@ def check_contents(wheel: Path, sdist: Path) -> None:
         in_sdist = {member.name.partition("/")[2] for member in archive if member.isfile()}
     for what, missing in (("wheel", wanted - in_wheel), ("sdist", wanted - in_sdist)):
         if missing:
-            raise SystemExit(f"release-check: the {what} missing {', '.join(sorted(missing))}")
+            raise SystemExit(f"release-check: the {what} is missing {', '.join(sorted(missing))}")
     if extra := in_wheel - wanted:
         raise SystemExit(f"release-check: the wheel holds what the checkout does not: {', '.join(sorted(extra))}")
     say(f"{wheel.name} and {sdist.name} hold all {len(wanted)} files of the package")
