@@ -28,6 +28,7 @@ from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.owners import pid_started
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
@@ -255,6 +256,7 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
     script = (
         "import json, pathlib, sys\n"
         "from cifar_hpc.records.layout import Layout\n"
+        "from cifar_hpc.records.node import Node\n"
         "from cifar_hpc.worker.job import run_job\n"
         "from cifar_hpc.distributed import rendezvous\n"
         "from cifar_hpc.config.trial import TrialConfig\n"
@@ -262,11 +264,11 @@ def _start_node(folder: Path, place: int, config: TrialConfig, processes: int) -
         "from tests.test_distributed import job_in\n"
         "config = TrialConfig.from_json(json.loads(sys.argv[3]))\n"
         "job = job_in(int(sys.argv[2]), config, nodes=2, checkpoint_minutes=0.0)\n"
-        "run_job(job, Layout(pathlib.Path(sys.argv[1])), executor='slurm')\n"
+        "node = Node(job_id='7', task=int(sys.argv[4]), tasks=2)\n"
+        "run_job(job, Layout(pathlib.Path(sys.argv[1])), executor='slurm', node=node)\n"
     )
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(place)}
-    command = [sys.executable, "-c", script, str(folder), str(processes), json.dumps(config.to_json())]
-    return subprocess.Popen(command, env={**os.environ, **slurm})
+    command = [sys.executable, "-c", script, str(folder), str(processes), json.dumps(config.to_json()), str(place)]
+    return subprocess.Popen(command)
 
 
 def _children(pid: int) -> set[int]:
@@ -312,10 +314,10 @@ def test_statistics_of_the_global_batch_are_exact_where_the_mean_is_large_beside
 
 def test_processes_of_a_trial_on_cpus_need_no_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert Team.here(2, 0, 1) == Team(2)
-    assert Team.here(1, None, 1) == Team(1, on_gpus=True)
+    assert Team.here(2, 0, 1, Node()) == Team(2)
+    assert Team.here(1, None, 1, Node()) == Team(1, on_gpus=True)
     with pytest.raises(CifarHpcError, match="2 processes, each with a GPU of its own; this node has 1"):
-        Team.here(2, None, 1)
+        Team.here(2, None, 1, Node())
 
 
 def test_what_the_watchdog_of_nccl_aborts_is_a_lost_peer_and_no_fault_of_the_trial():

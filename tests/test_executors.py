@@ -37,7 +37,7 @@ def make_runner(folder: Path):
     trains until it is interrupted, 5 until the third job is done, 11 needs the first one done. Made in a function, so that it
     travels by value."""
 
-    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
         import os
         import time
 
@@ -73,7 +73,7 @@ def make_runner(folder: Path):
 def seen_cpus(folder: Path):
     """A runner that writes down what Ray gave its job."""
 
-    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
         import ray
 
         (folder / job.job_id).write_text(str(ray.get_runtime_context().get_assigned_resources()["CPU"]))

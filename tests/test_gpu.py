@@ -173,7 +173,7 @@ def test_kept_features_are_computed_ones_wherever_they_lie(pool, monkeypatch):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(torch.cuda, "mem_get_info", lambda device=None: (1000, 2**33))
         on_host = pool.train(*members)
-        patched.setattr(features, "_free_host_bytes", lambda: 1000)
+        patched.setattr(features, "_free_host_bytes", lambda granted: 1000)
         in_file = pool.train(*members)
     make = features.Feed.__init__
     monkeypatch.setattr(features.Feed, "__init__", lambda feed, *args, **kw: make(feed, *args, **{**kw, "keep": False}))

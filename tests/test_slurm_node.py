@@ -44,7 +44,7 @@ def slurm_job(tmp_path, monkeypatch):
 def _runner(*signals: int, epochs: int = 0):
     """Trains `epochs`, gets the signals, and stops as the runner does."""
 
-    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
         for _ in range(epochs):
             on_epoch(job.trial_ids[0], EPOCH)
         for number in signals:
@@ -121,7 +121,7 @@ def test_a_process_that_dies_beside_others_is_recorded_and_the_others_end(slurm_
 
 
 def test_a_signal_reaches_all_that_share_a_gpu(slurm_job, tmp_path):
-    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
         end = time.monotonic() + 10
         if job.job_id == "job-0000":
             on_epoch(job.trial_ids[0], EPOCH)
@@ -145,7 +145,7 @@ def test_a_signal_reaches_all_that_share_a_gpu(slurm_job, tmp_path):
 def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(slurm_job, tmp_path):
     looks = []
 
-    def run(job, layout, *, executor, on_epoch=None, interrupted=lambda: False):
+    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
         looks.append(interrupted())  # before anything is claimed or read
         if len(looks) == 1:
             on_epoch(job.trial_ids[0], EPOCH)

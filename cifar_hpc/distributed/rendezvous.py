@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import time
 import traceback
@@ -22,6 +21,7 @@ import torch
 
 from cifar_hpc.distributed.world import MEET_S, PeerLostError
 from cifar_hpc.errors import CifarHpcError, Interrupted
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.store import write_atomic
 
 POLL_S = 0.2
@@ -44,19 +44,20 @@ class Team:
         return self.here_n * self.launchers_n
 
     @classmethod
-    def here(cls, processes: int | None, gpus: float | None, nodes: int) -> Team:
-        """What a trial's resources mean here; gpus 0: all of it on CPUs. Raises CifarHpcError where they cannot be had."""
+    def here(cls, processes: int | None, gpus: float | None, nodes: int, node: Node) -> Team:
+        """What a trial's resources mean on this node; gpus 0: all of it on CPUs. Raises CifarHpcError where that cannot be
+        had."""
         gpus_n = 0 if gpus == 0 else torch.cuda.device_count()
         here_n = processes or (round(gpus) if gpus_n and gpus and gpus > 1 else 1)
         if gpus_n and here_n > gpus_n:
             raise CifarHpcError(f"a trial asks for {here_n} processes, each with a GPU of its own; this node has {gpus_n}")
         if nodes == 1:
             return cls(here_n, on_gpus=gpus_n > 0)
-        if os.environ.get("SLURM_STEP_NUM_TASKS") != str(nodes):
+        if node.tasks != nodes:
             raise CifarHpcError(
                 f"resources.nodes: a trial asks for {nodes}; only Slurm starts one on several nodes, one task on each"
             )
-        return cls(here_n, int(os.environ["SLURM_PROCID"]), nodes, gpus_n > 0)
+        return cls(here_n, node.task, nodes, gpus_n > 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import read_state, release_claim
 from cifar_hpc.records.jobs import JobState, own_handle, process_states
 from cifar_hpc.records.layout import Layout, attempt_of
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import read_record, utc_now, write_record
 
@@ -70,6 +71,7 @@ class RunJob(Protocol):
         layout: Layout,
         *,
         executor: str,
+        node: Node = ...,
         on_epoch: Callable[[str, EpochRecord], bool | str] | None = None,
         interrupted: Callable[[], bool] = ...,
     ) -> None: ...
@@ -80,13 +82,14 @@ def run_on_node(
     layout: Layout,
     *,
     executor: str,
+    node: Node | None = None,
     on_epoch: Callable[[str, EpochRecord], bool | str] | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """The runner's run_job; torch is imported here, where training is, and nowhere before."""
+    """The runner's run_job; torch is imported here, where training is, and nowhere before. node: None: asked for here."""
     from cifar_hpc.worker.job import run_job
 
-    run_job(job, layout, executor=executor, on_epoch=on_epoch, interrupted=interrupted)
+    run_job(job, layout, executor=executor, node=node or Node.here(), on_epoch=on_epoch, interrupted=interrupted)
 
 
 class LocalHandles:

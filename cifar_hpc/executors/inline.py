@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.node import Node
 
 
 class InlineExecutor(LocalHandles):
@@ -22,10 +23,11 @@ class InlineExecutor(LocalHandles):
         """As the protocol says; a job of which the runner itself raises leaves error records, and the next one runs."""
         for job in jobs:
             started(job, self.own_handle())
+        node = Node.here()
         with stop_signals(layout, jobs) as stopped:
             for job in jobs:
                 try:
-                    self._run(job, layout, executor=self.name, interrupted=stopped.is_set)
+                    self._run(job, layout, executor=self.name, node=node, interrupted=stopped.is_set)
                 except Exception as error:
                     if not stopped.is_set():
                         record_death(layout, job, type(error).__name__, str(error), traceback.format_exc())

@@ -60,7 +60,7 @@ class Feed:
     keep: compute the features of the whole split once, at first use, and gather from them. Only for a split that is not
     augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
     CPU the features of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
-    on_device: whether its memory may hold them.
+    on_device: whether its memory may hold them; granted_bytes: of host memory to this job, None: no limit is known.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
     keeps all features. batch_size: of the global batch.
@@ -77,6 +77,7 @@ class Feed:
         training: bool = False,
         world: World | None = None,
         on_device: bool = True,
+        granted_bytes: int | None = None,
     ) -> None:
         self.trunk = trunk
         self.batches = batches
@@ -86,6 +87,7 @@ class Feed:
         self.labels_N = batches.labels_N
         self._keep = keep and bool(self.depths)
         self._on_device = on_device
+        self._granted_bytes = granted_bytes
         self._training = training
         self._kept: dict[int, Tensor] = {}
         self._staged: dict[tuple[int, int], Staged] = {}
@@ -205,7 +207,9 @@ class Feed:
                 if depth not in self._kept:
                     tensors_n = len(self.depths) * (1 if rows.is_cuda else self.world.size)  # at most so many on this host
                     shape = (len(self), *rows.shape[1:])
-                    room = _allocate(shape, rows.dtype, rows.device, share=tensors_n, on_device=self._on_device)
+                    host_bytes = KEEP_FRAC * _free_host_bytes(self._granted_bytes)
+                    on_device = self._on_device
+                    room = _allocate(shape, rows.dtype, rows.device, host_bytes, share=tensors_n, on_device=on_device)
                     if room is None:
                         depths.remove(depth)
                         continue
@@ -281,16 +285,16 @@ def _as_features(rows: Tensor) -> Tensor:
 
 
 def _allocate(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, share: int, on_device: bool
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, host_bytes: float, *, share: int, on_device: bool
 ) -> Tensor | None:
     """Room on the device, else in host memory, else in a file that vanishes with the tensor; None where there is none.
 
-    share: how many such tensors will be asked for.
+    host_bytes: that the host has for all of them; share: how many such tensors will be asked for.
     """
     size = torch.Size(shape).numel() * dtype.itemsize * share
     if on_device and device.type == "cuda" and size <= KEEP_FRAC * torch.cuda.mem_get_info(device)[0]:
         return torch.empty(shape, dtype=dtype, device=device)
-    if size <= KEEP_FRAC * _free_host_bytes():
+    if size <= host_bytes:
         return torch.empty(shape, dtype=dtype)
     if size <= KEEP_FRAC * shutil.disk_usage(tempfile.gettempdir()).free:
         with tempfile.NamedTemporaryFile(prefix="cifar-hpc-features-") as file:
@@ -299,12 +303,11 @@ def _allocate(
     return None
 
 
-def _free_host_bytes() -> int:
-    """Memory that this process may still take: the machine's, or less where Slurm granted less."""
+def _free_host_bytes(granted_bytes: int | None) -> int:
+    """Memory that this process may still take: the machine's, or less where less was granted."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         available = next((line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:")), None)
         free = int(available.split()[1]) * 1024 if available else free
-    granted_mb = os.environ.get("SLURM_MEM_PER_NODE")
-    return min(free, int(granted_mb) * 2**20) if granted_mb and granted_mb.isdigit() else free
+    return free if granted_bytes is None else min(free, granted_bytes)

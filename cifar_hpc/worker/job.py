@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import sys
 import tempfile
@@ -24,15 +23,17 @@ from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.cohorts import parts_of
 from cifar_hpc.planning.lineage import awaits_parent
-from cifar_hpc.planning.plan import Cohort, Job
+from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.node import Node
 from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.portions import give_back, is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory for the weights of trials side by side; images and activations take the rest
+NO_SCHEDULER = Node()
 _RENDEZVOUS = itertools.count()  # the launchers of all nodes go through the same ones, in the same order
 
 __all__ = ["EpochHook", "Interrupted", "run_job"]
@@ -43,6 +44,7 @@ def run_job(
     layout: Layout,
     *,
     executor: str,
+    node: Node = NO_SCHEDULER,
     on_epoch: EpochHook | None = None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -52,19 +54,21 @@ def run_job(
     PRUNED, a text being the reason. Raises Interrupted, after checkpoints, once interrupted() is true; KeyboardInterrupt as
     it comes.
 
-    Where the job asks for several processes, this one starts and watches them. On several nodes it is called on each.
+    Where the job asks for several processes, this one starts and watches them. On several nodes it is called on each. node:
+    where this is.
     """
     torch.set_num_threads(job.resources.cpus_per_gpu)
     asked = job.resources
-    team = Team.here(asked.processes, asked.gpus, asked.nodes)
+    team = Team.here(asked.processes, asked.gpus, asked.nodes, node)
+    _tell_shortfall(node, asked)
     for cohort in job.cohorts:
-        run = _Cohort(job, layout, executor, on_epoch, interrupted)
+        run = _Cohort(job, layout, executor, node, on_epoch, interrupted)
         if team.size == 1:
             if interrupted():
                 raise Interrupted
             run.run(cohort)
             continue
-        rendezvous = Rendezvous(_rendezvous_folder(job, layout, team), team)
+        rendezvous = Rendezvous(_rendezvous_folder(job, layout, team, node), team)
         with rendezvous.hold():
             if team.place:
                 _follow(run, rendezvous)
@@ -74,15 +78,25 @@ def run_job(
                 run.run(cohort, rendezvous)
 
 
-def _rendezvous_folder(job: Job, layout: Layout, team: Team) -> Path:
+def _rendezvous_folder(job: Job, layout: Layout, team: Team, node: Node) -> Path:
     if team.launchers_n == 1:
         return Path(tempfile.mkdtemp(prefix="cifar-hpc-ranks-"))
-    files, own = layout.sweep(job.sweep), os.environ["SLURM_JOB_ID"]
-    start = f"{own}-{os.environ.get('SLURM_RESTART_COUNT', '0')}-"
+    files, own = layout.sweep(job.sweep), node.job_id
+    start = f"{own}-{node.restarts}-"
     if team.place == 0:
         for path in set(files.meetings(f"{own}-")) - set(files.meetings(start)):  # of a start that was killed
             shutil.rmtree(path, ignore_errors=True)
     return files.rendezvous(f"{start}{job.job_id}-{next(_RENDEZVOUS)}")  # a job that runs twice meets again
+
+
+def _tell_shortfall(node: Node, asked: Resources) -> None:
+    """Into the job's log, where less is here than was granted or is used."""
+    if node.gpus and asked.gpus != 0 and not torch.cuda.is_available():
+        print(
+            f"Slurm granted GPU {', '.join(node.gpus)}, and torch sees none: training on the CPU", file=sys.stderr, flush=True
+        )
+    if node.cpus is not None and node.cpus < asked.cpus_per_gpu:
+        print(f"{asked.cpus_per_gpu} threads a trial on {node.cpus} CPUs that Slurm granted", file=sys.stderr, flush=True)
 
 
 def _follow(run: _Cohort, rendezvous: Rendezvous) -> None:
@@ -90,17 +104,17 @@ def _follow(run: _Cohort, rendezvous: Rendezvous) -> None:
     asked = run.job.resources
     while True:
         with contextlib.suppress(RanksFailedError, Interrupted):
-            run_ranks(_train_as_rank, None, rendezvous, timeout_s=asked.timeout_s, interrupted=run.interrupted)
+            run_ranks(_train_as_rank, (run.node, None), rendezvous, timeout_s=asked.timeout_s, interrupted=run.interrupted)
         if not rendezvous.follow_rank_0(asked.timeout_s):
             return
 
 
-def _train_as_rank(world: World, link: Link, order: Order | None) -> None:
-    """What each process of a world does. order: rank 0's; the others get it from there."""
-    order = world.broadcast(order)
+def _train_as_rank(world: World, link: Link, given: tuple[Node, Order | None]) -> None:
+    """What each process of a world does. given: its own node, and rank 0's order; the others get that from there."""
+    node, order = given[0], world.broadcast(given[1])
     assert order is not None
     torch.set_num_threads(order.job.resources.cpus_per_gpu)
-    Trainer(order, world, link.epoch_ended, link.interrupted).train()
+    Trainer(order, node, world, link.epoch_ended, link.interrupted).train()
 
 
 @dataclass
@@ -114,6 +128,7 @@ class _Cohort:
     job: Job
     layout: Layout
     executor: str
+    node: Node
     on_epoch: EpochHook | None
     interrupted: Callable[[], bool]
     attempts: list[Attempt] = field(default_factory=list)
@@ -159,7 +174,7 @@ class _Cohort:
     def _trained(self, order: Order, rendezvous: Rendezvous | None) -> bool:
         try:
             if rendezvous is None:
-                Trainer(order, World(), self.on_epoch, self.interrupted).train()
+                Trainer(order, self.node, World(), self.on_epoch, self.interrupted).train()
             else:
                 self._train_in_ranks(order, rendezvous)
             return True
@@ -194,7 +209,7 @@ class _Cohort:
             try:
                 run_ranks(
                     _train_as_rank,
-                    replace(order, attempts=tuple(left)),
+                    (self.node, replace(order, attempts=tuple(left))),
                     rendezvous,
                     timeout_s=self.job.resources.timeout_s,
                     interrupted=self.interrupted,

@@ -34,6 +34,7 @@ from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.train.classifiers import FittedMember, build_member
@@ -87,8 +88,11 @@ class Order:
 class Trainer:
     """One process's part in the training of an order."""
 
-    def __init__(self, order: Order, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
+    def __init__(
+        self, order: Order, node: Node, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]
+    ) -> None:
         self.order = order
+        self.node = node
         look_in(order.layout.sources)
         load_plugins([source for attempt in order.attempts for source in attempt.config.sources or ()])
         self.world = world
@@ -125,7 +129,14 @@ class Trainer:
             return
         depths = {depth for member in members for depth in member.depths}
         steps = steps_per_epoch(config, len(self.data.train.labels_N))
-        feed = functools.partial(Feed, self.trunk, depths=depths, world=self.world, on_device=self.order.features_on_device)
+        feed = functools.partial(
+            Feed,
+            self.trunk,
+            depths=depths,
+            world=self.world,
+            on_device=self.order.features_on_device,
+            granted_bytes=self.node.memory_bytes,
+        )
         batches = self._batches(config, self.data.train, augmented=True)
         size = -(-len(self.data.train.labels_N) // steps)
         train = feed(batches, batch_size=size, keep=config.augment == "none", training=True)

@@ -17,6 +17,7 @@ from typing import Any
 from cifar_hpc.executors.base import RunJob
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord
 
 POLL_EVERY_S = 0.2  # of a job that waits for its decision, at the word to stop
@@ -104,7 +105,7 @@ class _Work:
 
     def _train(self, job: Job, layout: Layout, run: RunJob) -> None:
         try:
-            run(job, layout, executor="ray", on_epoch=self._report, interrupted=self._orders.all_stop)
+            run(job, layout, executor="ray", node=Node.here(), on_epoch=self._report, interrupted=self._orders.all_stop)
         except BaseException as error:
             self._error = None if self._orders.all_stop() else error
         finally:

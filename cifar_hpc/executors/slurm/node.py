@@ -27,6 +27,7 @@ from cifar_hpc.planning.lineage import parent_failure, parent_of
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import read_state, restartable
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Status
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
@@ -79,25 +80,27 @@ def run_element(element: Element, run: RunJob = run_on_node) -> None:
     writes no answer: nobody reads it.
     """
     Layout(element.root).require_root()
-    with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
+    node = Node.here()
+    with _signals() as flag, restartable(f"slurm/{node.handle}"):
         if element.at_once > 1:
-            interrupted = _run_side_by_side(element, run, flag)
+            interrupted = _run_side_by_side(element, node, run, flag)
         else:
-            interrupted = _run_jobs(element, element.jobs, run, flag)
-    if not _leads():
+            interrupted = _run_jobs(element, element.jobs, node, run, flag)
+    if not node.leads:
         raise SystemExit(0)
     if not interrupted:
-        _remove_input()
+        _remove_input(node)
         raise SystemExit(0)
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if flag.term:
         _say("saved after SIGTERM")
     elif not element.requeue:
         _say("saved before the time limit; the next `cifar-hpc sweep` goes on")
-    elif not flag.progress and restarts + 1 >= element.max_attempts:
-        _say(f"saved, not requeued: no epoch ended in this start, and it was start {restarts + 1} of {element.max_attempts}")
+    elif not flag.progress and node.restarts + 1 >= element.max_attempts:
+        _say(
+            f"saved, not requeued: no epoch ended in this start, and it was start {node.restarts + 1} of {element.max_attempts}"
+        )
     else:
-        requeue_self()
+        requeue_self(node)
     raise SystemExit(INTERRUPTED)
 
 
@@ -109,7 +112,8 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
     job, layout = element.jobs[0], Layout(element.root)
     layout.require_root()
     trial_id = job.trial_ids[0]
-    with _signals() as flag, restartable(f"slurm/{_own_handle()}"):
+    node = Node.here()
+    with _signals() as flag, restartable(f"slurm/{node.handle}"):
         looks = itertools.count()
         for part, stop in (
             ("first epoch", lambda: flag.raised() or flag.progress),
@@ -117,20 +121,20 @@ def run_canary(element: Element, run: RunJob = run_on_node) -> None:
         ):
             saved = False
             try:
-                run(job, layout, executor="slurm", on_epoch=flag.epoch_ended, interrupted=stop)
+                run(job, layout, executor="slurm", node=node, on_epoch=flag.epoch_ended, interrupted=stop)
             except Exception as error:
                 saved = _is_interruption(error)
                 if not (saved or flag.raised()):
                     raise
             state = read_state(layout.trial(trial_id), trial_id)
-            if _leads() and state.status is Status.FAILED and not _failed_with_parent(job, layout):
+            if node.leads and state.status is Status.FAILED and not _failed_with_parent(job, layout):
                 print(f"canary: the {part} of trial {trial_id} failed: {state.reason}", file=sys.stderr, flush=True)
                 raise SystemExit(1)
             if not saved or flag.raised():  # it has ended already, or must go
                 break
-    if not _leads():
+    if not node.leads:
         raise SystemExit(0)
-    _remove_input()
+    _remove_input(node)
     done = (
         f"{state.epochs_done} epoch(s), saved and resumed"
         if state.epochs_done
@@ -147,16 +151,16 @@ def _failed_with_parent(job: Job, layout: Layout) -> bool:
 
 def run_relay(element: Element, go_on: Callable[[], None]) -> None:
     """Submits what had no room in the queue before; what it submits knows nothing of the job that it was submitted in."""
-    _remove_input()
+    _remove_input(Node.here())
     for key in [key for key in os.environ if key.startswith(OUTER_JOB) and key != "SLURM_CONF"]:
         del os.environ[key]
     go_on()
     raise SystemExit(0)
 
 
-def requeue_self() -> None:
+def requeue_self(node: Node) -> None:
     """Puts this array task, not its array, back into the queue."""
-    own = _own_handle()
+    own = str(node.handle)
     for attempt in range(3):
         done = subprocess.run(["scontrol", "requeue", own], capture_output=True, text=True, timeout=60)
         if done.returncode == 0:
@@ -166,25 +170,25 @@ def requeue_self() -> None:
     _say(f"saved, but not requeued ({done.stderr.strip()}); the next `cifar-hpc sweep` goes on")
 
 
-def _run_jobs(element: Element, jobs: tuple[Job, ...], run: RunJob, flag: _Flag) -> bool:
+def _run_jobs(element: Element, jobs: tuple[Job, ...], node: Node, run: RunJob, flag: _Flag) -> bool:
     """Whether a signal ended them before their time. What the runner itself raises becomes the trials' error record."""
     layout = Layout(element.root)
     for job in jobs:
-        if flag.raised() and _leads():
+        if flag.raised() and node.leads:
             return True
         try:
-            run(job, layout, executor="slurm", on_epoch=flag.epoch_ended, interrupted=flag.raised)
+            run(job, layout, executor="slurm", node=node, on_epoch=flag.epoch_ended, interrupted=flag.raised)
         except Exception as error:
             if flag.raised() or _is_interruption(error):
                 return True
             text = traceback.format_exc()
             print(text, file=sys.stderr, flush=True)
-            if _leads():
+            if node.leads:
                 record_death(layout, job, type(error).__name__, str(error), text)
     return False
 
 
-def _run_side_by_side(element: Element, run: RunJob, flag: _Flag) -> bool:
+def _run_side_by_side(element: Element, node: Node, run: RunJob, flag: _Flag) -> bool:
     """The jobs dealt out to processes, forked before torch is loaded. Whether a signal ended them before their time."""
     shares = [share for place in range(element.at_once) if (share := element.jobs[place :: element.at_once])]
     for share in shares:
@@ -195,7 +199,7 @@ def _run_side_by_side(element: Element, run: RunJob, flag: _Flag) -> bool:
             code = 1
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-                code = INTERRUPTED + flag.progress if _run_jobs(element, share, run, flag) else 0
+                code = INTERRUPTED + flag.progress if _run_jobs(element, share, node, run, flag) else 0
             finally:
                 sys.stdout.flush()
                 os._exit(code)
@@ -232,11 +236,6 @@ def _signals() -> Iterator[_Flag]:
             signal.signal(number, handler)
 
 
-def _leads() -> bool:
-    """Whether this is the first of the element's tasks, one on each of its nodes."""
-    return os.environ.get("SLURM_PROCID", "0") == "0"
-
-
 def _is_interruption(error: Exception) -> bool:
     """Whether the runner saved and left, here or on another node, whose signal came first."""
     from cifar_hpc.errors import Interrupted
@@ -244,15 +243,10 @@ def _is_interruption(error: Exception) -> bool:
     return isinstance(error, Interrupted)
 
 
-def _own_handle() -> str:
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{index}" if array and index else os.environ["SLURM_JOB_ID"]
-
-
-def _remove_input() -> None:
+def _remove_input(node: Node) -> None:
     """submitit keeps what a job was given; of one that ended only the log is wanted."""
     if folder := os.environ.get("SUBMITIT_FOLDER"):
-        (Path(folder) / f"{_own_handle()}_submitted.pkl").unlink(missing_ok=True)
+        (Path(folder) / f"{node.handle}_submitted.pkl").unlink(missing_ok=True)
 
 
 def _say(text: str) -> None:
