@@ -28,7 +28,8 @@ from cifar_hpc.records.store import write_record
 from cifar_hpc.report.figures_effects import draw_effects
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
-from cifar_hpc.report.summary import headline
+from cifar_hpc.report.summary import headline, progress_text
+from cifar_hpc.report.tables import seeds_text
 
 IMAGES = Images.draw(500, 100)
 
@@ -43,6 +44,7 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
     rows = tuple(
         Row(
             place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(), unfinished=(),
+            contradicted=(),
             score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
             train_s=None, device_hours=0.0, pareto=False,
         )
@@ -218,7 +220,7 @@ def test_predictions_that_do_not_fit_the_record_are_named(layout: Layout, damage
         files.predictions.write_bytes(layout.trial(other.trial_id).predictions.read_bytes())
     assert result.val
     with pytest.raises(RecordError, match=r"predictions\.npz"):
-        read_predictions(files, "val", result.val.acc)
+        read_predictions(files, "val", result.val)
     board = make_leaderboard(scan(layout))
     found = compare_with_best(board, layout)
     assert found is not None
@@ -240,19 +242,42 @@ def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layo
     assert "result.json says 0.9900" in section.pool.rejected[0].reason
 
 
-def test_a_loss_that_its_own_predictions_contradict_is_left_out_where_it_ranks(layout: Layout) -> None:
-    trials = [dataclasses.replace(config, objective="val_loss") for config in configs(2, seeds=3, epochs=2)]
+@pytest.mark.parametrize(
+    ("split", "key", "value", "said"),
+    [("val", "loss", 1e-9, "says 0.0000"), ("test", "loss", 9.0, "says 9.0000"), ("val", "n", 50_000, "images 500")],
+)
+def test_any_number_of_a_split_that_its_predictions_contradict_leaves_the_trial_out(
+    layout: Layout, split: str, key: str, value: float, said: str
+) -> None:
+    trials = list(configs(2, seeds=3, epochs=2))
     for config in trials:
         write_trial(layout, config, IMAGES, accuracy=0.7)
     (section,) = make_sections(scan(layout), layout)
     assert not section.pool.rejected
     path = layout.trial(trials[-1].trial_id).result
     record = json.loads(path.read_text())
-    record["val"]["loss"] = 1e-9
+    record[split][key] = value
     path.write_text(json.dumps(record))
     (section,) = make_sections(scan(layout), layout)
     assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
-    assert "result.json says 0.0000" in section.pool.rejected[0].reason
+    assert said in section.pool.rejected[0].reason
+
+
+def test_what_is_left_out_is_counted_where_trials_and_hours_are(layout: Layout) -> None:
+    trials = list(configs(3, seeds=2, epochs=2))  # one seed of the second point stands alone
+    hours = 0.0
+    for config in trials:
+        hours += write_trial(layout, config, IMAGES, accuracy=0.7).train_s / 3600
+    path = layout.trial(trials[-1].trial_id).result
+    record = json.loads(path.read_text())
+    record["val"]["n"] = 9
+    path.write_text(json.dumps(record))
+    (section,) = make_sections(scan(layout), layout)
+    assert progress_text(section.pool, section.board) == (
+        "3 of 3 trials finished, 1 of them in no number, 1 of 2 points measured."
+    )
+    assert make_ledger(section.pool, section.board).hours("cuda") == pytest.approx(hours)
+    assert seeds_text(section.board.rows[-1]) == "1 left out (seed 0)"
 
 
 def test_what_was_measured_on_other_images_stands_in_a_section_of_its_own(layout: Layout) -> None:
@@ -310,7 +335,8 @@ def test_the_confusion_matrix_counts_true_against_taken_for() -> None:
     logits = np.log(np.array([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.9, 0.05, 0.05], [0.3, 0.6, 0.1]], np.float32))
     found = diagnose(SplitPredictions(logits, np.array([0, 1, 1, 0]), np.array([10, 11, 12, 13])), ("cat", "dog", "ship"))
     assert found.confusion.tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]
-    assert found.class_accuracy == {"cat": 0.5, "dog": 0.5}  # no ship was there: absent, not zero
+    recall = {name: scores.recall for name, scores in found.scores.items()}
+    assert recall == {"cat": 0.5, "dog": 0.5}  # no ship was there: absent, not zero
     assert set(found.confusions) == {("cat", "dog", 1), ("dog", "cat", 1)}
     assert found.confident_errors[0] == (12, "dog", "cat", pytest.approx(0.9))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import struct
+import unicodedata
 import weakref
 import zlib
 
@@ -311,6 +312,15 @@ def test_a_class_without_images_is_named(tmp_path):
     (root / "train" / "c" / "x.heic").unlink()
     _folder(root, splits=("val",), classes=("a", "b", "c"))
     assert "class 'c' has 3 images in val/ and none to train on" in _wrong(root)
+
+
+def test_class_names_that_differ_in_their_unicode_form_alone_are_told_apart(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    root = _folder(tmp_path / "own", classes=(composed, apart))
+    told = "'caf\\xe9' and 'cafe\\u0301' look the same"
+    assert any(told in note for note in list_folder(root).notes(None, 0.1))
+    other = _folder(_folder(tmp_path / "other", classes=("a", composed)), splits=("val",), classes=("a", apart))
+    assert f"no class of train/; the classes are a, {composed}; {told} and are not" in _wrong(other)
 
 
 def test_a_class_of_one_image_and_validation_that_cannot_choose_are_refused(tmp_path):

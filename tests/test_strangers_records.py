@@ -51,8 +51,20 @@ def _not_finite(data: dict) -> str:
     return json.dumps({**data, "config": {**data["config"], "lr": float("inf")}})
 
 
+def _negative_loss(data: dict) -> str:
+    return json.dumps({**data, "test": {**data["test"], "loss": -0.1}})
+
+
+def _no_images(data: dict) -> str:
+    return json.dumps({**data, "val": {**data["val"], "n": 0}})
+
+
 @pytest.mark.parametrize(
-    "spoil", [_deep, _huge, _huge_in_config, _not_finite, lambda data: "\ud800".encode("utf-8", "surrogatepass")]
+    "spoil",
+    [
+        *(_deep, _huge, _huge_in_config, _not_finite, _negative_loss, _no_images),
+        lambda data: "\ud800".encode("utf-8", "surrogatepass"),
+    ],
 )
 def test_one_bad_result_is_left_out_and_named_and_the_others_stand(layout, spoil):
     bad = layout.trial(TRIALS[1].trial_id).result

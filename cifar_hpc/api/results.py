@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.collect.chosen import chosen_pool, split_words
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
+from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.sections import Section, make_sections
 from cifar_hpc.collect.trials import CURVES, Trial
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
@@ -55,22 +57,23 @@ class Results:
     def leaderboard(self, *words: str) -> pd.DataFrame:
         """A row for each configuration, the best by validation first: place (absent with fewer than three seeds), point_id, the
         swept keys, val_acc and test_acc as fractions (mean over seeds, _sd, and the 95 % interval _low, _high), losses, seeds,
-        times in seconds, and the ids of its trials."""
+        times in seconds, and the ids of its trials. Of several data sets or splits one after another, each ranked by itself,
+        its name under images."""
         import pandas as pd
 
-        from cifar_hpc.report.tables import leaderboard_records
+        from cifar_hpc.report.tables import section_records
 
-        return pd.DataFrame(leaderboard_records(self._board(words)[1]))
+        return pd.DataFrame(section_records(self._sections(words)))
 
     def curves(self, *words: str) -> pd.DataFrame:
         """The learning curves in long form: a row for each trial and epoch, with trial_id, point_id, seed, the swept keys,
         epoch (from 1), train_loss, train_acc, val_loss, val_acc (fractions; NaN: not measured)."""
         import pandas as pd
 
-        pool, board = self._board(words)
-        axes = pool.planned_axes or board.axes
+        sections = self._sections(words)
+        axes = tuple(dict.fromkeys(axis for found in sections for axis in found.pool.planned_axes or found.board.axes))
         frames = []
-        for row, trial in enumerate(pool.trials):
+        for pool, row, trial in ((found.pool, row, trial) for found in sections for row, trial in enumerate(found.pool.trials)):
             values = {name: pool.curves.of(name, row) for name in CURVES}
             about: dict[str, Any] = {"trial_id": trial.trial_id, "point_id": trial.point_id, "seed": trial.seed}
             about |= {axis: trial.config.get(axis) for axis in axes}
@@ -82,15 +85,20 @@ class Results:
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def best(self, *words: str) -> Best:
-        """The configuration that is best on validation. Raises CifarHpcError where none was measured."""
-        board = self._board(words)[1]
+        """The configuration that is best on validation. Raises CifarHpcError where none was measured, and where the words mean
+        several data sets or splits, which nothing ranks together."""
+        sections = self._sections(words)
+        if len(sections) > 1:
+            names = ", ".join(section.name for section in sections)
+            raise CifarHpcError(f"best of one data set and split, and here are {names}: name a sweep, or dataset=NAME")
+        board = sections[0].board
         if not board.measured:
             raise CifarHpcError(f"no trial of {' '.join(words) or 'these results'} has a figure on validation yet")
         return Best(self._layout, board.measured[0])
 
-    def _board(self, words: tuple[str, ...]) -> tuple[Pool, Leaderboard]:
+    def _sections(self, words: tuple[str, ...]) -> list[Section]:
         pool = chosen_pool(self._layout, *split_words(words), SlurmQueue(self._layout.queue))
-        return pool, make_leaderboard(pool)
+        return make_sections(pool, self._layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +174,7 @@ class Best:
 
         Raises CifarHpcError where the data set has no labelled test images.
         """
-        found = read_predictions(self._layout.trial(self._trial.trial_id), "test", self._trial.test_acc)
+        found = read_predictions(self._layout.trial(self._trial.trial_id), "test", self._trial.told("test"))
         if found is None:
             raise CifarHpcError(f"trial {self._trial.trial_id}: its data set has no labelled test images")
         return found
@@ -180,7 +188,9 @@ class Best:
     @property
     def _trial(self) -> Trial:
         """The seed that is best on validation."""
-        return max(self.row.trials, key=lambda trial: -1.0 if trial.val_acc is None else trial.val_acc)
+        objective = str(self.row.config["objective"])
+        sign = 1 if OBJECTIVES[objective].mode == "max" else -1
+        return max(self.row.trials, key=lambda t: -math.inf if (value := t.metric(objective)) is None else sign * value)
 
     def _trained(self) -> TrainedTrial:
         from cifar_hpc.deploy.trained import load_trained

@@ -70,7 +70,7 @@ def compare(
     """Compare two points on the same images: the difference, how sure it is, and accuracy class by class."""
     from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.collect.scan import scan
-    from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
+    from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines, comparison_table
 
     layout = Layout(results_root())
     pool = scan(layout)
@@ -81,7 +81,9 @@ def compare(
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart
     by_id = {row.point_id: row for row in both.rows}
     rows = (by_id[ids[0]], by_id[ids[1]])
-    print_columns(comparison_table(*rows, layout))
+    table = comparison_table(*rows, layout)
+    _prose().print(TABLE_TITLE, markup=False)
+    print_columns(table)
     for line in comparison_lines(*rows, layout):
         _prose().print(line, markup=False)
 

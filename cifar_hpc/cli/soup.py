@@ -14,7 +14,7 @@ from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
-from cifar_hpc.status.words import percent_text
+from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ def soup(
     with replaced_whole(folder) as fresh:
         for number, family in enumerate(families, 1):
             best, arch = family[0], str(family[0].config["arch"])
-            rows.append(_row(arch, "best member", 1, best.val_acc, best.test_acc))
+            rows.append(_row(arch, "most accurate member", 1, best))
             for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
                 stem = found.method if len(families) == 1 else f"{found.method}-{number}"
                 record = _save(found, fresh, stem)
                 path = str(folder / f"{stem}.json")
-                rows.append(_row(arch, found.method, len(found.members), record.val_acc, record.test_acc, path))
+                rows.append(_row(arch, found.method, len(found.members), record, path))
     if format in (Format.JSON, Format.CSV):
         print_records(rows, format)
     else:
@@ -105,12 +105,11 @@ def _save(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
     return record
 
 
-def _row(
-    arch: str, soup: str, members: int, val_acc: float | None, test_acc: float | None, file: str | None = None
-) -> dict[str, Any]:
-    return {"arch": arch, "soup": soup, "members": members, "val_acc": val_acc, "test_acc": test_acc, "file": file}
+def _row(arch: str, soup: str, members: int, of: Trial | EnsembleRecord, file: str | None = None) -> dict[str, Any]:
+    measured = {key: getattr(of, key) for key in ("val_acc", "val_n", "test_acc", "test_n")}
+    return {"arch": arch, "soup": soup, "members": members, **measured, "file": file}
 
 
 def _as_text(row: Mapping[str, Any]) -> tuple[str, ...]:
-    accuracies = (percent_text(row["val_acc"]), percent_text(row["test_acc"]))
+    accuracies = [score_text(row[f"{split}_acc"], row[f"{split}_n"]) for split in ("val", "test")]
     return (row["arch"], row["soup"], str(row["members"]), *accuracies, row["file"] or "")

@@ -13,12 +13,12 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
 from cifar_hpc.status.advice import counts_text, first_line, next_lines, stage_lines
 from cifar_hpc.status.names import names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import percent_text
+from cifar_hpc.status.words import score_text
 from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -110,17 +110,22 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
     """What tells the trials apart and where they stand; a column that is empty, or the same in all of several, leaves."""
     ids = short_ids([trial.trial_id for trial in plan.trials])
     axes = dict.fromkeys(key for trial in rows for key in trial.axes)
-    found = [measured(states[trial.trial_id]) for trial in rows]
+    shown = [states[trial.trial_id] for trial in rows]
     columns = [TextColumn("trial", tuple(ids[trial.trial_id] for trial in rows))]
     for key in axes:
         cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in rows)
         if len(set(cells)) > 1 or (len(rows) == 1 and cells[0]):
             columns.append(TextColumn(key, cells))
-    epochs = tuple(f"{row['epochs_done']}/{trial.config['epochs']}" for row, trial in zip(found, rows, strict=True))
+    epochs = tuple(f"{state.epochs_done}/{trial.config['epochs']}" for state, trial in zip(shown, rows, strict=True))
     columns += [
-        TextColumn("status", tuple(row["status"] for row in found)),
+        TextColumn("status", tuple(state.status.value for state in shown)),
         TextColumn("epochs", epochs, keep=6, right=True),
-        TextColumn("val acc %", tuple(percent_text(row["val_acc"]) for row in found), keep=8, right=True),
-        TextColumn("test acc %", tuple(percent_text(row["test_acc"]) for row in found), keep=5, right=True),
+        TextColumn("val acc %", tuple(_score(state, "val") for state in shown), keep=8, right=True),
+        TextColumn("test acc %", tuple(_score(state, "test") for state in shown), keep=5, right=True),
     ]
     return [column for column in columns if any(column.cells)]
+
+
+def _score(state: TrialState, split: str) -> str:
+    found: SplitMetrics | None = getattr(state.result, split) if state.result else None
+    return score_text(found.acc, found.n) if found else ""

@@ -131,9 +131,7 @@ def compare_points(one: Row, other: Row, layout: Layout, split: str = "val", obj
 def point_predictions(row: Row, layout: Layout, split: str) -> dict[int, SplitPredictions]:
     """By seed, of those that measured the split. Raises RecordError where a file is corrupt, is missing or contradicts the
     record, or where the seeds saw different images."""
-    acc = {"val": "val_acc", "test": "test_acc"}[split]
-    measured = [trial for trial in row.trials if trial.metric(acc) is not None]
-    read = {trial.seed: read_predictions(layout.trial(trial.trial_id), split, trial.metric(acc)) for trial in measured}
+    read = {t.seed: read_predictions(layout.trial(t.trial_id), split, told) for t in row.trials if (told := t.told(split))}
     found = {seed: predictions for seed, predictions in read.items() if predictions is not None}
     every = list(found.values())
     if any(not every[0].same_images(predictions) for predictions in every[1:]):

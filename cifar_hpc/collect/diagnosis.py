@@ -59,12 +59,6 @@ class Diagnosis:
                 found[name] = ClassScores(of_it, precision, right / of_it, 2 * right / (of_it + for_it))
         return found
 
-    @property
-    def class_accuracy(self) -> dict[str, float]:
-        """Share of each class' images that were classified rightly; classes without images are absent."""
-        totals = self.confusion.sum(1)
-        return {name: float(self.confusion[k, k] / totals[k]) for k, name in enumerate(self.classes) if totals[k]}
-
 
 def diagnose(predictions: SplitPredictions, classes: Sequence[str], most: int = 10) -> Diagnosis:
     """classes: K names in the order of the logits. Raises RecordError where there are not K."""

@@ -23,7 +23,7 @@ from cifar_hpc.collect.ensemble import (
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import Difference, compare_networks
-from cifar_hpc.collect.trials import Trial
+from cifar_hpc.collect.trials import Trial, told_of
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, EnsembleRules
@@ -104,7 +104,7 @@ def _read_soups(folder: Path, best: SplitPredictions | None) -> Iterator[Measure
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
-            found = read_predictions(TrialFiles(folder / path.stem), "test", record.test_acc)
+            found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
         except (RecordError, OSError):
             continue
         test = None
@@ -124,7 +124,7 @@ def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Trial], list
         if place >= _MOST_MEMBERS and id(trial) not in first_of_arch:
             continue
         try:
-            predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.val_acc)
+            predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
         except RecordError:
             continue
         if predictions is not None and (not found or predictions.same_images(found[0])):
@@ -138,7 +138,7 @@ def _read_tests(trials: Sequence[Trial], needed: Sequence[int], layout: Layout) 
     tests: dict[int, SplitPredictions] = {}
     for member in needed:
         try:
-            found = read_predictions(layout.trial(trials[member].trial_id), "test", trials[member].test_acc)
+            found = read_predictions(layout.trial(trials[member].trial_id), "test", trials[member].told("test"))
         except RecordError:
             return {}
         if found is None or (tests and not found.same_images(next(iter(tests.values())))):

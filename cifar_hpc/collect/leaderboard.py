@@ -23,7 +23,8 @@ FAILURES = (Status.FAILED, Status.LOST)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished: its seeds."""
+    """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished, contradicted (by their own
+    predictions, so that none of the numbers is of them): its seeds."""
 
     place: int | None  # from 1, among the points with enough seeds to claim one; None: too few
     point_id: str
@@ -32,6 +33,7 @@ class Row:
     trials: tuple[Trial, ...]
     failed: tuple[Unfinished, ...]
     unfinished: tuple[Unfinished, ...]
+    contradicted: tuple[Trial, ...]
     score: Estimate | None  # the objective on validation, at each seed's best epoch
     val_acc: Estimate | None
     test_acc: Estimate | None
@@ -93,6 +95,11 @@ class Leaderboard:
         return tuple(row for row in self.rows if row.score is not None)
 
     @property
+    def images(self) -> int | None:
+        """Of how many images the first row's objective is a share; None where it is none."""
+        return self.measured[0].score.images if self.measured and self.measured[0].score else None
+
+    @property
     def is_population(self) -> bool:
         """Whether points start from trials of other points here, generation after generation."""
         here = {f"{PARENT_PREFIX}{trial.trial_id}" for row in self.rows for trial in row.trials}
@@ -115,8 +122,14 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         finished.setdefault(trial.point_id, []).append(trial)
     for waiting in pool.unfinished:
         unfinished.setdefault(waiting.point_id, []).append(waiting)
-    points = dict.fromkeys((*finished, *unfinished))
-    rows = [_row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, [])) for point in points]
+    contradicted: dict[str, list[Trial]] = {}
+    for trial in pool.contradicted:
+        contradicted.setdefault(trial.point_id, []).append(trial)
+    points = dict.fromkeys((*finished, *unfinished, *contradicted))
+    rows = [
+        _row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, []), contradicted.get(point, []))
+        for point in points
+    ]
     rows = _with_short_paths(rows)
     sign = -1 if OBJECTIVES[pool.objective].mode == "max" else 1
     measured = sorted(
@@ -157,9 +170,16 @@ def _value_order(value: Any) -> tuple[int, float, str]:
     return (3 if value == "all" else 2, 0.0, str(value))
 
 
-def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial], unfinished: list[Unfinished]) -> Row:
+def _row(
+    point_id: str,
+    axes: Sequence[Axis],
+    objective: str,
+    trials: Sequence[Trial],
+    unfinished: Sequence[Unfinished],
+    contradicted: Sequence[Trial],
+) -> Row:
     trials = sorted(trials, key=lambda trial: trial.seed)
-    config = (trials or unfinished)[0].config
+    config = (trials or unfinished or contradicted)[0].config
     gaps = [t.train_acc - t.val_acc for t in trials if t.train_acc is not None and t.val_acc is not None]
     return Row(
         place=None,
@@ -169,6 +189,7 @@ def _row(point_id: str, axes: Sequence[Axis], objective: str, trials: list[Trial
         trials=tuple(trials),
         failed=tuple(trial for trial in unfinished if trial.status in FAILURES),
         unfinished=tuple(trial for trial in unfinished if trial.status not in FAILURES),
+        contradicted=tuple(contradicted),
         score=_over_seeds(trials, objective),
         val_acc=_over_seeds(trials, "val_acc"),
         test_acc=_over_seeds(trials, "test_acc"),

@@ -76,6 +76,8 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
         for entries, seconds in ((saved, trial.saved_s), (lost, trial.lost_s)):
             if seconds:
                 _add(entries, trial.device, Entry(1, seconds * trial.world_size / 3600))
+    for trial in pool.contradicted:
+        _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
     device = next(iter(outcomes), ("device", ""))[0]
     for waiting in pool.unfinished:
         if waiting.spent_s or waiting.status in _UNFINISHED:

@@ -62,14 +62,17 @@ def choose_pivot(board: Leaderboard) -> Pivot | None:
     return make_pivot(board, down, across) if down else None
 
 
-def class_accuracies(row: Row, layout: Layout, split: str) -> dict[str, float]:
-    """Share of each class' images that the point classified rightly, mean over seeds; empty where the split was not measured.
+def class_accuracies(row: Row, layout: Layout, split: str) -> dict[str, tuple[float, int]]:
+    """Share of each class' images that the point classified rightly, mean over seeds, and how many images these are; empty
+    where the split was not measured.
 
     Raises RecordError on corrupt predictions.
     """
     predictions = point_predictions(row, layout, split)
-    seeds = [diagnose(found, row.trials[0].classes).class_accuracy for found in predictions.values()]
-    return {name: sum(seed[name] for seed in seeds) / len(seeds) for name in seeds[0]} if seeds else {}
+    seeds = [diagnose(found, row.trials[0].classes).scores for found in predictions.values()]
+    if not seeds:
+        return {}
+    return {name: (sum(seed[name].recall for seed in seeds) / len(seeds), first.images) for name, first in seeds[0].items()}
 
 
 def _is_choice(board: Leaderboard, axis: Axis) -> bool:

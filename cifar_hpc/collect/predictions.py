@@ -10,13 +10,14 @@ from scipy.special import logsumexp
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.schema import SplitMetrics
 from cifar_hpc.records.store import open_regular
 
 _TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own did not
 
 
 class ContradictionError(RecordError):
-    """Predictions that do not give the accuracy, or the loss, which the trial's result.json says."""
+    """Predictions that do not give the images, the accuracy or the loss which the trial's result.json says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,11 @@ class SplitPredictions:
         return np.array_equal(self.labels, other.labels)
 
 
-def read_predictions(files: TrialFiles, split: str, acc: float | None = None) -> SplitPredictions | None:
+def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = None) -> SplitPredictions | None:
     """The predictions of 'val' or 'test'; None where the trial has no such split.
 
-    Raises RecordError where there is no such file, it is corrupt, or it does not give the accuracy `acc` of the record.
+    Raises RecordError where there is no such file or it is corrupt, ContradictionError where it does not give what the record
+    has told of the split.
     """
     try:
         with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -67,16 +69,17 @@ def read_predictions(files: TrialFiles, split: str, acc: float | None = None) ->
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):
         raise RecordError(f"{files.predictions}: {split} has logits {logits.shape} for labels {labels.shape}")
     found = SplitPredictions(logits, labels, index)
-    if acc is not None and abs(float(found.right.mean()) - acc) > _TOLERANCE:
-        raise ContradictionError(
-            f"{files.predictions}: gives {split} accuracy {found.right.mean():.4f}, result.json says {acc:.4f}"
-        )
+    if told is not None:
+        _check(found, told, f"{files.predictions}: gives {split}")
     return found
 
 
-def check_loss(found: SplitPredictions, loss: float, files: TrialFiles) -> None:
-    """Raises ContradictionError where the validation loss of the record is not that of the predictions, rounded as they are."""
-    given = found.loss
-    rounding = 0.01 + 0.002 * float(np.abs(found.logits).max(initial=0.0))
-    if given is not None and abs(given - loss) > rounding:
-        raise ContradictionError(f"{files.predictions}: gives val loss {given:.4f}, result.json says {loss:.4f}")
+def _check(found: SplitPredictions, told: SplitMetrics, gives: str) -> None:
+    if len(found.labels) != told.n:
+        raise ContradictionError(f"{gives} images {len(found.labels)}, result.json says {told.n}")
+    acc = float(found.right.mean())
+    if abs(acc - told.acc) > _TOLERANCE:
+        raise ContradictionError(f"{gives} accuracy {acc:.4f}, result.json says {told.acc:.4f}")
+    rounding = 0.01 + 0.002 * float(np.abs(found.logits).max(initial=0.0))  # as the logits are rounded
+    if told.loss is not None and found.loss is not None and abs(found.loss - told.loss) > rounding:
+        raise ContradictionError(f"{gives} loss {found.loss:.4f}, result.json says {told.loss:.4f}")

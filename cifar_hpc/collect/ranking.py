@@ -79,7 +79,7 @@ def compare_with_first(first_SN: Floats, other_SN: Floats, spread: tuple[float, 
     error = known_error(error, first_SN, other_SN)
     of_images = max(of_images, error**2 - spread[0])
     p_value = _tail_of(mean, error, k, freedom)
-    return Difference(mean, p_value, TEST, error=error, freedom=freedom, of_images=of_images)
+    return Difference(mean, p_value, TEST, error=error, freedom=freedom, of_images=of_images, images=images)
 
 
 def step_down(found: Mapping[str, Difference], k: int, *, intervals: bool = True) -> dict[str, Difference]:

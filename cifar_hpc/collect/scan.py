@@ -39,6 +39,7 @@ class Pool:
     curves: Curves
     unfinished: tuple[Unfinished, ...]
     rejected: tuple[Rejected, ...]
+    contradicted: tuple[Trial, ...] = ()  # finished, but their own predictions give other numbers: in `rejected` too
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
     ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
     notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
@@ -63,6 +64,7 @@ class Pool:
             trials=tuple(self.trials[row] for row in rows),
             curves=self.curves.take(rows),
             unfinished=tuple(trial for trial in self.unfinished if keep(trial)),
+            contradicted=tuple(trial for trial in self.contradicted if keep(trial)),
         )
 
 
@@ -107,7 +109,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
 
 def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
-    everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
+    everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.contradicted, *pool.unfinished)
     configs = list({id(trial.config): trial.config for trial in everyone}.values())
     keys = dict.fromkeys(key for config in configs for key in config if not key.endswith("fingerprint"))
     trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs

@@ -1,5 +1,5 @@
-"""A pool in sections, each ranked: one for each data set and split. A number that a trial's own predictions contradict is in
-none of them.
+"""A pool in sections, each ranked: one for each data set and split. The numbers of a trial whose own predictions contradict
+them are in none of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
-from cifar_hpc.collect.predictions import ContradictionError, check_loss, read_predictions
+from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
@@ -33,26 +33,26 @@ def make_sections(pool: Pool, layout: Layout) -> list[Section]:
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:
-    """Without the trials of the first rows whose predictions do not give what their result.json says: its accuracies, and the
-    loss where that ranks."""
+    """The trials of the first rows whose predictions do not give what their result.json says are contradicted, and in no
+    number; that they finished is still counted."""
     while True:
         board = make_leaderboard(pool)
         shown = board.measured[:_CHECKED]
-        wrong = {trial_id: reason for row in shown for trial_id, reason in _contradicted(row, layout, pool.objective)}
+        wrong = {trial_id: reason for row in shown for trial_id, reason in _contradicted(row, layout)}
         if not wrong:
             return pool, board
         rejected = tuple(Rejected(str(layout.trial(trial_id).result), reason) for trial_id, reason in wrong.items())
+        found = tuple(trial for trial in pool.trials if trial.trial_id in wrong)
         rest = pool.where(lambda trial, wrong=wrong: trial.trial_id not in wrong)  # type: ignore[misc]
-        pool = replace(rest, rejected=(*pool.rejected, *rejected))
+        pool = replace(rest, rejected=(*pool.rejected, *rejected), contradicted=(*pool.contradicted, *found))
 
 
-def _contradicted(row: Row, layout: Layout, objective: str) -> Iterator[tuple[str, str]]:
+def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
     for trial in row.trials:
-        for split, acc in (("val", trial.metric("val_acc")), ("test", trial.metric("test_acc"))):
+        for split in ("val", "test"):
             try:
-                found = read_predictions(layout.trial(trial.trial_id), split, acc) if acc is not None else None
-                if found and objective == f"{split}_loss" and (loss := trial.metric(objective)) is not None:
-                    check_loss(found, loss, layout.trial(trial.trial_id))
+                if told := trial.told(split):
+                    read_predictions(layout.trial(trial.trial_id), split, told)
             except ContradictionError as error:
                 yield trial.trial_id, str(error)
                 break

@@ -88,7 +88,7 @@ class Difference:
 
     error, freedom: standard error and degrees of freedom, None where the test has none; of_images: the part of the squared
     error that more seeds do not take away. low, high: 95 % interval. networks: whether it speaks of two networks alone, not of
-    the configurations that they come from.
+    the configurations that they come from. images: on how many, None where that is not known.
     """
 
     difference: float
@@ -100,6 +100,7 @@ class Difference:
     freedom: float | None = None
     of_images: float = 0.0
     networks: bool = False
+    images: int | None = None
 
     @property
     def better(self) -> bool:
@@ -143,7 +144,7 @@ def compare_networks(one_N: Floats | NDArray[np.bool_], other_N: Floats | NDArra
         p_value, test = mcnemar_test(one_N.astype(bool), other_N.astype(bool), sides), "McNemar"
     else:
         p_value, test = _t_tail(mean, error, n - 1, sides), "t-test over the images"
-    return Difference(mean, p_value, test, low, high, error, n - 1, networks=True)
+    return Difference(mean, p_value, test, low, high, error, n - 1, networks=True, images=n)
 
 
 def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
@@ -159,7 +160,8 @@ def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
     error = known_error(error, one_SN, other_SN)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     p_value = _t_tail(mean, error, freedom, 2)
-    return Difference(mean, p_value, "paired t-test over seeds", mean - half, mean + half, error, freedom, of_images)
+    test = "paired t-test over seeds"
+    return Difference(mean, p_value, test, mean - half, mean + half, error, freedom, of_images, images=images)
 
 
 def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | NDArray[np.bool_]) -> float:

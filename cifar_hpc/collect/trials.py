@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.records.schema import Outcome, Status, TrialResult
+from cifar_hpc.records.schema import Outcome, SplitMetrics, Status, TrialResult
 from cifar_hpc.status.query import config_text, flat_config, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
@@ -36,6 +36,7 @@ class Trial:
     best_epoch: int | None
     train_loss: float | None
     train_acc: float | None
+    train_n: int | None
     val_loss: float | None
     val_acc: float | None
     val_n: int | None
@@ -79,6 +80,10 @@ class Trial:
         own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "status": self.status.value}
         told = {"outcome": self.outcome.value, "epochs_done": self.epochs, "reason": self.reason or None}
         return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}
+
+    def told(self, split: str) -> SplitMetrics | None:
+        """What the record says of 'val' or 'test'; None where it was not measured."""
+        return told_of(*(getattr(self, f"{split}_{key}") for key in ("loss", "acc", "n")))
 
     def metric(self, name: str) -> float | None:
         """val_acc, test_loss, ...; None where it was not measured or is not finite."""
@@ -126,6 +131,11 @@ class Curves:
         return Curves(start, {name: values[rows] for name, values in self.values.items()})
 
 
+def told_of(loss: float | None, acc: float | None, n: int | None) -> SplitMetrics | None:
+    """What a record says of a split, put together again; None without an accuracy."""
+    return None if acc is None or n is None else SplitMetrics(loss=loss, acc=acc, n=n)
+
+
 def trial_of(result: TrialResult, point_id: str) -> Trial:
     """The flat row of a result. point_id: from its config, not as the record claims."""
     train, val, test, hardware = result.train, result.val, result.test, result.hardware
@@ -140,6 +150,7 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         best_epoch=result.best_epoch,
         train_loss=train.loss if train else None,
         train_acc=train.acc if train else None,
+        train_n=train.n if train else None,
         val_loss=val.loss if val else None,
         val_acc=val.acc if val else None,
         val_n=val.n if val else None,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +89,7 @@ class ImageFolder:
     def notes(self, classes: Collection[str] | None, val_frac: float) -> list[str]:
         """A sentence for each thing that a person should know before the first trial."""
         kept = [name for name in self.classes if classes is None or name in classes]
-        found = []
+        found = [f"{pair} look the same and are two classes: rename one, or merge them" for pair in look_alikes(kept)]
         if not self.own_splits and self.labelled_by is None:
             found.append(f"no train/: the {len(kept)} folders are its classes")
         if "val" not in self.splits and val_frac > 0:
@@ -143,6 +144,14 @@ def printable(name: str) -> str:
     """A name as text that any terminal takes: bytes that are no UTF-8 and control characters are escaped."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def look_alikes(names: Iterable[str]) -> list[str]:
+    """Names that differ in their Unicode form (NFC, NFD) alone, those of one look together, in letters that tell them apart."""
+    by_look: dict[str, list[str]] = {}
+    for name in dict.fromkeys(names):
+        by_look.setdefault(unicodedata.normalize("NFC", name), []).append(ascii(name))
+    return [" and ".join(sorted(spelled)) for spelled in by_look.values() if len(spelled) > 1]
 
 
 def listed(names: Sequence[str]) -> str:
@@ -226,7 +235,10 @@ class _Listing:
             unknown = [name for name, paths in splits.get(split, {}).items() if paths and name not in splits["train"]]
             if unknown:
                 folders = listed([f"{split}/{printable(name)}" for name in unknown])
-                self.wrong.append(f"{folders}: no class of train/; the classes are {listed(list(map(printable, classes)))}")
+                alike = "".join(f"; {pair} look the same and are not" for pair in look_alikes((*classes, *unknown)))
+                self.wrong.append(
+                    f"{folders}: no class of train/; the classes are {listed(list(map(printable, classes)))}{alike}"
+                )
         known = {split: {name: paths for name, paths in sorted(found.items()) if paths} for split, found in splits.items()}
         return ImageFolder(
             self.root, own, classes, known, unlabelled, empty, tuple(self.left_out), tuple(dict.fromkeys(self.wrong))

@@ -10,7 +10,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, printable
+from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, look_alikes, printable
 
 _FILES, _LABELS, _SPLIT = (
     ("file", "filename", "file_name", "path", "image", "name", "id"),
@@ -65,7 +65,8 @@ def list_table(root: Path, table: Path) -> ImageFolder:
     for split in ("val", "test"):
         unknown = [printable(name) for name in named.get(split, {}) if name not in classes]
         if unknown:
-            wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image")
+            alike = "".join(f"; {pair} look the same and are not" for pair in look_alikes((*classes, *unknown)))
+            wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image{alike}")
     return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
 
 

@@ -154,11 +154,11 @@ class EpochRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitMetrics(Record):
-    """One measurement of one split."""
+    """One measurement of one split: mean cross-entropy, share of the n images that are right."""
 
-    loss: float | None
-    acc: float
-    n: Int
+    loss: Annotated[float, Field(ge=0)] | None
+    acc: Annotated[float, Field(ge=0, le=1)]
+    n: Annotated[Int, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

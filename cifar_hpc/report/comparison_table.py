@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
+from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.words import p_text
+from cifar_hpc.status.words import points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
+
+TABLE_TITLE = "Validation accuracy of each class, percent, mean over seeds:"
 
 
 def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
@@ -17,26 +24,52 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
     for row, found in ((one, first), (other, second)):
         if not found:
             raise CifarHpcError(f"{row.label} has no measured validation split")
-    rows = [
-        (name, f"{100 * first[name]:.1f}", f"{100 * second[name]:.1f}", f"{100 * (first[name] - second[name]):+.1f}")
-        for name in first
-        if name in second
-    ]
-    return plain_columns(("class", one.label, other.label, "difference"), rows)
+    rows = []
+    for name in first:
+        if name in second:
+            (a, images), (b, _) = first[name], second[name]
+            rows.append(
+                (name, str(images), *(score_text(acc, images, most=1) for acc in (a, b)), points_text(a - b, images, most=1))
+            )
+    return plain_columns(("class", "val images", one.label, other.label, "difference"), rows)
 
 
 def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
-    """One sentence a split. Raises CifarHpcError where the points did not see the same images."""
+    """A sentence for each split and for what it is measured by: accuracy and, where both had another objective, that.
+
+    Raises CifarHpcError where the points did not see the same images.
+    """
     lines = []
-    for split in ("val", "test"):
-        if split == "test" and not (one.test_acc and other.test_acc):
-            continue
-        found = compare_points(one, other, layout, split)
-        interval = ""
-        if found.low is not None and found.high is not None:
-            interval = f" (95 % interval {100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    for split, measured, objective in _asked(one, other):
+        found = compare_points(one, other, layout, split, objective)
         lines.append(
-            f"{split}: {one.label} is {100 * found.difference:+.2f} points against {other.label}{interval},"
+            f"{measured}: {one.label} is {_amount(found, objective)} {other.label}{_interval(found, objective)},"
             f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
         )
     return lines
+
+
+def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, str]]:
+    """The split, what is compared in words, and the objective that measures it."""
+    sought = {str(row.config.get("objective", "val_acc")) for row in (one, other)}
+    for objective in dict.fromkeys((*sought, "val_acc") if len(sought) == 1 else ("val_acc",)):
+        noun = OBJECTIVES[objective].noun
+        yield "val", f"validation {noun}", objective
+        if one.test_acc and other.test_acc:
+            yield "test", f"test {noun}", objective
+
+
+def _amount(found: Difference, objective: str) -> str:
+    if OBJECTIVES[objective].metric == "acc":
+        return f"{points_text(found.difference, found.images)} points against"
+    return f"{abs(found.difference):.3f} {'lower' if found.difference > 0 else 'higher'} than"
+
+
+def _interval(found: Difference, objective: str) -> str:
+    if found.low is None or found.high is None:
+        return ""
+    if OBJECTIVES[objective].metric == "acc":
+        low, high = (points_text(end, found.images) for end in (found.low, found.high))
+    else:
+        low, high = (f"{-end:+.3f}" for end in (found.high, found.low))
+    return f" (95 % interval {low} to {high})"

@@ -15,7 +15,7 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.words import hours_text
-from cifar_hpc.status.words import percent_text
+from cifar_hpc.status.words import score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12
@@ -70,7 +70,7 @@ def _best_of_each(pivot: Pivot) -> dict[Key, Row]:
 
 def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     axes = (*pivot.row_axes, *pivot.column_axes)
-    accuracy: dict[Key, dict[str, float]] = {}
+    accuracy: dict[Key, dict[str, tuple[float, int]]] = {}
     for key, row in _best_of_each(pivot).items():
         try:
             found = class_accuracies(row, layout, split)
@@ -81,14 +81,18 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     classes = dict.fromkeys(label for found in accuracy.values() for label in found)
     if len(accuracy) < 2:
         return []
-    order = sorted(classes, key=lambda label: min(found.get(label, 1.0) for found in accuracy.values()))[:_MOST_CLASSES]
-    cells = [[*_values(axes, key), *(percent_text(found.get(label), 1) for label in order)] for key, found in accuracy.items()]
+    order = sorted(classes, key=lambda label: min(found.get(label, (1.0, 0))[0] for found in accuracy.values()))[:_MOST_CLASSES]
+    cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
     left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
     note = (
         f"Percent of each class' {words} images, mean over seeds, the hardest class first; the best point of each kind.{left}"
     )
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
+
+
+def _share(found: tuple[float, int] | None) -> str:
+    return score_text(found[0], found[1], most=1) if found else ""
 
 
 def _cell(row: Row | None, split: str) -> str:

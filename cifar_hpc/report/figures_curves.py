@@ -119,7 +119,7 @@ def _caption(grid: CurveGrid) -> str:
     others = [axis for axis in row.axes if axis not in shown] if row else []
     seeds = max((len(series.row.trials) for panel in grid.panels.values() for series in panel.values()), default=0)
     text = "Mean over seeds; the dot is the mean best epoch." if seeds > 1 else "One seed each."
-    text += " The band is the mean's 95 % interval over seeds." if seeds >= MIN_SEEDS else ""
+    text += " The band is the mean's 95 % interval over seeds, without the luck of the images." if seeds >= MIN_SEEDS else ""
     augmented = [
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
     ]

@@ -30,7 +30,7 @@ from cifar_hpc.report.figures import (
     new_figure,
     ramp_color,
 )
-from cifar_hpc.status.words import number_text
+from cifar_hpc.status.words import number_text, score_text
 
 _COLUMNS = 3
 _MOST_LINES = 300  # of parallel coordinates
@@ -295,7 +295,7 @@ def _metric_words(board: Leaderboard) -> str:
 
 
 def _number(value: float, board: Leaderboard) -> str:
-    return f"{100 * value:.1f}" if board.objective == "val_acc" else number_text(value, 3)
+    return score_text(value, board.images, most=1) if board.objective == "val_acc" else number_text(value, 3)
 
 
 def _format_score(axes: Axes, board: Leaderboard) -> None:

@@ -9,6 +9,7 @@ from matplotlib.ticker import FuncFormatter
 from cifar_hpc.collect.diagnosis import Diagnosis
 from cifar_hpc.collect.statistics import wilson_interval
 from cifar_hpc.report.figures import MUTED, PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.status.words import digits_of, score_text
 
 _MOST_NUMBERS = 12  # classes for which each cell bears its number
 
@@ -17,7 +18,7 @@ def draw_confusion(found: Diagnosis, split: str) -> Drawing:
     """Rows are true classes, in percent of their images. The diagonal has a colour of its own, so that errors stand out."""
     share = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
     k = len(found.classes)
-    digits = 1 if found.confusion.sum(1).max() >= 1000 else 0
+    digits = [digits_of(int(images), most=1) for images in found.confusion.sum(1)]
     with house_style():
         side = min(max(0.46 * k + 1.6, 4.2), 14)
         figure = new_figure(side + 1.5, side)
@@ -33,19 +34,21 @@ def draw_confusion(found: Diagnosis, split: str) -> Drawing:
                 value = share[row, column]
                 dark = norm(value) > 0.6 if row != column else value > 0.85
                 color = "white" if dark else "#9aa3ab" if value == 0 else "black"
-                text = f"{100 * value:.{digits}f}" if value else "0"
+                text = f"{100 * value:.{digits[row]}f}" if value else "0"
                 weight = "bold" if row == column else "normal"
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8, fontweight=weight)
-        bar = figure.colorbar(drawn, ax=axes, shrink=0.75, format=FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
-        bar.set_label("of the class taken for another", fontsize=8)
-        bar.outline.set_visible(False)
+        if np.nanmax(errors) > 0:
+            bar = figure.colorbar(drawn, ax=axes, shrink=0.75, format=FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
+            bar.set_label("of the class taken for another", fontsize=8)
+            bar.outline.set_visible(False)
         step = 1 if k <= 40 else -(-k // 40)
         axes.set_xticks(range(0, k, step), found.classes[::step], rotation=90 if k > 6 else 0)
         axes.set_yticks(range(0, k, step), found.classes[::step])
         axes.set_xlabel("taken for")
         axes.set_ylabel("true class")
         frame_bare(axes)
-        caption = f"Percent of each true class' {split} images: right in green, errors in blue on a scale of their own."
+        wrong = "errors in blue on a scale of their own" if np.nanmax(errors) > 0 else "and no image is taken for another class"
+        caption = f"Percent of each true class' {split} images: right in green, {wrong}."
         return Drawing("confusion", "Confusion matrix", caption, figure)
 
 
@@ -75,6 +78,6 @@ def draw_reliability(found: Diagnosis, split: str) -> Drawing:
         below.set_xlabel("confidence")
         caption = (
             f"On {split} images, by confidence, with the 95 % interval of each bin; on the dashed line it would be calibrated."
-            f" ECE {100 * bins.ece:.1f} points."
+            f" ECE {score_text(bins.ece, int(bins.count.sum()), most=1)} points."
         )
         return Drawing("reliability", "Reliability", caption, figure)

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Trial
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.report import summary
@@ -20,8 +21,9 @@ from cifar_hpc.report.figures import Drawing, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
-from cifar_hpc.report.tables import Column, digits_of, gap_text, leaderboard_columns, params_text, score_text
+from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
 from cifar_hpc.report.words import p_text, words_of
+from cifar_hpc.status.words import digits_of, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
@@ -145,7 +147,7 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
         )
         for column in columns
     ]
-    seeds = len(row.trials) + len(row.failed) + len(row.unfinished)
+    seeds = len(row.trials) + len(row.failed) + len(row.unfinished) + len(row.contradicted)
     details = {"facts": _facts(row, found), "trials": _trials(row, layout, root)}
     return PageRow(cells, "tied" if shaded else "" if row.score else "empty", seeds, details)
 
@@ -153,7 +155,7 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
 def _interval(found: Estimate | None) -> str:
     if found is None or found.low is None or found.high is None:
         return ""
-    digits = min(digits_of(found.images), 1)
+    digits = digits_of(found.images, most=1)
     return f"{100 * found.low:.{digits}f} to {100 * found.high:.{digits}f}"
 
 
@@ -163,7 +165,8 @@ def _facts(row: Row, found: Findings) -> list[str]:
     comparison = found.comparison
     difference = comparison.differences.get(row.point_id) if comparison else None
     if difference is not None:
-        unit, digits, points = (100, 2, "points") if found.board.objective == "val_acc" else (1, 3, "of loss")
+        share = OBJECTIVES[found.board.objective].metric == "acc"
+        unit, digits, points = (100, digits_of(difference.images), "points") if share else (1, 3, "of loss")
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = (
             ""
@@ -195,6 +198,11 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
         address = f"{root}/report/{trial.trial_id}/index.html" if page.exists() else f"{root}/trials/{trial.trial_id}/"
         text = f"seed {trial.seed}: {', '.join(measured) or trial.reason}"
         found.append((trial.trial_id, address, text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/"))
+    for trial in row.contradicted:
+        text = f"seed {trial.seed}: left out, its predictions give other numbers than its record"
+        found.append(
+            (trial.trial_id, f"{root}/trials/{trial.trial_id}/", text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/")
+        )
     for other in (*row.failed, *row.unfinished):
         text = f"seed {other.seed}: {other.status}{f': {other.reason}' if other.reason else ''}"
         found.append((other.trial_id, f"{root}/trials/{other.trial_id}/", text, "", ""))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import score_text
 from cifar_hpc.report.words import difference_text, hours_text
+from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
 
 
@@ -66,8 +66,8 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     if ensembles is None:
         return []
     best = ensembles.best
-    header = ("method", "members", "val acc %", "val against the best", "test acc %", "test against the best")
-    rows = [("best member", "1", score_text(best.val_acc, best.val_n), "", score_text(best.test_acc, best.test_n), "")]
+    header = ("method", "members", "val acc %", "val against that member", "test acc %", "test against that member")
+    rows = [("most accurate member", "1", score_text(best.val_acc, best.val_n), "", score_text(best.test_acc, best.test_n), "")]
     for one in (*ensembles.measured, *ensembles.soups):
         record = one.record
         val, test = (difference_text(difference) for difference in (one.val, one.test))
@@ -76,8 +76,9 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         rows.append((record.method, size, scores[0], val, scores[1], test))
     note = (
         f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
-        " nested (chosen on four fifths, measured on the fifth), so it is fair; the best member's is the best of many. Test was"
-        " measured once and decides nothing. p: McNemar on the same images, one-sided on validation, of these networks alone."
+        " nested (chosen on four fifths, measured on the fifth), so it is fair; the most accurate member's is the highest of"
+        " many. Test was measured once and decides nothing. p: McNemar on the same images, one-sided on validation, of these"
+        " networks alone."
         " Files: ensembles/METHOD.json."
     )
     weights = [

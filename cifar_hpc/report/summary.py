@@ -13,24 +13,26 @@ from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Unfinished, value_text
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import digits_of, score_text
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
-from cifar_hpc.status.words import percent_text, plural
+from cifar_hpc.status.words import digits_of, plural, score_text
 
 COVERS = (
-    "Intervals are at 95 %: of several seeds they cover the luck of seeds and of images, of one seed that of images alone. All"
-    " seeds share one split into training and validation images, whose luck nothing here covers."
+    "Intervals are at 95 %: of several seeds they cover the luck of seeds and of images, of one seed that of images alone;"
+    " the bands of learning curves cover that of seeds alone. All seeds share one split into training and validation images,"
+    " whose luck nothing here covers."
 )
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
     """'12 of 20 trials finished (5 points of 7): 1 failed, 2 running, 5 planned.'"""
-    total = len(pool.trials) + len(pool.unfinished)
+    finished = len(pool.trials) + len(pool.contradicted)
+    total = finished + len(pool.unfinished)
     counts = {status: sum(trial.status is status for trial in pool.unfinished) for status in Status}
     parts = [f"{count:,} {status}" for status, count in counts.items() if count]
     points = f"{len(board.measured):,} of {plural(len(board.rows), 'point')}"
     rest = f": {', '.join(parts)}." if parts else "."
-    return f"{len(pool.trials):,} of {plural(total, 'trial')} finished, {points} measured{rest}"
+    left_out = f", {len(pool.contradicted):,} of them in no number" if pool.contradicted else ""
+    return f"{finished:,} of {plural(total, 'trial')} finished{left_out}, {points} measured{rest}"
 
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
@@ -147,7 +149,7 @@ def found_images(board: Leaderboard) -> str:
 
 
 def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
-    unit, digits = (100, digits_of(_images(board))) if board.objective == "val_acc" else (1, 3)
+    unit, digits = (100, digits_of(board.images)) if board.objective == "val_acc" else (1, 3)
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     points = "points" if board.objective == "val_acc" else "of loss"
@@ -164,11 +166,13 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
 def _ensemble(found: Ensembles) -> str:
     best = found.highest
     test = f"; on test {difference_text(best.test)}" if best.test else ""
-    against = f"{difference_text(best.val)} on validation against the best trial{test}"
+    against = f"{difference_text(best.val)} on validation against the most accurate trial{test}"
     if not found.gains:
-        return f"No ensemble is measurably better than the best trial: {best.record.method}, the highest, is {against}."
+        return (
+            f"No ensemble is measurably better than the most accurate trial: {best.record.method}, the highest, is {against}."
+        )
     members = plural(len(best.record.members), "trial")
-    value = percent_text(best.record.val_acc, digits_of(best.record.val_n))
+    value = score_text(best.record.val_acc, best.record.val_n)
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
 
 
@@ -205,10 +209,6 @@ def _next_steps(board: Leaderboard) -> list[str]:
     return steps
 
 
-def _images(board: Leaderboard) -> int | None:
-    return board.measured[0].score.images if board.measured[0].score else None
-
-
 def _share(found: Estimate) -> str:
     return score_text(found.mean, found.images)
 
@@ -225,4 +225,6 @@ def _by(found: Difference, board: Leaderboard) -> str:
     """'0.8 points', '0.031 of loss'."""
     if board.objective == "val_loss":
         return f"{found.difference:.3f} of loss"
-    return f"{100 * found.difference:.{max(digits_of(_images(board)), 1)}f} points"
+    digits = digits_of(board.images)
+    points = f"{100 * found.difference:.{digits}f}"
+    return f"{points} points" if float(points) else f"less than {10.0**-digits:.{digits}f} points"

@@ -13,7 +13,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.records.schema import Status
-from cifar_hpc.status.words import duration_text, number_text, percent_text
+from cifar_hpc.status.words import digits_of, duration_text, number_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
 
 
@@ -95,16 +95,6 @@ def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
     return [{"images": section.name, **record} for section in sections for record in leaderboard_records(section.board)]
 
 
-def digits_of(images: int | None) -> int:
-    """The decimals of a percentage that so many images can tell: none below 100, one below 1,000, two at most."""
-    return 2 if images is None or images >= 1000 else 1 if images >= 100 else 0
-
-
-def score_text(share: float | None, images: int | None) -> str:
-    """A share of images in percent, without the decimals that they cannot tell; empty for None."""
-    return percent_text(share, digits_of(images))
-
-
 def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | None = None) -> str:
     """'91.30 ± 0.21 (5)': mean, standard deviation and number of seeds; without ± where there are too few seeds; empty where
     nothing was measured. digits: None: as many as the images can tell."""
@@ -117,7 +107,7 @@ def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | N
 
 def gap_text(row: Row) -> str:
     """Points that training accuracy is above validation accuracy."""
-    digits = min(digits_of(row.val_acc.images), 1) if row.val_acc else 1
+    digits = digits_of(row.val_acc.images if row.val_acc else None, most=1)
     return f"{100 * row.gap:+.{digits}f}" if row.gap is not None else ""
 
 
@@ -152,6 +142,8 @@ def seeds_text(row: Row) -> str:
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
+    if row.contradicted:
+        parts.append(f"{len(row.contradicted)} left out (seed {', '.join(str(trial.seed) for trial in row.contradicted)})")
     if row.unfinished:
         parts.append(f"{len(row.unfinished)} to go")
     return ", ".join(parts)
@@ -199,6 +191,7 @@ def _record(row: Row) -> dict[str, Any]:
         "failed": [trial.trial_id for trial in row.failed],
         "failed_why": [trial.reason for trial in row.failed],
         "unfinished": [trial.trial_id for trial in row.unfinished],
+        "left_out": [trial.trial_id for trial in row.contradicted],
         "trials": [trial.trial_id for trial in row.trials],
     }
 

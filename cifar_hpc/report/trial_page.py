@@ -24,9 +24,9 @@ from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.page import Part, render_page
 from cifar_hpc.report.page_tables import PageTable, save_tables
-from cifar_hpc.report.tables import count_text, score_text
+from cifar_hpc.report.tables import count_text
 from cifar_hpc.report.words import axis_words
-from cifar_hpc.status.words import duration_text
+from cifar_hpc.status.words import duration_text, score_text
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -39,8 +39,9 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
     trial = next((trial for trial in pool.trials if trial.trial_id == trial_id), None)
     if trial is None:
         raise CifarHpcError(f"trial {trial_id} has no result yet: cifar-hpc logs {trial_id} tells what became of it")
-    for split, acc in (("test", trial.test_acc), ("val", trial.val_acc)):
-        predictions = read_predictions(layout.trial(trial_id), split, acc) if acc is not None else None
+    for split in ("test", "val"):
+        told = trial.told(split)
+        predictions = read_predictions(layout.trial(trial_id), split, told) if told else None
         if predictions is not None:
             return trial, diagnose(predictions, trial.classes), split
     raise CifarHpcError(f"trial {trial_id} measured no labelled split ({trial.reason})")
@@ -75,7 +76,7 @@ def trial_title(trial: Trial) -> str:
 
 def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     """What it reached, and what it mixes up, in words."""
-    counts = {"train": None, "val": trial.val_n, "test": trial.test_n}
+    counts = {"train": trial.train_n, "val": trial.val_n, "test": trial.test_n}
     reached = [
         f"{SPLITS[name]} {score_text(acc, n)} %{f' of {n:,} images' if n else ''}"
         for name, n in counts.items()

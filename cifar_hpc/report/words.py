@@ -5,6 +5,7 @@ from __future__ import annotations
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.collect.trials import Axis, value_text
+from cifar_hpc.status.words import points_text
 
 
 def words_of(row: Row) -> str:
@@ -29,7 +30,7 @@ def p_text(p_value: float) -> str:
 
 def difference_text(found: Difference | None) -> str:
     """'+0.4 (p = 0.03)'; empty for None."""
-    return f"{100 * found.difference:+.1f} (p {p_text(found.p_value)})" if found else ""
+    return f"{points_text(found.difference, found.images)} (p {p_text(found.p_value)})" if found else ""
 
 
 def hours_text(hours: float) -> str:

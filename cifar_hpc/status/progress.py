@@ -14,7 +14,7 @@ from cifar_hpc.records.plans import answering
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import number_text
+from cifar_hpc.status.words import number_text, score_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,10 @@ class Best:
     metric: str
     value: float
     seeds: int
+    images: int
 
     def __str__(self) -> str:
-        shown = f"{100 * self.value:.2f} %" if self.metric == "val_acc" else number_text(self.value, 4)
+        shown = f"{score_text(self.value, self.images)} %" if self.metric == "val_acc" else number_text(self.value, 4)
         return f"{self.name}  {self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
 
 
@@ -35,6 +36,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
     names: dict[str, str] = {}
+    images: dict[str, int] = {}
     behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
     told = names_of(plan.trials, seed=False)
     for trial in answering(plan):
@@ -44,6 +46,8 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         if value is not None:
             values[trial.point_id].append(value)
             assert result is not None
+            assert val is not None
+            images[trial.point_id] = val.n
             names.setdefault(trial.point_id, told[trial.trial_id])
             cut, params = behind.get(trial.point_id, (False, result.params_trained))
             behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
@@ -51,7 +55,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         return None
     sign = -1 if OBJECTIVES[plan.objective].mode == "max" else 1
     point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
-    return Best(names[point], plan.objective, fmean(values[point]), len(values[point]))
+    return Best(names[point], plan.objective, fmean(values[point]), len(values[point]), images[point])
 
 
 def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:

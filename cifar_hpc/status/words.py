@@ -8,6 +8,22 @@ def percent_text(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{100 * share:.{digits}f}"
 
 
+def digits_of(images: int | None, most: int = 2) -> int:
+    """The decimals of a percentage that so many images can tell: none below 100, one below 1,000, and `most` at most."""
+    return min(most, 2 if images is None or images >= 1000 else 1 if images >= 100 else 0)
+
+
+def score_text(share: float | None, images: int | None, most: int = 2) -> str:
+    """A share of images in percent, without the decimals that they cannot tell; empty for None."""
+    return percent_text(share, digits_of(images, most))
+
+
+def points_text(difference: float, images: int | None, most: int = 2) -> str:
+    """The difference of two shares of the same images in percentage points: '+0.4', '-3'; '0' where they cannot tell it."""
+    text = f"{100 * difference:+.{digits_of(images, most)}f}"
+    return text if float(text) else text[1:]
+
+
 def duration_text(seconds: float | None) -> str:
     """'48 s', '12.5 min', '3.2 h'; empty for None."""
     if seconds is None:

@@ -32,18 +32,20 @@ if TYPE_CHECKING:
 
 
 def refit_sweep(layout: Layout, name: str, top: int, where: Where, listener: Listener) -> SweepOutcome:
-    """The best `top` points of the sweep, all their seeds."""
-    from cifar_hpc.collect.leaderboard import make_leaderboard
+    """The best `top` points of the sweep, of each data set and split that it has, all their seeds."""
     from cifar_hpc.collect.scan import scan
+    from cifar_hpc.collect.sections import make_sections
 
     plan = read_plan(layout, name)
-    board = make_leaderboard(scan(layout, [name]).without_earlier_stages())
-    if not board.measured:
+    sections = make_sections(scan(layout, [name]).without_earlier_stages(), layout)
+    boards = [section.board for section in sections if section.board.measured]
+    if not boards:
         raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {name}")
-    if not board.claims_ranking:
+    if not all(board.claims_ranking for board in boards):
         listener.note("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
     refits = [
         refit_of(layout, trial, row.best_epoch, row.axes)
+        for board in boards
         for row in board.measured[:top]
         for trial in row.trials
         if trial.best_epoch is not None and row.best_epoch is not None

@@ -21,6 +21,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_record
+from cifar_hpc.status.words import score_text
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
 from cifar_hpc.sweep.refit import refit_of, train_refits
 from cifar_hpc.sweep.where import Where
@@ -49,7 +50,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
         return outcome
     made = _ensemble_of(layout, record, ids, listener)
     write_record(files.ensemble, made)
-    measured = "" if made.test_acc is None else f"test acc {100 * made.test_acc:.2f} %; "
+    measured = "" if made.test_acc is None else f"test acc {score_text(made.test_acc, made.test_n)} %; "
     listener.note(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
     listener.note(f"it labels new images: cifar-hpc predict {files.ensemble} FOLDER")
     return outcome
@@ -133,7 +134,7 @@ def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResu
     first = None
     for i, (member, result) in enumerate(zip(made.members, results, strict=True)):
         try:
-            found = read_predictions(layout.trial(member.trial_id), "test", result.test.acc if result.test else None)
+            found = read_predictions(layout.trial(member.trial_id), "test", result.test)
         except RecordError as error:
             listener.note(f"test accuracy not measured: {error}")
             return made

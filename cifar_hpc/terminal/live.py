@@ -20,7 +20,7 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.advice import first_line
 from cifar_hpc.status.names import names_of, short_ids
 from cifar_hpc.status.progress import Counts, Pace, best_point, is_open
-from cifar_hpc.status.words import duration_text, plural
+from cifar_hpc.status.words import duration_text, plural, score_text
 
 SHOWN_RUNNING = 8
 BAR_WIDTH = 20
@@ -141,6 +141,8 @@ def _outcome(state: TrialState) -> str:
     result = state.result
     if result is None:
         return f"failed: {first_line(state.reason)}"
-    measured = [f"{split} acc {100 * found.acc:.2f} %" for split in ("val", "test") if (found := getattr(result, split))]
+    measured = [
+        f"{split} acc {score_text(found.acc, found.n)} %" for split in ("val", "test") if (found := getattr(result, split))
+    ]
     acc = measured[0] if measured else result.outcome.value
     return f"{acc}  ({plural(len(result.curves), 'epoch')}, {duration_text(result.train_s)})"

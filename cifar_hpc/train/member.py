@@ -331,7 +331,10 @@ class Member:
             self.best = {key: tensor.detach().clone() for key, tensor in self._evaluated().state_dict().items()}
             self.best_val_logits = val_logits_NK.detach().clone() if measured else None
         if record.epoch >= config.epochs:
-            progress.outcome, progress.reason = Outcome.FINISHED, f"all {config.epochs} epochs"
+            progress.outcome, progress.reason = (
+                Outcome.FINISHED,
+                f"all {config.epochs} epochs" if config.epochs > 1 else "its one epoch",
+            )
         elif config.stop.patience is not None and progress.epochs_without_gain >= config.stop.patience:
             progress.outcome = Outcome.EARLY_STOPPED
             progress.reason = f"{config.objective} not improved for {config.stop.patience} epochs"

@@ -1,0 +1,75 @@
+"""What a report's numbers and sentences may claim: digits that the images can tell, what a comparison is of."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, configs, write_trial
+from cifar_hpc.cli import app
+from cifar_hpc.collect.curves import make_curve_grid
+from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.report.figures_curves import draw_curves
+from cifar_hpc.report.figures_trial import draw_confusion
+from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
+from cifar_hpc.status.words import digits_of, points_text, score_text
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Two configurations of three seeds, trained for a low loss, on 60 validation images and 200 of test."""
+    layout = Layout(tmp_path_factory.mktemp("results"))
+    for config in configs(6, seeds=3, epochs=2):
+        write_trial(layout, dataclasses.replace(config, objective="val_loss"), Images.draw(60, 200))
+    return layout
+
+
+def test_a_percentage_has_the_digits_that_its_images_can_tell() -> None:
+    assert [digits_of(images) for images in (60, 100, 999, 1000, None)] == [0, 1, 1, 2, 2]
+    assert (score_text(5 / 6, 60), score_text(5 / 6, 600), score_text(5 / 6, 6000)) == ("83", "83.3", "83.33")
+    assert (points_text(0.034, 60), points_text(-0.034, 600), points_text(-0.002, 60)) == ("+3", "-3.4", "0")
+
+
+def test_a_trials_page_tells_no_more_digits_of_training_than_of_validation(layout: Layout) -> None:
+    pool = scan(layout)
+    trial, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
+    few = dataclasses.replace(trial, train_acc=5 / 6, train_n=60)
+    assert "training 83 % of 60 images" in trial_summary(few, found, split)[0]
+
+
+def test_compare_names_the_split_and_the_objective_that_was_sought(layout: Layout) -> None:
+    first, second = (row.point_id for row in make_leaderboard(scan(layout)).rows)
+    found = CliRunner().invoke(app, ["compare", first, second], env={RESULTS_VARIABLE: str(layout.root), "COLUMNS": "150"})
+    assert found.exit_code == 0
+    lines = [line for line in found.stderr.splitlines() if " p " in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "validation loss",
+        "test loss",
+        "validation accuracy",
+        "test accuracy",
+    ]
+    assert " lower than " in lines[0]  # the rows are in the order of the loss
+    assert "Validation accuracy of each class" in found.stderr
+
+
+def test_a_matrix_without_errors_has_no_scale_of_errors() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    right = diagnose(SplitPredictions(logits, np.arange(3), None), ("a", "b", "c"))
+    wrong = diagnose(SplitPredictions(logits, np.array([0, 1, 1]), None), ("a", "b", "c"))
+    assert len(draw_confusion(right, "test").figure.axes) == 1
+    assert len(draw_confusion(wrong, "test").figure.axes) == 2
+    assert "no image is taken for another class" in draw_confusion(right, "test").caption
+
+
+def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: Layout) -> None:
+    pool = scan(layout)
+    board = make_leaderboard(pool)
+    drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "loss"))
+    assert "over seeds, without the luck of the images" in drawing.caption
