@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from cifar_hpc.config.own import OwnNetwork, arguments
 from cifar_hpc.config.plugins import read_plugins
 from cifar_hpc.config.registry import OPTIMIZERS, OWN_AUGMENTS, SCHEDULES, load
 from cifar_hpc.config.sources import find_source
-from cifar_hpc.config.trial import DatasetConfig, OwnNetwork, TrialConfig, arguments
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.own import OwnImages, read_own
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks

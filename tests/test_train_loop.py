@@ -28,7 +28,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.train.features import Feed
-from cifar_hpc.train.member import Progress
+from cifar_hpc.train.progress import Progress
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.checkpoint import CheckpointWriter, load_checkpoint
 from cifar_hpc.worker.job import run_job

@@ -12,8 +12,8 @@ import typer
 from cifar_hpc.cli.arch_plan import print_plans
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture
+from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import find_source, is_own
-from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 

@@ -11,7 +11,7 @@ import functools
 
 from cifar_hpc.config.catalog import TIMM, ArchInfo
 from cifar_hpc.config.catalog import architecture as catalogued
-from cifar_hpc.config.trial import OwnNetwork
+from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.errors import CifarHpcError
 
 

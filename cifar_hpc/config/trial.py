@@ -14,27 +14,12 @@ from typing import Any
 
 from cifar_hpc.config import catalog, identity
 from cifar_hpc.config.keys import Role, part, trial_key
+from cifar_hpc.config.own import OwnNetwork, arguments, plain_arguments
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
 from cifar_hpc.config.sources import Source
 
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
 STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
-
-
-Arguments = tuple[tuple[str, Any], ...]  # sorted by name; values are what YAML can write, lists as tuples
-
-
-@dataclass(frozen=True)
-class OwnNetwork:
-    """A network of the user's own, as far as planning has to know it. side, channels: of its images."""
-
-    source: Source
-    args: Arguments
-    side: int
-    channels: int
-
-    def __str__(self) -> str:
-        return self.source.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,24 +358,6 @@ class TrialConfig:
                 "augment": augment,
             }
         )
-
-
-def arguments(given: Mapping[str, Any] | None) -> Arguments | None:
-    """Arguments by name as a config holds them."""
-    return tuple((name, _frozen(given[name])) for name in sorted(given)) if given else None
-
-
-def plain_arguments(args: Arguments | None) -> dict[str, Any] | None:
-    """The same as a mapping again."""
-    return None if args is None else {name: _thawed(value) for name, value in args}
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _thawed(value: Any) -> Any:
-    return list(map(_thawed, value)) if isinstance(value, tuple) else value
 
 
 def keys_with(role: Role) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.own import Arguments, plain_arguments
 from cifar_hpc.config.sources import OwnCodeError, Source, load_source, own_line
-from cifar_hpc.config.trial import Arguments, plain_arguments
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import nearest
 

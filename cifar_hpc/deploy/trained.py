@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
-from cifar_hpc.config.trial import OwnNetwork, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
 from cifar_hpc.data.dataset import Split, unlabelled
 from cifar_hpc.data.images import Fit

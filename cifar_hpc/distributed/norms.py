@@ -5,7 +5,7 @@ Owns: GlobalBatchNorm, GhostBatchNorm, GlobalDropout, see_global_batch. Knows a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,30 +19,54 @@ from cifar_hpc.distributed.world import World, all_reduce
 from cifar_hpc.errors import CifarHpcError
 
 
-class GlobalBatchNorm(_BatchNorm):
-    """BatchNorm whose statistics in training are those of the global batch, as they are in one process. For CPUs: there torch's
-    SyncBatchNorm does not run.
+class PartedBatchNorm(_BatchNorm):
+    """A BatchNorm whose statistics in training are of other images than the batch at hand. It has the very parameters and
+    statistics of a plain layer, and so its state_dict."""
 
-    Its state_dict is the plain layer's. Each process gives the mean and the variance of its own images, which are put together
-    by Chan, Golub and LeVeque's formula (1979): exact where a channel's mean is large beside its spread.
-    """
-
-    def __init__(self, plain: _BatchNorm, world: World) -> None:
+    def __init__(self, plain: _BatchNorm) -> None:
         super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
         _take_over(self, plain)
-        self._world = world
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass  # any number of dimensions: the plain layer saw to it
 
     def forward(self, input: Tensor) -> Tensor:
         """(N, C, ...) -> the same shape and dtype."""
-        if not self.training:
-            return _BatchNorm.forward(self, input)
+        return self.normalised(input) if self.training else _BatchNorm.forward(self, input)
+
+    def normalised(self, input: Tensor) -> Tensor:
+        """In training."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def track(self, statistics: Callable[[], tuple[Tensor, Tensor]]) -> None:
+        """Moves the running statistics, where there are any, to the given mean and variance (without bias) of the channels, as
+        the plain layer does; momentum None: to the mean over all batches."""
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        mean_C, var_C = statistics()
+        self.num_batches_tracked.add_(1)
+        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean_C, momentum)
+        self.running_var.lerp_(var_C, momentum)
+
+
+class GlobalBatchNorm(PartedBatchNorm):
+    """BatchNorm whose statistics in training are those of the global batch, as they are in one process. For CPUs: there torch's
+    SyncBatchNorm does not run.
+
+    Each process gives the mean and the variance of its own images, which are put together by Chan, Golub and LeVeque's formula
+    (1979): exact where a channel's mean is large beside its spread.
+    """
+
+    def __init__(self, plain: _BatchNorm, world: World) -> None:
+        super().__init__(plain)
+        self._world = world
+
+    def normalised(self, input: Tensor) -> Tensor:
         x = input if input.dtype is torch.float64 else input.float()
         shape = (1, -1, *[1] * (x.ndim - 2))
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        var_C, mean_C = torch.var_mean(x, axes, correction=0)
+        var_C, mean_C = torch.var_mean(x, _all_but_channels(x), correction=0)
         own = torch.cat([mean_C, var_C, x.new_full((1,), x.numel() // x.shape[1])])
         all_R: Tensor = _Gather.apply(own, self._world)
         n_R = all_R[:, -1:].detach()
@@ -50,56 +74,38 @@ class GlobalBatchNorm(_BatchNorm):
         mean_RC, var_RC = all_R[:, :-1].chunk(2, 1)
         mean_C = (share_R * mean_RC).sum(0)
         var_C = (share_R * (var_RC + (mean_RC - mean_C).square())).sum(0)
-        self._track(mean_C.detach(), var_C.detach(), n_R.sum())
+        n = n_R.sum()
+        self.track(lambda: (mean_C.detach(), var_C.detach() * n / (n - 1).clamp_min(1)))
         gain_C = torch.rsqrt(var_C + self.eps)
         if self.weight is not None:
             gain_C = gain_C * self.weight
         y = (x - mean_C.view(shape)) * gain_C.view(shape)
         return (y if self.bias is None else y + self.bias.view(shape)).to(input.dtype)
 
-    @torch.no_grad()
-    def _track(self, mean_C: Tensor, var_C: Tensor, n: Tensor) -> None:
-        """As the plain layer: the variance without bias; momentum None: the mean over all batches."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, momentum)
-        self.running_var.lerp_(var_C * n / (n - 1).clamp_min(1), momentum)
 
-
-class GhostBatchNorm(_BatchNorm):
+class GhostBatchNorm(PartedBatchNorm):
     """BatchNorm whose statistics in training are those of equal parts of the global batch, each for itself (Hoffer et al. 2017,
     arXiv:1705.08741); the running ones are the parts' means. local_parts: how many of them this process holds whole."""
 
     def __init__(self, plain: _BatchNorm, local_parts: int) -> None:
-        super().__init__(plain.num_features, plain.eps, plain.momentum, affine=False, track_running_stats=False)
-        _take_over(self, plain)
+        super().__init__(plain)
         self._parts = local_parts
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        pass  # any number of dimensions: the plain layer saw to it
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(N, C, ...) -> the same shape and dtype."""
-        if not self.training:
-            return _BatchNorm.forward(self, input)
+    def normalised(self, input: Tensor) -> Tensor:
         n, parts = len(input), [input[part :: self._parts] for part in range(self._parts)]
-        self._track_parts(parts)
+        self.track(lambda: _mean_statistics(parts))
         outputs = [functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps) for x in parts]
         place_N = torch.cat([torch.arange(part, n, self._parts, device=input.device) for part in range(self._parts)])
         return torch.empty_like(input, dtype=outputs[0].dtype).index_copy(0, place_N, torch.cat(outputs))
 
-    @torch.no_grad()
-    def _track_parts(self, parts: Sequence[Tensor]) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
-            return
-        self.num_batches_tracked += 1
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        axes = [axis for axis in range(parts[0].ndim) if axis != 1]
-        var_PC, mean_PC = zip(*(torch.var_mean(x.float(), axes) for x in parts), strict=True)
-        self.running_mean.lerp_(torch.stack(mean_PC).mean(0), momentum)
-        self.running_var.lerp_(torch.stack(var_PC).mean(0), momentum)
+
+def _mean_statistics(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    var_PC, mean_PC = zip(*(torch.var_mean(x.float(), _all_but_channels(x)) for x in parts), strict=True)
+    return torch.stack(mean_PC).mean(0), torch.stack(var_PC).mean(0)
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [axis for axis in range(x.ndim) if axis != 1]
 
 
 class GlobalDropout(nn.Module):

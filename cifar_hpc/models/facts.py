@@ -16,8 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import own_line
-from cifar_hpc.config.trial import OwnNetwork
 from cifar_hpc.errors import CifarHpcError, UnusableArchError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import without_initial_values

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from cifar_hpc.config.own import OwnNetwork, plain_arguments
 from cifar_hpc.config.sources import OwnCodeError, Source, load_source, own_line
-from cifar_hpc.config.trial import OwnNetwork, plain_arguments
 from cifar_hpc.errors import CifarHpcError, UnusableArchError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 

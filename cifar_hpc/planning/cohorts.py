@@ -16,7 +16,8 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.trial import OwnNetwork, TrialConfig, keys_with
+from cifar_hpc.config.own import OwnNetwork
+from cifar_hpc.config.trial import TrialConfig, keys_with
 
 MOST_MEMBERS = 64
 MOST_PROBES = 1024  # linear classifiers, which are stepped as one

@@ -12,8 +12,9 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture, known_architecture, misfit
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
+from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
-from cifar_hpc.config.trial import PARENT_PREFIX, OwnNetwork, TrialConfig, keys_with
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import UnusableArchError, nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 

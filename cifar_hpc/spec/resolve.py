@@ -15,9 +15,10 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.plugins import origin_of
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
-from cifar_hpc.config.trial import Arguments, AugmentOp, DatasetConfig, StopConfig, TrialConfig, arguments
+from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.errors import DataError, nearest
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES

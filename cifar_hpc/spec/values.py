@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.identity import ID_LENGTH
+from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.sources import is_own
-from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, Arguments, AugmentOp, arguments
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 from cifar_hpc.config.words import usual_weights
 from cifar_hpc.errors import nearest
 

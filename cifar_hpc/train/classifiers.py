@@ -63,9 +63,8 @@ class FittedMember(Member):
         look()
         self.fit_classifier(scaled_ND, labels_N, val, look)
         logits_NK = evaluate([self], train, look)[0]
-        self.loss_sum = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
-        self.correct = (logits_NK.argmax(1) == train.labels_N).sum()
-        self.seen = len(train)
+        loss = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
+        self.sums.put(loss, (logits_NK.argmax(1) == train.labels_N).sum(), len(train))
         self.progress.epoch_s = time.perf_counter() - started - (train.filled_s - filled_s)
         started, filled_s = time.perf_counter(), val.filled_s
         val_logits_NK = evaluate([self], val, look)[0]

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from cifar_hpc.train.member import Progress
+from cifar_hpc.train.progress import Progress
 
 
 class Timed(Protocol):
@@ -46,9 +46,7 @@ class Clock:
 
     device: torch.device
     spans: list[Span] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.began = time.perf_counter()
+    began: float = field(default_factory=lambda: time.perf_counter())
 
     def common_to(self, members: Sequence[Timed]) -> contextlib.AbstractContextManager[Span]:
         """What is done inside is done once for all of them."""

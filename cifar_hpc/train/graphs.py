@@ -28,16 +28,12 @@ class Graphs:
         self.why_not = why_not or ("" if device.type == "cuda" else "no GPU")
         self.captured_n = 0
         self.failed: list[str] = []
-        if self.on:
-            self.begin()
+        self._streams = _streams(device) if self.on else ()
+        self._pool = torch.cuda.graph_pool_handle() if self.on else None
 
     @property
     def on(self) -> bool:
         return not self.why_not
-
-    def begin(self) -> None:
-        self._stream, *self._beside = _streams(self.device)
-        self._pool = torch.cuda.graph_pool_handle()
 
     @contextlib.contextmanager
     def one_stream(self) -> Iterator[None]:
@@ -46,19 +42,19 @@ class Graphs:
             yield
             return
         outer = torch.cuda.current_stream(self.device)
-        self._stream.wait_stream(outer)
+        self._streams[0].wait_stream(outer)
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._streams[0]):
                 yield
         finally:
-            outer.wait_stream(self._stream)
+            outer.wait_stream(self._streams[0])
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         """What does the work again. Raises what the capture raises; then nothing was done."""
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._streams[0]):
             work()
         return graph.replay
 
@@ -68,7 +64,7 @@ class Graphs:
         if len(pieces) == 1:
             pieces[0]()
             return
-        streams = self._beside[: len(pieces)]
+        streams = self._streams[1 : 1 + len(pieces)]
         for stream in streams:
             stream.wait_stream(here)
         for i, piece in enumerate(pieces):

@@ -69,7 +69,7 @@ class Cohort:
         """Of these members as they stand; that of others, or at other depths, goes, and its memory with it."""
         if self._stepper is None or not self._stepper.serves(joined):
             self._stepper = None
-            self._stepper = Stepper(joined, train, self.graphs)
+            self._stepper = Stepper(joined, train, self.graphs, self.clock, self.drop)
         return self._stepper
 
     def evaluator(self, members: Sequence[Member], split: Feed) -> Evaluator | None:
@@ -171,7 +171,7 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
             if stepper is None:
                 continue
             stepper.begin(plan, step)
-        stepper.step(step, cohort.clock, cohort.drop)
+        stepper.step(plan, step)
         cohort.look()
     left = cohort.still_running(present)
     if train.labels_N.is_cuda and any(member.config.epochs > epoch for member in left):

@@ -113,10 +113,10 @@ class _Portion:
         self.stack.smoothing_M11.copy_(smoothing_M1[..., None])
         self.stack.decay_M1.copy_(decay_M1)
         self.stack.momentum_M1.copy_(momentum_M1)
-        self._loss_sum_M = torch.stack([member.loss_sum for member in members])
-        self._hits_M = torch.stack([member.correct for member in members])
-        for i, member in enumerate(members):
-            member.loss_sum, member.correct = self._loss_sum_M[i], self._hits_M[i]
+        self._loss_sum_M = torch.stack([member.sums.loss for member in members])
+        self._hits_M = torch.stack([member.sums.hits for member in members])
+        for member, loss, hits in zip(members, self._loss_sum_M, self._hits_M, strict=True):
+            member.sums.lie_at(loss, hits)
 
     def way(self, x_ND: Tensor) -> Way:
         stack = self.stack

@@ -75,10 +75,12 @@ class Stepper:
     captured one is a single piece.
     """
 
-    def __init__(self, members: Sequence[Member], train: Feed, graphs: Graphs) -> None:
+    def __init__(self, members: Sequence[Member], train: Feed, graphs: Graphs, clock: Clock, fail: Fail) -> None:
+        """clock: is told how long it took; fail: is told of a member whose step raised."""
         self.members = list(members)
         self.depths = [member.depth for member in members]
         self._train, self._graphs = train, graphs
+        self._clock, self._fail = clock, fail
         kinds: dict[str, list[Member]] = {}
         for member in members:
             if can_step(member):
@@ -93,7 +95,6 @@ class Stepper:
 
     def begin(self, plan: Plan, first: int) -> None:
         """Reads ahead what the steps from `first` on have."""
-        self._plan = plan
         by_size: dict[int, list[int]] = {}
         for step in range(first, len(plan)):
             by_size.setdefault(plan.size(step), []).append(step)
@@ -106,17 +107,17 @@ class Stepper:
                 table = Table(rows, plan.count(size), self._train.labels_N.device)
                 self._sizes[size] = _Sized(table, self._graphs, self._eager, self._whole, self._own_generators)
 
-    def step(self, step: int, clock: Clock, fail: Fail) -> None:
-        sized, size = self._sizes[self._plan.size(step)], self._plan.size(step)
-        self._sized, self._clock, self._fail, self._step = sized, clock, fail, step
-        self._train.stage(self._plan.index[step], set(self.depths))
+    def step(self, plan: Plan, step: int) -> None:
+        size = plan.size(step)
+        sized = self._sizes[size]
+        self._train.stage(plan.index[step], set(self.depths))
         if not sized.captured.prepare():
             sized.captured.run()
             return
         for i, own in self._generators.items():
             self._apart[i].seed_draws(step, own)
         sized.divided = sized.divided or divided_as(sized.spans, self.members)
-        with clock.span(*sized.divided):
+        with self._clock.span(*sized.divided):
             sized.captured.run()
         for member in self.members:
             member.count(size)
@@ -134,16 +135,16 @@ class Stepper:
                 self._generators[i] = torch.Generator(device)
         return list(self._generators.values())
 
-    def _inputs(self) -> tuple[dict[int, Tensor], Tensor, list[Tensor]]:
+    def _inputs(self, table: Table) -> tuple[dict[int, Tensor], Tensor, list[Tensor]]:
         """The features, the targets, and the numbers of each batch of probes and of each other member."""
-        *values, numbers = self._sized.table.take()
+        *values, numbers = table.take()
         features, target = self._train.batch(values, set(self.depths))
         pieces: list[Probes | Member] = [*self._probes, *self._apart]
         return features, target, list(torch.split(numbers, [piece.numbers_n for piece in pieces]))
 
-    def _eager(self) -> None:
+    def _eager(self, sized: _Sized) -> None:
         with self._clock.common_to(self.members) as common:
-            features, target, numbers = self._inputs()
+            features, target, numbers = self._inputs(sized.table)
         spans = [common]
         for group, own in zip(self._probes, numbers, strict=False):
             with self._clock.spent_by(group.members) as span:
@@ -161,10 +162,10 @@ class Stepper:
                 except Exception as error:
                     self._fail(member, error)
             spans.append(span)
-        self._sized.spans = spans
+        sized.spans = spans
 
-    def _whole(self) -> None:
-        features, target, numbers = self._inputs()
+    def _whole(self, sized: _Sized) -> None:
+        features, target, numbers = self._inputs(sized.table)
         pieces = [
             partial(group.compute, features[group.members[0].depth], target, own)
             for group, own in zip(self._probes, numbers, strict=False)
@@ -187,11 +188,11 @@ class _Sized:
         self,
         table: Table,
         graphs: Graphs,
-        eager: Callable[[], None],
-        whole: Callable[[], None],
+        eager: Callable[[_Sized], None],
+        whole: Callable[[_Sized], None],
         generators: Callable[[], Sequence[torch.Generator]],
     ) -> None:
         self.table = table
-        self.captured = Captured(graphs, eager, whole, generators)
+        self.captured = Captured(graphs, partial(eager, self), partial(whole, self), generators)
         self.spans: list[Span] = []
         self.divided: tuple[Sequence[tuple[Timed, float]], float] | None = None

@@ -30,7 +30,7 @@ from cifar_hpc.records.node import Node
 from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.portions import give_back, is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
-from cifar_hpc.worker.trainer import EpochHook, Order, Trainer
+from cifar_hpc.worker.trainer import EpochHook, Order, train_order
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory for the weights of trials side by side; images and activations take the rest
 NO_SCHEDULER = Node()
@@ -114,7 +114,7 @@ def _train_as_rank(world: World, link: Link, given: tuple[Node, Order | None]) -
     node, order = given[0], world.broadcast(given[1])
     assert order is not None
     torch.set_num_threads(order.job.resources.cpus_per_gpu)
-    Trainer(order, node, world, link.epoch_ended, link.interrupted).train()
+    train_order(order, node, world, link.epoch_ended, link.interrupted)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class _Cohort:
     def _trained(self, order: Order, rendezvous: Rendezvous | None) -> bool:
         try:
             if rendezvous is None:
-                Trainer(order, self.node, World(), self.on_epoch, self.interrupted).train()
+                train_order(order, self.node, World(), self.on_epoch, self.interrupted)
             else:
                 self._train_in_ranks(order, rendezvous)
             return True

@@ -1,12 +1,11 @@
 """Trains trials side by side in this process, or as one process of several, and has their records written.
 
-Owns: Order, Trainer: what data, network, trunk and members a set of attempts needs, what happens at the end of an epoch and of
-a trial. Knows neither who owns the attempts nor how many processes there are beside its world's size.
+Owns: Order, Trainer: the members of a set of attempts, what happens at the end of an epoch and of a trial. Knows neither who
+owns the attempts nor how many processes there are beside its world's size.
 """
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +18,11 @@ from numpy.typing import NDArray
 from cifar_hpc.config.plugins import load_plugins
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
-from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.batches import Batches, batches_for
-from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
-from cifar_hpc.data.files import data_root
 from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
 from cifar_hpc.distributed.world import World
-from cifar_hpc.errors import CifarHpcError, Interrupted
-from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.errors import Interrupted
 from cifar_hpc.models.loading import pack_weights
-from cifar_hpc.models.summary import flops
 from cifar_hpc.models.weights import weights_sha256
-from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
@@ -38,20 +30,19 @@ from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.train.classifiers import FittedMember, build_member
-from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
-from cifar_hpc.train.features import Feed, Trunk
+from cifar_hpc.train.device import choose_device
+from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.inspection import Insight
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE, Hooks, evaluate, train_cohort
+from cifar_hpc.train.loop import Hooks, evaluate, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
 from cifar_hpc.train.measure import measure, metrics, split_arrays
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.portions import is_out_of_memory
-from cifar_hpc.train.steps import steps_per_epoch
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
+from cifar_hpc.worker.inputs import Inputs, Room
 
-LOADED_AT_ONCE = 2  # data sets that a process keeps
 WRITERS = 16  # threads that write records side by side: they wait for the disk, not for each other
 WRITTEN_AT_ONCE = 64  # trials whose records are in memory at once
 
@@ -85,67 +76,55 @@ class Order:
         return is_out_of_memory(error) and self.may_shrink
 
 
+def train_order(order: Order, node: Node, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
+    """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
+    look_in(order.layout.sources)
+    load_plugins([source for attempt in order.attempts for source in attempt.config.sources or ()])
+    device = choose_device(order.job.resources.gpus)
+    graphs = Graphs(device, "" if world.size == 1 else "several processes")
+    with graphs.one_stream():
+        if world.leads:
+            with ThreadPoolExecutor(WRITERS) as pool:
+                list(pool.map(Attempt.describe, order.attempts))
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        room = Room(order.features_on_device, node.memory_bytes)
+        inputs = Inputs(order.attempts[0].config, order.layout, device, world, room)
+        Trainer(order, world, inputs, graphs, on_epoch, interrupted).train()
+
+
 class Trainer:
     """One process's part in the training of an order."""
 
     def __init__(
-        self, order: Order, node: Node, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]
+        self,
+        order: Order,
+        world: World,
+        inputs: Inputs,
+        graphs: Graphs,
+        on_epoch: EpochHook | None,
+        interrupted: Callable[[], bool],
     ) -> None:
-        self.order = order
-        self.node = node
-        look_in(order.layout.sources)
-        load_plugins([source for attempt in order.attempts for source in attempt.config.sources or ()])
-        self.world = world
-        self.on_epoch = on_epoch
-        self.interrupted = interrupted
+        self.order, self.world, self.inputs, self.graphs = order, world, inputs, graphs
+        self.on_epoch, self.interrupted = on_epoch, interrupted
         self.attempts = {attempt.claim.trial_id: attempt for attempt in order.attempts}
-        self.device = choose_device(order.job.resources.gpus)
-        self.starts: dict[float | None, BlockModel] = {}
-        self.test: Feed | None = None
         self.began_at = time.monotonic()
         self.saved_at: dict[str, float] = {}
+        self.members = [member for member in map(self._member, order.attempts) if member is not None]
+        depths = {depth for member in self.members for depth in member.depths}
+        self.train_feed = inputs.training_feed(depths)
+        self.val = inputs.feed(inputs.data.val, depths, keep=True)
+        test = inputs.data.test
+        self.test = None if test is None else inputs.feed(test, depths, keep=len(self.members) > 1)
+        self.insight = Insight(self.val.batches)
 
     def train(self) -> None:
-        """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
-        self.graphs = Graphs(self.device, "" if self.world.size == 1 else "several processes")
-        with self.graphs.one_stream():
-            self._train()
-
-    def _train(self) -> None:
-        attempts = list(self.attempts.values())
-        config = attempts[0].config
-        if self.world.leads:
-            with ThreadPoolExecutor(WRITERS) as pool:
-                list(pool.map(Attempt.describe, attempts))
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        self.precision = choose_precision(config.precision, self.device)
-        allow_tf32(config.precision == "tf32")
-        self.data = _load(config)
-        self.model_channels = in_channels(with_parents_file(config, self.order.layout), self.data.channels)
-        self.trunk = Trunk(self._starting_model(config), self.precision)
-        members = [member for member in map(self._member, attempts) if member is not None]
+        """Raises Interrupted."""
+        members, train, val = self.members, self.train_feed, self.val
         if not members:
             return
-        depths = {depth for member in members for depth in member.depths}
-        steps = steps_per_epoch(config, len(self.data.train.labels_N))
-        feed = functools.partial(
-            Feed,
-            self.trunk,
-            depths=depths,
-            world=self.world,
-            on_device=self.order.features_on_device,
-            granted_bytes=self.node.memory_bytes,
-        )
-        batches = self._batches(config, self.data.train, augmented=True)
-        size = -(-len(self.data.train.labels_N) // steps)
-        train = feed(batches, batch_size=size, keep=config.augment == "none", training=True)
-        val = feed(self._batches(config, self.data.val), batch_size=EVAL_BATCH_SIZE, keep=True)
-        self.insight = Insight(val.batches)
-        if self.data.test is not None:
-            self.test = feed(self._batches(config, self.data.test), batch_size=EVAL_BATCH_SIZE, keep=len(members) > 1)
         splits = [split for split in (val, self.test) if split is not None and len(split)]
-        for images_n in (len(train) // steps, *map(len, splits)):
+        for images_n in (len(train) // self.inputs.steps_per_epoch, *map(len, splits)):
             self.world.require(images_n)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,
@@ -172,15 +151,10 @@ class Trainer:
             self.graphs,
         )
 
-    @functools.cached_property
-    def _flops(self) -> int:
-        """Of the network of any of the trials: they have one architecture and one size of images."""
-        return flops(self.trunk.model, _image_size(self.order.attempts[0].config), self.model_channels)
-
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
-            start = self._starting_model(member.config)
-            member.progress.lr_found = run_range_test(member, start, self.trunk.model, train, self._look).valley
+            start = self.inputs.starting_model(member.config)
+            member.progress.lr_found = run_range_test(member, start, self.inputs.trunk.model, train, self._look).valley
         except Interrupted:
             raise
         except Exception as error:
@@ -188,7 +162,7 @@ class Trainer:
 
     def _fit(self, member: FittedMember, train: Feed, val: Feed) -> None:
         try:
-            member.fit(train, val, len(self.data.classes), self._look)
+            member.fit(train, val, len(self.inputs.data.classes), self._look)
         except Interrupted:
             raise
         except Exception as error:
@@ -206,11 +180,10 @@ class Trainer:
     def _member(self, attempt: Attempt) -> Member | None:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
         try:
-            steps = steps_per_epoch(attempt.config, len(self.data.train.labels_N))
-            start = self._starting_model(attempt.config)
-            member = build_member(attempt.config, start, self.trunk.model, steps, self.precision)
+            inputs, start = self.inputs, self.inputs.starting_model(attempt.config)
+            member = build_member(attempt.config, start, inputs.trunk.model, inputs.steps_per_epoch, inputs.precision)
             member.join(self.world)
-            member.parts_batches = not self.order.may_shrink
+            member.micro_batches.allowed = not self.order.may_shrink
             state = self.world.broadcast(attempt.load() if self.world.leads else None)
             if state is not None:
                 member.load_state_dict(state)
@@ -220,27 +193,6 @@ class Trainer:
             self._fail(attempt, error)
             return None
         return member
-
-    def _starting_model(self, config: TrialConfig) -> BlockModel:
-        """The network before its first step. Members of a cohort start alike but for their dropout."""
-        if config.dropout not in self.starts:
-            model = build_model(with_parents_file(config, self.order.layout), len(self.data.classes), self.model_channels)
-            self.starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
-        return self.starts[config.dropout]
-
-    def _normalisation(self, config: TrialConfig) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        return normalisation(with_parents_file(config, self.order.layout)) or (self.data.mean, self.data.std)
-
-    def _batches(self, config: TrialConfig, split: Split, *, augmented: bool = False) -> Batches:
-        return batches_for(
-            config,
-            split,
-            classes_n=len(self.data.classes),
-            channels=self.model_channels,
-            normalisation=self._normalisation(config),
-            device=self.device,
-            augmented=augmented,
-        )
 
     def _epoch_ended(self, member: Member) -> None:
         if not self.world.leads:
@@ -313,21 +265,22 @@ class Trainer:
         self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None
     ) -> tuple[TrialResult, dict[str, NDArray[np.generic]], bytes | None]:
         """What `Attempt.finish` writes."""
-        arrays = split_arrays("val", member.best_val_logits, self.data.val)
-        if self.data.test is not None:
-            arrays |= split_arrays("test", test_logits_NK, self.data.test)
-        if self.data.test is not None and test_logits_NK is not None:
-            arrays |= self.insight.arrays(member, "test", self.data.test, test_logits_NK)
+        data = self.inputs.data
+        arrays = split_arrays("val", member.best_val_logits, data.val)
+        if data.test is not None:
+            arrays |= split_arrays("test", test_logits_NK, data.test)
+        if data.test is not None and test_logits_NK is not None:
+            arrays |= self.insight.arrays(member, "test", data.test, test_logits_NK)
         elif member.best_val_logits is not None:
-            arrays |= self.insight.arrays(member, "val", self.data.val, member.best_val_logits)
+            arrays |= self.insight.arrays(member, "val", data.val, member.best_val_logits)
         weights = None
         has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
         if member.config.keep == "weights" and has_weights:
-            weights = pack_weights(member.evaluated_model(), self._normalisation(member.config))
+            weights = pack_weights(member.evaluated_model(), self.inputs.normalisation)
         return self._result(member, attempt, test_logits_NK), arrays, weights
 
     def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
-        config, progress, data = member.config, member.progress, self.data
+        config, progress, data = member.config, member.progress, self.inputs.data
         best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
         train_n, val_n = len(data.train.labels_N), len(data.val.labels_N)
         return TrialResult(
@@ -347,7 +300,7 @@ class Trainer:
             params_trained=sum(p.numel() for p in member.suffix.parameters()),
             frozen_blocks=member.frozen,
             total_blocks=len(member.model.blocks),
-            flops=self._flops,
+            flops=self.inputs.flops,
             attempts=attempt.claim.attempt,
             train_s=round(progress.seconds, 3),
             trunk_shared_by=self.order.part_n,
@@ -355,10 +308,10 @@ class Trainer:
             finished_at=utc_now(),
             executor=self.order.executor,
             job=attempt.claim.job,
-            hardware=describe_hardware(self.device, self.precision, self.world.size, self.graphs.note),
+            hardware=describe_hardware(self.inputs.device, self.inputs.precision, self.world.size, self.graphs.note),
             lr_found=progress.lr_found,
             c_found=progress.c_found,
-            micro_batch=progress.micro_batch,
+            micro_batch=member.micro_batches.size,
             lost_s=attempt.claim.lost_s,
             saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
             warnings=member.model.warnings,
@@ -377,22 +330,3 @@ class Trainer:
         if self.world.size > 1 and isinstance(error, Exception):
             raise MemberFailedError(attempt.claim.trial_id) from error
         attempt.fail(error if isinstance(error, Failure) else Failure.of(error))
-
-
-def _load(config: TrialConfig) -> Dataset:
-    """The trial's data set, which stays for the next trial that has the same."""
-    key = (config.dataset, config.image_size, config.resize, config.crop_frac, config.source_of("dataset"))
-    if key not in _loaded:
-        while len(_loaded) >= LOADED_AT_ONCE:
-            del _loaded[next(iter(_loaded))]
-        _loaded[key] = load_dataset_of(config, data_root())
-    return _loaded[key]
-
-
-_loaded: dict[object, Dataset] = {}
-
-
-def _image_size(config: TrialConfig) -> int:
-    if config.image_size is None:
-        raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
-    return config.image_size

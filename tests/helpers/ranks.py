@@ -53,7 +53,7 @@ def run_out_of_memory_beside_others(world: World, link: Link, order) -> None:
     step = Member.train_step
 
     def limited(member, tap, target):
-        if world.rank == 1 and not member.parts_batches:
+        if world.rank == 1 and not member.micro_batches.allowed:
             raise torch.OutOfMemoryError("out of memory, on purpose")
         step(member, tap, target)
 
@@ -63,15 +63,15 @@ def run_out_of_memory_beside_others(world: World, link: Link, order) -> None:
 
 def hold_half_a_share(world: World, link: Link, order) -> None:
     """The runner's ranks; rank 1 runs out of memory with more than 14 images in a pass."""
-    from cifar_hpc.train.member import Member
+    from cifar_hpc.train.micro_batches import MicroBatches
     from cifar_hpc.worker import job as runner
 
-    backward = Member._backward
+    passes = MicroBatches.passes
 
-    def limited(member, tap, target, size, *rest):
+    def limited(batches, tap, target, depth, size, *rest, **more):
         if world.rank == 1 and size > 14:
             raise torch.OutOfMemoryError("out of memory, on purpose")
-        return backward(member, tap, target, size, *rest)
+        return passes(batches, tap, target, depth, size, *rest, **more)
 
-    Member._backward = limited
+    MicroBatches.passes = limited
     runner._train_as_rank(world, link, order)

@@ -60,17 +60,17 @@ def job_trainable() -> type:
             self, config: dict[str, Any], *, jobs: list[Job], layout: Layout, run: RunJob, orders: Orders, judged: bool
         ) -> None:
             self._jobs, self._layout, self._run, self._orders, self._judged = jobs, layout, run, orders, judged
-            self._begin(config)
+            self._work = self._begin(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
-            self._begin(new_config)
+            self._work = self._begin(new_config)
             return True
 
-        def _begin(self, config: dict[str, Any]) -> None:
+        def _begin(self, config: dict[str, Any]) -> _Work:
             self._layout.require_root()
             job: Job = config["job"] if isinstance(config["job"], Job) else self._jobs[config["job"]]
             _print_to(self._layout.sweep(job.sweep), job)
-            self._work = _Work(job, self._layout, self._run, self._orders, self._judged)
+            return _Work(job, self._layout, self._run, self._orders, self._judged)
 
         def step(self) -> dict[str, Any]:
             epoch = self._work.next_epoch()

@@ -1,0 +1,50 @@
+"""Which epoch of a trial is its best, and which its last. Owns: EarlyStopping. Looks at validation only; knows no network."""
+
+from __future__ import annotations
+
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.records.schema import EpochRecord, Outcome
+from cifar_hpc.train.progress import Progress
+
+
+class EarlyStopping:
+    """The rules of a trial's objective, patience, time and number of epochs."""
+
+    def __init__(self, config: TrialConfig) -> None:
+        self._config = config
+
+    def judge(self, progress: Progress, record: EpochRecord) -> bool:
+        """Writes into the progress what the epoch decides; returns whether it is the best one so far. Without validation images
+        the last epoch is taken for the best."""
+        measured = record.val_acc is not None
+        if record.train_loss is None or (measured and record.val_loss is None):
+            which = "training" if record.train_loss is None else "validation"
+            progress.outcome, progress.reason = Outcome.DIVERGED, f"{which} loss not finite in epoch {record.epoch}"
+            return False
+        value = self._value(record) if measured else float(record.epoch)
+        if value - self._config.stop.min_delta > progress.value_to_beat:  # the rule of Keras and Lightning
+            progress.epochs_without_gain, progress.value_to_beat = 0, value
+        else:
+            progress.epochs_without_gain += 1
+        best = value > progress.best_value
+        if best:
+            progress.best_epoch, progress.best_value = record.epoch, value
+        self._end(progress, record.epoch)
+        return best
+
+    def _value(self, record: EpochRecord) -> float:
+        """Of the objective, larger is better."""
+        metric: float = getattr(record, self._config.objective)
+        return metric if OBJECTIVES[self._config.objective].mode == "max" else -metric
+
+    def _end(self, progress: Progress, epoch: int) -> None:
+        config, stop = self._config, self._config.stop
+        if epoch >= config.epochs:
+            progress.outcome = Outcome.FINISHED
+            progress.reason = f"all {config.epochs} epochs" if config.epochs > 1 else "its one epoch"
+        elif stop.patience is not None and progress.epochs_without_gain >= stop.patience:
+            progress.outcome = Outcome.EARLY_STOPPED
+            progress.reason = f"{config.objective} not improved for {stop.patience} epochs"
+        elif stop.max_minutes is not None and progress.seconds >= stop.max_minutes * 60:
+            progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{stop.max_minutes:g} minutes of training used"

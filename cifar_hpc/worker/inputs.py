@@ -1,0 +1,120 @@
+"""What trials that train side by side have in common: data, device, precision, the network's beginning, the frozen trunk.
+
+Owns: Inputs, the data sets that stay in a process. Knows neither attempts nor members nor records.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.batches import Batches, batches_for
+from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
+from cifar_hpc.data.files import data_root
+from cifar_hpc.distributed.world import World
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.summary import flops
+from cifar_hpc.models.zoo import build_model, in_channels, normalisation
+from cifar_hpc.planning.lineage import with_parents_file
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.train.device import allow_tf32, choose_precision
+from cifar_hpc.train.features import Feed, Trunk
+from cifar_hpc.train.loop import EVAL_BATCH_SIZE
+from cifar_hpc.train.steps import steps_per_epoch
+
+LOADED_AT_ONCE = 2  # data sets that a process keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Where features may be kept, see Feed. granted_bytes: of the host's memory; None: what it has."""
+
+    on_device: bool = True
+    granted_bytes: int | None = None
+
+
+class Inputs:
+    """Loaded and built for `config`, one of the trials: what it says of all this is the same for each of them."""
+
+    def __init__(self, config: TrialConfig, layout: Layout, device: torch.device, world: World, room: Room) -> None:
+        self.device = device
+        self.precision = choose_precision(config.precision, device)
+        allow_tf32(config.precision == "tf32")
+        self.data = _load(config)
+        self._config, self._layout, self._world, self._room = config, layout, world, room
+        self._channels = in_channels(with_parents_file(config, layout), self.data.channels)
+        self._starts: dict[float | None, BlockModel] = {}
+        self.trunk = Trunk(self.starting_model(config), self.precision)
+
+    def starting_model(self, config: TrialConfig) -> BlockModel:
+        """The network of a trial before its first step: members of a cohort start alike but for their dropout."""
+        if config.dropout not in self._starts:
+            model = build_model(with_parents_file(config, self._layout), len(self.data.classes), self._channels)
+            self._starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
+        return self._starts[config.dropout]
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return normalisation(with_parents_file(self._config, self._layout)) or (self.data.mean, self.data.std)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(self._config, len(self.data.train.labels_N))
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Of the network of any of the trials: they have one architecture and one size of images."""
+        if self._config.image_size is None:
+            raise CifarHpcError(f"trial {self._config.trial_id} has no image_size: a spec fills it in from the data set")
+        return flops(self.trunk.model, self._config.image_size, self._channels)
+
+    def training_feed(self, depths: Collection[int]) -> Feed:
+        batches = self._batches(self.data.train, augmented=True)
+        size = -(-len(self.data.train.labels_N) // self.steps_per_epoch)
+        return self._feed(batches, depths, size, keep=self._config.augment == "none", training=True)
+
+    def feed(self, split: Split, depths: Collection[int], *, keep: bool) -> Feed:
+        """Of a split that is measured and not trained on."""
+        return self._feed(self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False)
+
+    def _feed(self, batches: Batches, depths: Collection[int], batch_size: int, *, keep: bool, training: bool) -> Feed:
+        return Feed(
+            self.trunk,
+            batches,
+            depths,
+            batch_size,
+            keep=keep,
+            training=training,
+            world=self._world,
+            on_device=self._room.on_device,
+            granted_bytes=self._room.granted_bytes,
+        )
+
+    def _batches(self, split: Split, *, augmented: bool = False) -> Batches:
+        return batches_for(
+            self._config,
+            split,
+            classes_n=len(self.data.classes),
+            channels=self._channels,
+            normalisation=self.normalisation,
+            device=self.device,
+            augmented=augmented,
+        )
+
+
+def _load(config: TrialConfig) -> Dataset:
+    """The trial's data set, which stays for the next trial that has the same."""
+    key = (config.dataset, config.image_size, config.resize, config.crop_frac, config.source_of("dataset"))
+    if key not in _loaded:
+        while len(_loaded) >= LOADED_AT_ONCE:
+            del _loaded[next(iter(_loaded))]
+        _loaded[key] = load_dataset_of(config, data_root())
+    return _loaded[key]
+
+
+_loaded: dict[object, Dataset] = {}
