@@ -18,8 +18,7 @@ from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import SOURCE_FILE, Layout
-from cifar_hpc.records.schema import JobEvent, Status
-from cifar_hpc.records.store import append_records, utc_now
+from cifar_hpc.records.schema import Status
 from slurm.local.cluster import Cluster
 from tests.helpers.training import digits_config, numbers
 
@@ -44,10 +43,6 @@ class _Sweep:
 
     def _started(self, job: Job, handle: str) -> None:
         self.handles[job.job_id] = handle
-        event = JobEvent(
-            at=utc_now(), event="submitted", job_id=job.job_id, trial_ids=job.trial_ids, executor="slurm", handle=handle
-        )
-        append_records(self.layout.sweep("s").jobs, [event])
 
     def state(self, job: Job) -> TrialState:
         return read_state(self.layout.trial(job.trial_ids[0]), job.trial_ids[0])

@@ -7,10 +7,11 @@ import re
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm import executor as slurm
+from cifar_hpc.executors.slurm import sender as slurm
+from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.handles import local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
-from cifar_hpc.executors.slurm.queue import SlurmError
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
@@ -49,7 +50,7 @@ def test_five_thousand_trials_under_the_default_array_size_are_five_sbatch_calls
     assert "#SBATCH --dependency=afterok:1000\n" in script and "#SBATCH --kill-on-invalid-dep=yes\n" in script
     assert "dependency" not in (tmp_path / "bin/1000.sh").read_text()
     pickles = {path.name for path in (tmp_path / "results/s/logs").glob("*_submitted.pkl")}
-    assert {f"{handle}_submitted.pkl" for handle in handles.values()} == pickles
+    assert {f"{local_part(handle)}_submitted.pkl" for handle in handles.values()} == pickles
 
 
 def test_a_qos_limit_is_read_and_kept_and_the_rest_waits_with_a_reason(start, tmp_path, monkeypatch):
@@ -79,8 +80,8 @@ def test_an_sbatch_that_was_heard_but_not_answered_is_not_sent_twice(start, tmp_
     cluster.modes("mute")
     _, handles = start(20)
     assert cluster.arrays() == [20] and cluster.calls("sbatch") == 1
-    assert sorted(handles.values()) == sorted(f"1000_{index}" for index in range(20))
-    assert handles["job-0007"] == "1000_7"
+    assert sorted(handles.values()) == sorted(f"1000_{index}@alps" for index in range(20))
+    assert handles["job-0007"] == "1000_7@alps"
     assert len(list((tmp_path / "results/s/logs").glob("1000_*_submitted.pkl"))) == 20
 
 

@@ -63,4 +63,7 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
         say(note)
     if done.shared:
         say(f"{len(done.shared)} jobs go on: they carry trials beside those of the filter")
-    say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")
+    if done.stopped or not done.unasked:
+        say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")
+    if done.unasked:
+        raise typer.Exit(2)

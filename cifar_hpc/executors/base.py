@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Protocol, Self
 
 from cifar_hpc.errors import RecordError
@@ -33,15 +33,13 @@ ANSWER_S = 0.1  # from an interruption to the word on it
 class Executor(Protocol):
     """Starts jobs. `attached` ones run them while `start` runs; others leave them to their backend and return.
 
-    After `start`: waiting: jobs that the backend had no room for; notes: sentences on that; marks: what is to be recorded
-    with a handle.
+    After `start`: waiting: jobs that the backend had no room for; notes: sentences on that.
     """
 
     name: str
     attached: bool
     waiting: Sequence[Job]
     notes: Sequence[str]
-    marks: Mapping[str, str]
 
     @classmethod
     def open(cls, layout: Layout) -> Self:
@@ -57,6 +55,9 @@ class Executor(Protocol):
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """The state of each handle, in one query to the backend."""
+
+    def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
+        """Why a handle waits, how it ended, or why it cannot be asked about, in words; absent where nothing is known."""
 
     def cancel(self, handles: Sequence[str]) -> None:
         """Ends the jobs; those already gone are ignored."""
@@ -98,7 +99,6 @@ class LocalHandles:
     attached = True
     waiting: Sequence[Job] = ()
     notes: Sequence[str] = ()
-    marks: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def open(cls, layout: Layout) -> Self:
@@ -111,6 +111,9 @@ class LocalHandles:
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """RUNNING while the process lives; UNKNOWN where it is another host's."""
         return process_states(handles)
+
+    def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
+        return {}
 
     def cancel(self, handles: Sequence[str]) -> None:
         """SIGTERM, after which the process saves what it trains and ends. All its jobs end, not only the ones named."""

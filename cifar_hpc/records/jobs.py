@@ -48,11 +48,16 @@ def _process_state(handle: str) -> JobState:
 
 
 def open_jobs(sweep: SweepFiles) -> list[JobEvent]:
-    """What was submitted, has not ended and was not cancelled, as far as jobs.jsonl tells."""
+    """What was submitted, or is being sent, has not ended and was not cancelled, as far as jobs.jsonl tells."""
     jobs: dict[tuple[str, str], JobEvent] = {}
+    sending: dict[str, tuple[str, str]] = {}  # a job that is being sent has no handle yet: by its id alone it is found again
     for event in read_records(sweep.jobs, JobEvent):
         key = (event.job_id, event.handle)
-        if event.event == "submitted":
+        if event.event in ("submitted", "unsent") and event.job_id in sending:
+            jobs.pop(sending.pop(event.job_id), None)
+        if event.event == "sending":
+            sending[event.job_id] = key
+        if event.event in ("submitted", "sending"):
             jobs[key] = event
         else:
             jobs.pop(key, None)

@@ -32,6 +32,11 @@ def _checked(name: str) -> str:
     return name
 
 
+def _local(handle: str) -> str:
+    """A Slurm handle without its cluster, as log files are named."""
+    return _checked(handle.partition("@")[0])
+
+
 def attempt_of(claim: Path) -> int:
     """The number of the attempt whose claim file it is."""
     found = _CLAIM.fullmatch(claim.name)
@@ -123,11 +128,11 @@ class SweepFiles:
 
     def element_log(self, handle: str) -> Path:
         """What a Slurm job or array task printed; submitit names it."""
-        return self.logs / f"{_checked(handle)}_0_log.out"
+        return self.logs / f"{_local(handle)}_0_log.out"
 
     def element_logs(self, handle: str) -> list[Path]:
         """Those that are there, one for each node of the element."""
-        return sorted(self.logs.glob(f"{_checked(handle)}_*_log.out"))
+        return sorted(self.logs.glob(f"{_local(handle)}_*_log.out"))
 
     def rendezvous(self, start: str) -> Path:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""

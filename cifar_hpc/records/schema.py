@@ -374,9 +374,11 @@ class PlanRecord(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent(Record):
-    """A line of jobs.jsonl. event: reserved (all job numbers up to this one), submitted, waiting, ended, cancelled.
+    """A line of jobs.jsonl. event: reserved (all job numbers up to this one), sending, submitted, unsent, waiting, ended,
+    cancelled.
 
-    handle: what the backend calls the job.
+    handle: what the backend calls the job; of one that is being sent the name by which it can be asked for, and detail says
+    which process sends it.
     """
 
     schema_version: Int = SCHEMA_VERSION

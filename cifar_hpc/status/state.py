@@ -29,10 +29,10 @@ class Queue(Protocol):
     """Who is asked about jobs that no process of this machine runs: executors/slurm implements it."""
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
-        """The state of each handle, in one query; UNKNOWN where there was no answer."""
+        """The state of each handle, in one query; UNKNOWN where it cannot be asked, or did not answer."""
 
     def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
-        """Why each handle waits, or how it ended, in the queue's words; absent where it does not know."""
+        """Why each handle waits, how it ended, or why it cannot be asked, in words; absent where the queue does not know."""
 
 
 class Standing(Protocol):
@@ -139,7 +139,7 @@ def _with_jobs(states: dict[str, TrialState], newest: Mapping[str, JobEvent], qu
         for trial_id, event in newest.items()
         if trial_id in states and event.event != "ended" and _may_wait(states[trial_id], event)
     }
-    submitted = {trial_id: event for trial_id, event in waiting.items() if event.event == "submitted"}
+    submitted = {trial_id: event for trial_id, event in waiting.items() if event.event in ("submitted", "sending")}
     living = process_states(sorted({event.handle for event in submitted.values() if event.executor in _ATTACHED}))
     queued = {trial_id: event.handle for trial_id, event in submitted.items() if event.executor not in _ATTACHED}
     states.update(_in_queue({trial_id: states[trial_id] for trial_id in queued}, queued, queue))
@@ -157,12 +157,12 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
     """The trials that no process owns now, by what the queue says of their jobs: one query, at most one more for the gone."""
     asked = list(handles.values())
     known: Mapping[str, JobState] = queue.states(asked) if queue and asked else dict.fromkeys(asked, JobState.UNKNOWN)
-    words = queue.explain(asked) if queue and asked and JobState.UNKNOWN not in known.values() else {}
+    words = queue.explain(asked) if queue and asked else {}
     merged = {}
     for trial_id, handle in handles.items():
         state, said = known[handle], words.get(handle, "")
         if state is JobState.UNKNOWN:
-            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason="Slurm does not answer")
+            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
         elif state is not JobState.GONE:
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said)
         elif said.startswith("CANCELLED"):
@@ -178,5 +178,5 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
 def _may_wait(state: TrialState, event: JobEvent) -> bool:
     """Whether a job submitted then may still have the trial before it: a failure after that was this job's own."""
     if state.status is Status.FAILED:
-        return event.event == "submitted" and state.error is not None and state.error.failed_at < event.at
+        return event.event in ("submitted", "sending") and state.error is not None and state.error.failed_at < event.at
     return state.status in (Status.PLANNED, Status.LOST)

@@ -5,11 +5,14 @@ What is cancelled is a handle: an array task with all that is packed into it, or
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor
+from cifar_hpc.executors.slurm.names import settle_names
+from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.jobs import JobState, open_jobs
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -17,15 +20,18 @@ from cifar_hpc.records.schema import JobEvent, Status
 from cifar_hpc.records.store import append_records, utc_now
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.status.state import ENDED
+from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.where import reader_of
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """stopped: jobs that were asked to stop; shared: jobs that go on since they carry other trials, too; notes: sentences."""
+    """stopped: jobs that were asked to stop; shared: jobs that go on since they carry other trials, too; unasked: jobs that may
+    run and could not be asked; notes: sentences."""
 
     stopped: tuple[JobEvent, ...]
     shared: tuple[JobEvent, ...]
+    unasked: tuple[JobEvent, ...]
     notes: tuple[str, ...]
 
 
@@ -50,7 +56,8 @@ def cancel_trials(
     covered: the wanted ones where nothing is given. A canary, behind which others wait, ends only with all of them. Raises
     SlurmError.
     """
-    executors, jobs, notes = _living(layout, open_jobs(layout.sweep(sweep)))
+    settle_names([layout.sweep(sweep)], SlurmQueue(layout.queue))
+    executors, jobs, unasked, notes = _living(layout, open_jobs(layout.sweep(sweep)))
     shared: list[JobEvent] = []
     if wanted is not None:
         kept = {job.handle for job in jobs if _trains(job) and not set(job.trial_ids) <= set(covered or wanted)}
@@ -62,7 +69,7 @@ def cancel_trials(
         executor.cancel([job.handle for job in jobs if job.executor == name])
     at = utc_now()
     append_records(layout.sweep(sweep).jobs, [replace(job, at=at, event="cancelled", detail="") for job in jobs])
-    return Cancelled(tuple(jobs), tuple(shared), tuple(notes))
+    return Cancelled(tuple(jobs), tuple(shared), tuple(unasked), tuple(notes))
 
 
 def _trains(job: JobEvent) -> bool:
@@ -70,19 +77,25 @@ def _trains(job: JobEvent) -> bool:
     return job.job_id.startswith("job-")
 
 
-def _living(layout: Layout, jobs: Collection[JobEvent]) -> tuple[dict[str, Executor], list[JobEvent], list[str]]:
-    """Who runs the jobs, each asked once; those that run or wait; and whom nobody could be asked about."""
+def _living(
+    layout: Layout, jobs: Collection[JobEvent]
+) -> tuple[dict[str, Executor], list[JobEvent], list[JobEvent], list[str]]:
+    """Who runs the jobs, each asked once; those that run or wait; those that nobody could be asked about, and why."""
     executors: dict[str, Executor] = {}
     living: list[JobEvent] = []
+    unasked: list[JobEvent] = []
     notes = []
     for name in dict.fromkeys(job.executor for job in jobs if job.executor in EXECUTORS):
         executors[name] = open_executor(name, layout)
         mine = [job for job in jobs if job.executor == name]
         states = executors[name].states([job.handle for job in mine])
-        foreign = {job.handle.split("/")[0] for job in mine if states[job.handle] is JobState.UNKNOWN}
-        if foreign and not executors[name].attached:
-            notes.append("Slurm does not answer: its jobs go on")
-        elif foreign:
-            notes.append(f"jobs on {', '.join(sorted(foreign))} can be cancelled there only")
+        unknown = [job for job in mine if states[job.handle] is JobState.UNKNOWN]
+        if unknown and not executors[name].attached:
+            told = Counter(executors[name].explain([job.handle for job in unknown]).values())
+            notes += [f"{plural(n, 'job')} could not be asked to stop: {why}" for why, n in told.items()]
+        elif unknown:
+            hosts = sorted({job.handle.split("/")[0] for job in unknown})
+            notes.append(f"jobs on {', '.join(hosts)} can be cancelled there only")
+        unasked += unknown
         living += [job for job in mine if states[job.handle] in (JobState.RUNNING, JobState.QUEUED)]
-    return executors, living, notes
+    return executors, living, unasked, notes

@@ -9,14 +9,14 @@ from collections.abc import Collection, Iterator
 
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.planning.plan import Job
-from cifar_hpc.records import claims
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Claim, PlanRecord, Status
+from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.store import append_records, read_record, write_changed, write_record
 from cifar_hpc.search.run import SearchRun, journal_of
 from cifar_hpc.search.samplers import check_sampler
 from cifar_hpc.spec.sweep import SweepSpec
+from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Begun, Listener
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.preflight import check_there, findings_of
@@ -52,18 +52,8 @@ class SearchRounds:
             )
         check_sampler(self._search)
         self._notes = check_there(self._layout, self._spec.configs)
-        name, files = self._spec.name, self._layout.sweep(self._spec.name).driver
-        claim = claims.claim_trial(files, name, f"{name}/driver")
-        if claim is None:
-            owner = read_record(files.claims()[-1], Claim)
-            raise CifarHpcError(f"{name}: process {owner.pid} on {owner.host} runs this search; it has one at a time")
-        try:
-            with claims.heartbeat([files.claim(claim.attempt)]):
-                yield
-        finally:
-            claims.remove_claims(files)
-            with contextlib.suppress(OSError):
-                files.folder.rmdir()
+        with held(self._layout.sweep(self._spec.name), "runs this search"):
+            yield
 
     def prepare(self, listener: Listener) -> States:
         findings = findings_of(self._spec.findings, self._spec.configs, self._notes, listener)

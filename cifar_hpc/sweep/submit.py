@@ -10,30 +10,44 @@ from pathlib import Path
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import open_executor
 from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
+from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.handles import job_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
-from cifar_hpc.executors.slurm.queue import SlurmError
 from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
 from cifar_hpc.planning.estimate import Experience, read_experience, size_text
-from cifar_hpc.planning.plan import Job, Plan, jobs_for, recorded_plan
+from cifar_hpc.planning.plan import Job, Plan, jobs_for, plan_record, recorded_plan
 from cifar_hpc.records.jobs import newest_events, next_number, reserve_numbers
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records
+from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener, Silent
 from cifar_hpc.sweep.missing import to_submit
 from cifar_hpc.sweep.where import reader_of
+
+SUBMIT_WAIT_S = 600.0  # for another shell that submits the same sweep
 
 
 def submit(
     layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, *, canary: bool
 ) -> None:
-    """Submits jobs for the trials, records each, and tells what became of them. Raises CifarHpcError."""
+    """Submits jobs for those of the trials that nobody has submitted meanwhile, and tells what became of them.
+
+    One process submits a sweep at a time: another one waits for it, and then finds its jobs in the queue. Raises CifarHpcError.
+    """
     name = plan.spec.name
-    if not todo:
-        listener.note(f"{name}: nothing to submit")
-        return
+    with held(layout.sweep(name), "submits this sweep", SUBMIT_WAIT_S, listener.note):
+        todo = to_submit(reader_of(layout, plan_record(plan)).read(), todo) & set(todo)
+        if not todo:
+            listener.note(f"{name}: nothing to submit")
+            return
+        _send(layout, plan, todo, profile, listener, canary)
+
+
+def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, canary: bool) -> None:
+    name = plan.spec.name
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
     go_on = functools.partial(submit_waiting, layout.root, name, profile, canary)
     executor = open_executor("slurm", layout, profile=profile, canary=canary, go_on=go_on)
@@ -43,13 +57,11 @@ def submit(
     except SlurmError as error:
         raise CifarHpcError(f"{error}. Profile {profile.name!r}; `cifar-hpc doctor` looks at the cluster") from error
     finally:
-        events = [job.event("submitted", executor.name, handle, executor.marks.get(handle, "")) for job, handle in sent]
         why = executor.notes[0] if executor.notes else ""
-        waiting = [job.event("waiting", executor.name, "", why) for job in executor.waiting]
-        append_records(layout.sweep(name).jobs, [*events, *waiting])
-    handles = {event.handle for event in events}
-    trials = {trial_id for event in events for trial_id in event.trial_ids}
-    arrays = {handle.split("_")[0] for handle in handles}
+        append_records(layout.sweep(name).jobs, [job.event("waiting", executor.name, "", why) for job in executor.waiting])
+    handles = {handle for _, handle in sent}
+    trials = {trial_id for job, _ in sent for trial_id in job.trial_ids}
+    arrays = {job_of(handle) for handle in handles}
     listener.note(f"{name}: {len(trials)} trials submitted in {len(handles)} jobs, {len(arrays)} sbatch calls")
     for note in executor.notes:
         listener.note(note)

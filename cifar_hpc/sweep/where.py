@@ -8,6 +8,7 @@ from enum import StrEnum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlanRecord
@@ -52,5 +53,7 @@ class Where:
 
 
 def reader_of(layout: Layout, plan: PlanRecord) -> SweepReader:
-    """The reader of a sweep's states that asks Slurm about jobs in its queue."""
-    return SweepReader(layout, plan, SlurmQueue(layout.queue))
+    """The reader of a sweep's states that asks Slurm about jobs in its queue, those too whose sending was cut short."""
+    queue = SlurmQueue(layout.queue)
+    settle_names([layout.sweep(plan.sweep)], queue)
+    return SweepReader(layout, plan, queue)

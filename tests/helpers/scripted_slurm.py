@@ -17,6 +17,7 @@ last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\)%.*/\1/p' "$1"); name=$(sed -n 's/
 mode=$(head -n1 mode 2>/dev/null); [ -f mode ] && sed -i 1d mode
 count=$(awk '{{n += $3 - $2 + 1}} END {{print n + 0}}' jobs)
 [ "$mode" = deaf ] && silence
+if [ -n "$mode" ] && [ -f "$mode" ]; then cat "$mode" >&2; exit 1; fi
 if [ -n "$last" ] && [ "$last" -ge {array} ]; then echo "sbatch: error: Invalid job array specification" >&2; exit 1; fi
 if [ $((count + ${{last:-0}} + 1)) -gt {submit} ]; then
   echo "sbatch: error: QOSMaxSubmitJobPerUserLimit" >&2
@@ -24,24 +25,32 @@ if [ $((count + ${{last:-0}} + 1)) -gt {submit} ]; then
 fi
 id=$((1000 + $(wc -l < jobs))); echo "$id 0 ${{last:-0}} $name" >> jobs; cp "$1" "$id.sh"
 [ "$mode" = mute ] && silence
+[ "$mode" = murder ] && {{ kill -9 $PPID; exit 1; }}
+env > "$id.env"
 echo "Submitted batch job $id"
 """
 _SQUEUE = r"""#!/bin/bash
 cd {folder}; echo "squeue $*" >> calls
+[ -f down ] && {{ echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2; exit 1; }}
 case "$*" in
   *"-r -u"*) awk '{{for (i = $2; i <= $3; i++) print $1 "_" i}}' jobs;;
-  *"-n "*) name=$(sed 's/.*-n \([^ ]*\).*/\1/' <<< "$*"); awk -v n="$name" '$4 == n {{print $1}}' jobs;;
+  *"-n "*) names=$(sed 's/.*-n \([^ ]*\).*/\1/' <<< "$*"); awk -v n=",$names," 'index(n, "," $4 ",") {{print $1 "|" $4}}' jobs;;
   *) awk '{{print $1 ($3 > $2 ? "_[" $2 "-" $3 "]" : "") "|PENDING|Priority|"}}' jobs;;
 esac
 """
 _SCONTROL = """#!/bin/bash
 echo "scontrol $*" >> {folder}/calls
+[ -f {folder}/down ] && {{ echo "slurm_load_ctl_conf error: Unable to contact slurm controller" >&2; exit 1; }}
 cat <<END
 Configuration data as of 2026-01-01T00:00:00
+ClusterName             = {cluster}
 AccountingStorageType   = accounting_storage/slurmdbd
 MaxArraySize            = {array}
 MaxJobCount             = 10000
 END
+"""
+_SCANCEL = """#!/bin/bash
+echo "scancel $*" >> {folder}/calls
 """
 _SACCTMGR = """#!/bin/bash
 echo "sacctmgr $*" >> {folder}/calls
@@ -52,14 +61,21 @@ case "$*" in *"show assoc"*) echo 'vision|||normal|normal,long';; *) echo 'norma
 class ScriptedSlurm:
     """The folder of one scripted cluster. told: the submit limit that sacctmgr tells; submit: the one that sbatch holds."""
 
-    def __init__(self, folder: Path, array: int = 1001, submit: int = 10**6, told: str = "") -> None:
+    def __init__(self, folder: Path, array: int = 1001, submit: int = 10**6, told: str = "", cluster: str = "alps") -> None:
         self.folder = folder
         folder.mkdir()
         (folder / "jobs").touch()
         (folder / "calls").touch()
-        programs = {"sbatch": _SBATCH, "squeue": _SQUEUE, "scontrol": _SCONTROL, "sacctmgr": _SACCTMGR, "srun": "#!/bin/sh\n"}
+        programs = {
+            "sbatch": _SBATCH,
+            "squeue": _SQUEUE,
+            "scontrol": _SCONTROL,
+            "sacctmgr": _SACCTMGR,
+            "scancel": _SCANCEL,
+            "srun": "#!/bin/sh\n",
+        }
         for name, text in programs.items():
-            words = {"folder": folder, "array": array, "submit": submit, "told": told}
+            words = {"folder": folder, "array": array, "submit": submit, "told": told, "cluster": cluster}
             (folder / name).write_text(text.format(**words))
             (folder / name).chmod(0o755)
 
@@ -68,8 +84,16 @@ class ScriptedSlurm:
         return self
 
     def modes(self, *words: str) -> None:
-        """What the next sbatch calls do: 'deaf' (not heard), 'mute' (heard, but the answer is lost), 'well'."""
+        """What the next sbatch calls do: 'deaf' (not heard), 'mute' (heard, but the answer is lost), 'murder' (heard, and who
+        called it is killed), 'well', or the name of a file with what it says while it refuses."""
         (self.folder / "mode").write_text("".join(f"{word}\n" for word in words))
+
+    def goes_down(self) -> None:
+        """The controller answers nobody, until `comes_up`."""
+        (self.folder / "down").touch()
+
+    def comes_up(self) -> None:
+        (self.folder / "down").unlink()
 
     def calls(self, name: str) -> int:
         return sum(line.split()[0] == name for line in (self.folder / "calls").read_text().splitlines())

@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 
 from cifar_hpc.executors.slurm.arrays import ArrayPlan, Gate, Submission
+from cifar_hpc.executors.slurm.handles import job_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.snapshot import package_digest
@@ -25,16 +26,11 @@ RELAY = "relay-"  # how the ids begin of jobs that submit what had no room
 
 
 class Order:
-    """The dependencies of one submission; told of each array once it is sent, lower levels first.
-
-    marks: by handle, the class of what stands behind a canary. It is recorded with the job: where such a job has begun, its
-    canary has succeeded, which no cluster without accounting remembers.
-    """
+    """The dependencies of one submission; told of each array once it is sent, lower levels first."""
 
     def __init__(
         self, files: SweepFiles, queue: SlurmQueue, profile: SlurmProfile, submission: Submission, canary: bool
     ) -> None:
-        self.marks: dict[str, str] = {}
         self._files = files
         self._profile = profile
         self._events = [event for event in read_records(files.jobs, JobEvent) if event.event == "submitted"]
@@ -57,10 +53,12 @@ class Order:
     def dependency(self, array: ArrayPlan, of_canary: bool = False) -> str | None:
         """For sbatch; None where nothing is to be waited for. of_canary: of the array's canary, not of the array."""
         canaries = [
-            handle for gate, handle in self._canaries.items() if self._without[gate] < array.level or gate == array.needs.gate
+            job_of(handle)
+            for gate, handle in self._canaries.items()
+            if self._without[gate] < array.level or gate == array.needs.gate
         ]
         parents = (self._handles[parent] for job in array.jobs for parent in job.parent_ids if parent in self._handles)
-        waits = {"afterok": [] if of_canary else canaries, "afterany": sorted({handle.split("_")[0] for handle in parents})}
+        waits = {"afterok": [] if of_canary else canaries, "afterany": sorted({job_of(handle) for handle in parents})}
         return ",".join(":".join((kind, *ids)) for kind, ids in waits.items() if ids) or None
 
     def canary_sent(self, array: ArrayPlan, handle: str) -> None:
@@ -71,8 +69,12 @@ class Order:
         for element, handle in zip(array.elements, handles, strict=True):
             for job in element.jobs:
                 self._handles |= dict.fromkeys(job.trial_ids, handle)
-        if array.needs.gate in self._canaries or array.needs.gate in self._passed:
-            self.marks |= dict.fromkeys(handles, self._mark(array.needs.gate))
+
+    def mark(self, array: ArrayPlan) -> str:
+        """The class of what stands behind a canary, else nothing. It is recorded with the job: where such a job has begun, its
+        canary has succeeded, which no cluster without accounting remembers."""
+        behind = array.needs.gate in self._canaries or array.needs.gate in self._passed
+        return self._mark(array.needs.gate) if behind else ""
 
     def _has_passed(self, gate: Gate) -> bool:
         mark = self._mark(gate)

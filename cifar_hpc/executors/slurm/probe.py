@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
 from cifar_hpc.executors.slurm.profile import SlurmProfile
-from cifar_hpc.executors.slurm.queue import SlurmError, SlurmQueue, run_slurm
+from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.site import Partition, read_limits
 from cifar_hpc.records.layout import Layout, results_root
 

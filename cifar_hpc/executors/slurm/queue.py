@@ -1,28 +1,31 @@
 """What Slurm says of jobs: one squeue for all of them, at most one sacct for those that left the queue, shared for ten seconds.
 
-A handle is '<array job id>_<index>' or '<job id>'. Knows no trials and starts nothing. Clusters without accounting are served:
+Knows no trials and starts nothing. Clusters without accounting are served:
 what squeue no longer knows is GONE, and how it ended is known only where somebody looked while Slurm still remembered.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import math
 import os
 import re
-import subprocess
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
+from cifar_hpc.executors.slurm.handles import cluster_of, is_place, job_of, local_part
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.store import write_atomic
 
 FRESH_S = 10.0
-TIMEOUT_S = 40.0  # Slurm's own commands give up after MessageTimeout, 10 s by default, tried more than once
+NO_ANSWER = "Slurm does not answer"
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
 _RUNNING = {"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
@@ -42,28 +45,6 @@ class QueueEntry:
         if self.state in _WAITING:
             return JobState.QUEUED
         return JobState.RUNNING if self.state in _RUNNING else JobState.GONE
-
-
-class SlurmError(CifarHpcError):
-    """A Slurm command that failed, with its own words."""
-
-
-def run_slurm(command: Sequence[str], timeout_s: float = TIMEOUT_S) -> str:
-    """The output of a Slurm command. Raises SlurmError where it fails, is missing or does not answer."""
-    # Without SLURM_BITSTR_LEN=0 squeue cuts long index lists after 64 characters.
-    environment = {**os.environ, "SLURM_BITSTR_LEN": "0", "SLURM_TIME_FORMAT": "standard"}
-    for key in [key for key in environment if key.startswith(("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_"))]:
-        del environment[key]  # a user's own formats and filters
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, env=environment)
-    except FileNotFoundError as error:
-        raise SlurmError(f"{command[0]}: no such command; this is no Slurm login node") from error
-    except subprocess.TimeoutExpired as error:
-        raise SlurmError(f"{command[0]}: no answer within {timeout_s:g} s") from error
-    if done.returncode:
-        words = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
-        raise SlurmError(f"{command[0]}: {' '.join(words[-2:])}")
-    return done.stdout
 
 
 def parse_squeue(text: str) -> dict[str, QueueEntry]:
@@ -96,46 +77,73 @@ def parse_sacct(text: str) -> dict[str, QueueEntry]:
 
 
 class SlurmQueue:
-    """Answers from Slurm, remembered in one small file for all who look within FRESH_S. cache: that file."""
+    """Answers from Slurm, remembered in one small file for all who ask within FRESH_S. cache: that file.
+
+    Only jobs of the cluster that this machine belongs to can be asked about. Handles are those of `handles`.
+    """
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self._silent_at = -math.inf  # when Slurm last did not answer this process, of its own clock
+
+    @functools.cached_property
+    def cluster(self) -> str | None:
+        """The name of this machine's cluster; None where Slurm never told it. Asked for once a machine and configuration."""
+        place = f"{socket.gethostname()} {os.environ.get('SLURM_CONF', '')}".strip()
+        known: str | None = self._read_all()["machines"].get(place)
+        if known is None:
+            with contextlib.suppress(SlurmError):
+                found = re.search(r"^ClusterName\s*=\s*(\S+)", run_slurm(["scontrol", "show", "config"]), re.MULTILINE)
+                if known := found[1] if found else None:
+                    everything = self._read_all()
+                    everything["machines"][place] = known
+                    self._write_all(everything)
+        return known
 
     def look(self, handles: Iterable[str], fresh_s: float = FRESH_S) -> Mapping[str, QueueEntry] | None:
-        """What squeue knows of the handles, one query at most; None where Slurm did not answer."""
-        wanted = dict.fromkeys(handles)
-        jobs = sorted({_job_of(handle) for handle in wanted}, key=int)
+        """What squeue knows of the handles of this cluster, one query at most; None where Slurm did not answer."""
+        wanted = self._askable(handles)
+        jobs = sorted({job_of(handle) for handle in wanted}, key=int)
         if not jobs:
             return {}
         memory = self._read()
         age_s = time.time() - memory["looked_at"]
         if not (0 <= age_s < fresh_s and set(jobs) <= set(memory["jobs"])):
+            if time.monotonic() - self._silent_at < fresh_s:
+                return None
             try:
                 entries = _squeue(jobs)
             except SlurmError:
+                self._silent_at = time.monotonic()
                 return None
             memory["jobs"], memory["looked_at"] = jobs, time.time()
-            memory["queue"] = {handle: _to_json(entry) for handle, entry in entries.items()}
+            memory["queue"] = {local: _to_json(entry) for local, entry in entries.items()}
             self._remember_endings(memory, entries)
             self._write(memory)
-        return {handle: QueueEntry(*entry) for handle, entry in memory["queue"].items() if handle in wanted}
+        found = memory["queue"]
+        return {handle: QueueEntry(*found[local]) for handle, local in wanted.items() if local in found}
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
-        """QUEUED, RUNNING, GONE; all UNKNOWN where Slurm did not answer."""
+        """QUEUED, RUNNING, GONE; UNKNOWN where Slurm did not answer, of another cluster's, and of what has no id yet."""
+        askable = self._askable(handles)
         entries = self.look(handles)
-        if entries is None:
-            return dict.fromkeys(handles, JobState.UNKNOWN)
-        return {handle: entries[handle].job_state if handle in entries else JobState.GONE for handle in handles}
+        states = dict.fromkeys(handles, JobState.UNKNOWN)
+        if entries is not None:
+            states |= {h: entries[h].job_state if h in entries else JobState.GONE for h in askable}
+        return states
 
     def explain(self, handles: Sequence[str]) -> Mapping[str, str]:
-        """Why each handle waits, or how it ended, in Slurm's words; absent where Slurm does not know."""
+        """Why each handle waits, how it ended, or why nothing is known of it; absent where Slurm does not say."""
+        if (living := self.look(handles)) is None:
+            return {handle: self._foreign(handle) or NO_ANSWER for handle in handles}
         entries = {**self.endings(handles)}
-        entries |= {h: entry for h, entry in (self.look(handles) or {}).items() if entry.job_state is not JobState.GONE}
-        return {h: f"{entry.state} ({entry.reason})" if entry.reason else entry.state for h, entry in entries.items()}
+        entries |= {handle: entry for handle, entry in living.items() if entry.job_state is not JobState.GONE}
+        words = {h: f"{entry.state} ({entry.reason})" if entry.reason else entry.state for h, entry in entries.items()}
+        return words | {handle: why for handle in handles if (why := self._foreign(handle))}
 
     def cancel(self, handles: Sequence[str]) -> None:
         """scancel, some hundred handles a call; those already gone are ignored. Raises SlurmError."""
-        unique = list(dict.fromkeys(handles))
+        unique = list(self._askable(handles).values())
         for start in range(0, len(unique), 500):
             try:
                 run_slurm(["scancel", "--quiet", *unique[start : start + 500]])
@@ -146,28 +154,51 @@ class SlurmQueue:
 
     def endings(self, handles: Iterable[str]) -> Mapping[str, QueueEntry]:
         """How those of the handles that are gone ended, as far as Slurm knows; one sacct at most for the unknown ones."""
-        wanted = dict.fromkeys(handles)
+        wanted = self._askable(handles)
         living = self.look(wanted)
         if living is None:
             return {}
         memory = self._read()
-        gone = [h for h in wanted if h not in living or living[h].job_state is JobState.GONE]
-        unknown = [handle for handle in gone if handle not in memory["endings"]]
+        gone = {h: local for h, local in wanted.items() if h not in living or living[h].job_state is JobState.GONE}
+        unknown = [local for local in gone.values() if local not in memory["endings"]]
         if unknown and time.time() - memory["no_accounting_at"] > 3600:
-            jobs = sorted({_job_of(handle) for handle in unknown}, key=int)
+            jobs = sorted({job_of(local) for local in unknown}, key=int)
             try:
                 text = run_slurm(["sacct", "-X", "-n", "-P", "-o", "JobID,State,NodeList", "-j", ",".join(jobs)])
                 self._remember_endings(memory, parse_sacct(text))
             except SlurmError as error:
                 memory["no_accounting_at"] = time.time() if "disabled" in str(error) else 0.0
             self._write(memory)
-        return {handle: QueueEntry(*memory["endings"][handle]) for handle in gone if handle in memory["endings"]}
+        return {h: QueueEntry(*memory["endings"][local]) for h, local in gone.items() if local in memory["endings"]}
+
+    def find(self, names: Sequence[str]) -> Mapping[str, str] | None:
+        """The ids of the arrays with these names; None where Slurm did not answer."""
+        try:
+            lines = run_slurm(["squeue", "-h", "-a", "-t", "all", "-n", ",".join(names), "-o", "%F|%j"]).splitlines()
+        except SlurmError:
+            return None
+        found = (line.strip().partition("|") for line in lines)
+        return {name: job_id for job_id, _, name in found if job_id.isdigit()}
 
     def forget(self) -> None:
-        """After a submission or a cancel: the next look asks Slurm."""
+        """After a submission or a cancel: the next query asks Slurm."""
         memory = self._read()
         memory["looked_at"] = 0.0
         self._write(memory)
+
+    def _askable(self, handles: Iterable[str]) -> dict[str, str]:
+        """Those of this cluster that have an id, by what Slurm calls them."""
+        return {h: local_part(h) for h in handles if not is_place(h) and self._is_here(h)}
+
+    def _is_here(self, handle: str) -> bool:
+        return (named := cluster_of(handle)) is None or named == self.cluster
+
+    def _foreign(self, handle: str) -> str | None:
+        """Why Slurm cannot be asked about the handle; None where it can."""
+        if not self._is_here(handle):
+            here = f"this machine belongs to {self.cluster}" if self.cluster else NO_ANSWER
+            return f"its job is on the cluster {cluster_of(handle)}, and {here}"
+        return "whether sbatch took it is not known yet" if is_place(handle) else None
 
     @staticmethod
     def _remember_endings(memory: dict[str, Any], entries: Mapping[str, QueueEntry]) -> None:
@@ -178,14 +209,26 @@ class SlurmQueue:
                 memory["endings"].pop(handle, None)
 
     def _read(self) -> dict[str, Any]:
+        """What is remembered of this cluster."""
         memory: dict[str, Any] = {"looked_at": 0.0, "no_accounting_at": 0.0, "jobs": [], "queue": {}, "endings": {}}
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            memory.update(json.loads(self._cache.read_bytes()))
-        return memory
+        known = self._read_all()["clusters"].get(self.cluster or "", {})
+        return memory | {key: value for key, value in known.items() if isinstance(value, type(memory.get(key)))}
 
     def _write(self, memory: dict[str, Any]) -> None:
+        everything = self._read_all()
+        everything["clusters"][self.cluster or ""] = memory
+        self._write_all(everything)
+
+    def _read_all(self) -> dict[str, Any]:
+        empty: dict[str, Any] = {"machines": {}, "clusters": {}}
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            found = json.loads(self._cache.read_bytes())
+            return empty | {key: value for key, value in found.items() if key in empty and isinstance(value, dict)}
+        return empty
+
+    def _write_all(self, everything: dict[str, Any]) -> None:
         """A folder that this user may not write to, or a full disk, only means that nothing is remembered."""
-        text = json.dumps(memory, separators=(",", ":")).encode()
+        text = json.dumps(everything, separators=(",", ":")).encode()
         with contextlib.suppress(OSError):
             write_atomic(self._cache, lambda stream: stream.write(text))
 
@@ -197,10 +240,6 @@ def _squeue(jobs: Sequence[str]) -> dict[str, QueueEntry]:
         if "Invalid job id" in str(error):  # said only where none of them is in Slurm's memory
             return {}
         raise
-
-
-def _job_of(handle: str) -> str:
-    return handle.split("_", 1)[0]
 
 
 def _handles(match: re.Match[str]) -> Iterable[str]:

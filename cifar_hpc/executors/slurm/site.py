@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
 from cifar_hpc.executors.slurm.profile import SlurmProfile
-from cifar_hpc.executors.slurm.queue import SlurmError, run_slurm
 
 DEFAULT_ARRAY_SIZE = 1001
 
