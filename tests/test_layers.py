@@ -52,7 +52,7 @@ DEFERRED = {
 ONE_DOOR = {
     "ray": {"executors/ray"},
     "optuna": {"search/samplers.py"},
-    "submitit": {"executors/slurm/executor.py"},
+    "submitit": {"executors/slurm/sender.py"},
     "pydantic": {"spec", "records"},
     "pydantic_core": {"spec", "records"},
     "PIL": {"data"},
