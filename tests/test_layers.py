@@ -200,6 +200,6 @@ def test_an_import_against_the_table_is_found(tmp_path, monkeypatch):
     bad.parent.mkdir()
     bad.write_text("def f():\n    from cifar_hpc.report import tables\nimport submitit\n")
     assert _wrong(bad) == [
-        "train/loop.py:3: submitit is for ['executors/slurm/executor.py']",
+        "train/loop.py:3: submitit is for ['executors/slurm/sender.py']",
         "train/loop.py:2: train imports report",
     ]
