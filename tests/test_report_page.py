@@ -8,9 +8,11 @@ import itertools
 import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -19,6 +21,7 @@ from cifar_hpc.cli import app
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.collect.trials import CURVES, Curves
 from cifar_hpc.config.catalog import DATASETS
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.records.jobs import own_handle
@@ -27,6 +30,7 @@ from cifar_hpc.records.schema import EnsembleRecord, JobEvent
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find
+from cifar_hpc.report.page import make_part, render_page
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.words import words_of
@@ -209,14 +213,36 @@ def test_a_mistyped_sweep_or_key_is_answered_with_the_nearest(layout: Layout) ->
     assert (code, "Did you mean 'arch'" in err) == (2, True)
 
 
+USE = """<script>
+  const seen = [], say = text => seen.push(text), wait = () => new Promise(done => setTimeout(done, 150));
+  const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)];
+  const visible = () => $$(".board tbody tr:not(.seeds)"), chart = kind => echarts.getInstanceByDom($(`.chart.${kind}`));
+  const mouse = (holder, type, x, y) => {
+    const box = holder.getBoundingClientRect(), at = { clientX: box.left + x, clientY: box.top + y, bubbles: true, buttons: 1 };
+    $(`${"." + holder.className.replace(" ", ".")} canvas`).parentNode.dispatchEvent(new MouseEvent(type, at));
+  };
+  (async () => { try { %s } catch (error) { say("error " + error.stack); } document.title = seen.join("; "); })();
+</script>"""
+
+
+def browse(page: Path, script: str, folder: Path, address: str = "") -> list[str]:
+    """What a script at the page's end says that it saw, using the page as a reader does."""
+    copy = folder / "page.html"
+    copy.write_text(page.read_text().replace("</body>", USE % script + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
+    where = ["--disable-component-update", "--window-size=1280,900", f"--user-data-dir={folder / 'profile'}"]
+    command = [str(CHROMIUM), *flags.split(), *where, "--virtual-time-budget=20000", "--dump-dom", copy.as_uri() + address]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title
+    return unescape(title[1]).split("; ")
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path) -> None:
-    """A script at the page's end uses it as a reader does and writes what it saw where the test can read it."""
-    script = """<script>
-      const seen = [], say = text => seen.push(text);
-      const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)];
-      try {
-        const visible = () => $$(".board tbody tr:not([hidden]):not(.seeds)");
+    seen = browse(
+        page,
+        """
         say("rows " + visible().length);
         const acc = $$(".board th").findIndex(h => h.textContent.startsWith("val acc"));
         const button = $$(".board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
@@ -228,25 +254,111 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path
         $(".board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
         $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
         $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
-      } catch (error) { say("error " + error); }
-      document.title = seen.join("; ");
-    </script>"""
-    copy = tmp_path / "page.html"
-    copy.write_text(page.read_text().replace("</body>", script + "</body>"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-    command = [
-        str(CHROMIUM),
-        *flags.split(),
-        "--disable-component-update",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--dump-dom",
-    ]
-    dom = subprocess.run([*command, copy.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert title
-    assert title[1].split("; ") == [
-        "rows 12", "ascending true", "filtered 2 2 of 12 points", "trials 3", "dialog true 1", "theme dark",
+        """,
+        tmp_path,
+    )
+    assert seen == ["rows 12", "ascending true", "filtered 2 2 of 12 points", "trials 3", "dialog true 1", "theme dark"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tmp_path: Path) -> None:
+    seen = browse(
+        page,
+        r"""
+        await wait();
+        const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2).map(s => s.point);
+        say("best five " + new Set(colored()).size);
+        const box = visible()[7].querySelector("input"); box.focus(); box.click();
+        const point = +visible()[7].dataset.point;
+        say("chosen alone " + colored().every(p => p === point) + " " + colored().length);
+        say("swatch " + (visible()[7].querySelector(".swatch").style.background !== "transparent"));
+        say("still focused " + (document.activeElement === box));
+        const option = chart("curves").getOption(), n = option.series.findIndex(s => s.lineStyle.width === 2);
+        const [x, y] = chart("curves").convertToPixel({ seriesIndex: n }, option.series[n].data[2]);
+        mouse($(".chart.curves"), "mousemove", x, y); await wait();
+        say("hovered " + visible()[7].classList.contains("hot") + " " + /seed \d \(\w+\)/.test($(".said").textContent));
+        const named = $(".said").textContent;
+        say("says its accuracy " + /: \d+\.\d % on validation/.test(named));
+        $$(".metric button")[1].click(); say("loss " + $(".lines").textContent.startsWith("Loss"));
+        """,
+        tmp_path,
+    )
+    assert seen == [
+        "best five 5", "chosen alone true 3", "swatch true", "still focused true", "hovered true true",
+        "says its accuracy true", "loss true",
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated: Path, tmp_path: Path) -> None:
+    brush = """
+        await wait();
+        const top = 36, bottom = $(".chart.axes").clientHeight - 18, holder = $(".chart.axes");
+        mouse(holder, "mousedown", 40, (top + bottom) / 2); mouse(holder, "mousemove", 40, bottom - 40);
+        mouse(holder, "mousemove", 40, bottom);
+        mouse(holder, "mouseup", 40, bottom); await wait();
+        """
+    look = """
+        await wait();
+        const rates = visible().map(r => +r.cells[$$(".board th").findIndex(h => h.textContent === "lr")].textContent);
+        say($(".shown").textContent); say("dots " + chart("dots").points.length); say(location.hash);
+        const [low, high] = location.hash.slice(4).split("..").map(Number);
+        say("inside " + rates.every(rate => low <= rate && rate <= high));
+        """
+    seen = browse(rated, brush + look, tmp_path)
+    assert [*seen[:2], seen[2][:4], seen[3]] == ["8 of 16 points", "dots 16", "#lr=", "inside true"], seen
+    assert browse(rated, look, tmp_path, seen[2]) == seen
+
+
+def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes_and_shows_the_first_rows_at_once(tmp_path: Path) -> None:
+    layout, epochs, seeds = Layout(tmp_path), 30, 3
+    one = next(configs(1, seeds=1, epochs=epochs))
+    write_trial(layout, one, Images.draw(200, 100), sweep="big")
+    write_plan(layout, [one], "big")
+    pool = scan(layout, ["big"])
+    rates = [f"{n:04d}" for n in range(10_000 // seeds)]
+    trials = [
+        dataclasses.replace(
+            pool.trials[0],
+            trial_id=f"{n * seeds + seed:012x}",
+            point_id=f"{n:012x}",
+            seed=seed,
+            config={**pool.trials[0].config, "lr": 1e-4 * (1 + n), "freeze": ("none", 0.5, "all")[n % 3]},
+            val_acc=0.5 + 0.4 * n / len(rates),
+        )
+        for n in range(len(rates))
+        for seed in range(seeds)
+    ]
+    rng = np.random.default_rng(0)
+    start = np.arange(len(trials) + 1, dtype=np.int64) * epochs
+    curves = Curves(start, {name: rng.random(start[-1], np.float32) for name in CURVES})
+    found = find(make_sections(dataclasses.replace(pool, trials=trials, curves=curves), layout)[0], layout)
+    text = render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="big")
+    assert len(text.encode()) < 10_000_000
+    if CHROMIUM is None:
+        return
+    page = tmp_path / "big.html"
+    page.write_text(text)
+    look = """
+        await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
+        $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
+        """
+    assert browse(page, look, tmp_path) == ["200 rows, 3,333 of 3,333 points", "135 lines", "333 of 3,333 points"]
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of four rates by four depths."""
+    layout = Layout(tmp_path_factory.mktemp("rated"))
+    (base,) = configs(1, seeds=1, epochs=3)
+    trials = [
+        dataclasses.replace(base, freeze=freeze, lr=lr)
+        for freeze, lr in itertools.product(("none", 0.25, 0.5, "all"), (1e-4, 1e-3, 1e-2, 0.1))
+    ]
+    for config in trials:
+        write_trial(layout, config, Images.draw(200, 100), sweep="rated")
+    write_plan(layout, trials, "rated")
+    return write_report([find(section, layout) for section in make_sections(scan(layout, ["rated"]), layout)], layout)
 
 
 def test_a_filtered_report_has_a_place_of_its_own(layout: Layout, page: Path) -> None:

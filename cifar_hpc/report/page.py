@@ -1,10 +1,12 @@
-"""index.html: one file that needs nothing else, from findings and drawings. The look is in page.html.j2."""
+"""index.html: one file that needs nothing else, from findings and drawings. page.html.j2 is its look, page.js what it does."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.resources import files as package_files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -17,6 +19,7 @@ from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.report import summary
+from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import Drawing, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
@@ -27,6 +30,9 @@ from cifar_hpc.status.words import digits_of, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
+_PRINTED = (
+    200  # rows of a leaderboard for a reader without scripts and for a printer; a browser makes the others as it shows them
+)
 _FOLDED = ("gap", "trained", "best epoch")  # columns that stand in a row's details
 
 
@@ -66,6 +72,7 @@ class Part:
     rows: Sequence[PageRow] = ()
     shading: str = ""
     next_seed: NextSeed | None = None
+    explore: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = field(default=())
 
 
@@ -90,6 +97,7 @@ def make_part(
         rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
         shading=_shading(found),
         next_seed=next_seed(found, layout),
+        explore=explorable(found.pool, found.board),
         notes=[] if drawn or not found.board.measured else [undrawn],
     )
 
@@ -122,7 +130,10 @@ def render_page(
         covers=summary.COVERS,
         hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
         versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
-        data=_json({"points": [[row.details for row in part.rows] for part in parts], "refresh_s": refresh_s}),
+        printed=_PRINTED,
+        library=_script("vendor/echarts.js") if any(part.explore for part in parts) else "",
+        script=_script("page.js"),
+        data=_json({"parts": [_part_data(part) for part in parts], "refresh_s": refresh_s}),
     )
 
 
@@ -227,6 +238,24 @@ def _fitting(drawings: Sequence[Sequence[Drawing]]) -> tuple[list[list[dict[str,
             facts = {"name": drawing.name, "title": drawing.title, "caption": drawing.caption}
             shown[-1].append({**facts, "svg": Markup(svg), "wide": wide})
     return shown, more
+
+
+def _part_data(part: Part) -> dict[str, Any]:
+    """What page.js makes the leaderboard and the charts of: (cells, style, trials, details) a row."""
+    rows = [([_cell_data(cell) for cell in row.cells], row.style, str(row.trials), row.details) for row in part.rows]
+    return {"rows": rows, "ids": [point[0] for point in part.explore.get("points", ())], "explore": part.explore or None}
+
+
+def _cell_data(cell: Cell) -> Any:
+    """[text, key, what stands under it]; the text alone where it is its own key."""
+    key = None if isinstance(cell.key, float) and not math.isfinite(cell.key) else cell.key
+    if cell.under:
+        return [cell.text, key, cell.under]
+    return cell.text if key == cell.text else [cell.text, key]
+
+
+def _script(name: str) -> Markup:
+    return Markup(package_files("cifar_hpc.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def _json(data: Any) -> Markup:

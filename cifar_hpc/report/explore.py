@@ -1,0 +1,87 @@
+"""What a page's interactive charts know: each point's numbers and axes, each trial's curves, as JSON. Draws nothing.
+
+Accuracies are fractions of 65,534 in 16 bits (65,535: not measured); losses are the upper half of a float32, 0.4 % fine, which
+no eye tells apart; ten thousand trials of thirty epochs are then five megabytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.collect.trials import Axis
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.report.words import words_of
+
+_ABSENT = 65_535
+_WIDE = 50.0  # an axis whose largest value is so many times its smallest is drawn as a logarithm
+
+
+def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
+    """For page.js; empty where there are no two points to compare. Points and their numbers are in the leaderboard's order."""
+    if len(board.measured) < 2:
+        return {}
+    loss = OBJECTIVES[board.objective].metric == "loss"
+    position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
+    trials = [
+        (point, trial.seed, trial.trial_id, position[trial.trial_id])
+        for point, row in enumerate(board.rows)
+        for trial in row.trials
+    ]
+    curves = pool.curves.take([place for *_, place in trials])
+    return {
+        "objective": OBJECTIVES[board.objective].noun,
+        "loss": loss,
+        "points": [_point(row, loss=loss) for row in board.rows],
+        "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],
+        "trials": [[point, seed, trial_id] for point, seed, trial_id, _ in trials],
+        "curves": max((trial.epochs for trial in pool.trials), default=0) > 1,
+        "start": curves.start.tolist(),
+        "acc": [_packed(_fractions(curves.values[f"{split}_acc"])) for split in ("train", "val")],
+        "losses": [_packed(_upper_halves(curves.values[f"{split}_loss"])) for split in ("train", "val")],
+    }
+
+
+def _point(row: Row, *, loss: bool) -> list[Any]:
+    """[id, words, validation's mean, low and high, test's]; test only in the unit of the objective."""
+    return [row.point_id, words_of(row), *_numbers(row.score), *_numbers(None if loss else row.test_acc)]
+
+
+def _numbers(found: Estimate | None) -> list[float | None]:
+    values = (found.mean, found.low, found.high) if found else (None, None, None)
+    return [None if value is None or not math.isfinite(value) else round(value, 5) for value in values]
+
+
+def _is_number(board: Leaderboard, axis: Axis) -> bool:
+    """Whether the axis is a number in every measured point and takes three values at least."""
+    values = {row.axes[axis] for row in board.measured}
+    return len(values) > 2 and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _axis(board: Leaderboard, axis: Axis) -> dict[str, Any]:
+    values = [row.axes[axis] if row.score else None for row in board.rows]
+    known = [value for value in values if value is not None]
+    wide = min(known) > 0 and max(known) / min(known) >= _WIDE
+    return {"name": axis, "log": wide, "values": values}
+
+
+def _fractions(values_E: NDArray[np.float32]) -> NDArray[np.uint16]:
+    scaled_E = np.rint(np.clip(np.nan_to_num(values_E, nan=0.0), 0, 1) * (_ABSENT - 1)).astype(np.uint16)
+    return np.where(np.isnan(values_E), np.uint16(_ABSENT), scaled_E)
+
+
+def _upper_halves(values_E: NDArray[np.float32]) -> NDArray[np.uint16]:
+    bits_E = np.ascontiguousarray(values_E, np.float32).view(np.uint32).astype(np.uint64)
+    return np.where(np.isfinite(values_E), np.minimum((bits_E + 0x8000) >> 16, 0x7F7F), _ABSENT).astype(np.uint16)
+
+
+def _packed(values_E: Sequence[int] | NDArray[np.uint16]) -> str:
+    return base64.b64encode(np.asarray(values_E).astype("<u2").tobytes()).decode()

@@ -1,0 +1,323 @@
+"use strict";
+// The page at work: tables that sort, filter, unfold and choose; charts that follow them; an address that keeps the choice.
+const root = document.documentElement, find = (q, e = document) => e.querySelector(q), all = (q, e = document) => [...e.querySelectorAll(q)];
+const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, MOST_LINES = 120, COLORED = 5, PALETTE = 7;
+const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
+const color = name => getComputedStyle(root).getPropertyValue(name).trim();
+const percent = (x, digits = 1) => `${(100 * x).toFixed(digits)} %`;
+root.classList.add("scripted");
+
+// What was chosen stands in the address after #, so that a link, a reload and the next renewal show the same.
+const address = new URLSearchParams(location.hash.includes("=") ? location.hash.slice(1) : "");
+const keep = (key, value) => {
+  if (value) address.set(key, value); else address.delete(key);
+  history.replaceState(null, "", `#${address}`);
+};
+all("a[href^='#']").forEach(a => a.addEventListener("click", event => {
+  event.preventDefault();
+  const there = find(`[id="${a.getAttribute("href").slice(1)}"]`);
+  if (there.tagName === "DETAILS") there.open = true;
+  there.scrollIntoView();
+}));
+addEventListener("beforeprint", () => all("details").forEach(d => { d.open = true; }));
+
+if (address.get("theme")) root.dataset.theme = address.get("theme");
+const themed = [];  // called when the colours change
+find("#theme").onclick = () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  keep("theme", root.dataset.theme);
+  themed.forEach(f => f());
+};
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => themed.forEach(f => f()));
+if (data.refresh_s) setInterval(() => {  // a reader in the middle of something is left alone
+  if (!find("dialog").open && !find("tr.seeds") && document.activeElement.tagName !== "INPUT") location.reload();
+}, 1000 * data.refresh_s);
+
+const signs = { "=": (a, b) => String(a) === String(b), "!=": (a, b) => String(a) !== String(b), ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
+const cellOf = c => Array.isArray(c) ? { text: c[0], key: c[1], under: c[2] || "" } : { text: c, key: c, under: "" };
+
+// One leaderboard. state: what a reader chose; listeners: the charts, told of every change.
+function openBoard(section, part, prefix) {
+  const body = find("table.board tbody", section), heads = all("table.board th", section), filter = find("input.filter", section);
+  const names = heads.map(h => h.textContent.trim().replace(/ %$/, "")), told = find(".shown", section), more = find(".more", section);
+  const rows = part.rows.map(([cells, style, trials, details], point) => ({ cells: [...cells.map(cellOf), { text: trials, key: trials, under: "" }], style, details, point }));
+  rows.forEach(r => { r.words = r.cells.map(c => c.text).join(" ").toLowerCase(); });
+  const state = { chosen: (address.get(`${prefix}rows`) || "").split(",").map(id => part.ids.indexOf(id)).filter(p => p >= 0), ranges: {}, hot: null, shown: [] };
+  const listeners = [], tell = what => listeners.forEach(f => f(what));
+  let sorted = null, most = MOST_ROWS;
+
+  const holds = (row, word) => {
+    const m = word.match(/^([\w. ]+?)(!=|>=|<=|=|>|<)(.+)$/), c = m ? names.indexOf(m[1]) : -1;
+    if (c < 0) return row.words.includes(word.toLowerCase());
+    const { key, text } = row.cells[c], asked = isNaN(m[3]) ? m[3] : +m[3];
+    return /[<>]/.test(m[2]) ? typeof key === "number" && signs[m[2]](key, asked) : signs[m[2]](key === null || isNaN(m[3]) ? String(text) : key, asked);
+  };
+  const inRanges = row => Object.entries(state.ranges).every(([c, spans]) => spans.some(([low, high]) => {
+    const x = part.explore.columns[c][row.point];
+    return x !== null && low <= x && x <= high;
+  }));
+  const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "string" ? -1 : 1;
+  const arrange = () => {
+    const words = filter.value.trim().split(/\s+/).filter(Boolean);
+    state.found = rows.filter(r => words.every(w => holds(r, w)));  // before the ranges: what the axes show
+    state.shown = state.found.filter(inRanges);
+    if (sorted) {
+      const [c, up] = sorted;
+      state.shown = state.shown.map(r => [r.cells[c].key, r]).sort(([a], [b]) => a === null ? (b === null ? 0 : 1) : b === null ? -1 : up ? order(a, b) : order(b, a)).map(([, r]) => r);
+    }
+  };
+  const line = r => {
+    const tr = make("tr", { className: r.style });
+    r.cells.slice(0, -1).forEach((c, n) => {
+      const td = tr.insertCell();
+      if (n === 0 && part.explore) {
+        const box = make("input", { type: "checkbox", checked: state.chosen.includes(r.point), ariaLabel: `choose row ${r.point + 1}` });
+        box.onchange = () => choose(r.point);
+        td.append(make("label", {}, box, make("span", { className: "swatch" }), c.text));
+      } else td.append(c.text);
+      if (heads[n].classList.contains("right")) td.className = "right";
+      else if (c.text.length > 18) td.title = c.text;
+      if (c.under) td.append(make("small", { textContent: c.under }));
+    });
+    const open = make("button", { className: "open", textContent: `${r.cells.at(-1).text} ▸`, ariaExpanded: "false", ariaLabel: `show the ${r.cells.at(-1).text} trials` });
+    open.onclick = () => unfold(r, tr, open);
+    tr.insertCell().append(open);
+    tr.onmouseenter = () => heat(r.point);
+    tr.onmouseleave = () => heat(null);
+    tr.dataset.point = r.point;
+    return tr;
+  };
+  const unfold = (r, tr, button) => {
+    const was = button.ariaExpanded === "true";
+    all("tr.seeds", body).forEach(e => e.remove());
+    all(".open", body).forEach(e => { e.ariaExpanded = "false"; });
+    if (was) return;
+    button.ariaExpanded = "true";
+    const extra = make("tr", { className: "seeds" }), cell = extra.insertCell();
+    cell.colSpan = heads.length;
+    cell.append(make("div", { textContent: r.details.facts.join(" · ") }));
+    for (const [id, to, text, job, logs] of r.details.trials) {
+      const seed = make("div", {}, link(id, to), ` ${text}`);
+      if (job) seed.append(" · ", link(job, logs));
+      cell.append(seed);
+    }
+    tr.after(extra);
+  };
+  const paint = () => all("tr[data-point]", body).forEach(tr => {
+    const c = colorOf(+tr.dataset.point);
+    tr.classList.toggle("hot", +tr.dataset.point === state.hot);
+    const swatch = find(".swatch", tr);
+    if (swatch) swatch.style.background = c || "transparent";
+  });
+  const update = () => {
+    arrange();
+    body.replaceChildren(...state.shown.slice(0, most).map(line));
+    const left = state.shown.length - most;
+    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} points`;
+    more.hidden = left <= 0;
+    more.textContent = `show ${Math.min(left, MOST_ROWS)} more of ${left.toLocaleString("en")}`;
+    heads.forEach((h, c) => { if (sorted && sorted[0] === c) h.setAttribute("aria-sort", sorted[1] ? "ascending" : "descending"); else h.removeAttribute("aria-sort"); });
+    keep(`${prefix}filter`, filter.value.trim());
+    keep(`${prefix}sort`, sorted ? `${names[sorted[0]]},${sorted[1] ? "up" : "down"}` : "");
+    keep(`${prefix}rows`, state.chosen.map(p => part.ids[p]).join(","));
+    for (const [c, axis] of (part.explore ? part.explore.axes : []).entries()) {
+      keep(`${prefix}${axis.name}`, (state.ranges[c] || []).map(([low, high]) => `${+low.toPrecision(4)}..${+high.toPrecision(4)}`).join(","));
+    }
+    tell("rows");
+    paint();
+  };
+  // The colour of a point: of those chosen, else of the best five that are shown; null for the others.
+  const colorOf = point => {
+    const colored = state.chosen.length ? state.chosen : state.shown.slice(0, COLORED).map(r => r.point);
+    const place = colored.indexOf(point);
+    return place < 0 ? null : color(`--f${place % PALETTE}`);
+  };
+  const choose = point => {
+    state.chosen = state.chosen.includes(point) ? state.chosen.filter(p => p !== point) : [...state.chosen, point];
+    const boxes = all("tr[data-point] input", body);
+    boxes.forEach(b => { b.checked = state.chosen.includes(+b.closest("tr").dataset.point); });
+    keep(`${prefix}rows`, state.chosen.map(p => part.ids[p]).join(","));
+    tell("rows");
+    paint();
+  };
+  const heat = point => { if (point !== state.hot) { state.hot = point; paint(); tell("hot"); } };
+  const setRange = (axis, spans) => { if (spans.length) state.ranges[axis] = spans; else delete state.ranges[axis]; update(); };
+
+  heads.forEach((head, c) => { find("button", head).onclick = () => {
+    sorted = [c, sorted && sorted[0] === c ? !sorted[1] : !/acc|f1|auroc/.test(names[c])];
+    update();
+  }; });
+  filter.oninput = update;
+  more.onclick = () => { most += MOST_ROWS; update(); };
+  filter.value = address.get(`${prefix}filter`) || "";
+  const [column, way] = (address.get(`${prefix}sort`) || "").split(/,(?=\w+$)/);
+  if (names.includes(column)) sorted = [names.indexOf(column), way === "up"];
+  if (part.explore) part.explore.axes.forEach((axis, c) => {
+    const spans = (address.get(prefix + axis.name) || "").split(",").filter(Boolean).map(s => s.split("..").map(Number));
+    if (spans.length) state.ranges[c] = spans;
+  });
+  return { state, update, choose, heat, setRange, colorOf, paint, listeners };
+}
+
+// A folder of the records: a link where the page was opened as a file; a server of the report alone has none.
+const link = (text, href) => location.protocol === "file:" ? make("a", { href, textContent: text }) : text;
+
+const unpack = text => new Uint16Array(Uint8Array.from(atob(text), c => c.charCodeAt(0)).buffer);
+const fractions = text => Float32Array.from(unpack(text), u => u === 65535 ? NaN : u / 65534);
+const halves = text => { const bits = Uint32Array.from(unpack(text), u => u === 65535 ? 0x7fc00000 : u << 16); return new Float32Array(bits.buffer); };
+
+// The charts of one part: dots with intervals, curves, axes. They follow the board and tell it what is pointed at and brushed.
+function openCharts(section, part, board) {
+  const { explore } = part, { state } = board, said = find(".said", section), holders = { dots: find(".chart.dots", section), curves: find(".chart.curves", section), axes: find(".chart.axes", section) };
+  const shownAs = explore.loss ? x => x.toFixed(3) : x => percent(x);
+  const values = { acc: explore.acc.map(fractions), loss: explore.losses.map(halves) };
+  const trialsOf = new Map();
+  explore.trials.forEach(([point], t) => trialsOf.set(point, [...(trialsOf.get(point) || []), t]));
+  const score = p => explore.points[p][2];
+  const charts = {};
+  let metric = "acc";
+  const open = kind => {
+    const chart = echarts.init(holders[kind], null, { renderer: "canvas" });
+    new ResizeObserver(() => chart.resize()).observe(holders[kind]);
+    chart.on("mouseout", () => { board.heat(null); });
+    charts[kind] = chart;
+    return chart;
+  };
+  const ink = () => ({ text: color("--ink"), muted: color("--muted"), line: color("--line") });
+  const valueAxis = (more = {}) => ({ type: "value", scale: true, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.loss ? undefined : x => `${+(100 * x).toFixed(2)}%` }, ...more });
+  const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
+
+  const dotted = () => {
+    const best = state.shown.filter(r => score(r.point) !== null).slice(0, MOST_DOTS).map(r => r.point);
+    return [...best, ...state.chosen.filter(p => score(p) !== null && !best.includes(p))];
+  };
+  const drawDots = () => {
+    const points = dotted(), narrow = holders.dots.clientWidth < 620, name = p => explore.points[p][1];
+    holders.dots.style.height = `${70 + 25 * points.length}px`;
+    charts.dots.resize();
+    const dot = (offset, first, symbol, hollow) => points.flatMap((p, y) => {
+      const [mean, low, high] = explore.points[p].slice(first, first + 3), c = board.colorOf(p) || color("--muted");
+      return mean === null ? [] : [{ value: [mean, y, low ?? mean, high ?? mean, offset], point: p, color: c, hollow, symbol }];
+    });
+    const render = (params, api) => {
+      const item = dots[params.dataIndex], [x, y] = api.coord([item.value[0], item.value[1]]), shift = item.value[4];
+      const [low] = api.coord([item.value[2], 0]), [high] = api.coord([item.value[3], 0]), fill = item.hollow ? color("--paper") : item.color;
+      const mark = item.symbol === "circle" ? { type: "circle", shape: { cx: x, cy: y + shift, r: 4 } } : { type: "polygon", shape: { points: [[x, y + shift - 4], [x + 4, y + shift], [x, y + shift + 4], [x - 4, y + shift]] } };
+      return { type: "group", children: [{ type: "line", shape: { x1: low, y1: y + shift, x2: high, y2: y + shift }, style: { stroke: item.color, lineWidth: 1.3 } }, { ...mark, style: { fill, stroke: item.color, lineWidth: 1.5 } }] };
+    };
+    const dots = [...dot(-4, 2, "circle", false), ...dot(4, 5, "diamond", true)];
+    charts.dots.setOption({
+      ...still, grid: { left: narrow ? 130 : 330, right: 20, top: 12, bottom: 40 },
+      tooltip: { backgroundColor: color("--paper"), textStyle: { color: color("--ink") }, formatter: x => tip(dots[x.dataIndex].point) },
+      xAxis: valueAxis({ name: explore.objective, nameLocation: "middle", nameGap: 24, nameTextStyle: { color: ink().text } }),
+      yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: narrow ? 115 : 310, overflow: "truncate" } },
+      series: [{ type: "custom", renderItem: render, dimensions: ["mean", "row", "low", "high"], encode: { x: [0, 2, 3], y: 1 }, data: dots.map(d => d.value), clip: true }],
+    }, true);
+    charts.dots.points = dots.map(d => d.point);
+  };
+  const tip = p => {
+    const [, words, val, low, high, test, testLow, testHigh] = explore.points[p], box = make("div"), span = (a, b) => a === null || a === undefined ? "" : ` (${shownAs(a)} to ${shownAs(b)})`;
+    box.append(make("b", { textContent: words }));
+    if (val !== null) box.append(make("div", { textContent: `validation ${shownAs(val)}${span(low, high)}` }));
+    if (test !== null) box.append(make("div", { textContent: `test ${shownAs(test)}${span(testLow, testHigh)}` }));
+    box.append(make("div", { textContent: "click: choose it" }));
+    return box.outerHTML;
+  };
+
+  const drawCurves = () => {
+    const [train, val] = values[metric], points = [...new Set([...state.chosen, ...state.shown.map(r => r.point)])];
+    const colored = points.filter(p => board.colorOf(p)), others = points.filter(p => !board.colorOf(p));
+    const wanted = [...colored, ...others].flatMap(p => (trialsOf.get(p) || []).map(t => [p, t])).slice(0, MOST_LINES);
+    const lineOf = (p, t, kind) => {
+      const from = explore.start[t], to = explore.start[t + 1], source = kind === "val" ? val : train, c = board.colorOf(p);
+      const points = Array.from(source.subarray(from, to), (y, e) => [e + 1, Number.isNaN(y) ? null : y]);
+      return { id: `${kind}${t}`, type: "line", data: points, point: p, trial: t, triggerLineEvent: true, showSymbol: to - from === 1, symbolSize: 5, z: c ? 3 : 1,
+        lineStyle: { color: c || ink().muted, width: kind === "val" ? (c ? 2 : 1) : 1, type: kind === "val" ? "solid" : "dashed", opacity: c ? (kind === "val" ? 1 : 0.7) : 0.35 }, itemStyle: { color: c || ink().muted }, emphasis: { lineStyle: { width: 3, opacity: 1 } } };
+    };
+    const lines = wanted.flatMap(([p, t]) => board.colorOf(p) ? [lineOf(p, t, "train"), lineOf(p, t, "val")] : [lineOf(p, t, "val")]);
+    const all_n = points.reduce((n, p) => n + (trialsOf.get(p) || []).length, 0);
+    charts.curves.lines = lines;
+    charts.curves.setOption({
+      ...still, grid: { left: 56, right: 20, top: 14, bottom: 42 },
+      xAxis: { type: "value", min: 1, max: "dataMax", minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 26, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text }, splitLine: { show: false } },
+      yAxis: metric === "acc" ? { ...valueAxis(), axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
+      series: lines,
+    }, true);
+    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}, a line a trial: validation solid, training dashed.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}`;
+  };
+  const ceiling = lines => {  // one run that diverged hides nothing
+    const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = ys[Math.floor(0.95 * (ys.length - 1))];
+    return ys.length && ys.at(-1) > 2 * usual ? +usual.toPrecision(2) : undefined;
+  };
+
+  const drawAxes = () => {
+    const named = [...explore.axes, { name: `validation ${explore.objective}`, log: false }], rows = state.found.filter(r => score(r.point) !== null);
+    charts.axes.points = rows.map(r => r.point);
+    charts.axes.setOption({
+      ...still, parallel: { left: 40, right: 90, top: 36, bottom: 18, axisExpandable: false },
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, formatter: dim === named.length - 1 && !explore.loss ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
+        data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), width: 2.5, opacity: 0.95 } } : {}) })) }],
+    }, true);
+    Object.entries(state.ranges).forEach(([dim, intervals]) => charts.axes.dispatchAction({ type: "axisAreaSelect", parallelAxisId: `axis${dim}`, intervals, quiet: true }));
+  };
+
+  open("dots");
+  charts.dots.on("mouseover", x => board.heat(charts.dots.points[x.dataIndex]));
+  charts.dots.on("click", x => board.choose(charts.dots.points[x.dataIndex]));
+  if (holders.curves) {
+    open("curves");
+    charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); say(l.trial); } });
+    charts.curves.on("click", x => board.choose(charts.curves.lines[x.seriesIndex].point));
+    all(".metric button", section).forEach(b => { b.onclick = () => { metric = b.value; all(".metric button", section).forEach(o => { o.ariaPressed = String(o === b); }); drawCurves(); }; });
+  }
+  if (holders.axes) {
+    open("axes");
+    charts.axes.on("mouseover", x => board.heat(charts.axes.points[x.dataIndex]));
+    charts.axes.on("click", x => { if (x.dataIndex !== undefined) board.choose(charts.axes.points[x.dataIndex]); });
+    charts.axes.on("axisareaselected", x => { if (!x.quiet) board.setRange(+x.parallelAxisId.slice(4), x.intervals || []); });
+  }
+  const say = t => {
+    const [p, seed, id] = explore.trials[t], [from, to] = [explore.start[t], explore.start[t + 1]], ys = values[metric][1].subarray(from, to);
+    const last = ys.length ? ys[ys.length - 1] : NaN, text = Number.isNaN(last) ? "" : `: ${metric === "acc" ? percent(last) : last.toPrecision(2)} on validation after epoch ${ys.length}`;
+    said.textContent = `${explore.points[p][1]}, seed ${seed} (${id})${text}`;
+  };
+  let brushing = false;
+  board.listeners.push(what => {
+    if (what === "hot") {
+      if (charts.curves) charts.curves.lines.forEach((l, n) => charts.curves.dispatchAction({ type: l.point === state.hot ? "highlight" : "downplay", seriesIndex: n }));
+      if (charts.axes) charts.axes.dispatchAction({ type: "downplay", seriesIndex: 0 });
+      if (charts.axes && state.hot !== null) charts.axes.dispatchAction({ type: "highlight", seriesIndex: 0, dataIndex: charts.axes.points.indexOf(state.hot) });
+      if (state.hot !== null && state.trial === undefined) said.textContent = explore.points[state.hot][1];
+      state.trial = undefined;
+      return;
+    }
+    if (brushing) return;
+    brushing = true;
+    drawDots();
+    if (charts.curves) drawCurves();
+    if (charts.axes) drawAxes();
+    brushing = false;
+  });
+  themed.push(() => { board.paint(); board.listeners.forEach(f => f("rows")); });
+}
+
+data.parts.forEach((part, n) => {
+  const section = find(`[data-part="${n}"]`);
+  if (!part.rows.length) return;
+  if (part.explore) part.explore.columns = [...part.explore.axes.map(a => a.values), part.explore.points.map(p => p[2])];
+  const board = openBoard(section, part, data.parts.length > 1 ? `${n + 1}.` : "");
+  if (part.explore) openCharts(section, part, board);
+  board.update();
+});
+
+const filters = all("input.filter");
+addEventListener("keydown", e => { if (e.key === "/" && e.target.tagName !== "INPUT" && filters.length) { e.preventDefault(); filters[0].focus(); } });
+all(".copier").forEach(b => { b.onclick = () => navigator.clipboard.writeText(find("code", b.parentNode).textContent).then(() => { b.textContent = "copied"; }); });
+const dialog = find("dialog"), figures = all("figure > button");
+let shown = 0;
+const show = n => { shown = (n + figures.length) % figures.length; dialog.replaceChildren(find("svg", figures[shown]).cloneNode(true), find("figcaption", figures[shown].parentNode).cloneNode(true)); if (!dialog.open) dialog.showModal(); };
+figures.forEach((f, n) => { f.onclick = () => show(n); });
+dialog.onclick = e => { if (!e.target.closest("a")) dialog.close(); };
+dialog.onkeydown = e => { if (e.key === "ArrowRight") show(shown + 1); if (e.key === "ArrowLeft") show(shown - 1); };
