@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import json
 import re
 import shutil
 import subprocess
@@ -24,9 +25,10 @@ from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.trials import CURVES, Curves
 from cifar_hpc.config.catalog import DATASETS
 from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.records.claims import claim_trial
 from cifar_hpc.records.jobs import own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.schema import EnsembleRecord, JobEvent
+from cifar_hpc.records.schema import EnsembleRecord, EpochRecord, JobEvent
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find
@@ -310,8 +312,10 @@ def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated
     assert browse(rated, look, tmp_path, seen[2]) == seen
 
 
-def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes_and_shows_the_first_rows_at_once(tmp_path: Path) -> None:
-    layout, epochs, seeds = Layout(tmp_path), 30, 3
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 9,999 trials of 30 epochs, three seeds a point."""
+    layout, epochs, seeds = Layout(tmp_path_factory.mktemp("big")), 30, 3
     one = next(configs(1, seeds=1, epochs=epochs))
     write_trial(layout, one, Images.draw(200, 100), sweep="big")
     write_plan(layout, [one], "big")
@@ -334,16 +338,41 @@ def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes_and_shows_the_f
     curves = Curves(start, {name: rng.random(start[-1], np.float32) for name in CURVES})
     found = find(make_sections(dataclasses.replace(pool, trials=trials, curves=curves), layout)[0], layout)
     text = render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="big")
-    assert len(text.encode()) < 10_000_000
-    if CHROMIUM is None:
-        return
-    page = tmp_path / "big.html"
+    page = layout.root / "big.html"
     page.write_text(text)
+    return page
+
+
+def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes(big: Path) -> None:
+    assert big.stat().st_size < 10_000_000
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big: Path, tmp_path: Path) -> None:
     look = """
         await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
         $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
         """
-    assert browse(page, look, tmp_path) == ["200 rows, 3,333 of 3,333 points", "135 lines", "333 of 3,333 points"]
+    assert browse(big, look, tmp_path) == ["200 rows, 3,333 of 3,333 points", "135 lines", "333 of 3,333 points"]
+
+
+def test_what_runs_stands_in_the_page_with_its_curve_so_far_and_the_time_left(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    *ended, now = configs(3, 1, 6)
+    for config in ended:
+        write_trial(layout, config, Images.draw(50, 20))
+    write_plan(layout, [*ended, now], "live")
+    files = layout.trial(now.trial_id)
+    assert claim_trial(files, now.trial_id, "live/job-0001")
+    lines = [{"epoch": n, "lr": 0.1, "train_loss": 1.0, "train_acc": 0.3, "val_loss": 1.0, "val_acc": 0.4} for n in (1, 2)]
+    append_records(files.metrics, [EpochRecord(**line, train_s=8.0, val_s=2.0) for line in lines])
+    text = write_report(
+        [find(section, layout) for section in make_sections(scan(layout, ["live"]), layout)], layout
+    ).read_text()
+    assert f"<td>{now.trial_id}</td>" in text
+    assert all(f"<td>{said}</td>" in text for said in ("2 of 6", "10 s", "40 s"))
+    explore = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])["parts"][0]["explore"]
+    assert (explore["trials"][-1][2], np.diff(explore["start"]).tolist()) == (now.trial_id, [6, 6, 2])
 
 
 @pytest.fixture(scope="module")

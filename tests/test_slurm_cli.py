@@ -115,7 +115,11 @@ def test_what_had_no_room_is_submitted_by_a_job_of_the_queue_until_nothing_waits
     while set(_statuses(run)) != {"completed"}:
         assert time.monotonic() < until
         time.sleep(1)
-    handles = {e.handle for e in read_records(Layout(results_root()).sweep("s").jobs, JobEvent) if e.event == "submitted" and e.trial_ids}
+    handles = {
+        e.handle
+        for e in read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
+        if e.event == "submitted" and e.trial_ids
+    }
     assert len(handles) == 4, "each was submitted once"
 
 

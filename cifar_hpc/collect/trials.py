@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.records.schema import Outcome, SplitMetrics, Status, TrialResult
+from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
 from cifar_hpc.status.query import config_text, flat_config, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
@@ -103,6 +103,7 @@ class Unfinished:
     reason: str
     epochs: int
     spent_s: float  # in the epochs that it left behind
+    running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from cifar_hpc.report.figures_ensemble import draw_disagreement, draw_gain
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page import Part, make_part, render_page
-from cifar_hpc.report.page_tables import ensemble_tables, ledger_table, save_tables
+from cifar_hpc.report.page_tables import ensemble_tables, ledger_table, running_table, save_tables
 from cifar_hpc.report.places import report_folder
 from cifar_hpc.report.tables import section_records, sections_markdown
 from cifar_hpc.terminal.tables import to_csv
@@ -109,7 +109,13 @@ def ensemble_records(found: Findings) -> dict[str, EnsembleRecord]:
 def _part(found: Findings, layout: Layout, name: str, root: str, *, drawn: bool) -> Part:
     """name: what stands before the names of its files."""
     drawings = [readable(drawing) for drawing in choose_drawings(found)] if found.board.measured and drawn else []
-    tables = [*comparison_tables(found, layout), *ensemble_tables(found), ledger_table(found), *hours_table(found)]
+    tables = [
+        *running_table(found),
+        *comparison_tables(found, layout),
+        *ensemble_tables(found),
+        ledger_table(found),
+        *hours_table(found),
+    ]
     return make_part(
         found,
         [replace(drawing, name=f"{name}{drawing.name}") for drawing in drawings],

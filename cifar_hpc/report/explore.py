@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import Axis
+from cifar_hpc.collect.trials import CURVES, Axis, Unfinished
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.words import words_of
 
@@ -31,28 +31,33 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
         return {}
     loss = OBJECTIVES[board.objective].metric == "loss"
     position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
-    trials = [
-        (point, trial.seed, trial.trial_id, position[trial.trial_id])
-        for point, row in enumerate(board.rows)
-        for trial in row.trials
-    ]
-    curves = pool.curves.take([place for *_, place in trials])
+    trials = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
+    running = [(point, trial) for point, row in enumerate(board.rows) for trial in row.unfinished if trial.running]
+    curves = pool.curves.take([position[trial.trial_id] for _, trial in trials])
+    values = {name: np.concatenate([curves.values[name], *(_so_far(trial, name) for _, trial in running)]) for name in CURVES}
+    ends = curves.start[-1] + np.cumsum([len(trial.running) for _, trial in running], dtype=np.int64)
+    start = [*curves.start.tolist(), *ends.tolist()]
     return {
         "objective": OBJECTIVES[board.objective].noun,
         "loss": loss,
         "points": [_point(row, loss=loss) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],
-        "trials": [[point, seed, trial_id] for point, seed, trial_id, _ in trials],
-        "curves": max((trial.epochs for trial in pool.trials), default=0) > 1,
-        "start": curves.start.tolist(),
-        "acc": [_packed(_fractions(curves.values[f"{split}_acc"])) for split in ("train", "val")],
-        "losses": [_packed(_upper_halves(curves.values[f"{split}_loss"])) for split in ("train", "val")],
+        "trials": [[point, trial.seed, trial.trial_id] for point, trial in (*trials, *running)],
+        "curves": bool(max(np.diff(start), default=0) > 1),
+        "start": start,
+        "acc": [_packed(_fractions(values[f"{split}_acc"])) for split in ("train", "val")],
+        "losses": [_packed(_upper_halves(values[f"{split}_loss"])) for split in ("train", "val")],
     }
 
 
 def _point(row: Row, *, loss: bool) -> list[Any]:
     """[id, words, validation's mean, low and high, test's]; test only in the unit of the objective."""
     return [row.point_id, words_of(row), *_numbers(row.score), *_numbers(None if loss else row.test_acc)]
+
+
+def _so_far(trial: Unfinished, name: str) -> NDArray[np.float32]:
+    values = [getattr(epoch, name) for epoch in trial.running]
+    return np.array([math.nan if value is None else value for value in values], np.float32)
 
 
 def _numbers(found: Estimate | None) -> list[float | None]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.words import difference_text, hours_text
-from cifar_hpc.status.words import score_text
+from cifar_hpc.report.words import difference_text, hours_text, words_of
+from cifar_hpc.status.words import duration_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
 
 
@@ -35,6 +35,25 @@ def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
     for path in folder.glob("*.*"):
         if path.suffix in (".csv", ".md") and path.stem not in names:
             path.unlink()
+
+
+def running_table(found: Findings) -> list[PageTable]:
+    """What trains now and how far it is; none where nothing does."""
+    rows = []
+    for row in found.board.rows:
+        for trial in (trial for trial in row.unfinished if trial.running):
+            last, wanted = trial.running[-1], int(row.config["epochs"])
+            epoch_s = sum(epoch.train_s + epoch.val_s for epoch in trial.running) / len(trial.running)
+            val = found.board.measured[0].val_acc if found.board.measured else None
+            acc = score_text(last.val_acc, val.images if val else None)
+            left = duration_text(epoch_s * max(wanted - last.epoch, 0))
+            rows.append(
+                (trial.trial_id, words_of(row), str(trial.seed), f"{last.epoch} of {wanted}", acc, duration_text(epoch_s), left)
+            )
+    header = ("trial", "configuration", "seed", "epoch", "val acc %", "an epoch", "left")
+    return (
+        [PageTable("running", "Running now", header, rows, "left: at the mean of its epochs so far, at most.")] if rows else []
+    )
 
 
 def ledger_table(found: Findings) -> PageTable:
