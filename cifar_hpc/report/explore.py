@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import CURVES, Axis, Unfinished
+from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.words import words_of
 
@@ -31,7 +31,7 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
         return {}
     loss = OBJECTIVES[board.objective].metric == "loss"
     position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
-    trials = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
+    trials: list[tuple[int, Trial]] = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
     running = [(point, trial) for point, row in enumerate(board.rows) for trial in row.unfinished if trial.running]
     curves = pool.curves.take([position[trial.trial_id] for _, trial in trials])
     values = {name: np.concatenate([curves.values[name], *(_so_far(trial, name) for _, trial in running)]) for name in CURVES}
@@ -42,7 +42,10 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
         "loss": loss,
         "points": [_point(row, loss=loss) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],
-        "trials": [[point, trial.seed, trial.trial_id] for point, trial in (*trials, *running)],
+        "trials": [
+            *([point, t.seed, t.trial_id] for point, t in trials),
+            *([point, t.seed, t.trial_id] for point, t in running),
+        ],
         "curves": bool(max(np.diff(start), default=0) > 1),
         "start": start,
         "acc": [_packed(_fractions(values[f"{split}_acc"])) for split in ("train", "val")],
