@@ -265,6 +265,7 @@ def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
 def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, monkeypatch, number):
     said = io.StringIO()  # pytest's capture loses what is written while it is read
     monkeypatch.setattr(sys, "stderr", said)
+    before = signal.signal(number, signal.SIG_DFL)  # a suite that runs in the background ignores some
     (job,) = jobs_with_seeds(7)
     layout = Layout(tmp_path / "results")
     trial_id = job.trial_ids[0]
@@ -278,6 +279,7 @@ def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, mon
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
             time.sleep(10)
+    signal.signal(number, before)
     assert said.getvalue() == "stopping: 1 trial saves its state; again to stop at once\n"
 
 
