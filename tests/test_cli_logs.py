@@ -70,9 +70,10 @@ def test_following_says_each_epoch_each_printed_line_and_the_end_once(sweep):
     assert news() == []
 
 
-def test_following_ends_where_nothing_runs_and_a_trial_alone_is_not_followed(sweep):
+def test_following_ends_where_nothing_runs_and_a_trial_of_no_sweep_is_not_followed(sweep):
     assert CliRunner().invoke(app, ["logs", "s", "-f"]).exit_code == 0
     trial_id = sweep[1].plan.trials[0].trial_id
-    sweep[0].trial(trial_id).folder.mkdir(parents=True)
-    refused = CliRunner().invoke(app, ["logs", trial_id, "-f"])
-    assert refused.exit_code == 2 and "name its sweep" in refused.output
+    assert CliRunner().invoke(app, ["logs", trial_id[:9], "-f"]).exit_code == 0  # its sweep is known
+    sweep[0].trial("nosweephasit").folder.mkdir(parents=True)
+    refused = CliRunner().invoke(app, ["logs", "nosweephasit", "-f"])
+    assert refused.exit_code == 2 and "no sweep has the trial" in refused.output

@@ -154,7 +154,7 @@ def test_the_time_left_counts_what_trains_side_by_side_and_is_never_zero(half_do
         (("fetch", "digit"), "Did you mean 'digits'?"),
         (("status", "sweeps/small.yaml"), "Did you mean 'small'?"),
         (("logs", "smal"), "Did you mean 'small'?"),
-        (("sweep", "smal"), "Did you mean 'small.yaml'?"),
+        (("sweep", "smal"), "Did you mean 'small'?"),
     ],
 )
 def test_a_mistyped_word_of_a_command_is_answered_in_plain_words(half_done, arguments, answer):

@@ -5,8 +5,8 @@ Owns: which networks answer for a name, and how their answers are combined.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.collect.names import find_ensemble, find_named
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.status.names import resolve_trial
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.ensemble import Floats
@@ -51,40 +50,46 @@ class Predictions:
 
 
 def members_of(layout: Layout, what: str) -> Members:
-    """A trial or a point with equal weights, or the ensemble in that file. Raises CifarHpcError."""
-    if what.endswith(".json"):
+    """A trial, or all seeds of a configuration with equal weights, or an ensemble, by any name that collect/names.py knows.
+    Raises CifarHpcError."""
+    path = find_ensemble(layout, what)
+    if path is not None:
         try:
-            record = read_record(Path(what), EnsembleRecord)
+            record = read_record(path, EnsembleRecord)
         except FileNotFoundError as error:
             raise CifarHpcError(f"{what}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from error
         if record.weights is not None:  # a soup is one network, made as any member's is
             one = (dataclasses.replace(record.members[0], weight=1.0),)
-            return Members(record.classes, one, weights=Path(what).parent / record.weights)
+            return Members(record.classes, one, weights=path.parent / record.weights)
         return Members(record.classes, record.members, record.coefficients, record.intercept)
-    results = {}
-    broken: dict[str, str] = {}
-    for trial_id in [what] if layout.trial(what).result.exists() else layout.trial_ids():
-        try:
-            results[trial_id] = read_record(layout.trial(trial_id).result, TrialResult)
-        except FileNotFoundError:
-            continue
-        except RecordError as error:
-            broken[trial_id] = str(error)
-    ids = {*results, *(result.point_id for result in results.values())}
-    if not any(known.startswith(what.lower()) for known in ids):
-        raise CifarHpcError(f"{what}: neither a finished trial nor a point of {layout.pool}, nor a .json file of an ensemble")
-    meant = resolve_trial(what, ids)
-    found = [result for trial_id, result in results.items() if meant in (trial_id, result.point_id)]
-    members = tuple(EnsembleMember(trial_id=r.trial_id, weight=1 / len(found), temperature=1.0) for r in found)
-    unread = tuple(why for trial_id, why in broken.items() if _point_of(layout, trial_id) == found[0].point_id == meant)
-    return Members(found[0].classes, members, unread=unread)
+    if layout.has_trial(what) and (result := _finished(layout, what)) is not None:  # a whole id: nothing has to be ranked
+        return _equal([result])
+    named = find_named(layout, what)
+    if named.trial_id is not None:
+        result = _finished(layout, named.trial_id)
+        if result is None:
+            raise CifarHpcError(
+                f"trial {named.trial_id} has no result yet: cifar-hpc logs {named.trial_id} tells what became of it"
+            )
+        return _equal([result])
+    results = [read_record(layout.trial(trial.trial_id).result, TrialResult) for trial in named.row.trials]
+    if not results:
+        raise CifarHpcError(f"no seed of {named.row.label} has finished: {', '.join(named.trial_ids)}")
+    unread = [f"{trial.trial_id}: {trial.reason}" for trial in named.row.failed if layout.trial(trial.trial_id).result.exists()]
+    return _equal(results, unread)
 
 
-def _point_of(layout: Layout, trial_id: str) -> str | None:
-    """The point of a trial whose result cannot be read, from its trial.json; None where that does not tell it either."""
-    with contextlib.suppress(OSError, RecordError, TypeError, KeyError, ValueError, AttributeError):
-        return TrialConfig.from_json(read_record(layout.trial(trial_id).trial, TrialRecord).config).point_id
-    return None
+def _finished(layout: Layout, trial_id: str) -> TrialResult | None:
+    """Raises RecordError where it cannot be read."""
+    try:
+        return read_record(layout.trial(trial_id).result, TrialResult)
+    except FileNotFoundError:
+        return None
+
+
+def _equal(results: Sequence[TrialResult], unread: Sequence[str] = ()) -> Members:
+    members = tuple(EnsembleMember(trial_id=r.trial_id, weight=1 / len(results), temperature=1.0) for r in results)
+    return Members(results[0].classes, members, unread=tuple(unread))
 
 
 def predict_images(layout: Layout, chosen: Members, source: Path) -> Predictions:

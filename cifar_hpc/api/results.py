@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.collect.chosen import chosen_pool, split_words
 from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.names import find_named
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.sections import Section, make_sections
+from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.collect.trials import CURVES, Trial
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.status.names import parse_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ class Results:
     """One folder of results. Every call reads what is there now, also while trials train.
 
     In all calls `words` are names of sweeps and a filter, as of `cifar-hpc report`: ("freeze_depth", "lr>1e-3"); none: every
-    trial. They raise CifarHpcError where nothing is meant.
+    trial. `best` takes every name that the commands take. They raise CifarHpcError where nothing is meant.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -55,10 +56,10 @@ class Results:
         return tuple(sweep.name for sweep in self._layout.sweeps())
 
     def leaderboard(self, *words: str) -> pd.DataFrame:
-        """A row for each configuration, the best by validation first: place (absent with fewer than three seeds), point_id, the
-        swept keys, val_acc and test_acc as fractions (mean over seeds, _sd, and the 95 % interval _low, _high), losses, seeds,
-        times in seconds, and the ids of its trials. Of several data sets or splits one after another, each ranked by itself,
-        its name under images."""
+        """A row for each configuration, the best by validation first: # (SWEEP#3 names its third row), id (the beginning of
+        point_id), place (absent with fewer than three seeds), point_id, the swept keys, val_acc and test_acc as fractions (mean
+        over seeds, _sd, and the 95 % interval _low, _high), losses, seeds, times in seconds, and the ids of its trials.
+        Of several data sets or splits `images` names each, and nothing is ranked across them."""
         import pandas as pd
 
         from cifar_hpc.report.tables import section_records
@@ -85,20 +86,17 @@ class Results:
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def best(self, *words: str) -> Best:
-        """The configuration that is best on validation. Raises CifarHpcError where none was measured, and where the words mean
-        several data sets or splits, which nothing ranks together."""
-        sections = self._sections(words)
-        if len(sections) > 1:
-            names = ", ".join(section.name for section in sections)
-            raise CifarHpcError(f"best of one data set and split, and here are {names}: name a sweep, or dataset=NAME")
-        board = sections[0].board
-        if not board.measured:
-            raise CifarHpcError(f"no trial of {' '.join(words) or 'these results'} has a figure on validation yet")
-        return Best(self._layout, board.measured[0])
+        """The configuration that is best on validation, or the one that is named: "mysweep#3", the beginning of an id. Raises
+        CifarHpcError where none was measured, and where the words mean several data sets or splits, which nothing ranks
+        together."""
+        row = find_named(self._layout, words, SlurmQueue(self._layout.queue)).row
+        if not row.trials:
+            raise CifarHpcError(f"no trial of {' '.join(words) or 'these results'} has finished yet")
+        return Best(self._layout, row)
 
     def _sections(self, words: tuple[str, ...]) -> list[Section]:
-        pool = chosen_pool(self._layout, *split_words(words), SlurmQueue(self._layout.queue))
-        return make_sections(pool, self._layout)
+        asked = parse_words(words)
+        return chosen_sections(self._layout, asked.names, asked.terms, SlurmQueue(self._layout.queue))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cifar_hpc.collect.names import in_sweep
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.spec.load import load_spec, spec_of
+from cifar_hpc.spec.load import spec_of
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.status.query import measured
 from cifar_hpc.sweep.cancel import Cancelled, cancel_chosen
 from cifar_hpc.sweep.driver import look_at, run_spec
 from cifar_hpc.sweep.listener import Listener, Silent, SweepOutcome
+from cifar_hpc.sweep.specs import load_named
 from cifar_hpc.sweep.where import On, Where, reader_of
 
 if TYPE_CHECKING:
@@ -40,10 +42,10 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | Path, *, set: Mapping[str, Any] | None = None, results: str | Path | None = None) -> Self:
-        """The sweep of a spec file. Arguments and errors as of the class."""
+        """The sweep of a spec file, or of a sweep's name: as it was planned. Arguments and errors as of the class."""
         made = cls.__new__(cls)
         made._layout = _layout(results)
-        made._spec = load_spec(Path(path), _overrides(set))
+        made._spec = load_named(made._layout, str(path), _overrides(set))
         return made
 
     @property
@@ -90,21 +92,21 @@ class Sweep:
         """Where the trials stand: a row each with trial_id, the swept keys, status, outcome, epochs_done, val_acc and test_acc
         (fractions; absent: not measured) and the reason.
 
-        words: a filter as of `cifar-hpc status` ("lr>1e-3", "status=failed") or beginnings of ids. Raises CifarHpcError where
-        the sweep was never run.
+        words: a filter as of `cifar-hpc status` ("lr>1e-3", "status=failed"), beginnings of ids, or "#3". Raises CifarHpcError
+        where the sweep was never run.
         """
         import pandas as pd
 
         plan = read_plan(self._layout, self.name)
         states = reader_of(self._layout, plan).read()
-        chosen, _ = select_trials(plan, states, words)
+        chosen, _ = select_trials(plan, states, in_sweep(self._layout, self.name, words)[1])
         rows = [{"trial_id": t.trial_id, **t.axes, **measured(states[t.trial_id])} for t in chosen]
         return pd.DataFrame(rows, columns=None if rows else ["trial_id", "status"])
 
     def cancel(self, *words: str) -> Cancelled:
         """Asks the jobs of these trials to stop, of all where no filter is given: they save their state. Another process may
         run them: that of another notebook, or a cluster's."""
-        return cancel_chosen(self._layout, self.name, words)
+        return cancel_chosen(self._layout, *in_sweep(self._layout, self.name, words))
 
 
 def _layout(results: str | Path | None) -> Layout:

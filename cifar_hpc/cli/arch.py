@@ -27,7 +27,8 @@ def arch(
     ] = None,
     image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
     plan: Annotated[
-        Path | None, typer.Option(metavar="SPEC", help="which blocks train in which epoch of a spec, and at what learning rate")
+        str | None,
+        typer.Option(metavar="SPEC|SWEEP", help="which blocks train in which epoch of a spec, and at what learning rate"),
     ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:

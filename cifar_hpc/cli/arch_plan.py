@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import typer
 
+from cifar_hpc.cli.speech import say
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.schedule import block_rates
 from cifar_hpc.config.trial import TrialConfig, keys_with
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 SHOWN_PLANS = 6
@@ -20,14 +21,14 @@ SHOWN_EPOCHS = 8
 _DECIDING = keys_with(Role.RATES)
 
 
-def print_plans(spec: Path, arch: str | None, format: Format) -> None:
+def print_plans(spec: str, arch: str | None, format: Format) -> None:
     """A table of blocks and epochs for each plan that the spec's trials follow, of one architecture where it is named.
 
     Raises SpecError, and CifarHpcError where nothing in the spec trains in blocks.
     """
-    from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.sweep.specs import load_named
 
-    configs = [trial.config for trial in load_spec(spec).trials]
+    configs = [trial.config for trial in load_named(Layout(results_root()), spec, (), say).trials]
     known = [c for c in configs if c.trains and known_architecture(c.network) and arch in (None, c.arch)]
     plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
     if not plans:

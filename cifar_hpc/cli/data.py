@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cifar_hpc.cli.speech import SetOption, say
 from cifar_hpc.config.image_folder import folder_fingerprint, list_folder, printable
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
@@ -32,13 +34,15 @@ class _Report:
 
 
 def data(
-    what: Annotated[Path, typer.Argument(metavar="SPEC|FOLDER", help="a sweep's YAML file, or a folder of images")],
+    what: Annotated[
+        str, typer.Argument(metavar="SPEC|SWEEP|FOLDER", help="a sweep's YAML file or its name, or a folder of images")
+    ],
     format: Annotated[Format, typer.Option(help="the form")] = Format.TABLE,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+    set_: SetOption = None,
 ) -> None:
     """Look into every image of SPEC or FOLDER: classes by splits, sizes, duplicates, and what is left out. Exit status 2 where
     something has to be mended before a trial can start."""
-    reports = _of_folder(what) if what.is_dir() else _of_spec(what, set_ or ())
+    reports = _of_folder(Path(what)) if Path(what).is_dir() else _of_spec(what, set_ or ())
     if format is Format.JSON:
         typer.echo(to_json([_record(report) for report in reports]), nl=False)
     elif format is Format.CSV:
@@ -57,10 +61,10 @@ def _of_folder(folder: Path) -> list[_Report]:
     return [_folder_report(listing, [TrialConfig(dataset=plain, arch="linear")])]
 
 
-def _of_spec(spec: Path, overrides: Sequence[str]) -> list[_Report]:
-    from cifar_hpc.spec.load import load_spec
+def _of_spec(spec: str, overrides: Sequence[str]) -> list[_Report]:
+    from cifar_hpc.sweep.specs import load_named
 
-    configs = load_spec(spec, overrides).configs
+    configs = load_named(Layout(results_root()), spec, overrides, say).configs
     reports = []
     for dataset in dict.fromkeys(config.dataset for config in configs):
         theirs = [config for config in configs if config.dataset == dataset]

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.speech import FilterText, say
+from cifar_hpc.cli.speech import FilterText, meant, say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout, results_root
@@ -18,7 +18,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.names import names_of, resolve_trial, select_trials, short_ids
+from cifar_hpc.status.names import names_of, resolve_id, select_trials, short_ids
 from cifar_hpc.status.state import SweepReader, is_going_on
 from cifar_hpc.status.words import number_text, plural
 from cifar_hpc.sweep.where import reader_of
@@ -30,17 +30,18 @@ UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 
 
 def logs(
-    name: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="a sweep, or the beginning of a trial's id")],
+    name: Annotated[str, typer.Argument(metavar="SWEEP|TRIAL", help="a sweep; SWEEP#3, or an id: all its seeds")],
     terms: FilterText = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on with what the trials do until they have ended")] = False,
 ) -> None:
     """Print why trials failed and what their processes said last; with -f each epoch as it ends."""
     layout = Layout(results_root())
+    name, terms = meant(layout, name, terms)
     trials = layout.trial_ids()
     if not layout.has_sweep(name) and any(trial_id.startswith(name.lower()) for trial_id in trials):
-        trial_id = resolve_trial(name, trials)
+        trial_id = resolve_id(name, trials)
         if follow:
-            raise CifarHpcError(f"logs -f: {name!r} is a trial; name its sweep before it: cifar-hpc logs SWEEP {name} -f")
+            raise CifarHpcError(f"logs -f: no sweep has the trial {trial_id}, and nobody trains it")
         typer.echo(_log_text(layout, trial_id), nl=False)
         return
     reader = reader_of(layout, read_plan(layout, name))

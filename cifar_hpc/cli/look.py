@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cifar_hpc.cli.speech import SetOption, SpecName, say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
@@ -22,47 +23,49 @@ MOST_CURVES = 12
 
 
 def lr_find(
-    spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    spec: SpecName,
     output: Annotated[Path, typer.Option("--output", "-o", help="the picture")] = Path("lr_find.png"),
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+    set_: SetOption = None,
 ) -> None:
     """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
     lr, length and seed. `lr: auto` does the same for each trial by itself."""
     from cifar_hpc.data.files import data_root
     from cifar_hpc.report.figures_look import draw_lr_curves
-    from cifar_hpc.spec.load import load_spec
     from cifar_hpc.sweep.preflight import check_there
+    from cifar_hpc.sweep.specs import load_named
     from cifar_hpc.train.lr_finder import range_test_of
 
-    loaded = load_spec(spec, set_ or ())
+    layout = Layout(results_root())
+    loaded = load_named(layout, spec, set_ or (), say)
     tested = _differing(loaded)
     if not tested:
         raise CifarHpcError(f"{spec}: no trial has a learning rate")
     if len(tested) > MOST_CURVES:
         raise CifarHpcError(f"{spec}: {len(tested)} curves; choose at most {MOST_CURVES}, as by --set arch=resnet18")
-    check_there(Layout(results_root()), list(tested.values()))
+    check_there(layout, list(tested.values()))
     curves = {}
     for name, config in tested.items():
-        found = range_test_of(with_parents_file(config, Layout(results_root())), data_root())
+        found = range_test_of(with_parents_file(config, layout), data_root())
         curves[name] = (found.rates, found.losses, found.valley, found.steep)
         typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
     _save(draw_lr_curves(curves), output)
 
 
 def augment(
-    spec: Annotated[Path, typer.Argument(help="the sweep's YAML file")],
+    spec: SpecName,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="the picture; several augmentations: one each, -NAME before the suffix")
     ] = Path("augment.png"),
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")] = None,
+    set_: SetOption = None,
 ) -> None:
     """Draw what the network sees: some training images and several augmented draws of each, for each augmentation of SPEC."""
     from cifar_hpc.data.contact_sheet import contact_sheet
     from cifar_hpc.data.files import data_root, why_missing
     from cifar_hpc.report.figures_look import draw_sheet
-    from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.sweep.specs import load_named
 
-    configs = [trial.config for trial in load_spec(spec, set_ or ()).trials]
+    loaded = load_named(Layout(results_root()), spec, set_ or (), say)
+    configs = [trial.config for trial in loaded.trials]
     first = {(c.dataset, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
     shown = [first[key] for key in reversed(first)]
     missing = [why_missing(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]

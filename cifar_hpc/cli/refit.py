@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.speech import OnOption, ProfileOption, conclude
+from cifar_hpc.cli.speech import ONE_NAME, OnOption, ProfileOption, conclude
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.sweep.where import On, Where
@@ -15,24 +14,35 @@ from cifar_hpc.terminal.listener import Shown
 
 
 def refit(
-    what: Annotated[str, typer.Argument(metavar="SWEEP|ENSEMBLE", help="a sweep's name, or an ensemble's .json file")],
-    top: Annotated[int | None, typer.Option(min=1, help="of a sweep: how many points, the best by validation; 1")] = None,
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help=f"{ONE_NAME}; an ensemble: SWEEP/greedy, or its file",
+        ),
+    ],
+    top: Annotated[
+        int | None, typer.Option(min=1, help="of a sweep: how many configurations, the best by validation; 1")
+    ] = None,
     on: OnOption = On.AUTO,
     profile: ProfileOption = None,
 ) -> None:
-    """Train the best points again on training and validation images together, as many epochs as were best on validation.
+    """Train the best configurations again on training and validation images together, for as many epochs as were best.
 
-    All seeds of a point train for the mean of their best epochs. Weights are kept, for `predict`. Of an ensemble: every
-    member, and a new ensemble of the same weights is written, which nothing has measured on validation.
+    All seeds of a configuration train, each for the mean of their best epochs. Weights are kept, for `predict`. Of an ensemble:
+    every member, and a new ensemble of the same weights is written, which nothing has measured on validation.
     """
-    layout, where = Layout(results_root()), Where(on, profile)
-    if not what.endswith(".json"):
-        from cifar_hpc.sweep.refit import refit_sweep
+    from cifar_hpc.collect.names import find_ensemble
 
-        conclude(refit_sweep(layout, what, top or 1, where, Shown()))
+    layout, where = Layout(results_root()), Where(on, profile)
+    ensemble = find_ensemble(layout, what)
+    if ensemble is None:
+        from cifar_hpc.sweep.refit import refit_named
+
+        conclude(refit_named(layout, what, top, where, Shown()))
         return
     if top is not None:
-        raise CifarHpcError("refit: --top chooses among a sweep's points; of an ensemble all members are trained again")
+        raise CifarHpcError("refit: --top chooses among a sweep's configurations; of an ensemble all members are trained again")
     from cifar_hpc.sweep.refit_ensemble import refit_ensemble
 
-    conclude(refit_ensemble(layout, Path(what), where, Shown()))
+    conclude(refit_ensemble(layout, ensemble, where, Shown()))

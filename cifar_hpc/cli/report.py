@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cifar_hpc.cli.speech import ONE_NAME
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.status.names import resolve_trial
+from cifar_hpc.status.names import parse_words
 from cifar_hpc.status.state import is_going_on
 from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.tables import Format, TextColumn, plain_columns, print_columns, print_records, to_csv, to_json
@@ -18,7 +20,7 @@ from cifar_hpc.terminal.tables import Format, TextColumn, plain_columns, print_c
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cifar_hpc.collect.leaderboard import Leaderboard, Row
+    from cifar_hpc.collect.leaderboard import Leaderboard
     from cifar_hpc.collect.scan import Pool
     from cifar_hpc.collect.sections import Section
 
@@ -33,7 +35,11 @@ class Exported(StrEnum):
 
 def report(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="[SWEEP|TRIAL|FILTER...]", help="none: all trials; such as mysweep lr>1e-3")
+        list[str] | None,
+        typer.Argument(
+            metavar="[SWEEP|TRIAL|FILTER...]",
+            help="none: all trials; mysweep lr>1e-3; of SWEEP#3 or an id: its best trial's page",
+        ),
     ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout; all but table only print")] = Format.TABLE,
     top: Annotated[int, typer.Option(min=1, help="rows of the table in the terminal")] = 25,
@@ -46,13 +52,14 @@ def report(
     ] = None,
     export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
-    """Rank the points of sweeps by validation over seeds, and write a page with figures and tables; or show one trial."""
-    from cifar_hpc.collect.chosen import chosen_pool, split_words
+    """Rank the configurations of sweeps by validation over seeds, and write a page with figures; or show one trial."""
+    from cifar_hpc.collect.chosen import chosen_pool
 
     layout = Layout(results_root())
-    names, terms = split_words(words)
-    if trial := _named_trial(layout, names):
-        _report_trial(layout, trial)
+    asked = parse_words(words)
+    names, terms = list(asked.names), asked.terms
+    if asked.number is not None or (len(names) == 1 and not layout.has_sweep(names[0])):
+        _report_trial(layout, words or ())
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
@@ -64,22 +71,26 @@ def report(
 
 
 def compare(
-    one: Annotated[str, typer.Argument(metavar="POINT", help="the beginning of a point's or of one of its trials' ids")],
-    other: Annotated[str, typer.Argument(metavar="POINT", help="the one to compare it with")],
+    one: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME)],
+    other: Annotated[str, typer.Argument(metavar="NAME", help="the one to compare it with")],
 ) -> None:
-    """Compare two points on the same images: the difference, how sure it is, and accuracy class by class."""
+    """Compare two configurations, with all their seeds, on the same images: the difference, how sure it is, and accuracy class
+    by class."""
     from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.names import find_named
     from cifar_hpc.collect.scan import scan
     from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines, comparison_table
 
     layout = Layout(results_root())
+    ids = [find_named(layout, name).row.point_id for name in (one, other)]
+    if ids[0] == ids[1]:
+        raise CifarHpcError(f"compare takes two different configurations; {one!r} and {other!r} are the same one")
     pool = scan(layout)
-    if one == other:
-        raise CifarHpcError("compare takes two different points")
-    everyone = make_leaderboard(pool)
-    ids = [_named_point(everyone, prefix).point_id for prefix in (one, other)]
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart
-    by_id = {row.point_id: row for row in both.rows}
+    by_id = {row.point_id: row for row in both.measured}
+    for name, point_id in zip((one, other), ids, strict=True):
+        if point_id not in by_id:
+            raise CifarHpcError(f"compare: {name} has no figure on validation yet")
     rows = (by_id[ids[0]], by_id[ids[1]])
     table = comparison_table(*rows, layout)
     _prose().print(TABLE_TITLE, markup=False)
@@ -89,10 +100,9 @@ def compare(
 
 
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
-    from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.collect.sections import make_sections
+    from cifar_hpc.collect.sections import chosen_sections
 
-    sections = make_sections(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), layout)
+    sections = chosen_sections(layout, names, terms, SlurmQueue(layout.queue))
     prose = _prose()
     if format is Format.TABLE:
         _print_sections(sections, top, prose)
@@ -114,7 +124,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
 
     from cifar_hpc.cli.report_watch import POLL_EVERY_S, watch
     from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.collect.sections import make_sections
+    from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.report.bundle import write_report
     from cifar_hpc.report.findings import find
     from cifar_hpc.report.places import report_folder
@@ -127,7 +137,7 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = is_going_on(layout, pool.unfinished, pool.sweeps)
         if now != seen:
-            sections, prose = make_sections(pool, layout), _prose()
+            sections, prose = chosen_sections(layout, names, terms, SlurmQueue(layout.queue)), _prose()
             if prose.is_terminal:
                 prose.clear()
             _print_sections(sections, top, prose)
@@ -195,31 +205,12 @@ def _print_pivot(layout: Layout, pool: Pool, axes: str, format: Format) -> None:
         )
 
 
-def _named_trial(layout: Layout, names: list[str]) -> str | None:
-    """The trial where the only name begins one's id and is no sweep."""
-    if len(names) != 1 or layout.has_sweep(names[0]):
-        return None
-    ids = layout.trial_ids()
-    return resolve_trial(names[0], ids) if any(trial_id.startswith(names[0].lower()) for trial_id in ids) else None
-
-
-def _named_point(board: Leaderboard, prefix: str) -> Row:
-    found = [
-        row
-        for row in board.measured
-        if any(i.startswith(prefix.lower()) for i in (row.point_id, *(t.trial_id for t in row.trials)))
-    ]
-    if len(found) != 1:
-        what = f"means {len(found)} points: give more letters" if found else "begins no measured point's or trial's id"
-        raise CifarHpcError(f"point: {prefix!r} {what}; cifar-hpc report --format csv lists them")
-    return found[0]
-
-
-def _report_trial(layout: Layout, trial_id: str) -> None:
+def _report_trial(layout: Layout, words: Sequence[str]) -> None:
+    from cifar_hpc.collect.names import find_trial
     from cifar_hpc.collect.scan import scan
     from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables, write_trial_page
 
-    pool = scan(layout)
+    pool, trial_id = scan(layout), find_trial(layout, words)
     trial, found, split = diagnose_trial(pool, trial_id, layout)
     classes = trial_tables(trial, found, split)[0]
     print_columns(plain_columns(classes.header, classes.rows))

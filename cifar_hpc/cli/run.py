@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecPath, SweepName, conclude, say
+from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecName, SweepName, conclude, meant, say
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.sweep.where import On, Where
 from cifar_hpc.terminal.listener import Shown
 
 
 def sweep(
-    spec: SpecPath,
+    spec: SpecName,
     on: Annotated[
         On,
         typer.Option(
@@ -30,11 +30,11 @@ def sweep(
     set_: SetOption = None,
 ) -> None:
     """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
-    from cifar_hpc.spec.load import load_spec
     from cifar_hpc.sweep.driver import look_at, run_spec
+    from cifar_hpc.sweep.specs import load_named
 
-    loaded = load_spec(spec, set_ or ())
     layout, where, shown = Layout(results_root()), Where(on, profile, canary, wait), Shown()
+    loaded = load_named(layout, spec, set_ or (), shown.note)
     if dry_run:
         for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
             typer.echo(line)
@@ -49,7 +49,8 @@ def retry(name: SweepName, terms: FilterText = None, on: OnOption = On.AUTO, pro
     """
     from cifar_hpc.sweep.retry import retry_failed
 
-    outcome = retry_failed(Layout(results_root()), name, terms, Where(on, profile), Shown())
+    layout = Layout(results_root())
+    outcome = retry_failed(layout, *meant(layout, name, terms), Where(on, profile), Shown())
     if outcome is not None:
         conclude(outcome)
 
@@ -58,7 +59,9 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
     """Stop a sweep that runs, or the trials of a filter: they save their state, and `sweep` goes on with them."""
     from cifar_hpc.sweep.cancel import cancel_chosen
 
-    done = cancel_chosen(Layout(results_root()), name, terms)
+    layout = Layout(results_root())
+    name, terms = meant(layout, name, terms)
+    done = cancel_chosen(layout, name, terms)
     for note in done.notes:
         say(note)
     if done.shared:

@@ -14,6 +14,7 @@ from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
+from cifar_hpc.status.names import parse_words
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -30,20 +31,20 @@ def soup(
 
     Members are chosen on validation; test is measured once. `predict` takes the files, and `report` shows them.
     """
-    from cifar_hpc.collect.chosen import chosen_pool, split_words
+    from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.deploy.soup import make_soups
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
-    names, terms = split_words(words)
-    pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
+    asked = parse_words(words)
+    pool = chosen_pool(layout, list(asked.names), asked.terms, SlurmQueue(layout.queue))
     families = _families(layout, [trial for trial in pool.trials if trial.val_acc is not None])
     if not families:
         raise CifarHpcError(
             "no two of these trials started from the same weights and kept theirs: `keep: weights` in the spec keeps those of "
             "trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
         )
-    folder = report_folder(layout, pool.sweeps, terms) / "soups"
+    folder = report_folder(layout, pool.sweeps, asked.terms) / "soups"
     rows: list[dict[str, Any]] = []
     with replaced_whole(folder) as fresh:
         for number, family in enumerate(families, 1):

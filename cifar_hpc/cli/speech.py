@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.advice import failure_lines, first_line, sweep_command
 from cifar_hpc.status.progress import Counts
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import On
 
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name")]
-FilterText = Annotated[list[str] | None, typer.Argument(metavar="FILTER", help="such as arch=resnet18 lr>1e-3, or ids")]
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name; SWEEP#3, or an id: those trials of it")]
+FilterText = Annotated[
+    list[str] | None, typer.Argument(metavar="FILTER", help="such as arch=resnet18 lr>1e-3, beginnings of ids, or #3")
+]
 OnOption = Annotated[On, typer.Option(metavar="WHERE", help="as for sweep")]
 ProfileOption = Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")]
-SpecPath = Annotated[Path, typer.Argument(help="the sweep's YAML file")]
+ONE_NAME = "an id's beginning, SWEEP (its best), SWEEP#3, or 'SWEEP arch=resnet18'"  # what collect/names.py understands
+SpecName = Annotated[str, typer.Argument(metavar="SPEC|SWEEP", help="the sweep's YAML file, or its name")]
+
+
+def meant(layout: Layout, name: str, words: list[str] | None) -> tuple[str, list[str]]:
+    """The sweep and the filter that SWEEP and FILTER ask for; a leaderboard is read only where a row is named by its number."""
+    if layout.has_sweep(name) and not any("#" in word for word in words or ()):
+        return name, list(words or ())
+    from cifar_hpc.collect.names import in_sweep
+
+    return in_sweep(layout, name, words)
 
 
 def say(line: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cifar_hpc.cli.speech import FilterText, say
+from cifar_hpc.cli.speech import FilterText, meant, say
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
@@ -26,7 +26,9 @@ MOST_REASONS = 10
 
 
 def status(
-    name: Annotated[str | None, typer.Argument(metavar="SWEEP", help="none: all sweeps")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="SWEEP", help="none: all sweeps; SWEEP#3, or an id: those trials of it")
+    ] = None,
     terms: FilterText = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
@@ -35,6 +37,7 @@ def status(
     if name is None:
         _print_sweeps(layout, format)
         return
+    name, terms = meant(layout, name, terms)
     plan = read_plan(layout, name)
     states = reader_of(layout, plan).read()
     rows, why = select_trials(plan, states, terms)

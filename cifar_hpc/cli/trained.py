@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from cifar_hpc.cli.speech import ONE_NAME
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.status.names import resolve_trial
 from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.harmless import to_csv_text
 
-if TYPE_CHECKING:
-    pass
+TrialName = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL",
+        help=f"{ONE_NAME}; of several seeds that which is best on validation",
+    ),
+]
 
 
 class To(StrEnum):
@@ -25,10 +30,16 @@ class To(StrEnum):
 
 
 def predict(
-    what: Annotated[str, typer.Argument(metavar="TRIAL|POINT|ENSEMBLE", help="an id, its beginning, or an ensemble's file")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help=f"{ONE_NAME}; an ensemble: SWEEP/greedy, or its file",
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
 ) -> None:
-    """Label new images: CSV on stdout with id, label and probability. Of a point: the mean over its seeds.
+    """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its seeds.
 
     What cannot be read as an image is named on stderr, and the exit status is 1.
     """
@@ -56,14 +67,15 @@ def predict(
 
 
 def export(
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a trial's id, or its beginning")],
+    trial: TrialName,
     to: Annotated[To, typer.Option(help="the form")] = To.SAFETENSORS,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="default: TRIAL.safetensors or TRIAL.onnx")] = None,
 ) -> None:
     """Write a trial's network for other programs, and check that what was written answers as the trial did."""
+    from cifar_hpc.collect.names import find_trial
     from cifar_hpc.deploy.trained import export_trained, load_trained
 
-    trial = _known(trial)
+    trial = find_trial(Layout(results_root()), trial)
     path = output or Path(f"{trial}.{to.value}")
     trained = load_trained(Layout(results_root()).trial(trial))
     difference = export_trained(trained, path, to.value)
@@ -72,15 +84,17 @@ def export(
     typer.echo(f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e}", err=True)
 
 
-def reproduce(trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a trial's id, or its beginning")]) -> None:
+def reproduce(trial: TrialName) -> None:
     """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record.
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
     """
+    from cifar_hpc.collect.names import find_trial
     from cifar_hpc.sweep.reproduce import reproduce_trial
 
-    trial = _known(trial)
-    found = reproduce_trial(Layout(results_root()), trial)
+    layout = Layout(results_root())
+    trial = find_trial(layout, trial)
+    found = reproduce_trial(layout, trial)
     if found.weights:
         typer.echo(f"weights kept: {found.weights}", err=True)
     same = f"{trial}: the same numbers to the last bit, {plural(len(found.recorded.curves), 'epoch')}"
@@ -88,8 +102,3 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="TRIAL", help="a tria
         typer.echo(line)
     if found.differences:
         raise typer.Exit(1)
-
-
-def _known(trial_id: str) -> str:
-    """The whole id, of which a beginning may be given. Raises CifarHpcError where the pool has no such trial."""
-    return resolve_trial(trial_id, Layout(results_root()).trial_ids())

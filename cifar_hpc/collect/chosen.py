@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from cifar_hpc.collect.scan import Pool, scan
 from cifar_hpc.collect.trials import Trial, Unfinished
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.status.query import OWN_KEYS, parse_filter, split_terms, values_there
+from cifar_hpc.status.query import OWN_KEYS, parse_filter, values_there
 from cifar_hpc.status.state import Queue
 
 
@@ -21,12 +20,6 @@ def chosen_pool(layout: Layout, names: list[str], terms: str, queue: Queue | Non
             f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
         )
     return _filtered(pool if re.search(r"\bstage\s*[!=]", terms) else pool.without_earlier_stages(), terms)
-
-
-def split_words(words: Iterable[str] | None) -> tuple[list[str], str]:
-    """The names among the words, and the filter that the others make."""
-    names, terms = split_terms(words or ())
-    return names, " ".join(terms)
 
 
 def _filtered(pool: Pool, terms: str) -> Pool:

@@ -26,6 +26,7 @@ class Row:
     """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished, contradicted (by their own
     predictions, so that none of the numbers is of them): its seeds."""
 
+    number: int | None  # of its row, from 1, by which it is named: SWEEP#3; None: the whole leaderboard has no such row
     place: int | None  # from 1, among the points with enough seeds to claim one; None: too few
     point_id: str
     axes: Mapping[Axis, Any]  # only the axes that vary
@@ -50,6 +51,11 @@ class Row:
         parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
         parts += ["from scratch"] if self.axes.get("weights", "") is None else []
         return " ".join(parts) or "the only point"
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        """Of all its seeds, the finished ones first."""
+        return (*(t.trial_id for t in self.trials), *(t.trial_id for t in self.failed), *(t.trial_id for t in self.unfinished))
 
     @property
     def ended_early(self) -> bool:
@@ -138,14 +144,11 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
     places = itertools.count(1)
     ranked = [
-        replace(row, place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] else None, pareto=on_front)
-        for row, on_front in zip(measured, front, strict=True)
+        replace(row, number=number, place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] else None, pareto=on_front)
+        for number, (row, on_front) in enumerate(zip(measured, front, strict=True), 1)
     ]
-    return Leaderboard(
-        objective=pool.objective,
-        axes=axes,
-        rows=(*ranked, *(row for row in rows if not row.score)),
-    )
+    others = (replace(row, number=number) for number, row in enumerate((row for row in rows if not row.score), len(ranked) + 1))
+    return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others))
 
 
 def _with_short_paths(rows: Sequence[Row]) -> list[Row]:
@@ -182,6 +185,7 @@ def _row(
     config = (trials or unfinished or contradicted)[0].config
     gaps = [t.train_acc - t.val_acc for t in trials if t.train_acc is not None and t.val_acc is not None]
     return Row(
+        number=None,
         place=None,
         point_id=point_id,
         axes={axis: config.get(axis) for axis in axes},

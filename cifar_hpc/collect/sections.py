@@ -4,9 +4,10 @@ them are in none of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
@@ -14,6 +15,7 @@ from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.status.state import Queue
 
 _CHECKED = 20  # rows from the top whose predictions are read before they are shown
 
@@ -28,8 +30,29 @@ class Section:
 
 
 def make_sections(pool: Pool, layout: Layout) -> list[Section]:
-    """The section of most trials first; at least one."""
-    return [Section(name, *_checked(part, layout)) for name, part in split_by_images(pool)]
+    """The section of most trials first; at least one. The rows' numbers run on from section to section."""
+    sections: list[Section] = []
+    for name, part in split_by_images(pool):
+        pool, board = _checked(part, layout)
+        above = sum(len(section.board.rows) for section in sections)
+        rows = tuple(replace(row, number=above + number) for number, row in enumerate(board.rows, 1))
+        sections.append(Section(name, pool, replace(board, rows=rows)))
+    return sections
+
+
+def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Queue | None = None) -> list[Section]:
+    """The sections of these sweeps' trials that the filter accepts. A row keeps the number that it has without a filter, so
+    that SWEEP#3 means one configuration whatever is shown. Raises as chosen_pool."""
+    sections = make_sections(chosen_pool(layout, list(names), terms, queue), layout)
+    if not terms:
+        return sections
+    everyone = make_sections(chosen_pool(layout, list(names), "", queue), layout)
+    numbers = {row.point_id: row.number for section in everyone for row in section.board.rows}
+    return [replace(section, board=_numbered(section.board, numbers)) for section in sections]
+
+
+def _numbered(board: Leaderboard, numbers: Mapping[str, int | None]) -> Leaderboard:
+    return replace(board, rows=tuple(replace(row, number=numbers.get(row.point_id)) for row in board.rows))
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:

@@ -206,6 +206,9 @@ class Layout:
         """Where trials' folders go while they are removed."""
         return self.root / ".leaving"
 
+    def has_trial(self, trial_id: str) -> bool:
+        return is_name(trial_id) and self.trial(trial_id).folder.is_dir()
+
     def sweep(self, name: str) -> SweepFiles:
         return SweepFiles(self.root / _checked(name))
 

@@ -13,6 +13,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.records.schema import Status
+from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import digits_of, duration_text, number_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
 
@@ -39,9 +40,10 @@ class Column:
 
 
 def leaderboard_columns(board: Leaderboard) -> list[Column]:
-    """The columns that say something: only axes that vary, only measurements that some point has."""
+    """The columns that say something: only axes that vary, only measurements that some point has. `#` and `id` name a row."""
+    ids = short_ids([row.point_id for row in board.rows])
     columns = [
-        Column("#", lambda row: str(row.place or ""), lambda row: row.place, 7),
+        Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
         *(
             [Column("val loss", lambda row: estimate_text(row.score, 1, 4), lambda row: mean_of(row.score))]
@@ -56,6 +58,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
         Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
         Column("seeds", seeds_text, lambda row: len(row.failed), 6, False),
+        Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
 
@@ -78,7 +81,8 @@ def leaderboard_latex(board: Leaderboard) -> str:
 
 def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
-    return [_record(row) for row in board.rows]
+    ids = short_ids([row.point_id for row in board.rows])
+    return [{"#": row.number, "id": ids[row.point_id], **_record(row)} for row in board.rows]
 
 
 def sections_markdown(sections: Sequence[Ranked]) -> str:

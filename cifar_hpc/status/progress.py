@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -27,9 +27,14 @@ class Best:
     seeds: int
     images: int
 
-    def __str__(self) -> str:
+    @property
+    def score(self) -> str:
+        """'val acc 81.20 % (mean of 3)'."""
         shown = f"{score_text(self.value, self.images)} %" if self.metric == "val_acc" else number_text(self.value, 4)
-        return f"{self.name}  {self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
+        return f"{self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.score}"
 
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
@@ -84,6 +89,21 @@ def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | N
     if not costs:
         return None
     return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) + _to_come(plan) * fmean(costs.values())
+
+
+def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:
+    """Training images a second in the trial's last epoch; None before one has ended, and where nobody knows how many there are.
+
+    trials: others of the sweep, of which a finished one on the same images has counted them.
+    """
+    if not state.epochs or state.epochs[-1].train_s <= 0:
+        return None
+    dataset = trial.config["dataset"]
+    counted = next((one.result.train_n for one in trials if one.result and one.result.config["dataset"] == dataset), None)
+    if counted is None:
+        labelled = dataset.get("train_size") or catalog.labelled_images(dataset["name"], dataset.get("classes"))
+        counted = None if labelled is None else labelled * (1 - dataset.get("val_frac", 0.0))
+    return None if counted is None else counted / state.epochs[-1].train_s
 
 
 class Pace:

@@ -4,7 +4,8 @@ are spelled.
 One flattening and one spelling for all: what a table prints is what the filter takes. Knows words and comparisons, no files.
 
 Terms are separated by blanks and all must hold. A term is a key, one of = != > >= < <=, and a value; = and != take several
-values with commas and * for any letters. null matches what is absent. Comparisons of absent values never hold.
+values with commas and * for any letters; of ids the beginning is enough. null matches what is absent. Comparisons of absent
+values never hold.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MOST_VALUES = 8
 _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
 OWN_KEYS = ("id", "point", "seed", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
+_IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
@@ -49,6 +51,9 @@ class Term:
     values: tuple[str, ...]
 
     def holds(self, row: Mapping[str, Any]) -> bool:
+        if self.key in _IDS:
+            ids = [row[key] for key in _IDS[self.key] if row.get(key)]
+            return any(_begins(found, value) for found in ids for value in self.values) is (self.sign == "=")
         found = row.get(self.key)
         if self.sign in _ORDERED:
             number = _number(found)
@@ -206,6 +211,10 @@ def _equal(found: Any, value: str, key: str) -> bool:
         parts = spelled.lower().split("/")
         words |= {"/".join(parts[place:]) for place in range(len(parts))}
     return any(fnmatch.fnmatchcase(word, value.lower()) for word in words)
+
+
+def _begins(found: str, value: str) -> bool:
+    return bool(value) and fnmatch.fnmatchcase(found, f"{value.lower()}*")
 
 
 def _number(value: Any) -> float | None:

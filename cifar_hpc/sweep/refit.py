@@ -31,29 +31,31 @@ if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
 
 
-def refit_sweep(layout: Layout, name: str, top: int, where: Where, listener: Listener) -> SweepOutcome:
-    """The best `top` points of the sweep, of each data set and split that it has, all their seeds."""
-    from cifar_hpc.collect.scan import scan
-    from cifar_hpc.collect.sections import make_sections
+def refit_named(layout: Layout, name: str, top: int | None, where: Where, listener: Listener) -> SweepOutcome:
+    """The best `top` configurations of a sweep (None: one), of each data set and split that it has, or the one that is named;
+    all their seeds."""
+    from cifar_hpc.collect.names import find_best
 
-    plan = read_plan(layout, name)
-    sections = make_sections(scan(layout, [name]).without_earlier_stages(), layout)
-    boards = [section.board for section in sections if section.board.measured]
-    if not boards:
-        raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {name}")
-    if not all(board.claims_ranking for board in boards):
-        listener.note("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
+    found = find_best(layout, name, top)
+    sweep = found[0].sweep
+    if sweep is None:
+        raise CifarHpcError(f"refit: {name!r} is of no one sweep, and a refit is named after its sweep: give SWEEP or SWEEP#3")
+    plan = read_plan(layout, sweep)
     refits = [
-        refit_of(layout, trial, row.best_epoch, row.axes)
-        for board in boards
-        for row in board.measured[:top]
-        for trial in row.trials
-        if trial.best_epoch is not None and row.best_epoch is not None
+        refit_of(layout, trial, named.row.best_epoch, named.row.axes)
+        for named in found
+        for trial in named.row.trials
+        if trial.best_epoch is not None and named.row.best_epoch is not None
     ]
-    command = ("cifar-hpc", "refit", name, "--top", str(top))
-    outcome = train_refits(layout, f"{name}-refit", refits, plan, command, where, listener)
-    point = refits[0].config.point_id
-    listener.note(f"once they have finished, all seeds of the best point label new images: cifar-hpc predict {point} FOLDER")
+    if not refits:
+        raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {sweep}")
+    if any(named.row.place is None for named in found):
+        listener.note("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
+    command = ("cifar-hpc", "refit", name, *(() if top is None else ("--top", str(top))))
+    outcome = train_refits(layout, f"{sweep}-refit", refits, plan, command, where, listener)
+    which = f"{sweep}-refit" if len(found) == 1 else f"{sweep}-refit#1"
+    listener.note("once they have finished, all seeds of the best configuration label new images:")
+    listener.note(f"  cifar-hpc predict {which} FOLDER")
     return outcome
 
 

@@ -25,6 +25,7 @@ class Shown:
 
     def begun(self, begun: Begun) -> None:
         self._say(f"{begun.sweep}: {_what(begun)}; results in {begun.root}")
+        self._view.begin(begun.where)
 
     def progress(self, plan: PlanRecord, states: Mapping[str, TrialState]) -> None:
         self._view.show(plan, states)

@@ -1,0 +1,202 @@
+"""What a name on a command line means: a trial, a configuration or an ensemble.
+
+Owns: the one resolver of all commands and of the Python API. A name is the beginning of an id (of a trial or of a
+configuration), `SWEEP` (its best configuration by validation), `SWEEP#3` (that row of its leaderboard), 'SWEEP arch=resnet18'
+(the best of what the filter accepts) or, of an ensemble, `SWEEP/METHOD` and its file. Trains and draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.sections import Section, chosen_sections
+from cifar_hpc.collect.trials import Trial
+from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.status.names import parse_words, resolve_id
+from cifar_hpc.status.query import split_terms
+from cifar_hpc.status.state import Queue
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a name means. row: the configuration; trial_id: where one of its trials was named by its id; sweep: that the row's
+    leaderboard is of, None: of several, or of the whole pool."""
+
+    row: Row
+    trial_id: str | None
+    sweep: str | None
+
+    @property
+    def best(self) -> str:
+        """The trial that was named; of a configuration the finished seed that is best on validation, else its only one."""
+        if self.trial_id is not None:
+            return self.trial_id
+        if self.row.trials:
+            return max(self.row.trials, key=_by_validation).trial_id
+        ids = self.trial_ids
+        if len(ids) == 1:
+            return ids[0]
+        raise CifarHpcError(f"no seed of {self.row.label} has finished: {', '.join(ids)}")
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        """The trial that was named, or all seeds of the configuration, finished or not."""
+        return self.row.trial_ids if self.trial_id is None else (self.trial_id,)
+
+
+def find_named(layout: Layout, words: str | Sequence[str], queue: Queue | None = None) -> Named:
+    """The trial or configuration. Raises CifarHpcError with the nearest name where there is none, or several."""
+    asked = parse_words(words)
+    if len(asked.names) == 1 and not layout.has_sweep(asked.names[0]):
+        return _of_id(layout, asked.names[0], queue)
+    sections = chosen_sections(layout, asked.names, asked.terms, queue)
+    sweep = asked.names[0] if len(asked.names) == 1 else None
+    said = " ".join([*asked.names, *([asked.terms] if asked.terms else [])]) or "all trials"
+    row = _numbered_row(sections, asked.number, said) if asked.number is not None else _best_row(sections, said)
+    return Named(row, None, sweep)
+
+
+def find_best(layout: Layout, words: str | Sequence[str], top: int | None = None) -> list[Named]:
+    """The `top` configurations (None: one) that are best by validation, of each data set and split that a sweep and its filter
+    have, or the one that is named. Raises CifarHpcError."""
+    asked = parse_words(words)
+    if asked.number is not None or len(asked.names) != 1 or not layout.has_sweep(asked.names[0]):
+        if top is not None:
+            raise CifarHpcError(f"--top chooses among a sweep's configurations, and {words!r} names one of them")
+        return [find_named(layout, words)]
+    sections = chosen_sections(layout, asked.names, asked.terms)
+    best = [Named(row, None, asked.names[0]) for section in sections for row in section.board.measured[: top or 1]]
+    if not best:
+        raise CifarHpcError(f"no trial of {asked.names[0]} has a figure on validation yet: cifar-hpc status {asked.names[0]}")
+    return best
+
+
+def find_trial(layout: Layout, words: str | Sequence[str]) -> str:
+    """The id of the trial that is meant, of a configuration that of its best seed. Raises CifarHpcError."""
+    asked = parse_words(words)
+    if len(asked.names) == 1 and not layout.has_sweep(asked.names[0]):  # where an id is given nothing has to be ranked
+        trials = layout.trial_ids()
+        if any(trial_id.startswith(asked.names[0].lower()) for trial_id in trials):
+            return resolve_id(asked.names[0], trials)
+    return find_named(layout, words).best
+
+
+def find_ensemble(layout: Layout, text: str) -> Path | None:
+    """The file of an ensemble or soup named SWEEP/METHOD, or by its path; None where the text names none. Raises CifarHpcError
+    where the sweep has no such one."""
+    if text.endswith(".json"):
+        return Path(text)
+    sweep, stroke, method = text.partition("/")
+    if not stroke or not layout.has_sweep(sweep):
+        return None
+    files = layout.sweep(sweep)
+    there = {path.stem: path for path in sorted((files.report / "ensembles").glob("*.json"))}
+    there |= {f"soup-{path.stem}": path for path in sorted((files.report / "soups").glob("*.json"))}
+    there |= {"ensemble": files.ensemble} if files.ensemble.exists() else {}
+    if method in there:
+        return there[method]
+    near = nearest(method, there)
+    hint = f" Did you mean '{sweep}/{near}'?" if near else ""
+    known = ", ".join(f"{sweep}/{name}" for name in there) or f"none; cifar-hpc report {sweep} writes them"
+    raise CifarHpcError(f"{text!r} names no ensemble; there: {known}.{hint}")
+
+
+def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[str, list[str]]:
+    """A sweep's name, and the filter and ids of those of its trials that are meant: what `status`, `logs`, `retry` and `cancel`
+    take. A row's number, and an id without its sweep, become ids. Raises CifarHpcError."""
+    given = [name, *(words or ())]
+    asked = parse_words(given)
+    if not asked.names:
+        raise CifarHpcError(f"{name!r} names no sweep; there: {_sweeps(layout)}")
+    sweep, *ids = asked.names
+    terms = split_terms([asked.terms])[1]
+    if asked.number is not None:
+        return sweep, [*find_named(layout, [f"{sweep}#{asked.number}", *terms]).trial_ids, *ids]
+    if not layout.has_sweep(sweep):
+        planned = {one: plan.sweep for plan in _plans(layout) for t in plan.trials for one in (t.trial_id, t.point_id)}
+        if any(one.startswith(sweep.lower()) for one in planned):
+            found = resolve_id(sweep, planned)
+            return planned[found], [found, *ids, *terms]
+    return sweep, [*ids, *terms]
+
+
+def _of_id(layout: Layout, prefix: str, queue: Queue | None) -> Named:
+    """In the leaderboard of the first sweep that has it, which names it best; else in that of the whole pool."""
+    ids = _ids(layout)
+    if not any(one.startswith(prefix.lower()) for one in ids):
+        raise _unknown(layout, prefix)
+    found = resolve_id(prefix, ids)
+    sweep = next((plan.sweep for plan in _plans(layout) if any(found in (t.trial_id, t.point_id) for t in plan.trials)), None)
+    for names in ([sweep] if sweep else [], []):
+        for section in chosen_sections(layout, names, "", queue):
+            for row in section.board.rows:
+                if found == row.point_id or found in row.trial_ids:
+                    return Named(row, found if found in row.trial_ids else None, sweep if names else None)
+    raise CifarHpcError(f"{found}: its record cannot be read, or it is of a stage from which others start")
+
+
+def _ids(layout: Layout) -> set[str]:
+    """Of all trials and configurations that the pool or a plan knows."""
+    ids = set(layout.trial_ids())
+    planned = {trial.trial_id: trial.point_id for plan in _plans(layout) for trial in plan.trials}
+    ids |= {*planned, *planned.values()}
+    if not ids <= set(planned) | set(planned.values()):  # of trials that no sweep names their records know the configuration
+        ids |= {row.point_id for section in chosen_sections(layout, (), "") for row in section.board.rows}
+    return ids
+
+
+def _plans(layout: Layout) -> Iterator[PlanRecord]:
+    for sweep in layout.sweeps():
+        try:
+            yield read_plan(layout, sweep.name)
+        except RecordError:  # whoever asks for that sweep is told
+            continue
+
+
+def _numbered_row(sections: Sequence[Section], number: int, said: str) -> Row:
+    rows = {row.number: row for section in sections for row in section.board.rows}
+    if number in rows:
+        return rows[number]
+    known = sorted(n for n in rows if n is not None)
+    allowed = f"#{known[0]}" if len(known) == 1 else f"#{known[0]} to #{known[-1]}" if known else "none"
+    raise CifarHpcError(f"{said} has no row #{number} in its leaderboard; allowed: {allowed}")
+
+
+def _best_row(sections: Sequence[Section], said: str) -> Row:
+    measured = [section for section in sections if section.board.measured]
+    if len(measured) > 1:
+        where = ", ".join(f"{section.name} (#{section.board.measured[0].number})" for section in measured)
+        raise CifarHpcError(f"{said}: nothing is ranked across data sets or splits: {where}; give the row")
+    if measured:
+        return measured[0].board.measured[0]
+    finished = [row for section in sections for row in section.board.rows if row.trials]
+    if len(finished) == 1:
+        return finished[0]
+    if finished:
+        rows = ", ".join(f"#{row.number}" for row in finished[:6])
+        raise CifarHpcError(f"{said}: {len(finished)} configurations, and no validation figure ranks them; give one of {rows}")
+    raise CifarHpcError(f"{said}: no trial has finished yet; cifar-hpc status tells how far it is")
+
+
+def _unknown(layout: Layout, name: str) -> CifarHpcError:
+    names = [sweep.name for sweep in layout.sweeps()]
+    near = nearest(name, names) or nearest(Path(name).stem, names)
+    hint = f" Did you mean {near!r}?" if near else ""
+    return CifarHpcError(
+        f"{name!r} is no sweep under {layout.root} and begins no id of a trial or configuration; "
+        f"sweeps: {_sweeps(layout)}.{hint}"
+    )
+
+
+def _sweeps(layout: Layout) -> str:
+    return ", ".join(sweep.name for sweep in layout.sweeps()) or "none yet"
+
+
+def _by_validation(trial: Trial) -> float:
+    return -1.0 if trial.val_acc is None else trial.val_acc
