@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from cifar_hpc.collect.names import find_named
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.collect.trials import CURVES, Trial
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
@@ -185,10 +183,7 @@ class Best:
 
     @property
     def _trial(self) -> Trial:
-        """The seed that is best on validation."""
-        objective = str(self.row.config["objective"])
-        sign = 1 if OBJECTIVES[objective].mode == "max" else -1
-        return max(self.row.trials, key=lambda t: -math.inf if (value := t.metric(objective)) is None else sign * value)
+        return self.row.best_trial
 
     def _trained(self) -> TrainedTrial:
         from cifar_hpc.deploy.trained import load_trained

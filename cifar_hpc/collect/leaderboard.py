@@ -6,6 +6,7 @@ Owns: what a row says, who is ranked, the Pareto front. Draws and formats nothin
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -51,6 +52,13 @@ class Row:
         parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
         parts += ["from scratch"] if self.axes.get("weights", "") is None else []
         return " ".join(parts) or "the only point"
+
+    @property
+    def best_trial(self) -> Trial:
+        """The finished seed that is best on validation, by the objective. There must be one."""
+        objective = str(self.config["objective"])
+        sign = 1 if OBJECTIVES[objective].mode == "max" else -1
+        return max(self.trials, key=lambda t: -math.inf if (value := t.metric(objective)) is None else sign * value)
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.sections import Section, chosen_sections
-from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -38,7 +37,7 @@ class Named:
         if self.trial_id is not None:
             return self.trial_id
         if self.row.trials:
-            return max(self.row.trials, key=_by_validation).trial_id
+            return self.row.best_trial.trial_id
         ids = self.trial_ids
         if len(ids) == 1:
             return ids[0]
@@ -196,7 +195,3 @@ def _unknown(layout: Layout, name: str) -> CifarHpcError:
 
 def _sweeps(layout: Layout) -> str:
     return ", ".join(sweep.name for sweep in layout.sweeps()) or "none yet"
-
-
-def _by_validation(trial: Trial) -> float:
-    return -1.0 if trial.val_acc is None else trial.val_acc
