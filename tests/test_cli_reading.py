@@ -84,7 +84,7 @@ def test_status_fits_the_terminal_in_percent_and_without_empty_columns(half_done
     assert len({len(row.split()[0]) for row in rows}) == 1  # an id on each line: none is folded
     assert sum("completed" in row for row in rows) == 1
     measured = json.loads(call("status", "small", "status=completed", "--format", "json").stdout)[0]
-    assert any(f"  {100 * measured['val_acc']:.0f} " in row for row in rows if "completed" in row)  # of 20 images
+    assert any(f"  {100 * measured['val_acc']:.0f} " in f"{row} " for row in rows if "completed" in row)  # of 20 images
     assert "dataset" not in head and ("test acc" in head) is (columns >= 80)
     assert "1 x RuntimeError: no such luck" in lines[10] + lines[11]
     assert max(map(len, call("status", columns=columns).stdout.splitlines())) <= columns
