@@ -7,7 +7,7 @@ import os
 import pytest
 
 from cifar_hpc.config import catalog, plugins, sources
-from cifar_hpc.config.registry import OPTIMIZERS, OWN_AUGMENTS, SCHEDULES
+from cifar_hpc.config.registry import OBJECTIVES, OPTIMIZERS, OWN_AUGMENTS, SCHEDULES
 from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
 
 
@@ -27,7 +27,7 @@ def _own_results_folder(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _no_plugins_of_another_test():
     """What a test's plug-ins registered is gone after it: the registries are the process's."""
-    registries = (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS)
+    registries = (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS, OBJECTIVES)
     kept = [registry._entries for registry in registries] + [catalog.AUGMENT_OPS, plugins._read, plugins._origins]
     before = [dict(entries) for entries in kept]
     yield

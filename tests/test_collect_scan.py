@@ -117,7 +117,7 @@ def test_a_result_edited_by_hand_is_named_and_left_out(layout: Layout, trials: l
     reasons = {Path(rejected.path).parent.name: rejected.reason for rejected in pool.rejected}
     assert "val.acc 0.9990 is not the curve's" in reasons[trials[0].trial_id]
     assert "does not hash to its id" in reasons[trials[1].trial_id]
-    assert "an accuracy of 95.0" in reasons[trials[2].trial_id]
+    assert "found 95.0" in reasons[trials[2].trial_id]
     assert "best_epoch 9" in reasons[trials[3].trial_id]
     assert {trial.trial_id for trial in pool.trials} == {config.trial_id for config in trials[4:]}
     assert {trial.status for trial in pool.unfinished} == {Status.FAILED}

@@ -84,6 +84,8 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "layer_decay": 0.5,
         "classifier": "svm",
         "svm_c": 0.5,
+        "class_weights": "balanced",
+        "sampler": "balanced",
         "logreg_c": 0.5,
         "knn_k": 3,
         "augment": "flip",

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.collect.names import find_ensemble, find_named
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.ensemble import Floats
@@ -76,7 +78,15 @@ def members_of(layout: Layout, what: str) -> Members:
     if not results:
         raise CifarHpcError(f"no seed of {named.row.label} has finished: {', '.join(named.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in named.row.failed if layout.trial(trial.trial_id).result.exists()]
-    return _equal(results, unread)
+    there = [result for result in results if layout.trial(result.trial_id).weights.exists()]
+    if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):
+        cost = duration_text(sum(result.train_s for result in results))
+        raise CifarHpcError(
+            f"the networks of {named.row.label} did not stay; `cifar-hpc reproduce {named.row.point_id}` brings them back, in about "
+            f"{cost} of training"
+        )
+    lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in results if r not in there]
+    return _equal(there or results, [*unread, *(lacking if there else [])])
 
 
 def _finished(layout: Layout, trial_id: str) -> TrialResult | None:

@@ -65,22 +65,24 @@ class Results:
         return pd.DataFrame(section_records(self._sections(words)))
 
     def curves(self, *words: str) -> pd.DataFrame:
-        """The learning curves in long form: a row for each trial and epoch, with trial_id, point_id, seed, the swept keys,
-        epoch (from 1), train_loss, train_acc, val_loss, val_acc (fractions; NaN: not measured)."""
+        """The learning curves in long form: a row for each trial and epoch, with trial_id, point_id, seed, fold if any,
+        the swept keys, epoch (from 1), train_loss, train_acc, val_loss, val_acc (fractions; NaN: not measured)."""
         import pandas as pd
 
         sections = self._sections(words)
         axes = tuple(dict.fromkeys(axis for found in sections for axis in found.pool.planned_axes or found.board.axes))
+        in_folds = any(trial.fold is not None for found in sections for trial in found.pool.trials)
         frames = []
         for pool, row, trial in ((found.pool, row, trial) for found in sections for row, trial in enumerate(found.pool.trials)):
             values = {name: pool.curves.of(name, row) for name in CURVES}
             about: dict[str, Any] = {"trial_id": trial.trial_id, "point_id": trial.point_id, "seed": trial.seed}
+            about |= {"fold": trial.fold} if in_folds else {}
             about |= {axis: trial.config.get(axis) for axis in axes}
             epochs = np.arange(1, trial.epochs + 1)
             frames.append(
                 pd.DataFrame({**{key: [value] * len(epochs) for key, value in about.items()}, "epoch": epochs, **values})
             )
-        columns = ["trial_id", "point_id", "seed", *axes, "epoch", *CURVES]
+        columns = ["trial_id", "point_id", "seed", *(["fold"] if in_folds else []), *axes, "epoch", *CURVES]
         return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
     def best(self, *words: str) -> Best:

@@ -126,7 +126,7 @@ def _in_plain_words(message: str) -> str:
 GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
     "Run": {"run": ("sweep", "retry", "cancel"), "status": ("status",), "logs": ("logs",)},
     "Look before a run": {"arch": ("arch",), "data": ("data",), "look": ("augment", "lr-find"), "spec_commands": ("schema",)},
-    "Results": {"report": ("report", "compare")},
+    "Results": {"report": ("report", "compare"), "labels": ("labels",)},
     "Networks": {"trained": ("predict", "export", "reproduce"), "refit": ("refit",), "soup": ("soup",)},
     "Place": {"spec_commands": ("init",), "fetch": ("fetch",), "doctor": ("doctor",), "prune": ("prune",)},
 }

@@ -1,4 +1,5 @@
-"""`cifar-hpc arch`: all architectures, or the blocks of one with parameters, FLOPs and output shape. Computes nothing."""
+"""`cifar-hpc arch`: all architectures, or the blocks of one with parameters, FLOPs and output shape; what a spec's networks
+promise."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.cli.arch_plan import print_plans
+from cifar_hpc.cli.arch_rank import print_ranks
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.own import OwnNetwork
@@ -30,11 +32,17 @@ def arch(
         str | None,
         typer.Option(metavar="SPEC|SWEEP", help="which blocks train in which epoch of a spec, and at what learning rate"),
     ] = None,
+    rank: Annotated[
+        Path | None, typer.Option(metavar="SPEC", help="order a spec's pretrained networks by what their features promise")
+    ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Show what `freeze` counts and names: the blocks of a network, with parameters, FLOPs and output shape of each."""
     if plan is not None:
         print_plans(plan, name, format)
+        return
+    if rank is not None:
+        print_ranks(rank, format)
         return
     if name is None:
         _list_all(format)

@@ -85,20 +85,22 @@ def export(
 
 
 def reproduce(trial: TrialName) -> None:
-    """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record.
+    """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record; of a configuration,
+    all its seeds and folds.
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
     """
-    from cifar_hpc.collect.names import find_trial
+    from cifar_hpc.collect.names import find_named
     from cifar_hpc.sweep.reproduce import reproduce_trial
 
-    layout = Layout(results_root())
-    trial = find_trial(layout, trial)
-    found = reproduce_trial(layout, trial)
-    if found.weights:
-        typer.echo(f"weights kept: {found.weights}", err=True)
-    same = f"{trial}: the same numbers to the last bit, {plural(len(found.recorded.curves), 'epoch')}"
-    for line in found.differences or [same]:
-        typer.echo(line)
-    if found.differences:
+    layout, differ = Layout(results_root()), False
+    for trial_id in find_named(layout, trial).trial_ids:
+        found = reproduce_trial(layout, trial_id)
+        if found.weights:
+            typer.echo(f"weights kept: {found.weights}", err=True)
+        same = f"{trial_id}: the same numbers to the last bit, {plural(len(found.recorded.curves), 'epoch')}"
+        for line in found.differences or [same]:
+            typer.echo(line)
+        differ = differ or bool(found.differences)
+    if differ:
         raise typer.Exit(1)

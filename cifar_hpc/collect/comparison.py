@@ -5,26 +5,30 @@ Owns: which points can be tested, and why one cannot. The arithmetic is in colle
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import logsumexp, stdtr
 
 from cifar_hpc.collect.image_sets import image_set
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
-from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
-from cifar_hpc.collect.ranking import compare_with_first, fold_means, spread_of, step_down, winners_optimism
-from cifar_hpc.collect.statistics import MIN_SEEDS, Difference, compare_chosen, compare_networks
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
+from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
+from cifar_hpc.collect.statistics import MIN_SEEDS, Difference, compare_chosen, compare_networks, compare_splits, known_error
+from cifar_hpc.collect.trials import Trial
+from cifar_hpc.config.metrics import jackknife_counts
+from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 
 _FAR_BELOW = 8  # so many points in a row that are worse than the best: those below them are not read
 _MOST = 100  # points read
 FAR_BELOW = "far below the best"
+SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
 
 
@@ -54,13 +58,37 @@ class Comparison:
         return "worse" if found.better else "tied"
 
 
+Round = tuple[int, int]  # seed and repeat: see Trial.round
+
+
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The predictions of a point's seeds, by the seed's number, as what each image counts for the objective, S x N."""
+    """The predictions of a point's rounds, as what each image counts for the objective, S x N. parts: where each round has
+    images of its own the number of the split that measured each image, S x N, and share its validation images over those that
+    it trained on; None: all rounds have one split."""
 
-    seeds: tuple[int, ...]
+    rounds: tuple[Round, ...]
     values: NDArray[np.float32]
-    images: SplitPredictions
+    images: Mapping[Round, SplitPredictions]
+    parts: NDArray[np.int64] | None
+    share: float
+
+    def same_images(self, other: Read) -> bool:
+        """Whether both have the same images in all rounds that both have, and have one in common."""
+        if self.parts is None:
+            return next(iter(self.images.values())).same_images(next(iter(other.images.values())))
+        common = set(self.images) & set(other.images)
+        return bool(common) and all(self.images[one].same_images(other.images[one]) for one in common)
+
+    def of_splits(self) -> dict[tuple[int, ...], float]:
+        """The mean of each split over the seeds that have it: by repeat and fold, or by seed where each has its own."""
+        assert self.parts is not None
+        found: dict[tuple[int, ...], list[float]] = {}
+        for (seed, repeat), values_N, part_N in zip(self.rounds, self.values, self.parts, strict=True):
+            for part in np.unique(part_N):
+                key = (repeat, int(part)) if part else (seed,)
+                found.setdefault(key, []).append(float(values_N[part_N == part].mean(dtype=np.float64)))
+        return {key: float(np.mean(means)) for key, means in found.items()}
 
 
 def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
@@ -72,7 +100,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     unreadable: list[Rejected] = []
     differences: dict[str, Difference] = {}
     untested: dict[str, str] = {}
-    means: list[tuple[NDArray[np.float64], tuple[int, ...]]] = []
+    means: list[tuple[NDArray[np.float64], tuple[Round, ...]]] = []
     first: Read | None = None
     below = 0
     far_below: Sequence[Row] = ()
@@ -84,7 +112,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
                 untested |= dict.fromkeys((other.point_id for other in board.measured), reason)
                 return Comparison(best.point_id, {}, untested, None, False, tuple(unreadable))
             continue
-        means.append((fold_means(found.values), found.seeds))
+        means.append((fold_means(found.values), found.rounds))
         if first is None:
             first = found
             continue
@@ -101,8 +129,8 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     untested |= dict.fromkeys((row.point_id for row in far_below), FAR_BELOW)
     over_seeds = {point: found for point, found in differences.items() if not found.networks}
     differences |= step_down(over_seeds, max(len(ranked) - sum(row.point_id in ranked for row in far_below), 2))
-    optimism = winners_optimism([mean for mean, _ in means], [seeds for _, seeds in means])
-    of_networks = all(len(seeds) == 1 for _, seeds in means)
+    optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
+    of_networks = all(len(rounds) == 1 for _, rounds in means) and first.parts is None if first else True
     return Comparison(best.point_id, differences, untested, optimism, of_networks, tuple(unreadable))
 
 
@@ -113,30 +141,54 @@ def compare_points(one: Row, other: Row, layout: Layout, split: str = "val", obj
     """
     first, second = (_values(row, layout, split, objective) for row in (one, other))
     same = image_set(one.config) == image_set(other.config)
-    if not same or not first or not second or not first.images.same_images(second.images):
+    if not same or not first or not second or not first.same_images(second):
         raise CifarHpcError(
             f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible."
         )
-    if len(first.seeds) == len(second.seeds) == 1:
+    if first.parts is not None:
+        return _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
+    if len(first.rounds) == len(second.rounds) == 1:
         return compare_networks(first.values[0], second.values[0])
-    common = sorted({*first.seeds} & {*second.seeds})
+    common = sorted({*first.rounds} & {*second.rounds})
     if len(common) < 2:
         raise CifarHpcError(
-            f"{one.label} has the seeds {_numbers(first.seeds)}, {other.label} {_numbers(second.seeds)}: seeds are paired by"
+            f"{one.label} has the seeds {_numbers(first.rounds)}, {other.label} {_numbers(second.rounds)}: seeds are paired by"
             " number, and a test needs two in common."
         )
-    return compare_chosen(*(read.values[[read.seeds.index(seed) for seed in common]] for read in (first, second)))
+    return compare_chosen(*(read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second)))
 
 
-def point_predictions(row: Row, layout: Layout, split: str) -> dict[int, SplitPredictions]:
-    """By seed, of those that measured the split. Raises RecordError where a file is corrupt, is missing or contradicts the
-    record, or where the seeds saw different images."""
-    read = {t.seed: read_predictions(layout.trial(t.trial_id), split, told) for t in row.trials if (told := t.told(split))}
-    found = {seed: predictions for seed, predictions in read.items() if predictions is not None}
+def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, SplitPredictions]:
+    """By round, of those that measured the split: of folds, on validation, all images of a round, each by the network that was
+    trained without it; on test each fold by itself. Raises RecordError where a file is corrupt, is missing or contradicts the
+    record, where rounds of one split saw different images, or where folds are missing."""
+    measured = [trial for trial in row.trials if trial.told(split)]
+    if split == "val" and row.config.get("dataset.folds") is not None:
+        if not row.whole_rounds:
+            raise RecordError("not all of its folds have finished")
+        rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
+        return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
+    read = {
+        (trial.seed, trial.fold or 0): read_predictions(layout.trial(trial.trial_id), split, trial.told(split))
+        for trial in measured
+    }
+    found = {key: predictions for key, predictions in read.items() if predictions is not None}
     every = list(found.values())
-    if any(not every[0].same_images(predictions) for predictions in every[1:]):
+    apart = split == "val" and any(trial.own_split for trial in measured)
+    if not apart and any(not every[0].same_images(predictions) for predictions in every[1:]):
         raise RecordError(f"the seeds of {row.label} did not classify the same {split} images")
     return found
+
+
+def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
+    """The out-of-fold predictions of a round's folds as one split, in the order of its images. Raises RecordError."""
+    parts = []
+    for trial in trials:
+        found = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
+        if found is None:
+            raise RecordError(f"{layout.trial(trial.trial_id).predictions}: no predictions of validation images")
+        parts.append((trial, found))
+    return join_folds([(trial.fold or 0, found) for trial, found in parts])
 
 
 def _read(row: Row, layout: Layout, objective: str, first: Read | None, unreadable: list[Rejected]) -> tuple[Read | None, str]:
@@ -148,7 +200,7 @@ def _read(row: Row, layout: Layout, objective: str, first: Read | None, unreadab
         return None, str(error)
     if found is None:
         return None, "no predictions of validation images"
-    if first is not None and not first.images.same_images(found.images):
+    if first is not None and not first.same_images(found):
         return None, "it was measured on other images"
     return found, ""
 
@@ -158,14 +210,26 @@ def _values(row: Row, layout: Layout, split: str, objective: str) -> Read | None
     if not found:
         return None
     values = np.stack([_counts(predictions, objective) for predictions in found.values()])
-    return Read(tuple(found), values, next(iter(found.values())))
+    parts = None
+    if split == "val" and row.trials[0].own_split:
+        parts = np.stack([np.zeros(len(p.labels), np.int64) if p.fold is None else p.fold for p in found.values()])
+    first = row.trials[0]
+    return Read(tuple(found), values, found, parts, (first.val_n or 0) / max(first.train_n or 0, 1))
 
 
 def _counts(predictions: SplitPredictions, objective: str) -> NDArray[np.float32]:
-    """What each image adds to the objective's mean, more being better: 1 where it is right, or minus its cross-entropy."""
-    if OBJECTIVES[objective].metric == "acc":
+    """What each image adds to the objective's mean, more being better: 1 where it is right, minus its cross-entropy, or what
+    the objective's entry says."""
+    info = OBJECTIVES[objective]
+    if info.metric == "acc":
         return predictions.right.astype(np.float32)
     logits = predictions.logits.astype(np.float64)
+    if info.metric is None:
+        if info.counts is not None:
+            return np.asarray(load(info.counts)(logits, predictions.labels), np.float32)
+        assert info.measure is not None
+        sign = 1 if info.mode == "max" else -1
+        return np.asarray(sign * jackknife_counts(load(info.measure), logits, predictions.labels), np.float32)
     truth = logits[np.arange(len(logits)), predictions.labels]
     return np.asarray(truth - logsumexp(logits, axis=1), np.float32)
 
@@ -180,14 +244,36 @@ def _ranked(board: Leaderboard) -> dict[str, list[float]]:
 
 
 def _against(best: Row, first: Read, row: Row, found: Read, ranked: Mapping[str, Sequence[float]]) -> Difference | None:
-    if len(first.seeds) == len(found.seeds) == 1:
-        return compare_networks(first.values[0], found.values[0])
-    if best.point_id not in ranked or row.point_id not in ranked or min(len(first.seeds), len(found.seeds)) < 2:
-        return None
     points = list(ranked)
+    if first.parts is not None and best.point_id in ranked and row.point_id in ranked:
+        k = max(len(points), 2)
+        return _over_splits(first, found, lambda t, freedom: range_tail(math.sqrt(2) * t, k, freedom) if t > 0 else 1.0)
+    if len(first.rounds) == len(found.rounds) == 1:
+        return compare_networks(first.values[0], found.values[0])
+    if best.point_id not in ranked or row.point_id not in ranked or min(len(first.rounds), len(found.rounds)) < 2:
+        return None
     spread = spread_of([ranked[point] for point in points], points.index(row.point_id))
     return compare_with_first(first.values, found.values, spread, len(points))
 
 
-def _numbers(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+def _over_splits(first: Read, found: Read, tail: Callable[[float, float], float]) -> Difference:
+    """Both on the same splits. tail: p-value of a t with so many degrees of freedom."""
+    one, other = first.of_splits(), found.of_splits()
+    common = [key for key in one if key in other]
+    difference_J = np.array([one[key] - other[key] for key in common])
+    mean, error, freedom = compare_splits(difference_J, first.share)
+    error = known_error(error, first.values, found.values)
+    more = error**2 * first.share / (first.share + 1 / len(common))  # what more repeats do not take away
+    return Difference(
+        mean,
+        tail(mean / error if error else 0.0, freedom),
+        SPLITS_TEST,
+        error=error,
+        freedom=freedom,
+        of_images=more,
+        images=first.values.shape[1],
+    )
+
+
+def _numbers(rounds: Sequence[Round]) -> str:
+    return ", ".join(dict.fromkeys(str(seed) for seed, _ in rounds))

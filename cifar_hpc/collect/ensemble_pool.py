@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.collect.comparison import read_rounds
 from cifar_hpc.collect.ensemble import (
     USUAL,
     Chosen,
@@ -20,7 +21,7 @@ from cifar_hpc.collect.ensemble import (
     measure_disagreement,
     measure_gain,
 )
-from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial, told_of
@@ -70,6 +71,15 @@ class Ensembles:
         return self.highest.val is not None and self.highest.val.better
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What may be a member: one network, or those of a round's folds, which share a weight. trial: the first of them, with what
+    all of them measured."""
+
+    trial: Trial
+    networks: tuple[Trial, ...]
+
+
 def make_ensembles(
     board: Leaderboard, layout: Layout, rules: EnsembleRules = USUAL, soups: Path | None = None
 ) -> Ensembles | None:
@@ -77,15 +87,20 @@ def make_ensembles(
 
     soups: the folder of those that `cifar-hpc soup` made.
     """
-    trials, predictions = _read_members(board, layout)
-    if len(trials) < 2:
+    candidates, predictions = _read_members(board, layout)
+    if len(candidates) < 2:
         return None
+    trials = [candidate.trial for candidate in candidates]
     labels = predictions[0].labels
     library = make_library([found.logits for found in predictions], labels, [str(trial.config["arch"]) for trial in trials])
-    chosen = choose_ensembles(library, rules)
+    of_folds = any(len(candidate.networks) > 1 for candidate in candidates)
+    # Stacking's coefficients are of one network each: there is no such network for the mean of several folds'.
+    chosen = [one for one in choose_ensembles(library, rules) if not of_folds or one.combination.coefficients is None]
+    if not chosen:
+        return None
     needed = sorted({0, *(member for found in chosen for member in found.combination.weights)})
-    tests = _read_tests(trials, needed, layout)
-    measured = tuple(_measure(found, trials, library, tests) for found in chosen)
+    tests = _read_tests(candidates, needed, layout)
+    measured = tuple(_measure(found, candidates, library, tests) for found in chosen)
     greedy = next((found for found in chosen if found.combination.method == "greedy"), chosen[0])
     shown = list(greedy.combination.weights)[:12]
     return Ensembles(
@@ -95,7 +110,7 @@ def make_ensembles(
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),
         disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
-        soups=tuple(_read_soups(soups, tests.get(0))) if soups else (),
+        soups=tuple(_read_soups(soups, tests[0][0] if tests and len(tests[0]) == 1 else None)) if soups else (),
     )
 
 
@@ -113,56 +128,96 @@ def _read_soups(folder: Path, best: SplitPredictions | None) -> Iterator[Measure
         yield Measured(record, None, test)
 
 
-def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Trial], list[SplitPredictions]]:
-    """Trials that classified the best trial's validation images, most accurate first. Corrupt predictions are left out."""
-    everyone = [trial for row in board.measured for trial in row.trials if trial.metric("val_acc") is not None]
-    ranked = sorted(everyone, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))
-    first_of_arch = {id(trial) for trial in {str(t.config["arch"]): t for t in reversed(ranked)}.values()}
-    trials: list[Trial] = []
+def _candidates(row: Row) -> list[Candidate]:
+    measured = [trial for trial in row.trials if trial.metric("val_acc") is not None]
+    if row.config.get("dataset.folds") is None:
+        return [Candidate(trial, (trial,)) for trial in measured]
+    rounds: dict[tuple[int, int], list[Trial]] = {}
+    for trial in measured if row.whole_rounds else ():
+        rounds.setdefault(trial.round, []).append(trial)
+    return [Candidate(_as_one(trials), tuple(trials)) for trials in rounds.values()]
+
+
+def _as_one(trials: Sequence[Trial]) -> Trial:
+    images = sum(trial.val_n or 0 for trial in trials)
+    tests = [trial.test_acc for trial in trials if trial.test_acc is not None]
+    return replace(
+        trials[0],
+        val_acc=sum((trial.val_acc or 0.0) * (trial.val_n or 0) for trial in trials) / images,
+        val_n=images,
+        test_acc=sum(tests) / len(tests) if tests else None,
+    )
+
+
+def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Candidate], list[SplitPredictions]]:
+    """Those that classified the best one's validation images, most accurate first. Corrupt predictions are left out."""
+    everyone = [candidate for row in board.measured for candidate in _candidates(row)]
+    ranked = sorted(everyone, key=lambda one: (-(one.trial.val_acc or 0.0), one.trial.trial_id))
+    first_of_arch = {id(one) for one in {str(c.trial.config["arch"]): c for c in reversed(ranked)}.values()}
+    candidates: list[Candidate] = []
     found: list[SplitPredictions] = []
-    for place, trial in enumerate(ranked):
-        if place >= _MOST_MEMBERS and id(trial) not in first_of_arch:
+    for place, candidate in enumerate(ranked):
+        if place >= _MOST_MEMBERS and id(candidate) not in first_of_arch:
             continue
+        trial = candidate.trial
         try:
-            predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
+            if len(candidate.networks) > 1:
+                predictions: SplitPredictions | None = read_rounds(candidate.networks, layout)
+            else:
+                predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
         except RecordError:
             continue
         if predictions is not None and (not found or predictions.same_images(found[0])):
-            trials.append(trial)
+            candidates.append(candidate)
             found.append(predictions)
-    return trials, found
+    return candidates, found
 
 
-def _read_tests(trials: Sequence[Trial], needed: Sequence[int], layout: Layout) -> dict[int, SplitPredictions]:
-    """Test predictions of the members that were chosen; empty unless all have them, of the same images."""
-    tests: dict[int, SplitPredictions] = {}
+def _read_tests(candidates: Sequence[Candidate], needed: Sequence[int], layout: Layout) -> dict[int, list[SplitPredictions]]:
+    """Test predictions of the networks that were chosen; empty unless all have them, of the same images."""
+    tests: dict[int, list[SplitPredictions]] = {}
+    first: SplitPredictions | None = None
     for member in needed:
-        try:
-            found = read_predictions(layout.trial(trials[member].trial_id), "test", trials[member].told("test"))
-        except RecordError:
-            return {}
-        if found is None or (tests and not found.same_images(next(iter(tests.values())))):
-            return {}
-        tests[member] = found
+        for trial in candidates[member].networks:
+            try:
+                found = read_predictions(layout.trial(trial.trial_id), "test", trial.told("test"))
+            except RecordError:
+                return {}
+            if found is None or (first is not None and not found.same_images(first)):
+                return {}
+            first = first or found
+            tests.setdefault(member, []).append(found)
     return tests
 
 
-def _measure(found: Chosen, trials: Sequence[Trial], library: Library, tests: dict[int, SplitPredictions]) -> Measured:
+def _shares(networks: Sequence[SplitPredictions], temperature: float) -> Floats:
+    """What a member gives each class of the test images: the mean of its networks."""
+    return np.asarray(np.mean([calibrate(one.logits, temperature) for one in networks], axis=0), np.float64)
+
+
+def _measure(
+    found: Chosen, candidates: Sequence[Candidate], library: Library, tests: dict[int, list[SplitPredictions]]
+) -> Measured:
     combination = found.combination
     best_right = library.probabilities[0].argmax(1) == library.labels
     test: Difference | None = None
     test_acc: float | None = None
     if tests:
-        probabilities: dict[int, Floats] = {m: calibrate(tests[m].logits, library.temperatures[m]) for m in combination.weights}
-        right = combination.apply(probabilities).argmax(1) == tests[0].labels
-        test, test_acc = compare_networks(right, tests[0].right), float(right.mean())
+        probabilities: dict[int, Floats] = {m: _shares(tests[m], library.temperatures[m]) for m in combination.weights}
+        labels = tests[0][0].labels
+        right = combination.apply(probabilities).argmax(1) == labels
+        best = _shares(tests[0], library.temperatures[0]).argmax(1) == labels if len(tests[0]) > 1 else tests[0][0].right
+        test, test_acc = compare_networks(right, best), float(right.mean())
     record = EnsembleRecord(
         method=combination.method,
         created_at=utc_now(),
-        classes=trials[0].classes,
+        classes=candidates[0].trial.classes,
         members=tuple(
-            EnsembleMember(trial_id=trials[m].trial_id, weight=weight, temperature=library.temperatures[m])
+            EnsembleMember(
+                trial_id=network.trial_id, weight=weight / len(candidates[m].networks), temperature=library.temperatures[m]
+            )
             for m, weight in combination.weights.items()
+            for network in candidates[m].networks
         ),
         coefficients=None
         if combination.coefficients is None
@@ -171,6 +226,6 @@ def _measure(found: Chosen, trials: Sequence[Trial], library: Library, tests: di
         val_acc=float(found.right.mean()),
         val_n=len(found.right),
         test_acc=test_acc,
-        test_n=len(tests[0].labels) if tests else None,
+        test_n=len(tests[0][0].labels) if tests else None,
     )
     return Measured(record, compare_networks(found.right, best_right, sides=1), test)

@@ -7,6 +7,7 @@ A lost, corrupt or older index is rebuilt; two collectors at once each write a w
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, BinaryIO
@@ -24,7 +25,7 @@ from cifar_hpc.records.schema import Outcome, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
 from cifar_hpc.status.query import config_text, flat_config
 
-INDEX_VERSION = f"3/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
+INDEX_VERSION = f"4/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
 _ARROW |= {"str | None": pa.string(), "Outcome": pa.string(), "tuple[str, ...]": pa.list_(pa.string())}
 _ROW = {field.name: _ARROW.get(str(field.type), pa.string()) for field in fields(Trial)}  # config: its canonical JSON
@@ -121,13 +122,14 @@ def _save(table: pa.Table, stream: BinaryIO) -> None:
 def _row(result: TrialResult, config: TrialConfig, stamp: Stamp) -> dict[str, Any]:
     trial = trial_of(result, config.point_id)
     row = {field.name: getattr(trial, field.name) for field in fields(Trial)}
-    row |= {"config": config_text(result.config), "mtime_ns": stamp[0], "size": stamp[1]}
+    row |= {"config": config_text(result.config), "more": json.dumps(dict(trial.more)), "mtime_ns": stamp[0], "size": stamp[1]}
     return row | {f"curve_{name}": [getattr(epoch, name) for epoch in result.curves] for name in CURVES}
 
 
 def _trials(table: pa.Table) -> list[Trial]:
     columns: dict[str, Iterable[Any]] = {name: table[name].to_pylist() for name in _ROW}
     columns["config"] = map(flat_config, columns["config"])
+    columns["more"] = map(json.loads, columns["more"])
     columns["outcome"] = map(Outcome, columns["outcome"])
     columns["classes"] = map(tuple, columns["classes"])
     return [Trial(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]

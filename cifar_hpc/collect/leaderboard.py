@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from cifar_hpc.collect.scan import Pool, varying_axes
-from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate
+from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate, estimate_over_splits
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX
@@ -45,6 +45,7 @@ class Row:
     train_s: float | None  # mean of a trial
     device_hours: float  # of all its trials
     pareto: bool  # no point is both better and faster
+    test_score: Estimate | None = None  # the objective on test, where it is neither accuracy nor loss
 
     @property
     def label(self) -> str:
@@ -77,6 +78,13 @@ class Row:
         return self.score.n if self.score else 0
 
     @property
+    def whole_rounds(self) -> bool:
+        """Whether all folds have measured, so that it was measured on all images; without folds always."""
+        folds = self.config.get("dataset.folds")
+        measured = [trial.round for trial in self.trials if trial.val_acc is not None and trial.fold is not None]
+        return folds is None or (bool(measured) and all(measured.count(round) == folds for round in measured))
+
+    @property
     def cut(self) -> bool:
         """Whether a search ended one of its trials."""
         return any(trial.outcome is Outcome.PRUNED for trial in self.trials)
@@ -105,6 +113,11 @@ class Leaderboard:
         return tuple(sorted(dict.fromkeys(row.axes[axis] for row in self.rows), key=_value_order))
 
     @property
+    def runs(self) -> str:
+        """What the means are over: see runs_of."""
+        return runs_of([trial for row in self.rows for trial in row.trials])
+
+    @property
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.score is not None)
 
@@ -123,6 +136,13 @@ class Leaderboard:
     def claims_ranking(self) -> bool:
         """Whether the first two points have enough seeds for an order to mean something."""
         return all(row.place is not None for row in self.measured[:2])
+
+
+def runs_of(trials: Sequence[Trial]) -> str:
+    """'seeds', 'folds', or 'seeds and folds': what the means of these trials are over."""
+    if not any(trial.fold is not None for trial in trials):
+        return "seeds"
+    return "folds" if len({trial.seed for trial in trials}) == 1 else "seeds and folds"
 
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
@@ -152,7 +172,12 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
     places = itertools.count(1)
     ranked = [
-        replace(row, number=number, place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] else None, pareto=on_front)
+        replace(
+            row,
+            number=number,
+            place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] and row.whole_rounds else None,
+            pareto=on_front,
+        )
         for number, (row, on_front) in enumerate(zip(measured, front, strict=True), 1)
     ]
     others = (replace(row, number=number) for number, row in enumerate((row for row in rows if not row.score), len(ranked) + 1))
@@ -189,7 +214,7 @@ def _row(
     unfinished: Sequence[Unfinished],
     contradicted: Sequence[Trial],
 ) -> Row:
-    trials = sorted(trials, key=lambda trial: trial.seed)
+    trials = sorted(trials, key=lambda trial: (trial.seed, trial.fold or 0))
     config = (trials or unfinished or contradicted)[0].config
     gaps = [t.train_acc - t.val_acc for t in trials if t.train_acc is not None and t.val_acc is not None]
     return Row(
@@ -205,6 +230,7 @@ def _row(
         score=_over_seeds(trials, objective),
         val_acc=_over_seeds(trials, "val_acc"),
         test_acc=_over_seeds(trials, "test_acc"),
+        test_score=_over_seeds(trials, f"test_{objective}") if OBJECTIVES[objective].metric is None else None,
         gap=_mean_of(gaps),
         best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
         epochs=_mean_of([trial.epochs for trial in trials]),
@@ -216,8 +242,23 @@ def _row(
 
 def _over_seeds(trials: Sequence[Trial], metric: str) -> Estimate | None:
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
+    info = dict(OBJECTIVES).get(metric)
+    if info is not None and measured and measured[0][1].own_split:
+        return _over_splits(measured, in_unit=info.share)
     images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)
     return estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
+
+
+def _over_splits(measured: Sequence[tuple[float, Trial]], *, in_unit: bool) -> Estimate | None:
+    """in_unit: a share of images, which is between 0 and 1."""
+    weights = [trial.val_n or 1 for _, trial in measured]
+    rounds = len({trial.round for _, trial in measured})
+    first = measured[0][1]
+    found = estimate_over_splits([value for value, _ in measured], weights, rounds, weights[0] / max(first.train_n or 0, 1))
+    if found is None or not in_unit:
+        return found
+    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
+    return replace(found, low=low, high=high)
 
 
 def _mean(row: Row) -> float:

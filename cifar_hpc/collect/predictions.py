@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,11 +23,13 @@ class ContradictionError(RecordError):
 
 @dataclass(frozen=True, slots=True)
 class SplitPredictions:
-    """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test)."""
+    """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test); fold N:
+    which fold held it out, of several joined."""
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     index: NDArray[np.int64] | None
+    fold: NDArray[np.int64] | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -47,6 +50,18 @@ class SplitPredictions:
         if self.index is not None and other.index is not None and not np.array_equal(self.index, other.index):
             return False
         return np.array_equal(self.labels, other.labels)
+
+
+def join_folds(parts: Sequence[tuple[int, SplitPredictions]]) -> SplitPredictions:
+    """The validation predictions of folds, with their numbers, as one split in the order of its images. Raises RecordError
+    where an image stands in two."""
+    index = np.concatenate([np.zeros(0, np.int64) if found.index is None else found.index for _, found in parts])
+    if len(np.unique(index)) < len(index):
+        raise RecordError("two folds of one round hold out the same image")
+    order = np.argsort(index)
+    logits, labels = (np.concatenate([getattr(found, name) for _, found in parts])[order] for name in ("logits", "labels"))
+    fold = np.concatenate([np.full(len(found.labels), number) for number, found in parts])[order]
+    return SplitPredictions(logits, labels, index[order], fold)
 
 
 def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = None) -> SplitPredictions | None:

@@ -9,7 +9,7 @@ Genet. Mol. Biol. 3: 3): three seeds hardly tell one, so that they lean on one a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -153,7 +153,7 @@ def fold_means(values_SN: Floats) -> NDArray[np.float64]:
     return np.stack([values_SN[:, fold_N == fold].mean(1, dtype=np.float64) for fold in range(FOLDS)], axis=1)
 
 
-def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[int]]) -> float | None:
+def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[Hashable]]) -> float | None:
     """By how much the number of the best of P configurations is above what it is worth, because it was chosen by that number.
 
     means: P arrays S x FOLDS; seeds: the number of each row. The choice is made again without one seed and a fifth of the
@@ -163,7 +163,7 @@ def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Seque
     if len(means) < 2:
         return None
     honest = []
-    for seed in sorted({number for numbers in seeds for number in numbers}):
+    for seed in dict.fromkeys(number for numbers in seeds for number in numbers):
         held = [_rows(numbers, seed) for numbers in seeds]
         stay_PK = np.stack([mean[stay].mean(0) for mean, (stay, _) in zip(means, held, strict=True)])
         out_PK = np.stack([mean[out].mean(0) for mean, (_, out) in zip(means, held, strict=True)])
@@ -173,7 +173,7 @@ def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Seque
     return float(max(mean.mean() for mean in means) - np.mean(honest))
 
 
-def _rows(numbers: Sequence[int], seed: int) -> tuple[list[int], list[int]]:
+def _rows(numbers: Sequence[Hashable], seed: Hashable) -> tuple[list[int], list[int]]:
     """The rows that choose without one seed, and those that measure; all where no others are left, or there is no such seed."""
     stay = [row for row, number in enumerate(numbers) if number != seed]
     out = [row for row, number in enumerate(numbers) if number == seed]

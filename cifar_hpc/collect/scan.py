@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
-from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
+from cifar_hpc.collect.trials import BY_SEED, Axis, Curves, Trial, Unfinished
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
@@ -20,7 +20,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
-from cifar_hpc.status.query import config_text, flat_config, is_training_key
+from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
 from cifar_hpc.status.state import Queue, read_states
 
 T = TypeVar("T", Trial, Unfinished)
@@ -33,7 +33,7 @@ class Pool:
     """All trials of some sweeps, or of the whole pool. curves: of `trials`, in the same order."""
 
     sweeps: tuple[str, ...]  # empty: the whole pool
-    objective: str  # val_acc or val_loss
+    objective: str  # of config/registry.OBJECTIVES
     planned_axes: tuple[str, ...] | None  # swept keys as one sweep's spec spells them; None: several sweeps or the pool
     trials: tuple[Trial, ...]
     curves: Curves
@@ -171,6 +171,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         point_id=point_id,
         config=flat_config(config_text(config)),
         seed=int(config["seed"]),
+        fold=fold_of(config),
         status=Status.FAILED if is_broken else state.status,
         reason=f"result.json: {broken[str(files.result)]}" if is_broken else state.reason,
         epochs=state.epochs_done,
@@ -196,6 +197,8 @@ def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> lis
         said = {key: axes[key] for key in own & axes.keys()}
         if axes.get("freeze") is not None:
             said["freeze"] = axes["freeze"]
+        if planned[trial.trial_id].config["dataset"].get("split_by_seed"):  # also where it was trained by that split's number
+            said["dataset.split_seed"] = BY_SEED
         if trial.point_id not in configs and any(trial.config.get(key) != value for key, value in said.items()):
             configs[trial.point_id] = {**trial.config, **said}
     return [replace(trial, config=configs[trial.point_id]) if trial.point_id in configs else trial for trial in trials]
@@ -213,4 +216,4 @@ def _objective(plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> str:
 
 
 def _planned_axes(plan: PlanRecord) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(key for trial in plan.trials for key in trial.axes if key != "seed"))
+    return tuple(dict.fromkeys(key for trial in plan.trials for key in trial.axes if key not in ("seed", "fold")))

@@ -60,6 +60,26 @@ def estimate(values: Sequence[float], images: int | None = None) -> Estimate | N
     return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images)
 
 
+def estimate_over_splits(values: Sequence[float], weights: Sequence[int], rounds: int, share: float) -> Estimate | None:
+    """Mean and interval of what each of several splits measured: folds, or splits drawn again. values, weights: of each trial
+    its measurement and its validation images; rounds: how often all images were measured; share: validation over training
+    images.
+
+    Splits share most of their training images: the variance of their mean is (1 / J + share) of that between them (Nadeau and
+    Bengio 2003, Machine Learning 52: 239), J the splits. It covers split, order and initialisation; images, too, as each split
+    has its own. None where there are no values.
+    """
+    n = len(values)
+    if n == 0:
+        return None
+    mean, images = float(np.average(values, weights=weights)), sum(weights) // max(rounds, 1)
+    if n == 1:
+        return Estimate(mean, 1, None, None, None, images)
+    sd = float(np.std(values, ddof=1))
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)
+    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images)
+
+
 def half_interval(of_seeds: float, seeds_freedom: float, of_images: float, images: int | None) -> float:
     """Half a 95 % interval around a mean whose variance has these two parts."""
     freedom = joint_freedom((of_seeds, seeds_freedom), (of_images, (images or 2) - 1))
@@ -162,6 +182,14 @@ def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
     p_value = _t_tail(mean, error, freedom, 2)
     test = "paired t-test over seeds"
     return Difference(mean, p_value, test, mean - half, mean + half, error, freedom, of_images, images=images)
+
+
+def compare_splits(difference_J: Floats, share: float) -> tuple[float, float, float]:
+    """Mean, standard error and degrees of freedom of the difference between two configurations on the same J splits (the
+    corrected resampled t-test of Nadeau and Bengio 2003). share: validation images over training images."""
+    splits = len(difference_J)
+    error = float(np.std(difference_J, ddof=1)) * math.sqrt(1 / splits + share)
+    return float(np.mean(difference_J)), error, splits - 1.0
 
 
 def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | NDArray[np.bool_]) -> float:

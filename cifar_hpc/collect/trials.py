@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
-from cifar_hpc.status.query import config_text, flat_config, spell
+from cifar_hpc.status.query import config_text, flat_config, fold_of, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
+BY_SEED = "seed"  # of dataset.split_seed
 DATASET, FINGERPRINT = "dataset", "dataset.fingerprint"
 value_text = spell  # what a table prints is what a filter takes
 
@@ -28,8 +29,9 @@ class Trial:
 
     trial_id: str
     point_id: str
-    config: Mapping[Axis, Any]  # flat, without the seed; shared by the trials of a point
+    config: Mapping[Axis, Any]  # flat, without seed and fold; shared by the trials of a point
     seed: int
+    fold: int | None  # from 1, those of all repeats; None: no cross-validation
     outcome: Outcome
     reason: str
     epochs: int
@@ -43,6 +45,7 @@ class Trial:
     test_loss: float | None
     test_acc: float | None
     test_n: int | None
+    more: Mapping[str, float]  # other objectives, as 'val_macro_f1', 'test_macro_f1'
     classes: tuple[str, ...]
     params_total: int
     params_trained: int
@@ -66,6 +69,21 @@ class Trial:
     commit: str | None
 
     @property
+    def round(self) -> tuple[int, int]:
+        """Seed and repeat: the trials of a point that have both in common measure each image once, fold by fold."""
+        return self.seed, 0 if self.fold is None else (self.fold - 1) // int(self.config["dataset.folds"])
+
+    @property
+    def own_split(self) -> bool:
+        """Whether the trials of its point are validated with images of their own: folds, or a split for each seed."""
+        return self.fold is not None or self.config.get("dataset.split_seed") == BY_SEED
+
+    @property
+    def run(self) -> str:
+        """'seed 2', 'seed 2, fold 3': what tells it from the other trials of its point."""
+        return f"seed {self.seed}" + (f", fold {self.fold}" if self.fold is not None else "")
+
+    @property
     def device_hours(self) -> float:
         """Training time over all its devices, hours."""
         return self.train_s * self.world_size / 3600
@@ -77,7 +95,7 @@ class Trial:
     @property
     def facts(self) -> dict[str, Any]:
         """What a filter may ask of it: status.query.OWN_KEYS beside its config."""
-        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "status": self.status.value}
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "fold": self.fold, "status": self.status.value}
         told = {"outcome": self.outcome.value, "epochs_done": self.epochs, "reason": self.reason or None}
         return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}
 
@@ -86,8 +104,9 @@ class Trial:
         return told_of(*(getattr(self, f"{split}_{key}") for key in ("loss", "acc", "n")))
 
     def metric(self, name: str) -> float | None:
-        """val_acc, test_loss, ...; None where it was not measured or is not finite."""
-        value: float | None = getattr(self, name)
+        """val_acc, test_loss, macro_f1 (on validation), test_macro_f1, ...; None where it was not measured or is not finite."""
+        own = getattr(self, name, None) if name.endswith(("_acc", "_loss")) else None
+        value: float | None = self.more.get(name, self.more.get(f"val_{name}")) if own is None else own
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -99,6 +118,7 @@ class Unfinished:
     point_id: str
     config: Mapping[Axis, Any]
     seed: int
+    fold: int | None
     status: Status
     reason: str
     epochs: int
@@ -106,9 +126,14 @@ class Unfinished:
     running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
 
     @property
+    def run(self) -> str:
+        """As a finished trial's."""
+        return f"seed {self.seed}" + (f", fold {self.fold}" if self.fold is not None else "")
+
+    @property
     def facts(self) -> dict[str, Any]:
         """As a finished trial's; what was not measured is absent."""
-        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "status": self.status.value}
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "fold": self.fold, "status": self.status.value}
         told = {"outcome": None, "epochs_done": self.epochs, "reason": self.reason or None}
         return {**self.config, **own, **told, "val_acc": None, "test_acc": None}
 
@@ -145,6 +170,7 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         point_id=point_id,
         config=flat_config(config_text(result.config)),
         seed=int(result.config["seed"]),
+        fold=fold_of(result.config),
         outcome=result.outcome,
         reason=result.reason,
         epochs=len(result.curves),
@@ -158,6 +184,12 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         test_loss=test.loss if test else None,
         test_acc=test.acc if test else None,
         test_n=test.n if test else None,
+        more={
+            f"{name}_{key}": value
+            for name, split in (("val", val), ("test", test))
+            if split
+            for key, value in split.more.items()
+        },
         classes=result.classes,
         params_total=result.params_total,
         params_trained=result.params_trained,

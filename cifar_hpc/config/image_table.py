@@ -29,7 +29,7 @@ def list_table(root: Path, table: Path) -> ImageFolder:
             rows = list(csv.reader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
         rows, wrong = [], [f"{table.name}: no CSV ({error})"]
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    header = columns_of(rows[0]) if rows else []
     columns = [_column(header, names) for names in (_FILES, _LABELS, _SPLIT)]
     if None in columns[:2] and not wrong:
         wrong.append(
@@ -68,6 +68,18 @@ def list_table(root: Path, table: Path) -> ImageFolder:
             alike = "".join(f"; {pair} look the same and are not" for pair in look_alikes((*classes, *unknown)))
             wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image{alike}")
     return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
+
+
+def columns_of(row: Sequence[str]) -> list[str]:
+    """The names of the columns, from the first row."""
+    return [cell.strip().lower() for cell in row]
+
+
+def file_column(header: Sequence[str]) -> int:
+    """Which of them, of a table that `list_table` takes, names the files."""
+    found = _column(header, _FILES)
+    assert found is not None
+    return found
 
 
 def _column(header: Sequence[str], names: Sequence[str]) -> int | None:

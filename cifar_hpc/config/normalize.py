@@ -27,8 +27,9 @@ def normalise(config: TrialConfig) -> TrialConfig:
     unfreeze_epoch and ghost_batches -> None where only the classifier is trained; patience that ends nothing before the last
     epoch -> None; min_delta -> 0 without patience; the weights that `imagenet` means -> imagenet; whole numbers -> floats
     where the key is one; the objective of a trial without validation -> val_acc; svm_c, logreg_c and knn_k -> None where their
-    classifier is not used. Of svm, logreg and knn, which are fitted once to frozen features: freeze -> all, what steers
-    training -> its default, and with weights that all seeds share the seed -> 0, as nothing is drawn.
+    classifier is not used; class_weights of 1 and those of knn -> None. Of svm, logreg and knn, which are fitted once to frozen
+    features: freeze -> all, what steers training -> its default, and with weights that all seeds share the seed -> 0, as
+    nothing is drawn.
     """
     changes: dict[str, Any] = {}
     for name in _FLOATS:
@@ -44,6 +45,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["crop_frac"] = 1.0
     if config.dataset.val_frac == 0 and config.objective != "val_acc":
         changes["objective"] = "val_acc"
+    if isinstance(config.class_weights, tuple):
+        weights = tuple((name, float(weight)) for name, weight in config.class_weights if weight != 1)
+        changes["class_weights"] = weights or None
+    if not CLASSIFIERS[config.classifier].keeps_weights:  # votes have no loss
+        changes["class_weights"] = None
     for name, info in CLASSIFIERS.items():
         if info.argument is not None:
             changes[info.argument] = (getattr(config, info.argument) or info.default) if name == config.classifier else None
@@ -79,7 +85,7 @@ def refitted(config: TrialConfig, epochs: int) -> TrialConfig:
     return normalise(
         dataclasses.replace(
             config,
-            dataset=dataclasses.replace(config.dataset, val_frac=0.0),
+            dataset=dataclasses.replace(config.dataset, val_frac=0.0, folds=None, fold=None, fold_groups=None, fold_by=None),
             epochs=epochs,
             warmup_epochs=config.warmup_epochs * epochs / config.epochs,
             stop=StopConfig(),
@@ -110,7 +116,7 @@ def _normalise_frozen(config: TrialConfig) -> TrialConfig:
     changes: dict[str, Any] = {name: DEFAULTS[name] for name in TRAINING} | {"epochs": 1, "stop": StopConfig()}
     changes["freeze"] = "none" if config.arch == "linear" else "all"
     if config.weights is not None:
-        if config.weights_point is None:  # else each seed has weights of its own
+        if config.weights_point is None and not config.dataset.split_by_seed:  # else each seed has its own weights or images
             changes["seed"] = 0
         if config.weights in catalog.imagenet_weights(config.arch)[:1]:
             changes["weights"] = "imagenet"

@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.registry import OPTIMIZERS, OWN_AUGMENTS, SCHEDULES, AugmentInfo, OptimizerInfo, Registry, ScheduleInfo
+from cifar_hpc.config.registry import (
+    OBJECTIVES,
+    OPTIMIZERS,
+    OWN_AUGMENTS,
+    SCHEDULES,
+    AugmentInfo,
+    ObjectiveInfo,
+    OptimizerInfo,
+    Registry,
+    ScheduleInfo,
+)
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, load_module, load_source, own_line
 
 GROUP = "cifar_hpc.plugins"
@@ -39,6 +49,25 @@ def register_schedule(name: str, shape: Callable[[float, float], float], *, own_
     """`schedule: name`. shape(step, steps), counted after warm-up, gives the learning rate as a share of its peak, 0..1.
     own_rise: it begins below its peak by itself, and warmup_epochs does not act."""
     _register(SCHEDULES, name, ScheduleInfo(doc=doc, shape=shape, own_rise=own_rise))
+
+
+def register_objective(
+    name: str,
+    measure: Callable[..., float | None],
+    *,
+    mode: str = "max",
+    share: bool = True,
+    counts: Callable[..., Any] | None = None,
+    noun: str = "",
+    doc: str = "",
+) -> None:
+    """`objective: {metric: name}`. measure(logits_NK, labels_N), numpy arrays of validation, gives its value, or None where it
+    is not defined. mode: max or min. share: it is one of 0..1. counts, of the same arguments: what each image counts for it,
+    more being better, with the metric as mean; tests then use that instead of leaving images out."""
+    if mode not in ("max", "min"):
+        raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
+    info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
+    _register(OBJECTIVES, name, info)
 
 
 def register_augmentation(
@@ -130,4 +159,4 @@ def _register(registry: Registry[Any], name: str, info: Any, also: Add = lambda:
     found.append(add)
 
 
-_PARTS = tuple(registry.what for registry in (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS))
+_PARTS = tuple(registry.what for registry in (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS, OBJECTIVES))

@@ -99,11 +99,17 @@ class ClassifierInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveInfo:
-    """mode: max or min. metric: the field of a split's metrics that it is. noun: what a table calls it."""
+    """mode: max or min. noun: what a table calls it. share: whether it is one of 0..1, shown in percent. measure: (logits
+    N x K, labels N), numpy -> its value, None where it is not defined; None: the loop's own accuracy or loss, under `metric`.
+    counts: the same arguments -> what each image counts for it, N, more being better; None: the jackknife says."""
 
+    doc: str
     mode: str
-    metric: str
     noun: str
+    share: bool
+    metric: str | None = None
+    measure: Target | None = None
+    counts: Target | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,10 +195,40 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
     },
 )
 OWN_AUGMENTS: Registry[AugmentInfo] = Registry("augment", {})  # operations beyond data/'s; their arguments are in the catalogue
-OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other metric may
+_METRICS = "cifar_hpc.config.metrics"
+OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other split may
     "objective.metric",
     {
-        "val_acc": ObjectiveInfo(mode="max", metric="acc", noun="accuracy"),
-        "val_loss": ObjectiveInfo(mode="min", metric="loss", noun="loss"),
+        "val_acc": ObjectiveInfo(doc="share of images that are right", mode="max", metric="acc", noun="accuracy", share=True),
+        "val_loss": ObjectiveInfo(doc="cross-entropy", mode="min", metric="loss", noun="loss", share=False),
+        "balanced_acc": ObjectiveInfo(
+            doc="mean over the classes of the share of their images that is right",
+            mode="max",
+            noun="balanced accuracy",
+            share=True,
+            measure=f"{_METRICS}:balanced_acc",
+            counts=f"{_METRICS}:balanced_counts",
+        ),
+        "macro_f1": ObjectiveInfo(
+            doc="mean of F1 over the classes",
+            mode="max",
+            noun="macro F1",
+            share=True,
+            measure=f"{_METRICS}:macro_f1",
+            counts=f"{_METRICS}:f1_counts",
+        ),
+        "macro_auroc": ObjectiveInfo(
+            doc="mean over the classes of the area under the ROC curve, each against the rest",
+            mode="max",
+            noun="macro AUROC",
+            share=True,
+            measure=f"{_METRICS}:macro_auroc",
+            counts=f"{_METRICS}:auroc_counts",
+        ),
     },
 )
+
+
+def measured_objectives() -> tuple[str, ...]:
+    """Those beside accuracy and loss, which every trial measures at its best epoch."""
+    return OBJECTIVES.names_where(lambda info: info.measure is not None)

@@ -16,9 +16,11 @@ from cifar_hpc.config import catalog, identity
 from cifar_hpc.config.keys import Role, part, trial_key
 from cifar_hpc.config.own import OwnNetwork, arguments, plain_arguments
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import Source
 
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
+BY_RULE = "best"  # of `keep`: what the sweep says of its best configurations decides
 STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
 
 
@@ -38,7 +40,10 @@ class DatasetConfig:
     )
     val_frac: float = trial_key("share of them held out for validation, stratified", Role.COMMON, 0.1, gt=0, lt=1)
     split_seed: int = trial_key(
-        "seed of the sub-sample and of the split; the seeds of a sweep share one split", Role.COMMON, 0, ge=0
+        "seed of the sub-sample and of the split, which the seeds of a sweep share; seed: each seed has a split of its own",
+        Role.COMMON,
+        0,
+        ge=0,
     )
     folder: str | None = trial_key(
         "folder of one's own images; where it lies is not part of the trial's id",
@@ -62,11 +67,47 @@ class DatasetConfig:
         "pixels of a side of one's own data set's images, as it gave them", Role.COMMON, None, derived=True, hashed=False
     )
     channels: int | None = trial_key("their channels", Role.COMMON, None, derived=True, hashed=False)
+    split_by_seed: bool = trial_key(
+        "whether each seed has a split of its own (split_seed: seed)", Role.COMMON, False, derived=True, hashed=False
+    )
+    folds: int | None = trial_key(
+        "parts that all labelled images are dealt into, each of them held out in turn; null: one split",
+        Role.COMMON,
+        None,
+        derived=True,
+        late=True,
+    )
+    fold: int | None = trial_key(
+        "the part that is held out, from 1; those of a second repeat are numbered after those of the first",
+        Role.COMMON,
+        None,
+        derived=True,
+        late=True,
+    )
+    fold_groups: str | None = trial_key(
+        "digest of which images stay in one part together; null: each by itself", Role.COMMON, None, derived=True, late=True
+    )
+    fold_by: str | None = trial_key("what those groups are made by", Role.COMMON, None, derived=True, hashed=False)
 
     @cached_property
     def canonical(self) -> str:
         """Canonical JSON of what enters a trial's id."""
         return identity.canonical_part(self)
+
+    @cached_property
+    def of_point(self) -> DatasetConfig:
+        """This without what the trials of a point differ in: the fold, and a split that the seed decides."""
+        return dataclasses.replace(self, fold=None, split_seed=-1 if self.split_by_seed else self.split_seed)
+
+    @cached_property
+    def of_fold(self) -> DatasetConfig:
+        """This without the fold: equal for those that are parts of the same images."""
+        return dataclasses.replace(self, fold=None)
+
+    @property
+    def train_frac(self) -> float:
+        """Share of the labelled images that is trained on, about."""
+        return 1 - (self.val_frac if self.folds is None else 1 / self.folds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +279,20 @@ class TrialConfig:
     label_smoothing: float = trial_key(
         "share of the target spread over all classes", Role.MEMBER | Role.TRAINING | Role.PBT, 0.0, ge=0, lt=1
     )
+    class_weights: str | tuple[tuple[str, float], ...] | None = trial_key(
+        "what a training image's loss counts, by its class: balanced (as rare as it is, 1 on average), or numbers by name, 1 "
+        "for those that are not named; null: all alike",
+        Role.MEMBER | Role.AS_WRITTEN,
+        None,
+        late=True,
+    )
+    sampler: str | None = trial_key(
+        "balanced: each epoch draws as many training images as there are, every class alike often; null: each image once",
+        Role.COMMON | Role.TRAINING,
+        None,
+        choices=("balanced",),
+        late=True,
+    )
     dropout: float | None = trial_key(
         "probability of the classifier's dropout; null: the architecture's own",
         Role.MEMBER | Role.TRAINING | Role.PBT,
@@ -275,7 +330,8 @@ class TrialConfig:
     )
     stop: StopConfig = field(default=StopConfig(), metadata=part(Role.MEMBER))
     keep: str | None = trial_key(
-        "what stays of a finished trial beside its numbers: weights (of the whole network at its best epoch); null: nothing",
+        "whose trained networks stay, at their best epoch: weights (of all trials), null (of none), {best: 3, max_gb: 2}; "
+        "absent: those of the best configuration by validation, and of those next to it within 2 GB",
         Role.MEMBER,
         None,
         choices=("weights",),
@@ -300,6 +356,12 @@ class TrialConfig:
         return OwnNetwork(source, self.arch_args or (), self.image_size or info.size or 32, channels)
 
     @property
+    def draw_seed(self) -> int:
+        """The seed of all that is drawn: each fold starts, shuffles and augments by itself, so that folds vary as seeds do."""
+        fold = self.dataset.fold
+        return self.seed if fold is None else stream_seed(self.seed, "fold", fold)
+
+    @property
     def trains(self) -> bool:
         """Whether it takes steps; else its classifier is fitted once, to features of a network that is frozen."""
         return CLASSIFIERS[self.classifier].trained
@@ -311,8 +373,10 @@ class TrialConfig:
 
     @cached_property
     def point_id(self) -> str:
-        """The hash of this config without its seed, its parent's among it: what a leaderboard ranks."""
+        """The hash of this config without its seed and fold, its parent's among it: what a leaderboard ranks."""
         members = {key: text for key, text in self._members.items() if key != "seed"}
+        if self.dataset.fold is not None or self.dataset.split_by_seed:
+            members["dataset"] = f'"dataset":{self.dataset.of_point.canonical}'
         if self.weights_point is not None:
             members["weights"] = identity.member_text("weights", f"point/{self.weights_point}")
         return identity.digest(members.values())
@@ -330,6 +394,8 @@ class TrialConfig:
         if not isinstance(self.augment, str):
             plain["augment"] = [{"name": op.name, "args": [list(arg) for arg in op.args]} for op in self.augment]
         plain["arch_args"] = plain_arguments(self.arch_args)
+        if isinstance(self.class_weights, tuple):
+            plain["class_weights"] = dict(self.class_weights)
         plain["sources"] = None if self.sources is None else [_own_fields(source) for source in self.sources]
         dataset = _own_fields(self.dataset)
         dataset["args"] = plain_arguments(self.dataset.args)
@@ -347,11 +413,12 @@ class TrialConfig:
         if dataset.get("classes") is not None:
             dataset["classes"] = tuple(dataset["classes"])
         dataset["args"] = arguments(dataset.get("args"))
-        sources = data.get("sources")
+        sources, class_weights = data.get("sources"), data.get("class_weights")
         return cls(
             **{
                 **data,
                 "arch_args": arguments(data.get("arch_args")),
+                "class_weights": arguments(class_weights) if isinstance(class_weights, dict) else class_weights,
                 "sources": None if sources is None else tuple(Source(**source) for source in sources),
                 "dataset": DatasetConfig(**dataset),
                 "stop": StopConfig(**data.get("stop", {})),

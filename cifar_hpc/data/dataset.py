@@ -5,6 +5,7 @@ Owns: choosing classes, joining source and split, normalisation constants, the c
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
@@ -54,6 +55,11 @@ class Split:
         """uint8 N C H W: a copy of the images at these positions of the split (CPU int64)."""
         return self.images_NCHW[at_B if self.rows_N is None else self.rows_N[at_B]]
 
+    def view(self, at_N: Tensor) -> Split:
+        """The split of those of its images, which stay where they are."""
+        rows_N = at_N if self.rows_N is None else self.rows_N[at_N]
+        return Split(self.images_NCHW, self.labels_N[at_N], self.index_N[at_N], rows_N)
+
     def chunks(self) -> Iterator[Tensor]:
         """All images in their order, a few at once."""
         for at_B in torch.arange(len(self.labels_N)).split(_CHUNK):  # type: ignore[no-untyped-call]
@@ -74,8 +80,50 @@ class Dataset:
     sha256: str
 
 
+def whole_of(config: TrialConfig) -> TrialConfig:
+    """The trial on all the labelled images that its folds are parts of."""
+    whole = dataclasses.replace(config.dataset, folds=None, fold=None, fold_groups=None, val_frac=0.0)
+    return dataclasses.replace(config, dataset=whole)
+
+
+class Folds:
+    """The parts of a data set whose images are all in its training split, each held out in turn."""
+
+    def __init__(self, config: DatasetConfig, whole: Dataset) -> None:
+        """config: of any of the folds."""
+        self.whole = whole
+        self._groups = folder.read_groups(config) if config.fold_by is not None else None
+        self._parts: dict[int, NDArray[np.int64]] = {}
+        self._sums: PixelSums | None = None
+
+    def rows(self, config: DatasetConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places in the whole's training split of the images that the fold trains on, and of those that it holds out."""
+        assert config.folds is not None and config.fold is not None
+        repeat, number = divmod(config.fold - 1, config.folds)
+        if repeat not in self._parts:
+            groups_N = None if self._groups is None else self._groups[self.whole.train.index_N.numpy()]
+            labels_N = self.whole.train.labels_N.numpy()
+            self._parts[repeat] = splits.deal(labels_N, config.folds, config.split_seed, repeat, groups_N, self.whole.classes)
+        held = self._parts[repeat] == number
+        return np.flatnonzero(~held), np.flatnonzero(held)
+
+    def part(self, config: DatasetConfig) -> Dataset:
+        """The data set of a fold: views of the whole's images."""
+        stay, held = (torch.from_numpy(rows) for rows in self.rows(config))
+        mean, std = self.whole.mean, self.whole.std
+        if config.name not in STATISTICS:
+            self._sums = self._sums or pixel_sums(self.whole.train)
+            mean, std = self._sums.statistics(stay)
+        digest = hashlib.sha256(self.whole.sha256.encode() + held.numpy().tobytes()).hexdigest()
+        train, val = (self.whole.train.view(rows_N) for rows_N in (stay, held))
+        return dataclasses.replace(self.whole, train=train, val=val, mean=mean, std=std, sha256=digest)
+
+
 def load_dataset_of(config: TrialConfig, root: Path) -> Dataset:
-    """The data set of a trial, as load_dataset gives it. Raises CifarHpcError where the trial has no image size."""
+    """The data set of a trial, as load_dataset gives it, of a fold its part. Raises CifarHpcError where the trial has no image
+    size."""
+    if config.dataset.fold is not None:
+        return Folds(config.dataset, load_dataset_of(whole_of(config), root)).part(config.dataset)
     if config.image_size is None:
         raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
     source = config.source_of("dataset")
@@ -187,20 +235,36 @@ def unlabelled(images_NCHW: Tensor) -> Split:
     return Split(images_NCHW, torch.zeros_like(rows_N), rows_N, rows_N)
 
 
-def pixel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in 0..1, from exact sums: the same on any machine. 1 for a channel that is
-    the same everywhere."""
-    channels = split.images_NCHW.shape[1]
-    total_C, squares_C, count = [0] * channels, [0] * channels, 0
+@dataclass(frozen=True, slots=True)
+class PixelSums:
+    """Of each image of a split and each channel: the exact sums, int64 N x C, of its pixels and of their squares."""
+
+    pixels: int  # of one channel of an image
+    total_NC: Tensor
+    square_NC: Tensor
+
+    def statistics(self, at_N: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over some images, in 0..1: the same on any machine. 1 for a channel that
+        is the same everywhere."""
+        count = self.pixels * len(at_N)
+        total_C, square_C = self.total_NC[at_N].sum(0).tolist(), self.square_NC[at_N].sum(0).tolist()
+        mean = tuple(total / count / 255 for total in total_C)
+        spread = [(count * square - total * total) / count**2 for total, square in zip(total_C, square_C, strict=True)]
+        return mean, tuple(math.sqrt(variance) / 255 or 1.0 for variance in spread)
+
+
+def pixel_sums(split: Split) -> PixelSums:
+    totals, squares = [], []
     for chunk_NCHW in split.chunks():
-        count += chunk_NCHW.numel() // channels
-        for channel in range(channels):
-            values = chunk_NCHW[:, channel].to(torch.int64)
-            total_C[channel] += int(values.sum())
-            squares_C[channel] += int((values * values).sum())
-    mean = tuple(total / count / 255 for total in total_C)
-    spread = [(count * square - total * total) / count**2 for total, square in zip(total_C, squares_C, strict=True)]
-    return mean, tuple(math.sqrt(variance) / 255 or 1.0 for variance in spread)
+        values = chunk_NCHW.flatten(2).to(torch.int64)
+        totals.append(values.sum(2))
+        squares.append((values * values).sum(2))
+    return PixelSums(split.images_NCHW.shape[2] * split.images_NCHW.shape[3], torch.cat(totals), torch.cat(squares))
+
+
+def pixel_statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in 0..1, as `PixelSums.statistics` of all images."""
+    return pixel_sums(split).statistics(torch.arange(len(split.labels_N)))
 
 
 def _sha256(used: tuple[Split, ...]) -> str:

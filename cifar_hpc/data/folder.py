@@ -7,6 +7,7 @@ What a folder's entries mean is in image_folder.py, what an image's bytes mean i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
+from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
@@ -73,6 +75,31 @@ def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
     train = labelled("train")
     assert train is not None
     return FolderImages(listing.classes, train, labelled("val"), labelled("test"))
+
+
+def labelled_files(config: DatasetConfig) -> dict[str, list[str]]:
+    """The names of the labelled images of each split, relative to the folder, as `read_folder` has them. Raises DataError."""
+    listing = planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
+    return {
+        split: [
+            printable(path.relative_to(listing.root).as_posix())
+            for name in listing.classes
+            for path in listing.splits.get(split, {}).get(name, ())
+        ]
+        for split in ("train", "val", "test")
+    }
+
+
+def read_groups(config: DatasetConfig) -> NDArray[np.int64]:
+    """The number of the group of each labelled image, those of val after those of train. Raises DataError."""
+    listing = planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
+    try:
+        groups = image_groups(listing, str(config.fold_by))
+    except (GroupsError, OSError) as error:
+        raise DataError(f"{listing.root}: {error}") from error
+    if config.fold_groups is not None and groups_digest(groups) != config.fold_groups:
+        raise DataError(f"{listing.root}: its groups by {config.fold_by!r} changed since the sweep was planned: plan it again")
+    return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def load_images(source: Path, fit: Fit) -> LoadedImages:

@@ -5,6 +5,8 @@ Every choice is a stratified draw whose order depends on (split_seed, position) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,6 +53,53 @@ def split_val(labels_N: Ints, val_frac: float, seed: int) -> tuple[Ints, Ints]:
     takes_K = np.minimum(allot(val_n, counts_K), counts_K - 1)
     val = _draw(labels_N, takes_K, stream_seed(seed, "val"))
     return np.setdiff1d(np.arange(len(labels_N)), val), val
+
+
+def deal(labels_N: Ints, n: int, seed: int, repeat: int, groups_N: Ints | None = None, names: Sequence[str] = ()) -> Ints:
+    """The part, 0..n-1, of each image: the classes in all parts in the proportions of all, as nearly as whole images allow, and
+    the parts of sizes that differ by one at most. Images of one group are in one part; then both as nearly as groups allow.
+
+    repeat: another number deals them otherwise. Raises DataError where a class would be missing from the images that a fold
+    trains on.
+    """
+    keys_N = _keys(len(labels_N), stream_seed(seed, "fold", repeat))
+    part_N = np.empty(len(labels_N), np.int64)
+    if groups_N is None:
+        order = np.lexsort((keys_N, labels_N))  # class by class, each shuffled, dealt on where the one before ended
+        part_N[order] = np.arange(len(order)) % n
+    else:
+        part_N = _deal_groups(labels_N, n, keys_N, groups_N)
+    counts_PK = np.zeros((n, int(labels_N.max()) + 1), np.int64)
+    np.add.at(counts_PK, (part_N, labels_N), 1)
+    what = "images" if groups_N is None else "groups"
+    alone = np.flatnonzero((counts_PK.sum(0) > 0) & (counts_PK.max(0) == counts_PK.sum(0)))
+    if len(alone):
+        name = names[alone[0]] if names else f"number {alone[0]}"
+        raise DataError(f"folds: class {name} has all its {what} in one fold; each class needs {what} in two or more")
+    empty = int((counts_PK.sum(1) == 0).sum())
+    if empty:
+        raise DataError(
+            f"folds: {n} for {len(labels_N) if groups_N is None else len(np.unique(groups_N))} {what}; {empty} are empty"
+        )
+    return part_N
+
+
+def _deal_groups(labels_N: Ints, n: int, keys_N: NDArray[np.uint64], groups_N: Ints) -> Ints:
+    """Groups one by one, the largest first, each to the part where the classes stay most even."""
+    groups, group_N = np.unique(groups_N, return_inverse=True)
+    counts_GK = np.zeros((len(groups), int(labels_N.max()) + 1), np.int64)
+    np.add.at(counts_GK, (group_N, labels_N), 1)
+    key_G = np.full(len(groups), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(key_G, group_N, keys_N)
+    total_K = np.maximum(counts_GK.sum(0), 1)
+    parts_PK = np.zeros((n, counts_GK.shape[1]))
+    part_G = np.empty(len(groups), np.int64)
+    for group in np.lexsort((key_G, -counts_GK.sum(1))):
+        share_K = counts_GK[group] / total_K
+        after_P = [float(np.square(parts_PK + np.eye(n)[part][:, None] * share_K).sum()) for part in range(n)]
+        part_G[group] = int(np.argmin(np.round(after_P, 12)))
+        parts_PK[part_G[group]] += share_K
+    return part_G[group_N]
 
 
 def allot(total: int, counts_K: Ints) -> Ints:

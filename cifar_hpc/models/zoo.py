@@ -39,7 +39,7 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
     """
     state = torch.get_rng_state()
     try:
-        torch.default_generator.manual_seed(stream_seed(config.seed, "init"))
+        torch.default_generator.manual_seed(stream_seed(config.draw_seed, "init"))
         network, warnings = _build_network(config, num_classes, in_channels)
     finally:
         torch.set_rng_state(state)

@@ -66,7 +66,7 @@ def work_of(cohort: Cohort) -> float:
     image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
     dataset = first.dataset
     labelled_n = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes) or DEFAULT_TRAIN_N
-    train_n = labelled_n * (1 - dataset.val_frac)
+    train_n = labelled_n * dataset.train_frac
     return image_flops * train_n * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
 
 
@@ -94,7 +94,10 @@ def _fill(group: Sequence[TrialConfig], memory_gb: float | None) -> list[Cohort]
 
 
 def _common(trial: TrialConfig) -> tuple[object, ...]:
-    return tuple(getattr(trial, name) for name in _COMMON_KEYS)
+    """Folds of one trunk share its features, where weights that all start from make the trunk and nothing is augmented."""
+    folds_share = trial.weights is not None and trial.augment == "none"
+    dataset = trial.dataset.of_fold if folds_share else trial.dataset
+    return tuple(dataset if name == "dataset" else getattr(trial, name) for name in _COMMON_KEYS)
 
 
 _COMMON_KEYS = [key for key in keys_with(Role.COMMON) if "." not in key]

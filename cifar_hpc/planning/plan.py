@@ -10,9 +10,9 @@ from pathlib import Path
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
 from cifar_hpc.planning.lineage import levels_of, parent_of
-from cifar_hpc.records.schema import EnsembleRules, JobEvent, PlannedTrial, PlanRecord
+from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
-from cifar_hpc.spec.parts import Ensembling, Resources, SweepTrial
+from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
 from cifar_hpc.spec.sweep import SweepSpec
 
 __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
@@ -118,6 +118,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         findings=plan.spec.findings,
         share=plan.share,
         ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
+        keep=KeepRule(**dataclasses.asdict(plan.spec.keep)) if plan.spec.keep else None,
     )
 
 
@@ -134,5 +135,6 @@ def recorded_plan(record: PlanRecord) -> Plan:
         overrides=record.overrides,
         findings=record.findings,
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
+        keep=Keep(**dataclasses.asdict(record.keep)) if record.keep else None,
     )
     return make_plan(spec, share=record.share)

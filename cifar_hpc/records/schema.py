@@ -150,6 +150,12 @@ class EpochRecord(Record):
     val_acc: float | None
     train_s: float
     val_s: float
+    objective: float | None = None  # on validation, where it is neither accuracy nor loss
+
+    def value(self, metric: str | None) -> float | None:
+        """Of the trial's objective; metric: acc or loss where it is one of them."""
+        value: float | None = getattr(self, f"val_{metric}") if metric else self.objective
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +165,12 @@ class SplitMetrics(Record):
     loss: Annotated[float, Field(ge=0)] | None
     acc: Annotated[float, Field(ge=0, le=1)]
     n: Annotated[Int, Field(gt=0)]
+    more: dict[str, float] = dataclasses.field(default_factory=dict)  # objectives beside these, by name
+
+    def value(self, objective: str, metric: str | None) -> float | None:
+        """Of the objective; metric: acc or loss where it is one of them."""
+        value: float | None = getattr(self, metric) if metric else self.more.get(objective)
+        return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,6 +337,14 @@ class EnsembleRules(Record):
     above: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRule(Record):
+    """Whose networks stay, as spec.parts.Keep has it."""
+
+    best: Int = 1
+    max_gb: float = 2.0
+
+
 class Ended(Protocol):
     """A result, or a row of one."""
 
@@ -351,6 +371,7 @@ class PlanRecord(Record):
     findings: tuple[str, ...] = ()  # what is worth knowing of the images and weights files that it trains with
     share: bool = True  # whether trials with a common trunk train side by side
     ensemble: EnsembleRules | None = None  # None: the usual ones
+    keep: KeepRule | None = None  # whose networks stay, of the trials that do not say so themselves
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: Plain | None = None

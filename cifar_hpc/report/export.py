@@ -129,7 +129,7 @@ def _final(trial: Trial) -> dict[str, float]:
 def _axes(board: Leaderboard, trial: Trial) -> dict[str, Any]:
     values = {axis: trial.config.get(axis) for axis in board.axes}
     plain = {axis: value if isinstance(value, int | float) else value_text(value, axis) for axis, value in values.items()}
-    return {**plain, "seed": trial.seed}
+    return {**plain, "seed": trial.seed, **({} if trial.fold is None else {"fold": trial.fold})}
 
 
 def _name(board: Leaderboard, trial: Trial) -> str:

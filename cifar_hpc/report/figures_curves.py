@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.curves import CurveGrid, Series
-from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
 from cifar_hpc.collect.statistics import MIN_SEEDS
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, axis_title, colors_for, house_style, new_figure
@@ -118,8 +118,9 @@ def _caption(grid: CurveGrid) -> str:
     row = next((series.row for panel in grid.panels.values() for series in panel.values()), None)
     others = [axis for axis in row.axes if axis not in shown] if row else []
     seeds = max((len(series.row.trials) for panel in grid.panels.values() for series in panel.values()), default=0)
-    text = "Mean over seeds; the dot is the mean best epoch." if seeds > 1 else "One seed each."
-    text += " The band is the mean's 95 % interval over seeds, without the luck of the images." if seeds >= MIN_SEEDS else ""
+    over = runs_of([trial for panel in grid.panels.values() for series in panel.values() for trial in series.row.trials])
+    text = f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each."
+    text += f" The band is the mean's 95 % interval over {over}, without the luck of the images." if seeds >= MIN_SEEDS else ""
     augmented = [
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
     ]

@@ -60,7 +60,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
             axes.set_xlabel(first.column_axis)
             axes.set_ylabel(first.row_axis if number % across == 0 else "")
         shown = [axis for axis in (first.row_axis, first.column_axis, first.panel_axis) if axis]
-        caption = f"Validation {_metric_words(board)}, mean over seeds.{best_over(board, *shown)}"
+        caption = f"Validation {_metric_words(board)}, mean over {board.runs}.{best_over(board, *shown)}"
         return Drawing("heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: no measurement.", figure)
 
 
@@ -130,7 +130,7 @@ def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
     """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1, of a loss at 0."""
     if effect.half is None:
         return None
-    low, high = (0.0, 1.0 if board.objective == "val_acc" else math.inf)
+    low, high = (0.0, 1.0 if OBJECTIVES[board.objective].share else math.inf)
     half, means = effect.half, [float(mean) for mean in effect.means]
     return [[min(half, mean - low) for mean in means], [min(half, high - mean) for mean in means]]
 
@@ -176,7 +176,9 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         _format_score(axes, board)
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
-        caption = f"Mean over seeds, with its 95 % interval.{best_over(board, axis, *([color_axis] if color_axis else []))}"
+        caption = (
+            f"Mean over {board.runs}, with its 95 % interval.{best_over(board, axis, *([color_axis] if color_axis else []))}"
+        )
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 
 
@@ -205,7 +207,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
-        caption = "Best point at each depth: mean over seeds, with its 95 % interval."
+        caption = f"Best point at each depth: mean over {board.runs}, with its 95 % interval."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         return Drawing("freezing", "How much may stay frozen", caption, figure)
@@ -295,9 +297,9 @@ def _metric_words(board: Leaderboard) -> str:
 
 
 def _number(value: float, board: Leaderboard) -> str:
-    return score_text(value, board.images, most=1) if board.objective == "val_acc" else number_text(value, 3)
+    return score_text(value, board.images, most=1) if OBJECTIVES[board.objective].share else number_text(value, 3)
 
 
 def _format_score(axes: Axes, board: Leaderboard) -> None:
-    if board.objective == "val_acc":
+    if OBJECTIVES[board.objective].share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

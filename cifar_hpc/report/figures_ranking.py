@@ -25,14 +25,17 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
     decisions = {row.point_id: comparison.decision(row.point_id) for row in rows} if comparison else {}
     close = {point_id for point_id, decision in decisions.items() if decision in ("best", "tied")}
     tested = any(decision in ("tied", "worse") for decision in decisions.values())
-    loss = OBJECTIVES[board.objective].metric == "loss"
+    info = OBJECTIVES[board.objective]
+    loss = not info.share
     with house_style():
         names = [_label(row) for row in rows]
         figure = new_figure(5.4 + 0.055 * max(map(len, names)), 0.9 + 0.29 * len(rows))
         axes = figure.subplots()
         for y, row in enumerate(rows):
             _dot(axes, row.score, y - 0.13, PALETTE[0], "o", hollow=tested and row.point_id not in close)
-            _dot(axes, None if loss else row.test_acc, y + 0.17, PALETTE[1], "D", hollow=True)
+            _dot(
+                axes, None if loss else row.test_acc if info.metric else row.test_score, y + 0.17, PALETTE[1], "D", hollow=True
+            )
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -45,7 +48,8 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
             handles=_legend(rows, hollow=tested and len(close) < len(rows), test=not loss), loc="outside upper center", ncols=4
         )
         left = len(board.measured) - len(rows)
-        caption = f"Mean over seeds, with its 95 % interval.{f' {left} more below.' if left else ''} Order by validation alone."
+        below = f" {left} more below." if left else ""
+        caption = f"Mean over {board.runs}, with its 95 % interval.{below} Order by validation alone."
         if len(rows) > 1:
             caption += " All share the images: their intervals overlap more than the tests, which pair them, are unsure."
         return Drawing("ranking", "The best configurations", caption, figure)

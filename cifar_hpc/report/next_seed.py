@@ -36,7 +36,7 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
         return None
     first, second = board.measured[:2]
     difference = comparison.differences.get(second.point_id)
-    if difference is None or difference.networks:
+    if difference is None or difference.networks or first.trials[0].own_split:
         return None
     sentences = [_chances(found, difference)]
     if comparison.decision(second.point_id) == "worse":
@@ -58,7 +58,7 @@ def _chances(found: Findings, difference: Difference) -> str:
     first, second = (words_of(row) for row in found.board.measured[:2])
     any_chance = difference.chance_above(0.0) or 0.0
     text = f"The chance that {first} is better than {second} is {_percent(any_chance)}"
-    if OBJECTIVES[found.board.objective].metric == "acc":
+    if OBJECTIVES[found.board.objective].share:
         worth = difference.chance_above(_LEAST_POINTS / 100) or 0.0
         text += f", that it is better by more than {_LEAST_POINTS} points {_percent(worth)}"
     return f"{text} (Bayes' correlated t-test over shared images and seeds; the choice of the best is not corrected for)."

@@ -127,7 +127,7 @@ def render_page(
         files=files,
         links=links,
         theme_css=Markup(theme_css()),
-        covers=summary.COVERS,
+        covers=summary.covers_text(trials),
         hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
         versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
         printed=_PRINTED,
@@ -176,8 +176,8 @@ def _facts(row: Row, found: Findings) -> list[str]:
     comparison = found.comparison
     difference = comparison.differences.get(row.point_id) if comparison else None
     if difference is not None:
-        share = OBJECTIVES[found.board.objective].metric == "acc"
-        unit, digits, points = (100, digits_of(difference.images), "points") if share else (1, 3, "of loss")
+        info = OBJECTIVES[found.board.objective]
+        unit, digits, points = (100, digits_of(difference.images), "points") if info.share else (1, 3, f"of {info.noun}")
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = (
             ""
@@ -207,15 +207,15 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
         measured = [f"{name} {score_text(acc, n)} %" for name, acc, n in scores if acc is not None]
         page = layout.report / trial.trial_id / "index.html"
         address = f"{root}/report/{trial.trial_id}/index.html" if page.exists() else f"{root}/trials/{trial.trial_id}/"
-        text = f"seed {trial.seed}: {', '.join(measured) or trial.reason}"
+        text = f"{trial.run}: {', '.join(measured) or trial.reason}"
         found.append((trial.trial_id, address, text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/"))
     for trial in row.contradicted:
-        text = f"seed {trial.seed}: left out, its predictions give other numbers than its record"
+        text = f"{trial.run}: left out, its predictions give other numbers than its record"
         found.append(
             (trial.trial_id, f"{root}/trials/{trial.trial_id}/", text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/")
         )
     for other in (*row.failed, *row.unfinished):
-        text = f"seed {other.seed}: {other.status}{f': {other.reason}' if other.reason else ''}"
+        text = f"{other.run}: {other.status}{f': {other.reason}' if other.reason else ''}"
         found.append((other.trial_id, f"{root}/trials/{other.trial_id}/", text, "", ""))
     return found
 

@@ -6,21 +6,34 @@ from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
 from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
-from cifar_hpc.collect.trials import Unfinished, value_text
+from cifar_hpc.collect.trials import Trial, Unfinished, value_text
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
 from cifar_hpc.status.words import digits_of, plural, score_text
 
-COVERS = (
-    "Intervals are at 95 %: of several seeds they cover the luck of seeds and of images, of one seed that of images alone;"
-    " the bands of learning curves cover that of seeds alone. All seeds share one split into training and validation images,"
-    " whose luck nothing here covers."
-)
+
+def covers_text(trials: Sequence[Trial]) -> str:
+    """Which sources of luck the intervals and the ± of these trials' validation cover."""
+    runs = runs_of(trials)
+    cover = "cover split, order, initialisation and images; the intervals count that splits share training images (Nadeau and"
+    if runs != "seeds":
+        return (
+            "Validation is out of fold: every labelled image is measured by networks that did not train on it. The ± over"
+            f" {runs} and the intervals, at 95 %, {cover} Bengio 2003)."
+        )
+    if any(trial.own_split for trial in trials):
+        return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003)."
+    return (
+        "Intervals are at 95 %: of several seeds they cover the luck of seeds (order and initialisation) and of images, of one"
+        " seed that of images alone; the bands of learning curves cover that of seeds alone. All seeds share one split into"
+        " training and validation images, whose luck nothing here covers."
+    )
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
@@ -42,12 +55,11 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     if refits:
         notes.append(f"{plural(len(refits), 'point')} trained on the validation images too: nothing ranks them.")
     few = [row for row in board.measured if row.place is None and not row.last[0]]
+    why = "Fewer than three seeds" if board.runs == "seeds" else "Fewer than three folds, or not all of them have finished"
     if few and len(few) == len(board.measured):
-        notes.append("Fewer than three seeds: rows are in the order of their numbers, and no ranking is claimed.")
+        notes.append(f"{why}: rows are in the order of their numbers, and no ranking is claimed.")
     elif few:
-        notes.append(
-            f"Fewer than three seeds: no place is claimed for {plural(len(few), 'point')}, which stand by their numbers."
-        )
+        notes.append(f"{why}: no place is claimed for {plural(len(few), 'point')}, which stand by their numbers.")
     if lost := [row for row in board.measured if row.last[0]]:
         notes.append(f"{plural(len(lost), 'point')} of which every trial diverged stand last.")
     return [*notes, *left_out(pool)]
@@ -99,10 +111,15 @@ def best_text(board: Leaderboard) -> str:
         "The only configuration measured" if len(board.measured) == 1 else "Best" if board.claims_ranking else "Highest so far"
     )
     parts = []
-    if board.objective == "val_loss" and best.score:
-        parts.append(f"{best.score.mean:.3f} validation loss{_spread_text(best.score, 1, 3)}")
+    info = OBJECTIVES[board.objective]
+    if info.metric != "acc" and best.score:
+        scale, digits, unit = (100, 1, " %") if info.share else (1, 3, "")
+        value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
+        parts.append(f"{value}{_spread_text(board, best.score, scale, digits)}")
     if best.val_acc:
-        parts.append(f"{_share(best.val_acc)} % on validation{_spread_text(best.val_acc, 100, digits_of(best.val_acc.images))}")
+        parts.append(
+            f"{_share(best.val_acc)} % on validation{_spread_text(board, best.val_acc, 100, digits_of(best.val_acc.images))}"
+        )
     if best.test_acc:
         parts.append(f"{_share(best.test_acc)} % on test")
     return f"{first}: {words_of(best)}: {', '.join(parts)}."
@@ -149,10 +166,11 @@ def found_images(board: Leaderboard) -> str:
 
 
 def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
-    unit, digits = (100, digits_of(board.images)) if board.objective == "val_acc" else (1, 3)
+    info = OBJECTIVES[board.objective]
+    unit, digits = (100, digits_of(board.images)) if info.share else (1, 3)
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
-    points = "points" if board.objective == "val_acc" else "of loss"
+    points = "points" if info.share else f"of {info.noun}"
     many = plural(len(board.measured), "point")
     if of_networks:
         return (
@@ -200,6 +218,8 @@ def _next_steps(board: Leaderboard) -> list[str]:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
         return [f"Next: three seeds or more {again}, so that an order of the points means something."]
     steps = []
+    if board.runs != "seeds":
+        steps.append("Next: `cifar-hpc refit` trains the best configuration once on all labelled images.")
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
         value = best.axes[axis]
@@ -213,18 +233,29 @@ def _share(found: Estimate) -> str:
     return score_text(found.mean, found.images)
 
 
-def _spread_text(found: Estimate, scale: float, digits: int) -> str:
+def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int) -> str:
     """' (mean of 3 seeds, 27.1 to 31.8)'."""
-    seeds = f"mean of {found.n} seeds" if found.n > 1 else "one seed"
+    seeds = runs_words(board, found.n)
     if found.low is None or found.high is None:
         return f" ({seeds})"
     return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
 
 
+def runs_words(board: Leaderboard, n: int) -> str:
+    """'mean of 3 seeds', 'mean of 10 folds of 2 seeds', 'one seed'."""
+    if n == 1:
+        return "one seed" if board.runs == "seeds" else "one fold"
+    if board.runs != "seeds and folds":
+        return f"mean of {n} {board.runs}"
+    seeds = len({trial.seed for row in board.rows for trial in row.trials})
+    return f"mean of {n} folds of {seeds} seeds"
+
+
 def _by(found: Difference, board: Leaderboard) -> str:
     """'0.8 points', '0.031 of loss'."""
-    if board.objective == "val_loss":
-        return f"{found.difference:.3f} of loss"
+    info = OBJECTIVES[board.objective]
+    if not info.share:
+        return f"{found.difference:.3f} of {info.noun}"
     digits = digits_of(board.images)
     points = f"{100 * found.difference:.{digits}f}"
     return f"{points} points" if float(points) else f"less than {10.0**-digits:.{digits}f} points"

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
+from cifar_hpc.config.registry import OBJECTIVES, measured_objectives
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import digits_of, duration_text, number_text
@@ -45,11 +46,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
     columns = [
         Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
-        *(
-            [Column("val loss", lambda row: estimate_text(row.score, 1, 4), lambda row: mean_of(row.score))]
-            if board.objective == "val_loss"
-            else []
-        ),
+        *_objective_columns(board),
         Column("val acc %", lambda row: estimate_text(row.val_acc), lambda row: mean_of(row.val_acc)),
         Column("test acc %", lambda row: estimate_text(row.test_acc), lambda row: mean_of(row.test_acc), 8),
         Column("gap", gap_text, lambda row: row.gap, 2),
@@ -61,6 +58,25 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
+
+
+def _objective_columns(board: Leaderboard) -> list[Column]:
+    """The objective, where it is not the accuracy."""
+    info = OBJECTIVES[board.objective]
+    if info.metric == "acc":
+        return []
+    if info.metric == "loss":
+        return [Column("val loss", lambda row: estimate_text(row.score, 1, 4), lambda row: mean_of(row.score))]
+    scale, digits, unit = (100, 2, " %") if info.share else (1, 4, "")
+    return [
+        Column(f"val {info.noun}{unit}", lambda row: estimate_text(row.score, scale, digits), lambda row: mean_of(row.score)),
+        Column(
+            f"test {info.noun}{unit}",
+            lambda row: estimate_text(row.test_score, scale, digits),
+            lambda row: mean_of(row.test_score),
+            8,
+        ),
+    ]
 
 
 def leaderboard_text(board: Leaderboard, top: int | None = None) -> tuple[list[TextColumn], list[str | None]]:
@@ -142,7 +158,7 @@ def seeds_text(row: Row) -> str:
     for word, status in (("failed", Status.FAILED), ("lost", Status.LOST)):
         trials = [trial for trial in row.failed if trial.status is status]
         every = len(trials) > 1 and len(trials) == len(row.failed) and not row.trials and not row.unfinished
-        names = "" if every else f" (seed {', '.join(str(trial.seed) for trial in trials)})"
+        names = "" if every else f" ({', '.join(trial.run for trial in trials)})"
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
@@ -178,10 +194,13 @@ def _record(row: Row) -> dict[str, Any]:
     for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
         record |= {name: found and found.mean, f"{name}_sd": found and found.sd}
         record |= {f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+    for name in measured_objectives():
+        for split in ("val", "test"):
+            record[f"{split}_{name}"] = _mean_metric(row, f"{split}_{name}")
     trial = row.trials[0] if row.trials else None
     return record | {
-        "val_loss": _mean_loss(row, "val_loss"),
-        "test_loss": _mean_loss(row, "test_loss"),
+        "val_loss": _mean_metric(row, "val_loss"),
+        "test_loss": _mean_metric(row, "test_loss"),
         "seeds": row.val_acc.n if row.val_acc else 0,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
@@ -200,6 +219,6 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _mean_loss(row: Row, name: str) -> float | None:
+def _mean_metric(row: Row, name: str) -> float | None:
     values = [value for trial in row.trials if (value := trial.metric(name)) is not None]
     return sum(values) / len(values) if values else None

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_hpc.collect.comparison import read_rounds
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
@@ -32,13 +33,17 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Diagnosis, str]:
-    """The trial, what it gets wrong, and on which split: test where it was measured, else val.
+    """The trial, what it gets wrong, and on which split: test where it was measured, else val; of a fold, all images of its
+    round, each by the fold's network that did not train on it.
 
     Raises CifarHpcError where the trial has no result, RecordError where its predictions are corrupt.
     """
     trial = next((trial for trial in pool.trials if trial.trial_id == trial_id), None)
     if trial is None:
         raise CifarHpcError(f"trial {trial_id} has no result yet: cifar-hpc logs {trial_id} tells what became of it")
+    round_ = [other for other in pool.trials if trial.fold and (other.point_id, other.round) == (trial.point_id, trial.round)]
+    if round_ and len(round_) == trial.config["dataset.folds"] and all(other.told("val") for other in round_):
+        return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"
     for split in ("test", "val"):
         told = trial.told(split)
         predictions = read_predictions(layout.trial(trial_id), split, told) if told else None
@@ -71,7 +76,7 @@ def trial_title(trial: Trial) -> str:
     keys = ("weights", "freeze", "augment", "lr")
     config = trial.config
     parts = [axis_words(key, config.get(key)) for key in keys if config.get(key) is not None or key == "weights"]
-    return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, seed {trial.seed}"
+    return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, {trial.run}"
 
 
 def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:

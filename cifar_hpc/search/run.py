@@ -215,7 +215,7 @@ class SearchRun:
     def _value(self, state: TrialState) -> float | None:
         """The objective at the best epoch, on validation."""
         val = state.result.val if state.result else None
-        return None if val is None else getattr(val, OBJECTIVES[self.objective].metric)
+        return None if val is None else val.value(self.objective, OBJECTIVES[self.objective].metric)
 
 
 def journal_of(spec: SweepSpec, before: PlanRecord | None, first_job: int) -> PlanRecord:

@@ -123,7 +123,7 @@ def _trials(n: int, of: int) -> str:
 def _training_images(config: TrialConfig) -> int | None:
     dataset = config.dataset
     total = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes)
-    return None if total is None else round(total * (1 - dataset.val_frac))
+    return None if total is None else round(total * dataset.train_frac)
 
 
 def _check_arch(arch: str | OwnNetwork) -> Finding | None:
@@ -272,6 +272,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
         for name, info in CLASSIFIERS.items()
         if info.argument is not None
     },
+    "class_weights": (lambda c: c.class_weights is not None, "votes have no loss, and weights of 1 change nothing"),
     "warmup_epochs": (
         lambda c: not SCHEDULES[c.schedule].own_rise,
         f"schedule: {' and '.join(SCHEDULES.names_where(lambda info: info.own_rise))} has its own rise",

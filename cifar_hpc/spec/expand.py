@@ -1,4 +1,4 @@
-"""From the sections of a spec to its points, in the order grid x zip, include, when, exclude, each point with every seed.
+"""From the sections of a spec to its points, in the order grid x zip, include, when, exclude, each with every seed and fold.
 
 A point is a flat mapping {'arch': 'resnet18', 'dataset.name': 'cifar10', ...} of what the spec sets; what it does not set has
 its default. Values have been checked, each once; nothing here looks at a file.
@@ -14,6 +14,7 @@ from typing import Any
 
 MAX_TRIALS = 100_000
 
+FOLD, FOLDS, FOLD_BY = "fold", "dataset.folds", "dataset.fold_by"  # keys of a point: see DatasetConfig
 Point = dict[str, Any]
 Conjunction = Mapping[str, Sequence[Any]]  # key -> the values of which any matches; all keys must
 Pattern = Sequence[Conjunction]  # alternatives, one for each data set that is written out in full
@@ -30,12 +31,14 @@ class Sections:
     when: Sequence[tuple[Pattern, Point]]
     exclude: Sequence[Pattern]
     seeds: Sequence[int]
+    folds: Sequence[Point]  # what each fold sets; one that sets nothing where there are none
     defaults: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """points: with their seed under 'seed'. used_rules, used_patterns: how many points each `when` and `exclude` met."""
+    """points: with their seed under 'seed', their fold under FOLD, FOLDS and FOLD_BY. used_rules, used_patterns: how many
+    points each `when` and `exclude` met."""
 
     points: tuple[Point, ...]
     rule_uses: tuple[int, ...]
@@ -45,16 +48,15 @@ class Expansion:
 def count_trials(sections: Sections) -> int:
     """Trials before `when` and `exclude`, without making them."""
     product = math.prod(len(axis) for axis in sections.grid) * (len(sections.zip[0]) if sections.zip else 1)
-    return ((product if sections.grid or sections.zip or not sections.include else 0) + len(sections.include)) * len(
-        sections.seeds
-    )
+    points = (product if sections.grid or sections.zip or not sections.include else 0) + len(sections.include)
+    return points * len(sections.seeds) * len(sections.folds)
 
 
 def expand(sections: Sections) -> Expansion:
     """All points in the spec's order, excluded ones gone. The caller has looked at count_trials and at the lengths of zip."""
     rule_uses, pattern_uses = [0] * len(sections.when), [0] * len(sections.exclude)
     kept: list[Point] = []
-    for point in _with_seeds(_raw_points(sections), sections.seeds):
+    for point in _with_seeds(_raw_points(sections), sections):
         for index, (pattern, changes) in enumerate(sections.when):
             if _matches(point, pattern, sections.defaults):
                 rule_uses[index] += 1
@@ -82,10 +84,11 @@ def _raw_points(sections: Sections) -> Iterator[Point]:
         yield {**sections.base, **extra}
 
 
-def _with_seeds(points: Iterable[Point], seeds: Sequence[int]) -> Iterator[Point]:
+def _with_seeds(points: Iterable[Point], sections: Sections) -> Iterator[Point]:
     for point in points:
-        for seed in seeds:
-            yield {**point, "seed": seed}
+        for seed in sections.seeds:
+            for fold in sections.folds:
+                yield {**point, "seed": seed, **fold}
 
 
 def _matches(point: Point, pattern: Pattern, defaults: Mapping[str, Any]) -> bool:

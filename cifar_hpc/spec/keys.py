@@ -15,7 +15,7 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.spec import values
-from cifar_hpc.spec.parts import Ensembling, Resources
+from cifar_hpc.spec.parts import Ensembling, Folds, Keep, Resources
 from cifar_hpc.spec.search import Scheduler, SearchKeys
 
 _WORD = {"type": "string"}
@@ -56,6 +56,22 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
                 {"type": "array", "items": {"anyOf": [{"enum": list(catalog.AUGMENT_OPS)}, {"type": "object"}]}},
             ]
         },
+    ),
+    "class_weights": (
+        values.read_class_weights,
+        values.CLASS_WEIGHTS_ALLOWED,
+        {
+            "anyOf": [
+                {"const": values.BALANCED},
+                {"type": "null"},
+                {"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+            ]
+        },
+    ),
+    "dataset.split_seed": (
+        values.read_split_seed,
+        values.SPLIT_SEED_ALLOWED,
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"const": values.BY_SEED}]},
     ),
     "dataset.classes": (
         values.read_classes,
@@ -131,6 +147,8 @@ KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
 ARGUMENT_PREFIXES = ("arch_args.", "dataset.args.")  # one argument as a key of its own: an axis
+FOLD_KEYS = keys_of(Folds, "folds.")
+KEEP_KEYS = keys_of(Keep, "keep.")
 RESOURCE_KEYS = keys_of(Resources, "resources.")
 SEARCH_KEYS = keys_of(SearchKeys, "search.")
 SCHEDULER_KEYS = keys_of(Scheduler, "search.scheduler.")
@@ -140,6 +158,8 @@ RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer 
 }
 ALL_KEYS: dict[str, Key] = {
     **TRIAL_KEYS,
+    **FOLD_KEYS,
+    **KEEP_KEYS,
     **RESOURCE_KEYS,
     **SEARCH_KEYS,
     **SCHEDULER_KEYS,

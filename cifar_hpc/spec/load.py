@@ -9,11 +9,11 @@ from pydantic import BaseModel, ValidationError
 
 from cifar_hpc.config.plugins import read_plugins
 from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.trial import BY_RULE, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings, warnings_of
 from cifar_hpc.spec.overrides import apply_overrides
-from cifar_hpc.spec.parts import Ensembling, Resources
+from cifar_hpc.spec.parts import Ensembling, Keep, Resources
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, argument_keys, given, spec_model
@@ -46,7 +46,8 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
     model = _validate(tree)
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
-    resolver = Resolver(base, objective, spec.get("keep"))
+    keep = _keep_rule(spec.get("keep", Keep()))
+    resolver = Resolver(base, objective, spec["keep"] if spec.get("keep") == "weights" else BY_RULE if keep else None)
     search = None
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)
@@ -70,6 +71,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         warnings=(*warnings, *resolver.notes, *warnings_of(search.corners if search else [trial.config for trial in trials])),
         search=search,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
+        keep=keep,
     )
 
 
@@ -97,6 +99,13 @@ def _check_parts(configs: Sequence[TrialConfig], resources: Resources, tree: Yam
             raise SpecError([Problem(where, found, "each process holds whole parts: ghost_batches is a multiple of them")])
 
 
+def _keep_rule(given: Keep | BaseModel | str | None) -> Keep | None:
+    """None where all trials keep their networks, or none does."""
+    if given is None or isinstance(given, str):
+        return None
+    return given if isinstance(given, Keep) else Keep(**all_of(given))
+
+
 def _ensembling(part: BaseModel) -> Ensembling:
     found = all_of(part)
     members = all_of(found["members"]) if found["members"] is not None else {}
@@ -109,7 +118,7 @@ def _validate(tree: YamlTree) -> BaseModel:
         found = "an empty file" if tree.value is None else show(tree.value)
         raise SpecError([Problem(tree.where(()), found, "a spec is a mapping; `cifar-hpc init NAME` writes one")])
     # A section whose lines are all commented out is null: it is as good as absent.
-    plain = {key: value for key, value in tree.value.items() if value is not None or key == "name"}
+    plain = {key: value for key, value in tree.value.items() if value is not None or key in ("name", "keep")}
     try:
         model = spec_model(argument_keys(plain)).model_validate(plain)
     except ValidationError as error:

@@ -1,8 +1,9 @@
 """Which trials of an earlier stage the points of a stage start from: `weights: {stage: NAME}`.
 
-A point and a trial of that stage belong together where they agree in every axis that both stages sweep, in the seed where the
-earlier stage has several, and in the architecture and stem, which a point without them takes over. Where several remain, each
-gives a point: the axes in which they differ become axes of this stage, under the earlier one's name ('pretrain.epochs').
+A point and a trial of that stage belong together where they agree in every axis that both stages sweep, in the seed and the
+fold where the earlier stage has several, and in the architecture and stem, which a point without them takes over. Where several
+remain, each gives a point: the axes in which they differ become axes of this stage, under the earlier one's name
+('pretrain.epochs').
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError, nearest
-from cifar_hpc.spec.expand import Point
+from cifar_hpc.spec.expand import FOLD, Point
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
 from cifar_hpc.spec.values import show
@@ -87,7 +88,7 @@ def _swept(points: Sequence[Point], weights: str) -> frozenset[str]:
 def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[list[Point], list[str]]:
     theirs = [one for one, _ in parents.points]
     told_apart = [axis for axis in parents.axes if _varies(theirs, axis)]
-    shared = [axis for axis in told_apart if axis in swept or axis == "seed"]
+    shared = [axis for axis in told_apart if axis in swept or axis in ("seed", FOLD)]
     given = [key for key in _INHERITED if key in point]
     left = list(parents.points)
     for key in dict.fromkeys((*given, *shared)):
@@ -98,7 +99,7 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
     inherited = [key for key in _INHERITED if key not in point and any(key in one for one in theirs)]
     others = [axis for axis in told_apart if axis not in (*shared, *_INHERITED)]
     names = {axis: axis if axis.startswith(STAGE_PREFIX) else f"{STAGE_PREFIX}{parents.stage}.{axis}" for axis in others}
-    several_seeds = "seed" in shared
+    one_each = not {"seed", FOLD}.isdisjoint(shared)  # a point's trials have parents of their own
     chosen: dict[str, Point] = {}
     for one, config in left:
         if not CLASSIFIERS[config.classifier].keeps_weights:
@@ -108,7 +109,7 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
         own = {
             "weights": f"{PARENT_PREFIX}{config.trial_id}",
             STARTED_BY: parents.stage,
-            "weights_point": config.point_id if several_seeds else None,
+            "weights_point": config.point_id if one_each else None,
             **{key: one[key] for key in inherited if key in one},
             **{name: spell(_value(one, axis)) for axis, name in names.items()},
         }
@@ -123,7 +124,7 @@ def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], g
     found = f"no trial of stage {parents.stage} with {key} {value} belongs to a point of this stage"
     if given:
         return _NoParentError(found, f"it has {there}; a stage that says no {key} takes over its parents'")
-    rule = "by their seeds where it has several" if key == "seed" else "by the axes that both stages sweep"
+    rule = f"by their {key}s where it has several" if key in ("seed", FOLD) else "by the axes that both stages sweep"
     return _NoParentError(found, f"it has {there}; trials are matched {rule}: give both stages the same values of {key}")
 
 

@@ -35,6 +35,34 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Folds:
+    """Cross-validation: every configuration is trained so many times, each time without another part of the images."""
+
+    n: int = spec_key(
+        "parts, stratified, into which all labelled images are dealt; each is held out once and measured", ge=2, le=100
+    )
+    repeats: int = spec_key("times that the images are dealt again, each time otherwise", 1, ge=1, le=100)
+    by: str | None = spec_key(
+        "what keeps images in one part: folder-prefix (the folder below the class's, else the file's name up to its last _ or "
+        "-), or a column of the table of labels; null: nothing",
+        None,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Whose trained networks stay: those of the best configurations by validation."""
+
+    best: int = spec_key("configurations whose networks stay, with all their seeds and folds", 1, ge=1)
+    max_gb: float = spec_key(
+        "most that they take; what is left goes to the next best up to the tenth, of which ensembles are made. The best stays "
+        "in any case",
+        2.0,
+        gt=0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ensembling:
     """Which ensembles of the trials `report` makes. methods: names of catalog.ENSEMBLE_METHODS."""
 

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.plugins import origin_of
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
 from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.errors import DataError, nearest
+from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
-from cifar_hpc.spec.values import WEIGHT_SUFFIXES
+from cifar_hpc.spec.values import BY_SEED, WEIGHT_SUFFIXES
 
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
 
@@ -41,19 +44,28 @@ class Resolver:
         self.folder = folder  # of the spec: relative paths start there
         self.objective = objective
         self.keep = keep
-        self._datasets: dict[tuple[tuple[Any, ...], Arguments | None], DatasetConfig | UnresolvedError] = {}
+        self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
+        self._classes: dict[DatasetConfig, tuple[str, ...]] = {}
         self.notes: dict[str, None] = {}  # sentences on folders, each once
 
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
         """Raises UnresolvedError."""
-        own = {key: value for key, value in point.items() if "." not in key and key != "dataset"}
+        own = {key: value for key, value in point.items() if "." not in key and key not in ("dataset", FOLD)}
         own["arch_args"] = _arguments("arch_args", point)
         if "arch" not in own:
             raise UnresolvedError("arch", "no arch", "it stands in base or grid")
         dataset = self._dataset(point)
+        if isinstance(weights := own.get("class_weights"), tuple):
+            names = self._classes[dataset.of_fold]
+            for name, _ in weights:
+                if name not in names:
+                    some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+                    raise UnresolvedError(
+                        "class_weights", f"the class {name!r}", f"the data set has {some}", nearest(name, names)
+                    )
         sources = [self._source("dataset", dataset.name)] if is_own(dataset.name) else []
         if is_own(own["arch"]):
             sources.append(self._source("arch", own["arch"]))
@@ -65,6 +77,7 @@ class Resolver:
         operations = own.get("augment", ())
         for key, name in [
             *((key, own.get(key)) for key in ("optimizer", "schedule")),
+            (OBJECTIVES.what, self.objective),
             *(("augment", op.name) for op in operations if isinstance(op, AugmentOp)),
         ]:
             origin = origin_of(key, str(name))
@@ -90,15 +103,25 @@ class Resolver:
         return self._stops[chosen]
 
     def _dataset(self, point: Mapping[str, Any]) -> DatasetConfig:
-        chosen = tuple(point.get(name, key.default) for name, key in DATASET_KEYS.items())
-        args = _arguments("dataset.args", point)
-        if (chosen, args) not in self._datasets:
+        values = {name: point.get(name, key.default) for name, key in DATASET_KEYS.items()}
+        values["dataset.args"] = _arguments("dataset.args", point)
+        values["dataset.split_by_seed"] = values["dataset.split_seed"] == BY_SEED
+        if values["dataset.split_by_seed"]:
+            values["dataset.split_seed"] = point["seed"]
+        values |= {FOLDS: point.get(FOLDS), FOLD_BY: point.get(FOLD_BY)}
+        shared = self._known_dataset(tuple(values.values()), lambda: self._read_dataset(values))
+        if FOLDS not in point:
+            return shared
+        return self._known_dataset((shared, point[FOLD]), lambda: dataclasses.replace(shared, fold=point[FOLD]))
+
+    def _known_dataset(self, key: tuple[Any, ...], read: Callable[[], DatasetConfig]) -> DatasetConfig:
+        """What was read under the key, or the problem with it: it is raised for each point that has it."""
+        if key not in self._datasets:
             try:
-                values = {**dict(zip(DATASET_KEYS, chosen, strict=True)), "dataset.args": args}
-                self._datasets[chosen, args] = self._read_dataset(values)
+                self._datasets[key] = read()
             except UnresolvedError as error:
-                self._datasets[chosen, args] = error
-        known = self._datasets[chosen, args]
+                self._datasets[key] = error
+        known = self._datasets[key]
         if isinstance(known, UnresolvedError):
             raise known
         return known
@@ -125,12 +148,19 @@ class Resolver:
         elif own["folder"] is not None:
             raise UnresolvedError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
         own["classes"] = _resolve_classes(own["name"], own["classes"], official)
+        if own["folds"] is not None and own["val_frac"] != DATASET_KEYS["dataset.val_frac"].default:
+            raise UnresolvedError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
+        if own["fold_by"] is not None:
+            own["fold_groups"] = self._groups(own, listing)
         if listing is not None:
-            self._check_images(listing, own["classes"], own["val_frac"], own["train_size"])
+            val_frac = own["val_frac"] if own["folds"] is None else 0.0
+            self._check_images(listing, own["classes"], val_frac, own["train_size"])
         kept = len(own["classes"] or official)
         if own["train_size"] is not None:
             _check_train_size(own["train_size"], kept)
-        return DatasetConfig(**own)
+        made = DatasetConfig(**own)
+        self._classes[made] = own["classes"] or official
+        return made
 
     def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
@@ -147,6 +177,15 @@ class Resolver:
         except OSError as error:
             found = f"{printable(str(error.filename))}: {error.strerror}"
             raise UnresolvedError("dataset.folder", found, "a folder that can be read is needed") from error
+
+    def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> str:
+        """The digest of which images are held out together."""
+        if listing is None:
+            raise UnresolvedError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
+        try:
+            return groups_digest(image_groups(listing, own["fold_by"]))
+        except GroupsError as error:
+            raise UnresolvedError(FOLD_BY, error.found, error.allowed, error.near) from error
 
     def _source(self, part: str, text: str) -> Source:
         try:

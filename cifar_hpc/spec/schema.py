@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.registry import OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.registry import OBJECTIVES, OPTIMIZERS, SCHEDULES
 from cifar_hpc.config.words import usual_key
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
@@ -19,7 +19,9 @@ from cifar_hpc.spec.keys import (
     ALL_KEYS,
     ARGUMENT_PREFIXES,
     DATASET_KEYS,
+    FOLD_KEYS,
     KEEP,
+    KEEP_KEYS,
     MEMBER_KEYS,
     OBJECTIVE,
     RANGE_KEYS,
@@ -85,6 +87,18 @@ def _count_as_seeds(value: Any) -> Any:
     return value
 
 
+def _count_as_folds(value: Any) -> Any:
+    """A number alone is that of the parts."""
+    return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _known_keep(value: Any) -> Any:
+    if value is None or isinstance(value, dict) or value == "weights":
+        return value
+    near = nearest(value, ["weights"]) if isinstance(value, str) else None
+    raise refuse(values.show(value), "weights (of all trials), null (of none), or a mapping: {best: 3, max_gb: 2}", near)
+
+
 def _name_stages(value: Any) -> Any:
     """Stages by their names; a section whose lines are all commented out is as good as absent."""
     if not isinstance(value, dict) or not value:
@@ -132,6 +146,7 @@ _SECTION_DOCS = {
     "exclude": "points left out: every key of the pattern matches (a list matches any of its values)",
     "when": "rules in order: points that match `if` get the keys of `set`; points that become equal are one",
     "seeds": "seeds of every point: a list, or a count n for 0..n-1",
+    "folds": "cross-validation: a count of parts, each held out once, or a mapping; all labelled images measure every point",
     "objective": "what chooses the best epoch and ranks points; validation only",
     "stop": "when a trial ends before its last epoch",
     "keep": KEEP.doc,
@@ -163,7 +178,7 @@ def argument_keys(value: Any) -> frozenset[str]:
 
 def spec_model(argument_names: frozenset[str] = frozenset()) -> type[BaseModel]:
     """The model of a whole spec, with the names that are registered now. argument_names: see argument_keys."""
-    return _spec_model(argument_names, OPTIMIZERS.changes + SCHEDULES.changes)
+    return _spec_model(argument_names, OPTIMIZERS.changes + SCHEDULES.changes + OBJECTIVES.changes)
 
 
 @functools.cache
@@ -207,6 +222,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
         "exclude": (list[pattern], None),  # type: ignore[valid-type]
         "when": (list[rule], None),  # type: ignore[valid-type]
         "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
+        "folds": (Annotated[_part("Folds", "Cross-validation.", FOLD_KEYS), BeforeValidator(_count_as_folds)], None),
         "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
     }
     name: Any = Annotated[Any, PlainValidator(values.read_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
@@ -219,7 +235,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (objective, None),
-            "keep": (value_type(KEEP), None),
+            "keep": (Annotated[_keep_part() | Literal["weights"] | None, BeforeValidator(_known_keep)], None),
             "plugins": (list[str], None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
@@ -243,6 +259,10 @@ def _search_part() -> type[BaseModel]:
     own = {key.name.removeprefix("search."): (value_type(key), key.default) for key in SEARCH_KEYS.values()}
     fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
     return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
+
+
+def _keep_part() -> Any:
+    return _part("Keep", "Whose trained networks stay.", KEEP_KEYS)
 
 
 def _ensemble_part() -> type[BaseModel]:
@@ -286,6 +306,9 @@ def json_schema() -> dict[str, Any]:
     for part in (schema, definitions["Stage"]):
         seeds = {"anyOf": [count, part["properties"]["seeds"]], "description": _SECTION_DOCS["seeds"], "default": 1}
         part["properties"]["seeds"] = seeds
+        parts = {"type": "integer", "minimum": 2, "maximum": FOLD_KEYS["folds.n"].limits["le"]}
+        folds = {"anyOf": [parts, {"$ref": "#/$defs/Folds"}], "description": _SECTION_DOCS["folds"]}
+        part["properties"]["folds"] = folds
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cifar-hpc sweep spec"}
 
 
@@ -314,7 +337,7 @@ def nearest_key(word: str, section: str) -> str | None:
         near = nearest(usual, top) or nearest(usual, TRIAL_KEYS)
         return f"base.{near}" if near in TRIAL_KEYS else near
     inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
-    parts = ("dataset", "stop", "resources", "objective", "search", "scheduler", "members", "rule")
+    parts = ("dataset", "folds", "keep", "stop", "resources", "objective", "search", "scheduler", "members", "rule")
     written = {"rule": ["if", "set"], "ensemble": ["methods", "members"]}
     names = written.get(section) or (inside if section in parts else list(TRIAL_KEYS))
     return usual if usual in names else nearest(word, names)

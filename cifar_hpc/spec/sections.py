@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.errors import Problem, SpecError
-from cifar_hpc.spec.expand import MAX_TRIALS, Pattern, Point, Sections, count_trials
+from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
 from cifar_hpc.spec.keys import SEED, TRIAL_KEYS
 from cifar_hpc.spec.schema import all_of, given
 from cifar_hpc.spec.values import show
@@ -105,10 +105,20 @@ def read_sections(model: BaseModel, tree: YamlTree) -> tuple[Sections, Origins, 
         when=when,
         exclude=[_pattern(pattern) for pattern in spec.get("exclude", ())],
         seeds=spec.get("seeds", [0]),
+        folds=_folds(spec.get("folds"), origins),
         defaults=DEFAULTS,
     )
     _refuse_bad_axes(axes, sections, given(spec.get("base")), tree)
     return sections, origins, (*axes["grid"], *axes["zip"])
+
+
+def _folds(part: BaseModel | None, origins: Origins) -> list[Point]:
+    if part is None:
+        return [{}]
+    keys = all_of(part)
+    common = {FOLDS: keys["n"], FOLD_BY: keys["by"]}
+    origins.add(common, ("folds",))
+    return [{**common, FOLD: number} for number in range(1, keys["n"] * keys["repeats"] + 1)]
 
 
 def spell(value: Any) -> Any:

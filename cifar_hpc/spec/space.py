@@ -38,6 +38,11 @@ def read_search(
     step that has any. strict: an `exclude` that meets no point is an error."""
     sections, origins, declared = read_sections(model, tree)
     spec = given(model)
+    if "folds" in spec:
+        where = tree.where(("folds",))
+        raise SpecError(
+            [Problem(where, "folds beside search", "a search measures a point on one split; a grid may have folds")]
+        )
     keys = all_of(spec["search"])
     ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
     scheduler = keys.pop("scheduler")

@@ -26,6 +26,7 @@ COMMON = (
     "base",
     "grid",
     "seeds",
+    "folds",
     "objective",
     "stop",
     "keep",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.spec.parts import Ensembling, Resources, SweepTrial
+from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
 from cifar_hpc.spec.search import Search
 
 
@@ -26,6 +26,7 @@ class SweepSpec:
     overrides: tuple[str, ...] = ()
     search: Search | None = None
     ensemble: Ensembling | None = None  # None: `report` makes the usual ones
+    keep: Keep | None = None  # whose networks stay; None: the trials say it
 
     @property
     def configs(self) -> tuple[TrialConfig, ...]:

@@ -13,7 +13,7 @@ from cifar_hpc.config.normalize import trains_classifier_alone
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions
-from cifar_hpc.spec.expand import Expansion, Pattern, Point, expand
+from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
 from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
 from cifar_hpc.spec.parts import SweepTrial
@@ -114,14 +114,17 @@ def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins
 
 
 def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
-    """The declared axes, then other keys that `include` or `when` make differ, then the seed where there are several."""
+    """The declared axes, then other keys that `include` or `when` make differ, then seed and fold where there are several."""
     others = [key for key in origins.written() if key not in declared and key != "dataset" and "." not in key]
     differing = [key for key in others if len({_axis_value(key, config, point) for config, point in trials}) > 1]
     several_seeds = len({config.seed for config, _ in trials}) > 1
-    return (*declared, *differing, *(("seed",) if several_seeds else ()))
+    several_folds = any(config.dataset.fold for config, _ in trials)
+    return (*declared, *differing, *(("seed",) if several_seeds else ()), *((FOLD,) if several_folds else ()))
 
 
 def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
+    if axis == FOLD:
+        return config.dataset.fold
     if not config.trains and axis in _TRAINING:
         return None
     if axis in _BACKBONE and trains_classifier_alone(config.arch, config.freeze):

@@ -29,6 +29,10 @@ WEIGHTS_ALLOWED = (
     "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
 )
 AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
+BY_SEED = "seed"  # of split_seed: the trial's own
+BALANCED = "balanced"
+CLASS_WEIGHTS_ALLOWED = f"null, {BALANCED}, or numbers above 0 by class: {{cat: 2.0}}"
+SPLIT_SEED_ALLOWED = f"a whole number at least 0, or {BY_SEED}"
 CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
@@ -173,6 +177,24 @@ def read_augment(value: Any) -> str | tuple[AugmentOp, ...]:
             if names == tuple(op.name for op in ops):
                 return name
     return ops
+
+
+def read_class_weights(value: Any) -> str | Arguments | None:
+    """Class names are compared with the data set's own later."""
+    if value is None or value == BALANCED:
+        return value  # type: ignore[no-any-return]
+    if not isinstance(value, dict) or not value:
+        raise refuse(show(value), CLASS_WEIGHTS_ALLOWED, nearest(value, [BALANCED]) if isinstance(value, str) else None)
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+            raise refuse(f"{name}: {show(weight)}", CLASS_WEIGHTS_ALLOWED)
+    return arguments({str(name): float(weight) for name, weight in value.items()})
+
+
+def read_split_seed(value: Any) -> int | str:
+    if value == BY_SEED or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value  # type: ignore[no-any-return]
+    raise refuse(show(value), SPLIT_SEED_ALLOWED, nearest(value, [BY_SEED]) if isinstance(value, str) else None)
 
 
 def read_classes(value: Any) -> str | tuple[str, ...] | None:

@@ -88,7 +88,7 @@ def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str
     for trial in trials:
         for key, value in trial.axes.items():
             spelled[key].add(str(value))
-    telling = [key for key, values in spelled.items() if len(values) > 1 and (seed or key != "seed")]
+    telling = [key for key, values in spelled.items() if len(values) > 1 and (seed or key not in ("seed", "fold"))]
     files = {value for trial in trials if (value := str(trial.axes.get("weights"))).startswith("/")}
     ends = {path: PurePath(path).name for path in files}
     if len(set(ends.values())) < len(files):

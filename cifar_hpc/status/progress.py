@@ -30,7 +30,7 @@ class Best:
     @property
     def score(self) -> str:
         """'val acc 81.20 % (mean of 3)'."""
-        shown = f"{score_text(self.value, self.images)} %" if self.metric == "val_acc" else number_text(self.value, 4)
+        shown = f"{score_text(self.value, self.images)} %" if OBJECTIVES[self.metric].share else number_text(self.value, 4)
         return f"{self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     for trial in answering(plan):
         result = states[trial.trial_id].result
         val = result.val if result else None
-        value = None if val is None else getattr(val, OBJECTIVES[plan.objective].metric)
+        value = None if val is None else val.value(plan.objective, OBJECTIVES[plan.objective].metric)
         if value is not None:
             values[trial.point_id].append(value)
             assert result is not None

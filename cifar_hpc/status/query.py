@@ -30,7 +30,7 @@ from cifar_hpc.records.schema import PlannedTrial
 MOST_VALUES = 8
 _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
-OWN_KEYS = ("id", "point", "seed", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
+OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
@@ -93,8 +93,15 @@ def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
 
 def trial_facts(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
     """What a filter may ask of a trial: its config, its swept keys, where it stands, what it measured."""
-    own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed")}
+    own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), "fold": fold_of(trial.config)}
     return {**flat_config(config_text(trial.config)), **trial.axes, **measured(state), **own}
+
+
+def fold_of(config: Mapping[str, Any]) -> int | None:
+    """The fold of a config as JSON has it."""
+    dataset = config.get("dataset")
+    fold = dataset.get("fold") if isinstance(dataset, dict) else None
+    return fold if isinstance(fold, int) else None
 
 
 def measured(state: TrialState) -> dict[str, Any]:
@@ -131,9 +138,14 @@ def spell(value: Any, key: str = "") -> str:
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """A config's canonical JSON without the seed: equal for the trials of a point, each of which may have its own parent."""
+    """A config's canonical JSON without seed and fold: equal for the trials of a point, each of which may have its own parent
+    and its own split."""
     if config.get("weights_point"):
         config = {**config, "weights": f"point/{config['weights_point']}"}
+    dataset = config.get("dataset")
+    if isinstance(dataset, dict) and (dataset.get("fold") or dataset.get("split_by_seed")):
+        split_seed = "seed" if dataset.get("split_by_seed") else dataset["split_seed"]
+        config = {**config, "dataset": {**dataset, "fold": None, "split_seed": split_seed}}
     return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
 
 

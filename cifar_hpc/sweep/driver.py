@@ -29,6 +29,7 @@ from cifar_hpc.sweep.listener import Begun, Listener, SweepOutcome
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.names import dropped_trials
 from cifar_hpc.sweep.preview import preview_lines
+from cifar_hpc.sweep.reproduce import lacking_text
 from cifar_hpc.sweep.rounds import GridRounds
 from cifar_hpc.sweep.search_rounds import SearchRounds
 from cifar_hpc.sweep.where import Where, reader_of
@@ -77,6 +78,8 @@ def run_spec(
     if spec.search is not None:
         return drive(SearchRounds(layout, spec, where), listener)
     plan = make_plan(spec, share=share)
+    if lacking := lacking_text(layout, plan_record(plan)):
+        listener.note(lacking)
     if prune and dropped:
         listener.note(f"pruned: {len(cancel_trials(layout, spec.name, dropped).stopped)} queued jobs cancelled")
     return run_plan(layout, plan, plan_record(plan), where, listener)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.schema import PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.status.words import duration_text, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,27 @@ class Repeated:
     recorded: TrialResult
     differences: tuple[str, ...]
     weights: Path | None
+
+
+def lacking_text(layout: Layout, plan: PlanRecord) -> str:
+    """Of a plan whose trials all keep their networks: which finished without, and what bringing them back costs. Empty where
+    none did."""
+    lacking, seconds = [], 0.0
+    for trial in plan.trials:
+        files = layout.trial(trial.trial_id)
+        if trial.config.get("keep") == "weights" and files.result.exists() and not files.weights.exists():
+            with contextlib.suppress(OSError, RecordError):
+                result = read_record(files.result, TrialResult)
+                if CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights and result.best_epoch is not None:
+                    lacking.append(trial.trial_id)
+                    seconds += result.train_s
+    if not lacking:
+        return ""
+    some = ", ".join(lacking[:4]) + ", ..." * (len(lacking) > 4)
+    return (
+        f"{plural(len(lacking), 'finished trial')} kept no weights ({some}): `cifar-hpc reproduce ID` trains one again and "
+        f"keeps them; all take about {duration_text(seconds)}"
+    )
 
 
 def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:

@@ -8,6 +8,7 @@ a trained network is done with it too. Owns: which member a classifier needs, th
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.records.schema import EpochRecord
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE, evaluate
+from cifar_hpc.train.measure import objective_value
 from cifar_hpc.train.member import Member
 
 if TYPE_CHECKING:
@@ -106,6 +108,12 @@ class LayerMember(FittedMember):
         super().__init__(config, start, trunk, steps_per_epoch, precision)
         self.layer = _linear_layer(start, config)
 
+    @property
+    def class_weight(self) -> dict[int, float] | None:
+        """As scikit-learn has it."""
+        weight_K = self.micro_batches.class_weight_K
+        return None if weight_K is None else dict(enumerate(weight_K.tolist()))
+
     def solver(self) -> Any:
         """scikit-learn's estimator, to which a C is given before each fit."""
         raise NotImplementedError
@@ -174,7 +182,11 @@ class LayerMember(FittedMember):
 
     def _value(self, logits_NK: Tensor, labels_N: Tensor) -> float:
         """The objective, larger is better."""
-        if OBJECTIVES[self.config.objective].metric == "loss":
+        info = OBJECTIVES[self.config.objective]
+        if info.metric is None:
+            value = objective_value(self.config.objective, logits_NK, labels_N)
+            return -math.inf if value is None else value if info.mode == "max" else -value
+        if info.metric == "loss":
             return -nn.functional.cross_entropy(logits_NK, labels_N).item()
         return (logits_NK.argmax(1) == labels_N).double().mean().item()
 
@@ -187,7 +199,7 @@ class SvmMember(LayerMember):
     def solver(self) -> Any:
         from sklearn.svm import LinearSVC
 
-        return LinearSVC(dual="auto", max_iter=MAX_ITERATIONS, random_state=0)
+        return LinearSVC(dual="auto", max_iter=MAX_ITERATIONS, random_state=0, class_weight=self.class_weight)
 
 
 class LogregMember(LayerMember):
@@ -198,7 +210,7 @@ class LogregMember(LayerMember):
     def solver(self) -> Any:
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)
+        return LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, class_weight=self.class_weight)
 
 
 class NeighboursMember(FittedMember):

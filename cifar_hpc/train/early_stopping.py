@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.train.progress import Progress
 
@@ -35,7 +36,9 @@ class EarlyStopping:
 
     def _value(self, record: EpochRecord) -> float:
         """Of the objective, larger is better."""
-        metric: float = getattr(record, self._config.objective)
+        metric = record.value(OBJECTIVES[self._config.objective].metric)
+        if metric is None:
+            raise CifarHpcError(f"objective {self._config.objective} is not defined on these validation images")
         return metric if OBJECTIVES[self._config.objective].mode == "max" else -metric
 
     def _end(self, progress: Progress, epoch: int) -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -54,13 +55,20 @@ class Trunk:
         return features
 
 
+class Source(Protocol):
+    """Where kept features are taken from; see pool.py."""
+
+    def rows(self, depth: int, rows_N: Tensor, sizes: Sequence[int]) -> Tensor | None: ...
+
+
 class Feed:
     """One split as the members see it: its batches after each of some depths of the trunk.
 
     keep: compute the features of the whole split once, at first use, and gather from them. Only for a split that is not
     augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
     CPU the features of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
-    on_device: whether its memory may hold them; granted_bytes: of host memory to this job, None: no limit is known.
+    on_device: whether its memory may hold them; granted_bytes: of host memory to this job, None: no limit is known. source: the
+    pool whose features are taken, and where in it this split's images are.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
     keeps all features. batch_size: of the global batch.
@@ -78,6 +86,7 @@ class Feed:
         world: World | None = None,
         on_device: bool = True,
         granted_bytes: int | None = None,
+        source: tuple[Source, Tensor] | None = None,
     ) -> None:
         self.trunk = trunk
         self.batches = batches
@@ -88,6 +97,7 @@ class Feed:
         self._keep = keep and bool(self.depths)
         self._on_device = on_device
         self._granted_bytes = granted_bytes
+        self._source = source
         self._training = training
         self._kept: dict[int, Tensor] = {}
         self._staged: dict[tuple[int, int], Staged] = {}
@@ -143,7 +153,14 @@ class Feed:
     def fill(self) -> None:
         """Computes what is to be kept, where it was not done yet."""
         if self._keep:
-            self._fill_as_needed()
+            self._keep = False
+            left = self.depths if self._source is None else self._take(*self._source)
+            if left and not (self._training and self._source is not None):
+                self._fill_as_needed(left)
+
+    def kept(self, depth: int) -> Tensor | None:
+        """The features of the whole split; None where they are computed batch by batch."""
+        return self._kept.get(depth)
 
     def lies_on_device(self, depths: Collection[int]) -> bool:
         """Whether a batch needs nothing of the host but its values."""
@@ -184,22 +201,30 @@ class Feed:
             return {}
         return self._portions(lambda part_B: self.trunk.features(self.batches.eval_batch(part_B)[0], depths), index_B)
 
-    def _fill(self, chunks: Iterable[range]) -> None:
+    def _take(self, pool: Source, rows_N: Tensor) -> list[int]:
+        """Takes what the pool keeps; returns the depths at which it keeps nothing that batches of this split would compute."""
+        n, size = len(self), min(self.batch_size, len(self))
+        sizes = {size, max(1, size - 1)} if self._training else {min(n, size), n % size or size}
+        for depth in self.depths:
+            rows = pool.rows(depth, rows_N, sorted(sizes))
+            if rows is not None:
+                self._kept[depth] = rows
+        return [depth for depth in self.depths if depth not in self._kept]
+
+    def _fill(self, chunks: Iterable[range], depths: Sequence[int]) -> None:
         """Computes the features of the whole split once, chunk by chunk, at every depth for which there is room.
 
         Of what breaks off nothing is kept: a member may fail by it and others go on with this feed.
         """
-        self._keep = False
         started = time.perf_counter()
         try:
-            self._compute(chunks)
+            self._compute(chunks, list(depths))
         except BaseException:
             self._kept.clear()
             raise
         self.filled_s += time.perf_counter() - started
 
-    def _compute(self, chunks: Iterable[range]) -> None:
-        depths = list(self.depths)
+    def _compute(self, chunks: Iterable[range], depths: list[int]) -> None:
         for chunk in chunks:
             computed = self._computed(torch.arange(chunk.start, chunk.stop), depths)
             for depth in list(depths):
@@ -216,16 +241,18 @@ class Feed:
                     self._kept[depth] = room
                 self._kept[depth][chunk.start : chunk.stop] = rows
 
-    def _fill_as_needed(self) -> None:
+    def _fill_as_needed(self, depths: Sequence[int]) -> None:
         """For evaluation in the very batches that it takes. For training, whose batches are shuffled, in chunks as large as
         they are, since the size decides on the kernels and so on the last bit; and only where shuffled batches agree."""
         n, size = len(self), min(self.batch_size, len(self))
         if not self._training:
             spans = [self.world.span(n, rank) for rank in range(self.world.size)]
-            self._fill(range(i, min(i + size, span.stop)) for span in spans for i in range(span.start, span.stop, size))
+            self._fill(
+                (range(i, min(i + size, span.stop)) for span in spans for i in range(span.start, span.stop, size)), depths
+            )
             return
         starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
-        self._fill(range(start, start + size) for start in starts)
+        self._fill((range(start, start + size) for start in starts), depths)
         for depth in list(self._kept):
             if not self._agrees(depth, size):
                 del self._kept[depth]
@@ -236,20 +263,21 @@ class Feed:
 
     def _agrees(self, depth: int, size: int) -> bool:
         """Whether gathered features equal those of shuffled batches of both sizes that training has, the last images too."""
-        kept = self._kept[depth]
         shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
         last = torch.arange(len(self) - size, len(self))
         for index_B in (shuffled[:size], shuffled[-size:], shuffled[: max(1, size - 1)], last.flip(0), last[1:]):
-            if not len(index_B):
-                continue
-            computed = self.trunk.features(self.batches.eval_batch(index_B)[0], [depth])[depth]
-            gathered = _as_features(kept[index_B.to(kept.device)].to(self.batches.device))
-            if gathered.is_cuda:
-                if not bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max()):
-                    return False
-            elif not torch.equal(gathered, computed):
+            if len(index_B) and not self.agrees_at(depth, index_B):
                 return False
         return True
+
+    def agrees_at(self, depth: int, index_B: Tensor) -> bool:
+        """Whether what is kept of these images is what they give as one batch. index_B: CPU int64."""
+        kept = self._kept[depth]
+        computed = self.trunk.features(self.batches.eval_batch(index_B)[0], [depth])[depth]
+        gathered = _as_features(kept[index_B.to(kept.device)].to(self.batches.device))
+        if gathered.is_cuda:
+            return bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max())
+        return torch.equal(gathered, computed)
 
 
 class Staged:

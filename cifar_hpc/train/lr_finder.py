@@ -22,6 +22,7 @@ from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
+from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.member import Member
@@ -55,6 +56,7 @@ def run_range_test(
         member.config, lr=LOWEST, schedule="constant", warmup_epochs=0.0, unfreeze_epoch=member.config.unfreeze_epoch and STEPS
     )
     probe = Member(config, start, trunk, member.steps_per_epoch, member.precision)
+    probe.weigh_classes(member.micro_batches.class_weight_K)
     probe.join(member.world)
     probe.begin_epoch()
     rates: list[float] = []
@@ -63,7 +65,7 @@ def run_range_test(
     for step, index_B in enumerate(_batches_of(config, len(train))):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         probe.progress.lr_found = rate
-        draws = generator(config.seed, "lr_finder_augment", step)
+        draws = generator(config.draw_seed, "lr_finder_augment", step)
         look()
         features, target = train.train_batch(index_B, draws, {probe.depth})
         loss = probe.measured_step(features[probe.depth], target)
@@ -119,6 +121,7 @@ def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
     )
     steps = steps_per_epoch(config, len(data.train.labels_N))
     member = Member(dataclasses.replace(config, lr=LOWEST), start, start, steps, precision)
+    member.weigh_classes(weights_of_classes(config, data.train.labels_N, data.classes))
     train = Feed(trunk, batches, member.depths, -(-len(data.train.labels_N) // steps), keep=config.augment == "none")
     return run_range_test(member, start, start, train)
 
@@ -127,7 +130,7 @@ def _batches_of(config: TrialConfig, train_n: int) -> Iterator[Tensor]:
     """STEPS batches of shuffled passes, as many as are needed."""
     steps = 0
     while steps < STEPS:
-        order = torch.randperm(train_n, generator=generator(config.seed, "lr_finder_order", steps))
+        order = torch.randperm(train_n, generator=generator(config.draw_seed, "lr_finder_order", steps))
         for index_B in torch.tensor_split(order, steps_per_epoch(config, train_n)):
             if steps < STEPS:
                 yield index_B

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.schedule import LrSchedule, first_trained
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
@@ -28,6 +29,7 @@ from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
 from cifar_hpc.records.schema import EpochRecord
 from cifar_hpc.train.average import Average
 from cifar_hpc.train.early_stopping import EarlyStopping
+from cifar_hpc.train.measure import objective_value
 from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
 from cifar_hpc.train.portions import Portions
@@ -65,6 +67,10 @@ class Member:
         """From here on trains beside the same member in the other processes of the world."""
         self.world = self.micro_batches.world = world
         see_global_batch(self.suffix, world, self.config.ghost_batches)
+
+    def weigh_classes(self, weight_K: Tensor | None) -> None:
+        """What a training image's loss counts, by its class; None: all alike."""
+        self.micro_batches.class_weight_K = None if weight_K is None else weight_K.to(self.device)
 
     @property
     def active(self) -> bool:
@@ -137,7 +143,7 @@ class Member:
 
     def seed_draws(self, step: int, generator: torch.Generator | None = None) -> None:
         """Seeds what the step of this epoch draws from: the device's own generator, or the given one."""
-        (generator or self.generator).manual_seed(stream_seed(self.config.seed, "dropout", self.progress.epoch, step))
+        (generator or self.generator).manual_seed(stream_seed(self.config.draw_seed, "dropout", self.progress.epoch, step))
 
     def _drew(self) -> bool:
         """Whether anything was drawn since the seeding; of a CPU that cannot be told cheaply."""
@@ -198,6 +204,7 @@ class Member:
         if measured:
             sums.append(functional.cross_entropy(val_logits_NK, val_labels_N).double())
             sums.append((val_logits_NK.argmax(1) == val_labels_N).double().mean())
+        other = OBJECTIVES[self.config.objective].metric is None and measured
         loss_sum, hits, *val = torch.stack(sums).tolist()  # all at once: each question to a GPU waits for it
         record = EpochRecord(
             epoch=progress.epoch,
@@ -208,6 +215,7 @@ class Member:
             val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),
             val_s=round(val_s, 4),
+            objective=objective_value(self.config.objective, val_logits_NK, val_labels_N) if other else None,
         )
         progress.curves.append(record)
         progress.seconds += progress.epoch_s + val_s

@@ -35,6 +35,7 @@ class MicroBatches:
         self.world = World()
         self.allowed = True
         self.size: int | None = None
+        self.class_weight_K: Tensor | None = None  # what an image's loss counts, by its class; None: all alike
         self._config, self._model, self._precision = config, model, precision
         self._trained = list(trained)
         self._shared: tuple[int, SharedGradients] | None = None  # in a world of several: from which depth on, and how
@@ -71,7 +72,7 @@ class MicroBatches:
             with shared.step(last) if shared is not None else contextlib.nullcontext():
                 with torch.autocast(x.device.type, self._precision, enabled=self._precision is not torch.float32):
                     logits_NK = self._forward(x, depth) if shared is None else shared(x)
-                loss = functional.cross_entropy(logits_NK.float(), y, label_smoothing=self._config.label_smoothing)
+                loss = self._loss(logits_NK.float(), y)
                 share = len(y) / len(target)
                 scale = share if shared is None else shared.scale(len(y))
                 (loss if scale == 1 else loss * scale).backward()  # type: ignore[no-untyped-call]
@@ -101,6 +102,14 @@ class MicroBatches:
                 torch.cuda.empty_cache()
             self.size = (size + 1) // 2
             reseed()
+
+    def _loss(self, logits_NK: Tensor, target: Tensor) -> Tensor:
+        """The mean over the images, each as often as its class counts: so that parts of a batch add up to the whole."""
+        smoothing = self._config.label_smoothing
+        if self.class_weight_K is None:
+            return functional.cross_entropy(logits_NK, target, label_smoothing=smoothing)
+        loss_N = functional.cross_entropy(logits_NK, target, self.class_weight_K, reduction="none", label_smoothing=smoothing)
+        return loss_N.mean()
 
     def _forward(self, x: Tensor, depth: int) -> Tensor:
         return self._model.forward_blocks(x, depth, len(self._model.blocks))

@@ -29,7 +29,7 @@ def can_step(member: Member) -> bool:
     """Whether all that the member trains is one linear layer, without dropout, average or clipped gradient."""
     config = member.config
     rule = OPTIMIZERS[config.optimizer].probe_rule
-    plain = config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
+    plain = config.class_weights is None and config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
     return (
         rule is not None
         and plain

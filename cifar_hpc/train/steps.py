@@ -35,12 +35,25 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
     return -(-train_n // config.batch_size)
 
 
+def epoch_order(config: TrialConfig, labels_N: Tensor, epoch: int) -> Tensor:
+    """Which images the steps of an epoch take, one after another: each once, or of each class alike many on average."""
+    draws = generator(config.draw_seed, "order", epoch)
+    if config.sampler is None:
+        return torch.randperm(len(labels_N), generator=draws)
+    labels_N = labels_N.cpu()
+    share_N = 1 / torch.bincount(labels_N)[labels_N].double()
+    cumulated_N = (share_N / share_N.sum()).cumsum(0)
+    at_N = torch.searchsorted(cumulated_N, torch.rand(len(labels_N), generator=draws, dtype=torch.float64), right=True)
+    return at_N.clamp_max(len(labels_N) - 1)
+
+
 class Plan:
-    """One shuffled pass over a split, and its draws: every image once, in batches of batch_size or a little less, all alike."""
+    """One shuffled pass over a split, and its draws: every image once, or as the sampler says, in batches of batch_size or a
+    little less, all alike."""
 
     def __init__(self, config: TrialConfig, train: Feed, epoch: int) -> None:
         self.epoch = epoch
-        order = torch.randperm(len(train), generator=generator(config.seed, "order", epoch))
+        order = epoch_order(config, train.labels_N, epoch)
         self.index = torch.tensor_split(order, steps_per_epoch(config, len(train)))
         self._config, self._train = config, train
         self._values: dict[int, list[Tensor]] = {}
@@ -58,7 +71,7 @@ class Plan:
     def values(self, step: int) -> list[Tensor]:
         """What the batch of a step is made from, on the CPU."""
         if step not in self._values:
-            draws = generator(self._config.seed, "augment", self.epoch, step)
+            draws = generator(self._config.draw_seed, "augment", self.epoch, step)
             self._values[step] = self._train.values(self.index[step], draws)
         return self._values[step]
 

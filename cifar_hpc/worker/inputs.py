@@ -10,10 +10,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches, batches_for
-from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
+from cifar_hpc.data.dataset import Dataset, Folds, Split, load_dataset_of, whole_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError
@@ -25,8 +26,10 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.device import allow_tf32, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE
+from cifar_hpc.train.pool import Pool
 from cifar_hpc.train.steps import steps_per_epoch
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 LOADED_AT_ONCE = 2  # data sets that a process keeps
 
 
@@ -45,11 +48,25 @@ class Inputs:
         self.device = device
         self.precision = choose_precision(config.precision, device)
         allow_tf32(config.precision == "tf32")
-        self.data = _load(config)
+        self._folds = Folds(config.dataset, _load(whole_of(config))) if config.dataset.fold is not None else None
+        self._pool: Pool | None = None
+        self._pooled_as: Normalisation | None = None  # the normalisation of the pool's images
+        self.data = self._data_of(config)
         self._config, self._layout, self._world, self._room = config, layout, world, room
         self._channels = in_channels(with_parents_file(config, layout), self.data.channels)
         self._starts: dict[float | None, BlockModel] = {}
         self.trunk = Trunk(self.starting_model(config), self.precision)
+
+    def enter(self, config: TrialConfig) -> None:
+        """Goes on to the fold of this trial, which has all else in common with those before."""
+        if config.dataset.fold != self._config.dataset.fold:
+            self._config, self.data = config, self._data_of(config)
+            self._starts.clear()
+
+    @property
+    def shared_s(self) -> float:
+        """Seconds that the features which folds share have taken."""
+        return self._pool.filled_s if self._pool is not None else 0.0
 
     def starting_model(self, config: TrialConfig) -> BlockModel:
         """The network of a trial before its first step: members of a cohort start alike but for their dropout."""
@@ -59,7 +76,7 @@ class Inputs:
         return self._starts[config.dropout]
 
     @property
-    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def normalisation(self) -> Normalisation:
         return normalisation(with_parents_file(self._config, self._layout)) or (self.data.mean, self.data.std)
 
     @property
@@ -76,13 +93,42 @@ class Inputs:
     def training_feed(self, depths: Collection[int]) -> Feed:
         batches = self._batches(self.data.train, augmented=True)
         size = -(-len(self.data.train.labels_N) // self.steps_per_epoch)
-        return self._feed(batches, depths, size, keep=self._config.augment == "none", training=True)
+        source = self._source(depths, held=False)
+        return self._feed(batches, depths, size, keep=self._config.augment == "none", training=True, source=source)
 
     def feed(self, split: Split, depths: Collection[int], *, keep: bool) -> Feed:
         """Of a split that is measured and not trained on."""
-        return self._feed(self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False)
+        source = self._source(depths, held=True) if split is self.data.val else None
+        return self._feed(self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False, source=source)
 
-    def _feed(self, batches: Batches, depths: Collection[int], batch_size: int, *, keep: bool, training: bool) -> Feed:
+    def _data_of(self, config: TrialConfig) -> Dataset:
+        return _load(config) if self._folds is None else self._folds.part(config.dataset)
+
+    def _source(self, depths: Collection[int], *, held: bool) -> tuple[Pool, Tensor] | None:
+        """Where a fold takes the features of the images that it holds out, or trains on, from; computed once for all folds."""
+        if self._folds is None or self._config.augment != "none":
+            return None
+        if (
+            self._pool is None or self._pooled_as != self.normalisation
+        ):  # without published weights a fold has pixels of its own
+            whole = self._folds.whole.train
+            fold_n = len(whole.labels_N) - len(whole.labels_N) // (self._config.dataset.folds or 1)
+            size = -(-fold_n // steps_per_epoch(self._config, fold_n))
+            batches, self._pooled_as = self._batches(whole), self.normalisation
+            self._pool = Pool(lambda asked: self._feed(batches, asked, size, keep=True, training=True))
+        self._pool.fill(depths)
+        return self._pool, torch.from_numpy(self._folds.rows(self._config.dataset)[held])
+
+    def _feed(
+        self,
+        batches: Batches,
+        depths: Collection[int],
+        batch_size: int,
+        *,
+        keep: bool,
+        training: bool,
+        source: tuple[Pool, Tensor] | None = None,
+    ) -> Feed:
         return Feed(
             self.trunk,
             batches,
@@ -93,6 +139,7 @@ class Inputs:
             world=self._world,
             on_device=self._room.on_device,
             granted_bytes=self._room.granted_bytes,
+            source=source,
         )
 
     def _batches(self, split: Split, *, augmented: bool = False) -> Batches:

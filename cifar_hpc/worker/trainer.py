@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cifar_hpc.config.plugins import load_plugins
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
+from cifar_hpc.config.trial import BY_RULE
 from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
@@ -29,6 +30,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import utc_now
+from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.features import Feed
@@ -42,6 +44,7 @@ from cifar_hpc.train.portions import is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
 from cifar_hpc.worker.inputs import Inputs, Room
+from cifar_hpc.worker.keeper import Keeper, keeper_of
 
 WRITERS = 16  # threads that write records side by side: they wait for the disk, not for each other
 WRITTEN_AT_ONCE = 64  # trials whose records are in memory at once
@@ -90,7 +93,22 @@ def train_order(order: Order, node: Node, world: World, on_epoch: EpochHook | No
             torch.cuda.reset_peak_memory_stats(device)
         room = Room(order.features_on_device, node.memory_bytes)
         inputs = Inputs(order.attempts[0].config, order.layout, device, world, room)
-        Trainer(order, world, inputs, graphs, on_epoch, interrupted).train()
+        keeper = keeper_of(order.layout, order.job.sweep)
+        try:
+            for part in _by_fold(order):
+                inputs.enter(part.attempts[0].config)
+                Trainer(part, world, inputs, graphs, keeper, on_epoch, interrupted).train()
+        finally:
+            if world.leads:
+                keeper.settle()
+
+
+def _by_fold(order: Order) -> list[Order]:
+    """The order in parts of one fold each, one after another; the order itself where there are no folds."""
+    parts: dict[int | None, list[Attempt]] = {}
+    for attempt in order.attempts:
+        parts.setdefault(attempt.config.dataset.fold, []).append(attempt)
+    return [replace(order, attempts=tuple(attempts)) for attempts in parts.values()]
 
 
 class Trainer:
@@ -102,11 +120,12 @@ class Trainer:
         world: World,
         inputs: Inputs,
         graphs: Graphs,
+        keeper: Keeper,
         on_epoch: EpochHook | None,
         interrupted: Callable[[], bool],
     ) -> None:
         self.order, self.world, self.inputs, self.graphs = order, world, inputs, graphs
-        self.on_epoch, self.interrupted = on_epoch, interrupted
+        self.keeper, self.on_epoch, self.interrupted = keeper, on_epoch, interrupted
         self.attempts = {attempt.claim.trial_id: attempt for attempt in order.attempts}
         self.began_at = time.monotonic()
         self.saved_at: dict[str, float] = {}
@@ -138,7 +157,8 @@ class Trainer:
         fitted = [member for member in members if isinstance(member, FittedMember)]
         for unfitted in fitted:
             self._fit(unfitted, train, val)
-        self._charge_features(members, train.filled_s + val.filled_s)
+        self._charge_features(members, train.filled_s + val.filled_s, len(members))
+        self._charge_features(members, self.inputs.shared_s, self.order.part_n)
         for member in members:
             if member.config.lr == "auto" and member.progress.lr_found is None:
                 self._find_lr(member, train)
@@ -168,12 +188,15 @@ class Trainer:
         except Exception as error:
             self._fail(self.attempts[member.config.trial_id], error)
 
-    def _charge_features(self, members: Sequence[Member], seconds: float) -> None:
-        """The features that were computed for the first classifier that was fitted are of all: each is charged its share."""
-        share = seconds / len(members)
-        for member in members:
+    def _charge_features(self, members: Sequence[Member], seconds: float, users_n: int) -> None:
+        """The features that were computed for the first classifier that was fitted, or the first fold that was trained, are of
+        all their users: each is charged its share."""
+        share = seconds / users_n
+        for member in members if seconds else ():
             if not isinstance(member, FittedMember):
                 member.progress.epoch_s += share
+                if users_n > len(members):
+                    member.progress.saved_s = (member.progress.saved_s or 0.0) + seconds - share
             elif member.progress.curves:
                 member.charge(share, seconds - share)
 
@@ -182,6 +205,7 @@ class Trainer:
         try:
             inputs, start = self.inputs, self.inputs.starting_model(attempt.config)
             member = build_member(attempt.config, start, inputs.trunk.model, inputs.steps_per_epoch, inputs.precision)
+            member.weigh_classes(weights_of_classes(attempt.config, inputs.data.train.labels_N, inputs.data.classes))
             member.join(self.world)
             member.micro_batches.allowed = not self.order.may_shrink
             state = self.world.broadcast(attempt.load() if self.world.leads else None)
@@ -241,6 +265,9 @@ class Trainer:
             raise
         test_logits = dict(zip((member.config.trial_id for member in measurable), logits, strict=False))
         if self.world.leads:
+            if any(member.config.keep == BY_RULE for member in members):
+                reached = {m.config.trial_id: m.progress.best_value if len(self.val) else None for m in measurable}
+                self.keeper.hear(reached)
             for start in range(0, len(members), WRITTEN_AT_ONCE):
                 self._write_results(members[start : start + WRITTEN_AT_ONCE], test_logits)
 
@@ -275,14 +302,14 @@ class Trainer:
             arrays |= self.insight.arrays(member, "val", data.val, member.best_val_logits)
         weights = None
         has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
-        if member.config.keep == "weights" and has_weights:
+        kept = member.config.keep
+        if has_weights and (kept == "weights" or (kept == BY_RULE and self.keeper.takes(member.config.trial_id))):
             weights = pack_weights(member.evaluated_model(), self.inputs.normalisation)
         return self._result(member, attempt, test_logits_NK), arrays, weights
 
     def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
         config, progress, data = member.config, member.progress, self.inputs.data
         best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
-        train_n, val_n = len(data.train.labels_N), len(data.val.labels_N)
         return TrialResult(
             trial_id=config.trial_id,
             point_id=config.point_id,
@@ -291,11 +318,11 @@ class Trainer:
             reason=progress.reason,
             curves=tuple(progress.curves),
             best_epoch=progress.best_epoch,
-            train=metrics(best.train_loss, best.train_acc, train_n) if best else None,
-            val=metrics(best.val_loss, best.val_acc, val_n) if best else None,
+            train=metrics(best.train_loss, best.train_acc, None, data.train) if best else None,
+            val=metrics(best.val_loss, best.val_acc, member.best_val_logits, data.val) if best else None,
             test=measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
             classes=data.classes,
-            train_n=train_n,
+            train_n=len(data.train.labels_N),
             params_total=sum(p.numel() for p in member.model.parameters()),
             params_trained=sum(p.numel() for p in member.suffix.parameters()),
             frozen_blocks=member.frozen,

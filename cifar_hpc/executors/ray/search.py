@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.executors.ray.worker import Orders
 from cifar_hpc.planning.plan import Job
@@ -97,9 +98,9 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
             np.random.set_state(before)
 
         def _hear(self, trial_id: str, epoch: EpochRecord) -> None:
-            plain = epoch.to_json()
-            if plain[search.objective] is not None:
-                super().on_trial_result(None, Known(trial_id), plain)
+            value = epoch.value(OBJECTIVES[search.objective].metric)
+            if value is not None:
+                super().on_trial_result(None, Known(trial_id), {**epoch.to_json(), search.objective: value})
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             return AsyncHyperBandScheduler, ()

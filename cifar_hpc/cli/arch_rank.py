@@ -1,0 +1,104 @@
+"""`cifar-hpc arch --rank SPEC`: which of a spec's pretrained networks are promising, before any is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.status.words import score_text
+from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
+
+
+def print_ranks(spec: Path, format: Format) -> None:
+    """A row for each network with its weights and image size, the most promising first. Raises SpecError, and CifarHpcError
+    where none has weights."""
+    from cifar_hpc.spec.load import load_spec
+
+    configs = list({_key(trial.config): trial.config for trial in load_spec(spec).trials}.values())
+    ranked = [config for config in configs if config.weights and not config.weights.startswith(PARENT_PREFIX)]
+    if not ranked:
+        raise CifarHpcError(f"{spec}: no trial starts from published weights or a file: there are no features to judge by")
+    records = _measured(ranked)
+    if format in (Format.JSON, Format.CSV):
+        print_records(records, format)
+        return
+    several = len({record["weights"] for record in records}) > 1
+    columns = [
+        TextColumn("#", tuple(str(number) for number in range(1, len(records) + 1)), right=True),
+        TextColumn("arch", tuple(record["arch"] for record in records)),
+        *([TextColumn("weights", tuple(record["weights"] for record in records), keep=3)] if several else []),
+        TextColumn("ridge %", tuple(score_text(record["ridge_acc"], record["images"]) for record in records), right=True),
+        TextColumn("95 %", tuple(_interval(record) for record in records), keep=6),
+        TextColumn("against the first", tuple(record["standing"] for record in records), keep=5),
+        TextColumn("LogME", tuple(f"{record['logme']:.3f}" for record in records), right=True),
+        TextColumn("GFLOPs", tuple(_giga(record["flops"]) for record in records), keep=5, right=True),
+        TextColumn("pass s", tuple(f"{record['seconds']:.1f}" for record in records), keep=4, right=True),
+    ]
+    print_columns(columns, format)
+    left = len(configs) - len(ranked)
+    without = f" {left} without such weights are not among them." if left else ""
+    typer.echo(
+        f"Ridge on the features before the classifier, {records[0]['images']} labelled images in five folds; no network was"
+        f" trained, and none is ruled out: tuning may turn the order.{without}",
+        err=True,
+    )
+
+
+def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
+    from cifar_hpc.collect.statistics import LEVEL, mcnemar_test, wilson_interval
+    from cifar_hpc.data.dataset import load_dataset_of, whole_of
+    from cifar_hpc.data.files import data_root
+    from cifar_hpc.train.device import choose_device
+    from cifar_hpc.train.transferability import measure_promise
+
+    device, found = choose_device(None), []
+    for config in configs:
+        typer.echo(f"{config.arch} ...", err=True)
+        found.append((config, measure_promise(config, load_dataset_of(whole_of(config), data_root()), device)))
+    found.sort(key=lambda pair: (-pair[1].acc, -pair[1].logme))
+    first, records = found[0][1], []
+    for config, promise in found:
+        same = len(promise.right_N) == len(first.right_N)
+        p_value = mcnemar_test(first.right_N, promise.right_N) if same and promise is not first else None
+        standing = (
+            "" if promise is first else "other images" if p_value is None else "below" if p_value < LEVEL else "not told apart"
+        )
+        info, (low, high) = known_architecture(config.network), wilson_interval(promise.acc, promise.images)
+        records.append(
+            {
+                "arch": config.arch,
+                "weights": str(config.weights),
+                "image_size": config.image_size,
+                "ridge_acc": promise.acc,
+                "low": low,
+                "high": high,
+                "p_value": p_value,
+                "standing": standing,
+                "logme": promise.logme,
+                "images": promise.images,
+                "features": promise.features,
+                "params": info.params if info else None,
+                "flops": info.flops if info else None,
+                "seconds": round(promise.seconds, 2),
+            }
+        )
+    return records
+
+
+def _key(config: TrialConfig) -> tuple[object, ...]:
+    """What the features depend on."""
+    dataset = config.dataset.of_point
+    return config.arch, config.weights, config.weights_fingerprint, config.image_size, config.stem, config.resize, dataset
+
+
+def _interval(record: dict[str, Any]) -> str:
+    return f"{100 * record['low']:.1f} to {100 * record['high']:.1f}"
+
+
+def _giga(flops: int | None) -> str:
+    return "" if flops is None else f"{flops / 1e9:,.2f}"

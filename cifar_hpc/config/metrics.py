@@ -1,0 +1,109 @@
+"""What may choose between trials beside accuracy and loss: the arithmetic of each metric, and what each image counts for it.
+
+Arrays only, for the half that writes and the half that reads alike. logits: N x K; labels: N whole numbers. A class without
+images has no part in a mean over classes. Equal to scikit-learn's functions of the same names. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Labels = NDArray[np.int64]
+BLOCKS = 200  # of images that are left out in turn, where a metric does not say what an image counts
+
+
+def balanced_acc(logits_NK: Floats, labels_N: Labels) -> float | None:
+    """The mean over the classes of the share of their images that is right (Brodersen et al. 2010)."""
+    return float(balanced_counts(logits_NK, labels_N).mean()) if len(labels_N) else None
+
+
+def balanced_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
+    """1 or 0, weighted by how rare the image's class is."""
+    images_K = np.bincount(labels_N, minlength=logits_NK.shape[1])
+    weight_N = len(labels_N) / (np.count_nonzero(images_K) * images_K[labels_N])
+    return np.asarray((logits_NK.argmax(1) == labels_N) * weight_N, np.float64)
+
+
+def macro_f1(logits_NK: Floats, labels_N: Labels) -> float | None:
+    """The mean of F1, the harmonic mean of precision and recall, over the classes that have images or are taken for one."""
+    if not len(labels_N):
+        return None
+    right_K, sizes_K = _f1_parts(logits_NK, labels_N)
+    there = sizes_K > 0
+    return float((2 * right_K[there] / sizes_K[there]).mean())
+
+
+def f1_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
+    """macro_f1 and how an image moves it: its derivative by the image's share of the set (the infinitesimal jackknife; Efron
+    1982), which is 0 on average."""
+    n, taken_N = len(labels_N), logits_NK.argmax(1)
+    right_K, sizes_K = (part / n for part in _f1_parts(logits_NK, labels_N))
+    there = sizes_K > 0
+    f1_K = np.divide(2 * right_K, sizes_K, out=np.zeros_like(sizes_K), where=there)
+    per_K = np.divide(1.0, sizes_K, out=np.zeros_like(sizes_K), where=there)
+    moved_N = 2 * per_K[labels_N] * (taken_N == labels_N) - (f1_K * per_K)[labels_N] - (f1_K * per_K)[taken_N]
+    return np.asarray((f1_K[there].sum() + moved_N) / there.sum(), np.float64)
+
+
+def macro_auroc(logits_NK: Floats, labels_N: Labels) -> float | None:
+    """The mean over the classes of the area under the ROC curve of their probability against all other classes. None where the
+    images are all of one class."""
+    counts_N = auroc_counts(logits_NK, labels_N)
+    return float(counts_N.mean()) if len(counts_N) and np.isfinite(counts_N).all() else None
+
+
+def auroc_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
+    """An image's share of images of the other side that it stands on the right side of, weighted so that the mean is the area
+    (the structural components of DeLong et al. 1988). NaN where the images are all of one class."""
+    logits = logits_NK.astype(np.float64)
+    shares_NK = np.exp(logits - logits.max(1, keepdims=True))
+    shares_NK /= shares_NK.sum(1, keepdims=True)
+    n, found = len(labels_N), []
+    for label in range(logits.shape[1]):
+        of_it = labels_N == label
+        if 0 < of_it.sum() < n:
+            found.append(_areas(shares_NK[:, label], of_it))
+    return np.asarray(np.mean(found, axis=0) if found else np.full(n, np.nan), np.float64)
+
+
+def jackknife_counts(
+    measure: Callable[[Floats, Labels], float | None], logits_NK: Floats, labels_N: Labels
+) -> NDArray[np.float64]:
+    """What each image counts for any metric: the pseudo-value of its block, of which each is left out in turn (Tukey 1958),
+    shifted so that their mean is the metric. NaN where it is not defined without one of them."""
+    block_N = np.random.default_rng(0).permutation(len(labels_N)) % BLOCKS
+    blocks = np.unique(block_N)
+    whole = measure(logits_NK, labels_N)
+    without = [measure(logits_NK[block_N != block], labels_N[block_N != block]) for block in blocks]
+    if whole is None or any(value is None for value in without):
+        return np.full(len(labels_N), np.nan)
+    moved = (len(blocks) - 1) * (whole - np.asarray(without, np.float64))
+    counts_N = moved[block_N]
+    return np.asarray(whole + counts_N - counts_N.mean(), np.float64)
+
+
+def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """By class: images that are right; images of it and taken for it."""
+    k, taken_N = logits_NK.shape[1], logits_NK.argmax(1)
+    right_K = np.bincount(labels_N[taken_N == labels_N], minlength=k)
+    sizes_K = np.bincount(labels_N, minlength=k) + np.bincount(taken_N, minlength=k)
+    return right_K.astype(np.float64), sizes_K.astype(np.float64)
+
+
+def _areas(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> NDArray[np.float64]:
+    inside, outside = np.sort(score_N[of_it]), np.sort(score_N[~of_it])
+    n, above = len(score_N), np.empty(len(score_N))
+    above[of_it] = _below(score_N[of_it], outside)
+    above[~of_it] = 1 - _below(score_N[~of_it], inside)
+    area = above[of_it].mean()
+    return np.asarray(area + (above - area) * n / np.where(of_it, len(inside), len(outside)), np.float64)
+
+
+def _below(score_N: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of the others, sorted, that each is above; of equal ones half."""
+    sides = np.searchsorted(others, score_N, "left") + np.searchsorted(others, score_N, "right")
+    return np.asarray(sides / (2 * len(others)), np.float64)

@@ -1,0 +1,140 @@
+"""Which trained networks of a sweep stay: those of its best configurations by validation, while a budget lasts.
+
+Asked before a network is written, so that of a thousand probes not a thousand are; and once a cohort has ended, when what was
+beaten in the meantime is removed. Owns: Keeper. What a spec says of it is records.KeepRule.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.trial import BY_RULE, PARENT_PREFIX
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import KeepRule, PlanRecord, TrialResult
+from cifar_hpc.records.store import read_record
+
+CANDIDATES = 10  # best configurations whose networks stay within the budget: ensembles are made of them
+
+
+def keeper_of(layout: Layout, sweep: str) -> Keeper:
+    """The same one for all cohorts of a process, so that it reads each result once."""
+    key = (str(layout.root), sweep)
+    if key not in _keepers:
+        _keepers[key] = Keeper(layout, sweep)
+    return _keepers[key]
+
+
+class Keeper:
+    """Of one sweep, in the process that trains some of its trials."""
+
+    def __init__(self, layout: Layout, sweep: str) -> None:
+        self._layout, self._sweep = layout, sweep
+        self._plan: PlanRecord | None = None
+        self._points: dict[str, str] = {}  # by trial
+        self._read_at = 0  # when the plan that was read was written, ns
+        self._values: dict[str, float] = {}  # by trial: the objective on validation, larger is better
+        self._removable: set[str] = set()
+        self._seen: set[str] = set()  # trials whose result was read
+        self._top: set[str] = set()  # points whose networks are written
+
+    def hear(self, values: Mapping[str, float | None]) -> None:
+        """What trials of this process have reached; None: without validation."""
+        if self._plan is None:
+            self._read()
+        self._values |= {trial_id: value for trial_id, value in values.items() if value is not None}
+        means = self._means()
+        most = max(self._rule.best, CANDIDATES) if self._rule else 0
+        self._top = set(sorted(means, key=lambda point: -means[point])[:most])
+
+    def takes(self, trial_id: str) -> bool:
+        """Whether the network of a trial, of which it heard, is to be written."""
+        rule = self._rule
+        if rule is None:
+            return False
+        if trial_id not in self._values:  # nothing ranks it, and nothing else would keep it
+            return True
+        return self._points.get(trial_id, trial_id) in self._top
+
+    def settle(self) -> None:
+        """Removes the networks, of those that this sweep's rule kept, that it keeps no more."""
+        if self._plan is None:
+            return
+        self._read()
+        rule = self._rule
+        if rule is None:
+            return
+        means = self._means()
+        order = sorted(means, key=lambda point: -means[point])
+        at = {point: number for number, point in enumerate(order)}
+        place = {trial_id: at[self._points.get(trial_id, trial_id)] for trial_id in self._values}
+        there = [i for i in self._values if self._layout.trial(i).weights.exists()]
+        there.sort(key=place.__getitem__)
+        total, beaten = 0, []
+        for trial_id in there:
+            with contextlib.suppress(FileNotFoundError):
+                size, number = self._layout.trial(trial_id).weights.stat().st_size, place[trial_id]
+                within = number < max(rule.best, CANDIDATES) and total + size <= rule.max_gb * 1e9
+                if number == 0 or within:
+                    total += size
+                elif trial_id in self._removable:
+                    beaten.append(trial_id)
+        if beaten:
+            needed = set(self._needed_elsewhere())
+            for trial_id in beaten:
+                if trial_id not in needed:
+                    self._layout.trial(trial_id).weights.unlink(missing_ok=True)
+
+    @property
+    def _rule(self) -> KeepRule | None:
+        return self._plan.keep if self._plan else None
+
+    def _means(self) -> dict[str, float]:
+        points: dict[str, list[float]] = {}
+        of = self._points
+        for trial_id, value in self._values.items():
+            points.setdefault(of.get(trial_id, trial_id), []).append(value)
+        return {point: fmean(values) for point, values in points.items()}
+
+    def _read(self) -> None:
+        """The plan as it stands, and what has finished since."""
+        try:
+            written_at = self._layout.sweep(self._sweep).plan.stat().st_mtime_ns
+            if self._plan is None or written_at != self._read_at:
+                self._plan, self._read_at = read_plan(self._layout, self._sweep), written_at
+                self._points = {trial.trial_id: trial.point_id for trial in self._plan.trials}
+        except (CifarHpcError, OSError):
+            return
+        if self._plan.keep is None:
+            return
+        info = OBJECTIVES[self._plan.objective]
+        for trial in self._plan.trials:
+            if trial.trial_id in self._seen:
+                continue
+            with contextlib.suppress(RecordError, OSError):
+                result = read_record(self._layout.trial(trial.trial_id).result, TrialResult)
+                self._seen.add(trial.trial_id)
+                value = None if result.val is None else result.val.value(self._plan.objective, info.metric)
+                if value is not None:
+                    self._values[trial.trial_id] = value if info.mode == "max" else -value
+                if result.config.get("keep") == BY_RULE and result.job.partition("/")[0] == self._sweep:
+                    self._removable.add(trial.trial_id)
+
+    def _needed_elsewhere(self) -> Iterator[str]:
+        """Trials whose weights another sweep keeps or starts from."""
+        for sweep in self._layout.sweeps():
+            if sweep.name == self._sweep:
+                continue
+            with contextlib.suppress(CifarHpcError, OSError):
+                plan = read_plan(self._layout, sweep.name)
+                for trial in plan.trials:
+                    if trial.config.get("keep"):
+                        yield trial.trial_id
+                    yield str(trial.config.get("weights") or "").removeprefix(PARENT_PREFIX)
+
+
+_keepers: dict[tuple[str, str], Keeper] = {}

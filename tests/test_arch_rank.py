@@ -1,0 +1,81 @@
+"""`arch --rank`: promise without training, equal to scikit-learn's ridge and to its Bayesian evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.data.dataset import load_dataset_of, whole_of
+from cifar_hpc.data.splits import deal
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.train.transferability import ALPHAS, log_evidence, measure_promise, ridge_right
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
+
+
+def features(n: int = 90, d: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % 3
+    return rng.normal(size=(n, d)) + 0.7 * np.eye(d)[labels], labels
+
+
+def test_the_ridge_is_scikit_learns_in_the_same_folds():
+    from sklearn.linear_model import RidgeClassifierCV
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = features()
+    pipeline = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS))
+    assert np.array_equal(ridge_right(x, y, 0), cross_val_predict(pipeline, x, y, cv=PredefinedSplit(deal(y, 5, 0, 0))) == y)
+
+
+@pytest.mark.parametrize("shape", [(90, 12), (30, 60)])
+def test_logme_is_the_evidence_of_scikit_learns_bayesian_ridge(shape):
+    from sklearn.linear_model import BayesianRidge
+
+    x, y = features(*shape)
+    theirs = []
+    for label in range(3):
+        flat = {"alpha_1": 0, "alpha_2": 0, "lambda_1": 0, "lambda_2": 0}
+        model = BayesianRidge(max_iter=5000, tol=1e-12, fit_intercept=False, compute_score=True, **flat)
+        theirs.append(model.fit(x, (y == label).astype(float)).scores_[-1] / len(y))
+    assert log_evidence(x, y) == pytest.approx(np.mean(theirs), rel=1e-3)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> list[str]:
+    """Files of a network that was trained, and of one that was not."""
+    layout, files = Layout(tmp_path_factory.mktemp("parent")), []
+    for lr in (0.05, 1e-9):
+        config = digits_config(keep="weights", epochs=4, lr=lr)
+        run_job(job_of(config), layout, executor="inline")
+        files.append(str(layout.trial(config.trial_id).weights))
+    return files
+
+
+def test_features_of_a_trained_network_promise_more_than_of_a_random_one(weights, tmp_path):
+    found = []
+    for path in weights:
+        config = dataclasses.replace(digits_config(), weights=path, weights_fingerprint="f" * 64)
+        found.append(measure_promise(config, load_dataset_of(whole_of(config), tmp_path), torch.device("cpu")))
+    assert found[0].images == 400 and found[0].acc > found[1].acc and found[0].logme > found[1].logme
+
+
+def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndataset: {name: digits, train_size: 200}\nbase: {arch: simple_cnn}\n"
+        f"grid: {{weights: [{weights[1]}, {weights[0]}], lr: [0.1, 0.2]}}\n"
+    )
+    found = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml"), "--format", "json"])
+    records = json.loads(found.stdout)
+    assert [record["weights"] for record in records] == weights and records[0]["standing"] == ""
+    assert (
+        records[0]["low"] < records[0]["ridge_acc"] < records[0]["high"] and records[0]["flops"] and records[0]["seconds"] > 0
+    )

@@ -1,0 +1,112 @@
+"""Labels that networks agree against, and images that stand in two splits."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.collect.doubts import confident_class, doubts_of
+from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.data.dataset import Split
+from cifar_hpc.data.duplicates import near_duplicates
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import write_record
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import job_of
+
+
+def test_the_confident_class_is_northcutts_definition_image_by_image():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 200)
+    shares = rng.dirichlet(np.ones(4), 200) + 0.8 * np.eye(4)[labels] * (rng.random((200, 1)) < 0.8)
+    shares /= shares.sum(1, keepdims=True)
+    found = confident_class(shares, labels)
+    thresholds = [np.mean([shares[i, j] for i in range(200) if labels[i] == j]) for j in range(4)]
+    for i in range(200):
+        sure = [j for j in range(4) if shares[i, j] >= thresholds[j]]
+        assert found[i] == (max(sure, key=lambda j: shares[i, j]) if sure else -1)
+
+
+def test_labels_that_were_turned_are_found_and_the_others_left():
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 300)
+    labels = truth.copy()
+    turned = rng.choice(300, 12, replace=False)
+    labels[turned] = (truth[turned] + 1) % 3
+    networks = []
+    for _ in range(3):
+        logits = 3 * np.eye(3)[truth] + rng.normal(size=(300, 3))
+        networks.append(torch.tensor(logits).softmax(1).numpy())
+    known = SplitPredictions(np.zeros((300, 3), np.float32), labels, np.arange(300))
+    found = doubts_of("val", networks, known)
+    rows = {one.row for one in found}
+    assert len(rows & set(turned)) >= 11 and len(rows - set(turned)) <= 3
+    assert all(one.suggested == truth[one.row] and 2 * one.agree > 3 for one in found if one.row in turned)
+
+
+def split_of(images: np.ndarray) -> Split:
+    n = len(images)
+    return Split(torch.from_numpy(images), torch.zeros(n, dtype=torch.int64), torch.arange(n))
+
+
+def test_an_image_that_was_saved_again_or_brightened_is_a_near_duplicate_and_no_other_is():
+    rng = np.random.default_rng(2)
+    waves = np.kron(rng.integers(0, 256, (40, 3, 8, 8)), np.ones((1, 1, 4, 4))).astype(np.uint8)
+    test = waves[20:].copy()
+    test[3] = np.clip(waves[5].astype(int) + rng.integers(-6, 7, waves[5].shape), 0, 255)  # as JPEG leaves it
+    test[7] = np.clip(waves[11].astype(int) + 5, 0, 255)
+    flat = np.full((2, 3, 32, 32), 128, np.uint8)
+    pairs = near_duplicates(
+        {"train": split_of(np.concatenate([waves[:20], flat])), "test": split_of(np.concatenate([test, flat]))}
+    )
+    assert {(p.split, p.row, p.other_split, p.other_row) for p in pairs} == {("test", 3, "train", 5), ("test", 7, "train", 11)}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Dark and bright images; one bright image among the dark ones, and one dark image in test/ too."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 14), ("test", 5)):
+        for name, level in (("bright", 190), ("dark", 60)):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                wave = np.kron(rng.integers(-50, 50, (4, 4)), np.ones((4, 4)))
+                Image.fromarray(np.clip(level + wave, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    (tmp_path / "photos/train/bright/3.png").rename(tmp_path / "photos/train/dark/wrong.png")
+    (tmp_path / "photos/test/dark/0.png").write_bytes((tmp_path / "photos/train/dark/1.png").read_bytes())
+    return tmp_path
+
+
+def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that_a_spec_takes(photos, monkeypatch):
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(photos / "results"))
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(photos / "data"))
+    (photos / "x.yaml").write_text(
+        "name: look\ndataset: {folder: photos}\nbase: {arch: linear, image_size: 16, classifier: knn}\n"
+        "grid: {knn_k: [3, 5, 7]}\nfolds: 3\n"
+    )
+    layout, spec = Layout(photos / "results"), load_spec(photos / "x.yaml")
+    layout.sweep("look").plan.parent.mkdir(parents=True)
+    write_record(layout.sweep("look").plan, plan_record(make_plan(spec)))
+    run_job(job_of(*(trial.config for trial in spec.trials)), layout, executor="inline")
+    found = CliRunner().invoke(app, ["labels", "look"])
+    assert found.exit_code == 0, found.output
+    assert "1 label in doubt of 28 val images" in found.stdout
+    assert "1 test image has a near-duplicate in an earlier split" in found.stdout
+    folder = layout.sweep("look").report / "labels"
+    assert (folder / "labels.png").stat().st_size > 1000
+    rows = list(csv.DictReader((folder / "labels.csv").open()))
+    assert (rows[0]["file"], rows[0]["label"], rows[0]["suggested"]) == ("train/dark/wrong.png", "dark", "bright")
+    assert len(rows) == 38 and len((folder / "duplicates.csv").read_text().splitlines()) == 2
+    (photos / "y.yaml").write_text(
+        f"name: again\ndataset: {{folder: photos, labels: {folder / 'labels.csv'}}}\nbase: {{arch: linear, image_size: 16}}\n"
+    )
+    assert len(load_spec(photos / "y.yaml").trials) == 1

@@ -1,0 +1,227 @@
+"""Cross-validation: every labelled image is held out once, and a fold's numbers are those of a plain trial on its images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from cifar_hpc.config.image_groups import image_groups
+from cifar_hpc.config.normalize import normalise, refitted
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.sources import find_source
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.data.dataset import Folds, load_dataset_of, whole_of
+from cifar_hpc.data.splits import deal
+from cifar_hpc.errors import DataError, Interrupted, SpecError
+from cifar_hpc.planning.cohorts import group_cohorts
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.spec.load import spec_of
+from cifar_hpc.train.features import Feed
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
+
+LABELS = np.repeat(np.arange(4), [31, 17, 9, 5])
+
+
+def result_of(layout: Layout, config: TrialConfig) -> TrialResult:
+    return read_record(layout.trial(config.trial_id).result, TrialResult)
+
+
+def in_folds(config: TrialConfig, n: int = 3) -> list[TrialConfig]:
+    dataset = dataclasses.replace(config.dataset, val_frac=0.1, folds=n)
+    return [normalise(dataclasses.replace(config, dataset=dataclasses.replace(dataset, fold=f))) for f in range(1, n + 1)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A weights file of simple_cnn, from which trunks are made."""
+    layout = Layout(tmp_path_factory.mktemp("parent"))
+    config = digits_config(keep="weights", epochs=1)
+    run_job(job_of(config), layout, executor="inline")
+    return str(layout.trial(config.trial_id).weights)
+
+
+def probes(weights: str, **changes) -> list[TrialConfig]:
+    dataset = DatasetConfig(name="digits", train_size=120)
+    return in_folds(
+        digits_config(**{"dataset": dataset, "weights": weights, "weights_fingerprint": "f" * 64, "freeze": "all", **changes})
+    )
+
+
+def test_every_image_is_held_out_once_and_every_fold_has_the_classes_proportions():
+    part = deal(LABELS, 5, 0, 0)
+    sizes = np.bincount(part)
+    assert sizes.max() - sizes.min() <= 1
+    for label, count in enumerate(np.bincount(LABELS)):
+        counts = np.bincount(part[label == LABELS], minlength=5)
+        assert counts.sum() == count and counts.max() - counts.min() <= 1
+    assert not np.array_equal(part, deal(LABELS, 5, 0, 1)) and not np.array_equal(part, deal(LABELS, 5, 1, 0))
+
+
+def test_images_of_one_group_are_held_out_together_about_as_evenly_as_sklearn_deals_them():
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 40, 400)
+    labels = (groups % 3 + (rng.random(400) < 0.1)) % 3
+    part = deal(labels, 5, 0, 0, groups)
+    assert all(len(set(part[groups == group])) == 1 for group in groups)
+
+    def unevenness(parts):
+        return sum(np.std([np.sum((parts == p) & (labels == k)) / np.sum(labels == k) for p in range(5)]) for k in range(3))
+
+    theirs = np.empty(400, int)
+    for number, (_, held) in enumerate(StratifiedGroupKFold(5).split(labels, labels, groups)):
+        theirs[held] = number
+    assert unevenness(part) <= 1.25 * unevenness(theirs)
+    with pytest.raises(DataError, match="all its groups in one fold"):
+        deal(np.repeat([0, 1], 20), 2, 0, 0, np.repeat([0, 1], 20))
+
+
+def test_the_fold_is_part_of_the_id_and_no_part_of_the_point():
+    one, two, three = in_folds(digits_config())
+    assert len({one.trial_id, two.trial_id, three.trial_id}) == 3 and one.point_id == two.point_id == three.point_id
+    assert one.point_id != digits_config().point_id
+    assert TrialConfig.from_json(one.to_json()) == one
+    assert refitted(one, 2).trial_id == refitted(two, 2).trial_id
+
+
+def test_folds_of_pretrained_trunks_train_together_and_others_alone(weights):
+    configs = probes(weights)
+    assert [len(cohort.trials) for cohort in group_cohorts(configs, None)] == [3]
+    assert [len(cohort.trials) for cohort in group_cohorts(probes(weights, augment="flip"), None)] == [1, 1, 1]
+    random = in_folds(digits_config(freeze="all"))
+    assert [len(cohort.trials) for cohort in group_cohorts(random, None)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("changes", [{"freeze": 1}, {"classifier": "knn"}], ids=str)
+def test_a_fold_is_the_same_alone_in_company_and_after_an_interruption(tmp_path, weights, changes):
+    configs = [*probes(weights, **changes), *probes(weights, **{**changes, "lr": 0.02})]
+    configs = list({config.trial_id: config for config in configs}.values())
+    together, alone, broken = Layout(tmp_path / "a"), Layout(tmp_path / "b"), Layout(tmp_path / "c")
+    run_job(job_of(*configs, together=True), together, executor="inline")
+    for config in (configs[0], configs[-1]):
+        run_job(job_of(config), alone, executor="inline")
+        assert numbers(result_of(together, config)) == numbers(result_of(alone, config))
+    calls = iter(range(100))
+    try:
+        run_job(job_of(*configs, together=True), broken, executor="inline", interrupted=lambda: next(calls) == 9)
+    except Interrupted:
+        run_job(job_of(*configs, together=True), broken, executor="inline")
+    for config in configs:
+        assert numbers(result_of(broken, config)) == numbers(result_of(together, config))
+
+
+def test_a_folds_numbers_are_those_of_a_plain_trial_on_its_images(tmp_path, weights):
+    _, config, _ = probes(weights)
+    folds = Folds(config.dataset, load_dataset_of(whole_of(config), tmp_path))
+    part = folds.part(config.dataset)
+    arrays = {
+        f"{name}_{key}": value.numpy()
+        for name, split in (("train", part.train), ("val", part.val), ("test", part.test))
+        for key, value in (("images", split.images(np.arange(len(split.labels_N)))), ("labels", split.labels_N))
+    }
+    np.savez(tmp_path / "fold.npz", **arrays)
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\n"
+        f"def load():\n    a = np.load({str(tmp_path / 'fold.npz')!r})\n"
+        "    return {k: (a[k + '_images'], a[k + '_labels']) for k in ('train', 'val', 'test')}\n"
+    )
+    source = find_source("dataset", "own.py:load", tmp_path)
+    plain = dataclasses.replace(
+        config,
+        dataset=dataclasses.replace(
+            config.dataset, name=source.name, train_size=None, folds=None, fold=None, side=8, channels=1, val_frac=0.1
+        ),
+        sources=(source,),
+        seed=stream_seed(0, "fold", 2),
+    )
+    layout = Layout(tmp_path / "results")
+    run_job(job_of(config, plain), layout, executor="inline")
+    ours, theirs = numbers(result_of(layout, config)), numbers(result_of(layout, plain))
+    assert ours == theirs
+
+
+def test_out_of_fold_accuracy_of_nearest_neighbours_is_scikit_learns(tmp_path):
+    from sklearn.model_selection import PredefinedSplit, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    configs = in_folds(digits_config(arch="linear", classifier="knn"))
+    layout = Layout(tmp_path)
+    run_job(job_of(*configs), layout, executor="inline")
+    whole = load_dataset_of(whole_of(configs[0]), tmp_path)
+    folds = Folds(configs[0].dataset, whole)
+    fold_N = np.empty(len(whole.train.labels_N), int)
+    for config in configs:
+        fold_N[folds.rows(config.dataset)[1]] = config.dataset.fold
+    x, y = whole.train.images_NCHW.flatten(1).numpy() / 255.0, whole.train.labels_N.numpy()
+    found = cross_val_predict(make_pipeline(StandardScaler(), KNeighborsClassifier()), x, y, cv=PredefinedSplit(fold_N))
+    right = sum(result_of(layout, config).val.acc * result_of(layout, config).val.n for config in configs)
+    assert abs(right - np.sum(found == y)) <= 1, "a tie of votes may fall either way"
+
+
+def test_the_trunk_runs_once_for_all_folds(tmp_path, weights, monkeypatch):
+    passed = []
+    computed = Feed._compute
+
+    def counting(self, chunks, depths):
+        passed.append(len(self))
+        computed(self, chunks, depths)
+
+    monkeypatch.setattr(Feed, "_compute", counting)
+    run_job(job_of(*probes(weights), together=True), Layout(tmp_path), executor="inline")
+    assert passed.count(120) == 1 and not [n for n in passed if n not in (120, 360)], "all images, then the test split"
+
+
+SPEC = "name: x\ndataset: {name: digits, train_size: 100}\nbase: {arch: simple_cnn}\ngrid: {lr: [0.1, 0.2]}\n"
+
+
+def test_a_spec_with_folds_and_seeds_multiplies_them(tmp_path):
+    spec = spec_of(SPEC + "seeds: 2\nfolds: {n: 3, repeats: 2}\n", tmp_path / "x.yaml")
+    assert len(spec.trials) == 2 * 2 * 6 and len({trial.config.point_id for trial in spec.trials}) == 2
+    assert {trial.axes["fold"] for trial in spec.trials} == set(range(1, 7))
+    fewer = spec_of(SPEC + "seeds: 2\nfolds: 3\n", tmp_path / "x.yaml")
+    assert {t.config.trial_id for t in fewer.trials} < {t.config.trial_id for t in spec.trials}, (
+        "a repeat more trains what is new"
+    )
+
+
+def test_seeds_may_split_otherwise_and_still_are_one_point(tmp_path):
+    spec = spec_of(SPEC.replace("100", "100, split_seed: seed") + "seeds: [3, 4]\n", tmp_path / "x.yaml")
+    assert {trial.config.dataset.split_seed for trial in spec.trials} == {3, 4}
+    assert len({trial.config.point_id for trial in spec.trials}) == 2
+    plain = spec_of(SPEC.replace("100", "100, split_seed: 3") + "seeds: [3]\n", tmp_path / "x.yaml")
+    assert {t.config.trial_id for t in plain.trials} < {t.config.trial_id for t in spec.trials}
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("folds: 1\n", "at least 2 and at most 100"),
+        ("folds: {n: 5, by: patient}\n", "groups of digits"),
+        ("folds: 5\nsearch: {num_points: 2}\n", "folds beside search"),
+        ("folds: {m: 5}\n", "'m'"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused_with_their_line(tmp_path, text, found):
+    with pytest.raises(SpecError, match=found):
+        spec_of(SPEC + text, tmp_path / "x.yaml")
+
+
+def test_images_of_one_animal_stay_together_by_folder_name_or_column(tmp_path):
+    from cifar_hpc.config.image_folder import list_folder
+    from cifar_hpc.config.image_table import list_table
+
+    for name in ("cat/rex_1.png", "cat/rex_2.png", "cat/tom-1.png", "dog/a/1.png", "dog/a/2.png", "dog/b/1.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    assert image_groups(list_folder(tmp_path / "in"), "folder-prefix") == ("rex", "rex", "tom", "a", "a", "b")
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label,Owner\ncat/rex_1.png,cat,ann\ncat/tom-1.png,cat,bob\ndog/b/1.png,dog,ann\n")
+    assert image_groups(list_table(tmp_path / "in", table), "owner") == ("ann", "bob", "ann")

@@ -1,0 +1,106 @@
+"""What the read half makes of folds: one accuracy over all images, and a ± that covers the split."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best, point_predictions
+from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.statistics import estimate_over_splits
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.summary import covers_text
+from cifar_hpc.report.trial_page import diagnose_trial
+from cifar_hpc.spec.load import spec_of
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import job_of
+
+SPEC = (
+    "name: folded\ndataset: {name: digits, train_size: 90}\nbase: {arch: linear, classifier: knn}\n"
+    "grid: {knn_k: [1, 9, 30]}\nfolds: {n: 3, repeats: 2}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory) -> Layout:
+    return swept(Layout(tmp_path_factory.mktemp("folded")), SPEC)
+
+
+def swept(layout: Layout, text: str) -> Layout:
+    spec = spec_of(text, layout.root / "x.yaml")
+    plan = make_plan(spec, share=True)
+    layout.sweep(spec.name).plan.parent.mkdir(parents=True, exist_ok=True)
+    write_record(layout.sweep(spec.name).plan, plan_record(plan))
+    splits = {trial.config.dataset.of_fold: [] for trial in spec.trials}
+    for trial in spec.trials:
+        splits[trial.config.dataset.of_fold].append(trial.config)
+    for number, configs in enumerate(splits.values(), 1):
+        run_job(job_of(*configs, together=True, number=number), layout, executor="inline")
+    return layout
+
+
+def test_a_point_is_measured_on_all_images_and_its_spread_is_that_of_its_folds(layout):
+    board = make_leaderboard(scan(layout, ["folded"]))
+    best = board.measured[0]
+    assert len(board.rows) == 3 and best.score.n == 6 and best.val_acc.images == 90 and best.place == 1
+    values = [trial.val_acc for trial in best.trials]
+    assert best.score.sd == pytest.approx(statistics.stdev(values)) and "fold" not in board.axes
+    predictions = point_predictions(best, layout, "val")
+    assert set(predictions) == {(0, 0), (0, 1)}
+    for found in predictions.values():
+        assert len(found.labels) == 90 and set(found.fold) in ({1, 2, 3}, {4, 5, 6})
+    assert best.score.mean == pytest.approx(np.mean([found.right.mean() for found in predictions.values()]))
+    half = student.ppf(0.975, 5) * statistics.stdev(values) * math.sqrt(1 / 6 + 30 / 60)
+    assert best.score.high == pytest.approx(min(best.score.mean + half, 1.0))
+
+
+def test_the_interval_is_that_of_nadeau_and_bengio():
+    found = estimate_over_splits([0.8, 0.7, 0.9], [10, 10, 10], 1, 0.5)
+    assert found.high - found.mean == pytest.approx(student.ppf(0.975, 2) * 0.1 * math.sqrt(1 / 3 + 0.5)) and found.images == 30
+
+
+def test_two_points_are_compared_fold_by_fold(layout):
+    board = make_leaderboard(scan(layout, ["folded"]))
+    comparison = compare_with_best(board, layout)
+    assert {found.test for found in comparison.differences.values()} == {SPLITS_TEST} and comparison.optimism is not None
+    one, other = board.measured[0], board.measured[-1]
+    gaps = np.array([a.val_acc - b.val_acc for a, b in zip(one.trials, other.trials, strict=True)])
+    found = compare_points(one, other, layout)
+    t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
+    assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.difference == pytest.approx(gaps.mean())
+
+
+def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_a_member(layout):
+    ensembles = make_ensembles(make_leaderboard(scan(layout, ["folded"])), layout)
+    assert ensembles.best.val_n == 90
+    for one in ensembles.measured:
+        assert len(one.record.members) % 3 == 0 and sum(m.weight for m in one.record.members) == pytest.approx(1)
+        assert one.record.val_n == 90 and one.record.coefficients is None
+
+
+def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
+    pool = scan(layout, ["folded"])
+    assert "split, order, initialisation" in covers_text(pool.trials) and "out of fold" in covers_text(pool.trials)
+    _, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
+    assert split == "val" and found.confusion.sum() == 90
+    assert pool.trials[0].run == "seed 0, fold 1" and pool.trials[0].facts["fold"] == 1
+
+
+def test_seeds_with_splits_of_their_own_are_one_row_whose_spread_covers_the_split(tmp_path):
+    text = SPEC.replace("folds: {n: 3, repeats: 2}\n", "seeds: 3\n").replace(
+        "train_size: 90", "train_size: 90, split_seed: seed"
+    )
+    layout = swept(Layout(tmp_path), text)
+    pool = scan(layout, ["folded"])
+    board = make_leaderboard(pool)
+    assert [row.score.n for row in board.rows] == [3, 3, 3] and {trial.seed for trial in pool.trials} == {0, 1, 2}
+    assert "split of its own" in covers_text(pool.trials)
+    assert {d.test for d in compare_with_best(board, layout).differences.values()} == {SPLITS_TEST}
