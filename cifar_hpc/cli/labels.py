@@ -106,7 +106,7 @@ def _write(folder: Path, found: Doubts, pairs: Sequence[Pair], images: _Images) 
     from cifar_hpc.report.figures_look import save_picture
 
     shown = found.found[:MOST]
-    pixels = [images.splits[one.split].images(_at(one.row))[0].permute(1, 2, 0).numpy() for one in shown]
+    pixels = [images.splits[one.split].pixels(one.row) for one in shown]
     words = [(found.classes[one.label], found.classes[one.suggested]) for one in shown]
     folder.mkdir(parents=True, exist_ok=True)
     if shown:
@@ -197,9 +197,3 @@ def accuracy_without(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[s
         what = "image has a near-duplicate" if len(rows) == 1 else "images have near-duplicates"
         lines.append(f"{len(rows)} {words} {what} in an earlier split: the best reaches {now} %, without them {without} %.")
     return lines or ["No near-duplicates between splits."]
-
-
-def _at(row: int) -> Any:
-    import torch
-
-    return torch.tensor([row])

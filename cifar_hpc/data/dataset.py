@@ -55,6 +55,10 @@ class Split:
         """uint8 N C H W: a copy of the images at these positions of the split (CPU int64)."""
         return self.images_NCHW[at_B if self.rows_N is None else self.rows_N[at_B]]
 
+    def pixels(self, row: int) -> NDArray[np.uint8]:
+        """One image, H x W x C, to be shown."""
+        return np.asarray(self.images(torch.tensor([row]))[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
+
     def view(self, at_N: Tensor) -> Split:
         """The split of those of its images, which stay where they are."""
         rows_N = at_N if self.rows_N is None else self.rows_N[at_N]
