@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.data.dataset import load_dataset_of, whole_of
 from cifar_hpc.data.splits import deal
+from cifar_hpc.errors import SpecError
+from cifar_hpc.planning.plan import jobs_for, make_plan, network_of, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import write_plan
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.rank import with_promise
+from cifar_hpc.sweep.where import On, Where
 from cifar_hpc.train.transferability import ALPHAS, log_evidence, measure_promise, ridge_right
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
@@ -79,3 +86,33 @@ def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_pa
     assert (
         records[0]["low"] < records[0]["ridge_acc"] < records[0]["high"] and records[0]["flops"] and records[0]["seconds"] > 0
     )
+
+
+def test_a_grid_in_the_order_of_rank_starts_the_promising_first_and_drops_none(weights, tmp_path):
+    text = (
+        "name: x\ndataset: {name: digits, train_size: 200}\nbase: {arch: simple_cnn, epochs: 1, batch_size: 64}\n"
+        f"grid: {{weights: [{weights[1]}, {weights[0]}, null]}}\nsearch: {{order: rank}}\n"
+    )
+    (tmp_path / "x.yaml").write_text(text)
+    spec, layout = load_spec(tmp_path / "x.yaml"), Layout(tmp_path / "results")
+    plan = with_promise(layout, make_plan(spec), Where(On.INLINE), Silent())
+    jobs = jobs_for(plan, [config.trial_id for config in plan.trials], 1)
+    order = [job.cohorts[0].trials[0].weights for job in jobs]
+    assert order == [weights[0], weights[1], None]
+    write_plan(layout, plan_record(plan))
+    assert recorded_plan(plan_record(plan)).promise == plan.promise
+    (tmp_path / "y.yaml").write_text(text.replace("{order: rank}", "{order: rank, num_points: 3}"))
+    with pytest.raises(SpecError, match="num_points beside order: rank"):
+        load_spec(tmp_path / "y.yaml")
+
+
+def test_what_a_plan_knows_of_its_networks_is_not_measured_again(weights, tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndataset: {name: digits, train_size: 200}\nbase: {arch: simple_cnn}\n"
+        f"grid: {{weights: [{weights[1]}, {weights[0]}]}}\nsearch: {{order: rank}}\n"
+    )
+    layout, plan = Layout(tmp_path / "results"), make_plan(load_spec(tmp_path / "x.yaml"))
+    known = {network_of(config): 0.1 * n for n, config in enumerate(plan.trials)}
+    write_plan(layout, plan_record(dataclasses.replace(plan, promise=known)))
+    monkeypatch.setattr("cifar_hpc.sweep.rank.promises_on_node", lambda configs: pytest.fail("measured again"))
+    assert with_promise(layout, plan, Where(On.INLINE), Silent()).promise == known

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol, Self
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import read_state, release_claim
@@ -91,6 +92,13 @@ def run_on_node(
     from cifar_hpc.worker.job import run_job
 
     run_job(job, layout, executor=executor, node=node or Node.here(), on_epoch=on_epoch, interrupted=interrupted)
+
+
+def promises_on_node(configs: Sequence[TrialConfig]) -> dict[str, float]:
+    """What their networks promise; torch is imported here, as for a job."""
+    from cifar_hpc.worker.promise import promises_of
+
+    return promises_of(configs)
 
 
 class LocalHandles:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
@@ -64,6 +64,14 @@ class Plan:
     cohorts: tuple[Cohort, ...]
     levels: tuple[tuple[str, ...], ...]
     share: bool = True  # whether trials with a common trunk train side by side
+    promise: Mapping[str, float] = field(default_factory=dict)  # by network_of: those of more start first
+
+
+def network_of(config: TrialConfig) -> str:
+    """The network and its weights, in words: what has a promise."""
+    weights = f" {PurePath(config.weights).name}" if config.weights else ""
+    fingerprint = f" {config.weights_fingerprint[:8]}" if config.weights_fingerprint else ""
+    return f"{config.arch}{weights}{fingerprint} {config.image_size}"
 
 
 def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
@@ -79,7 +87,8 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
     """Jobs for those trials of the plan that are among trial_ids, one a cohort: the lowest level first, and in each
-    those that others wait for, then the longest, so that none ends last alone.
+    those that others wait for, then those of the most promising network where the plan knows one, then the longest, so that
+    none ends last alone.
 
     first_number: of the first job ('job-0001' is 1); a sweep that goes on counts on. Members that are not wanted (finished,
     say) leave their cohort; a cohort without members has no job.
@@ -89,7 +98,11 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
     level_of = {trial_id: level for level, ids in enumerate(plan.levels) for trial_id in ids}
     leveled = [(level_of[cohort.trial_ids[0]], cohort) for cohort in cohorts if cohort.trials]
     awaited = {parent_of(trial) for trial in plan.trials if trial.trial_id in wanted}
-    leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -work_of(pair[1])))
+
+    def promise(cohort: Cohort) -> float:
+        return max(plan.promise.get(network_of(trial), 0.0) for trial in cohort.trials) if plan.promise else 0.0
+
+    leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -promise(pair[1]), -work_of(pair[1])))
     return tuple(
         Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources, level=level)
         for number, (level, cohort) in enumerate(leveled, first_number)
@@ -119,6 +132,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         share=plan.share,
         ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
         keep=KeepRule(**dataclasses.asdict(plan.spec.keep)) if plan.spec.keep else None,
+        promise=dict(plan.promise),
     )
 
 
@@ -137,4 +151,4 @@ def recorded_plan(record: PlanRecord) -> Plan:
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
         keep=Keep(**dataclasses.asdict(record.keep)) if record.keep else None,
     )
-    return make_plan(spec, share=record.share)
+    return dataclasses.replace(make_plan(spec, share=record.share), promise=record.promise)

@@ -373,6 +373,7 @@ class PlanRecord(Record):
     ensemble: EnsembleRules | None = None  # None: the usual ones
     keep: KeepRule | None = None  # whose networks stay, of the trials that do not say so themselves
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
+    promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by network: those of more start first
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: Plain | None = None
 

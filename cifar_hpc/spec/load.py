@@ -17,7 +17,7 @@ from cifar_hpc.spec.parts import Ensembling, Keep, Resources
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, argument_keys, given, spec_model
-from cifar_hpc.spec.space import read_search
+from cifar_hpc.spec.space import read_order, read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.spec.trials import read_trials
@@ -48,10 +48,10 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     keep = _keep_rule(spec.get("keep", Keep()))
     resolver = Resolver(base, objective, spec["keep"] if spec.get("keep") == "weights" else BY_RULE if keep else None)
-    search = None
+    search, order = None, read_order(model, tree)
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)
-    elif "search" in spec:
+    elif "search" in spec and order is None:
         trials, search, warnings = read_search(model, tree, resolver, strict=not overrides)
     else:
         found = read_trials(model, tree, resolver, {}, strict=not overrides)
@@ -70,6 +70,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         resources=resources,
         warnings=(*warnings, *resolver.notes, *warnings_of(search.corners if search else [trial.config for trial in trials])),
         search=search,
+        order=order,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
         keep=keep,
     )

@@ -51,8 +51,17 @@ class SearchKeys:
     algorithm: str = spec_key(
         "who samples the points: random, or optuna (TPE, which learns from those before)", "random", choices=ALGORITHMS
     )
-    num_points: int = spec_key("points sampled from grid, zip and ranges; each with every seed", ge=1)
+    num_points: int | None = spec_key(
+        "points sampled from grid, zip and ranges; each with every seed; null: all of them, with order: rank alone",
+        None,
+        ge=1,
+    )
     seed: int = spec_key("seed of the sampler", 0, ge=0)
+    order: str | None = spec_key(
+        "rank: nothing is sampled; the whole grid is trained, first the pretrained networks that `arch --rank` puts first",
+        None,
+        choices=("rank",),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,10 @@ def read_search(
     keys = all_of(spec["search"])
     ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
     scheduler = keys.pop("scheduler")
+    del keys["order"]
+    if keys["num_points"] is None:
+        where = tree.where(("search", "num_points"))
+        raise SpecError([Problem(where, "no num_points", "how many points are sampled; order: rank alone trains them all")])
     if not (declared or ranges):
         where = tree.where(("search",))
         raise SpecError([Problem(where, "no axes", "a search samples from grid, zip and search.ranges")])
@@ -77,6 +81,19 @@ def read_search(
         _check_population(search, tree, origins, axes, has_include=bool(sections.include))
     warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
+
+
+def read_order(model: BaseModel, tree: YamlTree) -> str | None:
+    """The order of a grid that is trained whole; None where points are sampled. Raises SpecError."""
+    part = given(given(model).get("search"))
+    order: str | None = part.get("order")
+    if order is None:
+        return None
+    others = [key for key in part if key != "order"]
+    if others:
+        allowed = f"order: {order} trains the full grid: it stands alone"
+        raise SpecError([Problem(tree.where(("search", key)), f"{key} beside order: {order}", allowed) for key in others])
+    return order
 
 
 def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, origins: Origins) -> dict[str, Range]:

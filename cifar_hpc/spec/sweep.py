@@ -25,6 +25,7 @@ class SweepSpec:
     findings: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     search: Search | None = None
+    order: str | None = None  # rank: the networks that promise most start first
     ensemble: Ensembling | None = None  # None: `report` makes the usual ones
     keep: Keep | None = None  # whose networks stay; None: the trials say it
 

@@ -29,6 +29,7 @@ from cifar_hpc.sweep.listener import Begun, Listener, SweepOutcome
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.names import dropped_trials
 from cifar_hpc.sweep.preview import preview_lines
+from cifar_hpc.sweep.rank import with_promise
 from cifar_hpc.sweep.reproduce import lacking_text
 from cifar_hpc.sweep.rounds import GridRounds
 from cifar_hpc.sweep.search_rounds import SearchRounds
@@ -77,7 +78,7 @@ def run_spec(
     dropped = _greet(layout, spec, listener)
     if spec.search is not None:
         return drive(SearchRounds(layout, spec, where), listener)
-    plan = make_plan(spec, share=share)
+    plan = with_promise(layout, make_plan(spec, share=share), where, listener)
     if lacking := lacking_text(layout, plan_record(plan)):
         listener.note(lacking)
     if prune and dropped:

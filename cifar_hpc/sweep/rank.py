@@ -1,0 +1,42 @@
+"""`search: {order: rank}`: the promising networks of a grid are trained first, and none is left out.
+
+Owns: when their promise is measured, and that it is measured once a sweep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+
+from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.base import promises_on_node
+from cifar_hpc.planning.plan import Plan, network_of
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.sweep.listener import Listener
+from cifar_hpc.sweep.where import Where
+
+
+def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -> Plan:
+    """The plan with what each network promises, as the plan before says it or measured here. Where Slurm trains, nothing is
+    measured: that is no work for a login node, and the order stays the usual one."""
+    if plan.spec.order is None:
+        return plan
+    known: dict[str, float] = {}
+    with contextlib.suppress(CifarHpcError, OSError):
+        known = dict(read_plan(layout, plan.spec.name).promise)
+    ranked = {network_of(c): c for c in plan.trials if c.weights and not c.weights.startswith(PARENT_PREFIX)}
+    missing = {name: config for name, config in ranked.items() if name not in known}
+    if missing and where.slurm() is not None:
+        listener.note(
+            "search.order: rank has no effect: networks are not looked at on a login node (`cifar-hpc arch --rank` does)"
+        )
+        return plan
+    if len(ranked) > 1 and missing:
+        listener.note(f"order: rank: one pass of the labelled images through each of {len(missing)} networks")
+        known |= promises_on_node(list(missing.values()))
+    first = sorted(ranked, key=lambda name: -known.get(name, 0.0))
+    if len(ranked) > 1:
+        listener.note("order: rank: " + ", ".join(f"{name} {100 * known[name]:.1f} %" for name in first if name in known))
+    return dataclasses.replace(plan, promise={name: value for name, value in known.items() if name in ranked})
