@@ -82,8 +82,8 @@ def members_of(layout: Layout, what: str) -> Members:
     if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):
         cost = duration_text(sum(result.train_s for result in results))
         raise CifarHpcError(
-            f"the networks of {named.row.label} did not stay; `cifar-hpc reproduce {named.row.point_id}` brings them back, in about "
-            f"{cost} of training"
+            f"the networks of {named.row.label} did not stay; `cifar-hpc reproduce {named.row.point_id}` brings them back, in "
+            f"about {cost} of training"
         )
     lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in results if r not in there]
     return _equal(there or results, [*unread, *(lacking if there else [])])

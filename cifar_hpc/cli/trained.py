@@ -84,7 +84,7 @@ def export(
     typer.echo(f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e}", err=True)
 
 
-def reproduce(trial: TrialName) -> None:
+def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME)]) -> None:
     """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record; of a configuration,
     all its seeds and folds.
 
