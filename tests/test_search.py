@@ -237,7 +237,7 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
         ("name: asha", "name: ahsa", "Did you mean 'asha'?"),
         ("algorithm: random", "algorithm: optune", "Did you mean 'optuna'?"),
         ("reduction: 3", "reductoin: 3", "Did you mean 'reduction'?"),
-        ("num_points: 6", "num_points: 0", "search.num_points: 0; a whole number at least 1 is needed"),
+        ("num_points: 6", "num_points: 0", "search.num_points: 0; a whole number at least 1 or null is needed"),
         ("low: 1e-4, high: 0.3", "low: 0.3, high: 1e-4", "x.yaml:9: search.ranges.lr: low 0.3, high 0.0001; low is below high"),
         ("low: 1e-4", "low: 0", "search.ranges.lr.low: 0; "),
         ("grid: {", "grid: {lr: [0.1], ", "search.ranges.lr: lr is in grid or zip too"),

@@ -235,7 +235,7 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
     ),
     "choosing by the test split": (
         RUNS + "objective: {metric: test_acc}\n",
-        "x.yaml:4: objective.metric: 'test_acc'; one of val_acc, val_loss.",
+        "x.yaml:4: objective.metric: 'test_acc'; one of val_acc, val_loss, balanced_acc, macro_f1, macro_auroc.",
     ),
     "an augmentation with a hyphen": (
         HEAD + "base: {arch: linear, augment: flip-crop}\n",

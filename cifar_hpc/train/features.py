@@ -158,6 +158,12 @@ class Feed:
             if left and not (self._training and self._source is not None):
                 self._fill_as_needed(left)
 
+    def fill_unchecked(self) -> None:
+        """The same without a look at whether shuffled batches would give the same: who takes them looks by itself."""
+        if self._keep:
+            self._keep = False
+            self._fill_evenly(self.depths)
+
     def kept(self, depth: int) -> Tensor | None:
         """The features of the whole split; None where they are computed batch by batch."""
         return self._kept.get(depth)
@@ -251,8 +257,7 @@ class Feed:
                 (range(i, min(i + size, span.stop)) for span in spans for i in range(span.start, span.stop, size)), depths
             )
             return
-        starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
-        self._fill((range(start, start + size) for start in starts), depths)
+        self._fill_evenly(depths)
         for depth in list(self._kept):
             if not self._agrees(depth, size):
                 del self._kept[depth]
@@ -260,6 +265,11 @@ class Feed:
                     "features after block {} are computed for each batch: on this machine they depend on the images beside them"
                 )
                 print(text.format(depth), file=sys.stderr)
+
+    def _fill_evenly(self, depths: Sequence[int]) -> None:
+        n, size = len(self), min(self.batch_size, len(self))
+        starts = [*range(0, n - size, size), n - size]  # the last chunk overlaps the one before it
+        self._fill((range(start, start + size) for start in starts), depths)
 
     def _agrees(self, depth: int, size: int) -> bool:
         """Whether gathered features equal those of shuffled batches of both sizes that training has, the last images too."""

@@ -30,7 +30,7 @@ class Pool:
         missing = set(depths) - {0} - set(self._feeds)
         if missing:
             feed = self._make_feed(missing)
-            feed.fill()
+            feed.fill_unchecked()
             self.filled_s += feed.filled_s
             self._feeds |= dict.fromkeys(missing, feed)
 
@@ -46,6 +46,7 @@ class Pool:
     def _fit(self, depth: int, size: int) -> bool:
         if (depth, size) not in self._fits:
             feed = self._feeds[depth]
-            orders = [torch.randperm(len(feed), generator=torch.Generator().manual_seed(i)) for i in range(_SAMPLES)]
+            samples = _SAMPLES if size <= feed.batch_size else 1  # large ones are those of evaluation
+            orders = [torch.randperm(len(feed), generator=torch.Generator().manual_seed(i)) for i in range(samples)]
             self._fits[depth, size] = all(feed.agrees_at(depth, order[:size]) for order in orders)
         return self._fits[depth, size]
