@@ -1,30 +1,42 @@
 #!/usr/bin/env python3
-"""What Slurm costs a sweep, on the local cluster (slurm/local) and by default under 3 minutes of it.
+"""What Slurm costs a sweep, on the local cluster (slurm/local).
 
-    eval "$(python3 slurm/local/cluster.py env --root DIR)"; python benchmarks/slurm.py [--trials 10000] [--short 100]
+    eval "$(python3 slurm/local/cluster.py env --root DIR)"
+    python benchmarks/slurm.py [--trials 10000] [--pull 1000] [--peer 100] [--kill-s 20]
 
-0 for either leaves that part out.
+0 leaves a part out.
 
-1. Submit: `--trials` trials planned, packed and sent, held, then cancelled; seconds, sbatch calls, bytes a job.
+1. Submit: `--trials` trials planned and sent, held, then cancelled; seconds, sbatch calls, bytes a job.
 2. Status: the state of all of them from a cold cache; seconds and remote procedure calls to the controller.
-3. Overhead: `--short` one-epoch trials that share nothing, ours against plain submitit `map_array` of the same work, one job a
-   trial, and against the same trials in this process.
+3. Pull: `--pull` trials of half a second to some seconds that share nothing, by one worker on each node, while a node is killed
+   every `--kill-s` seconds and comes back after five; then `--peer` of them by plain submitit `map_array`, one job a trial,
+   as many at once, on nodes that are killed alike; then in this process.
 4. Nodes: one trial in 2 processes on each of 2 nodes, and its numbers beside those of one process.
-Each line is a JSON object. The machine's load is printed first: compare runs of like load only.
+
+Of part 3: `allocated_s` are task-seconds in which squeue showed a task running; `training_s` those from a trial's claim to its
+result, of the attempts that count; `start_s` is what a start takes before its first claim, the median; `training_frac` is
+training_s / (allocated_s - starts * start_s). Each line is a JSON object. The machine's load is printed first: compare runs of
+like load only.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +45,20 @@ import submitit
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
-from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, plan_record
+from cifar_hpc.executors.slurm.work import Work
+from cifar_hpc.planning.plan import Plan, Resources, jobs_for, make_plan, plan_record
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.records.schema import JobEvent, TrialResult
+from cifar_hpc.records.store import read_record, read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.missing import to_submit
 from cifar_hpc.sweep.submit import submit
 from cifar_hpc.sweep.where import reader_of
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from slurm.local.cluster import Cluster
+from slurm.local.daemons import CLUSTER_VARIABLE
 
 SPEC = """\
 name: {name}
@@ -51,19 +69,30 @@ seeds: {seeds}
 resources: {{gpus: {gpus}, minutes: {minutes}, memory_gb: 1}}
 """
 
+SHORT = """\
+name: short
+dataset: {{name: digits, train_size: 400}}
+base: {{arch: simple_cnn, image_size: 8, batch_size: 64}}
+grid: {{epochs: [2, 4, 6, 8]}}
+seeds: {seeds}
+resources: {{gpus: 0, minutes: 1, memory_gb: 1}}
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--short", type=int, default=100)
+    parser.add_argument("--pull", type=int, default=1000)
+    parser.add_argument("--peer", type=int, default=100)
+    parser.add_argument("--kill-s", type=float, default=20.0)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cifar-hpc-bench-"))
     _print(measure="machine", cpus=os.cpu_count(), load=os.getloadavg()[0], slurm=_slurm("sinfo", "--version").strip())
     try:
         if arguments.trials:
             measure_submission(folder, arguments.trials)
-        if arguments.short:
-            measure_overhead(folder, arguments.short)
+        if arguments.pull:
+            measure_pull(folder, arguments.pull, arguments.peer, arguments.kill_s)
         measure_nodes(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,9 +112,13 @@ def measure_submission(folder: Path, trials_n: int) -> None:
     submit(layout, plan, [trial.trial_id for trial in plan.trials], profile, Silent(), canary=True)
     total_s = time.perf_counter() - began
     logs = layout.sweep("many").logs
-    jobs_n = sum(1 for _ in logs.glob("*.pkl"))
-    size = sum(path.stat().st_size for path in logs.iterdir()) + layout.sweep("many").jobs.stat().st_size
-    calls = len({path.name.split("_")[0] for path in logs.glob("*.pkl")})
+    works = [Work.read(path) for path in logs.glob("*/work.json")]
+    jobs_n, calls = sum(work.workers for work in works), len(works)
+    files = [path for path in logs.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files) + layout.sweep("many").jobs.stat().st_size
+    handles = sorted(
+        {event.handle for event in read_records(layout.sweep("many").jobs, JobEvent) if event.event == "submitted"}
+    )
     _print(
         measure="submit",
         trials=len(plan.trials),
@@ -93,7 +126,8 @@ def measure_submission(folder: Path, trials_n: int) -> None:
         sbatch_calls=calls,
         seconds=round(total_s, 2),
         of_which_planning=round(planned_s, 2),
-        bytes_per_job=round(size / jobs_n),
+        files=len(files),
+        bytes_per_trial=round(size / len(plan.trials)),
     )
     SlurmQueue(layout.queue).forget()
     before = _rpcs()
@@ -106,47 +140,145 @@ def measure_submission(folder: Path, trials_n: int) -> None:
     began = time.perf_counter()
     reader_of(layout, plan_record(plan)).read()
     _print(measure="status again", seconds=round(time.perf_counter() - began, 2))
-    SlurmQueue(layout.queue).cancel(sorted({path.name.split("_")[0] for path in logs.glob("*.pkl")}))
+    SlurmQueue(layout.queue).cancel(handles)
 
 
-def measure_overhead(folder: Path, trials_n: int) -> None:
-    """The same trials with the same number of jobs at once: packed and sent by us, and one job a trial by submitit."""
-    at_once = 8
+class Watch:
+    """Samples what is allocated while a block runs, and cuts the power of a node now and then."""
+
+    def __init__(self, kill_every_s: float) -> None:
+        self.cluster = Cluster.load(Path(os.environ[CLUSTER_VARIABLE]))
+        self.kill_every_s = kill_every_s
+        self.allocated_s = 0.0
+        self.kills = 0
+        self.starts: set[tuple[str, str]] = set()  # task and when it started
+        self._stopped = threading.Event()
+        self._asking = threading.Lock()
+
+    def __enter__(self) -> Watch:
+        self._threads = [threading.Thread(target=self._sample), threading.Thread(target=self._kill)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """While inside, nothing here asks Slurm."""
+        with self._asking:
+            yield
+
+    def _sample(self) -> None:
+        before = time.monotonic()
+        while not self._stopped.wait(0.5):
+            with self._asking:
+                lines = self.cluster.run("squeue", "-h", "-t", "running", "-o", "%i|%S", check=False).splitlines()
+            now = time.monotonic()
+            self.allocated_s += len(lines) * (now - before)
+            self.starts |= {(line.split("|")[0], line.split("|")[1]) for line in lines if "|" in line}
+            before = now
+
+    def _kill(self) -> None:
+        nodes = itertools.cycle(self.cluster.site.nodes)
+        while self.kill_every_s and not self._stopped.wait(self.kill_every_s):
+            node = next(nodes)
+            with self._asking:
+                self.cluster.kill_node(node, tell=True)
+            self.kills += 1
+            self._stopped.wait(5)
+            with self._asking:
+                self.cluster.start_node(node)
+                self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+
+
+def measure_pull(folder: Path, trials_n: int, peer_n: int, kill_s: float) -> None:
     path = folder / "short.yaml"
-    path.write_text(SPEC.format(name="short", lrs=[0.01], seeds=trials_n, gpus=0, minutes=1))
+    path.write_text(SHORT.format(seeds=max(1, trials_n // 4)))
     plan = make_plan(load_spec(path))
     ids = [trial.trial_id for trial in plan.trials]
-
     ours = Layout(folder / "ours")
-    began = time.perf_counter()
-    submit(ours, plan, ids, SlurmProfile(parallel=at_once), Silent(), canary=False)
-    _wait(ours, ids)
-    ours_s = time.perf_counter() - began
+    write_record(ours.sweep("short").plan, plan_record(plan))
+    nodes_n = len(Cluster.load(Path(os.environ[CLUSTER_VARIABLE])).site.nodes)
+    profile = SlurmProfile(parallel=nodes_n, sbatch={"exclusive": True}, environment={"OMP_NUM_THREADS": "1"})
+    rpcs: list[int] = []
+    with Watch(kill_s) as watch:
+        began = asked = time.perf_counter()
+        submit(ours, plan, ids, profile, Silent(), canary=False)
+        while not _all_there(ours, ids):
+            time.sleep(1)
+            if time.perf_counter() - asked > 30:
+                asked = time.perf_counter()
+                SlurmQueue(ours.queue).forget()
+                with watch.paused():
+                    before = _rpcs()
+                    states = reader_of(ours, plan_record(plan)).read()
+                    rpcs.append(_rpcs() - before - 1)
+                if not any(state.status.value in ("queued", "running") for state in states.values()):
+                    submit(ours, plan, to_submit(states), profile, Silent(), canary=False)
+        seconds = time.perf_counter() - began
+    results = [read_record(ours.trial(trial_id).result, TrialResult) for trial_id in ids]
+    _print(measure="pull", trials=len(ids), **_shares(results, watch), seconds=round(seconds, 1), rpcs_a_status=rpcs)
+    if peer_n:
+        _measure_peer(folder, plan, ids[:: max(1, len(ids) // peer_n)], nodes_n, kill_s)
 
+
+def _measure_peer(folder: Path, plan: Plan, ids: list[str], at_once: int, kill_s: float) -> None:
     theirs = Layout(folder / "theirs")
+    theirs.root.mkdir()
     executor = submitit.AutoExecutor(folder=folder / "submitit", cluster="slurm")
-    executor.update_parameters(timeout_min=5, mem_gb=1, slurm_array_parallelism=at_once)
-    began = time.perf_counter()
+    executor.update_parameters(timeout_min=5, mem_gb=1, slurm_array_parallelism=at_once, slurm_exclusive=True)
+    executor.update_parameters(slurm_setup=["export OMP_NUM_THREADS=1"])
     jobs = jobs_for(plan, ids, 1)
-    assert len(jobs) == trials_n, "trials of different seeds share no cohort"
-    executor.map_array(_run_one, jobs, [theirs] * len(jobs))
-    _wait(theirs, ids)
-    theirs_s = time.perf_counter() - began
+    with Watch(kill_s) as watch:
+        began = time.perf_counter()
+        executor.map_array(_run_one, jobs, [theirs] * len(jobs))
+        while not _all_there(theirs, ids):
+            time.sleep(1)
+            if not watch.cluster.run("squeue", "-h", check=False).strip():
+                break  # what it lost it does not bring back
+        seconds = time.perf_counter() - began
+    done = [trial_id for trial_id in ids if theirs.trial(trial_id).result.exists()]
+    results = [read_record(theirs.trial(trial_id).result, TrialResult) for trial_id in done]
+    _print(measure="submitit map_array", trials=len(ids), **_shares(results, watch), seconds=round(seconds, 1))
     began = time.perf_counter()
     for job in jobs:
         run_on_node(job, Layout(folder / "inline"), executor="inline")
-    inline_s = time.perf_counter() - began
-    _print(
-        measure="overhead",
-        trials=trials_n,
-        at_once=at_once,
-        ours_s=round(ours_s, 1),
-        submitit_s=round(theirs_s, 1),
-        inline_s=round(inline_s, 1),
-        ours_s_per_trial=round(ours_s / trials_n, 3),
-        submitit_s_per_trial=round(theirs_s / trials_n, 3),
-        ratio=round(theirs_s / ours_s, 2),
-    )
+    _print(measure="in this process", trials=len(ids), seconds=round(time.perf_counter() - began, 1))
+
+
+def _shares(results: list[TrialResult], watch: Watch) -> dict[str, Any]:
+    spans = [(_time(result.started_at), _time(result.finished_at)) for result in results]
+    training_s = sum(end - start for start, end in spans)
+    firsts = []
+    for task, at in watch.starts:
+        begun = time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S"))
+        own = [start for result, (start, _) in zip(results, spans, strict=True) if result.task in (None, f"slurm/{task}")]
+        firsts += [min(start for start in own if start >= begun) - begun] if any(start >= begun for start in own) else []
+    start_s = statistics.median(firsts) if firsts else 0.0
+    useful_s = watch.allocated_s - len(watch.starts) * start_s
+    return {
+        "finished": len(results),
+        "attempts": sum(result.attempts for result in results),
+        "kills": watch.kills,
+        "starts": len(watch.starts),
+        "start_s": round(start_s, 1),
+        "allocated_s": round(watch.allocated_s),
+        "training_s": round(training_s),
+        "training_frac": round(training_s / useful_s, 3) if useful_s > 0 else None,
+        "training_frac_with_starts": round(training_s / watch.allocated_s, 3) if watch.allocated_s else None,
+    }
+
+
+def _time(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _all_there(layout: Layout, ids: list[str]) -> bool:
+    return all(layout.trial(trial_id).result.exists() for trial_id in ids)
 
 
 def measure_nodes(folder: Path) -> None:

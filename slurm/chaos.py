@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A sweep under attack: power cuts, requeues, cancels and controller restarts at random on a local cluster of its own.
+"""A sweep under attack: power cuts, preemptions, requeues, cancels and controller restarts at random on a local cluster of its
+own; the canary is preempted twice before anything else.
 
     python slurm/chaos.py [--minutes 10] [--trials 60] [--seed 0]
 
@@ -24,12 +25,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from cifar_hpc.executors.base import run_on_node
+from cifar_hpc.executors.slurm.handles import local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record
 from cifar_hpc.records.claims import read_state
-from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Status, TrialResult
-from cifar_hpc.records.store import write_record
+from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.schema import JobEvent, Status, TrialResult
+from cifar_hpc.records.store import read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.missing import to_submit
@@ -45,7 +47,8 @@ grid: {{lr: [0.01, 0.02, 0.05]}}
 seeds: {seeds}
 resources: {{gpus: 1, minutes: 5, memory_gb: 1}}
 """
-PROFILE = SlurmProfile(parallel=12, job_minutes=15, max_attempts=1000)
+PROFILE = SlurmProfile(gpu_partition="scavenge", parallel=12, job_minutes=15)  # jobs of the partition main preempt it
+CANARY_PREEMPTIONS, CANARY_S = 2, 90.0  # so long the canary may take to begin so often
 ENDED = (Status.COMPLETED, Status.STOPPED)
 
 
@@ -62,7 +65,8 @@ class Attack:
         now = time.monotonic()
         for node in [node for node, back in self.down.items() if back <= now]:
             self._raise(node)
-        self.dice.choices([self._cut, self._requeue, self._cancel, self._restart_controller], weights=[3, 4, 3, 1])[0]()
+        acts = [self._cut, self._preempt, self._requeue, self._cancel, self._restart_controller]
+        self.dice.choices(acts, weights=[3, 3, 4, 3, 1])[0]()
 
     def end(self) -> None:
         for node in list(self.down):
@@ -81,6 +85,24 @@ class Attack:
         self.cluster.start_node(node)
         self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
 
+    def preempt(self, task: str, name: str) -> bool:
+        """A job of a higher partition takes the task's whole node, if it runs."""
+        node = self.cluster.run("squeue", "-h", "-t", "running", "-j", task, "-o", "%N", check=False).strip()
+        if node not in self.cluster.site.nodes or node in self.down:
+            return False
+        flags = ["--partition=main", f"--nodelist={node}", "--exclusive", "--no-requeue", "--time=1", "--output=/dev/null"]
+        self.cluster.run("sbatch", *flags, "--job-name=intruder", "--wrap", "sleep 4", check=False)
+        self.counts[name] += 1
+        return True
+
+    def _running(self) -> list[str]:
+        lines = self.cluster.run("squeue", "-h", "-t", "running", "-o", "%i %j", check=False).splitlines()
+        return [line.split()[0] for line in lines if len(line.split()) == 2 and line.split()[1] != "intruder"]
+
+    def _preempt(self) -> None:
+        if tasks := self._running():
+            self.preempt(self.dice.choice(tasks), "preemptions")
+
     def _requeue(self) -> None:
         self._on_running("requeues", lambda handle: ["scontrol", "requeue", handle])
 
@@ -88,9 +110,8 @@ class Attack:
         self._on_running("cancels", lambda handle: ["scancel", handle])
 
     def _on_running(self, name: str, command: Callable[[str], list[str]]) -> None:
-        lines = self.cluster.run("squeue", "-h", "-t", "running", "-o", "%i", check=False).split()
-        if lines:
-            self.cluster.run(*command(self.dice.choice(lines)), check=False)
+        if tasks := self._running():
+            self.cluster.run(*command(self.dice.choice(tasks)), check=False)
             self.counts[name] += 1
 
     def _restart_controller(self) -> None:
@@ -141,14 +162,16 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[st
             states = reader.read()
             submitted_at = time.monotonic()
             if todo := to_submit(states):
-                submit(layout, plan, todo, PROFILE, Silent(), canary=False)
+                submit(layout, plan, todo, PROFILE, Silent(), canary=True)
             if not attacking:
                 attack.end()
                 if all(state.status in ENDED for state in states.values()):
                     return changed
                 if any(state.status is Status.FAILED for state in states.values()):
                     return changed
-        if attacking:
+        if attack.counts["preemptions of canaries"] < CANARY_PREEMPTIONS and time.monotonic() - began < CANARY_S:
+            _preempt_canary(layout.sweep(plan.spec.name), attack)
+        elif attacking:
             attack.step()
         for trial in plan.trials:
             path = layout.trial(trial.trial_id).result
@@ -157,6 +180,14 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[st
                 if seen.setdefault(trial.trial_id, content) != content:
                     changed.append(trial.trial_id)
         time.sleep(attack.dice.uniform(1, 4))
+
+
+def _preempt_canary(files: SweepFiles, attack: Attack) -> None:
+    """Once it has begun: it writes its class's file when it has ended."""
+    canaries = [event for event in read_records(files.jobs, JobEvent) if event.job_id.startswith("canary-")]
+    for event in canaries[-1:]:
+        if event.event == "submitted":
+            attack.preempt(local_part(event.handle), "preemptions of canaries")
 
 
 def _judge(layout: Layout, plan: Plan, attack: Attack, changed: list[str], alone: Layout) -> int:

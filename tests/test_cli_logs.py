@@ -38,8 +38,8 @@ def test_following_says_each_epoch_each_printed_line_and_the_end_once(sweep):
     write_record(layout.trial(failed.trial_id).error, _error(failed.trial_id))
     event = {"at": "2026-01-01T00:00:00Z", "event": "submitted", "job_id": "job-0001", "executor": "slurm", "handle": "77_1"}
     append_records(layout.sweep("s").jobs, [JobEvent(trial_ids=(runs.trial_id,), **event)])
-    files, log = layout.trial(runs.trial_id), layout.sweep("s").element_log("77_1")
-    log.parent.mkdir()
+    files, log = layout.trial(runs.trial_id), layout.sweep("s").array("s-1").folder / "77_1_0_log.out"
+    log.parent.mkdir(parents=True)
     log.write_text("printed before anybody looked\n")
     claim = claim_trial(files, runs.trial_id, "s/job-0001")
     told = _Told(layout, reader.plan.trials)

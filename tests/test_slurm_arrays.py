@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm.arrays import History, plan_submission
-from cifar_hpc.executors.slurm.node import canary_of
+from cifar_hpc.executors.slurm.arrays import History, canary_job, plan_submission
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
 from cifar_hpc.executors.slurm.site import Limits
@@ -26,26 +24,43 @@ def _jobs(n: int, **resources) -> list[Job]:
 
 
 def _plan(jobs, profile=None, limits=WIDE, histories=None, canary=False):
-    return plan_submission(jobs, Path("/results"), profile or SlurmProfile(), limits, histories or {}, canary)
+    return plan_submission(jobs, profile or SlurmProfile(), limits, histories or {}, canary)
 
 
 def _sent(submission) -> list[str]:
-    return [job.job_id for array in submission.arrays for element in array.elements for job in element.jobs]
+    return [job.job_id for array in submission.arrays for job in array.jobs]
 
 
-def test_five_thousand_long_trials_are_cut_by_the_largest_index_and_none_is_lost_or_doubled():
+def _workers(submission) -> list[int]:
+    return [array.workers for array in submission.arrays]
+
+
+def test_five_thousand_long_trials_are_dealt_to_arrays_of_the_largest_size_and_none_is_lost_or_doubled():
     jobs = _jobs(5000, minutes=60.0)
     submission = _plan(jobs)
-    assert [len(array.elements) for array in submission.arrays] == [1001, 1001, 1001, 1001, 996]
-    assert _sent(submission) == [job.job_id for job in jobs] and not submission.waiting
-    assert all(element.index == place for array in submission.arrays for place, element in enumerate(array.elements))
+    assert _workers(submission) == [1000] * 5
+    assert sorted(_sent(submission)) == [job.job_id for job in jobs] and not submission.waiting
 
 
-def test_what_does_not_fit_a_submit_limit_waits_in_order():
-    jobs = _jobs(100, minutes=60.0)
-    submission = _plan(jobs, limits=Limits(1001, 40), canary=True)
-    assert len(_sent(submission)) == 39  # the canary takes one place
-    assert _sent(submission) + [job.job_id for job in submission.waiting] == [job.job_id for job in jobs]
+def test_a_submit_limit_leaves_fewer_workers_not_trials_without_one():
+    submission = _plan(_jobs(100, minutes=60.0), limits=Limits(1001, 40), canary=True)
+    assert _workers(submission) == [39], "the canary takes one place"
+    assert len(_sent(submission)) == 100 and not submission.waiting
+    assert submission.arrays[0].needs.minutes == 65, "what a worker has no time for it does in a start of its own"
+    (array,) = _plan(_jobs(100, minutes=60.0), SlurmProfile(requeue=False), Limits(1001, 40)).arrays
+    assert array.needs.minutes == 155, "where no worker may start again, it needs the time at once"
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_with_room_for_one_or_two_jobs_one_worker_is_its_own_canary(room):
+    submission = _plan(_jobs(100, minutes=60.0), limits=Limits(1001, room), canary=True)
+    assert _workers(submission) == [1] and not submission.gates and not submission.waiting
+
+
+def test_every_class_has_one_worker_before_any_has_two():
+    jobs = [*_jobs(10, minutes=60.0), *_jobs(10, minutes=60.0, memory_gb=32.0)]
+    assert _workers(_plan(jobs, limits=Limits(1001, 8))) == [7, 1]
+    assert _workers(_plan(jobs, limits=Limits(1001, 8), canary=True)) == [6, 1]
 
 
 def test_a_full_queue_leaves_everything_waiting():
@@ -53,13 +68,13 @@ def test_a_full_queue_leaves_everything_waiting():
     assert not submission.arrays and len(submission.waiting) == 3
 
 
-def test_short_trials_are_packed_but_never_into_fewer_jobs_than_may_run_at_once():
-    jobs = _jobs(100, minutes=1.0)
-    (array,) = _plan(jobs).arrays
-    assert len(array.elements) == 2 and array.needs.minutes == 55  # 50 trials and the start
-    (array,) = _plan(jobs, SlurmProfile(parallel=16)).arrays
-    sizes = [len(element.jobs) for element in array.elements]
-    assert len(sizes) == 16 and set(sizes) == {6, 7} and sum(sizes) == 100
+def test_there_are_as_many_workers_as_parallel_and_no_more_than_the_work_fills():
+    (array,) = _plan(_jobs(100, minutes=1.0)).arrays
+    assert array.workers == 2 and array.needs.minutes == 55  # 50 trials and the start
+    (array,) = _plan(_jobs(100, minutes=1.0), SlurmProfile(parallel=16)).arrays
+    assert array.workers == 16
+    (array,) = _plan(_jobs(36, minutes=1 / 60), SlurmProfile(parallel=12)).arrays
+    assert array.workers == 1 and array.needs.minutes == 6, "36 trials of a second are no work for a second worker"
 
 
 def test_a_time_limit_never_exceeds_the_partitions():
@@ -77,9 +92,9 @@ def test_a_share_of_a_gpu_runs_several_at_once_only_where_the_profile_allows():
     jobs = _jobs(8, gpus=0.25, memory_gb=4.0, cpus_per_gpu=2, minutes=60.0)
     (array,) = _plan(jobs, SlurmProfile(share_gpus=True)).arrays
     assert (array.needs.at_once, array.needs.gpus, array.needs.cpus, array.needs.memory_gb) == (4, 1, 8, 16.0)
-    assert [len(element.jobs) for element in array.elements] == [4, 4]
+    assert array.workers == 2
     (array,) = _plan(jobs).arrays
-    assert (array.needs.at_once, array.needs.gpus, array.needs.cpus) == (1, 1, 2) and len(array.elements) == 8
+    assert (array.needs.at_once, array.needs.gpus, array.needs.cpus) == (1, 1, 2) and array.workers == 8
 
 
 def test_unnamed_gpus_mean_one_where_the_site_has_some():
@@ -98,9 +113,9 @@ def test_a_trial_on_several_gpus_and_nodes_gets_the_cpus_of_all_its_processes_an
     assert [array.needs.nodes for array in arrays] == [1, 2] and arrays[0].needs.gate != arrays[1].needs.gate
 
 
-def _after(*states: str, nodes: str = "n3"):
+def _after(*states: str, nodes: str = "n3", fruitless: int = 0):
     def history(jobs):
-        return {jobs[0].trial_ids[0]: History(tuple(QueueEntry(state, "", nodes) for state in states))}
+        return {jobs[0].trial_ids[0]: History(tuple(QueueEntry(state, "", nodes) for state in states), fruitless)}
 
     return history
 
@@ -119,11 +134,11 @@ def test_a_failed_node_is_avoided_by_those_that_it_failed():
     assert array.needs.exclude == (), "of two nodes nobody knows which one it was"
 
 
-def test_after_three_failures_a_trial_is_given_up_with_the_reason():
+def test_after_three_starts_that_came_to_nothing_a_trial_is_given_up_with_the_reason():
     jobs = _jobs(2, minutes=60.0)
-    submission = _plan(jobs, histories=_after("TIMEOUT", "NODE_FAIL", "TIMEOUT")(jobs))
+    submission = _plan(jobs, histories=_after("TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT", fruitless=3)(jobs))
     assert _sent(submission) == ["job-0001"]
-    assert submission.given_up == {jobs[0].trial_ids[0]: "3 starts ended TIMEOUT, NODE_FAIL"}
+    assert submission.given_up == {jobs[0].trial_ids[0]: "3 starts came to nothing (TIMEOUT, OUT_OF_MEMORY)"}
 
 
 def test_children_of_a_trial_that_is_given_up_are_not_sent_to_find_nothing():
@@ -132,19 +147,18 @@ def test_children_of_a_trial_that_is_given_up_are_not_sent_to_find_nothing():
         replace(job, level=1, cohorts=(Cohort(trials=(digits_config(seed=9, weights=f"trial/{of.trial_ids[0]}"),)),))
         for job, of in zip(_jobs(4)[2:], (parent, other), strict=True)
     ]
-    histories = {parent.trial_ids[0]: History(tuple(QueueEntry("TIMEOUT") for _ in range(3)))}
+    histories = {parent.trial_ids[0]: History(fruitless=3)}
     submission = _plan([*children, parent, other], histories=histories)
     assert _sent(submission) == ["job-0001", "job-0003"]
     assert submission.given_up[children[0].trial_ids[0]] == f"their parent {parent.trial_ids[0]} is not either"
 
 
-def test_a_trial_that_ended_by_itself_or_was_cancelled_is_not_given_up():
+def test_a_trial_that_was_preempted_or_lost_its_node_three_times_is_not_given_up():
     jobs = _jobs(1, minutes=60.0)
-    assert _sent(_plan(jobs, histories=_after("COMPLETED", "CANCELLED", "FAILED", "PREEMPTED")(jobs))) == ["job-0000"]
+    assert _sent(_plan(jobs, histories=_after("NODE_FAIL", "CANCELLED", "PREEMPTED", "NODE_FAIL")(jobs))) == ["job-0000"]
 
 
 def test_a_canary_is_the_first_trial_alone_under_a_name_of_its_own():
     (array,) = _plan(_jobs(100, minutes=1.0)).arrays
-    canary = canary_of(array.elements[0])
-    assert [job.job_id for job in canary.jobs] == ["canary-0000"]
-    assert canary.jobs[0].trial_ids == array.elements[0].jobs[0].trial_ids
+    canary = canary_job(array)
+    assert canary.job_id == "canary-0000" and canary.trial_ids == array.jobs[0].trial_ids

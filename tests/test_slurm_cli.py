@@ -13,8 +13,8 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import JobEvent, TrialResult
-from cifar_hpc.records.store import read_record, read_records, write_record
+from cifar_hpc.records.schema import JobEvent, TrialResult, Usage
+from cifar_hpc.records.store import append_records, read_record, read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from slurm.local.cluster import Cluster
 
@@ -58,18 +58,14 @@ def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: C
     assert "3 trials submitted" in run("sweep", "s.yaml")
 
 
-def test_a_filter_cancels_what_carries_nothing_else_and_never_the_canary_of_others(run, cluster: Cluster, tmp_path):
-    (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nparallel: 2\nminutes: 1\nmemory_gb: 1\n")
+def test_a_filter_cancels_single_trials_also_where_the_array_goes_on_with_others(run, cluster: Cluster, tmp_path):
     run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
     events = read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
-    packed = [e.trial_ids[0] for e in events if e.handle == events[-1].handle]
-    assert len(packed) == 2
-    assert "1 jobs go on: they carry trials beside" in run("cancel", "s", packed[0])
-    assert _statuses(run) == ["queued"] * 4
-    assert "2 jobs asked to stop" in run("cancel", "s", *packed)
-    assert sorted(_statuses(run)) == ["cancelled"] * 2 + ["queued"] * 2
-    assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 2, "the other half, and the canary that it waits for"
-    assert "3 jobs asked to stop" in run("cancel", "s", "batch_size>0")
+    first = next(e.trial_ids[0] for e in events if e.event == "submitted" and e.job_id == "job-0002")
+    assert "1 jobs asked to stop" in run("cancel", "s", first)
+    assert sorted(_statuses(run)) == ["cancelled"] + ["queued"] * 3
+    assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 5, "four workers, who claim it no more, and the canary"
+    assert "4 jobs asked to stop" in run("cancel", "s", "batch_size>0")
     assert not cluster.run("squeue", "-h").strip()
 
 
@@ -96,31 +92,52 @@ def test_a_dry_run_counts_by_what_earlier_trials_of_the_cluster_measured(run, tm
         assert " kB; " in shown
 
 
-def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
+def test_fewer_workers_share_the_work_where_the_queue_takes_no_more(run, cluster: Cluster, tmp_path):
     (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nmax_submit: 3\njob_minutes: 1\n")
-    told = run("sweep", "s.yaml", "--no-canary", grid="{batch_size: [16, 32, 48, 64, 80]}")
-    assert "2 trials submitted" in told and "3 trials wait for room" in told and "submits them once others have ended" in told
-    assert sorted(_statuses(run)) == ["planned", "planned", "planned", "queued", "queued"]
+    grid = "{batch_size: [16, 32, 48, 64, 80]}"
+    assert "5 trials submitted, to 3 jobs that share them, 1 sbatch call" in run("sweep", "s.yaml", "--no-canary", grid=grid)
+    assert _statuses(run) == ["queued"] * 5 and len(cluster.run("squeue", "-h", "-r").splitlines()) == 3
+
+
+def test_what_waits_for_room_is_said_by_status(run, cluster: Cluster, tmp_path):
+    (tmp_path / "slurm/site.yaml").write_text("sbatch: {hold: true}\nmax_submit: 1\n")
+    cluster.run("sbatch", "--hold", "-o", "/dev/null", "--wrap", "true")
+    told = run("sweep", "s.yaml", grid="{batch_size: [16, 32]}")
+    assert "0 trials submitted" in told and "2 trials wait for room" in told
     rows = json.loads(run("status", "s", "--format", "json"))
-    assert "max_submit of the profile" in next(row["reason"] for row in rows if row["status"] == "planned")
-    assert "3 jobs asked to stop" in run("cancel", "s") and not cluster.run("squeue", "-h").strip(), "who submits the rest, too"
+    assert {row["status"] for row in rows} == {"planned"} and "max_submit of the profile" in rows[0]["reason"]
 
 
 def test_what_had_no_room_is_submitted_by_a_job_of_the_queue_until_nothing_waits(run, cluster: Cluster, tmp_path):
-    (tmp_path / "slurm/site.yaml").write_text("max_submit: 3\njob_minutes: 1\nminutes: 5\nmemory_gb: 1\n")
-    told = run("sweep", "s.yaml", "--no-canary", grid="{batch_size: [16, 32, 48, 64]}")
-    assert "2 trials submitted" in told and "2 trials wait for room" in told
-    assert "0 trials submitted" in run("sweep", "s.yaml"), "the queue is full, and whoever submits the rest is there"
-    until = time.monotonic() + 120
+    (tmp_path / "slurm/site.yaml").write_text("max_submit: 3\nminutes: 5\nmemory_gb: 1\n")
+    names = ["a", "b", "c", "d"]
+    stages = [
+        f"  {name}:\n    base: {{arch: simple_cnn, epochs: 1{f', weights: {{stage: {before}}}' if before else ''}}}\n"
+        for name, before in zip(names, ["", *names], strict=False)
+    ]
+    head = "name: s\ndataset: {name: digits, train_size: 200}\nresources: {gpus: 0}\nstages:\n"
+    (tmp_path / "s.yaml").write_text(head + "".join(stages))
+    told = run("sweep", "s.yaml")
+    assert "2 trials submitted" in told and "2 trials wait for room" in told and "submits them once others have ended" in told
+    until = time.monotonic() + 240
     while set(_statuses(run)) != {"completed"}:
-        assert time.monotonic() < until
+        assert time.monotonic() < until, cluster.run("squeue")
         time.sleep(1)
-    handles = {
-        e.handle
-        for e in read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
-        if e.event == "submitted" and e.trial_ids
-    }
-    assert len(handles) == 4, "each was submitted once"
+
+
+def test_a_budget_is_shown_bounds_submissions_and_is_refused_where_nothing_obeys_it(run):
+    grid = "{batch_size: [16, 32]}"
+    run("sweep", "s.yaml", "--budget", "20gpuh", grid=grid)
+    assert "budget     0 of 20 GPU-hours are spent" in run("status", "s")
+    files = Layout(results_root()).sweep("s")
+    append_records(files.usage, [Usage(task="1_0", restarts=0, seconds=3600.0 * n, gpus=4, cpus=4) for n in (1, 6)])
+    assert "24 of 20 GPU-hours" in run("status", "s")
+    run("cancel", "s")
+    assert "nothing submitted: the budget is spent" in run("sweep", "s.yaml")
+    assert "2 trials submitted" in run("sweep", "s.yaml", "--budget", "none")
+    assert "budget" not in run("status", "s")
+    assert "such as 20gpuh" in run("sweep", "s.yaml", "--budget", "20", status=2)
+    assert "bounds the workers of a grid on Slurm" in run("sweep", "s.yaml", "--on", "inline", "--budget", "1gpuh", status=2)
 
 
 def test_a_profile_that_slurm_refuses_is_told_without_a_traceback(run, tmp_path):

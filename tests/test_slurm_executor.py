@@ -13,12 +13,14 @@ import pytest
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.handles import local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import SOURCE_FILE, Layout
 from cifar_hpc.records.schema import Status
+from cifar_hpc.records.starts import task_of
 from slurm.local.cluster import Cluster
 from tests.helpers.training import digits_config, numbers
 
@@ -50,7 +52,7 @@ class _Sweep:
     def wait(self, done: Callable[[], bool], timeout_s: float = 120.0) -> None:
         end = time.monotonic() + timeout_s
         while not done():
-            logs = "\n".join(path.read_text() for path in sorted(self.layout.sweep("s").logs.glob("*.out")))
+            logs = "\n".join(path.read_text() for path in sorted(self.layout.sweep("s").logs.glob("*/*.out")))
             assert time.monotonic() < end, f"{[self.state(job) for job in self.jobs]}\n{logs[-4000:]}"
             time.sleep(0.2)
 
@@ -83,9 +85,10 @@ def test_a_sweep_ends_with_the_numbers_of_an_inline_run_and_leaves_little_behind
     assert (ours.executor, ours.job, ours.hardware.host[0]) == ("slurm", "s/job-0001", "n")
     first = sweep.state(sweep.jobs[0]).result
     assert first.attempts == 3, "the canary trained its first epoch and went on from the checkpoint"
+    assert first.task.removeprefix("slurm/").startswith(local_part(sweep.handles["job-0000"]))
     files = sweep.layout.sweep("s")
-    assert not list(files.logs.glob("*.pkl")), "neither inputs nor answers of submitit stay"
-    assert len([path for path in files.logs.iterdir() if path.suffix == ".out"]) == 4
+    assert not list(files.logs.rglob("*.pkl")), "neither inputs nor answers of submitit stay"
+    assert len(list(files.logs.glob("*/*.out"))) == 4
     (code,) = files.code.iterdir()
     assert (code / "cifar_hpc/worker/job.py").exists() and "commit" in json.loads((code / SOURCE_FILE).read_text())
     assert ours.provenance.commit == json.loads((code / SOURCE_FILE).read_text())["commit"]
@@ -107,20 +110,33 @@ def _epochs(sweep: _Sweep, job: Job) -> int:
     return sweep.state(job).epochs_done
 
 
+def _task(sweep: _Sweep, job: Job) -> str:
+    """The array task that trains the job, as Slurm's commands call it."""
+    return task_of(sweep.state(job).claim.restart_token)
+
+
+def _logs(sweep: _Sweep, task: str) -> str:
+    return "".join(path.read_text() for path in sweep.layout.sweep("s").task_logs(task))
+
+
 def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster: Cluster, tmp_path: Path) -> None:
-    """USR2 before a time limit, `scontrol requeue` (which sends TERM only) and a dead node, each on its own element."""
+    """USR2 before a time limit, `scontrol requeue` (which sends TERM only) and a dead node, each on its own array task."""
     jobs = [_job(number, epochs=60) for number in range(3)]
     sweep = _Sweep(tmp_path / "results", jobs)
-    sweep.executor.profile = SlurmProfile(parallel=8, sbatch={"ntasks-per-node": 1, "exclusive": True})
+    sweep.executor.profile = SlurmProfile(parallel=8, sbatch={"exclusive": True})
     sweep.start()
-    signalled, requeued, cut = jobs
+    cut = jobs[2]
     sweep.wait(lambda: all(_epochs(sweep, job) >= 1 for job in jobs))
-    node = cluster.run("squeue", "-h", "-j", sweep.handles[cut.job_id], "-o", "%N").strip()
+    tasks = [_task(sweep, job) for job in jobs]
+    assert len(set(tasks)) == 3, "each worker began with its own share"
+    node = cluster.run("squeue", "-h", "-j", tasks[2], "-o", "%N").strip()
     try:
         cluster.kill_node(node, tell=True)
-        cluster.run("scancel", "--signal=USR2", sweep.handles[signalled.job_id])
-        cluster.run("scontrol", "requeue", sweep.handles[requeued.job_id])
-        sweep.wait(lambda: "requeued as" in _logs(sweep, signalled) and "saved after SIGTERM" in _logs(sweep, requeued))
+        cluster.run("scancel", "--batch", "--signal=USR2", tasks[0])
+        cluster.run("scontrol", "requeue", tasks[1])
+        sweep.wait(
+            lambda: "saved and requeued as" in _logs(sweep, tasks[0]) and "saved after SIGTERM" in _logs(sweep, tasks[1])
+        )
     finally:
         cluster.start_node(node)
         cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
@@ -135,8 +151,19 @@ def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster
     assert numbers(sweep.state(cut).result) == numbers(read_state(alone.trial(trial_id), trial_id).result)
 
 
-def _logs(sweep: _Sweep, job: Job) -> str:
-    return "".join(path.read_text() for path in sweep.layout.sweep("s").logs.glob(f"{sweep.handles[job.job_id]}_*.out"))
+def test_a_preempted_canary_and_a_signal_before_python_listens_cost_a_sweep_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """A container that takes seconds to start, and has no scontrol, stands for a slow import."""
+    container = tmp_path / "container"
+    container.write_text('#!/bin/bash\ntouch "$(dirname "$0")/began"\nsleep 4\nPATH=/nowhere exec "$@"\n')
+    container.chmod(0o755)
+    jobs = [_job(number) for number in range(2)]
+    sweep = _Sweep(tmp_path / "results", jobs, canary=True, container=str(container)).start()
+    canary = local_part(sweep.handles["canary-0000"])
+    sweep.wait((tmp_path / "began").exists)
+    cluster.run("scancel", "--batch", "--signal=USR2", canary)
+    sweep.wait(lambda: "saved and requeued as" in _logs(sweep, canary))
+    sweep.wait_completed()
+    assert "1 epoch(s), saved and resumed" in _logs(sweep, canary)
 
 
 def test_a_trial_in_four_processes_on_two_nodes_gives_the_numbers_of_one_through_a_requeue(
@@ -145,8 +172,9 @@ def test_a_trial_in_four_processes_on_two_nodes_gives_the_numbers_of_one_through
     job = replace(_job(epochs=20), resources=Resources(gpus=1.0, nodes=2, processes=2, minutes=10.0))
     sweep = _Sweep(tmp_path / "results", [job], environment={"OMP_NUM_THREADS": "1"}).start()
     sweep.wait(lambda: _epochs(sweep, job) >= 1)
-    cluster.run("scancel", "--signal=USR2", sweep.handles[job.job_id])
-    sweep.wait(lambda: "requeued as" in _logs(sweep, job))
+    handle = local_part(sweep.handles[job.job_id])
+    cluster.run("scancel", "--signal=USR2", handle)  # to the processes alone
+    sweep.wait(lambda: "requeued as" in _logs(sweep, handle))
     sweep.wait_completed()
     result = sweep.state(job).result
     assert (result.hardware.world_size, result.attempts) == (4, 2)
@@ -176,25 +204,17 @@ def test_jobs_side_by_side_on_a_node_see_the_gpus_that_slurm_gave_each_and_no_ot
     """As each of several processes of a trial does: it takes its own one of these by its place, not by a number of the node."""
     seen = tmp_path / "seen"
     seen.mkdir()
-
-    def run(job, layout, **_):
-        import os
-        import time
-
-        place = (
-            f"{job.job_id} {os.environ['SLURMD_NODENAME']} {os.environ['CUDA_VISIBLE_DEVICES']} {os.environ['SLURM_STEP_GPUS']}"
-        )
-        (seen / place).touch()
-        end = time.monotonic() + 20
-        while len(list(seen.iterdir())) < 2 and time.monotonic() < end:
-            time.sleep(0.1)
-
+    watcher = tmp_path / "watcher"  # in the container's place, in front of python
+    watcher.write_text(
+        f'#!/bin/bash\ncd {seen}; touch "$SLURM_ARRAY_TASK_ID $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $SLURM_STEP_GPUS"\n'
+        "for _ in {1..200}; do [ $(ls | wc -l) -ge 2 ] && break; sleep 0.1; done\n"
+    )
+    watcher.chmod(0o755)
     sweep = _Sweep(tmp_path / "results", [replace(_job(number), resources=Resources(gpus=2.0)) for number in range(2)])
-    sweep.executor.profile = SlurmProfile(sbatch={"nodelist": "n1"})
-    sweep.executor._run = run
+    sweep.executor.profile = SlurmProfile(parallel=2, sbatch={"nodelist": "n1"}, container=str(watcher))
     sweep.start().wait_gone()
     places = [path.name.split() for path in sorted(seen.iterdir())]
-    assert [place[0] for place in places] == ["job-0000", "job-0001"]
+    assert [place[:2] for place in places] == [["0", "n1"], ["1", "n1"]]
     assert all(visible == given for _, _, visible, given in places)
     assert sorted(device for place in places for device in place[2].split(",")) == ["0", "1", "2", "3"]
 
@@ -217,4 +237,4 @@ def test_what_slurm_refuses_is_told_in_its_own_words_and_leaves_no_file(cluster:
     sweep = _Sweep(tmp_path / "results", [_job(0), _job(1)], **profile)
     with pytest.raises(CifarHpcError, match=words):
         sweep.start()
-    assert not sweep.handles and not list(sweep.layout.sweep("s").logs.glob("*.pkl"))
+    assert not sweep.handles and not list(sweep.layout.sweep("s").logs.iterdir())

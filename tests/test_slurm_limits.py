@@ -10,8 +10,8 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import sender as slurm
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
-from cifar_hpc.executors.slurm.handles import local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.work import Work, root_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
@@ -43,36 +43,53 @@ def start(tmp_path, monkeypatch):
 def test_five_thousand_trials_under_the_default_array_size_are_five_sbatch_calls_and_a_canary(start, tmp_path, monkeypatch):
     cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
     executor, handles = start(5000, canary=True)
-    assert cluster.arrays() == [1, 1001, 1001, 1001, 1001, 996] and cluster.calls("sbatch") == 6
-    assert len(handles) == 5001 and len(set(handles.values())) == 5001
+    assert cluster.arrays() == [1, *[1000] * 5] and cluster.calls("sbatch") == 6
+    assert len(handles) == 5001 and len(set(handles.values())) == 6, "a job is any task's of its array"
     assert set(executor.states(list(handles.values())[1:]).values()) == {JobState.QUEUED}
-    script = (tmp_path / "bin/1001.sh").read_text()
-    assert "#SBATCH --dependency=afterok:1000\n" in script and "#SBATCH --kill-on-invalid-dep=yes\n" in script
+    assert "#SBATCH --dependency=afterany:1000\n" in (tmp_path / "bin/1001.sh").read_text()
     assert "dependency" not in (tmp_path / "bin/1000.sh").read_text()
-    pickles = {path.name for path in (tmp_path / "results/s/logs").glob("*_submitted.pkl")}
-    assert {f"{local_part(handle)}_submitted.pkl" for handle in handles.values()} == pickles
+    logs = tmp_path / "results/s/logs"
+    assert len(list(logs.iterdir())) == 6 and not list(logs.rglob("*.pkl")), "JSON in a folder for each array"
+    works = [Work.read(path) for path in logs.glob("*/work.json")]
+    assert sorted(len(work.tasks) for work in works) == [1, *[1000] * 5]
 
 
-def test_a_qos_limit_is_read_and_kept_and_the_rest_waits_with_a_reason(start, tmp_path, monkeypatch):
+def test_what_is_handed_over_is_what_was_planned(start, tmp_path, monkeypatch):
+    ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    start(3)
+    (path,) = (tmp_path / "results/s/logs").glob("*/work.json")
+    assert [task.job("s") for task in Work.read(path).tasks] == _jobs(3)
+    assert root_of(path) == Layout(tmp_path / "results")
+
+
+def test_a_qos_limit_is_read_and_kept_and_fewer_workers_share_all_trials(start, tmp_path, monkeypatch):
     cluster = ScriptedSlurm(tmp_path / "bin", submit=30, told="30").install(monkeypatch)
     executor, handles = start(50)
-    assert sum(cluster.arrays()) == 30 and len(handles) == 30 and len(executor.waiting) == 20
-    assert "20 trials wait" in executor.notes[0] and "MaxSubmitJobsPerUser of QOS normal" in executor.notes[0]
+    assert sum(cluster.arrays()) == 30 and len(handles) == 50 and not executor.waiting
 
 
-def test_what_is_in_the_queue_already_counts(start, tmp_path, monkeypatch):
+def test_what_is_in_the_queue_already_counts_and_a_full_queue_leaves_the_rest_waiting(start, tmp_path, monkeypatch):
     cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
     start(25, max_submit=40)
-    executor, _ = start(25, max_submit=40)
-    assert sum(cluster.arrays()) == 40 and len(executor.waiting) == 10
+    executor, handles = start(25, max_submit=40)
+    assert sum(cluster.arrays()) == 40 and len(handles) == 25 and not executor.waiting
+    executor, handles = start(25, max_submit=40)
+    assert not handles and len(executor.waiting) == 25
+    assert "25 trials wait" in executor.notes[0] and "max_submit of the profile" in executor.notes[0]
 
 
 def test_a_limit_that_nobody_told_of_leaves_the_rest_waiting_not_lost(start, tmp_path, monkeypatch):
     ScriptedSlurm(tmp_path / "bin", submit=1500).install(monkeypatch)
     executor, handles = start(2500)
-    assert len(handles) == 1001 and len(executor.waiting) == 1499
-    assert "QOSMaxSubmitJobPerUserLimit" in executor.notes[0]
-    assert len(list((tmp_path / "results/s/logs").glob("*.pkl"))) == 1001
+    assert len(handles) + len(executor.waiting) == 2500
+    assert executor.waiting and "QOSMaxSubmitJobPerUserLimit" in executor.notes[0]
+
+
+def test_with_room_for_one_job_that_nobody_told_of_one_worker_takes_all(start, tmp_path, monkeypatch):
+    """As a debug QOS has it: the canary has the only place, and gives way."""
+    cluster = ScriptedSlurm(tmp_path / "bin", submit=1).install(monkeypatch)
+    executor, handles = start(20, canary=True, max_submit=1)
+    assert cluster.arrays() == [1] and len(handles) == 20 and not executor.waiting
 
 
 def test_an_sbatch_that_was_heard_but_not_answered_is_not_sent_twice(start, tmp_path, monkeypatch):
@@ -80,9 +97,7 @@ def test_an_sbatch_that_was_heard_but_not_answered_is_not_sent_twice(start, tmp_
     cluster.modes("mute")
     _, handles = start(20)
     assert cluster.arrays() == [20] and cluster.calls("sbatch") == 1
-    assert sorted(handles.values()) == sorted(f"1000_{index}@alps" for index in range(20))
-    assert handles["job-0007"] == "1000_7@alps"
-    assert len(list((tmp_path / "results/s/logs").glob("1000_*_submitted.pkl"))) == 20
+    assert set(handles.values()) == {"1000@alps"} and len(handles) == 20
 
 
 def test_an_sbatch_that_was_not_heard_is_sent_again(start, tmp_path, monkeypatch):
@@ -97,7 +112,7 @@ def test_a_controller_that_stays_silent_is_told_and_leaves_no_file(start, tmp_pa
     cluster.modes("deaf", "deaf", "deaf")
     with pytest.raises(SlurmError, match="Socket timed out"):
         start(20)
-    assert not list((tmp_path / "results/s/logs").glob("*.pkl"))
+    assert not list((tmp_path / "results/s/logs").iterdir())
 
 
 def test_a_machine_without_slurm_says_so(start, tmp_path, monkeypatch):
@@ -122,7 +137,7 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
         python="python3",
         mail_user="me@here",
         mail_type="FAIL",
-        parallel=1,
+        parallel=2,
         requeue=False,
         signal_s=60,
         memory_gb=1.5,
@@ -131,7 +146,7 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
     lines = (tmp_path / "bin/1000.sh").read_text().splitlines()
     flags = dict(re.fullmatch(r"#SBATCH --([a-z-]+)=?(.*)", line).groups() for line in lines if line.startswith("#SBATCH"))
     wanted = {
-        "array": "0-1%1",
+        "array": "0-1%2",
         "partition": "gpu",
         "account": "vision",
         "qos": "long",
@@ -141,7 +156,7 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
         "mail-user": "me@here",
         "mail-type": "FAIL",
         "no-requeue": "",
-        "signal": "USR2@60",
+        "signal": "B:USR2@60",
         "mem": "1536M",
         "time": "65",
         "nice": "100",
@@ -151,7 +166,8 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
     text = "\n".join(lines)
     for line in ("ulimit -c 0", "unset PYTHONDONTWRITEBYTECODE", "export A='b c'", "module load cuda/12"):
         assert f"\n{line}\n" in text
-    assert "apptainer exec --nv image.sif python3 -u -m submitit" in text
+    assert "apptainer exec --nv image.sif python3 -u -m cifar_hpc.executors.slurm.task run " in text
+    assert text.index("trap ") < text.index("module load") < text.index("srun "), "no signal is lost in slow set-up lines"
 
 
 def test_a_user_edit_after_submission_does_not_reach_the_queued_jobs(start, tmp_path, monkeypatch):

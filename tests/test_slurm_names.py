@@ -64,7 +64,7 @@ def _events(layout: Layout) -> list[JobEvent]:
 def test_an_array_stands_in_the_list_of_jobs_before_and_after_it_is_sent(cluster, layout):
     _submit(layout)
     assert [event.event for event in _events(layout)] == ["sending"] * 3 + ["submitted"] * 3
-    assert [event.handle for event in _events(layout)[3:]] == ["1000_0@alps", "1000_1@alps", "1000_2@alps"]
+    assert [event.handle for event in _events(layout)[3:]] == ["1000@alps"] * 3
     assert len(open_jobs(layout.sweep("s"))) == 3
 
 
@@ -78,7 +78,7 @@ def test_jobs_whose_sender_was_killed_are_found_by_their_name_and_cancelled(clus
     assert done.returncode == -9, done.stderr
     assert [event.event for event in _events(layout)] == ["sending"] * 3
     assert _statuses(layout) == {Status.QUEUED}
-    assert [event.handle for event in _events(layout)[3:]] == ["1000_0@alps", "1000_1@alps", "1000_2@alps"]
+    assert [event.handle for event in _events(layout)[3:]] == ["1000@alps"] * 3
     told = CliRunner().invoke(app, ["cancel", "s"])
     assert "3 jobs asked to stop" in told.output
 
@@ -94,7 +94,7 @@ def test_what_slurm_never_heard_of_is_free_again_and_what_it_does_not_answer_to_
     sending = sender.Sender(layout, "s", PROFILE, executor.queue)
     cluster.goes_down()
     with pytest.raises(SlurmError, match="do not answer"):
-        sending.send(print, executor.plan([job], _no_limits()).arrays[0], None)
+        sending.send(executor.plan([job], _no_limits()).arrays[0], None, sender.Start("run"))
     assert _statuses(layout) == {Status.QUEUED, Status.PLANNED}
     told = CliRunner().invoke(app, ["cancel", "s"])
     assert told.exit_code == 2 and "1 job could not be asked to stop: " in told.output and "meant runs" not in told.output
@@ -117,7 +117,7 @@ def test_jobs_of_another_cluster_are_not_taken_for_gone(cluster, layout, tmp_pat
     assert {state.status for state in states.values()} == {Status.QUEUED}
     assert "on the cluster alps" in next(iter(states.values())).reason
     told = CliRunner().invoke(app, ["cancel", "s"])
-    assert told.exit_code == 2 and "3 jobs could not be asked to stop: its job is on the cluster alps" in told.output
+    assert told.exit_code == 2 and "1 job could not be asked to stop: its job is on the cluster alps" in told.output
     assert "this machine belongs to piz" in told.output and other.calls("squeue") == 0
 
 
@@ -143,8 +143,8 @@ def test_a_second_shell_waits_for_the_first_and_submits_nothing_twice(cluster, l
 
 def test_a_state_that_nobody_knows_is_unknown_in_one_query(cluster, layout):
     queue = SlurmExecutor(PROFILE, layout).queue
-    assert queue.states(["s-12345678#3@alps", "7_1@piz", "9_1"]) == {
-        "s-12345678#3@alps": JobState.UNKNOWN,
+    assert queue.states(["s-12345678#@alps", "7_1@piz", "9_1"]) == {
+        "s-12345678#@alps": JobState.UNKNOWN,
         "7_1@piz": JobState.UNKNOWN,
         "9_1": JobState.GONE,
     }

@@ -83,3 +83,9 @@ def test_the_only_profile_is_found_and_of_several_one_must_be_named(tmp_path, mo
     assert find_profile("vesta").account == "b"
     with pytest.raises(CifarHpcError, match="Did you mean 'juno'"):
         find_profile("jumo")
+
+
+def test_a_longest_limit_that_leaves_no_time_before_the_signal_is_refused(tmp_path):
+    (tmp_path / "p.yaml").write_text("max_minutes: 2\nsignal_s: 120\n")
+    with pytest.raises(SpecError, match=r"p.yaml:1: max_minutes.*more than signal_s, 120 s"):
+        load_profile(tmp_path / "p.yaml")

@@ -129,7 +129,7 @@ def test_a_plan_of_another_sweeps_name_is_refused_and_nothing_outside_is_touched
 
 @pytest.mark.parametrize("name", ["../victim", "/etc", ".", "..", "", "a/b", "a\x00b", "x" * 200, ".hidden", "a\n"])
 def test_a_name_that_leads_elsewhere_is_no_name(layout, name):
-    for path_of in (layout.trial, layout.sweep, layout.sweep("pool").log, layout.sweep("pool").element_logs):
+    for path_of in (layout.trial, layout.sweep, layout.sweep("pool").log, layout.sweep("pool").task_logs):
         with pytest.raises(RecordError, match="names no trial, sweep or job"):
             path_of(name)
     with pytest.raises(CifarHpcError, match="is not under"):

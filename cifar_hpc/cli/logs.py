@@ -15,7 +15,8 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
+from cifar_hpc.records.starts import task_of
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.names import names_of, resolve_id, select_trials, short_ids
@@ -64,21 +65,21 @@ def logs(
 def _log_text(layout: Layout, trial_id: str) -> str:
     files = layout.trial(trial_id)
     lines = [f"== trial {trial_id}"]
-    job = ""
+    job, task = "", None
     try:
         error = read_record(files.error, ErrorRecord)
-        job = error.job
+        job, task = error.job, error.task
         lines += [f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"]
         lines += [error.traceback.rstrip()] if error.traceback else []
     except FileNotFoundError:
         try:
             result = read_record(files.result, TrialResult)
-            job = result.job
+            job, task = result.job, result.task
             lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
         except FileNotFoundError:
             lines.append("neither finished nor failed: no error is recorded")
     if job:
-        paths = _log_files(layout, job)
+        paths = _log_files(layout, job, task)
         for path in paths:
             printed = path.read_text(errors="replace").splitlines()
             lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
@@ -87,12 +88,15 @@ def _log_text(layout: Layout, trial_id: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _log_files(layout: Layout, job: str) -> list[Path]:
-    """A job's own log, or those of the array task which ran it last, one for each of its nodes. job: 'sweep/job-0001'."""
+def _log_files(layout: Layout, job: str, task: str | None) -> list[Path]:
+    """A job's own log, or those of the array task that did it, one for each of its nodes. job: 'sweep/job-0001'; task: as a
+    claim's restart_token; None: of all tasks of the array where it is one's job."""
     sweep_name, _, job_id = job.partition("/")
     sweep = layout.sweep(sweep_name)
+    if (handle := task_of(task)) is not None:
+        return sweep.task_logs(handle)
     handles = [e.handle for e in read_records(sweep.jobs, JobEvent) if e.job_id == job_id and e.executor == "slurm"]
-    return sweep.element_logs(handles[-1]) if handles else [path for path in [sweep.log(job_id)] if path.is_file()]
+    return sweep.task_logs(handles[-1]) if handles else [path for path in [sweep.log(job_id)] if path.is_file()]
 
 
 def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial]) -> None:
@@ -131,7 +135,7 @@ class _Told:
                 continue  # it had ended before anybody looked
             yield from self._epoch_lines(trial_id, name, state)
             if state.claim is not None:
-                yield from self._printed(state.claim.job)
+                yield from self._printed(state.claim)
             if state.status is not before and state.status not in UNENDED:
                 yield f"{time.strftime('%H:%M:%S')}  {name}  {state.status.value}{f': {state.reason}' if state.reason else ''}"
 
@@ -146,8 +150,8 @@ class _Told:
             yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"
         self._last[trial_id] = len(curves)
 
-    def _printed(self, job: str) -> Iterator[str]:
-        for path in _log_files(self._layout, job):
+    def _printed(self, claim: Claim) -> Iterator[str]:
+        for path in _log_files(self._layout, claim.job, claim.restart_token):
             size = path.stat().st_size
             begin = self._read.setdefault(path, size)
             if size > begin:

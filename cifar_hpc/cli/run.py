@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecName, SweepName, conclude, meant, say
+from cifar_hpc.executors.slurm.usage import parse_budget
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.sweep.where import On, Where
 from cifar_hpc.terminal.listener import Shown
@@ -23,6 +24,9 @@ def sweep(
     profile: Annotated[str | None, typer.Option(help="the Slurm site: slurm/NAME.yaml, or a path")] = None,
     canary: Annotated[bool, typer.Option(help="on Slurm: one trial's first epoch must succeed before the arrays start")] = True,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="on Slurm: stay until all has ended")] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="HOURS", help="on Slurm: no trial is begun beyond it, such as 20gpuh or 100cpuh; none")
+    ] = None,
     prune: Annotated[bool, typer.Option("--prune", help="on Slurm: cancel queued jobs whose trials the spec dropped")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
     share: Annotated[bool, typer.Option("--share/--no-share", help="train trials with a common trunk side by side")] = True,
@@ -33,7 +37,8 @@ def sweep(
     from cifar_hpc.sweep.driver import look_at, run_spec
     from cifar_hpc.sweep.specs import load_named
 
-    layout, where, shown = Layout(results_root()), Where(on, profile, canary, wait), Shown()
+    bound = None if budget is None else parse_budget(budget)
+    layout, where, shown = Layout(results_root()), Where(on, profile, canary, wait, bound), Shown()
     loaded = load_named(layout, spec, set_ or (), shown.note)
     if dry_run:
         for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):

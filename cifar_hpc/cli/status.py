@@ -10,6 +10,7 @@ import typer
 
 from cifar_hpc.cli.speech import FilterText, meant, say
 from cifar_hpc.errors import RecordError
+from cifar_hpc.executors.slurm.usage import spent_words
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
@@ -92,6 +93,8 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     typer.echo(f"{plan.sweep}: {counts_text(counts) or 'no trial'}")
     for line in stage_lines(rows, states):
         typer.echo(line)
+    if spent := spent_words(Layout(results_root()).sweep(plan.sweep)):
+        typer.echo(f"  budget     {spent} are spent")
     if detailed and rows:
         print_columns(_trial_columns(plan, states, rows))
     names = names_of(plan.trials)

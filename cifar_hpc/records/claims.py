@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,20 +30,23 @@ class ClaimLostError(Exception):
 
 
 _RESTART_TOKEN: ContextVar[str | None] = ContextVar("restart_token", default=None)
+_ENDING: ContextVar[Callable[[], str] | None] = ContextVar("ending", default=None)
 
 
 @contextlib.contextmanager
-def restartable(token: str | None) -> Iterator[None]:
+def restartable(token: str | None, ending: Callable[[], str] | None = None) -> Iterator[None]:
     """Claims made inside, in this thread, bear the token: what a scheduler keeps calling a job when it starts it again.
 
     A scheduler that starts a job again has given the first copy up, though that may go on for a while on a node that was cut
-    off: the second takes its trials. None: nobody starts this process again.
+    off: the second takes its trials. None: nobody starts this process again. ending: why claims are released now, TIME or
+    ASKED of `starts`.
     """
-    before = _RESTART_TOKEN.set(token)
+    before, ending_before = _RESTART_TOKEN.set(token), _ENDING.set(ending)
     try:
         yield
     finally:
         _RESTART_TOKEN.reset(before)
+        _ENDING.reset(ending_before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +135,9 @@ def release_claim(files: TrialFiles, claim: Claim) -> None:
 
     Where that cannot be written (a full disk) the claim goes, which needs no space. Raises OSError where it cannot either.
     """
-    path = files.claim(claim.attempt)
+    path, ending = files.claim(claim.attempt), _ENDING.get()
     try:
-        write_record(path, dataclasses.replace(claim, released_at=utc_now()))
+        write_record(path, dataclasses.replace(claim, released_at=utc_now(), ended=ending() if ending else None))
     except OSError:
         path.unlink(missing_ok=True)
 

@@ -4,10 +4,12 @@ process of this machine. Knows no scheduler.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
+from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.owners import Process, lives, own_process
 from cifar_hpc.records.schema import JobEvent
@@ -95,3 +97,22 @@ def next_number(events: Iterable[JobEvent]) -> int:
     """One more than the highest job number of the events."""
     numbers = (event.job_id.rpartition("-")[2] for event in events)
     return 1 + max((int(number) for number in numbers if number.isdecimal() and len(number) < 10), default=0)
+
+
+class CancelledTrials:
+    """Which trials of a sweep are cancelled, for who trains them; the file is read again once it has grown."""
+
+    def __init__(self, sweep: SweepFiles) -> None:
+        self._sweep = sweep
+        self._size = -1
+        self._ids: frozenset[str] = frozenset()
+
+    def ids(self) -> frozenset[str]:
+        """Those whose newest line says so; as before where the file cannot be read."""
+        with contextlib.suppress(OSError, RecordError):
+            size = self._sweep.jobs.stat().st_size
+            if size != self._size:
+                newest = newest_events(read_records(self._sweep.jobs, JobEvent))
+                self._ids = frozenset(trial_id for trial_id, event in newest.items() if event.event == "cancelled")
+                self._size = size
+        return self._ids

@@ -93,6 +93,30 @@ class TrialFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ArrayFiles:
+    """results/<sweep>/logs/<name>/: one submission to Slurm and what its tasks printed, of at most as many as an array has."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def script(self) -> Path:
+        return self.folder / "script.sh"
+
+    @property
+    def work(self) -> Path:
+        """What its tasks are to do."""
+        return self.folder / "work.json"
+
+    def profile(self, name: str) -> Path:
+        """The site's profile as it was, for a job that submits others."""
+        return self.folder / f"{name}.yaml"
+
+
+@dataclass(frozen=True, slots=True)
 class SweepFiles:
     """results/<sweep>/: what was asked for and what was started."""
 
@@ -126,13 +150,31 @@ class SweepFiles:
         """What the job's process printed, all attempts one after another; absent where it ran in the terminal's process."""
         return self.logs / f"{_checked(job_id)}.log"
 
-    def element_log(self, handle: str) -> Path:
-        """What a Slurm job or array task printed; submitit names it."""
-        return self.logs / f"{_local(handle)}_0_log.out"
+    def array(self, name: str) -> ArrayFiles:
+        """Of a Slurm array of this name, or of a job of its own."""
+        return ArrayFiles(self.logs / _checked(name))
 
-    def element_logs(self, handle: str) -> list[Path]:
-        """Those that are there, one for each node of the element."""
-        return sorted(self.logs.glob(f"{_local(handle)}_*_log.out"))
+    def task_logs(self, handle: str) -> list[Path]:
+        """What an array task printed, one file for each of its nodes; of a handle without an index what all its tasks did."""
+        return sorted(self.logs.glob(f"*/{_local(handle)}_*_log.out"))
+
+    def task_ends(self, handle: str) -> list[Path]:
+        """Where the batch script of an array task noted its ends without a word; one file at most."""
+        return sorted(self.logs.glob(f"*/{_local(handle)}.ends"))
+
+    def resource_class(self, mark: str) -> Path:
+        """What is known of a class of jobs: `passed`, or `broken` and by which job."""
+        return self.logs / f".class-{_checked(mark)}"
+
+    @property
+    def usage(self) -> Path:
+        """What the workers of a cluster took, a line now and then from each."""
+        return self.folder / "usage.jsonl"
+
+    @property
+    def budget(self) -> Path:
+        """What they may take; absent where nothing bounds it."""
+        return self.folder / "budget.json"
 
     def rendezvous(self, start: str) -> Path:
         """Where the processes of one start of a job on several nodes find each other; gone once it has ended."""

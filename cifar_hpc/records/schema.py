@@ -230,6 +230,7 @@ class Claim(Record):
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
     shared_by: Int = 1  # trials that the process was to train side by side, this one included
     lost_s: float | None = None  # see TrialResult; of the attempts before this one
+    ended: str | None = None  # of a released one under a scheduler: by the job's time limit (time), or on request (asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +272,7 @@ class TrialResult(Record):
     # train_s. Up to the last heartbeat, so at most HEARTBEAT_S short an attempt. None: not measured.
     lost_s: float | None = None
     saved_s: float | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
+    task: str | None = None  # what finished it under a scheduler, as its claim's restart_token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -286,6 +288,7 @@ class ErrorRecord(Record):
     host: str
     job: str
     failed_at: str
+    task: str | None = None  # as in TrialResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,12 +398,31 @@ class PlanRecord(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Record):
+    """A line of usage.jsonl: what one start of a cluster's worker has taken so far. The last line of a start counts."""
+
+    task: str
+    restarts: Int
+    seconds: float  # since it began
+    gpus: Int  # of all its nodes
+    cpus: Int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Record):
+    """budget.json: beyond this no worker of the sweep claims further trials. One of the two is None."""
+
+    gpu_hours: float | None = None
+    cpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent(Record):
     """A line of jobs.jsonl. event: reserved (all job numbers up to this one), sending, submitted, unsent, waiting, ended,
     cancelled.
 
-    handle: what the backend calls the job; of one that is being sent the name by which it can be asked for, and detail says
-    which process sends it.
+    handle: what the backend calls the job, on Slurm the array any task of which may do it; of one that is being sent the name
+    by which it can be asked for, and detail says which process sends it.
     """
 
     schema_version: Int = SCHEMA_VERSION

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.slurm.usage import set_budget
 from cifar_hpc.planning.changes import changed_code
 from cifar_hpc.planning.plan import Plan, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
@@ -75,7 +77,11 @@ def run_spec(
     layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, prune: bool = False
 ) -> SweepOutcome:
     """Trains the trials of the spec that are not finished yet. prune: cancel jobs of trials that the spec dropped."""
+    if where.budget is not None and (spec.search is not None or where.slurm() is None):
+        raise CifarHpcError("--budget: it bounds the workers of a grid on Slurm; nothing else is started here in its time")
     dropped = _greet(layout, spec, listener)
+    if where.budget is not None:
+        set_budget(layout.sweep(spec.name), where.budget)
     if spec.search is not None:
         return drive(SearchRounds(layout, spec, where), listener)
     plan = with_promise(layout, make_plan(spec, share=share), where, listener)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors import open_executor
 from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
-from cifar_hpc.executors.slurm.handles import job_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
+from cifar_hpc.executors.slurm.usage import read_budget, read_used, spent_words
 from cifar_hpc.planning.estimate import Experience, read_experience, size_text
 from cifar_hpc.planning.plan import Job, Plan, jobs_for, plan_record, recorded_plan
 from cifar_hpc.records.jobs import newest_events, next_number, reserve_numbers
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import ArrayFiles, Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records
+from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.holding import held
-from cifar_hpc.sweep.listener import Listener, Silent
+from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import to_submit
 from cifar_hpc.sweep.where import reader_of
 
@@ -38,6 +41,11 @@ def submit(
     One process submits a sweep at a time: another one waits for it, and then finds its jobs in the queue. Raises CifarHpcError.
     """
     name = plan.spec.name
+    budget = read_budget(layout.sweep(name))
+    if budget is not None and read_used(layout.sweep(name)).spends(budget):
+        spent = spent_words(layout.sweep(name))
+        listener.note(f"{name}: nothing submitted: the budget is spent ({spent}); `sweep --budget` sets another")
+        return
     with held(layout.sweep(name), "submits this sweep", SUBMIT_WAIT_S, listener.note):
         todo = to_submit(reader_of(layout, plan_record(plan)).read(), todo) & set(todo)
         if not todo:
@@ -49,8 +57,8 @@ def submit(
 def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, canary: bool) -> None:
     name = plan.spec.name
     jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
-    go_on = functools.partial(submit_waiting, layout.root, name, profile, canary)
-    executor = open_executor("slurm", layout, profile=profile, canary=canary, go_on=go_on)
+    go_on = functools.partial(_relay_words, layout, name, profile, canary)
+    executor = SlurmExecutor.open(layout, profile=profile, canary=canary, go_on=go_on)
     sent: list[tuple[Job, str]] = []
     try:
         executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
@@ -59,15 +67,27 @@ def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfi
     finally:
         why = executor.notes[0] if executor.notes else ""
         append_records(layout.sweep(name).jobs, [job.event("waiting", executor.name, "", why) for job in executor.waiting])
-    handles = {handle for _, handle in sent}
     trials = {trial_id for job, _ in sent for trial_id in job.trial_ids}
-    arrays = {job_of(handle) for handle in handles}
-    listener.note(f"{name}: {len(trials)} trials submitted in {len(handles)} jobs, {len(arrays)} sbatch calls")
+    arrays = {handle for _, handle in sent}
+    jobs_n = plural(executor.jobs_n, "job")
+    listener.note(f"{name}: {len(trials)} trials submitted, to {jobs_n} that share them, {plural(len(arrays), 'sbatch call')}")
     for note in executor.notes:
         listener.note(note)
 
 
-def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool) -> None:
+def _relay_words(layout: Layout, sweep: str, profile: SlurmProfile, canary: bool, files: ArrayFiles) -> Sequence[str]:
+    """What stands after `python` in the job that submits what waits. Writes the profile as it is now; raises OSError."""
+    path = files.profile(profile.name)
+    path.write_text(json.dumps(_said(dataclasses.asdict(profile) | {"name": None})))  # which is YAML, too
+    return "-u", "-m", "cifar_hpc.sweep.relay", str(layout.root), sweep, str(path), "canary" if canary else "no-canary"
+
+
+def _said(value: Any) -> Any:
+    """Without what is None: a key that is not said."""
+    return {key: _said(item) for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool, listener: Listener) -> None:
     """Submits the trials for which there was no room in the queue before, by the plan on disk; nothing else."""
     layout = Layout(root)
     plan = read_plan(layout, sweep)
@@ -75,14 +95,7 @@ def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool) 
     states = reader_of(layout, plan).read()
     todo = {t for t in to_submit(states) if t in newest and newest[t].event == "waiting"}
     if todo:
-        submit(layout, recorded_plan(plan), todo, profile, Printed(), canary=canary)
-
-
-class Printed(Silent):
-    """Into the log of the job that submits."""
-
-    def note(self, text: str) -> None:
-        print(text, flush=True)
+        submit(layout, recorded_plan(plan), todo, profile, listener, canary=canary)
 
 
 def array_lines(
@@ -107,7 +120,9 @@ def array_lines(
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
         lines.append(f"  given up  {n} trials: {reason}")
-    jobs_n = sum(len(array.elements) for array in submission.arrays)
+    if spent := spent_words(layout.sweep(plan.spec.name)):
+        lines.append(f"  budget    {spent} are spent")
+    jobs_n = sum(array.workers for array in submission.arrays)
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
     lines.append(f"  files     {3 * len(todo)} of results, {size}; {jobs_n} logs, one copy of the package")
@@ -126,8 +141,8 @@ def _array_lines(submission: Submission) -> list[str]:
         side = f", {needs.at_once} at once on a GPU" if needs.at_once > 1 else ""
         after = ", after their parents" if array.level else ""
         lines.append(
-            f"  array     {len(array.elements)} jobs, {trials} trials{side}: {each}{needs.gpus} GPU, {needs.cpus} CPU, "
-            f"{memory}, limit {needs.minutes} min{after}"
+            f"  array     {plural(array.workers, 'job')}, {plural(trials, 'trial')}{side}: "
+            f"{each}{needs.gpus} GPU, {needs.cpus} CPU, {memory}, limit {needs.minutes} min{after}"
         )
     return lines
 

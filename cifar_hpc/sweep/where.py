@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.schema import Budget, PlanRecord
 from cifar_hpc.status.state import SweepReader
 
 if TYPE_CHECKING:
@@ -29,12 +29,14 @@ class On(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where and how to run. profile: of the Slurm site, None: the only one; wait: stay until Slurm's jobs have ended."""
+    """Where and how to run. profile: of the Slurm site, None: the only one; wait: stay until Slurm's jobs have ended; budget:
+    of its workers, None: as it was."""
 
     on: On = On.AUTO
     profile: str | None = None
     canary: bool = True
     wait: bool = False
+    budget: Budget | None = None
 
     def slurm(self) -> SlurmProfile | None:
         """The profile where Slurm is meant: asked for, or there with a profile. Raises CifarHpcError."""

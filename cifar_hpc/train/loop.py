@@ -187,8 +187,8 @@ def evaluate(
 ) -> list[Tensor]:
     """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
 
-    look: called between two batches where one process evaluates alone; it may raise Interrupted. Several have spans of their
-    own, of different numbers of batches, so that they could not agree there. evaluator: for the batches that are whole.
+    look: called between two batches; it may raise Interrupted. Processes of a world, whose spans may differ by an image, call
+    it equally often, so that they can agree there. evaluator: for the batches that are whole.
 
     Each process of a world computes its span of the split, and all get all. Of an empty split: 0 x 0.
     """
@@ -198,8 +198,9 @@ def evaluate(
         member.eval_mode()
     parts: list[list[Tensor]] = [[] for _ in members]
     span = split.world.span(len(split))
+    common_n = len(split) // split.world.size  # images that every process has
     for start in range(span.start, span.stop, EVAL_BATCH_SIZE):
-        if split.world.size == 1 and start:
+        if 0 < start - span.start < common_n:
             look()
         stop = min(start + EVAL_BATCH_SIZE, span.stop)
         if evaluator is not None and stop - start == evaluator.size:

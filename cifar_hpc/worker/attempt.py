@@ -108,6 +108,7 @@ class Attempt:
             host=self.claim.host,
             job=self.claim.job,
             failed_at=utc_now(),
+            task=self.claim.restart_token,
         )
         try:
             write_record(self.files.error, record)

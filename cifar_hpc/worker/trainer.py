@@ -252,13 +252,18 @@ class Trainer:
         if self.world.size == 1 and self.interrupted():
             raise Interrupted
 
+    def _look_together(self) -> None:
+        """The same where all processes of the world are at the same place."""
+        if self.world.agree(self.interrupted(), False, False)[0]:  # as many flags as the loop asks about
+            raise Interrupted
+
     def _finish(self, members: Sequence[Member]) -> None:
         """Measures the test split once with each member's best weights and writes the results."""
         measurable = [member for member in members if member.progress.best_epoch is not None]
         for member in measurable:
             member.load_best()
         try:
-            logits = evaluate(measurable, self.test, self._look) if self.test is not None and measurable else []
+            logits = evaluate(measurable, self.test, self._look_together) if self.test is not None and measurable else []
         except Interrupted:
             for member in members:
                 self._save(member)
@@ -335,6 +340,7 @@ class Trainer:
             finished_at=utc_now(),
             executor=self.order.executor,
             job=attempt.claim.job,
+            task=attempt.claim.restart_token,
             hardware=describe_hardware(self.inputs.device, self.inputs.precision, self.world.size, self.graphs.note),
             lr_found=progress.lr_found,
             c_found=progress.c_found,

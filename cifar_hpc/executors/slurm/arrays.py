@@ -1,4 +1,4 @@
-"""From jobs to job arrays: which trials share an array task, which elements an array, what each asks of Slurm.
+"""From jobs to job arrays: which jobs the tasks of an array share, how many tasks pull them, what each task asks of Slurm.
 
 Pure: reads no file and asks no cluster. Owns the answer to failures that are not a trial's own: more memory, other nodes.
 """
@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm.node import Element
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
 from cifar_hpc.executors.slurm.site import Limits
@@ -21,15 +18,16 @@ from cifar_hpc.planning.plan import Job
 
 MEMORY_STEP = 1.5  # after the memory was not enough
 MEMORY_UNKNOWN_GB = 8.0  # what is multiplied where neither spec nor profile named any
-START_MINUTES = 5.0  # of a job: Python, data, model
+START_MINUTES = 5.0  # of a job: Python, data, model; a worker with less work than that is not worth its start
+ALONE_ROOM = 2  # with room for no more jobs there is no canary: one worker is its own
 NODE_FAILURES = ("NODE_FAIL", "BOOT_FAIL")
+OWN_FAILURES = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE")  # ends of a job that are its trial's own doing
 Gate = tuple[object, ...]  # a resource class: what arrays that share a canary have in common
-TIME_FAILURES = ("TIMEOUT", "DEADLINE")
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one element asks for. Elements of equal needs share an array. gpus, cpus, memory_gb: of each node; minutes: the time
+    """What one array task asks for. Jobs of equal needs share an array. gpus, cpus, memory_gb: of each node; minutes: the time
     limit; at_once: trials side by side on one GPU."""
 
     nodes: int
@@ -47,15 +45,14 @@ class Needs:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """One array: its needs and its elements, index 0 first. level: of its jobs; a higher one waits for the lower ones."""
+    """One array: what each of its workers asks for, and the jobs that they share. level: of its jobs; a higher one waits for
+    the lower ones. minutes: what each job may take, in the jobs' order."""
 
     needs: Needs
-    elements: tuple[Element, ...]
+    jobs: tuple[Job, ...]
+    workers: int = 1
     level: int = 0
-
-    @property
-    def jobs(self) -> tuple[Job, ...]:
-        return tuple(job for element in self.elements for job in element.jobs)
+    minutes: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +65,18 @@ class Submission:
 
     @property
     def gates(self) -> Mapping[Gate, int]:
-        """What asks for a canary: each class, by the lowest level on which it has several elements."""
-        elements = Counter((array.level, array.needs.gate) for array in self.arrays for _ in array.elements)
-        several = [place for place, n in elements.items() if n > 1]
+        """What asks for a canary: each class, by the lowest level on which it has several workers."""
+        several = [(array.level, array.needs.gate) for array in self.arrays if array.workers > 1]
         return {gate: level for level, gate in sorted(several, key=lambda place: place[0], reverse=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How earlier starts of a trial ended, where it was not the trial's own doing: Slurm's words and the nodes."""
+    """How earlier starts of a trial ended. endings: Slurm's words and nodes of those that ended without a word, the newest
+    last; fruitless: starts since its newest checkpoint that ended by its own doing."""
 
     endings: tuple[QueueEntry, ...] = ()
+    fruitless: int = 0
 
     @property
     def out_of_memory(self) -> int:
@@ -91,20 +89,12 @@ class History:
         nodes = (entry.nodes for entry in reversed(self.endings) if entry.state in NODE_FAILURES and entry.nodes)
         return next((name for name in nodes if not set("[,") & set(name)), None)
 
-    @property
-    def failures(self) -> int:
-        return sum(entry.state in ("OUT_OF_MEMORY", *NODE_FAILURES, *TIME_FAILURES) for entry in self.endings)
-
 
 def plan_submission(
-    jobs: Sequence[Job],
-    root: Path,
-    profile: SlurmProfile,
-    limits: Limits,
-    histories: Mapping[str, History],
-    canary: bool,
+    jobs: Sequence[Job], profile: SlurmProfile, limits: Limits, histories: Mapping[str, History], canary: bool
 ) -> Submission:
-    """The arrays for these jobs, lower levels first, else in their order; with `canary` each class has one element less room.
+    """The arrays for these jobs, lower levels first, else in their order; with `canary` a class with several workers has one
+    place less.
 
     Raises CifarHpcError where a job asks for what cannot be had.
     """
@@ -114,36 +104,88 @@ def plan_submission(
         if parents := given_up.keys() & set(job.parent_ids):
             given_up |= dict.fromkeys(job.trial_ids, f"their parent {min(parents)} is not either")
             continue
-        worst = max((histories.get(trial_id, History()) for trial_id in job.trial_ids), key=lambda h: h.failures)
-        if worst.failures >= profile.max_attempts:
+        worst = max((histories.get(trial_id, History()) for trial_id in job.trial_ids), key=lambda h: h.fruitless)
+        if worst.fruitless >= profile.max_attempts:
             words = ", ".join(dict.fromkeys(entry.state for entry in worst.endings))
-            given_up |= dict.fromkeys(job.trial_ids, f"{worst.failures} starts ended {words}")
+            why = f"{worst.fruitless} starts came to nothing{f' ({words})' if words else ''}"
+            given_up |= dict.fromkeys(job.trial_ids, why)
         else:
             wanted.append(job)
     classes: dict[tuple[int, Needs], list[Job]] = {}
     for job in wanted:
         needs = _needs(job, profile, [histories.get(t, History()) for t in job.trial_ids])
         classes.setdefault((job.level, needs), []).append(job)
+    whole = [_Class(level, needs, members, profile) for (level, needs), members in classes.items()]
     arrays: list[ArrayPlan] = []
     waiting: list[Job] = []
-    room = limits.room
-    behind_canary: set[Gate] = set()
-    for (level, needs), members in classes.items():
-        packs = _pack(members, needs, profile)
-        gate = int(canary and len(packs) > 1 and needs.gate not in behind_canary)
-        behind_canary |= {needs.gate} if gate else set()
-        if any(job.level < level for job in waiting):
-            room = 0  # their parents wait, too
-        fitting = packs if room is None else packs[: max(0, room - gate)]
-        waiting += [job for pack in packs[len(fitting) :] for job in pack]
-        room = None if room is None else room - len(fitting) - gate
-        arrays += _cut(fitting, level, needs, root, profile, limits.max_array_size)
+    for one, workers in zip(whole, _allot(whole, limits.room, canary), strict=True):
+        if workers:
+            arrays += one.arrays(workers, limits.max_array_size)
+        else:
+            waiting += one.jobs
     return Submission(tuple(arrays), tuple(waiting), given_up)
 
 
 def job_minutes(job: Job, profile: SlurmProfile) -> float:
     """The longest time that the job's trials may take one after another, minutes."""
     return len(job.trial_ids) * (job.resources.minutes or profile.minutes)
+
+
+class _Class:
+    """Jobs of one level and of equal needs: how many workers they fill, and for how long."""
+
+    def __init__(self, level: int, needs: Needs, jobs: Sequence[Job], profile: SlurmProfile) -> None:
+        self.level, self.needs, self.jobs, self.profile = level, needs, tuple(jobs), profile
+        self._minutes = [job_minutes(job, profile) for job in jobs]
+
+    @property
+    def workers(self) -> int:
+        """As many as `parallel`, or where that is not said so many that each lasts about job_minutes, and no more than the work
+        fills."""
+        total, longest = sum(self._minutes) / self.needs.at_once, max(self._minutes)
+        about = START_MINUTES if self.profile.parallel else max(self.profile.job_minutes, longest)
+        filled = min(math.ceil(total / about), math.ceil(len(self.jobs) / self.needs.at_once))
+        return max(1, min(filled, self.profile.parallel or filled))
+
+    def arrays(self, workers: int, most: int) -> list[ArrayPlan]:
+        """Arrays of at most so many tasks, each with its share of the jobs."""
+        parts = math.ceil(workers / most)
+        arrays = []
+        for part in range(parts):
+            jobs, minutes = self.jobs[part::parts], self._minutes[part::parts]
+            mine = len(range(part, workers, parts))
+            limit = self._limit(sum(minutes) / self.needs.at_once / mine, max(minutes))
+            needs = dataclasses.replace(self.needs, minutes=limit)
+            arrays.append(ArrayPlan(needs, jobs, mine, self.level, tuple(minutes)))
+        return arrays
+
+    def _limit(self, share: float, longest: float) -> int:
+        """Of a worker: its share of the work, and what is above job_minutes in a start of its own."""
+        bound = max(self.profile.job_minutes, longest) if self.profile.requeue else math.inf
+        minutes = min(max(share, longest), bound) + START_MINUTES
+        return max(1, math.ceil(min(minutes, self.profile.max_minutes or math.inf)))
+
+
+def _allot(classes: Sequence[_Class], room: int | None, canary: bool) -> list[int]:
+    """Workers of each class. Each gets one before any gets a second; children wait where their parents do."""
+    if room is None:
+        return [one.workers for one in classes]
+    left = room
+    counts: list[int] = []
+    for one in classes:
+        parents_wait = any(before.level < one.level and not n for before, n in zip(classes, counts, strict=False))
+        counts.append(0 if parents_wait else min(1, left))
+        left -= counts[-1]
+    if room <= ALONE_ROOM:
+        return counts
+    behind_canary: set[Gate] = set()
+    for place, one in enumerate(classes):
+        gate = int(canary and one.needs.gate not in behind_canary)
+        if counts[place] and (more := min(one.workers - 1, left - gate)) > 0:
+            counts[place] += more
+            left -= more + gate
+            behind_canary |= {one.needs.gate} if gate else set()
+    return counts
 
 
 def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Needs:
@@ -171,36 +213,8 @@ def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Nee
     )
 
 
-def _pack(jobs: Sequence[Job], needs: Needs, profile: SlurmProfile) -> list[tuple[Job, ...]]:
-    """Jobs dealt into elements of about job_minutes, but into no fewer elements than may run at once."""
-    total = sum(job_minutes(job, profile) for job in jobs) / needs.at_once
-    longest = max(job_minutes(job, profile) for job in jobs)
-    elements = math.ceil(total / max(profile.job_minutes, longest))
-    elements = min(len(jobs), max(elements, profile.parallel or 1))
-    ends = [round(len(jobs) * (place + 1) / elements) for place in range(elements)]
-    return [tuple(jobs[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _cut(
-    packs: Collection[tuple[Job, ...]], level: int, needs: Needs, root: Path, profile: SlurmProfile, max_array_size: int
-) -> list[ArrayPlan]:
-    """Arrays of at most max_array_size elements, with the time limit of the longest element."""
-    arrays = []
-    rest = list(packs)
-    while rest:
-        part, rest = rest[:max_array_size], rest[max_array_size:]
-        longest = max(sum(job_minutes(job, profile) for job in pack) for pack in part) / needs.at_once
-        minutes = min(longest + START_MINUTES, profile.max_minutes or math.inf)
-        elements = tuple(
-            Element(
-                index=index,
-                root=root,
-                jobs=pack,
-                at_once=min(needs.at_once, len(pack)),
-                requeue=profile.requeue,
-                max_attempts=profile.max_attempts,
-            )
-            for index, pack in enumerate(part)
-        )
-        arrays.append(ArrayPlan(dataclasses.replace(needs, minutes=max(1, math.ceil(minutes))), elements, level))
-    return arrays
+def canary_job(array: ArrayPlan) -> Job:
+    """The canary of an array: the first trial of its first job, as a job of its own name."""
+    job = array.jobs[0]
+    first = dataclasses.replace(job.cohorts[0], trials=job.cohorts[0].trials[:1])
+    return dataclasses.replace(job, job_id=job.job_id.replace("job-", "canary-"), cohorts=(first,))

@@ -2,21 +2,25 @@
 
 Owns: the --dependency of each array, and which classes have passed a canary. Sends nothing.
 
-A canary must have succeeded (afterok), or Slurm removes what waits for it. Parents need only have ended (afterany): a parent
-that failed leaves the exit status of its job at 0, one that could not go on leaves another, and in both cases it is the child
-that knows what that means for it. Elements of children do not stand for elements of parents (aftercorr): jobs are packed again.
+All of it need only have ended (afterany). A canary that was preempted, cancelled or lost with its node has decided nothing;
+that a class is broken, it says in a file which each batch script reads before it starts anything, and it cancels what waits
+for it. A parent that failed leaves the exit status of its job at 0, one that could not go on leaves another: in both cases the
+child knows what that means for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from cifar_hpc.executors.slurm.arrays import ArrayPlan, Gate, Submission
 from cifar_hpc.executors.slurm.handles import job_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.snapshot import package_digest
+from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.schema import JobEvent
@@ -34,10 +38,9 @@ class Order:
         self._files = files
         self._profile = profile
         self._events = [event for event in read_records(files.jobs, JobEvent) if event.event == "submitted"]
-        self._code = package_digest() if canary else ""
-        gates = {array.needs.gate for array in submission.arrays} if canary else set()
-        self._passed = {gate for gate in gates if self._has_passed(gate)}
-        self._without = {gate: level for gate, level in submission.gates.items() if gate in gates - self._passed}
+        self._code = package_digest()
+        gates = submission.gates.items() if canary else ()
+        self._without = {gate: level for gate, level in gates if not self._has_passed(gate)}
         self._canaries: dict[Gate, str] = {}
         self._queue = queue
         self._handles = self._queued_parents(submission.arrays)
@@ -50,39 +53,43 @@ class Order:
     def needs_canary(self, array: ArrayPlan) -> bool:
         return self._without.get(array.needs.gate) == array.level and array.needs.gate not in self._canaries
 
+    def has_canary(self, array: ArrayPlan) -> bool:
+        """Whether one of its class stands before it in this submission."""
+        return array.needs.gate in self._canaries
+
     def dependency(self, array: ArrayPlan, of_canary: bool = False) -> str | None:
         """For sbatch; None where nothing is to be waited for. of_canary: of the array's canary, not of the array."""
         canaries = [
             job_of(handle)
             for gate, handle in self._canaries.items()
-            if self._without[gate] < array.level or gate == array.needs.gate
+            if not of_canary and (self._without[gate] < array.level or gate == array.needs.gate)
         ]
         parents = (self._handles[parent] for job in array.jobs for parent in job.parent_ids if parent in self._handles)
-        waits = {"afterok": [] if of_canary else canaries, "afterany": sorted({job_of(handle) for handle in parents})}
-        return ",".join(":".join((kind, *ids)) for kind, ids in waits.items() if ids) or None
+        ids = dict.fromkeys([*canaries, *sorted({job_of(handle) for handle in parents})])
+        return ":".join(("afterany", *ids)) if ids else None
 
     def canary_sent(self, array: ArrayPlan, handle: str) -> None:
         self._canaries[array.needs.gate] = handle
 
-    def sent(self, array: ArrayPlan, handles: Sequence[str]) -> None:
-        """handles: of the array's elements, in order."""
-        for element, handle in zip(array.elements, handles, strict=True):
-            for job in element.jobs:
-                self._handles |= dict.fromkeys(job.trial_ids, handle)
+    def sent(self, jobs: Sequence[Job], handle: str) -> None:
+        for job in jobs:
+            self._handles |= dict.fromkeys(job.trial_ids, handle)
 
     def mark(self, array: ArrayPlan) -> str:
-        """The class of what stands behind a canary, else nothing. It is recorded with the job: where such a job has begun, its
-        canary has succeeded, which no cluster without accounting remembers."""
-        behind = array.needs.gate in self._canaries or array.needs.gate in self._passed
-        return self._mark(array.needs.gate) if behind else ""
+        """The class in twelve letters: what is asked of Slurm, how, and by which code."""
+        return self._mark(array.needs.gate)
+
+    def forget_broken(self, array: ArrayPlan) -> None:
+        """Before a new canary of the class is sent: what an earlier one found may be mended. Raises OSError."""
+        path = self._files.resource_class(self.mark(array))
+        if _word_of(path) == "broken":
+            path.unlink(missing_ok=True)
 
     def _has_passed(self, gate: Gate) -> bool:
-        mark = self._mark(gate)
-        return any(event.detail == mark and self._files.element_log(event.handle).exists() for event in self._events)
+        return _word_of(self._files.resource_class(self._mark(gate))) == "passed"
 
     def _mark(self, gate: Gate) -> str:
-        """The class in twelve letters: what is asked of Slurm, how, and by which code."""
-        return "class " + hashlib.sha256(repr((gate, self._profile, self._code)).encode()).hexdigest()[:12]
+        return hashlib.sha256(repr((gate, self._profile, self._code)).encode()).hexdigest()[:12]
 
     def queued_relay(self) -> str | None:
         """A job of an earlier submission that will submit what waits; one that does so now is not waited for."""
@@ -98,3 +105,10 @@ class Order:
             return {}
         states = self._queue.states(list(newest.values()))
         return {trial_id: h for trial_id, h in newest.items() if states[h] in (JobState.QUEUED, JobState.RUNNING)}
+
+
+def _word_of(path: Path) -> str:
+    """The first word of a class's file; empty where there is none."""
+    with contextlib.suppress(OSError):
+        return path.read_text().partition("\n")[0]
+    return ""

@@ -3,50 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import RunJob, run_on_node
-from cifar_hpc.executors.slurm.arrays import ArrayPlan, History, Needs, Submission, plan_submission
+from cifar_hpc.executors.slurm.arrays import (
+    ALONE_ROOM,
+    OWN_FAILURES,
+    ArrayPlan,
+    History,
+    Needs,
+    Submission,
+    canary_job,
+    plan_submission,
+)
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.dependencies import RELAY, Order
-from cifar_hpc.executors.slurm.handles import local_part
-from cifar_hpc.executors.slurm.node import Element, canary_of, run_canary, run_element, run_relay
+from cifar_hpc.executors.slurm.handles import handle_of, job_of, local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
-from cifar_hpc.executors.slurm.sender import NoRoomError, Sender
+from cifar_hpc.executors.slurm.sender import GoOn, NoRoomError, Sender, Start
 from cifar_hpc.executors.slurm.site import Limits, read_limits
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import JobEvent
-from cifar_hpc.records.store import read_records
+from cifar_hpc.records.starts import TIME, earlier_claims, fruitless_starts, task_of
 
 RELAY_GB, RELAY_MINUTES = 2.0, 15
 
 
 class SlurmExecutor:
-    """The protocol's executor on one results folder and one profile. run: what executes a job on a node (the runner).
+    """The protocol's executor on one results folder and one profile.
 
     Each job stands in jobs.jsonl before it is sent. After `start`, `waiting` holds the jobs that the limits kept out; `notes`
-    says so in sentences. go_on: submits what waits; a small job in the queue calls it, on a node,
-    when about half of what was submitted has ended. Without it, or where nodes may not submit, the next `sweep` does.
+    says so in sentences. go_on: the words after `python` of a job that submits what waits, which may keep files beside its
+    script; it stands in the queue until the first array has ended. Without it, or where nodes may not submit, the next `sweep`
+    does.
     """
 
     name = "slurm"
     attached = False
 
-    def __init__(
-        self,
-        profile: SlurmProfile,
-        layout: Layout,
-        *,
-        canary: bool = True,
-        run: RunJob = run_on_node,
-        go_on: Callable[[], None] | None = None,
-    ) -> None:
-        self._run = run
+    def __init__(self, profile: SlurmProfile, layout: Layout, *, canary: bool = True, go_on: GoOn | None = None) -> None:
         self._go_on = go_on
         self.profile = profile
         self.layout = layout
@@ -54,21 +51,17 @@ class SlurmExecutor:
         self.queue = SlurmQueue(layout.queue)
         self.waiting: Sequence[Job] = ()
         self.notes: Sequence[str] = ()
+        self.jobs_n = 0  # array tasks that `start` sent, the canaries among them
 
     @classmethod
     def open(
-        cls,
-        layout: Layout,
-        *,
-        profile: SlurmProfile | None = None,
-        canary: bool = True,
-        go_on: Callable[[], None] | None = None,
+        cls, layout: Layout, *, profile: SlurmProfile | None = None, canary: bool = True, go_on: GoOn | None = None
     ) -> SlurmExecutor:
         """profile: that of the site; what only asks and cancels needs none."""
         return cls(profile or SlurmProfile(), layout, canary=canary, go_on=go_on)
 
     def start(self, layout: Layout, jobs: Sequence[Job], started: Callable[[Job, str], None]) -> None:
-        """Submits the jobs as arrays, behind a canary where there are several elements; returns when sbatch has them.
+        """Submits the jobs as arrays, behind a canary where one has several workers; returns when sbatch has them.
 
         Raises CifarHpcError with Slurm's words where it refuses; what it took before stands.
         """
@@ -76,37 +69,45 @@ class SlurmExecutor:
             return
         limits = read_limits(self.profile)
         submission = self.plan(jobs, limits)
-        if submission.waiting and self._go_on and limits.room:
+        if submission.waiting and self._go_on and limits.room and limits.room > ALONE_ROOM:
             submission = self.plan(jobs, dataclasses.replace(limits, room=limits.room - 1))  # one place for the relay
         self.waiting = submission.waiting
         sender = Sender(layout, jobs[0].sweep, self.profile, self.queue)
         order = self.order(submission, jobs[0].sweep)
         sent: list[str] = []
         relay: str | None = None
-        watch, work = (functools.partial(function, run=self._run) for function in (run_canary, run_element))
         try:
             for place, array in enumerate(submission.arrays):
                 try:
-                    if order.needs_canary(array):
-                        canary = ArrayPlan(array.needs, (canary_of(array.elements[0]),))
-                        (handle,) = sender.send(watch, canary, order.dependency(array, of_canary=True))
-                        order.canary_sent(array, handle)
-                        started(canary.jobs[0], handle)
-                    handles = sender.send(work, array, order.dependency(array), order.mark(array))
+                    handle = self._send(sender, order, array, started)
                 except NoRoomError as error:
                     limits = Limits(limits.max_array_size, 0, str(error))
                     self.waiting = (*(job for other in submission.arrays[place:] for job in other.jobs), *self.waiting)
                     break
-                order.sent(array, handles)
-                for element, handle in zip(array.elements, handles, strict=True):
-                    for job in element.jobs:
-                        started(job, handle)
-                sent += handles
+                sent.append(handle)
             if self.waiting and sent:
-                relay = self._send_relay(sender, order, sent[len(sent) // 2], started)
+                relay = self._send_relay(sender, order, sent[0], started)
         finally:
             self.queue.forget()
             self._note(submission, limits, relay)
+
+    def _send(self, sender: Sender, order: Order, array: ArrayPlan, started: Callable[[Job, str], None]) -> str:
+        """The array, and its canary before it where it needs one. With room for one of both, the array as one worker."""
+        mark = order.mark(array)
+        if not order.has_canary(array):
+            order.forget_broken(array)
+        if order.needs_canary(array):
+            canary = ArrayPlan(array.needs, (canary_job(array),), minutes=(array.needs.minutes,))
+            handle = sender.send(canary, order.dependency(array, of_canary=True), Start("canary"), mark)
+            order.canary_sent(array, handle)
+            self.jobs_n += 1
+            started(canary.jobs[0], handle)
+        handle = sender.send(array, order.dependency(array), Start("run"), mark)
+        self.jobs_n += array.workers
+        order.sent(array.jobs, handle)
+        for job in array.jobs:
+            started(job, handle)
+        return handle
 
     def _send_relay(self, sender: Sender, order: Order, after: str, started: Callable[[Job, str], None]) -> str | None:
         """The handle of the job that submits what waits, one that stands in the queue already included; None without."""
@@ -117,11 +118,9 @@ class SlurmExecutor:
         first = self.waiting[0]
         relay = RELAY + first.job_id.rsplit("-", 1)[1]
         job = Job(sweep=first.sweep, job_id=relay, cohorts=(), resources=Resources(gpus=0))
-        element = Element(index=0, root=self.layout.root, jobs=())
         needs = Needs(nodes=1, gpus=0, cpus=1, memory_gb=RELAY_GB, minutes=RELAY_MINUTES, at_once=1, exclude=())
-        function = functools.partial(run_relay, go_on=self._go_on)
         try:
-            (handle,) = sender.send(function, ArrayPlan(needs, (element,)), f"afterany:{local_part(after)}", jobs=[[job]])
+            handle = sender.send(ArrayPlan(needs, (job,)), f"afterany:{job_of(after)}", Start("relay", go_on=self._go_on))
         except NoRoomError:
             return None
         started(job, handle)
@@ -129,7 +128,7 @@ class SlurmExecutor:
 
     def plan(self, jobs: Sequence[Job], limits: Limits) -> Submission:
         """What `start` would submit now; `sweep --dry-run` shows it."""
-        return plan_submission(jobs, self.layout.root, self.profile, limits, self.histories(jobs), self.canary)
+        return plan_submission(jobs, self.profile, limits, self.histories(jobs), self.canary)
 
     def order(self, submission: Submission, sweep: str) -> Order:
         """Which arrays of the submission wait for what."""
@@ -147,21 +146,28 @@ class SlurmExecutor:
         return self.queue.explain(handles)
 
     def cancel(self, handles: Sequence[str]) -> None:
-        """All jobs packed into an element end with it. Raises SlurmError."""
+        """All tasks of an array end with it. Raises SlurmError."""
         self.queue.cancel(handles)
 
     def histories(self, jobs: Iterable[Job]) -> Mapping[str, History]:
-        """How earlier starts of the jobs' trials ended, from jobs.jsonl and Slurm's memory."""
-        jobs = list(jobs)
-        wanted = {trial_id for job in jobs for trial_id in job.trial_ids}
-        starts: dict[str, list[str]] = {}
-        for sweep in {job.sweep for job in jobs}:
-            for event in read_records(self.layout.sweep(sweep).jobs, JobEvent):
-                if event.event == "submitted" and event.executor == self.name:
-                    for trial_id in wanted.intersection(event.trial_ids):
-                        starts.setdefault(trial_id, []).append(event.handle)
-        endings = self.queue.endings([handle for handles in starts.values() for handle in handles])
-        return {t: History(tuple(endings[h] for h in handles if h in endings)) for t, handles in starts.items()}
+        """How earlier starts of the jobs' trials ended, from their claims, the batch scripts' notes and Slurm's memory."""
+        left: dict[str, list[str]] = {}  # trial -> array tasks that had it and ended without a word, the newest last
+        for trial_id in dict.fromkeys(trial_id for job in jobs for trial_id in job.trial_ids):
+            claims = earlier_claims(self.layout.trial(trial_id))
+            tasks = [
+                task_of(claim.restart_token) for claim in reversed(claims) if claim.released_at is None or claim.ended == TIME
+            ]
+            if claims:
+                left[trial_id] = [handle_of(task, self.queue.cluster) for task in tasks if task is not None]
+        endings = self.queue.endings([handle for handles in left.values() for handle in handles])
+        own = {local_part(handle) for handle, entry in endings.items() if entry.state in OWN_FAILURES}
+        return {
+            trial_id: History(
+                tuple(endings[handle] for handle in handles if handle in endings),
+                fruitless_starts(self.layout, trial_id, own.__contains__),
+            )
+            for trial_id, handles in left.items()
+        }
 
     def _note(self, submission: Submission, limits: Limits, relay: str | None) -> None:
         notes: list[str] = []

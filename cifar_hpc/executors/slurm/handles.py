@@ -1,7 +1,7 @@
-"""What we call a job of Slurm: '1000_7@alps', array task 7 of job 1000 on the cluster alps; '1000@alps' where it is no array.
+"""What we call a job of Slurm: '1000@alps', an array or a job of its own on the cluster alps; '1000_7@alps' array task 7 of it.
 
 A job id means something on its own cluster alone, and results may lie where the login nodes of several see them. Before sbatch
-has answered, the array has its name only: 'sweep-1a2b3c4d#7@alps'. Handles of older sweeps name no cluster.
+has answered, the array has its name only: 'sweep-1a2b3c4d#@alps'. Handles of older sweeps name no cluster.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def job_of(handle: str) -> str:
     return local_part(handle).partition("_")[0]
 
 
-def place_of(name: str, index: int, cluster: str | None) -> str:
-    """An array task whose array has no id yet."""
-    return handle_of(f"{name}#{index}", cluster)
+def place_of(name: str, cluster: str | None) -> str:
+    """An array that has no id yet."""
+    return handle_of(f"{name}#", cluster)
 
 
 def is_place(handle: str) -> bool:
@@ -38,10 +38,5 @@ def is_place(handle: str) -> bool:
 
 
 def name_of(place: str) -> str:
-    """The name of its array."""
+    """The name of the array."""
     return place.rpartition("#")[0]
-
-
-def index_of(place: str) -> int:
-    """Its index there."""
-    return int(local_part(place.rpartition("#")[2]))

@@ -1,7 +1,7 @@
 """Arrays whose sbatch was begun and whose id stands nowhere: the process that sent them was killed, or Slurm went silent.
 
-Owns: how an open line "sending" of jobs.jsonl is closed. The array's name is asked of Slurm: it is there, and its tasks get
-their handles; or it is not, and its trials are free again. Sends nothing.
+Owns: how an open line "sending" of jobs.jsonl is closed. The array's name is asked of Slurm: it is there, and its id is
+written down; or it is not, and its trials are free again. Sends nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from cifar_hpc.executors.slurm.handles import cluster_of, handle_of, index_of, name_of
+from cifar_hpc.executors.slurm.handles import cluster_of, handle_of, name_of
 from cifar_hpc.executors.slurm.queue import SlurmQueue
-from cifar_hpc.executors.slurm.sender import name_inputs, unsent
+from cifar_hpc.executors.slurm.sender import unsent
 from cifar_hpc.records.jobs import JobState, open_jobs, process_states
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.schema import JobEvent
@@ -59,21 +59,10 @@ def _is_being_sent(event: JobEvent) -> bool:
 
 def _close(files: SweepFiles, events: list[JobEvent], ids: Mapping[str, str]) -> None:
     closed: list[JobEvent] = []
-    for name in dict.fromkeys(name_of(event.handle) for event in events):
-        of_array = [event for event in events if name_of(event.handle) == name]
-        job_id = ids.get(name)
-        if job_id is None:
-            closed += unsent(of_array)
-            continue
-        places = {index_of(event.handle): event for event in of_array}
-        several = len(places) > 1
-        handles = {
-            index: handle_of(f"{job_id}_{index}" if several else job_id, cluster_of(event.handle))
-            for index, event in places.items()
-        }
-        name_inputs(files, name, handles)
-        closed += [
-            dataclasses.replace(event, at=utc_now(), event="submitted", detail="", handle=handles[index_of(event.handle)])
-            for event in of_array
-        ]
+    for event in events:
+        if job_id := ids.get(name_of(event.handle)):
+            handle = handle_of(job_id, cluster_of(event.handle))
+            closed.append(dataclasses.replace(event, at=utc_now(), event="submitted", detail="", handle=handle))
+        else:
+            closed += unsent([event])
     append_records(files.jobs, closed)

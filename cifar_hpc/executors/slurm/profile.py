@@ -86,7 +86,11 @@ def load_profile(path: Path) -> SlurmProfile:
         problems = [*error.problems, *problems]
     if problems:
         raise SpecError(by_line(problems))
-    return SlurmProfile(name=path.stem, **keys)
+    profile = SlurmProfile(name=path.stem, **keys)
+    if profile.max_minutes is not None and profile.max_minutes * 60 <= profile.signal_s:
+        allowed = f"more than signal_s, {profile.signal_s} s: a job would begin to save before it begins to train"
+        raise SpecError([Problem(tree.where(("max_minutes",)), f"{profile.max_minutes:g} minutes", allowed)])
+    return profile
 
 
 def find_profile(name: str | None) -> SlurmProfile | None:

@@ -120,8 +120,8 @@ class SlurmQueue:
             memory["queue"] = {local: _to_json(entry) for local, entry in entries.items()}
             self._remember_endings(memory, entries)
             self._write(memory)
-        found = memory["queue"]
-        return {handle: QueueEntry(*found[local]) for handle, local in wanted.items() if local in found}
+        found = _with_arrays(memory["queue"])
+        return {handle: found[local] for handle, local in wanted.items() if local in found}
 
     def states(self, handles: Sequence[str]) -> Mapping[str, JobState]:
         """QUEUED, RUNNING, GONE; UNKNOWN where Slurm did not answer, of another cluster's, and of what has no id yet."""
@@ -160,7 +160,8 @@ class SlurmQueue:
             return {}
         memory = self._read()
         gone = {h: local for h, local in wanted.items() if h not in living or living[h].job_state is JobState.GONE}
-        unknown = [local for local in gone.values() if local not in memory["endings"]]
+        known = _with_arrays(memory["endings"])
+        unknown = [local for local in gone.values() if local not in known]
         if unknown and time.time() - memory["no_accounting_at"] > 3600:
             jobs = sorted({job_of(local) for local in unknown}, key=int)
             try:
@@ -169,7 +170,8 @@ class SlurmQueue:
             except SlurmError as error:
                 memory["no_accounting_at"] = time.time() if "disabled" in str(error) else 0.0
             self._write(memory)
-        return {h: QueueEntry(*memory["endings"][local]) for h, local in gone.items() if local in memory["endings"]}
+            known = _with_arrays(memory["endings"])
+        return {h: known[local] for h, local in gone.items() if local in known}
 
     def find(self, names: Sequence[str]) -> Mapping[str, str] | None:
         """The ids of the arrays with these names; None where Slurm did not answer."""
@@ -254,6 +256,26 @@ def _handles(match: re.Match[str]) -> Iterable[str]:
         first, _, last = ends.partition("-")
         handles += [f"{job}_{i}" for i in range(int(first), int(last or first) + 1, int(step or 1))]
     return handles
+
+
+def _with_arrays(plain: Mapping[str, Any]) -> dict[str, QueueEntry]:
+    """Remembered entries by array task and, of arrays, by array: what one of its tasks that runs does, else one that waits,
+    else how they ended."""
+    entries = {local: QueueEntry(*entry) for local, entry in plain.items()}
+    arrays: dict[str, QueueEntry] = {}
+    for local, entry in entries.items():
+        if "_" in local:
+            other = arrays.setdefault(job_of(local), entry)
+            arrays[job_of(local)] = max(other, entry, key=_telling)
+    return arrays | entries
+
+
+def _telling(entry: QueueEntry) -> int:
+    """How much an array task's state says of its array; of tasks that are over, one that ended badly says why trials are
+    left."""
+    if entry.job_state is not JobState.GONE:
+        return 4 if entry.job_state is JobState.RUNNING else 3
+    return {"COMPLETED": 0, "CANCELLED": 1}.get(entry.state, 2)
 
 
 def _to_json(entry: QueueEntry) -> list[str]:

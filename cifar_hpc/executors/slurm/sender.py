@@ -1,38 +1,57 @@
 """Sends one array: writes it down, calls sbatch, writes down what came of it. The only file that imports submitit.
 
 Owns: the lines "sending", "submitted" and "unsent" of jobs.jsonl, and the array's name, by which it is found where this process
-ended, or Slurm went silent, between sbatch and its answer. submitit writes the batch scripts and carries a function to the
-node; it neither sends nor watches.
+ended, or Slurm went silent, between sbatch and its answer. submitit writes the batch scripts, flags and set-up round the lines
+of `script`; it neither sends nor watches, and no pickle carries the work, which is JSON beside the script.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
+import os
 import shlex
+import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.executors.slurm.arrays import ArrayPlan, Needs
+from cifar_hpc.executors.slurm.arrays import ArrayPlan
 from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
-from cifar_hpc.executors.slurm.handles import handle_of, job_of, local_part, place_of
-from cifar_hpc.executors.slurm.node import Element
+from cifar_hpc.executors.slurm.handles import handle_of, place_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.refusals import is_room, is_silence, keys_to_change
+from cifar_hpc.executors.slurm.script import Script
 from cifar_hpc.executors.slurm.snapshot import snapshot_package
-from cifar_hpc.planning.plan import Job
+from cifar_hpc.executors.slurm.work import Task, Work
 from cifar_hpc.records.jobs import own_handle
-from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.layout import ArrayFiles, Layout
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, utc_now
 
 SENDS = 3  # tries of one array whose sbatch had no answer
+
+
+_SRUN = ("--unbuffered", "--open-mode=append")
+# Of several tasks the first one judges: it is not left waiting for one that died, nor the others for it.
+_TOGETHER = ("--kill-on-bad-exit=1", "--wait=60")
+
+
+GoOn = Callable[[ArrayFiles], Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the tasks of an array run: their work (run), that of a canary (canary), or what go_on says: the words after
+    `python`."""
+
+    kind: str
+    go_on: GoOn | None = None
 
 
 class NoRoomError(SlurmError):
@@ -48,22 +67,6 @@ def unsent(sending: Iterable[JobEvent]) -> list[JobEvent]:
     return [dataclasses.replace(event, at=utc_now(), event="unsent", detail="") for event in sending]
 
 
-def name_inputs(files: SweepFiles, name: str, handles: Mapping[int, str]) -> None:
-    """Gives what was written for the array `name` the names under which its tasks look for it. handles: by index."""
-    for index, handle in handles.items():
-        with contextlib.suppress(FileNotFoundError):
-            (files.logs / f"{name}_{index}.pkl").rename(files.logs / f"{local_part(handle)}_submitted.pkl")
-    for handle in list(handles.values())[:1]:
-        with contextlib.suppress(FileNotFoundError):
-            (files.logs / f"{name}.sh").rename(files.logs / f"{job_of(handle)}_submission.sh")
-
-
-def remove(inputs: Iterable[Path], script: Path) -> None:
-    """What was written for an array that was not sent."""
-    for path in (*inputs, script):
-        path.unlink(missing_ok=True)
-
-
 class Sender:
     """Writes and submits the batch scripts of one sweep."""
 
@@ -73,48 +76,35 @@ class Sender:
         self.profile = profile
         self._queue = queue
 
-    def send(
-        self,
-        function: Callable[[Element], None],
-        array: ArrayPlan,
-        after: str | None,
-        mark: str = "",
-        jobs: Sequence[Sequence[Job]] | None = None,
-    ) -> list[str]:
-        """The handles of the array tasks, in order. after: the dependency; mark: recorded with each job; jobs: what each array
-        task is, where it is not the jobs of its element.
+    def send(self, array: ArrayPlan, after: str | None, start: Start, mark: str = "") -> str:
+        """The handle of the array. after: the dependency; start: what its tasks run; mark: of its resource class.
 
         Raises NoRoomError at a submit limit, RefusedError where Slurm does not take the job, SlurmError where it does not
         answer; in the last case, or where this process ends, the line "sending" stays, for `settle_names`.
         """
-        name = f"{self.files.name}-{uuid.uuid4().hex[:8]}"
-        tasks = [element.jobs for element in array.elements] if jobs is None else jobs
-        self.files.logs.mkdir(parents=True, exist_ok=True)
-        script = self._executor(array.needs, name, after)
-        inputs = self._write_inputs(function, array, name)
-        path = self.files.logs / f"{name}.sh"
-        sending = self._events("sending", tasks, [self._place(name, index) for index in range(len(tasks))], own_handle())
+        files = self.files.array(f"{self.files.name}-{uuid.uuid4().hex[:8]}")
+        files.folder.mkdir(parents=True)
+        place = place_of(files.name, self._queue.cluster)
+        sending = [job.event("sending", "slurm", place, own_handle()) for job in array.jobs]
         try:
-            path.write_text(self._text(script, len(array.elements)))
+            files.script.write_text(self._text(array, files, after, start, mark))
             append_records(self.files.jobs, sending)
         except OSError:  # a full disk: nothing was sent
-            remove(inputs, path)
+            shutil.rmtree(files.folder, ignore_errors=True)
             raise
         try:
-            job_id = self._sbatch(path, name)
+            job_id = self._sbatch(files.script, files.name)
         except (NoRoomError, RefusedError):
-            remove(inputs, path)
+            shutil.rmtree(files.folder, ignore_errors=True)
             append_records(self.files.jobs, unsent(sending))
             raise
-        several = len(array.elements) > 1
-        handles = [self._handle(f"{job_id}_{index}" if several else job_id) for index in range(len(tasks))]
-        append_records(self.files.jobs, self._events("submitted", tasks, handles, mark))
-        name_inputs(self.files, name, dict(enumerate(handles)))
-        return handles
+        handle = handle_of(job_id, self._queue.cluster)
+        append_records(self.files.jobs, [job.event("submitted", "slurm", handle) for job in array.jobs])
+        return handle
 
     def script(self, array: ArrayPlan) -> str:
-        """The batch script as `send` would write it, but for the array's name and what it waits for."""
-        return self._text(self._executor(array.needs, self.files.name, None, snapshot=False), len(array.elements))
+        """The batch script as `send` would write it, but for the array's name and what it waits for. Writes nothing."""
+        return self._text(array, self.files.array(self.files.name), None, Start("run"), "", snapshot=False)
 
     def _sbatch(self, path: Path, name: str) -> str:
         """The job id. An sbatch that had no answer may have been heard: the array is looked for before it is sent again."""
@@ -138,50 +128,61 @@ class Sender:
                 raise RefusedError(f"sbatch refused the jobs of {self.files.name}: {words_of[-400:]}{hint}") from error
         raise AssertionError("unreachable")
 
-    def _events(self, event: str, tasks: Sequence[Sequence[Job]], handles: Sequence[str], detail: str) -> list[JobEvent]:
-        return [job.event(event, "slurm", handle, detail) for jobs, handle in zip(tasks, handles, strict=True) for job in jobs]
-
-    def _handle(self, local: str) -> str:
-        return handle_of(local, self._queue.cluster)
-
-    def _place(self, name: str, index: int) -> str:
-        return place_of(name, index, self._queue.cluster)
-
-    def _write_inputs(self, function: Callable[[Element], None], array: ArrayPlan, name: str) -> list[Path]:
-        """What each array task is given, in files that are renamed once its id is known."""
-        from submitit.core.utils import DelayedSubmission
-
-        paths = []
-        for element in array.elements:
-            given = DelayedSubmission(function, element)
-            given.set_timeout(array.needs.minutes, 3)
-            paths.append(self.files.logs / f"{name}_{element.index}.pkl")
-            given.dump(paths[-1])
-        return paths
-
-    def _text(self, executor: Any, elements: int) -> str:
-        from submitit.slurm.slurm import _make_sbatch_string
-
-        return str(
-            _make_sbatch_string(
-                command=executor._submitit_command_str,
-                folder=self.files.logs,
-                **executor.parameters,
-                **({"map_count": elements} if elements > 1 else {}),
-            )
-        )
-
-    def _executor(self, needs: Needs, name: str, after: str | None, snapshot: bool = True) -> Any:
+    def _text(
+        self, array: ArrayPlan, files: ArrayFiles, after: str | None, start: Start, mark: str, snapshot: bool = True
+    ) -> str:
+        """Writes the work of the array, too."""
         import submitit
 
-        profile = self.profile
+        profile, needs = self.profile, array.needs
+        if start.go_on is not None:
+            words = start.go_on(files)
+        else:
+            words = ("-u", "-m", "cifar_hpc.executors.slurm.task", start.kind, str(files.work))
+            if snapshot:
+                self._work(array, mark).write(files.work)
         python = profile.python or shlex.quote(sys.executable)
-        executor = submitit.SlurmExecutor(
-            folder=self.files.logs, python=f"{profile.container} {python}" if profile.container else python
+        several = array.workers > 1
+        output = f"{files.folder}/{'%A_%a' if several else '%j'}".replace("%", "%%", str(files.folder).count("%"))
+        script = Script(
+            folder=files.folder,
+            mark=self.files.resource_class(mark) if mark else Path(os.devnull),
+            command=" ".join(filter(None, (profile.container, python, shlex.join(words)))),
+            srun=(*_SRUN, f"--output={output}_%t_log.out", *(_TOGETHER if needs.nodes > 1 else ())),
+            requeue=profile.requeue,
+            max_attempts=profile.max_attempts,
+            signal_s=profile.signal_s,
+            canary=start.kind == "canary",
         )
-        code = self._code if snapshot else self.files.code
+        executor = submitit.SlurmExecutor(folder=files.folder)
+        executor.update_parameters(**self._parameters(array, files.name, after, script, f"{output}_0_log.out", snapshot))
+        if several:
+            executor.parameters["map_count"] = array.workers
+        return str(executor._make_submission_file_text(script.run, files.name))
+
+    def _work(self, array: ArrayPlan, mark: str) -> Work:
+        needs, profile = array.needs, self.profile
+        return Work(
+            sweep=self.files.name,
+            tasks=tuple(map(Task.of, array.jobs, array.minutes)),
+            workers=array.workers,
+            at_once=needs.at_once,
+            max_attempts=profile.max_attempts,
+            gpus=needs.gpus * needs.nodes,
+            cpus=needs.cpus * needs.nodes,
+            mark=mark,
+            limit_minutes=needs.minutes,
+            signal_s=profile.signal_s,
+        )
+
+    def _parameters(
+        self, array: ArrayPlan, name: str, after: str | None, script: Script, output: str, snapshot: bool
+    ) -> dict[str, Any]:
+        """What submitit makes the flags and the set-up lines of."""
+        profile, needs = self.profile, array.needs
         extra: dict[str, Any] = {"mail-user": profile.mail_user, "mail-type": profile.mail_type}
-        extra |= {"requeue" if profile.requeue else "no-requeue": True, "kill-on-invalid-dep": "yes" if after else None}
+        extra |= {"requeue" if profile.requeue else "no-requeue": True}
+        extra |= {"signal": f"B:USR2@{profile.signal_s}", "output": output}  # B: the script hears it, from its first line on
         extra |= profile.sbatch
         parameters = {
             "job_name": name,
@@ -193,20 +194,17 @@ class Sender:
             "exclude": ",".join(filter(None, (profile.exclude, *needs.exclude))) or None,
             "nodes": needs.nodes,
             "ntasks_per_node": 1,
-            # Of several tasks the first one judges: it is not left waiting for one that died, nor the others for it.
-            "srun_args": ["--kill-on-bad-exit=1", "--wait=60"] if needs.nodes > 1 else None,
             "cpus_per_task": needs.cpus,
             "mem": f"{round(needs.memory_gb * 1024)}M" if needs.memory_gb else None,
             "gres": f"{profile.gres}:{needs.gpus}" if needs.gpus else None,
             "dependency": after,
             "array_parallelism": profile.parallel or 1_000_000,
-            "signal_delay_s": profile.signal_s,
             "stderr_to_stdout": True,
-            "setup": self._setup(code),
+            "use_srun": False,
+            "setup": [script.head, *self._setup(self._code if snapshot else self.files.code)],
             "additional_parameters": {flag: value for flag, value in extra.items() if value not in (None, False)},
         }
-        executor.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
-        return executor
+        return {key: value for key, value in parameters.items() if value is not None}
 
     @functools.cached_property
     def _code(self) -> Path:
