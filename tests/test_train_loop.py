@@ -211,7 +211,7 @@ def test_taps_that_are_kept_change_no_bit(layout, tmp_path, monkeypatch):
     run_job(job_of(*members, together=True), layout, executor="inline")
     kept_bytes = []
 
-    def keep_nothing(feed):
+    def keep_nothing(feed, depths):
         feed._keep = False
         kept_bytes.append(feed.kept_bytes)
 
