@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cifar_hpc.errors import CifarHpcError, Problem, SpecError
-from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile, load_profile, profile_text
+from cifar_hpc.executors.slurm.profile import SiteClass, SlurmProfile, bound, find_profile, load_profile, profile_text
 
 
 def _write(folder: Path, text: str, name: str = "site.yaml") -> Path:
@@ -28,7 +28,7 @@ def test_all_problems_of_a_profile_are_told_at_once_with_line_and_nearest_key(tm
         ("3: parallel", "2.5", "a whole number at least 1 or null is needed"),
         ("4: share_gpus", "'yes'", "true or false is needed"),
     ]
-    assert (time.where, time.allowed) == (f"{path}:5: sbatch.time", "the sweep itself sets it")
+    assert time.where == f"{path}:5: sbatch.time" and "max_minutes" in time.allowed
     assert (nice.where, nice.nearest) == (f"{path}:5: sbatch.--nice", "nice")
 
 
@@ -55,6 +55,7 @@ def test_a_written_profile_reads_back_as_it_was(tmp_path):
         "requeue": False,
         "gres": None,
         "sbatch": {"nice": 100, "exclusive": True},
+        "classes": {"short": SiteClass(up_to_minutes=30.0, partition="debug")},
     }
     path = _write(tmp_path, profile_text(keys, ["made by hand"]))
     assert load_profile(path) == SlurmProfile(name="site", **keys)
@@ -89,3 +90,58 @@ def test_a_longest_limit_that_leaves_no_time_before_the_signal_is_refused(tmp_pa
     (tmp_path / "p.yaml").write_text("max_minutes: 2\nsignal_s: 120\n")
     with pytest.raises(SpecError, match=r"p.yaml:1: max_minutes.*more than signal_s, 120 s"):
         load_profile(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "allowed"),
+    [
+        ("sbatch: {mem: 4G}\n", "sbatch.mem", "memory_gb"),
+        ("sbatch: {nodes: 2}\n", "sbatch.nodes", "resources.nodes"),
+        ("sbatch: {chdir: /tmp}\n", "sbatch.chdir", "the sweep itself sets it"),
+        ("sbatch: {export: NONE}\n", "sbatch.export", "environment"),
+        ("sbatch: {gpus-per-node: 1}\n", "sbatch.gpus-per-node", "resources.gpus"),
+        ("srun: {output: x}\n", "srun.output", "the sweep itself sets it"),
+        ("gpus: gpus-per-job\n", "gpus", "gpus-per-node"),
+        ("gres: gpu:a100:4\n", "gres", "gpu:a100"),
+        ("mps: true\n", "mps", "share a GPU"),
+        ("shards: 4\nshare_gpus: true\n", "shards", "by its shards"),
+        ("binds: [/data]\n", "binds", "container"),
+        ("classes: {any: {qos: a}, small: {up_to_gpus: 1}}\n", "classes.any", "it stands last"),
+        ("classes: {a: {up_to_hours: 1}}\n", "classes.a.up_to_hours", "it is no key of classes.a"),
+        ("classes: {a: {up_to_gpus: -1}}\n", "classes.a.up_to_gpus", "a whole number at least 0"),
+    ],
+)
+def test_what_a_sweep_sets_itself_and_what_contradicts_is_refused_with_what_to_write(tmp_path, text, where, allowed):
+    with pytest.raises(SpecError) as caught:
+        load_profile(_write(tmp_path, text))
+    (problem,) = caught.value.problems
+    assert problem.where.endswith(f": {where}") and allowed in problem.allowed
+
+
+def test_a_job_has_the_first_class_that_it_fits_into_with_its_keys_and_its_limit():
+    classes = {
+        "debug": SiteClass(up_to_minutes=30.0, up_to_gpus=1, partition="debug", qos="debug"),
+        "large": SiteClass(up_to_nodes=1, gres="gpu:h100"),
+    }
+    profile = SlurmProfile(gpu_partition="gpu", cpu_partition="cpu", qos="normal", max_minutes=600.0, classes=classes)
+    sizes = [{"minutes": 30.0, "gpus": 1.0}, {"minutes": 31.0, "gpus": 1.0}, {"minutes": 31.0, "gpus": 1.0, "nodes": 2}]
+    names = [profile.class_of(**{"nodes": 1, "memory_gb": None, **size}) for size in sizes]
+    assert names == ["debug", "large", ""]
+    debug, large = profile.of_class("debug"), profile.of_class("large")
+    assert (debug.gpu_partition, debug.qos, debug.max_minutes, debug.gres) == ("debug", "debug", 30.0, "gpu")
+    assert (large.gpu_partition, large.qos, large.max_minutes, large.gres) == ("gpu", "normal", 600.0, "gpu:h100")
+    assert profile.of_class("") is profile
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("apptainer exec --nv a.sif", "apptainer exec --bind /r --bind /d --nv a.sif"),
+        ("/opt/bin/singularity --quiet exec a.sif", "/opt/bin/singularity --quiet exec --bind /r --bind /d a.sif"),
+        ("podman run --rm image", "podman run --volume /r:/r --volume /d:/d --rm image"),
+    ],
+)
+def test_a_container_shows_the_folders_of_results_and_data(command, wanted):
+    assert bound(command, ["/r", "/d", "/r"]) == wanted
+    with pytest.raises(CifarHpcError, match="apptainer"):
+        bound("enroot start a", ["/r"])
