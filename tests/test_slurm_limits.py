@@ -11,6 +11,9 @@ from cifar_hpc.executors.slurm import sender as slurm
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.refusals import is_room, is_silence, keys_to_change
+from cifar_hpc.executors.slurm.sender import RefusedError
+from cifar_hpc.executors.slurm.site import read_limits
 from cifar_hpc.executors.slurm.work import Work, root_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.jobs import JobState
@@ -182,3 +185,71 @@ def test_a_user_edit_after_submission_does_not_reach_the_queued_jobs(start, tmp_
     second = snapshot_package(files, package)
     assert (first / "cifar_hpc/loop.py").read_text() == "before = 1\n" and first != second
     assert snapshot_package(files, package) == second and len(list(files.code.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("profile", "wanted"),
+    [
+        ({}, "40 jobs (MaxSubmitJobs of account vision)"),  # the default one pays
+        ({"account": "speech"}, "3 jobs (MaxSubmitJobs of account speech)"),
+        ({"account": "vision", "gpu_partition": "debug"}, "2 jobs (MaxSubmitJobs of account vision)"),
+        ({"account": "vision", "qos": "long"}, "7 jobs (MaxSubmitJobsPerUser of QOS long)"),
+    ],
+)
+def test_the_limits_are_those_of_the_account_that_pays_on_this_cluster(tmp_path, monkeypatch, profile, wanted):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    rows = ["speech||3||normal|normal", "vision||40||normal|normal,long", "vision|debug|2||normal|normal"]
+    monkeypatch.setenv("ASSOCIATIONS", "\n".join(rows))
+    assert wanted in read_limits(SlurmProfile(**profile)).why
+    assert " cluster=alps " in (cluster.folder / "calls").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "max_minutes"),
+        ("AssocMaxWallDurationPerJobLimit", "max_minutes"),
+        ("QOSMaxGRESPerJob", "gres"),
+        ("QOSMinGRES", "gres"),
+        ("QOSMaxCpuPerJobLimit", "cpus_per_gpu"),
+        ("QOSMaxMemoryPerJob", "memory_gb"),
+        ("QOSMaxNodePerJobLimit", "resources.nodes"),
+    ],
+)
+def test_a_job_that_breaks_a_rule_of_the_site_is_an_error_with_slurms_line_and_the_key(start, tmp_path, monkeypatch, line, key):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    text = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+    (cluster.folder / "refusal").write_text(f"sbatch: error: {line}\nsbatch: error: {text}\n")
+    cluster.modes("refusal")
+    with pytest.raises(RefusedError, match=line) as caught:
+        start(3)
+    assert key in str(caught.value) and cluster.arrays() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        ("Invalid account or account/partition combination specified", "account"),
+        ("Invalid qos specification", "qos of"),
+        ("invalid partition specified: gpu", "gpu_partition"),
+        ("Invalid feature specification", "constraint"),
+        ("Requested reservation is invalid", "reservation"),
+        ("Requested time limit is invalid (missing or exceeds some limit)", "max_minutes"),
+        ("Invalid generic resource (gres) specification", "gres"),
+        ("Memory specification can not be satisfied", "memory_gb"),
+        ("CPU count per node can not be satisfied", "cpus_per_gpu"),
+        ("Requested node configuration is not available", "constraint"),
+        ("Invalid wckey specification", "wckey"),
+        ("Invalid license specification", "licenses"),
+    ],
+)
+def test_every_refusal_names_what_answers_to_it(words, key):
+    said = f"sbatch: error: Batch job submission failed: {words}"
+    assert key in keys_to_change(said) and not is_room(said) and not is_silence(said)
+
+
+@pytest.mark.parametrize(
+    "line", ["QOSMaxSubmitJobPerUserLimit", "AssocMaxSubmitJobLimit", "QOSGrpSubmitJobsLimit", "AssocGrpSubmitJobsLimit"]
+)
+def test_only_limits_on_submitted_jobs_are_room(line):
+    assert is_room(f"sbatch: error: {line} sbatch: error: Batch job submission failed: Job violates accounting/QOS policy")

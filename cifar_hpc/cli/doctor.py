@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ def doctor(
     probe: Annotated[bool, typer.Option(help="try one short job")] = True,
     wait_s: Annotated[int, typer.Option(min=1, help="how long to wait for it, seconds")] = 120,
 ) -> None:
-    """Look at this Slurm cluster, try one short job, and write a profile with what was found."""
+    """Look at this Slurm cluster, try one short job on two nodes, and write a profile with what was found."""
     from cifar_hpc.executors.slurm import probe as tests
     from cifar_hpc.executors.slurm.profile import SlurmProfile, find_profile, profile_folders, profile_text
     from cifar_hpc.executors.slurm.site import read_config, read_partitions
@@ -29,7 +31,7 @@ def doctor(
         )
     config, partitions = read_config(), read_partitions()
     site = find_profile(profile) if profile else None
-    keys = tests.suggest(partitions)
+    keys = tests.suggest(partitions, None if site else _chosen_type(tests.gpu_types(partitions)))
     notes = [
         *tests.cluster_facts(config),
         *(tests.partition_text(p) for p in partitions),
@@ -38,7 +40,10 @@ def doctor(
     for note in notes:
         typer.echo(note)
     if probe:
-        answer = tests.probe(site or SlurmProfile(**keys), wait_s)
+        wanted = site or SlurmProfile(**keys)
+        name = wanted.gpu_partition if wanted.gres else wanted.cpu_partition
+        nodes = sum(p.nodes for p in partitions if p.name == name or (name is None and p.is_default))
+        answer = tests.probe(wanted, max(1, nodes), wait_s)
         for line in answer:
             typer.echo(line)
         notes += answer
@@ -51,3 +56,17 @@ def doctor(
         profile_text(keys, [f"Found by `cifar-hpc doctor` on {time.strftime('%Y-%m-%d')}:", *notes]), encoding="utf-8"
     )
     typer.echo(f"wrote {path}; look it over, then: cifar-hpc sweep SPEC --dry-run", err=True)
+
+
+def _chosen_type(types: Mapping[str, int]) -> str | None:
+    """The type of GPU that a person at a terminal chooses of several; None: any."""
+    if len(types) < 2:
+        return None
+    told = ", ".join(f"{kind} ({n})" for kind, n in types.items())
+    if not sys.stdin.isatty():
+        typer.echo(f"several types of GPUs: {told}; `gres: gpu:TYPE` takes one alone", err=True)
+        return None
+    wanted = typer.prompt(f"types of GPUs: {told}. Which one alone", default="any", err=True)
+    while wanted != "any" and wanted not in types:
+        wanted = typer.prompt(f"{wanted!r} is none of {', '.join(types)} and any", default="any", err=True)
+    return None if wanted == "any" else str(wanted)

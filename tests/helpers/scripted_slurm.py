@@ -54,7 +54,11 @@ echo "scancel $*" >> {folder}/calls
 """
 _SACCTMGR = """#!/bin/bash
 echo "sacctmgr $*" >> {folder}/calls
-case "$*" in *"show assoc"*) echo 'vision|||normal|normal,long';; *) echo 'normal|{told}'; echo 'long|7';; esac
+case "$*" in
+  *"show assoc"*) echo "${{ASSOCIATIONS:-vision||||normal|normal,long}}";;
+  *"show user"*) echo vision;;
+  *) echo 'normal|{told}|'; echo 'long|7|';;
+esac
 """
 
 

@@ -29,28 +29,28 @@ class _Kind:
 
 _KINDS = (
     _Kind(
-        r"MaxWallDuration|MaxWall|time limit is invalid|Requested time limit|TimeLimit",
+        r"MaxWall|time limit is invalid|TimeLimit",
         "minutes or max_minutes of the profile, or resources.minutes of the spec",
     ),
     _Kind(
-        r"MinGRES|MaxGRES|GrpGRES|gres/|MaxTRESPerJob|MaxTRESPerNode|MaxTRESPerUser|MinTRES|MaxTRES|GRES|generic resource",
+        r"(?-i:GRES)|generic resource|M(?:in|ax)TRES",
         "gres or gpus of the profile, or resources.gpus of the spec",
     ),
-    _Kind(r"MinCpu|MaxCpu|GrpCpu|CPU count|cpus", "cpus_per_gpu of the profile, or resources.cpus_per_gpu of the spec"),
+    _Kind(r"MinCpu|MaxCpu|GrpCpu|CPU count", "cpus_per_gpu of the profile, or resources.cpus_per_gpu of the spec"),
     _Kind(r"MaxMem|MinMem|GrpMem|memory", "memory_gb or memory_per_gpu_gb of the profile, or resources.memory_gb of the spec"),
     _Kind(r"MaxNode|MinNode|GrpNode|node count", "resources.nodes of the spec"),
     _Kind(
-        r"account or|invalid account|AssocJobLimit|InvalidAccount|Invalid account",
+        r"invalid account",
         "account, partition and qos of the profile, which must belong together",
     ),
-    _Kind(r"InvalidQOS|invalid qos", "qos of the profile"),
-    _Kind(r"invalid partition|partition", "gpu_partition or cpu_partition of the profile"),
+    _Kind(r"invalid qos", "qos of the profile"),
+    _Kind(r"partition", "gpu_partition or cpu_partition of the profile"),
     _Kind(r"feature", "constraint of the profile"),
     _Kind(r"reservation", "reservation of the profile"),
     _Kind(r"wckey", "wckey of the profile"),
     _Kind(r"license", "licenses of the profile"),
     _Kind(
-        r"node configuration is not available|Requested node configuration",
+        r"node configuration is not available",
         "gres, constraint, cpus_per_gpu or memory_gb of the profile, or resources of the spec",
     ),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
@@ -41,8 +41,17 @@ class Partition:
     @property
     def gpus(self) -> int:
         """GPUs of one node."""
-        counts = [re.fullmatch(r"gpu(?::[^:(]+)?:(\d+)", part) for part in re.sub(r"\([^)]*\)", "", self.gres or "").split(",")]
-        return sum(int(match[1]) for match in counts if match)
+        return sum(self.gpu_types.values())
+
+    @property
+    def gpu_types(self) -> Mapping[str, int]:
+        """GPUs of one node by type, MIG profiles among them; '' where the site names none."""
+        return _counts("gpu", self.gres)
+
+    @property
+    def shards(self) -> int:
+        """Shards of all GPUs of one node; 0 where the site cuts none."""
+        return sum(_counts("shard", self.gres).values())
 
 
 def read_config() -> Mapping[str, str]:
@@ -59,7 +68,7 @@ def read_limits(profile: SlurmProfile) -> Limits:
     if count := _number(config.get("MaxJobCount")):
         bounds.append((count, f"{count} jobs (MaxJobCount of the cluster)"))
     if "slurmdbd" in config.get("AccountingStorageType", ""):
-        bounds += _association_limits(profile)
+        bounds += _association_limits(profile, config.get("ClusterName"))
     if not bounds:
         return Limits(size, None)
     bound, why = min(bounds)
@@ -98,27 +107,56 @@ def parse_minutes(text: str) -> float | None:
     return int(days or 0) * 1440 + numbers[0] * 60 + numbers[1] + numbers[2] / 60
 
 
-def _association_limits(profile: SlurmProfile) -> list[tuple[int, str]]:
-    """Submit limits of this user's associations and of the QOS that would hold; none where sacctmgr does not tell."""
+def _counts(name: str, gres: str | None) -> dict[str, int]:
+    """Of one GRES by type: gpu:a100:4(S:0-1),gpu:2,gpu:1g.10gb:7(IDX:0-6),gpu:no_consume:1 -> {a100: 4, '': 2, 1g.10gb: 7}."""
+    found: dict[str, int] = {}
+    for part in re.sub(r"\([^)]*\)", "", gres or "").split(","):
+        match = re.fullmatch(rf"{name}(?::([^:]+))??(?::(\d+))?", part.strip())
+        if match and match[1] != "no_consume":
+            found[match[1] or ""] = found.get(match[1] or "", 0) + int(match[2] or 1)
+    return found
+
+
+def _association_limits(profile: SlurmProfile, cluster: str | None) -> list[tuple[int, str]]:
+    """Submit limits of the account that pays, on this cluster, and of the QOS that would hold; none where sacctmgr does not
+    tell."""
     found: list[tuple[int, str]] = []
     with contextlib.suppress(SlurmError):
-        fields = "Account,MaxSubmitJobs,GrpSubmitJobs,DefaultQOS,QOS"
-        command = ["sacctmgr", "-n", "-P", "show", "assoc", "where", f"user={getpass.getuser()}", f"format={fields}"]
+        user = getpass.getuser()
+        where = [f"user={user}", *([f"cluster={cluster}"] if cluster else [])]
+        fields = ("Account", "Partition", "MaxSubmitJobs", "GrpSubmitJobs", "DefaultQOS", "QOS")
+        rows = [dict(zip(fields, row, strict=False)) for row in _sacctmgr("assoc", where, fields)]
+        account = profile.account or _default_account(user, rows)
+        mine = [row for row in rows if row["Account"] == account] or ([] if profile.account else rows)
+        partitions = (profile.gpu_partition or profile.cpu_partition or "").split(",")
+        own = [row for row in mine if row["Partition"] in partitions] or [row for row in mine if not row["Partition"]] or mine
         qos: set[str] = {profile.qos} if profile.qos else set()
-        for line in run_slurm(command).splitlines():
-            account, max_submit, group_submit, default_qos, all_qos = (line.split("|") + [""] * 5)[:5]
-            if profile.account and account != profile.account:
-                continue
-            for text, key in ((max_submit, "MaxSubmitJobs"), (group_submit, "GrpSubmitJobs")):
-                if (bound := _number(text)) is not None:
-                    found.append((bound, f"{bound} jobs ({key} of account {account})"))
+        for row in own:
+            for key in ("MaxSubmitJobs", "GrpSubmitJobs"):
+                if (bound := _number(row[key])) is not None:
+                    found.append((bound, f"{bound} jobs ({key} of account {row['Account']})"))
             if not profile.qos:
-                qos.add(default_qos or all_qos.split(",")[0])
-        for line in run_slurm(["sacctmgr", "-n", "-P", "show", "qos", "format=Name,MaxSubmitJobsPerUser"]).splitlines():
-            name, _, text = line.partition("|")
-            if name in qos and (bound := _number(text)) is not None:
-                found.append((bound, f"{bound} jobs (MaxSubmitJobsPerUser of QOS {name})"))
+                qos.add(row["DefaultQOS"] or row["QOS"].split(",")[0])
+        for name, per_user, group in _sacctmgr("qos", [], ("Name", "MaxSubmitJobsPerUser", "GrpSubmitJobs")):
+            bounds = {"MaxSubmitJobsPerUser": _number(per_user), "GrpSubmitJobs": _number(group)}
+            found += [(n, f"{n} jobs ({key} of QOS {name})") for key, n in bounds.items() if name in qos and n is not None]
     return found
+
+
+def _default_account(user: str, rows: Sequence[Mapping[str, str]]) -> str | None:
+    """The account that pays where a job names none. One account needs no question."""
+    accounts = {row["Account"] for row in rows}
+    if len(accounts) < 2:
+        return next(iter(accounts), None)
+    told = _sacctmgr("user", [f"name={user}"], ("DefaultAccount",))
+    return told[0][0] if told and told[0][0] in accounts else None
+
+
+def _sacctmgr(entity: str, where: Sequence[str], fields: Sequence[str]) -> list[list[str]]:
+    """Rows of `sacctmgr show`, each with all the fields. Raises SlurmError."""
+    command = ["sacctmgr", "-n", "-P", "show", entity, *(["where", *where] if where else []), f"format={','.join(fields)}"]
+    lines = run_slurm(command).splitlines()
+    return [(line.split("|") + [""] * len(fields))[: len(fields)] for line in lines if line.strip()]
 
 
 def _number(text: str | None) -> int | None:
