@@ -10,7 +10,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm import sender as slurm
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
-from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.profile import SiteClass, SlurmProfile
 from cifar_hpc.executors.slurm.refusals import is_room, is_silence, keys_to_change
 from cifar_hpc.executors.slurm.sender import RefusedError
 from cifar_hpc.executors.slurm.site import read_limits
@@ -144,6 +144,7 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
         requeue=False,
         signal_s=60,
         memory_gb=1.5,
+        srun={"cpu-bind": "none"},
         sbatch={"nice": 100, "exclusive": True},
     )
     lines = (tmp_path / "bin/1000.sh").read_text().splitlines()
@@ -169,7 +170,9 @@ def test_the_profile_stands_in_the_batch_script(start, tmp_path, monkeypatch):
     text = "\n".join(lines)
     for line in ("ulimit -c 0", "unset PYTHONDONTWRITEBYTECODE", "export A='b c'", "module load cuda/12"):
         assert f"\n{line}\n" in text
-    assert "apptainer exec --nv image.sif python3 -u -m cifar_hpc.executors.slurm.task run " in text
+    results = tmp_path / "results"
+    assert f"apptainer exec --bind {results} --nv image.sif python3 -u -m cifar_hpc.executors.slurm.task run " in text
+    assert "--cpu-bind=none" in text and "wckey" not in text
     assert text.index("trap ") < text.index("module load") < text.index("srun "), "no signal is lost in slow set-up lines"
 
 
@@ -253,3 +256,32 @@ def test_every_refusal_names_what_answers_to_it(words, key):
 )
 def test_only_limits_on_submitted_jobs_are_room(line):
     assert is_room(f"sbatch: error: {line} sbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
+
+
+def test_a_disk_that_is_full_while_submitting_sends_nothing_and_leaves_the_trials_free(start, tmp_path, monkeypatch):
+    cluster = ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(slurm, "append_records", full)
+    with pytest.raises(OSError, match="No space left"):
+        start(3)
+    assert cluster.arrays() == [] and not list((tmp_path / "results/s/logs").iterdir())
+
+
+def test_a_percent_sign_in_the_path_of_the_results_is_none_of_slurms_patterns(tmp_path, monkeypatch):
+    ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    layout = Layout(tmp_path / "50%done")
+    SlurmExecutor(SlurmProfile(), layout, canary=False).start(layout, _jobs(2), lambda job, handle: None)
+    (output,) = re.findall(r"#SBATCH --output=(.*)", (tmp_path / "bin/1000.sh").read_text())
+    assert "/50%%done/" in output and output.strip("'").endswith("/%A_%a_0_log.out")
+
+
+def test_jobs_of_a_class_of_the_profile_have_its_partition_its_limit_and_shards(start, tmp_path, monkeypatch):
+    ScriptedSlurm(tmp_path / "bin").install(monkeypatch)
+    classes = {"short": SiteClass(up_to_minutes=60.0, partition="debug", qos="debug")}
+    start(2, gpu_partition="gpu", classes=classes, minutes=60.0, cpus_per_gpu=16, memory_per_gpu_gb=60.0)
+    text = (tmp_path / "bin/1000.sh").read_text()
+    for line in ("partition=debug", "qos=debug", "time=60", "cpus-per-task=16", "mem=61440M", "gres=gpu:1"):
+        assert f"#SBATCH --{line}\n" in text

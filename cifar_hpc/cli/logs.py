@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -11,9 +12,11 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.cli.speech import FilterText, meant, say
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.jobs import newest_events
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.logs import newest, tail
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, JobEvent, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.starts import task_of
@@ -78,14 +81,29 @@ def _log_text(layout: Layout, trial_id: str) -> str:
             lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
         except FileNotFoundError:
             lines.append("neither finished nor failed: no error is recorded")
+            job, task = _newest_job(layout, trial_id)
     if job:
-        paths = _log_files(layout, job, task)
+        paths = newest(_log_files(layout, job, task))
         for path in paths:
-            printed = path.read_text(errors="replace").splitlines()
-            lines += [f"-- {path}, last {min(LOG_LINES, len(printed))} of {len(printed)} lines", *printed[-LOG_LINES:]]
+            printed, more = tail(path, LOG_LINES)
+            lines += [f"-- {path}, {'its last' if more else 'all'} {plural(len(printed), 'line')}", *printed]
         if not paths:
-            lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`")
+            lines.append(f"-- no log of {job}: {'it ran in the terminal of `sweep`' if task is None else 'it printed nothing'}")
     return "\n".join(lines) + "\n"
+
+
+def _newest_job(layout: Layout, trial_id: str) -> tuple[str, str | None]:
+    """Who had the trial last, or was to have it: its job, and the array task where that is known; '' where nobody was."""
+    for path in reversed(layout.trial(trial_id).claims()):
+        with contextlib.suppress(OSError, RecordError):
+            claim = read_record(path, Claim)
+            return claim.job, claim.restart_token
+    events: list[tuple[str, JobEvent]] = []
+    for sweep in layout.sweeps():
+        found = newest_events(read_records(sweep.jobs, JobEvent)).get(trial_id)
+        events += [(sweep.name, found)] if found is not None and found.handle else []
+    name, event = max(events, key=lambda pair: pair[1].at, default=("", None))
+    return (f"{name}/{event.job_id}", None) if event is not None else ("", None)
 
 
 def _log_files(layout: Layout, job: str, task: str | None) -> list[Path]:

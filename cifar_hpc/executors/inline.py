@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
 from cifar_hpc.planning.plan import Job
+from cifar_hpc.records.jobs import Withdrawn
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
 
@@ -26,10 +27,18 @@ class InlineExecutor(LocalHandles):
         node = Node.here()
         with stop_signals(layout, jobs) as stopped:
             for job in jobs:
+                withdrawn = Withdrawn(layout.sweep(job.sweep), job.trial_ids)
+                if withdrawn():
+                    continue
                 try:
-                    self._run(job, layout, executor=self.name, node=node, interrupted=stopped.is_set)
+                    interrupted = _either(stopped.is_set, withdrawn)
+                    self._run(job, layout, executor=self.name, node=node, interrupted=interrupted)
                 except Exception as error:
-                    if not stopped.is_set():
+                    if not (stopped.is_set() or withdrawn()):
                         record_death(layout, job, type(error).__name__, str(error), traceback.format_exc())
                 if stopped.is_set():
                     raise KeyboardInterrupt
+
+
+def _either(one: Callable[[], bool], other: Callable[[], bool]) -> Callable[[], bool]:
+    return lambda: one() or other()

@@ -5,7 +5,9 @@ process of this machine. Knows no scheduler.
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 
@@ -116,3 +118,21 @@ class CancelledTrials:
                 self._ids = frozenset(trial_id for trial_id, event in newest.items() if event.event == "cancelled")
                 self._size = size
         return self._ids
+
+
+class Withdrawn:
+    """Whether a job was cancelled while who runs it goes on with others; the list of jobs is asked every POLL_S."""
+
+    POLL_S = 2.0
+
+    def __init__(self, sweep: SweepFiles, trial_ids: Iterable[str]) -> None:
+        self._cancelled = CancelledTrials(sweep)
+        self._trial_ids = frozenset(trial_ids)
+        self._asked_at = -math.inf
+        self._found = False
+
+    def __call__(self) -> bool:
+        if not self._found and time.monotonic() - self._asked_at >= self.POLL_S:
+            self._asked_at = time.monotonic()
+            self._found = bool(self._trial_ids) and self._cancelled.ids().issuperset(self._trial_ids)
+        return self._found

@@ -15,9 +15,11 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.lineage import ParentFailedError, parent_failure, parent_in
 from cifar_hpc.records.claims import TrialState, is_alive
 from cifar_hpc.records.jobs import JobState, newest_events, process_states
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.logs import last_words
 from cifar_hpc.records.plans import state_for
 from cifar_hpc.records.schema import Claim, JobEvent, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.starts import task_of
 from cifar_hpc.records.store import read_record, read_records
 
 ENDED = frozenset({Status.COMPLETED, Status.STOPPED})
@@ -80,11 +82,12 @@ def read_states(
     if all(state.status in ENDED for state in states.values()):
         return states
     newest: dict[str, JobEvent] = {}
+    of: dict[str, SweepFiles] = {}
     for sweep in sweeps:
         for trial_id, event in newest_events(read_records(sweep.jobs, JobEvent)).items():
             if trial_id not in newest or newest[trial_id].at <= event.at:
-                newest[trial_id] = event
-    return _with_jobs(states, newest, queue)
+                newest[trial_id], of[trial_id] = event, sweep
+    return _with_jobs(states, newest, of, queue)
 
 
 def is_going_on(layout: Layout, trials: Iterable[Standing], sweeps: Iterable[str] = ()) -> bool:
@@ -133,7 +136,9 @@ def _recorded_config(layout: Layout, trial_id: str) -> Mapping[str, Any]:
         return {}
 
 
-def _with_jobs(states: dict[str, TrialState], newest: Mapping[str, JobEvent], queue: Queue | None) -> dict[str, TrialState]:
+def _with_jobs(
+    states: dict[str, TrialState], newest: Mapping[str, JobEvent], of: Mapping[str, SweepFiles], queue: Queue | None
+) -> dict[str, TrialState]:
     waiting = {
         trial_id: event
         for trial_id, event in newest.items()
@@ -142,7 +147,8 @@ def _with_jobs(states: dict[str, TrialState], newest: Mapping[str, JobEvent], qu
     submitted = {trial_id: event for trial_id, event in waiting.items() if event.event in ("submitted", "sending")}
     living = process_states(sorted({event.handle for event in submitted.values() if event.executor in _ATTACHED}))
     queued = {trial_id: event.handle for trial_id, event in submitted.items() if event.executor not in _ATTACHED}
-    states.update(_in_queue({trial_id: states[trial_id] for trial_id in queued}, queued, queue))
+    merged = _in_queue({trial_id: states[trial_id] for trial_id in queued}, queued, queue)
+    states.update(_with_last_words(merged, queued, of))
     for trial_id, event in waiting.items():
         if event.event == "cancelled":
             states[trial_id] = dataclasses.replace(states[trial_id], status=Status.CANCELLED)
@@ -169,10 +175,29 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
             new = dataclasses.replace(states[trial_id], status=Status.CANCELLED, reason=f"Slurm: {said}")
         elif states[trial_id].status is Status.LOST or (said and not said.startswith("COMPLETED")):
             new = dataclasses.replace(states[trial_id], status=Status.LOST, reason=f"Slurm: {said or 'its job is gone'}")
+        elif not states[trial_id].reason:
+            new = dataclasses.replace(states[trial_id], reason="its job has ended")
         else:
             continue
         merged[trial_id] = new
     return merged
+
+
+def _with_last_words(
+    states: Mapping[str, TrialState], handles: Mapping[str, str], of: Mapping[str, SweepFiles]
+) -> dict[str, TrialState]:
+    """What a job left untrained, with what that said last: a module that is missing, a container that is not there."""
+    told: dict[tuple[SweepFiles, str], str] = {}
+    explained = {}
+    for trial_id, state in states.items():
+        if state.status in (Status.LOST, Status.PLANNED):
+            task = task_of(state.claim) if state.claim else None
+            place = of[trial_id], task or handles[trial_id]
+            if place not in told:
+                told[place] = last_words(*place)
+            state = dataclasses.replace(state, reason=f"{state.reason}{told[place]}")
+        explained[trial_id] = state
+    return explained
 
 
 def _may_wait(state: TrialState, event: JobEvent) -> bool:

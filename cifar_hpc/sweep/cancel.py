@@ -1,7 +1,7 @@
 """Cancels jobs: they are asked to stop, whoever runs them.
 
-What is cancelled is a handle: a Slurm array with all its workers, or the process of a sweep with all its jobs; or a job of an
-array that goes on, which its workers then leave.
+What is cancelled is a handle: a Slurm array with all its workers, or the process of a sweep with all its jobs; or a job of one
+that goes on, which its workers then leave.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def cancel_trials(
 ) -> Cancelled:
     """Cancels the open jobs that carry wanted trials (None: all jobs), where no trial beyond `covered` goes with them.
 
-    covered: the wanted ones where nothing is given. The workers of a Slurm array that go on with other jobs read in jobs.jsonl
-    what is cancelled: they claim it no more, and save and leave it where they train it. A canary, behind which others wait,
+    covered: the wanted ones where nothing is given. The workers of a handle that goes on with other jobs read in jobs.jsonl
+    what is cancelled: they begin it no more, and save and leave it where they train it. A canary, behind which others wait,
     ends only with all of them. Raises SlurmError.
     """
     settle_names([layout.sweep(sweep)], SlurmQueue(layout.queue))
@@ -66,7 +66,7 @@ def cancel_trials(
         whole = set(covered or wanted)
         kept = {job.handle for job in jobs if _trains(job) and not set(job.trial_ids) <= whole}
         meant = [job for job in jobs if _trains(job) and not set(wanted).isdisjoint(job.trial_ids)]
-        withdrawn = [job for job in meant if job.handle in kept and job.executor == "slurm" and set(job.trial_ids) <= whole]
+        withdrawn = [job for job in meant if job.handle in kept and set(job.trial_ids) <= whole]
         shared = [job for job in meant if job.handle in kept and job not in withdrawn]
         handles = {job.handle for job in meant} - kept
         jobs = [job for job in jobs if job.handle in handles or not (kept or _trains(job))]

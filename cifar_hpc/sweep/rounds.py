@@ -79,7 +79,9 @@ class GridRounds:
     def ready(self, states: States) -> Collection[str]:
         if self._site is not None:  # its queue starts children after their parents; what it gives up the next `sweep` sees
             return self._todo(states) if self._rounds_n == 0 else ()
-        return self._lineage.ready({t for t in self._todo(states) if self._starts[t] < MOST_STARTS}, states)
+        todo = {t for t in self._todo(states) if self._starts[t] < MOST_STARTS}
+        withdrawn = {t for t in todo if self._starts[t] and states[t].status is Status.CANCELLED}  # by another shell, meanwhile
+        return self._lineage.ready(todo - withdrawn, states)
 
     def start(self, ready: Collection[str], listener: Listener) -> None:
         self._rounds_n += 1

@@ -16,6 +16,7 @@ from typing import Any
 
 from cifar_hpc.executors.base import RunJob
 from cifar_hpc.planning.plan import Job
+from cifar_hpc.records.jobs import Withdrawn
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord
@@ -104,10 +105,16 @@ class _Work:
         return epoch
 
     def _train(self, job: Job, layout: Layout, run: RunJob) -> None:
+        withdrawn = Withdrawn(layout.sweep(job.sweep), job.trial_ids)
+
+        def interrupted() -> bool:
+            return self._orders.all_stop() or withdrawn()
+
         try:
-            run(job, layout, executor="ray", node=Node.here(), on_epoch=self._report, interrupted=self._orders.all_stop)
+            if not withdrawn():
+                run(job, layout, executor="ray", node=Node.here(), on_epoch=self._report, interrupted=interrupted)
         except BaseException as error:
-            self._error = None if self._orders.all_stop() else error
+            self._error = None if interrupted() else error
         finally:
             self._epochs.put(None)
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.executors.slurm.flags import cpus_of, memory_gb_of, shards_of
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
 from cifar_hpc.executors.slurm.site import Limits
@@ -28,7 +29,7 @@ Gate = tuple[object, ...]  # a resource class: what arrays that share a canary h
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What one array task asks for. Jobs of equal needs share an array. gpus, cpus, memory_gb: of each node; minutes: the time
-    limit; at_once: trials side by side on one GPU."""
+    limit; at_once: trials side by side on one GPU; shards: of a GPU, in place of whole ones; site: the profile's class."""
 
     nodes: int
     gpus: int
@@ -37,10 +38,12 @@ class Needs:
     minutes: int
     at_once: int
     exclude: tuple[str, ...]
+    shards: int = 0
+    site: str = ""
 
     @property
     def gate(self) -> Gate:
-        return self.nodes, self.gpus, self.cpus, self.memory_gb, self.at_once
+        return self.nodes, self.gpus, self.cpus, self.memory_gb, self.at_once, self.shards, self.site
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ def plan_submission(
     for job in wanted:
         needs = _needs(job, profile, [histories.get(t, History()) for t in job.trial_ids])
         classes.setdefault((job.level, needs), []).append(job)
-    whole = [_Class(level, needs, members, profile) for (level, needs), members in classes.items()]
+    whole = [_Class(level, needs, members, profile.of_class(needs.site)) for (level, needs), members in classes.items()]
     arrays: list[ArrayPlan] = []
     waiting: list[Job] = []
     for one, workers in zip(whole, _allot(whole, limits.room, canary), strict=True):
@@ -191,6 +194,9 @@ def _allot(classes: Sequence[_Class], room: int | None, canary: bool) -> list[in
 def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Needs:
     asked = job.resources
     gpus = asked.gpus if asked.gpus is not None else (1.0 if profile.gres else 0.0)
+    size = {"memory_gb": asked.memory_gb or profile.memory_gb, "minutes": job_minutes(job, profile)}
+    class_name = profile.class_of(nodes=asked.nodes, gpus=gpus, **size)
+    profile = profile.of_class(class_name)
     if gpus and not profile.gres:
         raise CifarHpcError(
             f"resources.gpus is {gpus:g}, and profile {profile.name!r} says that the site has none (gres: null)"
@@ -199,17 +205,21 @@ def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Nee
     alone = asked.nodes > 1 or processes > 1
     at_once = max(1, int(1 / gpus)) if 0 < gpus < 1 and profile.share_gpus and not alone else 1
     histories = list(histories)
-    memory_gb = asked.memory_gb or profile.memory_gb
+    shards = 0 if alone or at_once > 1 else shards_of(profile, gpus)
+    whole = gpus if shards else math.ceil(gpus)
+    memory_gb = memory_gb_of(profile, asked.memory_gb, whole)
     if steps := max((history.out_of_memory for history in histories), default=0):
         memory_gb = (memory_gb or MEMORY_UNKNOWN_GB) * MEMORY_STEP**steps
     return Needs(
         nodes=asked.nodes,
         gpus=math.ceil(gpus),
-        cpus=asked.cpus_per_gpu * processes * at_once,
+        cpus=cpus_of(profile, asked.cpus_per_gpu * processes * at_once, whole),
         memory_gb=None if memory_gb is None else memory_gb * at_once,
         minutes=math.ceil(asked.minutes or profile.minutes),
         at_once=at_once,
         exclude=tuple(sorted({history.failed_node for history in histories if history.failed_node})),
+        shards=shards,
+        site=class_name,
     )
 
 

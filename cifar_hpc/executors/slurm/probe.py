@@ -18,7 +18,7 @@ from typing import Any
 from cifar_hpc.executors.slurm import probe_node
 from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
 from cifar_hpc.executors.slurm.flags import cpus_of, memory_gb_of, sbatch_flags, srun_flags
-from cifar_hpc.executors.slurm.profile import SlurmProfile, bound
+from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.site import Partition, read_limits
 from cifar_hpc.records.layout import Layout, results_root
@@ -146,7 +146,7 @@ def _send(profile: SlurmProfile, folder: Path, nodes: int) -> str:
     written = str(folder).replace("%", "%%")
     flags |= {"ntasks-per-node": 2 // nodes, "time": PROBE_MINUTES, "output": f"{written}/out"}
     python = profile.python or shlex.quote(sys.executable)
-    python = f"{bound(profile.container, [*profile.binds, str(folder.parent)])} {python}" if profile.container else python
+    python = f"{profile.container_command(folder.parent) or ''} {python}".strip()
     srun = shlex.join(["srun", f"--output={written}/out-%t", *srun_flags(profile)])
     task = f"{python} {shlex.quote(str(folder / 'probe_node.py'))} {shlex.quote(str(folder))} $SLURM_PROCID"
     lines = ["export SLURM_EXPORT_ENV=ALL", *profile.setup, f"{srun} bash -c {shlex.quote('exec ' + task)}"]

@@ -113,7 +113,7 @@ class SlurmProfile:
     setup: tuple[str, ...] = spec_key("shell lines before the job, such as module load cuda/12", ())
     environment: dict[str, str] = field(default_factory=dict, metadata={"doc": "variables of every job"})
     container: str | None = spec_key("command that stands before python, such as apptainer exec --nv image.sif", None)
-    binds: tuple[str, ...] = spec_key("folders that the container sees, beside those of results, data and scratch", ())
+    binds: tuple[str, ...] = spec_key("folders that the container shows, beside that of the results: data, scratch", ())
     python: str | None = spec_key("python of the jobs; null: the one that submits", None)
     srun: dict[str, str | int | bool] = field(
         default_factory=dict, metadata={"doc": "srun flags without their dashes, such as cpu-bind: none, container-image: FILE"}
@@ -138,6 +138,11 @@ class SlurmProfile:
         default_factory=dict,
         metadata={"doc": "jobs with keys of their own, by name: the first class that a job fits into has it; the rest none"},
     )
+
+    def container_command(self, results: Path) -> str | None:
+        """What stands before python, with the folders that it shows."""
+        folders = [str(results), *self.binds]
+        return (bound(self.container, folders) or self.container) if self.container else None
 
     def class_of(self, *, nodes: int, gpus: float, memory_gb: float | None, minutes: float) -> str:
         """The first class that such a job fits into; '' for none. gpus, memory_gb: of each node."""
@@ -220,20 +225,16 @@ def profile_text(keys: dict[str, Any], notes: Iterable[str] = ()) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def bound(command: str, folders: Iterable[str]) -> str:
-    """The container's command with the folders that it is to show. Raises CifarHpcError where it is not known how."""
+def bound(command: str, folders: Iterable[str]) -> str | None:
+    """The container's command with the folders that it is to show; None where it is not known how it shows one."""
     words = shlex.split(command)
     place = next((n for n, word in enumerate(words) if Path(word).name in _BINDS), None)
-    folders = list(dict.fromkeys(folders))
-    if place is None or not folders:
-        if folders:
-            raise CifarHpcError(f"container: {words[0]!r}; folders are bound for {', '.join(_BINDS)}")
-        return command
+    if place is None:
+        return None
     word, flag, form = _BINDS[Path(words[place]).name]
     at = next((n for n in range(place, len(words)) if Path(words[n]).name == word), place)
-    return shlex.join(
-        [*words[: at + 1], *(part for folder in folders for part in (flag, form.format(folder))), *words[at + 1 :]]
-    )
+    shown = [part for folder in dict.fromkeys(folders) for part in (flag, form.format(folder))]
+    return shlex.join([*words[: at + 1], *shown, *words[at + 1 :]])
 
 
 def _flag_problems(tree: YamlTree) -> list[Problem]:
@@ -267,7 +268,7 @@ def _contradictions(profile: SlurmProfile, tree: YamlTree) -> list[Problem]:
     limits: list[tuple[tuple[str, ...], float | None]] = [(("max_minutes",), profile.max_minutes)]
     limits += [(("classes", name, "up_to_minutes"), one.up_to_minutes) for name, one in profile.classes.items()]
     found += [
-        (path, f"{n:g} minutes", f"more than signal_s, {profile.signal_s} s: a job would begin to save before it begins to train")
+        (path, f"{n:g} minutes", f"more than signal_s, {profile.signal_s} s: a job would save before it trains")
         for path, n in limits
         if n is not None and n * 60 <= profile.signal_s
     ]
@@ -277,8 +278,11 @@ def _contradictions(profile: SlurmProfile, tree: YamlTree) -> list[Problem]:
         found.append((("shards",), "shards with share_gpus: true", "Slurm shares a GPU by its shards, or a job does by itself"))
     if profile.mps and not profile.share_gpus:
         found.append((("mps",), "true without share_gpus: true", "it serves trials of one job that share a GPU"))
-    if profile.binds and not profile.container:
-        found.append((("binds",), "binds without container", "they are folders that a container shows"))
+    if profile.binds and not (profile.container and bound(profile.container, ())):
+        allowed = (
+            f"they are folders that a container shows: {', '.join(_BINDS)}; others have flags of their own, as Pyxis in srun"
+        )
+        found.append((("binds",), f"binds with container {profile.container or 'null'}", allowed))
     open_ = [
         name
         for name, one in profile.classes.items()

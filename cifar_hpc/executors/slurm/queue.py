@@ -28,7 +28,8 @@ FRESH_S = 10.0
 NO_ANSWER = "Slurm does not answer"
 
 _WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT", "SUSPENDED"}
-_RUNNING = {"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
+_GONE = {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED"}
+_GONE |= {"REVOKED"}  # a word that a later Slurm may have is taken for a job that lives
 _ENTRY = re.compile(r"(?P<job>\d+)(?:_(?:\[(?P<indices>[\d,:-]+)(?:%\d+)?\]|(?P<index>\d+)))?")
 
 
@@ -44,7 +45,7 @@ class QueueEntry:
     def job_state(self) -> JobState:
         if self.state in _WAITING:
             return JobState.QUEUED
-        return JobState.RUNNING if self.state in _RUNNING else JobState.GONE
+        return JobState.GONE if self.state in _GONE else JobState.RUNNING
 
 
 def parse_squeue(text: str) -> dict[str, QueueEntry]:

@@ -1,0 +1,75 @@
+"""Single trials of a sweep that goes on under a process of this machine are cancelled: its worker leaves them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.executors.inline import InlineExecutor
+from cifar_hpc.executors.ray.worker import Orders, _Work
+from cifar_hpc.planning.plan import Cohort, Job, Resources, make_plan, plan_record
+from cifar_hpc.records.jobs import Withdrawn, open_jobs
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Status
+from cifar_hpc.records.store import append_records, utc_now
+from cifar_hpc.spec.load import spec_of
+from cifar_hpc.sweep import rounds
+from cifar_hpc.sweep.cancel import cancel_chosen
+from cifar_hpc.sweep.driver import run_plan
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.where import On, Where
+from tests.helpers.training import digits_config
+
+SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\ngrid: {lr: [0.1, 0.2, 0.3]}\n"
+
+
+@pytest.fixture(autouse=True)
+def _asks_at_once(monkeypatch):
+    monkeypatch.setattr(Withdrawn, "POLL_S", 0.0)
+
+
+def _until(interrupted) -> None:
+    for _ in range(1000):
+        if interrupted():
+            raise Interrupted
+    raise AssertionError("nobody said that it is cancelled")
+
+
+def test_cancel_with_a_filter_ends_that_trial_alone_and_the_sweep_does_not_begin_it_again(tmp_path, monkeypatch):
+    layout = Layout(tmp_path / "results")
+    plan = make_plan(spec_of(SPEC, tmp_path / "s.yaml"), share=False)
+    ran: list[float] = []
+
+    def run(job, layout, *, interrupted, **_):
+        (config,) = job.cohorts[0].trials
+        ran.append(config.lr)
+        if config.lr == ran[0]:
+            done = cancel_chosen(layout, "s", [f"lr={ran[0]}"])
+            assert len(done.stopped) == 1 and not done.shared and len(open_jobs(layout.sweep("s"))) == 2
+            _until(interrupted)
+
+    monkeypatch.setattr(rounds, "open_executor", lambda name, layout: InlineExecutor(run))
+    monkeypatch.setattr(rounds, "MOST_STARTS", 1)
+    outcome = run_plan(layout, plan, plan_record(plan), Where(On.INLINE), Silent())
+    states = {trial.lr: outcome.states[trial.trial_id] for trial in plan.trials}
+    assert states[ran[0]].status is Status.CANCELLED and not outcome.interrupted
+    assert sorted(ran) == [0.1, 0.2, 0.3], "each began once"
+    assert not list(layout.pool.glob("*/error.json"))
+
+
+def test_a_job_that_was_cancelled_before_a_ray_worker_began_it_is_not_begun(tmp_path):
+    layout = Layout(tmp_path / "results")
+    layout.root.mkdir()
+    job = Job(sweep="s", job_id="job-0001", cohorts=(Cohort(trials=(digits_config(),)),), resources=Resources())
+    begun: list[str] = []
+
+    def run(job, layout, *, interrupted, **_):
+        begun.append(job.job_id)
+        append_records(layout.sweep("s").jobs, [replace(job.event("cancelled", "ray", "h"), at=utc_now())])
+        _until(interrupted)
+
+    for _ in range(2):
+        assert _Work(job, layout, run, Orders(tmp_path), judged=False).next_epoch() is None, "an end in order"
+    assert begun == ["job-0001"]

@@ -1,0 +1,71 @@
+"""Every end has a reason in `status` and `logs`: what a job said last, of jobs that died before any trial began too."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.logs import END_BYTES, last_words, newest, tail
+from slurm.local.cluster import Cluster
+
+SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\ngrid: {lr: [0.1, 0.2]}\n"
+
+
+def _run(*words: str) -> str:
+    done = CliRunner().invoke(app, words)
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"),
+    [
+        ("python: /usr/bin/python3 -S\n", "No module named"),
+        ("container: /nowhere/apptainer exec image.sif\n", "/nowhere/apptainer"),
+    ],
+    ids=["python without packages", "wrong container"],
+)
+def test_a_job_that_dies_before_its_trials_begin_says_why(cluster: Cluster, tmp_path, monkeypatch, profile, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm/site.yaml").write_text(f"gres: null\nparallel: 1\nmemory_gb: 1\n{profile}")
+    (tmp_path / "s.yaml").write_text(SPEC)
+    assert "2 trials submitted" in _run("sweep", "s.yaml", "--no-canary")
+    until = time.monotonic() + 60
+    while "its log ends" not in (told := _run("status", "s")):
+        assert time.monotonic() < until, told
+        time.sleep(0.5)
+        Layout(results_root()).queue.unlink(missing_ok=True)
+    assert words in told
+    logs = _run("logs", "s", "lr=0.1")
+    assert words in logs and "_log.out, all " in logs
+
+
+def test_of_a_huge_log_only_the_end_is_read(tmp_path):
+    path = tmp_path / "log.out"
+    with path.open("wb") as stream:
+        stream.truncate(200 * 2**20)
+        stream.seek(0, 2)
+        stream.write(b"\nfirst\nlast\n")
+    assert tail(path, 2) == (["first", "last"], True)
+    short = tmp_path / "short.out"
+    short.write_text("one\ntwo\n")
+    assert tail(short, 40) == (["one", "two"], False) and END_BYTES < 10**6
+
+
+def test_the_newest_job_of_an_array_speaks_with_all_its_nodes(tmp_path):
+    files = Layout(tmp_path).sweep("s")
+    folder = files.array("s-1").folder
+    folder.mkdir(parents=True)
+    for name, text in {"7_0_0": "old", "7_1_0": "ValueError: no\nits processes ended with status 1", "7_1_1": "other"}.items():
+        (folder / f"{name}_log.out").write_text(text)
+    os.utime(folder / "7_0_0_log.out", (1, 1))
+    os.utime(folder / "7_1_1_log.out", (2, 2))
+    assert [path.name for path in newest(files.task_logs("7@alps"))] == ["7_1_0_log.out", "7_1_1_log.out"]
+    assert last_words(files, "7@alps") == "; its log ends: ValueError: no"
+    assert last_words(files, "8") == ""
