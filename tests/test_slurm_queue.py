@@ -35,7 +35,7 @@ def test_index_lists_of_waiting_elements_are_expanded():
         ("COMPLETED", JobState.GONE),
         ("OUT_OF_MEMORY", JobState.GONE),
         ("NODE_FAIL", JobState.GONE),
-        ("A_WORD_OF_THE_FUTURE", JobState.GONE),
+        ("A_WORD_OF_THE_FUTURE", JobState.RUNNING),
     ],
 )
 def test_slurms_states_in_three_words(word, state):

@@ -88,7 +88,7 @@ def _log_text(layout: Layout, trial_id: str) -> str:
             printed, more = tail(path, LOG_LINES)
             lines += [f"-- {path}, {'its last' if more else 'all'} {plural(len(printed), 'line')}", *printed]
         if not paths:
-            lines.append(f"-- no log of {job}: {'it ran in the terminal of `sweep`' if task is None else 'it printed nothing'}")
+            lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`, or has printed nothing yet")
     return "\n".join(lines) + "\n"
 
 
@@ -98,12 +98,11 @@ def _newest_job(layout: Layout, trial_id: str) -> tuple[str, str | None]:
         with contextlib.suppress(OSError, RecordError):
             claim = read_record(path, Claim)
             return claim.job, claim.restart_token
-    events: list[tuple[str, JobEvent]] = []
+    events: list[tuple[str, str]] = []  # when, and the job
     for sweep in layout.sweeps():
         found = newest_events(read_records(sweep.jobs, JobEvent)).get(trial_id)
-        events += [(sweep.name, found)] if found is not None and found.handle else []
-    name, event = max(events, key=lambda pair: pair[1].at, default=("", None))
-    return (f"{name}/{event.job_id}", None) if event is not None else ("", None)
+        events += [(found.at, f"{sweep.name}/{found.job_id}")] if found is not None and found.handle else []
+    return max(events, default=("", ""))[1], None
 
 
 def _log_files(layout: Layout, job: str, task: str | None) -> list[Path]:

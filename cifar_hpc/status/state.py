@@ -191,7 +191,7 @@ def _with_last_words(
     explained = {}
     for trial_id, state in states.items():
         if state.status in (Status.LOST, Status.PLANNED):
-            task = task_of(state.claim) if state.claim else None
+            task = task_of(state.claim.restart_token) if state.claim else None
             place = of[trial_id], task or handles[trial_id]
             if place not in told:
                 told[place] = last_words(*place)

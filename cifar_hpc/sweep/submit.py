@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
@@ -64,9 +64,14 @@ def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfi
         executor.start(layout, jobs, lambda job, handle: sent.append((job, handle)))
     except SlurmError as error:
         raise CifarHpcError(f"{error}. Profile {profile.name!r}; `cifar-hpc doctor` looks at the cluster") from error
+    except OSError as error:
+        there = f"{len({handle for _, handle in sent})} arrays were sent before" if sent else "nothing was sent"
+        raise CifarHpcError(f"{layout.root}: {error.strerror or error}; {there}, type `sweep` again for the rest") from error
     finally:
         why = executor.notes[0] if executor.notes else ""
-        append_records(layout.sweep(name).jobs, [job.event("waiting", executor.name, "", why) for job in executor.waiting])
+        waiting = [job.event("waiting", executor.name, "", why) for job in executor.waiting]
+        with contextlib.suppress(OSError):  # a full disk: without the line a trial is as free as with it
+            append_records(layout.sweep(name).jobs, waiting)
     trials = {trial_id for job, _ in sent for trial_id in job.trial_ids}
     arrays = {handle for _, handle in sent}
     jobs_n = plural(executor.jobs_n, "job")
@@ -78,13 +83,9 @@ def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfi
 def _relay_words(layout: Layout, sweep: str, profile: SlurmProfile, canary: bool, files: ArrayFiles) -> Sequence[str]:
     """What stands after `python` in the job that submits what waits. Writes the profile as it is now; raises OSError."""
     path = files.profile(profile.name)
-    path.write_text(json.dumps(_said(dataclasses.asdict(profile) | {"name": None})))  # which is YAML, too
+    keys = {key: value for key, value in dataclasses.asdict(profile).items() if key != "name"}
+    path.write_text(json.dumps(keys))  # which is YAML, too
     return "-u", "-m", "cifar_hpc.sweep.relay", str(layout.root), sweep, str(path), "canary" if canary else "no-canary"
-
-
-def _said(value: Any) -> Any:
-    """Without what is None: a key that is not said."""
-    return {key: _said(item) for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool, listener: Listener) -> None:

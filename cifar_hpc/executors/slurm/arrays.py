@@ -194,8 +194,9 @@ def _allot(classes: Sequence[_Class], room: int | None, canary: bool) -> list[in
 def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Needs:
     asked = job.resources
     gpus = asked.gpus if asked.gpus is not None else (1.0 if profile.gres else 0.0)
-    size = {"memory_gb": asked.memory_gb or profile.memory_gb, "minutes": job_minutes(job, profile)}
-    class_name = profile.class_of(nodes=asked.nodes, gpus=gpus, **size)
+    class_name = profile.class_of(
+        nodes=asked.nodes, gpus=gpus, memory_gb=asked.memory_gb or profile.memory_gb, minutes=job_minutes(job, profile)
+    )
     profile = profile.of_class(class_name)
     if gpus and not profile.gres:
         raise CifarHpcError(

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 
-GPU_CPUS = 4  # of a job with a GPU where neither spec nor profile says more: one core and 2 GB kill a CUDA process at once
+GPU_CPUS = 4  # of a job with a GPU where neither spec nor profile says a number: one core and 2 GB kill a CUDA process at once
 
 
 def cpus_of(profile: SlurmProfile, asked: int, gpus: float) -> int:
-    """CPUs on each node. asked: what the spec asks for; gpus: of each node."""
-    return max(asked, math.ceil(gpus * (profile.cpus_per_gpu or GPU_CPUS))) if gpus else asked
+    """CPUs on each node. asked: what the spec asks for, one for each GPU where it says nothing; gpus: of each node."""
+    least = profile.cpus_per_gpu or (GPU_CPUS if asked <= max(1, gpus) else 0)
+    return max(asked, math.ceil(gpus * least)) if gpus else asked
 
 
 def memory_gb_of(profile: SlurmProfile, asked: float | None, gpus: float) -> float | None:
