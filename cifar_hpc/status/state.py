@@ -194,10 +194,16 @@ def _with_last_words(
             task = task_of(state.claim.restart_token) if state.claim else None
             place = of[trial_id], task or handles[trial_id]
             if place not in told:
-                told[place] = last_words(*place)
+                told[place] = last_words(*place) or _without_a_word(state, place[0])
             state = dataclasses.replace(state, reason=f"{state.reason}{told[place]}")
         explained[trial_id] = state
     return explained
+
+
+def _without_a_word(state: TrialState, sweep: SweepFiles) -> str:
+    """What it means that a job failed and printed nothing at all: Slurm could not write its log."""
+    failed = state.status is Status.LOST and state.reason.startswith("Slurm: FAILED")
+    return f"; it left no log: does its node see {sweep.logs}?" if failed else ""
 
 
 def _may_wait(state: TrialState, event: JobEvent) -> bool:
