@@ -9,7 +9,6 @@ Owns: what a part has to do beyond having the right form, which the spec checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,12 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cifar_hpc.config.own import OwnNetwork, arguments
-from cifar_hpc.config.plugins import read_plugins
-from cifar_hpc.config.registry import OPTIMIZERS, OWN_AUGMENTS, SCHEDULES, load
-from cifar_hpc.config.sources import find_source
+from cifar_hpc.config.plugins import OwnPart, read_plugin
+from cifar_hpc.config.registry import AugmentInfo, OptimizerInfo, ScheduleInfo, load
+from cifar_hpc.config.sources import OwnCodeError, find_source
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
-from cifar_hpc.data.own import OwnImages, read_own
+from cifar_hpc.data.own import read_own
+from cifar_hpc.data.sources import OwnImages
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
 from cifar_hpc.models.own_nets import cut_own, make_own
@@ -77,34 +77,29 @@ def check_dataset(what: str, *, folder: Path | None = None, **args: Any) -> OwnI
 
 def check_plugin(what: str, *, folder: Path | None = None) -> None:
     """It can be read, and every optimiser, schedule and augmentation operation that it registers does what it has to."""
-    registries: tuple[Collection[str], ...] = (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS)
-    known = [set(registry) for registry in registries]
-    for problem in read_plugins([what], folder or Path.cwd()):
-        raise AssertionError(str(problem))
-    optimizers, schedules, augments = (
-        sorted(set(registry) - before) for registry, before in zip(registries, known, strict=True)
-    )
-    assert optimizers or schedules or augments, f"{what}: it registers nothing new"
-    for name in optimizers:
-        check_optimizer(name)
-    for name in schedules:
-        check_schedule(name)
-    for name in augments:
-        check_augmentation(name)
+    try:
+        parts = read_plugin(what, folder or Path.cwd())
+    except OwnCodeError as error:
+        raise AssertionError(str(error)) from error
+    assert parts, f"{what}: it registers nothing"
+    for part in parts:
+        _CHECKS[part.key](part)
 
 
-def check_optimizer(name: str) -> None:
+def check_optimizer(part: OwnPart) -> None:
     """A step lowers a quadratic loss, obeys the rate that it is given, and its state survives a checkpoint bit for bit."""
+    name, info = part.name, part.info
+    assert isinstance(info, OptimizerInfo)
 
     def stepped(steps: int, state: dict[str, Any] | None = None, weight: torch.Tensor | None = None) -> tuple[Any, Any]:
         layer = torch.nn.Linear(3, 2)
         with torch.no_grad():
             layer.weight.copy_(torch.arange(6.0).view(2, 3) / 6 + 1 if weight is None else weight)
-        optimizer = build_optimizer(_config(optimizer=name), [layer])
+        optimizer = build_optimizer(_config(optimizer=name, sources=(part.origin,)), [layer])
         if state is not None:
             optimizer.load_state_dict(state)
         for _ in range(steps):
-            set_rates(optimizer, lambda height: OPTIMIZERS[name].usual_lr)
+            set_rates(optimizer, lambda height: info.usual_lr)
             optimizer.zero_grad()
             layer.weight.square().sum().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -120,9 +115,11 @@ def check_optimizer(name: str) -> None:
     assert torch.equal(whole, resumed), f"optimizer {name}: after load_state_dict it goes on to other bits"
 
 
-def check_schedule(name: str) -> None:
+def check_schedule(part: OwnPart) -> None:
     """It gives a share of the peak, 0..1, at every step of trainings of any length."""
-    shape = load(SCHEDULES[name].shape)
+    name, info = part.name, part.info
+    assert isinstance(info, ScheduleInfo)
+    shape = load(info.shape)
     for steps in (1, 7, 100):
         for step in range(steps):
             share = shape(float(step), float(steps))
@@ -131,11 +128,11 @@ def check_schedule(name: str) -> None:
             )
 
 
-def check_augmentation(name: str) -> None:
+def check_augmentation(part: OwnPart) -> None:
     """Its only source of chance is the generator, its draws are one row an image, images stay what they are: float32, 0..1."""
-    from cifar_hpc.config import catalog
-
-    info, args = OWN_AUGMENTS[name], {key: limit.default for key, limit in catalog.AUGMENT_OPS[name].items()}
+    name, info = part.name, part.info
+    assert isinstance(info, AugmentInfo)
+    args = {key: limit.default for key, limit in info.args.items()}
     x_NCHW = torch.rand(IMAGES, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     made = []
     for seed in (1, 1, 2):
@@ -155,3 +152,6 @@ def _built(network: OwnNetwork) -> BlockModel:
 
 def _config(**changes: Any) -> TrialConfig:
     return TrialConfig(dataset=DatasetConfig(name="digits"), arch="linear", image_size=8, lr=0.01, **changes)
+
+
+_CHECKS = {"optimizer": check_optimizer, "schedule": check_schedule, "augment": check_augmentation}

@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-from cifar_hpc.config import catalog, plugins, sources
-from cifar_hpc.config.registry import OBJECTIVES, OPTIMIZERS, OWN_AUGMENTS, SCHEDULES
+from cifar_hpc.config.registry import OBJECTIVES
 from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
 
 
@@ -25,15 +24,9 @@ def _own_results_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _no_plugins_of_another_test():
-    """What a test's plug-ins registered is gone after it: the registries are the process's."""
-    registries = (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS, OBJECTIVES)
-    kept = [registry._entries for registry in registries] + [catalog.AUGMENT_OPS, plugins._read, plugins._origins]
-    before = [dict(entries) for entries in kept]
+def _no_objectives_of_another_test():
+    """An objective that a test's plug-in registered is gone after it: these stay known to the process."""
+    before = dict(OBJECTIVES)
     yield
-    for entries, old in zip(kept, before, strict=True):
-        if entries != old:
-            entries.clear()
-            entries.update(old)
-            OPTIMIZERS.changes += 1  # what was made of the names is made again
-            sources._load_file.cache_clear()  # and a plug-in of which nothing is known is executed again
+    for name in set(OBJECTIVES) - set(before):
+        del OBJECTIVES._entries[name]

@@ -20,7 +20,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor, give_back, record_death, stop_signals
 from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
-from cifar_hpc.executors.ray.session import remove_abandoned
+from cifar_hpc.executors.ray.session import ray_session, remove_abandoned
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Job, Resources
@@ -249,6 +249,26 @@ def test_a_death_before_any_attempt_hides_no_later_interruption(tmp_path):
     assert claim is not None
     release_claim(files, claim)
     assert read_state(files, trial_id).status is Status.PLANNED
+
+
+@pytest.mark.parametrize(("address", "told"), [(None, "--on inline"), ("ray://gone:1", "$RAY_ADDRESS names ray://gone:1")])
+def test_ray_that_does_not_start_is_a_sentence_with_what_to_type(tmp_path, monkeypatch, address, told):
+    """What Ray raises where the machine is too busy for its processes to answer within 30 s."""
+    import ray
+
+    def start(**_):
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with (
+        pytest.raises(CifarHpcError, match="Ray does not start") as caught,
+        ray_session(tmp_path / "log"),
+    ):
+        pass
+    assert told in str(caught.value)
 
 
 def test_a_worker_that_ray_calls_unavailable_died(tmp_path):

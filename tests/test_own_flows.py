@@ -1,4 +1,4 @@
-"""The user's own network and data set on every way that built-in ones go: kill -9, two processes, refit, Slurm."""
+"""The user's own network and data set on every way that built-in ones go: kill -9, two processes, refit, Ray, soup, Slurm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.sources import find_source
+from cifar_hpc.models.loading import pack_weights
+from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
@@ -21,6 +22,7 @@ from cifar_hpc.worker.job import run_job
 from slurm.local.cluster import Cluster
 from tests.helpers.training import job_of, numbers
 from tests.test_own_parts import DATA, NETS, PARTS, SPEC
+from tests.test_plugins import MINE
 
 ONE = SPEC.replace("[none, stem], arch_args.width: [4, 6]", "[stem]").replace("n: 96", "n: 192")
 
@@ -32,7 +34,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr("cifar_hpc.config.sources._kept", [])
-    find_source.cache_clear()
     return tmp_path
 
 
@@ -76,6 +77,22 @@ def test_two_processes_train_it_and_a_refit_follows(place: Path) -> None:
     result = read_record(Layout(results_root()).trial(config.trial_id).result, TrialResult)
     assert result.hardware.world_size == 2 and result.val is not None
     run("refit", "own", "--on", "inline")
+
+
+def test_ray_trains_it_and_a_soup_is_made(place: Path) -> None:
+    """With an optimiser of one's own too, which the workers know by its code alone."""
+    start = load_spec(place / "own.yaml").trials[0].config
+    weights = place / "start.safetensors"
+    weights.write_bytes(pack_weights(build_model(start, 3, 1), ((0.5,), (0.25,))))
+    (place / "mine.py").write_text(MINE)
+    text = ONE.replace("freeze: [stem]", "lr: [0.005, 0.002]")
+    text = text.replace("lr: 0.05}", f"weights: {weights.name}, freeze: stem, optimizer: rmsprop}}\nplugins: [mine.py]")
+    written(place, text)
+    run("sweep", "own.yaml", "--on", "ray")
+    layout, configs = Layout(results_root()), load_spec(place / "own.yaml").configs
+    results = [read_record(layout.trial(config.trial_id).result, TrialResult) for config in configs]
+    assert [(result.executor, len(result.provenance.sources)) for result in results] == [("ray", 3)] * 2
+    assert "uniform" in run("soup", "own")
 
 
 def test_slurm_trains_it_on_a_node(cluster: Cluster, place: Path, monkeypatch) -> None:

@@ -144,7 +144,6 @@ def test_the_id_follows_the_code_and_its_arguments_and_not_the_place(place: Path
     assert load_spec(elsewhere / "own.yaml").trials[0].config.trial_id == before.trial_id
     assert load_spec(spec_with(place, "n: 96", "n: 90")).trials[0].config.trial_id != before.trial_id
     (place / "parts.py").write_text(PARTS + "# another state of what the file imports\n")
-    find_source.cache_clear()
     assert load_spec(place / "own.yaml").trials[0].config.trial_id != before.trial_id
 
 
@@ -259,7 +258,6 @@ def test_the_command_line_shows_trains_exports_and_says_what_changed(place: Path
     exported = runner.invoke(app, ["export", trial])
     assert exported.exit_code == 0, exported.output
     (place / "mynets.py").write_text(NETS + "# a change\n")
-    find_source.cache_clear()
     dry = runner.invoke(app, ["sweep", str(path), "--dry-run"])
     assert "mynets.py:TinyNet has changed: 1 trial trains again" in dry.output, dry.output
 
@@ -268,7 +266,6 @@ def test_the_published_contract_tests_pass_what_is_right_and_name_what_is_wrong(
     assert check_network("mynets.py:Told", folder=place, width=6).names == ("stem", "body", "classifier")
     assert check_dataset("mydata.py:load", folder=place, n=30).classes == ("a", "b", "c")
     (place / "mynets.py").write_text(NETS.replace("self.body = conv", "self.unused = nn.Linear(1, 1); self.body = conv"))
-    find_source.cache_clear()
     with pytest.raises((AssertionError, UnusableArchError), match="unused"):
         check_network("mynets.py:Told", folder=place)
 

@@ -8,8 +8,9 @@ import pytest
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.plugins import register_schedule
-from cifar_hpc.config.registry import OPTIMIZERS, OWN_AUGMENTS, SCHEDULES
-from cifar_hpc.config.sources import OwnCodeError, find_source
+from cifar_hpc.config.registry import OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.schedule import LrSchedule
+from cifar_hpc.config.sources import OwnCodeError
 from cifar_hpc.errors import SpecError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
@@ -49,19 +50,10 @@ grid: {augment: [none, [lighten: {strength: 0.3}]]}
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the plugin; what it registers is gone after the test."""
-    for registry in (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS):
-        monkeypatch.setattr(registry, "_entries", dict(registry))
-    monkeypatch.setattr("cifar_hpc.config.catalog.AUGMENT_OPS", dict(catalog.AUGMENT_OPS))
-    for name in ("_read", "_origins"):
-        monkeypatch.setattr(f"cifar_hpc.config.plugins.{name}", {})
-    find_source.cache_clear()
+def place(tmp_path: Path) -> Path:
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "mine.yaml").write_text(SPEC)
-    yield tmp_path
-    OPTIMIZERS.changes += 1  # the spec's model is made again
-    find_source.cache_clear()
+    return tmp_path
 
 
 def test_a_spec_trains_with_what_its_plugin_registers(place: Path) -> None:
@@ -77,6 +69,29 @@ def test_a_spec_trains_with_what_its_plugin_registers(place: Path) -> None:
     assert result_of(layout, configs[1]).curves[-1].train_loss != result_of(layout, configs[0]).curves[-1].train_loss
 
 
+def test_what_a_plugin_registers_is_known_to_its_spec_and_its_trials_alone(place: Path) -> None:
+    config = load_spec(place / "mine.yaml").trials[0].config
+    assert "rmsprop" not in OPTIMIZERS and "sqrt" not in SCHEDULES and "lighten" not in catalog.AUGMENT_OPS
+    assert LrSchedule(config, 2, 1.0).rate(2, 0) == 0.5**0.5
+    (place / "other.yaml").write_text(SPEC.replace("plugins: [mine.py]\n", ""))
+    with pytest.raises(SpecError, match="one of sgd, adam, adamw, muon") as caught:
+        load_spec(place / "other.yaml")
+    assert "rmsprop" not in caught.value.problems[0].allowed
+    (place / "mine.py").write_text(MINE.replace("** 0.5", "** 2"))
+    changed = load_spec(place / "mine.yaml").trials[0].config
+    assert [LrSchedule(one, 2, 1.0).rate(2, 0) for one in (config, changed)] == [0.5**0.5, 0.5**2]
+
+
+def test_two_plugins_of_a_spec_do_not_share_a_name(place: Path) -> None:
+    (place / "other.py").write_text(MINE)
+    (place / "mine.yaml").write_text(SPEC.replace("[mine.py]", "[mine.py, other.py]"))
+    with pytest.raises(SpecError) as caught:
+        load_spec(place / "mine.yaml")
+    (problem,) = caught.value.problems
+    assert "plugins[1]" in problem.where
+    assert problem.found == "other.py:rmsprop registers 'rmsprop', as mine.py:rmsprop does"
+
+
 def test_an_unknown_name_is_refused_with_the_registered_ones(place: Path) -> None:
     (place / "mine.yaml").write_text(SPEC.replace("rmsprop", "rmsprob"))
     with pytest.raises(SpecError, match=r"one of sgd, adam, adamw, muon, rmsprop\. Did you mean 'rmsprop'"):
@@ -90,7 +105,6 @@ def test_a_changed_plugin_gives_other_ids_and_one_that_is_not_used_gives_none(pl
     unused = load_spec(place / "plain.yaml").trials[0].config
     assert unused.sources is None
     (place / "mine.py").write_text((place / "mine.py").read_text() + "# changed\n")
-    find_source.cache_clear()
     assert load_spec(place / "mine.yaml").trials[0].config.trial_id != before
     assert load_spec(place / "plain.yaml").trials[0].config.trial_id == unused.trial_id
 
@@ -105,7 +119,6 @@ def test_a_changed_plugin_gives_other_ids_and_one_that_is_not_used_gives_none(pl
 )
 def test_a_plugins_fault_is_told_with_its_line_before_anything_trains(place: Path, line: str, told: str) -> None:
     (place / "mine.py").write_text((place / "mine.py").read_text() + f"{line}\n")
-    find_source.cache_clear()
     with pytest.raises(SpecError) as caught:
         load_spec(place / "mine.yaml")
     assert told in str(caught.value) and "mine.yaml:4: plugins[0]" in str(caught.value)

@@ -126,6 +126,22 @@ CASES: dict[str, tuple[str, str]] = {  # what is wrong -> the file, the whole an
         f"x.yaml:5: grid.freeze[5]: '0.5'; {FREEZE}; a number stands without quotes.\n"
         f"x.yaml:5: grid.freeze[6]: the list [1]; {FREEZE}.",
     ),
+    "misspelt keys of a search": (
+        RUNS + "search:\n  num_ponits: 9\n  num_points: 9\n  ranges:\n    lrr: {low: 0.1, high: 1}\n"
+        "    momentum: {low: 0.1, hihg: 1, high: 1}\n    arch: {low: 0, high: 1}\n  scheduler: {name: asha, grace_epoch: 2}\n",
+        "x.yaml:5: search.num_ponits: the key 'num_ponits'; it is no key of search. Did you mean 'num_points'?\n"
+        "x.yaml:8: search.ranges.lrr: the key 'lrr'; it is no trial key that is a number. Did you mean 'lr'?\n"
+        "x.yaml:9: search.ranges.momentum.high: 1; a number at least 0 and below 1 is needed.\n"
+        "x.yaml:9: search.ranges.momentum.hihg: the key 'hihg'; it is no key of a range. Did you mean 'high'?\n"
+        "x.yaml:10: search.ranges.arch: the key 'arch'; a range is of a key that is a number; the others are lists in grid.\n"
+        "x.yaml:11: search.scheduler.grace_epoch: the key 'grace_epoch'; it is no key of scheduler. "
+        "Did you mean 'grace_epochs'?",
+    ),
+    "an empty search": (
+        RUNS + "search:\n",
+        "x.yaml:4: search: an empty search; search: {num_points: 20} samples points; without the line the whole grid is "
+        "trained.",
+    ),
     "a search without axes": (
         RUNS + "search: {num_points: 9}\n",
         "x.yaml:4: search: no axes; a search samples from grid, zip and search.ranges.",

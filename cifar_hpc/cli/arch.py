@@ -110,7 +110,7 @@ def _list_all(format: Format) -> None:
     ]
     print_columns(columns, format)
     if format is Format.TABLE:
-        typer.echo("Counted for 1000 classes and 3x224x224 images. The blocks of one: cifar-hpc arch NAME.", err=True)
+        typer.echo("Counted for 1000 classes and 3x224x224 images. The blocks of one: `cifar-hpc arch NAME`.", err=True)
 
 
 def _print(format: Format, rows: Sequence[BlockSummary]) -> None:

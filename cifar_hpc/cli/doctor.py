@@ -27,7 +27,7 @@ def doctor(
 
     if shutil.which("sbatch") is None:
         raise CifarHpcError(
-            "sbatch is not on PATH: this is no Slurm login node. `cifar-hpc sweep --on ray` runs on this machine"
+            "sbatch is not on PATH: this is no Slurm login node. `cifar-hpc sweep SPEC --on ray` runs on this machine"
         )
     config, partitions = read_config(), read_partitions()
     site = find_profile(profile) if profile else None

@@ -41,7 +41,7 @@ def prune(yes: Annotated[bool, typer.Option("--yes", help="remove them; without 
     _print(idle)
     total = size_text(sum(trial.size_bytes for trial in idle))
     if not yes:
-        say(f"{plural(len(idle), 'trial')}, {total}, that no sweep names; cifar-hpc prune --yes removes them for good")
+        say(f"{plural(len(idle), 'trial')}, {total}, that no sweep names; `cifar-hpc prune --yes` removes them for good")
         return
     gone = sum(remove_trial(layout, trial) for trial in idle)
     shutil.rmtree(layout.leaving, ignore_errors=True)  # with what a killed one left

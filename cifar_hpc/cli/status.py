@@ -82,7 +82,7 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
         ]
         print_columns(columns, format)
     else:
-        say(f"no sweep under {layout.root}: cifar-hpc sweep SPEC starts one; ${RESULTS_VARIABLE} names another place")
+        say(f"no sweep under {layout.root}: `cifar-hpc sweep SPEC` starts one; ${RESULTS_VARIABLE} names another place")
     for line in unread:
         say(f"not read: {line}")
 

@@ -17,7 +17,7 @@ def chosen_pool(layout: Layout, names: list[str], terms: str, queue: Queue | Non
     pool = scan(layout, names, queue)
     if not pool.trials and not pool.unfinished and not pool.rejected:
         raise CifarHpcError(
-            f"no trial under {layout.root}: cifar-hpc sweep SPEC trains some; ${RESULTS_VARIABLE} names another place"
+            f"no trial under {layout.root}: `cifar-hpc sweep SPEC` trains some; ${RESULTS_VARIABLE} names another place"
         )
     return _filtered(pool if re.search(r"\bstage\s*[!=]", terms) else pool.without_earlier_stages(), terms)
 

@@ -14,7 +14,6 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import CONFIDENCE, MIN_SEEDS
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
-from cifar_hpc.config.registry import OBJECTIVES
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +93,6 @@ def rank_axes(board: Leaderboard) -> list[Axis]:
         return max(scores) - min(scores) if scores else 0.0
 
     return sorted(board.axes, key=spread, reverse=True)
-
-
-def is_better(objective: str, one: float, other: float) -> bool:
-    """Whether a value of the objective is better than another."""
-    return one > other if OBJECTIVES[objective].mode == "max" else one < other
 
 
 def _value(row: Row, axis: Axis | None) -> Any:

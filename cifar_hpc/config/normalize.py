@@ -9,7 +9,8 @@ from typing import Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.plugins import optimizer_of, schedule_of
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import StopConfig, TrialConfig, keys_with
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrialConfig)}
@@ -55,11 +56,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
             changes[info.argument] = (getattr(config, info.argument) or info.default) if name == config.classifier else None
     if not config.trains:
         return _normalise_frozen(dataclasses.replace(config, **changes))
-    if OPTIMIZERS[config.optimizer].momentum:
+    if optimizer_of(config).momentum:
         changes["momentum"] = config.momentum or 0.0
     else:
         changes["momentum"] = None
-    if SCHEDULES[config.schedule].own_rise:
+    if schedule_of(config).own_rise:
         changes["warmup_epochs"] = 0.0
     alone = trains_classifier_alone(config.arch, freeze)
     if config.ghost_batches is not None and (alone or config.ghost_batches == 1):

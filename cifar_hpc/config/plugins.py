@@ -2,8 +2,9 @@
 
 A file or module is named in the spec (`plugins: [mine.py]`); a package has an entry point of group `cifar_hpc.plugins`. A file
 is executed; of a module the function `register`, of an entry point its function, is called without arguments. Either calls
-`register_*` here. What a trial uses of it enters its id by the hash of the code. Owns: register_*, load_plugins. Imports no
-torch.
+`register_*` here. What a spec's plugins register is known to that spec alone, and to the trials that it makes: each bears the
+code of its parts in its config, by whose hash they enter its id. Owns: register_*, OwnParts, optimizer_of, schedule_of,
+operations_of. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,29 +12,75 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.registry import (
     OBJECTIVES,
     OPTIMIZERS,
-    OWN_AUGMENTS,
     SCHEDULES,
     AugmentInfo,
     ObjectiveInfo,
     OptimizerInfo,
-    Registry,
     ScheduleInfo,
 )
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, load_module, load_source, own_line
 
+if TYPE_CHECKING:
+    from cifar_hpc.config.trial import TrialConfig
+
 GROUP = "cifar_hpc.plugins"
-Add = Callable[[], None]
-_loading: list[tuple[Source, list[Add]]] = []  # the plugin that is being read, and what it has registered so far
-_read: dict[str, list[Add]] = {}  # hash of a plugin's code -> what it registered
-_origins: dict[tuple[str, str], Source] = {}  # (trial key, name) -> the code that it is of
+Info = OptimizerInfo | ScheduleInfo | AugmentInfo | ObjectiveInfo
+_OBJECTIVES = frozenset(OBJECTIVES)  # the package's own
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """What a plugin registers: for which trial key, under which name, and the code that it is of."""
+
+    key: str
+    name: str
+    info: Info
+    origin: Source
+
+
+@dataclass(frozen=True, eq=False)
+class OwnParts:
+    """What the plugins of one spec register, by key and name."""
+
+    parts: Mapping[tuple[str, str], OwnPart] = field(default_factory=dict)
+
+    def with_more(self, more: Iterable[OwnPart]) -> OwnParts:
+        """Raises OwnCodeError where two plugins give one name to different code."""
+        parts = dict(self.parts)
+        for part in more:
+            known = parts.setdefault((part.key, part.name), part)
+            if known.origin != part.origin:
+                found = f"{part.origin.name} registers {part.name!r}, as {known.origin.name} does"
+                raise OwnCodeError(part.key, found, "one of them needs another name")
+        return OwnParts(parts)
+
+    def names(self, key: str) -> tuple[str, ...]:
+        return tuple(name for known, name in self.parts if known == key)
+
+    def origin_of(self, key: str, name: str) -> Source | None:
+        """The code of a named part; None: the package's own."""
+        part = self.parts.get((key, name))
+        return part.origin if part else None
+
+    @property
+    def operations(self) -> dict[str, Mapping[str, catalog.OpArg]]:
+        """The augmentation operations that a list may have, with the arguments of each."""
+        own = {part.name: part.info.args for part in self.parts.values() if isinstance(part.info, AugmentInfo)}
+        return {**catalog.AUGMENT_OPS, **own}
+
+
+NO_PARTS = OwnParts()
+_loading: list[list[tuple[str, str, Info]]] = []  # what the plugin that is being read has registered so far
+_read: dict[str, tuple[tuple[str, str, Info], ...]] = {}  # hash of a plugin's code -> what it registers: it is executed once
 
 
 def register_optimizer(
@@ -42,13 +89,13 @@ def register_optimizer(
     """`optimizer: name`. build(config, groups, blocks) gives a torch.optim.Optimizer over the parameter groups, which have a
     'height'; its 'lr' is set before every step. config.weight_decay and, with momentum, config.momentum are the spec's."""
     info = OptimizerInfo(doc=doc, build=build, probe_rule=None, momentum=momentum, usual_lr=usual_lr)
-    _register(OPTIMIZERS, name, info)
+    _register("optimizer", name, info, OPTIMIZERS)
 
 
 def register_schedule(name: str, shape: Callable[[float, float], float], *, own_rise: bool = False, doc: str = "") -> None:
     """`schedule: name`. shape(step, steps), counted after warm-up, gives the learning rate as a share of its peak, 0..1.
     own_rise: it begins below its peak by itself, and warmup_epochs does not act."""
-    _register(SCHEDULES, name, ScheduleInfo(doc=doc, shape=shape, own_rise=own_rise))
+    _register("schedule", name, ScheduleInfo(doc=doc, shape=shape, own_rise=own_rise), SCHEDULES)
 
 
 def register_objective(
@@ -67,7 +114,7 @@ def register_objective(
     if mode not in ("max", "min"):
         raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
     info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
-    _register(OBJECTIVES, name, info)
+    _register(OBJECTIVES.what, name, info, _OBJECTIVES)
 
 
 def register_augmentation(
@@ -81,82 +128,93 @@ def register_augmentation(
     source is the generator; change(args, x_NCHW, draws, mean_pixel) gives the images again, float32 in 0..1.
     args: name -> (default, least, largest, what it is)."""
     limits = {key: catalog.OpArg(*limit) for key, limit in args.items()}
-
-    def add() -> None:
-        catalog.AUGMENT_OPS[name] = limits
-
-    _register(OWN_AUGMENTS, name, AugmentInfo(draw=draw, change=change), also=add, taken=name in catalog.AUGMENT_OPS)
+    _register("augment", name, AugmentInfo(draw=draw, change=change, args=limits), catalog.AUGMENT_OPS)
 
 
-def read_plugins(names: Sequence[str], folder: Path) -> list[OwnCodeError]:
-    """Reads the files and modules that a spec names, and what is installed; returns what is wrong, one for each name that is.
-    folder: of the spec."""
-    problems = []
-    for name in names:
-        try:
-            _read_plugin(find_source("plugins", f"{name}:register", folder.absolute()))
-        except OwnCodeError as error:
-            problems.append(error)
-        except Exception as error:  # a user's file may raise anything
-            path = str(folder / name)
-            problems.append(OwnCodeError("plugins", own_line(error, path), f"{name} is imported before the spec is checked"))
+def read_plugin(name: str, folder: Path) -> tuple[OwnPart, ...]:
+    """What the file or module that a spec names registers. folder: of the spec. Raises OwnCodeError."""
+    try:
+        return _parts_of(find_source("plugins", f"{name}:register", folder.absolute()))
+    except OwnCodeError:
+        raise
+    except Exception as error:  # a user's file may raise anything
+        place = own_line(error, str(folder / name))
+        raise OwnCodeError("plugins", place, f"{name} is imported before the spec is checked") from error
+
+
+def installed_plugins() -> tuple[OwnPart, ...]:
+    """What installed packages register. Raises what their code raises."""
+    found: list[OwnPart] = []
     for entry in importlib.metadata.entry_points(group=GROUP):
         target = entry.value if ":" in entry.value else f"{entry.value}:register"
-        _read_plugin(find_source("plugins", target, folder))
-    return problems
+        found += _parts_of(find_source("plugins", target, Path.cwd()))
+    return tuple(found)
 
 
-def load_plugins(sources: Sequence[Source]) -> None:
-    """Registers again, in this process, what trials with these sources use. Raises what the code raises."""
-    for source in sources:
-        if source.part in _PARTS:
-            _read_plugin(source)
+def optimizer_of(config: TrialConfig) -> OptimizerInfo:
+    """The trial's optimiser, one's own by the code that its config names. Raises what that code raises."""
+    found: OptimizerInfo | None = _own(config.sources, "optimizer", config.optimizer)
+    return found or OPTIMIZERS[config.optimizer]
 
 
-def origin_of(key: str, name: str) -> Source | None:
-    """The code that a named part of a trial is of; None: the package's own."""
-    return _origins.get((key, name))
+def schedule_of(config: TrialConfig) -> ScheduleInfo:
+    """The trial's learning rate schedule, as optimizer_of."""
+    found: ScheduleInfo | None = _own(config.sources, "schedule", config.schedule)
+    return found or SCHEDULES[config.schedule]
 
 
-def _read_plugin(source: Source) -> None:
+def know_objectives(parts: Iterable[OwnPart]) -> None:
+    """Objectives are looked up by name alone, by who ranks too: those of one's own stay known to this process."""
+    for part in parts:
+        if isinstance(part.info, ObjectiveInfo):
+            OBJECTIVES.add(part.name, part.info)
+
+
+def know_objectives_of(sources: Sequence[Source]) -> None:
+    """The same for the code that configs name. Raises what that code raises."""
+    know_objectives(part for source in sources if source.part == OBJECTIVES.what for part in _parts_of(source))
+
+
+def operations_of(sources: Sequence[Source] | None) -> dict[str, AugmentInfo]:
+    """The augmentation operations of one's own among the code that a config names."""
+    parts = [part for source in sources or () if source.part == "augment" for part in _parts_of(source)]
+    return {part.name: part.info for part in parts if isinstance(part.info, AugmentInfo)}
+
+
+def _own(sources: Sequence[Source] | None, key: str, name: str) -> Any:
+    for source in sources or ():
+        if source.part == key:
+            return next((part.info for part in _parts_of(source) if (part.key, part.name) == (key, name)), None)
+    return None
+
+
+def _parts_of(source: Source) -> tuple[OwnPart, ...]:
     if source.sha256 not in _read:
-        with _reading(source) as found:
+        with _reading() as found:
             module = load_module(source)
             if source.path is None and hasattr(module, source.object):
                 load_source(source)()
-        _read[source.sha256] = found
-    for add in _read[source.sha256]:  # another state of the file may have taken the names
-        add()
+        _read[source.sha256] = tuple(found)
+    parts = []
+    for key, name, info in _read[source.sha256]:
+        qualified = source.name if source.path is None else f"{source.name.rpartition(':')[0]}:{name}"
+        parts.append(OwnPart(key, name, info, dataclasses.replace(source, part=key, name=qualified)))
+    return tuple(parts)
 
 
 @contextlib.contextmanager
-def _reading(source: Source) -> Iterator[list[Add]]:
-    found: list[Add] = []
-    _loading.append((source, found))
+def _reading() -> Iterator[list[tuple[str, str, Info]]]:
+    found: list[tuple[str, str, Info]] = []
+    _loading.append(found)
     try:
         yield found
     finally:
         _loading.pop()
 
 
-def _register(registry: Registry[Any], name: str, info: Any, also: Add = lambda: None, taken: bool = False) -> None:
+def _register(key: str, name: str, info: Info, package: Collection[str]) -> None:
     if not _loading:
-        raise OwnCodeError(
-            registry.what, f"{name!r} is registered outside a plugin", "call it in a file that `plugins` of a spec names"
-        )
-    source, found = _loading[-1]
-    if (registry.what, name) not in _origins and (name in registry or taken):
-        raise OwnCodeError(registry.what, f"{name!r} is the package's own", "another name is needed")
-    qualified = source.name if source.path is None else f"{source.name.rpartition(':')[0]}:{name}"
-    origin = dataclasses.replace(source, part=registry.what, name=qualified)
-
-    def add() -> None:
-        registry.add(name, info)
-        _origins[registry.what, name] = origin
-        also()
-
-    add()
-    found.append(add)
-
-
-_PARTS = tuple(registry.what for registry in (OPTIMIZERS, SCHEDULES, OWN_AUGMENTS, OBJECTIVES))
+        raise OwnCodeError(key, f"{name!r} is registered outside a plugin", "call it in a file that `plugins` of a spec names")
+    if name in package:
+        raise OwnCodeError(key, f"{name!r} is the package's own", "another name is needed")
+    _loading[-1].append((key, name, info))

@@ -34,7 +34,6 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
     def __init__(self, what: str, entries: Mapping[str, EntryT]) -> None:
         self.what = what
         self._entries = dict(entries)
-        self.changes = 0  # how often it was added to: what is made of its names is made again
 
     def __getitem__(self, name: str) -> EntryT:
         """Raises UnknownNameError, a KeyError, with the names that there are and the nearest one."""
@@ -44,9 +43,7 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
 
     def add(self, name: str, entry: EntryT) -> None:
         """Adds an entry, or puts another in its place."""
-        if self._entries.get(name) is not entry:
-            self._entries[name] = entry
-            self.changes += 1
+        self._entries[name] = entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -114,10 +111,11 @@ class ObjectiveInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentInfo:
-    """draw, change: as data/pixels.Operation has them."""
+    """An operation beyond the catalogue's. draw, change: as data/pixels.Operation has them; args: as in catalog.AUGMENT_OPS."""
 
     draw: Target
     change: Target
+    args: Mapping[str, Any]
 
 
 _OPTIMIZERS, _SHAPES, _MEMBERS = "cifar_hpc.train.optimizers", "cifar_hpc.config.schedule", "cifar_hpc.train.classifiers"
@@ -194,7 +192,6 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
         ),
     },
 )
-OWN_AUGMENTS: Registry[AugmentInfo] = Registry("augment", {})  # operations beyond data/'s; their arguments are in the catalogue
 _METRICS = "cifar_hpc.config.metrics"
 OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other split may
     "objective.metric",

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cifar_hpc.config.freeze import frozen_blocks
-from cifar_hpc.config.registry import SCHEDULES, load
+from cifar_hpc.config.plugins import schedule_of
+from cifar_hpc.config.registry import load
 from cifar_hpc.config.trial import TrialConfig
 
 ONECYCLE_WARMUP_FRAC = (
@@ -42,7 +43,7 @@ class LrSchedule:
         return self.peak * self._factor(step) * share
 
     def _factor(self, step: int) -> float:
-        info = SCHEDULES[self.config.schedule]
+        info = schedule_of(self.config)
         total = self.config.epochs * self.steps_per_epoch
         warmup = 0.0 if info.own_rise else self.config.warmup_epochs * self.steps_per_epoch
         if step < warmup:

@@ -63,7 +63,6 @@ def is_own(text: object) -> bool:
     return isinstance(text, str) and _FORM.fullmatch(text) is not None
 
 
-@functools.lru_cache(maxsize=256)
 def find_source(part: str, text: str, folder: Path) -> Source:
     """What a text of the form stands for; nothing of it is executed. folder: where a file's relative path starts.
 

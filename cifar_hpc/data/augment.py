@@ -8,7 +8,7 @@ from the generator passed in, in the order of the operations, and never from the
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.registry import OWN_AUGMENTS, load
+from cifar_hpc.config.registry import AugmentInfo, load
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import mixing, pixels, policies
 from cifar_hpc.data.pixels import Draws
@@ -29,6 +29,7 @@ class Operation:
 
     name: str
     args: dict[str, float]
+    own: AugmentInfo | None = None  # of one that the catalogue does not have
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +70,23 @@ class Window:
         return corner_B2[:, 0].contiguous(), left_B, flip_B
 
 
-def resolve(augment: str | Sequence[AugmentOp]) -> tuple[Operation, ...]:
-    """The operations that a name of catalog.AUGMENTATIONS stands for, or those listed, with defaults filled in.
+def resolve(augment: str | Sequence[AugmentOp], own: Mapping[str, AugmentInfo] | None = None) -> tuple[Operation, ...]:
+    """The operations that a name of catalog.AUGMENTATIONS stands for, or those listed, with defaults filled in. own: those
+    beyond the catalogue.
 
     Raises CifarHpcError on a name or argument that the catalogue does not have, and on a mixing operation before the end.
     """
     if isinstance(augment, str):
         _known("augment", augment, catalog.AUGMENTATIONS)
         augment = [AugmentOp(name=name) for name in catalog.AUGMENTATIONS[augment]]
+    known = {**catalog.AUGMENT_OPS, **{name: info.args for name, info in (own or {}).items()}}
     operations = []
     for op in augment:
-        _known("augment operation", op.name, catalog.AUGMENT_OPS)
+        _known("augment operation", op.name, known)
         for key, _ in op.args:
-            _known(f"argument of {op.name}", key, catalog.AUGMENT_OPS[op.name])
-        defaults = {key: arg.default for key, arg in catalog.AUGMENT_OPS[op.name].items()}
-        operations.append(Operation(op.name, defaults | dict(op.args)))
+            _known(f"argument of {op.name}", key, known[op.name])
+        defaults = {key: arg.default for key, arg in known[op.name].items()}
+        operations.append(Operation(op.name, defaults | dict(op.args), (own or {}).get(op.name)))
     if any(op.name in catalog.BATCH_OPS for op in operations[:-1]):
         raise CifarHpcError(f"augment: {' and '.join(catalog.BATCH_OPS)} mix images: only one of them, as the last operation")
     return tuple(operations)
@@ -111,16 +114,15 @@ def pixel_operations(operations: Sequence[Operation]) -> tuple[PixelOp, ...]:
             found.append(PixelOp(partial(pixels.draw_resampling, parts), partial(pixels.resample, parts)))
             continue
         for op in group:
-            operation = _operation(op.name)
+            operation = _operation(op)
             found.append(PixelOp(partial(operation.draw, op.args), partial(operation.change, op.args)))
     return tuple(found)
 
 
-def _operation(name: str) -> pixels.Operation:
-    if name in OWN_AUGMENTS:
-        info = OWN_AUGMENTS[name]
-        return pixels.Operation(load(info.draw), load(info.change))
-    return policies.OPERATIONS.get(name) or pixels.OPERATIONS[name]
+def _operation(op: Operation) -> pixels.Operation:
+    if op.own is not None:
+        return pixels.Operation(load(op.own.draw), load(op.own.change))
+    return policies.OPERATIONS.get(op.name) or pixels.OPERATIONS[op.name]
 
 
 def mix_operation(operations: Sequence[Operation]) -> tuple[mixing.MixOp, float] | None:

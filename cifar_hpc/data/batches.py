@@ -10,12 +10,14 @@ the device that it is made on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cifar_hpc.config.plugins import operations_of
+from cifar_hpc.config.registry import AugmentInfo
 from cifar_hpc.config.trial import AugmentOp, TrialConfig
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
@@ -44,6 +46,7 @@ def batches_for(
         mean=mean,
         std=std,
         augment=config.augment if augmented else "none",
+        operations=operations_of(config.sources) if augmented else None,
         num_classes=classes_n,
         device=device,
     )
@@ -54,7 +57,7 @@ class Batches:
 
     image_size: side of the batches, pixels; where it is not the stored side, bilinear resizing on the device, antialiased where
     it shrinks (not bit-equal to PIL's). in_channels: 1, or 3 with gray images repeated. mean, std: per channel, in 0..1.
-    augment: a name of catalog.AUGMENTATIONS or operations of catalog.AUGMENT_OPS.
+    augment: a name of catalog.AUGMENTATIONS or operations of catalog.AUGMENT_OPS, and of `operations` beyond these.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Batches:
         mean: Sequence[float],
         std: Sequence[float],
         augment: str | tuple[AugmentOp, ...] = "none",
+        operations: Mapping[str, AugmentInfo] | None = None,
         num_classes: int,
         device: torch.device,
     ) -> None:
@@ -74,15 +78,15 @@ class Batches:
             raise ValueError(
                 f"{channels}-channel images, {in_channels} channels asked, {len(mean)} means, {len(std)} deviations"
             )
-        operations = augmentation.resolve(augment)
+        chosen = augmentation.resolve(augment, operations)
         self.image_size = image_size
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.device = device
         self.side = split.images_NCHW.shape[-1]
-        self._geometry = augmentation.leading_window(operations, self.side)
-        self._pixel_ops = augmentation.pixel_operations(operations[self._geometry.operations_n :])
-        self._mix = augmentation.mix_operation(operations)
+        self._geometry = augmentation.leading_window(chosen, self.side)
+        self._pixel_ops = augmentation.pixel_operations(chosen[self._geometry.operations_n :])
+        self._mix = augmentation.mix_operation(chosen)
         self._split = split
         # The zero border is stored with the images, so that a crop is a window view and one gather.
         padded_NCHW = _resident(split, self._geometry.pad, device)

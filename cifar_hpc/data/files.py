@@ -124,7 +124,7 @@ def planned_folder(config: DatasetConfig) -> ImageFolder:
     if config.fingerprint is not None and config.fingerprint != fingerprint:
         raise DataError(
             f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
-            f"put the images back, or plan it again with `cifar-hpc sweep` and its spec"
+            f"put the images back, or plan it again with `cifar-hpc sweep SPEC`"
         )
     problems = listing.problems(config.classes, config.val_frac, config.train_size)
     if problems:

@@ -26,21 +26,11 @@ from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_grou
 from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
-from cifar_hpc.data.sources import LabelledImages
+from cifar_hpc.data.sources import LabelledImages, OwnImages
 from cifar_hpc.errors import DataError
 
 _CHUNK = 64  # images decoded before the first of them is written
 NAMED = 20  # broken files that a message names
-
-
-@dataclass(frozen=True, slots=True)
-class FolderImages:
-    """classes: sorted names; val, test: None where the folder has none (or only unlabelled test images)."""
-
-    classes: tuple[str, ...]
-    train: LabelledImages
-    val: LabelledImages | None
-    test: LabelledImages | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +44,9 @@ class LoadedImages:
     frames: tuple[str, ...] = ()
 
 
-def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
-    """All labelled images. Raises DataError where a folder, class or file is not as it should be."""
+def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> OwnImages:
+    """All labelled images, unlabelled ones of test/ not among them. Raises DataError where a folder, class or file is not as it
+    should be."""
     listing = planned_folder(config)
     paths: list[Path] = []
     parts: dict[str, tuple[int, list[int]]] = {}
@@ -74,7 +65,7 @@ def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> FolderImages:
 
     train = labelled("train")
     assert train is not None
-    return FolderImages(listing.classes, train, labelled("val"), labelled("test"))
+    return OwnImages(listing.classes, train, labelled("val"), labelled("test"))
 
 
 def labelled_files(config: DatasetConfig) -> dict[str, list[str]]:

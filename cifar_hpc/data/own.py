@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,29 +16,11 @@ from numpy.typing import NDArray
 
 from cifar_hpc.config.own import Arguments, plain_arguments
 from cifar_hpc.config.sources import OwnCodeError, Source, load_source, own_line
-from cifar_hpc.data.sources import LabelledImages
+from cifar_hpc.data.sources import LabelledImages, OwnImages
 from cifar_hpc.errors import nearest
 
 _FORM = '{"train": (images, labels), "val": ..., "test": ..., "unlabelled": images, "classes": names}'
 _SPLITS, _OTHERS = ("train", "val", "test"), ("unlabelled", "classes")
-
-
-@dataclass(frozen=True, slots=True)
-class OwnImages:
-    """classes: in the order of the labels; val, test: None where the function returns none."""
-
-    classes: tuple[str, ...]
-    train: LabelledImages
-    val: LabelledImages | None
-    test: LabelledImages | None
-
-    @property
-    def side(self) -> int:
-        return int(self.train.images_NCHW.shape[-1])
-
-    @property
-    def channels(self) -> int:
-        return int(self.train.images_NCHW.shape[1])
 
 
 @functools.lru_cache(maxsize=2)

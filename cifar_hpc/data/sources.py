@@ -39,6 +39,24 @@ class LabelledImages:
     start: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OwnImages:
+    """A set of the user's own. classes: names in the order of the labels; val, test: None where it has none."""
+
+    classes: tuple[str, ...]
+    train: LabelledImages
+    val: LabelledImages | None
+    test: LabelledImages | None
+
+    @property
+    def side(self) -> int:
+        return int(self.train.images_NCHW.shape[-1])
+
+    @property
+    def channels(self) -> int:
+        return int(self.train.images_NCHW.shape[1])
+
+
 def read_official(name: str, root: Path) -> tuple[LabelledImages, LabelledImages]:
     """The official training and test split of a data set that lies in files under `root`. Raises DataError."""
     found, wrong = find_form(name, root)

@@ -24,7 +24,6 @@ from cifar_hpc.models.loading import pack_weights, read_weights
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.train.measure import split_arrays
 
-METHODS = ("uniform", "greedy")
 State = dict[str, Tensor]
 Measure = Callable[[tuple[int, ...]], NDArray[np.bool_]]  # members -> which validation images their mean has right
 

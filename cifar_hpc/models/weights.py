@@ -69,12 +69,12 @@ def weights_missing(arch: str, weights: str | None) -> str | None:
         file = "/".join(part for part in pretrained(arch).files[0] if part)
         folders = " or ".join(map(str, cache_folders()))
         return (
-            f"weights: {file} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch` with this spec where there is "
+            f"weights: {file} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch SPEC` where there is "
             "network, or set HF_HOME to the Hugging Face folder that holds it"
         )
     folders = " or ".join(map(str, _folders()))
     return (
-        f"weights: {_file_name(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch` with this spec where "
+        f"weights: {_file_name(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch SPEC` where "
         "there is network, or set TORCH_HOME to the torch folder that holds it"
     )
 

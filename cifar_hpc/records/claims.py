@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles, attempt_of
 from cifar_hpc.records.owners import Process, is_touched, lives, own_process
+from cifar_hpc.records.repeated import repeated
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import create_record, read_record, read_records, utc_now, write_record
 
@@ -168,21 +168,15 @@ def clear_finished(files: TrialFiles, trial_id: str) -> None:
 @contextlib.contextmanager
 def heartbeat(paths: list[Path]) -> Iterator[None]:
     """Touches the claim files that still exist every HEARTBEAT_S seconds, from a thread."""
-    stopped = threading.Event()
 
-    def beat() -> None:
-        while not stopped.wait(HEARTBEAT_S):
-            for path in paths:
-                with contextlib.suppress(OSError):
-                    os.utime(path)
+    def beat() -> float:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                os.utime(path)
+        return HEARTBEAT_S
 
-    thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
-    thread.start()
-    try:
+    with repeated(beat, HEARTBEAT_S, "heartbeat"):
         yield
-    finally:
-        stopped.set()
-        thread.join()
 
 
 def is_alive(claim: Claim, path: Path) -> bool:

@@ -288,10 +288,6 @@ def _score(row: Row) -> float:
     return row.score.mean
 
 
-def _scores(board: Leaderboard) -> list[float]:
-    return [_score(row) for row in board.measured]
-
-
 def _metric_words(board: Leaderboard) -> str:
     return OBJECTIVES[board.objective].noun
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
@@ -14,7 +15,7 @@ from markupsafe import Markup
 
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import Trial
+from cifar_hpc.collect.trials import DATASET, Trial, value_text
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
@@ -82,7 +83,8 @@ def make_part(
     """root: the results folder as seen from the page's own; drawn: whether figures were to be drawn."""
     columns = [column for column in leaderboard_columns(found.board) if column.title not in _FOLDED]
     undrawn = (
-        f"Figures are drawn for the first data sets only: cifar-hpc report 'dataset={found.name.split(',')[0]}' draws these."
+        "Figures are drawn for the first data sets only:"
+        f" `cifar-hpc report {shlex.quote(f'dataset={value_text(found.board.rows[0].config[DATASET])}')}` draws these."
     )
     return Part(
         name=found.name,

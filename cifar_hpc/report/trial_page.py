@@ -40,7 +40,7 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
     """
     trial = next((trial for trial in pool.trials if trial.trial_id == trial_id), None)
     if trial is None:
-        raise CifarHpcError(f"trial {trial_id} has no result yet: cifar-hpc logs {trial_id} tells what became of it")
+        raise CifarHpcError(f"trial {trial_id} has no result yet: `cifar-hpc logs {trial_id}` tells what became of it")
     round_ = [other for other in pool.trials if trial.fold and (other.point_id, other.round) == (trial.point_id, trial.round)]
     if round_ and len(round_) == trial.config["dataset.folds"] and all(other.told("val") for other in round_):
         return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"

@@ -13,6 +13,7 @@ from cifar_hpc.config.architecture import architecture, known_architecture, misf
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
+from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import UnusableArchError, nearest
@@ -99,7 +100,7 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
     epochs = config.epochs
     if config.unfreeze_epoch is not None and config.unfreeze_epoch >= epochs:
         yield f"unfreeze_epoch {config.unfreeze_epoch} of {epochs} epochs: only the classifier is trained"
-    if not SCHEDULES[config.schedule].own_rise and 2 * config.warmup_epochs > epochs:
+    if not schedule_of(config).own_rise and 2 * config.warmup_epochs > epochs:
         yield f"warmup_epochs {config.warmup_epochs:g} of {epochs} epochs: the learning rate rises for most of the training"
     images = _training_images(config)
     if config.ema is not None and images:
@@ -264,7 +265,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
         "only the images of a folder are fitted, and only resize: crop cuts",
     ),
     "momentum": (
-        lambda c: OPTIMIZERS[c.optimizer].momentum,
+        lambda c: optimizer_of(c).momentum,
         f"only optimizer: {' and '.join(OPTIMIZERS.names_where(lambda info: info.momentum))} have it",
     ),
     **{
@@ -274,7 +275,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     },
     "class_weights": (lambda c: c.class_weights is not None, "votes have no loss, and weights of 1 change nothing"),
     "warmup_epochs": (
-        lambda c: not SCHEDULES[c.schedule].own_rise,
+        lambda c: not schedule_of(c).own_rise,
         f"schedule: {' and '.join(SCHEDULES.names_where(lambda info: info.own_rise))} has its own rise",
     ),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),

@@ -101,6 +101,12 @@ class Key:
     default: Any  # ... where there is none
     limits: Mapping[str, Any]
 
+    def with_choices(self, more: tuple[str, ...]) -> Key:
+        """The key with further words that may stand there, where it takes some of a list."""
+        if not more or not self.choices:
+            return self
+        return dataclasses.replace(self, limits={**self.limits, "choices": tuple(dict.fromkeys((*self.choices, *more)))})
+
     @property
     def choices(self) -> tuple[str, ...]:
         return tuple(self.limits.get("choices", ()))
@@ -153,8 +159,12 @@ RESOURCE_KEYS = keys_of(Resources, "resources.")
 SEARCH_KEYS = keys_of(SearchKeys, "search.")
 SCHEDULER_KEYS = keys_of(Scheduler, "search.scheduler.")
 MEMBER_KEYS = keys_of(Ensembling, "ensemble.members.")
-RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training
-    name: key for name, key in _OWN.items() if name not in SPECIAL and not key.choices and plain_type(key.kind) is not str
+RANGE_KEYS = {  # what a search may sample from a range: the numbers that steer training, and no word or null beside them
+    name: dataclasses.replace(
+        key, kind=plain_type(key.kind), limits={limit: value for limit, value in key.limits.items() if limit != "also"}
+    )
+    for name, key in _OWN.items()
+    if name not in SPECIAL and not key.choices and plain_type(key.kind) is not str
 }
 ALL_KEYS: dict[str, Key] = {
     **TRIAL_KEYS,

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_hpc.config.plugins import read_plugins
+from cifar_hpc.config.plugins import NO_PARTS, OwnParts, installed_plugins, know_objectives, read_plugin
 from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.sources import OwnCodeError
 from cifar_hpc.config.trial import BY_RULE, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings, warnings_of
@@ -42,12 +43,12 @@ def spec_of(text: str, path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence[str]) -> SweepSpec:
     apply_overrides(tree, overrides)
-    _read_plugins(tree, path.parent)
-    model = _validate(tree)
+    parts = _read_plugins(tree, path.parent)
+    model = _validate(tree, parts)
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     keep = _keep_rule(spec.get("keep", Keep()))
-    resolver = Resolver(base, objective, spec["keep"] if spec.get("keep") == "weights" else BY_RULE if keep else None)
+    resolver = Resolver(base, objective, spec["keep"] if spec.get("keep") == "weights" else BY_RULE if keep else None, parts)
     search, order = None, read_order(model, tree)
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)
@@ -76,18 +77,20 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
     )
 
 
-def _read_plugins(tree: YamlTree, folder: Path) -> None:
-    """Registers what `plugins` names, before the names are checked. Raises SpecError."""
+def _read_plugins(tree: YamlTree, folder: Path) -> OwnParts:
+    """What installed packages and those that `plugins` names register, before the names are checked. Raises SpecError."""
     written = tree.value.get("plugins") if isinstance(tree.value, dict) else None
     names = written if isinstance(written, list) and all(isinstance(name, str) for name in written) else []  # else: told later
-    problems = []
+    parts, problems = NO_PARTS.with_more(installed_plugins()), []
     for index, name in enumerate(names):
-        for error in read_plugins([name], folder):
+        try:
+            parts = parts.with_more(read_plugin(name, folder))
+        except OwnCodeError as error:
             problems.append(Problem(tree.where(("plugins", index)), error.found, error.allowed, error.near))
-    if not names:
-        read_plugins([], folder)
     if problems:
         raise SpecError(problems)
+    know_objectives(parts.parts.values())
+    return parts if parts.parts else NO_PARTS
 
 
 def _check_parts(configs: Sequence[TrialConfig], resources: Resources, tree: YamlTree) -> None:
@@ -113,7 +116,7 @@ def _ensembling(part: BaseModel) -> Ensembling:
     return Ensembling(methods=tuple(dict.fromkeys(found["methods"])), **members)
 
 
-def _validate(tree: YamlTree) -> BaseModel:
+def _validate(tree: YamlTree, parts: OwnParts) -> BaseModel:
     """The typed spec. Raises SpecError with every value that is not of its key's form."""
     if not isinstance(tree.value, dict):
         found = "an empty file" if tree.value is None else show(tree.value)
@@ -121,10 +124,13 @@ def _validate(tree: YamlTree) -> BaseModel:
     # A section whose lines are all commented out is null: it is as good as absent.
     plain = {key: value for key, value in tree.value.items() if value is not None or key in ("name", "keep")}
     try:
-        model = spec_model(argument_keys(plain)).model_validate(plain)
+        model = spec_model(argument_keys(plain), parts).model_validate(plain)
     except ValidationError as error:
-        raise SpecError(by_line(problems_of(error.errors(include_url=False), tree))) from error
+        raise SpecError(by_line(problems_of(error.errors(include_url=False), tree, parts))) from error
     problems = _wrong_objective(model, tree) + _wrong_resources(model, tree)
+    if "search" in tree.value and tree.value["search"] is None:  # unlike other sections it says what the grid is for
+        allowed = "search: {num_points: 20} samples points; without the line the whole grid is trained"
+        problems.append(Problem(tree.where(("search",)), "an empty search", allowed))
     if "stages" in plain:
         problems += refuse_beside_stages(tree)
     if problems:

@@ -6,21 +6,22 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cifar_hpc.config.plugins import NO_PARTS, OwnParts
 from cifar_hpc.config.words import usual_setting
 from cifar_hpc.errors import Problem, nearest
-from cifar_hpc.spec.keys import ALL_KEYS, TRIAL_KEYS, Key
+from cifar_hpc.spec.keys import ALL_KEYS, RANGE_KEYS, TRIAL_KEYS, Key
 from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.schema import SECTIONS, nearest_key
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
 ONE_VALUE = ("arch", "freeze", "weights")  # of the keys with a reader of their own those that never hold a list
-_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler", "ensemble", "members")
+_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler", "ensemble", "members", "ranges")
 
 
-def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree) -> list[Problem]:
-    """One problem for each error of a ValidationError."""
-    return [_problem(error, tree) for error in errors]
+def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree, parts: OwnParts = NO_PARTS) -> list[Problem]:
+    """One problem for each error of a ValidationError. parts: whose names stand beside the package's own."""
+    return [_problem(error, tree, parts) for error in errors]
 
 
 def by_line(problems: Iterable[Problem]) -> list[Problem]:
@@ -33,7 +34,7 @@ def by_line(problems: Iterable[Problem]) -> list[Problem]:
     return sorted(problems, key=line)
 
 
-def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
+def _problem(error: Mapping[str, Any], tree: YamlTree, parts: OwnParts) -> Problem:
     path: KeyPath = tuple(error["loc"])
     where = tree.where(_as_written(path, tree))
     written, path = path, path[2:] if path[0] == "stages" else path  # a stage holds what a spec holds
@@ -57,8 +58,11 @@ def _problem(error: Mapping[str, Any], tree: YamlTree) -> Problem:
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return Problem(where, show(value), "a mapping (key: value) is needed")
     key = ALL_KEYS.get(_flat_key(path))
+    if path[:2] == ("search", "ranges") and path[-1] in ("low", "high"):
+        key = RANGE_KEYS[str(path[2])]  # whose values the ends of a range are
     if key is None:
         return Problem(where, show(value), _lower_first(str(error["msg"])))
+    key = key.with_choices(parts.names(key.name))
     if isinstance(value, list) and path[0] in ("base", "include"):
         return Problem(where, show(value), f"{key.allowed}; axes stand in grid")
     return wrong_value(where, value, key)
@@ -90,11 +94,14 @@ def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Pr
             where, f"the key {word!r}", "it is no trial key", usual_setting(word, value) or nearest_key(word, "trial")
         )
     near = nearest_key(word, section)
+    if section == "ranges" and word in TRIAL_KEYS:
+        return Problem(where, f"the key {word!r}", "a range is of a key that is a number; the others are lists in grid", near)
     if section == "":
         allowed = "a trial key stands in base, grid or zip" if word in TRIAL_KEYS else "it is no key of a spec"
         setting = usual_setting(word, value)
         return Problem(where, f"the key {word!r}", allowed, f"base.{setting}" if setting else near)
-    return Problem(where, f"the key {word!r}", f"it is no key of {section}", near)
+    said = {"ranges": "it is no trial key that is a number", "range": "it is no key of a range"}
+    return Problem(where, f"the key {word!r}", said.get(section, f"it is no key of {section}"), near)
 
 
 def _section(path: KeyPath) -> str:
@@ -104,6 +111,8 @@ def _section(path: KeyPath) -> str:
         return ""
     if words[-1] in _PARTS:
         return words[-1]
+    if words[:2] == ["search", "ranges"]:
+        return "range"
     return "rule" if words == ["when"] else "trial"
 
 

@@ -17,7 +17,7 @@ from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_grou
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.own import Arguments, arguments
-from cifar_hpc.config.plugins import origin_of
+from cifar_hpc.config.plugins import OwnParts
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
 from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig
@@ -40,11 +40,13 @@ class UnresolvedError(Exception):
 class Resolver:
     """Turns points into configs; what points share is worked out once."""
 
-    def __init__(self, folder: Path, objective: str, keep: str | None) -> None:
+    def __init__(self, folder: Path, objective: str, keep: str | None, parts: OwnParts) -> None:
         self.folder = folder  # of the spec: relative paths start there
+        self.parts = parts  # what its plugins register
         self.objective = objective
         self.keep = keep
         self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
+        self._sources: dict[tuple[str, str], Source] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
@@ -80,7 +82,7 @@ class Resolver:
             (OBJECTIVES.what, self.objective),
             *(("augment", op.name) for op in operations if isinstance(op, AugmentOp)),
         ]:
-            origin = origin_of(key, str(name))
+            origin = self.parts.origin_of(key, str(name))
             sources += [origin] if origin is not None else []
         own["sources"] = tuple(dict.fromkeys(sources)) or None
         if dataset.side is not None:
@@ -189,7 +191,9 @@ class Resolver:
 
     def _source(self, part: str, text: str) -> Source:
         try:
-            return find_source(part, text, self.folder.absolute())
+            if (part, text) not in self._sources:  # one state of the code for all trials of a spec
+                self._sources[part, text] = find_source(part, text, self.folder.absolute())
+            return self._sources[part, text]
         except OwnCodeError as error:
             raise UnresolvedError(
                 "dataset.name" if part == "dataset" else part, error.found, error.allowed, error.near

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import typing
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.registry import OBJECTIVES, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.plugins import NO_PARTS, OwnParts
 from cifar_hpc.config.words import usual_key
 from cifar_hpc.errors import nearest
 from cifar_hpc.spec import values
@@ -44,10 +43,13 @@ _NAME = f"^{values.SWEEP_NAME}$"
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def value_type(key: Key) -> Any:
-    """The pydantic type of one value of a key."""
+def value_type(key: Key, parts: OwnParts = NO_PARTS) -> Any:
+    """The pydantic type of one value of a key. parts: whose names may stand there too."""
+    key = key.with_choices(parts.names(key.name))
     if key.name in SPECIAL:
         reader, _, json_schema = SPECIAL[key.name]
+        if key.name == "augment":
+            reader = functools.partial(values.read_augment, known=parts.operations)
         return Annotated[Any, PlainValidator(reader), WithJsonSchema({**json_schema, "description": key.doc})]
     if key.choices:
         kind: Any = Literal[key.choices]
@@ -176,18 +178,16 @@ def argument_keys(value: Any) -> frozenset[str]:
     return frozenset(own).union(*map(argument_keys, value.values()))
 
 
-def spec_model(argument_names: frozenset[str] = frozenset()) -> type[BaseModel]:
-    """The model of a whole spec, with the names that are registered now. argument_names: see argument_keys."""
-    return _spec_model(argument_names, OPTIMIZERS.changes + SCHEDULES.changes + OBJECTIVES.changes)
+@functools.lru_cache(maxsize=16)
+def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = NO_PARTS) -> type[BaseModel]:
+    """The model of a whole spec. argument_names: see argument_keys; parts: what its plugins register.
 
-
-@functools.cache
-def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]:
-    """Made on the first call: 0.1 s that `--help` need not pay. changes: of the registries, whose names are in the model."""
+    Made on the first call: 0.1 s that `--help` need not pay.
+    """
     argument: Any = Annotated[Any, PlainValidator(values.read_argument)]
     dataset = _part("Dataset", "A data set with its keys.", DATASET_KEYS)
     dataset_value: Any = Annotated[dataset, BeforeValidator(_as_mapping)]
-    setters = {"dataset": dataset_value, **{key.name: value_type(key) for key in TRIAL_KEYS.values()}}
+    setters = {"dataset": dataset_value, **{key.name: value_type(key, parts) for key in TRIAL_KEYS.values()}}
     setters |= dict.fromkeys(sorted(argument_names), argument)
     matchers = {**setters, "seed": value_type(SEED)}
     point = _model("Point", "Trial keys with one value each.", {name: (kind, None) for name, kind in setters.items()})
@@ -208,7 +208,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
         "Objective",
         "The metric, and max or min, as the metric wants it.",
         {
-            "metric": (Literal[OBJECTIVE.choices], OBJECTIVE.default),
+            "metric": (value_type(ALL_KEYS["objective.metric"], parts), OBJECTIVE.default),
             "mode": (Literal["max", "min"] | None, None),
         },
         "objective.",
@@ -246,7 +246,7 @@ def _spec_model(argument_names: frozenset[str], changes: int) -> type[BaseModel]
 
 def _range_part(key: Key) -> Any:
     """low and high, each as the key's value may be."""
-    kind = value_type(dataclasses.replace(key, limits={n: v for n, v in key.limits.items() if n != "also"}))
+    kind = value_type(key)
     fields = {"low": (kind, ...), "high": (kind, ...), "log": (bool, False)}
     return _model(f"Range_{key.name}", f"Numbers to sample {key.name} from.", fields, "search.ranges.")
 
@@ -309,7 +309,7 @@ def json_schema() -> dict[str, Any]:
         parts = {"type": "integer", "minimum": 2, "maximum": FOLD_KEYS["folds.n"].limits["le"]}
         folds = {"anyOf": [parts, {"$ref": "#/$defs/Folds"}], "description": _SECTION_DOCS["folds"]}
         part["properties"]["folds"] = folds
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "cifar-hpc sweep spec"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "spec of a sweep of cifar-hpc"}
 
 
 def describe_keys() -> list[dict[str, str]]:
@@ -336,8 +336,19 @@ def nearest_key(word: str, section: str) -> str | None:
             return f"base.{usual}"
         near = nearest(usual, top) or nearest(usual, TRIAL_KEYS)
         return f"base.{near}" if near in TRIAL_KEYS else near
-    inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
-    parts = ("dataset", "folds", "keep", "stop", "resources", "objective", "search", "scheduler", "members", "rule")
-    written = {"rule": ["if", "set"], "ensemble": ["methods", "members"]}
-    names = written.get(section) or (inside if section in parts else list(TRIAL_KEYS))
+    names = _part_keys(section)
     return usual if usual in names else nearest(word, names)
+
+
+def _part_keys(section: str) -> list[str]:
+    """The keys that may stand in a part of a spec, or, beside these parts, in one that sets trial keys."""
+    if section == "ranges":
+        return list(RANGE_KEYS)
+    written = {
+        "rule": ["if", "set"],
+        "range": ["low", "high", "log"],
+        "search": ["ranges", "scheduler"],
+        "ensemble": ["members"],
+    }
+    inside = [key.rpartition(".")[2] for key in ALL_KEYS if key.rpartition(".")[0].rpartition(".")[2] == section]
+    return [*inside, *written.get(section, ())] or list(TRIAL_KEYS)

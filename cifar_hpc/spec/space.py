@@ -104,13 +104,12 @@ def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, ori
         where = tree.where(("search", "ranges", name))
         if name in declared:
             problems.append(Problem(where, f"{name} is in grid or zip too", "an axis stands in one of them"))
-        elif low is None or high is None or low >= high:
+        elif low >= high:
             problems.append(Problem(where, f"low {low}, high {high}", "low is below high"))
         elif log and low <= 0:
             problems.append(Problem(where, f"log with low {low}", "a logarithmic range begins above 0"))
         else:
-            whole = RANGE_KEYS[name].kind in (int, int | None)
-            ranges[name] = Range(low, high, log, whole)
+            ranges[name] = Range(low, high, log, RANGE_KEYS[name].kind is int)
             for value in (low, high):
                 origins.add({name: value}, ("search", "ranges", name))
     if problems:

@@ -102,7 +102,7 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
     for stage in spec.value["stages"]:
         trees[stage] = StageTree(spec, stage)
         try:
-            model = spec_model(argument_keys(trees[stage].value)).model_validate(trees[stage].value)
+            model = spec_model(argument_keys(trees[stage].value), resolver.parts).model_validate(trees[stage].value)
             read[stage] = read_trials(model, trees[stage], resolver, read, strict=strict)
         except SpecError as error:  # what starts from this stage has no parents: its problems would be this one's
             problems |= dict.fromkeys(error.problems)

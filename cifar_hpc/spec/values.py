@@ -5,6 +5,7 @@ turns what YAML gave into what TrialConfig holds, or refuses it. Knows nothing o
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic_core import PydanticCustomError
@@ -34,6 +35,7 @@ BALANCED = "balanced"
 CLASS_WEIGHTS_ALLOWED = f"null, {BALANCED}, or numbers above 0 by class: {{cat: 2.0}}"
 SPLIT_SEED_ALLOWED = f"a whole number at least 0, or {BY_SEED}"
 CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
+Operations = Mapping[str, Mapping[str, catalog.OpArg]]  # augmentation operations with their arguments
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 
 SWEEP_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -159,19 +161,20 @@ def read_weights(value: Any) -> str | None:
     raise refuse(show(value), WEIGHTS_ALLOWED, near.upper() if near and near.upper() in _ENUMS else near)
 
 
-def read_augment(value: Any) -> str | tuple[AugmentOp, ...]:
-    """A name as it is; a list as operations with every argument filled in, so that a default written out changes no id."""
+def read_augment(value: Any, known: Operations = catalog.AUGMENT_OPS) -> str | tuple[AugmentOp, ...]:
+    """A name as it is; a list as operations with every argument filled in, so that a default written out changes no id.
+    known: the operations that there are."""
     if isinstance(value, str):
         if value in catalog.AUGMENTATIONS:
             return value
-        raise refuse(show(value), AUGMENT_ALLOWED, nearest(value, catalog.AUGMENTATIONS) or _as_operation(value))
+        raise refuse(show(value), AUGMENT_ALLOWED, nearest(value, catalog.AUGMENTATIONS) or _as_operation(value, known))
     if not isinstance(value, list) or not value:
         raise refuse(show(value), AUGMENT_ALLOWED, "none" if not value else None)
-    ops = tuple(_read_operation(item) for item in value)
+    ops = tuple(_read_operation(item, known) for item in value)
     for op in ops[:-1]:
         if op.name in catalog.BATCH_OPS:
             raise refuse(f"{op.name!r} before another operation", "mixup or cutmix stands last, and only one of them")
-    default = tuple(_operation(name, {}) for name in (op.name for op in ops))
+    default = tuple(_operation(op.name, {}, known[op.name]) for op in ops)
     if default == ops:  # what a name stands for is that name
         for name, names in catalog.AUGMENTATIONS.items():
             if names == tuple(op.name for op in ops):
@@ -215,12 +218,12 @@ def read_classes(value: Any) -> str | tuple[str, ...] | None:
     return tuple(names)
 
 
-def _as_operation(value: str) -> str | None:
-    near = nearest(value, catalog.AUGMENT_OPS)
+def _as_operation(value: str, known: Operations) -> str | None:
+    near = nearest(value, known)
     return f"[{near}]" if near else None
 
 
-def _read_operation(item: Any) -> AugmentOp:
+def _read_operation(item: Any, operations: Operations) -> AugmentOp:
     args: Any = {}
     if isinstance(item, str):
         name = item
@@ -229,9 +232,9 @@ def _read_operation(item: Any) -> AugmentOp:
         args = {} if given is None else given
     else:
         raise refuse(show(item), "an operation's name, or one name with its arguments: rotate: {degrees: 30}")
-    if name not in catalog.AUGMENT_OPS:
-        raise refuse(f"the operation {name!r}", f"one of {', '.join(catalog.AUGMENT_OPS)}", nearest(name, catalog.AUGMENT_OPS))
-    known = catalog.AUGMENT_OPS[name]
+    if name not in operations:
+        raise refuse(f"the operation {name!r}", f"one of {', '.join(operations)}", nearest(name, operations))
+    known = operations[name]
     if not isinstance(args, dict):
         example = next(iter(known), None)
         raise refuse(
@@ -241,12 +244,11 @@ def _read_operation(item: Any) -> AugmentOp:
         if arg not in known:
             allowed = f"{name} takes {', '.join(known)}" if known else f"{name} takes no arguments"
             raise refuse(f"the argument {arg!r} of {name}", allowed, nearest(arg, known))
-        _check_argument(name, arg, number)
-    return _operation(name, args)
+        _check_argument(name, arg, number, known[arg])
+    return _operation(name, args, known)
 
 
-def _check_argument(name: str, arg: str, number: Any) -> None:
-    limits = catalog.AUGMENT_OPS[name][arg]
+def _check_argument(name: str, arg: str, number: Any, limits: catalog.OpArg) -> None:
     kind = "a whole number" if limits.whole else "a number"
     allowed = f"{kind} {limits.low:g}..{limits.high:g} ({limits.doc})"
     wrong = isinstance(number, bool) or not isinstance(number, int if limits.whole else int | float)
@@ -254,6 +256,5 @@ def _check_argument(name: str, arg: str, number: Any) -> None:
         raise refuse(f"{name} {arg} {show(number)}", allowed)
 
 
-def _operation(name: str, args: dict[str, Any]) -> AugmentOp:
-    known = catalog.AUGMENT_OPS[name]
+def _operation(name: str, args: dict[str, Any], known: Mapping[str, catalog.OpArg]) -> AugmentOp:
     return AugmentOp(name=name, args=tuple((arg, float(args.get(arg, known[arg].default))) for arg in sorted(known)))

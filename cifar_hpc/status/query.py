@@ -70,9 +70,6 @@ class Filter:
     def matches(self, row: Mapping[str, Any]) -> bool:
         return all(term.holds(row) for term in self.terms)
 
-    def asks_for(self, key: str) -> bool:
-        return any(term.key == key for term in self.terms)
-
 
 def is_term(word: str) -> bool:
     """Whether a word of the command line is a comparison and no name."""

@@ -20,6 +20,7 @@ from cifar_hpc.executors.slurm.usage import set_budget
 from cifar_hpc.planning.changes import changed_code
 from cifar_hpc.planning.plan import Plan, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.repeated import repeated
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.search.run import journal_of
@@ -171,23 +172,17 @@ def _until_ended(rounds: Rounds, states: States, listener: Listener) -> None:
 @contextlib.contextmanager
 def _watched(reader: SweepReader, listener: Listener) -> Iterator[None]:
     """Tells the listener of the sweep's progress while the block runs, from a thread of its own."""
-    stopped = threading.Event()
+
+    def look() -> float:
+        began = time.perf_counter()
+        listener.progress(reader.plan, reader.read())
+        return max(POLL_EVERY_S, (time.perf_counter() - began) / COST_FRAC)
+
     listener.progress(reader.plan, reader.read())  # what was there before
-
-    def look() -> None:
-        pause_s = POLL_EVERY_S
-        while not stopped.wait(pause_s):
-            began = time.perf_counter()
-            listener.progress(reader.plan, reader.read())
-            pause_s = max(POLL_EVERY_S, (time.perf_counter() - began) / COST_FRAC)
-
-    thread = threading.Thread(target=look, daemon=True, name="progress")
-    thread.start()
     try:
-        yield
+        with repeated(look, POLL_EVERY_S, "progress"):
+            yield
     finally:
-        stopped.set()
-        thread.join()
         listener.progress(reader.plan, reader.read())
         listener.ended()
 

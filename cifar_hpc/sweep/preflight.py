@@ -49,6 +49,6 @@ def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:
     if unseen:
         more = f" and {len(unseen) - 2} more" if len(unseen) > 2 else ""
         lines.append(
-            f"  inputs    not looked into yet: {', '.join(unseen[:2])}{more}; `cifar-hpc data` does, and the sweep first"
+            f"  inputs    not looked into yet: {', '.join(unseen[:2])}{more}; `cifar-hpc data SPEC` does, and the sweep first"
         )
     return lines

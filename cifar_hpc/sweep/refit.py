@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config.normalize import refitted
-from cifar_hpc.config.plugins import load_plugins
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
@@ -64,7 +63,6 @@ def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str,
     epochs = max(1, round(best_epoch))
     config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
     look_in(layout.sources)
-    load_plugins(config.sources or ())
     return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
     write_record(files.ensemble, made)
     measured = "" if made.test_acc is None else f"test acc {score_text(made.test_acc, made.test_n)} %; "
     listener.note(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
-    listener.note(f"it labels new images: cifar-hpc predict {files.ensemble} FOLDER")
+    listener.note(f"it labels new images: cifar-hpc predict {shlex.quote(str(files.ensemble))} FOLDER")
     return outcome
 
 

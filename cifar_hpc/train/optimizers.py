@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar_hpc.config.registry import OPTIMIZERS, load
+from cifar_hpc.config.plugins import optimizer_of
+from cifar_hpc.config.registry import load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.train.muon import Muon, is_hidden
 
@@ -29,7 +30,7 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
         if parameters:
             by_height.setdefault(height if config.layer_decay else 0, []).extend(parameters)
     groups: Groups = [{"params": parameters, "height": height} for height, parameters in by_height.items()]
-    optimizer: torch.optim.Optimizer = load(OPTIMIZERS[config.optimizer].build)(config, groups, blocks)
+    optimizer: torch.optim.Optimizer = load(optimizer_of(config).build)(config, groups, blocks)
     for group in optimizer.param_groups:
         device = next((p.device for p in group["params"]), torch.device("cpu"))
         if device.type == "cuda":

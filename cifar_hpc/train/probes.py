@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from cifar_hpc.config.registry import OPTIMIZERS
+from cifar_hpc.config.plugins import optimizer_of
 from cifar_hpc.models.blocks import Block
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.stack import ADAM_BETAS, RULES, Rates, Stack, Way, columns, way_for
@@ -28,7 +28,7 @@ MOST_NUMBERS = 2**18  # weights of one stack: more do not lie in a core's cache 
 def can_step(member: Member) -> bool:
     """Whether all that the member trains is one linear layer, without dropout, average or clipped gradient."""
     config = member.config
-    rule = OPTIMIZERS[config.optimizer].probe_rule
+    rule = optimizer_of(config).probe_rule
     plain = config.class_weights is None and config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
     return (
         rule is not None
@@ -101,7 +101,7 @@ class _Portion:
         self.members = list(members)
         layer, configs = _layer(members[0]), [member.config for member in members]
         device = layer.weight.device
-        rule = OPTIMIZERS[configs[0].optimizer].probe_rule
+        rule = optimizer_of(configs[0]).probe_rule
         if rule not in RULES:
             raise ValueError(f"optimizer {configs[0].optimizer}: no rule {rule!r} for linear probes")
         self.stack = Stack(rule, len(members), layer.out_features, layer.in_features, device)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_hpc.config.plugins import load_plugins
+from cifar_hpc.config.plugins import know_objectives_of
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import BY_RULE
@@ -82,7 +82,7 @@ class Order:
 def train_order(order: Order, node: Node, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
     """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
     look_in(order.layout.sources)
-    load_plugins([source for attempt in order.attempts for source in attempt.config.sources or ()])
+    know_objectives_of([source for attempt in order.attempts for source in attempt.config.sources or ()])
     device = choose_device(order.job.resources.gpus)
     graphs = Graphs(device, "" if world.size == 1 else "several processes")
     with graphs.one_stream():

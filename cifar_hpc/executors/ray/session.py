@@ -79,7 +79,7 @@ def ray_session(log: Path) -> Iterator[Path]:
                 "_temp_dir": str(temporary),
             }
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-            with _hangup_ignored():
+            with _hangup_ignored(), _told_where_it_does_not_start(address):
                 ray.init(address=address or "local", **quiet, **({} if address else own))
             for name in ("ray", "ray.tune", "ray.train"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -94,6 +94,26 @@ def ray_session(log: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             if log.stat().st_size == 0:
                 log.unlink()
+
+
+@contextlib.contextmanager
+def _told_where_it_does_not_start(address: str | None) -> Iterator[None]:
+    """What Ray raises at its start says what its parts waited for, and not what to type."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk, no file handles: told as everywhere
+            raise
+        import ray
+
+        with contextlib.suppress(Exception):  # what had started
+            ray.shutdown()
+        said = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if address:
+            advice = f"${ADDRESS_VARIABLE} names {address}: is that cluster up? Without the variable Ray starts on this machine"
+        else:
+            advice = "a busy machine takes longer than Ray waits: type the command again, or with --on inline, without Ray"
+        raise CifarHpcError(f"Ray does not start ({said}); {advice}") from error
 
 
 @contextlib.contextmanager
