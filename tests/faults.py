@@ -356,22 +356,56 @@ class Score:
 
 
 def attack(root: Path, kills: int, refusals: int, until: float, seed: int) -> Score:
-    """As many attacks as asked for, of both kinds in turns over all commands, until the time is up."""
-    draw, place, score = random.Random(seed), Place(root), Score(Counter(), Counter(), [])
-    number = 0
+    """As many attacks as asked for, shared among as many processes as there are cores, until the time is up."""
+    place, workers = Place(root), len(os.sched_getaffinity(0))
+    shares = [(_share(kills, n, workers), _share(refusals, n, workers)) for n in range(workers)]
+    children = []
+    for number, share in enumerate(shares):
+        child = os.fork()
+        if child == 0:
+            try:
+                score = attack_as(number, place, *share, until, seed)
+                (root / f"score-{number}.json").write_text(json.dumps([score.kills, score.refusals, score.wrong]))
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        children.append(child)
+    total = Score(Counter(), Counter(), [])
+    for number, child in enumerate(children):
+        os.waitpid(child, 0)
+        found = root / f"score-{number}.json"
+        if not found.exists():
+            total.wrong.append(f"process {number} of the attackers ended by itself")
+            continue
+        done_kills, done_refusals, wrong = json.loads(found.read_text())
+        total.kills.update(done_kills)
+        total.refusals.update(done_refusals)
+        total.wrong += wrong
+    return total
+
+
+def _share(count: int, number: int, workers: int) -> int:
+    return count // workers + (number < count % workers)
+
+
+def attack_as(worker: int, place: Place, kills: int, refusals: int, until: float, seed: int) -> Score:
+    """One process's share: both kinds in turns over all commands."""
+    draw, score, name = random.Random(1000 * seed + worker), Score(Counter(), Counter(), []), f"attacked-{worker}"
+    number = worker * (len(COMMANDS) // 2)
     while time.monotonic() < until and (score.kills.total() < kills or score.refusals.total() < refusals):
         command = COMMANDS[number % len(COMMANDS)]
         number += 1
         if score.kills.total() < kills:
             most = min(MOST_CHAINED, kills - score.kills.total())
-            done, wrong = attack_with_kills(place, command, draw, "attacked", most)
+            done, wrong = attack_with_kills(place, command, draw, name, most)
             score.kills[command.name] += done
             score.add(wrong)
         for _ in range(3):
             if score.refusals.total() >= refusals or time.monotonic() > until:
                 break
             at, refusal, sticky = draw.randint(1, place.writes[command.name]), draw.choice(REFUSALS), draw.random() < 0.5
-            wrong = attack_with_refusal(place, command, at, refusal, sticky, "attacked")
+            wrong = attack_with_refusal(place, command, at, refusal, sticky, name)
             score.refusals[command.name] += 1
             score.add(wrong)
     return score

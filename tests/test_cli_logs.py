@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.cli.logs import _Told
+from cifar_hpc.cli.logs import Told
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
 from cifar_hpc.records.layout import Layout, results_root
@@ -42,7 +42,7 @@ def test_following_says_each_epoch_each_printed_line_and_the_end_once(sweep):
     log.parent.mkdir(parents=True)
     log.write_text("printed before anybody looked\n")
     claim = claim_trial(files, runs.trial_id, "s/job-0001")
-    told = _Told(layout, reader.plan.trials)
+    told = Told(layout, reader.plan.trials)
 
     def news(*epochs: int) -> list[str]:
         numbers = {

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
-from cifar_hpc.collect.curves import _band, best_over, make_curve_grid
+from cifar_hpc.collect.curves import band_of, best_over, make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
@@ -126,7 +126,7 @@ def test_bars_of_a_loss_end_at_nothing() -> None:
 def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        band = _band(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32))
+        band = band_of(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32))
     assert float(band.mean[1]) == pytest.approx(2e25)
 
 

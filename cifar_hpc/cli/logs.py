@@ -118,7 +118,7 @@ def _log_files(layout: Layout, job: str, task: str | None) -> list[Path]:
 
 def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial]) -> None:
     """Prints epochs, the jobs' own output and ends as they come, until every chosen trial has ended or nobody trains."""
-    told = _Told(layout, chosen)
+    told = Told(layout, chosen)
     while True:
         began = time.perf_counter()
         states = reader.read()
@@ -129,7 +129,7 @@ def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial
         time.sleep(max(POLL_EVERY_S, (time.perf_counter() - began) / COST_FRAC))
 
 
-class _Told:
+class Told:
     """What has been printed so far: it begins with the last epoch of each trial, and with what is printed from now on."""
 
     def __init__(self, layout: Layout, trials: Collection[PlannedTrial]) -> None:

@@ -107,11 +107,11 @@ def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
         for seed, values in enumerate(seeds):
             values_SE[seed, : len(values)] = values
         values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
-        bands[name] = _band(values_SE)
+        bands[name] = band_of(values_SE)
     return bands
 
 
-def _band(values_SE: NDArray[np.float32]) -> Band:
+def band_of(values_SE: NDArray[np.float32]) -> Band:
     """Of S seeds over E epochs; NaN where a seed had ended."""
     values_SE = values_SE.astype(np.float64)  # a diverging loss overflows the squares of float32
     mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)

@@ -13,6 +13,7 @@ from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.errors import RecordError
 
 BINS = 15
+_MOST = 10  # confusions, and confident errors, that are named
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Diagnosis:
         return found
 
 
-def diagnose(predictions: SplitPredictions, classes: Sequence[str], most: int = 10) -> Diagnosis:
+def diagnose(predictions: SplitPredictions, classes: Sequence[str]) -> Diagnosis:
     """classes: K names in the order of the logits. Raises RecordError where there are not K."""
     if len(classes) != predictions.logits.shape[1]:
         raise RecordError(f"logits of {predictions.logits.shape[1]} classes for {len(classes)} names")
@@ -69,9 +70,9 @@ def diagnose(predictions: SplitPredictions, classes: Sequence[str], most: int = 
     k = predictions.logits.shape[1]
     confusion = np.bincount(predictions.labels * k + taken_N, minlength=k * k).reshape(k, k)
     wrong = confusion - np.diag(np.diag(confusion))
-    pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:most]]
+    pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:_MOST]]
     errors_N = np.flatnonzero(taken_N != predictions.labels)
-    errors_N = errors_N[np.argsort(-confidence_N[errors_N], kind="stable")][:most]
+    errors_N = errors_N[np.argsort(-confidence_N[errors_N], kind="stable")][:_MOST]
     place = predictions.index if predictions.index is not None else np.arange(len(taken_N))
     return Diagnosis(
         classes=tuple(classes),

@@ -28,6 +28,7 @@ _STEPS = 30
 _BAGS = 10
 _STACKED = 6  # members that stacking takes
 _STACKING_IMAGES = 4000  # and the images that it is fitted on, at most, evenly spaced
+_TEMPERATURE_IMAGES = 1000
 _FLOOR = 1e-7  # of a probability
 Floats = NDArray[np.float32]
 
@@ -100,12 +101,12 @@ def make_library(logits: Sequence[NDArray[np.floating]], labels: NDArray[np.int6
     return Library(tuple(archs), tuple(temperatures), probabilities, labels)
 
 
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64], most: int = 1000) -> float:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
     """The temperature that minimises the log-loss of softmax(logits / T), by Newton's steps on 1 / T, 0.05..20.
 
-    One number needs few images: at most `most`, evenly spaced.
+    One number needs few images: at most so many, evenly spaced.
     """
-    step = max(len(labels) // most, 1)
+    step = max(len(labels) // _TEMPERATURE_IMAGES, 1)
     z = logits[::step].astype(np.float64)
     truth = z[np.arange(len(z)), labels[::step]]
     inverse = 1.0
@@ -153,11 +154,11 @@ def select_greedily(truth: Floats, steps: int = _STEPS) -> list[int]:
     return order[: int(np.argmin(losses)) + 1]
 
 
-def measure_gain(library: Library, steps: int = _STEPS) -> list[float]:
+def measure_gain(library: Library) -> list[float]:
     """Validation accuracy of greedy ensembles of 1, 2, ... members: chosen on the even images, measured on the odd ones."""
     images = np.arange(len(library.labels))
     candidates = _most_accurate(library.right()[:, images % 2 == 0])
-    order = select_greedily(library.of_truth()[candidates][:, images % 2 == 0], steps)
+    order = select_greedily(library.of_truth()[candidates][:, images % 2 == 0])
     held = images % 2 == 1
     total = np.zeros((int(held.sum()), library.probabilities.shape[2]), np.float32)
     gains = []

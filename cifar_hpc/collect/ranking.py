@@ -129,9 +129,9 @@ def range_tail(q: float, k: int, freedom: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def range_quantile(k: int, freedom: float, tail: float = 1 - CONFIDENCE) -> float:
-    """The q that `range_tail` gives that chance."""
-    return float(brentq(lambda q: range_tail(q, k, freedom) - tail, 1e-3, 1e4, xtol=1e-3))
+def range_quantile(k: int, freedom: float) -> float:
+    """The q that `range_tail` gives a chance of 5 %."""
+    return float(brentq(lambda q: range_tail(q, k, freedom) - (1 - CONFIDENCE), 1e-3, 1e4, xtol=1e-3))
 
 
 def _scales(freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
