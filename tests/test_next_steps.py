@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,12 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 import cifar_hpc
-from benchmarks.pool import Images, configs, write_plan, write_trial
+from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Status
+from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import failure_lines, next_lines
 
 PACKAGE = Path(cifar_hpc.__file__).parent
@@ -55,10 +55,9 @@ def printed() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spec, a finished sweep 'small' of it, its results under results/."""
     place = tmp_path_factory.mktemp("place")
-    (place / "small.yaml").write_text(SPEC)
-    layout = Layout(place / "results")
-    trials = [dataclasses.replace(config, arch="linear", weights=None) for config in configs(2, seeds=1, epochs=2)]
-    trials = [dataclasses.replace(config, lr=lr) for config, lr in zip(trials, (0.1, 0.2), strict=True)]
+    (place / "sweeps").mkdir()
+    (place / "sweeps/small.yaml").write_text(SPEC)
+    layout, trials = Layout(place / "results"), load_spec(place / "sweeps/small.yaml").configs
     for config in trials:
         write_trial(layout, config, Images.draw(60, 60), sweep="small")
     write_plan(layout, trials, "small")
@@ -71,9 +70,9 @@ def words(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.chdir(place)
     monkeypatch.setenv(RESULTS_VARIABLE, str(place / "results"))
     trial = next(iter(Layout(place / "results").trial_ids()))
-    known = {"SPEC": "small.yaml", "SWEEP": "small", "TRIAL": trial, "FOLDER": ".", "NAME": "fresh"}
-    known |= {"sweep": "small", "file": "small.yaml", "trial_id": trial, "parent": trial, "point": trial}
-    return {**known, "name": "small", "quote": trial, "DATASET": "dataset=digits"}
+    known = {"SPEC": "sweeps/small.yaml", "SWEEP": "small", "TRIAL": trial, "FOLDER": ".", "NAME": "fresh"}
+    known |= {"sweep": "small", "file": "sweeps/small.yaml", "trial_id": trial, "parent": trial, "point": trial}
+    return {**known, "name": "small", "quote": trial, "names": "small", "which": trial, "DATASET": "dataset=digits"}
 
 
 def filled(command: str, words: dict[str, str]) -> list[str]:
@@ -109,7 +108,6 @@ def test_what_is_printed_is_found() -> None:
 
 def test_the_advice_for_a_sweep_is_typed_and_works(place: Path, words: dict[str, str]) -> None:
     plan = read_plan(Layout(place / "results"), "small")
-    plan = dataclasses.replace(plan, spec_path="small.yaml")
     lines = failure_lines(plan)
     for status in (Status.PLANNED, Status.COMPLETED):
         lines += next_lines(plan, {trial.trial_id: TrialState(trial.trial_id, status) for trial in plan.trials})

@@ -71,7 +71,7 @@ def members_of(layout: Layout, what: str) -> Members:
         result = _finished(layout, named.trial_id)
         if result is None:
             raise CifarHpcError(
-                f"trial {named.trial_id} has no result yet: cifar-hpc logs {named.trial_id} tells what became of it"
+                f"trial {named.trial_id} has no result yet: `cifar-hpc logs {named.trial_id}` tells what became of it"
             )
         return _equal([result])
     results = [read_record(layout.trial(trial.trial_id).result, TrialResult) for trial in named.row.trials]

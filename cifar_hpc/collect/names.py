@@ -102,7 +102,7 @@ def find_ensemble(layout: Layout, text: str) -> Path | None:
         return there[method]
     near = nearest(method, there)
     hint = f" Did you mean '{sweep}/{near}'?" if near else ""
-    known = ", ".join(f"{sweep}/{name}" for name in there) or f"none; cifar-hpc report {sweep} writes them"
+    known = ", ".join(f"{sweep}/{name}" for name in there) or f"none; `cifar-hpc report {sweep}` writes them"
     raise CifarHpcError(f"{text!r} names no ensemble; there: {known}.{hint}")
 
 
@@ -180,7 +180,7 @@ def _best_row(sections: Sequence[Section], said: str) -> Row:
     if finished:
         rows = ", ".join(f"#{row.number}" for row in finished[:6])
         raise CifarHpcError(f"{said}: {len(finished)} configurations, and no validation figure ranks them; give one of {rows}")
-    raise CifarHpcError(f"{said}: no trial has finished yet; cifar-hpc status tells how far it is")
+    raise CifarHpcError(f"{said}: no trial has finished yet; `cifar-hpc status` tells how far it is")
 
 
 def _unknown(layout: Layout, name: str) -> CifarHpcError:
