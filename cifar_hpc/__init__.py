@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cifar_hpc.api.results import Results as Results
     from cifar_hpc.api.results import read_results as read_results
     from cifar_hpc.api.sweep import Sweep as Sweep
+    from cifar_hpc.config.plugins import register_augmentation as register_augmentation
+    from cifar_hpc.config.plugins import register_optimizer as register_optimizer
+    from cifar_hpc.config.plugins import register_schedule as register_schedule
     from cifar_hpc.errors import CifarHpcError as CifarHpcError
     from cifar_hpc.errors import SpecError as SpecError
     from cifar_hpc.sweep.listener import Silent
@@ -38,6 +41,10 @@ _PUBLIC = {
     "Sweep": ("cifar_hpc.api.sweep", "Sweep"),
     "SweepOutcome": ("cifar_hpc.sweep.listener", "SweepOutcome"),
     "read_results": ("cifar_hpc.api.results", "read_results"),
+    **{
+        name: ("cifar_hpc.config.plugins", name)
+        for name in ("register_augmentation", "register_optimizer", "register_schedule")
+    },
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -21,7 +21,7 @@ from tests.test_train_loop import result_of
 
 MINE = """
 import torch
-from cifar_hpc.config.plugins import register_augmentation, register_optimizer, register_schedule
+from cifar_hpc import register_augmentation, register_optimizer, register_schedule
 
 
 def rmsprop(config, groups, blocks):
