@@ -46,7 +46,7 @@ def printed() -> list[tuple[str, str]]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for text in texts(ast.parse(path.read_text())):
-            for match in COMMAND.finditer(text):
+            for match in COMMAND.finditer(text.replace("\\`", "`")):  # of a shell script, too
                 found[path.relative_to(PACKAGE).as_posix(), match["quoted"] or match["open"]] = None
     return list(found)
 
@@ -72,7 +72,16 @@ def words(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     trial = next(iter(Layout(place / "results").trial_ids()))
     known = {"SPEC": "sweeps/small.yaml", "SWEEP": "small", "TRIAL": trial, "FOLDER": ".", "NAME": "fresh"}
     known |= {"sweep": "small", "file": "sweeps/small.yaml", "trial_id": trial, "parent": trial, "point": trial}
-    return {**known, "name": "small", "quote": trial, "names": "small", "which": trial, "DATASET": "dataset=digits"}
+    return {
+        **known,
+        "name": "small",
+        "quote": trial,
+        "point_id": trial,
+        "ID": trial,
+        "names": "small",
+        "which": trial,
+        "DATASET": "dataset=digits",
+    }
 
 
 def filled(command: str, words: dict[str, str]) -> list[str]:

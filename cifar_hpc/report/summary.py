@@ -219,7 +219,7 @@ def _next_steps(board: Leaderboard) -> list[str]:
         return [f"Next: three seeds or more {again}, so that an order of the points means something."]
     steps = []
     if board.runs != "seeds":
-        steps.append("Next: `cifar-hpc refit` trains the best configuration once on all labelled images.")
+        steps.append("Next: `cifar-hpc refit SWEEP` trains the best configuration once on all labelled images.")
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
         value = best.axes[axis]

@@ -30,7 +30,7 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
     missing = {name: config for name, config in ranked.items() if name not in known}
     if missing and where.slurm() is not None:
         listener.note(
-            "search.order: rank has no effect: networks are not looked at on a login node (`cifar-hpc arch --rank` does)"
+            "search.order: rank has no effect: networks are not looked at on a login node (`cifar-hpc arch --rank SPEC` does)"
         )
         return plan
     if len(ranked) > 1 and missing:
