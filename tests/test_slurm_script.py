@@ -94,7 +94,7 @@ def test_after_sigterm_to_the_script_slurm_decides_whether_the_job_starts_again(
 def test_where_requeue_is_not_allowed_the_next_sweep_goes_on(tmp_path):
     job = _Job(tmp_path, "exit 75", requeue=False)
     status, output = job.run()
-    assert status == 0 and not job.said and "the next `cifar-hpc sweep` goes on" in output
+    assert status == 0 and not job.said and "the next `cifar-hpc sweep SPEC` goes on" in output
 
 
 def test_a_death_without_a_word_is_noted_and_not_repeated(tmp_path):
