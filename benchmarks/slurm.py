@@ -56,9 +56,10 @@ from cifar_hpc.sweep.missing import to_submit
 from cifar_hpc.sweep.submit import submit
 from cifar_hpc.sweep.where import reader_of
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from slurm.local.cluster import Cluster
-from slurm.local.daemons import CLUSTER_VARIABLE
+HERE = Path(__file__).resolve().parent  # where this file would be taken for the package `slurm`
+sys.path[:] = [str(HERE.parent), *(path for path in sys.path if Path(path).resolve() != HERE)]
+from slurm.local.cluster import Cluster  # noqa: E402
+from slurm.local.daemons import CLUSTER_VARIABLE  # noqa: E402
 
 SPEC = """\
 name: {name}

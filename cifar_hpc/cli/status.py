@@ -81,8 +81,10 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
             TextColumn("others", tuple(counts_text({s: k for s, k in n.items() if s not in ENDED}) for n in counts.values())),
         ]
         print_columns(columns, format)
-    else:
+    elif not layout.closed():
         say(f"no sweep under {layout.root}: `cifar-hpc sweep SPEC` starts one; ${RESULTS_VARIABLE} names another place")
+    for folder in layout.closed():
+        say(f"not read: you may not enter {folder}; whoever it belongs to can open it")
     for line in unread:
         say(f"not read: {line}")
 

@@ -261,6 +261,18 @@ class Layout:
         """Every sweep that has a plan, by name."""
         return [SweepFiles(path.parent) for path in sorted(self.root.glob("*/plan.json")) if is_name(path.parent.name)]
 
+    def closed(self) -> list[Path]:
+        """Folders of sweeps that this user may not read, or the results folder itself: another user's, under umask 077."""
+        if not self.root.is_dir():
+            return []
+        try:
+            with os.scandir(self.root) as entries:
+                folders = [Path(entry.path) for entry in entries if is_name(entry.name) and entry.is_dir()]
+        except PermissionError:
+            return [self.root]
+        effective = os.access in os.supports_effective_ids
+        return [folder for folder in sorted(folders) if not os.access(folder, os.R_OK | os.X_OK, effective_ids=effective)]
+
     def trial_ids(self) -> list[str]:
         """Ids of all trials in the pool that have a folder, sorted."""
         return [name for name in self._pool_names() if is_name(name)]

@@ -25,7 +25,11 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
         if not is_name(name):
             raise FileNotFoundError
         plan = read_record(layout.sweep(name).plan, PlanRecord)
+    except PermissionError:
+        raise RecordError(_may_not_read(layout.sweep(name).folder)) from None
     except FileNotFoundError:
+        if layout.root in layout.closed():
+            raise RecordError(_may_not_read(layout.root)) from None
         names = [sweep.name for sweep in layout.sweeps()]
         near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
         hint = f" Did you mean {near!r}?" if near else ""
@@ -34,6 +38,10 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     if plan.sweep != name:
         raise RecordError(f"{layout.sweep(name).plan}: is a plan of {plan.sweep!r:.80}, another sweep than its folder's")
     return plan
+
+
+def _may_not_read(folder: Path) -> str:
+    return f"results: you may not read {folder}: whoever it belongs to can open it (chmod -R go+rX; umask 022)"
 
 
 def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
