@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_hpc.config.own import OwnNetwork, arguments
 from cifar_hpc.config.plugins import OwnPart, read_plugin
-from cifar_hpc.config.registry import AugmentInfo, OptimizerInfo, ScheduleInfo, load
+from cifar_hpc.config.registry import AugmentInfo, ObjectiveInfo, OptimizerInfo, ScheduleInfo, load
 from cifar_hpc.config.sources import OwnCodeError, find_source
 from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.own import read_own
@@ -145,6 +145,16 @@ def check_augmentation(part: OwnPart) -> None:
     assert float(made[0].min()) >= 0 and float(made[0].max()) <= 1, f"augment {name}: pixels outside 0..1"
 
 
+def check_objective(part: OwnPart) -> None:
+    """It gives a finite number or None for the logits and labels of any images, the same each time."""
+    name, info = part.name, part.info
+    assert isinstance(info, ObjectiveInfo) and info.measure is not None
+    logits_NK, labels_N = np.random.default_rng(0).normal(size=(20, CLASSES)), np.arange(20) % CLASSES
+    first, again = (load(info.measure)(logits_NK.copy(), labels_N.copy()) for _ in range(2))
+    assert first == again, f"objective {name}: the same logits give {first} and {again}"
+    assert first is None or math.isfinite(first), f"objective {name}: {first}; a finite number or None is needed"
+
+
 def _built(network: OwnNetwork) -> BlockModel:
     torch.manual_seed(0)
     return cut_own(network, make_own(network, CLASSES, network.channels))
@@ -154,4 +164,9 @@ def _config(**changes: Any) -> TrialConfig:
     return TrialConfig(dataset=DatasetConfig(name="digits"), arch="linear", image_size=8, lr=0.01, **changes)
 
 
-_CHECKS = {"optimizer": check_optimizer, "schedule": check_schedule, "augment": check_augmentation}
+_CHECKS = {
+    "optimizer": check_optimizer,
+    "schedule": check_schedule,
+    "augment": check_augmentation,
+    "objective.metric": check_objective,
+}
