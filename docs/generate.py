@@ -45,6 +45,7 @@ def spec_keys() -> str:
 
 def commands() -> str:
     from cifar_hpc.cli import app
+    from cifar_hpc.cli.examples import EXAMPLES
 
     group: Any = typer.main.get_command(app)
     lines = []
@@ -57,6 +58,7 @@ def commands() -> str:
         ]
         if rows:
             lines.append("| argument or option | meaning |\n| --- | --- |\n" + "\n".join(rows) + "\n")
+        lines.append("```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from cifar_hpc.cli import app
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import results_root
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.lr_finder import find_steep, find_valley, range_test_of
 from cifar_hpc.worker.job import run_job
@@ -76,6 +77,7 @@ def test_lr_find_draws_one_curve_for_trials_that_differ_in_more_than_the_rate(tm
     assert answer.exit_code == 0, answer.output
     lines = answer.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["arch=linear", "arch=simple_cnn"]
+    assert "Take the first, valley" in answer.stderr
     assert all("(valley)" in line and "(steep)" in line for line in lines)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -85,5 +87,7 @@ def test_augment_draws_a_sheet_for_each_augmentation(tmp_path):
     path.write_text(SPEC)
     answer = CliRunner().invoke(app, ["augment", str(path), "-o", str(tmp_path / "seen.png")])
     assert answer.exit_code == 0, answer.output
+    told = CliRunner().invoke(app, ["augment", str(path), "--set", "augment=none"])
+    assert told.stderr.splitlines()[-1] == str(results_root() / "look" / "augment.png")  # beside the sweep's other files
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["seen-flip+mixup.png", "seen-none.png"]
     assert len({p.read_bytes() for p in tmp_path.glob("*.png")}) == 2

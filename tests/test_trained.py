@@ -130,6 +130,7 @@ def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(l
     make_network("simple_cnn", 10, 1, 8, "imagenet").load_state_dict(weights.state)
     assert weights.normalisation == ((0.3053,), (0.376,))
     path.unlink()
+    assert run("export", config.trial_id).stdout.strip() == str(layout.report / f"{config.trial_id}.safetensors")
     monkeypatch.setattr("cifar_hpc.deploy.trained.TOLERANCE", -1.0)
     wrong = run("export", config.trial_id, "-o", path)
     assert wrong.exit_code == 2 and "logits differ by" in wrong.stderr and not path.exists()

@@ -9,11 +9,13 @@ import errno
 import os
 import re
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from cifar_hpc import __version__
+from cifar_hpc.cli.examples import epilog_of
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.terminal.harmless import harmless_streams
 
@@ -40,7 +42,7 @@ class Commands(TyperGroup):
         group, file = _PLACES[cmd_name]
         function = getattr(import_module(f"cifar_hpc.cli.{file}"), cmd_name.replace("-", "_"))
         one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-        one.command(cmd_name, rich_help_panel=group)(function)
+        one.command(cmd_name, rich_help_panel=group, epilog=epilog_of(cmd_name))(function)
         return typer.main.get_command(one)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -138,14 +140,24 @@ app = typer.Typer(
     name="cifar-hpc",
     help="Transfer-learning sweeps on small image sets: from a YAML file to a leaderboard.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cifar-hpc {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _program() -> None: ...
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="show the version and end")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

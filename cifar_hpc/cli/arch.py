@@ -1,9 +1,8 @@
-"""`cifar-hpc arch`: all architectures, or the blocks of one with parameters, FLOPs and output shape; what a spec's networks
+"""`cifar-hpc arch`: all architectures, or the blocks of one with parameters, MACs and output shape; what a spec's networks
 promise."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,12 +21,17 @@ from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_r
 if TYPE_CHECKING:
     from cifar_hpc.models.summary import BlockSummary
 
+USUAL_SIDE = 224
+MACS = "A MAC is one multiplication with its addition, of a forward pass of one image: what papers and torchvision call a FLOP."
+
 
 def arch(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="such as resnet18, or one's own: FILE.py:NAME; none: lists all")
     ] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="pixels of a side; default: 224, for our own nets 32")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="pixels of a side; default: 224, of timm's models their own, of FILE.py:NAME 32")
+    ] = None,
     plan: Annotated[
         str | None,
         typer.Option(metavar="SPEC|SWEEP", help="which blocks train in which epoch of a spec, and at what learning rate"),
@@ -37,7 +41,7 @@ def arch(
     ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
-    """Show what `freeze` counts and names: the blocks of a network, with parameters, FLOPs and output shape of each."""
+    """Show what `freeze` counts and names: the blocks of a network, with parameters, MACs and output shape of each."""
     if plan is not None:
         print_plans(plan, name, format)
         return
@@ -61,14 +65,12 @@ def arch(
     from cifar_hpc.models.timm_nets import is_timm, pretrained
     from cifar_hpc.models.zoo import IMAGENET_CLASSES, build_shapes, check_side
 
-    of_ours = not info.weights and not is_timm(name)
-    side = image_size or (pretrained(name).side if is_timm(name) else 32 if of_ours else 224)
-    classes = 10 if of_ours else IMAGENET_CLASSES
+    side = image_size or (pretrained(name).side if is_timm(name) else USUAL_SIDE)
     check_side(name, side)
-    rows = summarize(build_shapes(name, classes, side), side, 3)
+    rows = summarize(build_shapes(name, IMAGENET_CLASSES, side), side, 3)
     _print(format, rows)
     if format is Format.TABLE:
-        typer.echo(f"{name} for 3x{side}x{side} images and {classes} classes. freeze: n freezes the blocks 1 to n.", err=True)
+        _explain(name, side, IMAGENET_CLASSES)
 
 
 def _show_own(name: str, side: int, format: Format) -> None:
@@ -80,8 +82,12 @@ def _show_own(name: str, side: int, format: Format) -> None:
     network = OwnNetwork(find_source("arch", name, Path.cwd()), (), side, 3)
     _print(format, summarize(cut_own(network, make_own(network, OWN_CLASSES, 3)), side, 3))
     if format is Format.TABLE:
-        shape = f"3x{side}x{side} images and {OWN_CLASSES} classes"
-        typer.echo(f"{network} for {shape}. freeze: n freezes the blocks 1 to n.", err=True)
+        _explain(str(network), side, OWN_CLASSES)
+
+
+def _explain(name: str, side: int, classes: int) -> None:
+    typer.echo(f"{name} for 3x{side}x{side} images and {classes} classes. freeze: n freezes the blocks 1 to n.", err=True)
+    typer.echo(MACS, err=True)
 
 
 def _list_all(format: Format) -> None:
@@ -90,7 +96,7 @@ def _list_all(format: Format) -> None:
         {
             "arch": name,
             "params": info.params,
-            "flops": info.flops,
+            "macs": info.flops // 2,
             "blocks": len(info.blocks),
             "min_side": info.min_side,
             "weights": list(info.weights),
@@ -103,7 +109,7 @@ def _list_all(format: Format) -> None:
     columns = [
         TextColumn("arch", tuple(known)),
         TextColumn("M parameters", tuple(f"{info.params / 1e6:,.1f}" for info in known.values()), right=True),
-        TextColumn("GFLOPs", tuple(f"{info.flops / 1e9:,.2f}" for info in known.values()), right=True),
+        TextColumn("GMACs", tuple(f"{info.flops / 2e9:,.2f}" for info in known.values()), right=True),
         TextColumn("blocks", tuple(str(len(info.blocks)) for info in known.values()), right=True),
         TextColumn("from pixels", tuple(str(info.min_side) for info in known.values()), right=True),
         TextColumn("weights", tuple("imagenet" if info.weights else "" for info in known.values())),
@@ -111,12 +117,21 @@ def _list_all(format: Format) -> None:
     print_columns(columns, format)
     if format is Format.TABLE:
         typer.echo("Counted for 1000 classes and 3x224x224 images. The blocks of one: `cifar-hpc arch NAME`.", err=True)
+        typer.echo(MACS, err=True)
 
 
 def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
     if format in (Format.JSON, Format.CSV):
-        dicts = [{**dataclasses.asdict(row), "output_shape": list(row.output_shape)} for row in rows]
-        records = [{"block": number, **row} for number, row in enumerate(dicts, 1)]
+        records = [
+            {
+                "block": number,
+                "name": row.name,
+                "params": row.params,
+                "macs": row.flops // 2,
+                "output_shape": list(row.output_shape),
+            }
+            for number, row in enumerate(rows, 1)
+        ]
         print_records(records, format)
         return
     params, flops = sum(row.params for row in rows), sum(row.flops for row in rows)
@@ -124,7 +139,7 @@ def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
         TextColumn("#", (*(str(i) for i in range(1, len(rows) + 1)), ""), right=True),
         TextColumn("block", (*(row.name for row in rows), "all")),
         TextColumn("parameters", tuple(f"{n:,}" for n in (*(row.params for row in rows), params)), right=True),
-        TextColumn("MFLOPs", tuple(f"{n / 1e6:,.1f}" for n in (*(row.flops for row in rows), flops)), right=True),
+        TextColumn("MMACs", tuple(f"{n / 2e6:,.1f}" for n in (*(row.flops for row in rows), flops)), right=True),
         TextColumn("output", (*("x".join(map(str, row.output_shape)) for row in rows), "")),
     ]
     print_columns(columns, format)

@@ -20,11 +20,18 @@ if TYPE_CHECKING:
     from cifar_hpc.spec.sweep import SweepSpec
 
 MOST_CURVES = 12
+WHICH = (
+    "Take the first, valley, which `lr: auto` takes, too: the middle of the longest fall of the loss, so that a rate somewhat "
+    "higher or lower learns as well. steep is where the loss falls fastest, often by a few noisy steps; where it is far above "
+    "valley, try a rate between them."
+)
 
 
 def lr_find(
     spec: SpecName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="the picture")] = Path("lr_find.png"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="the picture; default: results/SWEEP/lr_find.png")
+    ] = None,
     set_: SetOption = None,
 ) -> None:
     """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
@@ -48,14 +55,20 @@ def lr_find(
         found = range_test_of(with_parents_file(config, layout), data_root())
         curves[name] = (found.rates, found.losses, found.valley, found.steep)
         typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
-    _save(draw_lr_curves(curves), output)
+    say(WHICH)
+    _save(draw_lr_curves(curves), output or layout.sweep(loaded.name).folder / "lr_find.png")
 
 
 def augment(
     spec: SpecName,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="the picture; several augmentations: one each, -NAME before the suffix")
-    ] = Path("augment.png"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="the picture, default: results/SWEEP/augment.png; several augmentations: one each, -NAME before the suffix",
+        ),
+    ] = None,
     set_: SetOption = None,
 ) -> None:
     """Draw what the network sees: some training images and several augmented draws of each, for each augmentation of SPEC."""
@@ -64,7 +77,8 @@ def augment(
     from cifar_hpc.report.figures_look import draw_sheet
     from cifar_hpc.sweep.specs import load_named
 
-    loaded = load_named(Layout(results_root()), spec, set_ or (), say)
+    layout = Layout(results_root())
+    loaded = load_named(layout, spec, set_ or (), say)
     configs = [trial.config for trial in loaded.trials]
     first = {(c.dataset, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
     shown = [first[key] for key in reversed(first)]
@@ -78,7 +92,8 @@ def augment(
         title = f"{config.dataset.name}, {config.image_size} px, augment: {name}"
         shares = [[_mixed(target_K.tolist(), sheet.classes) for target_K in targets_MK] for targets_MK in sheet.targets_RMK]
         drawing = draw_sheet(sheet.pixels_RMCHW.permute(0, 1, 3, 4, 2).numpy(), sheet.row_labels, shares, title)
-        _save(drawing, output if len(shown) == 1 else output.with_stem(f"{output.stem}-{stem}"))
+        path = output or layout.sweep(loaded.name).folder / "augment.png"
+        _save(drawing, path if len(shown) == 1 else path.with_stem(f"{path.stem}-{stem}"))
 
 
 def _augment_name(config: TrialConfig) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,6 +51,7 @@ def report(
     serve: Annotated[
         int | None, typer.Option(metavar="PORT", help="--watch, and show the page at 127.0.0.1:PORT until Ctrl-C; 0: any port")
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="open the page in a browser")] = False,
     export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
     """Rank the configurations of sweeps by validation over seeds, and write a page with figures; or show one trial."""
@@ -59,7 +61,7 @@ def report(
     asked = parse_words(words)
     names, terms = list(asked.names), asked.terms
     if asked.number is not None or (len(names) == 1 and not layout.has_sweep(names[0])):
-        _report_trial(layout, words or ())
+        _report_trial(layout, words or (), open_=open_)
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
@@ -67,7 +69,7 @@ def report(
     elif watch or serve is not None:
         _watch(layout, names, terms, top, serve)
     else:
-        _report_sweeps(layout, names, terms, format, top)
+        _report_sweeps(layout, names, terms, format, top, open_=open_)
 
 
 def compare(
@@ -99,7 +101,7 @@ def compare(
         _prose().print(line, markup=False)
 
 
-def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int) -> None:
+def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int, *, open_: bool) -> None:
     from cifar_hpc.collect.sections import chosen_sections
 
     sections = chosen_sections(layout, names, terms, SlurmQueue(layout.queue))
@@ -110,7 +112,7 @@ def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format,
         from cifar_hpc.report.findings import find
 
         page = write_report([find(section, layout, terms) for section in sections], layout, terms)
-        prose.print(f"Report: {page}", markup=False)
+        _show_page(page, prose, opened=open_)
         return
     typer.echo(_as_text(format, sections), nl=False)
     for section in sections:
@@ -143,8 +145,8 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
             _print_sections(sections, top, prose)
             findings = [find(section, layout, terms) for section in sections]
             page = write_report(findings, layout, terms, refresh_s=POLL_EVERY_S if coming else None)
-            where = f"{address}/" if address else page
-            prose.print(f"{time.strftime('%H:%M:%S')} {where}" + ("; Ctrl-C ends" if coming or address else ""), markup=False)
+            prose.print(f"{address}/" if address else str(page), markup=False)  # alone on its line, as terminals open it
+            prose.print(time.strftime("%H:%M:%S") + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming
 
     with contextlib.suppress(KeyboardInterrupt):
@@ -205,7 +207,7 @@ def _print_pivot(layout: Layout, pool: Pool, axes: str, format: Format) -> None:
         )
 
 
-def _report_trial(layout: Layout, words: Sequence[str]) -> None:
+def _report_trial(layout: Layout, words: Sequence[str], *, open_: bool) -> None:
     from cifar_hpc.collect.names import find_trial
     from cifar_hpc.collect.scan import scan
     from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables, write_trial_page
@@ -214,8 +216,20 @@ def _report_trial(layout: Layout, words: Sequence[str]) -> None:
     trial, found, split = diagnose_trial(pool, trial_id, layout)
     classes = trial_tables(trial, found, split)[0]
     print_columns(plain_columns(classes.header, classes.rows))
-    for line in (*trial_summary(trial, found, split), f"Report: {write_trial_page(pool, trial, found, split, layout)}"):
+    for line in trial_summary(trial, found, split):
         _prose().print(line, markup=False)
+    _show_page(write_trial_page(pool, trial, found, split, layout), _prose(), opened=open_)
+
+
+def _show_page(page: Path, prose: Console, *, opened: bool) -> None:
+    """Its path alone on a line, as terminals and people copy it."""
+    prose.print("The page:")
+    prose.print(str(page), markup=False)
+    if opened:
+        import webbrowser
+
+        if not webbrowser.open(page.absolute().as_uri()):
+            prose.print("No browser could be opened here: copy the folder to a machine that has one, or use --serve.")
 
 
 def _print_sections(sections: list[Section], top: int, prose: Console) -> None:

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecName, SweepName, conclude, meant, say
 from cifar_hpc.executors.slurm.usage import parse_budget
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.sweep.where import On, Where
+from cifar_hpc.records.schema import PlannedTrial
+from cifar_hpc.status.advice import counts_text
+from cifar_hpc.status.names import short_ids
+from cifar_hpc.status.query import spell
+from cifar_hpc.sweep.where import On, Where, reader_of
 from cifar_hpc.terminal.listener import Shown
+from cifar_hpc.terminal.tables import TextColumn, print_columns
+
+if TYPE_CHECKING:
+    from cifar_hpc.spec.sweep import SweepSpec
+
+IT_SAMPLES = "a search samples its configurations as it goes: none is known before it runs"
 
 
 def sweep(
@@ -31,6 +42,7 @@ def sweep(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
     share: Annotated[bool, typer.Option("--share/--no-share", help="train trials with a common trunk side by side")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="with --dry-run: every configuration too")] = False,
     set_: SetOption = None,
 ) -> None:
     """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
@@ -43,6 +55,8 @@ def sweep(
     if dry_run:
         for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
             typer.echo(line)
+        if list_:
+            _print_configurations(layout, loaded, share=share)
         return
     conclude(run_spec(layout, loaded, where, shown, share=share, prune=prune))
 
@@ -75,3 +89,31 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
         say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")
     if done.unasked:
         raise typer.Exit(2)
+
+
+def _print_configurations(layout: Layout, spec: SweepSpec, *, share: bool) -> None:
+    """A row for each: what the spec varies, its seeds, where they stand, and the id that names it."""
+    from cifar_hpc.planning.plan import make_plan, plan_record
+
+    record = plan_record(make_plan(spec, share=share))
+    states = reader_of(layout, record).read()
+    points: dict[str, list[PlannedTrial]] = {}
+    for trial in record.trials:
+        points.setdefault(trial.point_id, []).append(trial)
+    if spec.search is not None:
+        say(f"a search samples its configurations as it goes; it begins with these {len(points)}" if points else IT_SAMPLES)
+    if not points:
+        return
+    ids = short_ids(points)
+    first = [trials[0] for trials in points.values()]
+    columns = []
+    for key in dict.fromkeys(key for trial in first for key in trial.axes if key != "seed"):
+        cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in first)
+        columns += [TextColumn(key, cells)] if len(set(cells)) > 1 else []
+    stand = [counts_text(Counter(states[trial.trial_id].status for trial in trials)) for trials in points.values()]
+    columns += [
+        TextColumn("seeds", tuple(str(len(trials)) for trials in points.values()), keep=6, right=True),
+        TextColumn("now", tuple(stand), keep=8),
+        TextColumn("id", tuple(ids[point] for point in points), keep=7),
+    ]
+    print_columns(columns)

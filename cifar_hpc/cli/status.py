@@ -119,7 +119,7 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
     ids = short_ids([trial.trial_id for trial in plan.trials])
     axes = dict.fromkeys(key for trial in rows for key in trial.axes)
     shown = [states[trial.trial_id] for trial in rows]
-    columns = [TextColumn("trial", tuple(ids[trial.trial_id] for trial in rows))]
+    columns = [TextColumn("trial", tuple(ids[trial.trial_id] for trial in rows), keep=5)]
     for key in axes:
         cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in rows)
         if len(set(cells)) > 1 or (len(rows) == 1 and cells[0]):
@@ -127,9 +127,9 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
     epochs = tuple(f"{state.epochs_done}/{trial.config['epochs']}" for state, trial in zip(shown, rows, strict=True))
     columns += [
         TextColumn("status", tuple(state.status.value for state in shown)),
-        TextColumn("epochs", epochs, keep=6, right=True),
+        TextColumn("epochs", epochs, keep=4, right=True),
         TextColumn("val acc %", tuple(_score(state, "val") for state in shown), keep=8, right=True),
-        TextColumn("test acc %", tuple(_score(state, "test") for state in shown), keep=5, right=True),
+        TextColumn("test acc %", tuple(_score(state, "test") for state in shown), keep=7, right=True),
     ]
     return [column for column in columns if any(column.cells)]
 

@@ -10,6 +10,8 @@ import typer
 
 from cifar_hpc.cli.speech import ONE_NAME
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record
 from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.harmless import to_csv_text
 
@@ -69,15 +71,19 @@ def predict(
 def export(
     trial: TrialName,
     to: Annotated[To, typer.Option(help="the form")] = To.SAFETENSORS,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="default: TRIAL.safetensors or TRIAL.onnx")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="default: results/SWEEP/TRIAL.safetensors or .onnx")
+    ] = None,
 ) -> None:
     """Write a trial's network for other programs, and check that what was written answers as the trial did."""
     from cifar_hpc.collect.names import find_trial
     from cifar_hpc.deploy.trained import export_trained, load_trained
 
-    trial = find_trial(Layout(results_root()), trial)
-    path = output or Path(f"{trial}.{to.value}")
-    trained = load_trained(Layout(results_root()).trial(trial))
+    layout = Layout(results_root())
+    trial = find_trial(layout, trial)
+    trained = load_trained(layout.trial(trial))
+    path = output or _place_of(layout, trial) / f"{trial}.{to.value}"
+    path.parent.mkdir(parents=True, exist_ok=True)
     difference = export_trained(trained, path, to.value)
     typer.echo(path)
     side, channels = trained.side, trained.channels
@@ -104,3 +110,9 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
         differ = differ or bool(found.differences)
     if differ:
         raise typer.Exit(1)
+
+
+def _place_of(layout: Layout, trial_id: str) -> Path:
+    """The folder of the sweep whose job trained it, beside its report."""
+    sweep = read_record(layout.trial(trial_id).result, TrialResult).job.partition("/")[0]
+    return layout.sweep(sweep).folder if layout.has_sweep(sweep) else layout.report

@@ -89,7 +89,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     ]
     at = f"Best epoch {trial.best_epoch} of {trial.epochs}: " if trial.best_epoch else ""
     lines = [f"{at}{', '.join(reached)}."]
-    flops = f", {count_text(trial.flops)} FLOPs an image" if trial.flops else ""
+    flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
     lines.append(
         f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"
         f" ({trial.frozen_blocks} of {trial.total_blocks} blocks frozen{flops}) in {duration_text(trial.train_s)} on"

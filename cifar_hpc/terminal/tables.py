@@ -20,6 +20,7 @@ from cifar_hpc.terminal.harmless import make_console, one_line, to_csv_text
 
 NEVER_LEAVES = 9
 PROSE_WIDTH = 28
+LEAST_WIDTH = 6  # that a column keeps whatever the terminal
 _NO_LIMIT = 10_000  # characters: a pipe is as wide as its widest line
 
 
@@ -50,23 +51,40 @@ class TextColumn:
     @property
     def width(self) -> int:
         widest = max(map(len, (self.title, *self.cells)))
-        return min(widest, PROSE_WIDTH) if self.prose else widest
+        return min(widest, max(PROSE_WIDTH, self.longest_word)) if self.prose else widest
+
+    @property
+    def longest_word(self) -> int:
+        return max((len(word) for text in (self.title, *self.cells) for word in text.split(" ")), default=1)
 
 
 def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | None] = ()) -> tuple[Table, list[str]]:
-    """A rich table that fits `width` characters, and the titles of the columns that had to leave. styles: of the rows."""
+    """A rich table that fits `width` characters, and the titles of the columns that had to leave. styles: of the rows.
+
+    Lines end between words; a word for which there is no room ends with an ellipsis."""
     kept, left = list(columns), []
     while sum(column.width + 2 for column in kept) - 2 > width and min(column.keep for column in kept) < NEVER_LEAVES:
         least = min(kept, key=lambda column: column.keep)
         kept.remove(least)
         left.append(least.title)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in kept:
-        whole = column.keep < NEVER_LEAVES
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold", no_wrap=whole)
+    for column, shown in zip(kept, _widths(kept, width), strict=True):
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="ellipsis", width=shown)
     for number, cells in enumerate(zip(*(column.cells for column in kept), strict=True)):
         table.add_row(*cells, style=styles[number] if styles else None)
     return table, left
+
+
+def _widths(columns: Sequence[TextColumn], width: int) -> list[int]:
+    """Of each column: what it asks for; where that is too much the widest give way, first down to their longest word."""
+    widths = [column.width for column in columns]
+    for least in ([column.longest_word for column in columns], [LEAST_WIDTH] * len(columns)):
+        while sum(widths) + 2 * len(widths) - 2 > width:
+            can = [i for i, shown in enumerate(widths) if shown > least[i]]
+            if not can:
+                break
+            widths[max(can, key=lambda i: widths[i])] -= 1
+    return widths
 
 
 def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, styles: Sequence[str | None] = ()) -> None:
