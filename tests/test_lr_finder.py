@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import Interrupted
-from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.layout import results_root
+from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.lr_finder import find_steep, find_valley, range_test_of
 from cifar_hpc.worker.job import run_job
