@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shlex
 import subprocess
@@ -17,6 +19,7 @@ from cifar_hpc import __version__
 from cifar_hpc.cli import app
 from cifar_hpc.cli.examples import EXAMPLES
 from cifar_hpc.config import catalog
+from cifar_hpc.terminal.prose import laid_out
 from cifar_hpc.terminal.tables import TextColumn, print_columns
 
 ROOT = Path(__file__).parents[1]
@@ -76,8 +79,6 @@ def test_a_dry_run_lists_the_configurations(tmp_path):
 
 
 def test_arch_counts_a_network_in_one_way():
-    import json
-
     every = {row["arch"]: row for row in json.loads(call("arch", "--format", "json").stdout)}
     assert set(every) == set(catalog.ARCHS)
     for name in ("linear", "simple_cnn", "mobilenet_v3_small"):
@@ -104,3 +105,17 @@ def test_a_table_ends_its_lines_between_words(width, monkeypatch, capsys):
     assert all(len(line) <= width for line in shown.splitlines())
     assert all(word in known or word.endswith("…") for word in shown.split())
     assert width < 60 or "…" not in shown
+
+
+def test_a_sentence_on_a_terminal_ends_its_lines_between_words_and_what_is_to_copy_stays_whole(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "40")
+    said = "Fewer than three seeds: no place is claimed for one point, which stands by its number."
+    lines = laid_out(said, Terminal()).splitlines()
+    assert len(lines) > 1 and all(len(line) <= 40 for line in lines) and " ".join(lines) == said
+    copied = "next: cifar-hpc sweep sweeps/a_long_name.yaml --set epochs=2 --set seeds=3"
+    assert laid_out(copied, Terminal()) == copied
+    assert laid_out(said, io.StringIO()) == said

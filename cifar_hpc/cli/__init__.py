@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from cifar_hpc import __version__
 from cifar_hpc.cli.examples import epilog_of
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.terminal.harmless import harmless_streams
+from cifar_hpc.terminal.prose import laid_out
 
 
 class Commands(TyperGroup):
@@ -57,7 +59,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except CifarHpcError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(laid_out(f"error: {error}", sys.stderr), err=True)
             raise typer.Exit(2) from None
         except typer.BadParameter as error:
             error.message = _in_plain_words(error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -145,7 +146,9 @@ def _watch(layout: Layout, names: list[str], terms: str, top: int, port: int | N
             _print_sections(sections, top, prose)
             findings = [find(section, layout, terms) for section in sections]
             page = write_report(findings, layout, terms, refresh_s=POLL_EVERY_S if coming else None)
-            prose.print(f"{address}/" if address else str(page), markup=False)  # alone on its line, as terminals open it
+            prose.print(
+                f"{address}/" if address else str(page), markup=False, soft_wrap=True
+            )  # alone on its line, as terminals open it
             prose.print(time.strftime("%H:%M:%S") + ("; Ctrl-C ends" if coming or address else ""), markup=False)
         return now, coming
 
@@ -224,7 +227,7 @@ def _report_trial(layout: Layout, words: Sequence[str], *, open_: bool) -> None:
 def _show_page(page: Path, prose: Console, *, opened: bool) -> None:
     """Its path alone on a line, as terminals and people copy it."""
     prose.print("The page:")
-    prose.print(str(page), markup=False)
+    prose.print(str(page), markup=False, soft_wrap=True)
     if opened:
         import webbrowser
 
@@ -276,4 +279,5 @@ def _as_text(format: Format, sections: list[Section]) -> str:
 def _prose() -> Console:
     from cifar_hpc.terminal.harmless import make_console
 
-    return make_console(stderr=True, highlight=False, soft_wrap=True)
+    """Lines end between words on a terminal, and are whole in a pipe."""
+    return make_console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())

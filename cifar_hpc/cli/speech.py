@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from cifar_hpc.status.advice import failure_lines, first_line, sweep_command
 from cifar_hpc.status.progress import Counts
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import On
+from cifar_hpc.terminal.prose import laid_out
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name; SWEEP#3, or an id: those trials of it")]
 FilterText = Annotated[
@@ -36,7 +38,7 @@ def meant(layout: Layout, name: str, words: list[str] | None) -> tuple[str, list
 
 def say(line: str) -> None:
     """One line of prose, on stderr."""
-    typer.echo(line, err=True)
+    typer.echo(laid_out(line, sys.stderr), err=True)
 
 
 def conclude(outcome: SweepOutcome) -> None:

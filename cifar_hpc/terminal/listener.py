@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 
 from cifar_hpc.records.claims import TrialState
@@ -11,6 +12,7 @@ from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.listener import Begun
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.live import make_view
+from cifar_hpc.terminal.prose import laid_out
 
 
 class Shown:
@@ -35,7 +37,7 @@ class Shown:
 
     def _say(self, line: str) -> None:
         """One line of prose, above the picture where there is one."""
-        self._console.print(line, markup=False, soft_wrap=True)
+        self._console.print(laid_out(line, sys.stderr), markup=False, soft_wrap=True)
 
 
 def _what(begun: Begun) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from rich.table import Table
 
 from cifar_hpc.terminal.harmless import make_console, one_line, to_csv_text
+from cifar_hpc.terminal.prose import laid_out
 
 NEVER_LEAVES = 9
 PROSE_WIDTH = 28
@@ -100,7 +101,7 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
         console.print(table)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
     if left:
-        sys.stderr.write(f"Left out for want of width: {', '.join(left)}.\n")
+        sys.stderr.write(laid_out(f"Left out for want of width: {', '.join(left)}.", sys.stderr) + "\n")
 
 
 def print_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:

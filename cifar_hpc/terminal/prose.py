@@ -1,0 +1,28 @@
+"""Sentences on a terminal: their lines end between words. Knows nothing of what they say.
+
+A line that holds a command to copy, a path or an address stays whole, however long it is; so does everything in a pipe.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from typing import TextIO
+
+_TO_COPY = re.compile(r"cifar-hpc |\S*/\S*/|://")
+
+
+def laid_out(text: str, stream: TextIO) -> str:
+    """The text as the stream's terminal shows it best."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line if _TO_COPY.search(line) else _folded(line, width) for line in text.split("\n"))
+
+
+def _folded(line: str, width: int) -> str:
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
