@@ -73,7 +73,8 @@ def test_a_dry_run_lists_the_configurations(tmp_path):
     rows = [line.split() for line in shown[head + 1 :]]
     assert [row[:5] for row in rows] == [[a, r, "2", "2", "planned"] for a in ("linear", "simple_cnn") for r in ("0.1", "1e-5")]
     assert all(len(row[5]) == 8 for row in rows)
-    searched = "name: t\ndataset: digits\nsearch: {num_points: 2, space: {lr: {loguniform: [1e-3, 1]}}}\nbase: {arch: linear}\n"
+    search = "search: {algorithm: random, num_points: 2, ranges: {lr: {low: 1e-3, high: 1, log: true}}}"
+    searched = f"name: t\ndataset: digits\n{search}\nbase: {{arch: linear}}\n"
     (tmp_path / "t.yaml").write_text(searched)
     assert "a search samples" in call("sweep", str(tmp_path / "t.yaml"), "--dry-run", "--list").stderr
 
