@@ -135,8 +135,8 @@ def test_arch_prints_the_blocks_in_four_forms():
     run = CliRunner().invoke
     rows = json.loads(run(app, ["resnet9", "--format", "json"]).stdout)
     assert [row["name"] for row in rows] == list(catalog.block_names("resnet9") or ())
-    assert rows[0] == {"block": 1, "name": "prep", "params": 1856, "flops": 3538944, "output_shape": [64, 32, 32]}
-    assert run(app, ["resnet9", "--format", "csv"]).stdout.splitlines()[-1] == "7,classifier,5120,10240,10"
-    assert "| 7 | classifier | 5,120 | 0.0 | 10 |" in run(app, ["resnet9", "--format", "md"]).stdout
-    assert "6,573,120" in run(app, ["resnet9", "--image-size", "64"]).stdout
+    assert rows[0] == {"block": 1, "name": "prep", "params": 1856, "macs": 86704128, "output_shape": [64, 224, 224]}
+    assert run(app, ["resnet9", "--format", "csv"]).stdout.splitlines()[-1] == "7,classifier,512000,512000,1000"
+    assert "| 7 | classifier | 512,000 | 0.5 | 1000 |" in run(app, ["resnet9", "--format", "md"]).stdout
+    assert "7,080,000" in run(app, ["resnet9", "--image-size", "64"]).stdout
     assert "Did you mean 'resnet101'" in str(run(app, ["resnet100"]).exception)
