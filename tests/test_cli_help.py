@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -39,6 +40,8 @@ def test_an_example_is_taken_by_its_command(line, tmp_path, monkeypatch):
     (tmp_path / "new_photos").mkdir()
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line.split(" > ")[0])[1:]
+    unquoted = re.sub("'[^']*'", "", line.split(" > ")[0])
+    assert not set(unquoted) & set("<>[]*?"), "a shell would not hand it on"
     group: Any = typer.main.get_command(app)
     group.get_command(None, words[0]).make_context(words[0], words[1:])
     assert words[0] in EXAMPLES and line in EXAMPLES[words[0]]

@@ -8,10 +8,10 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "sweep": (
         "cifar-hpc sweep sweeps/quickstart.yaml",
         "cifar-hpc sweep quickstart --dry-run --list",
-        "cifar-hpc sweep sweeps/quickstart.yaml --set epochs=2 --set grid.lr=[1e-3]",
+        "cifar-hpc sweep sweeps/quickstart.yaml --set epochs=2 --set 'grid.lr=[1e-3]'",
     ),
     "retry": ("cifar-hpc retry photos", "cifar-hpc retry photos#3 --on inline"),
-    "cancel": ("cifar-hpc cancel photos", "cifar-hpc cancel photos arch=resnet18 lr>1e-3"),
+    "cancel": ("cifar-hpc cancel photos", "cifar-hpc cancel photos arch=resnet18 'lr>1e-3'"),
     "status": ("cifar-hpc status", "cifar-hpc status photos status=failed", "cifar-hpc status photos#3"),
     "logs": ("cifar-hpc logs photos", "cifar-hpc logs photos -f", "cifar-hpc logs photos#3"),
     "arch": (
@@ -26,7 +26,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "schema": ("cifar-hpc schema --format table", "cifar-hpc schema > spec.schema.json"),
     "report": (
         "cifar-hpc report photos --open",
-        "cifar-hpc report photos lr>1e-3 --format csv",
+        "cifar-hpc report photos 'lr>1e-3' --format csv",
         "cifar-hpc report photos#3",
         "cifar-hpc report photos --watch --serve 8000",
     ),
