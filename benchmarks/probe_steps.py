@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar_hpc.train.stack import Rates, Stack, Way, way_for
+from cifar_hpc.train.stack import Batch, Rates, Stack, Way, way_for
 
 STEPS, TURNS = 40, 5
 
@@ -59,7 +59,7 @@ class Stacked:
         self.rates = Rates(column_M1, column_M1, column_M1, column_M1)
 
     def step(self, x_ND: Tensor, share_NK: Tensor) -> None:
-        grad_MP, _, _ = self.stack.gradients(x_ND, share_NK, self.way)
+        grad_MP, _, _ = self.stack.gradients(Batch.of(x_ND, share_NK, share_NK.shape[1]), self.way)
         self.stack.update(grad_MP, self.rates)
 
 

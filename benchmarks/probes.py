@@ -1,7 +1,7 @@
 """Linear probes by the thousand: python -m benchmarks.probes [--probes 1000] [--beside 8] [--no-ray].
 
 One grid of learning rate x weight decay x label smoothing over the frozen features of a ResNet-18 with random weights, 5,000
-images of CIFAR-10 (4,000 to train on; $CIFAR_HPC_DATA), 10 epochs, from the claims to the records and the leaderboard, in one
+images of CIFAR-10 (4,000 to train on; $CIFAR_HPC_DATA), 20 epochs, from the claims to the records and the leaderboard, in one
 process with two threads. Printed: seconds on the clock and of the processor for one probe (all of which pass the images through
 the trunk) and for the grid; then, on the same features, scikit-learn's LogisticRegression along a path of C, warm-started, and
 Ray Tune with one trial for each probe. What is printed was timed; nothing is multiplied up.
@@ -37,7 +37,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.features import Trunk
 from cifar_hpc.worker.job import run_job
 
-THREADS, EPOCHS, CHUNK = 2, 10, 500
+THREADS, EPOCHS, CHUNK = 2, 20, 500
 BASE = TrialConfig(
     dataset=DatasetConfig(name="cifar10", train_size=5000, val_frac=0.2),
     arch="resnet18",

@@ -54,6 +54,7 @@ def trial_step(config: TrialConfig, world: World, x: Tensor, y: Tensor) -> Calla
     member.join(world)
     member.begin_epoch()
     world.share(torch.empty(len(x) * world.size))
+    member.set_numbers(member.numbers_of([0])[0])
     return lambda: member.train_step(x, y)
 
 

@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig, normalise
+from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.zoo import build_model
@@ -30,7 +31,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.train.device import choose_device, choose_precision
-from cifar_hpc.train.optimizers import build_optimizer, set_lr
+from cifar_hpc.train.optimizers import build_optimizer, put_rates
 from cifar_hpc.worker.job import run_job
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -81,7 +82,7 @@ def time_limit(config: TrialConfig, threads: int) -> float:
     precision = choose_precision("auto", device)
     model = build_model(config, 10, 3).to(device).to(memory_format=torch.channels_last).train()
     optimizer = build_optimizer(config, list(model.blocks))
-    set_lr(optimizer, 0.01)
+    put_rates(optimizer, [0.01] * len(optimizer.param_groups))
     size = config.image_size
     x_NCHW = torch.randn(config.batch_size, 3, size, size, device=device).to(memory_format=torch.channels_last)
     y_N = torch.randint(10, (config.batch_size,), device=device)

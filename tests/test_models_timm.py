@@ -51,6 +51,13 @@ def _spec(tmp_path, text: str):
     return load_spec(path)
 
 
+def test_a_batch_of_one_image_that_starves_batchnorm_is_refused_when_the_spec_is_read(tmp_path):
+    with pytest.raises(SpecError, match="BatchNorm of timm/resnet10t trains on two images or more at image_size 32"):
+        _spec(tmp_path, f"base: {{arch: {RESNET}, image_size: 32, batch_size: 1}}\n")
+    _spec(tmp_path, f"base: {{arch: {RESNET}, image_size: 32, batch_size: 1, freeze: all}}\n")  # none of it trains
+    _spec(tmp_path, f"base: {{arch: {VIT}, image_size: 32, batch_size: 1}}\n")  # it has none
+
+
 @pytest.mark.parametrize("arch", [RESNET, VIT, "timm/test_convnext", "timm/mobilenetv3_small_050"])
 @pytest.mark.parametrize(("channels", "side"), [(1, 64), (3, 96)])
 def test_a_model_of_timm_is_cut_into_blocks_that_compute_what_timm_computes(arch, channels, side):

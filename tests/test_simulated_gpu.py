@@ -14,15 +14,26 @@ import pytest
 
 from tests.helpers.simulated_gpu.build import build, why_not
 
-TRIALS = ["members", "probes sgd", "probes adamw", "augmented", "svm", "knn", "lr auto", "weights kept", "host kept"]
+TRIALS = [
+    "members",
+    "probes sgd",
+    "probes adamw",
+    "augmented",
+    "svm",
+    "knn",
+    "lr auto",
+    "weights kept",
+    "host kept",
+    "streamed",
+]
 OTHERS = ["dropout", "resumed", "given back", "augmentations", "launches"]
 LAUNCHES = {  # of a step done eagerly, in float32; captured ones are a single launch
-    "simple_cnn": 110,
-    "resnet18": 310,
-    "resnet18 with an average": 330,
-    "resnet18 with muon": 800,
-    "probes": 60,
-    "probes with adamw": 80,
+    "simple_cnn": 56,
+    "resnet18": 235,
+    "resnet18 with an average": 240,
+    "resnet18 with muon": 525,
+    "probes": 24,
+    "probes with adamw": 30,
 }
 
 pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), pytest.mark.timeout(900)]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cifar_hpc.train import stack as stacks
-from cifar_hpc.train.stack import Rates, Stack, Way, way_for
+from cifar_hpc.train.stack import Batch, Rates, Stack, Way, logits, together_as_alone, way_for
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
 
@@ -39,17 +39,16 @@ def test_each_classifier_of_a_stack_has_the_bits_that_it_has_alone(m, n, k, d, k
     draws = torch.Generator().manual_seed(seed)
     x_ND = torch.randn(n, d, generator=draws)
     share_NK = torch.randn(n, k, generator=draws).softmax(1)
-    if not soft:
-        share_NK = torch.nn.functional.one_hot(share_NK.argmax(1), k).float()
+    batch = Batch.of(x_ND, share_NK if soft else share_NK.argmax(1), k)
     together = stacks._drawn(kind, m, k, d, draws)
     alone = [stacks._part(together, i) for i in range(m)]
     lr_M1 = torch.rand(m, 1, generator=draws) * 0.1
     rates = Rates(lr_M1, lr_M1 * 2, lr_M1 + 0.3, 1 - lr_M1)
     way = way_for(kind, m, n, k, d, threads_n)
     for _ in range(2):
-        sums = _step(together, x_ND, share_NK, rates, way)
+        sums = _step(together, batch, rates, way)
         for i, one in enumerate(alone):
-            own = _step(one, x_ND, share_NK, _row(rates, i), Way.PRODUCTS_APART)
+            own = _step(one, batch, _row(rates, i), Way.PRODUCTS_APART)
             if way is Way.APART:
                 continue
             assert [s[i].item() for s in sums] == [s[0].item() for s in own]
@@ -61,8 +60,68 @@ def test_every_part_of_a_classifier_begins_on_a_boundary_of_64_bytes():
     stack = Stack("adamw", 5, 7, 33, torch.device("cpu"))
     for name in stack.rows:
         for i in range(stack.m):
-            assert stack.weights(name)[i].data_ptr() % 64 == 0 and stack.weights(name)[i].is_contiguous()
-            assert stack.biases(name)[i].data_ptr() % 64 == 0
+            assert stack.rows[name][i].data_ptr() % 64 == 0 and stack.rows[name][i].is_contiguous()
+            assert stack.weights(name)[i].data_ptr() == stack.rows[name][i].data_ptr()
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_step_in_few_kernels_is_the_same_within_rounding(kind, soft):
+    draws = torch.Generator().manual_seed(0)
+    x_ND, share_NK = torch.randn(37, 20, generator=draws), torch.randn(37, 5, generator=draws).softmax(1)
+    batch = Batch.of(x_ND, share_NK if soft else share_NK.argmax(1), 5)
+    one, other = (stacks._drawn(kind, 4, 5, 20, torch.Generator().manual_seed(1)) for _ in range(2))
+    lr_M1 = torch.rand(4, 1, generator=draws) * 0.1
+    rates = Rates(lr_M1, lr_M1 * 2, lr_M1 + 0.3, 1 - lr_M1)
+    for _ in range(3):
+        sums = _step(one, batch, rates, Way.TOGETHER)
+        grad_MP, *few = other.gradients_in_few_kernels(batch)
+        other.update_in_few_kernels(grad_MP, rates)
+        torch.testing.assert_close(few[0].double(), sums[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(few[1], sums[1])
+    for name, rows in one.rows.items():
+        torch.testing.assert_close(other.rows[name], rows, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_of_one_classifier_is_torchs_own():
+    draws = torch.Generator().manual_seed(0)
+    x_ND, labels_N = torch.randn(37, 20, generator=draws), torch.randint(0, 5, (37,), generator=draws)
+    stack = stacks._drawn("sgd", 1, 5, 20, draws)
+    stack.set_constants(torch.tensor([0.1]), torch.tensor([0.01]), torch.tensor([0.9]))
+    stack.rows["momentum_buffer"].zero_()
+    layer = torch.nn.Linear(20, 5)
+    with torch.no_grad():
+        layer.weight.copy_(stack.weights("parameter")[0])
+        layer.bias.copy_(stack.biases("parameter")[0])
+    solver = torch.optim.SGD(layer.parameters(), 0.05, 0.9, weight_decay=0.01, nesterov=True)
+    for _ in range(3):
+        solver.zero_grad()
+        loss = torch.nn.functional.cross_entropy(layer(x_ND), labels_N, label_smoothing=0.1)
+        hits = (layer(x_ND).argmax(1) == labels_N).sum()
+        loss.backward()
+        solver.step()
+        rate = torch.tensor([[0.05]])
+        loss_M, hits_M = _step(stack, Batch.of(x_ND, labels_N, 5), Rates(rate, rate, rate, rate), Way.PRODUCTS_APART)
+        assert loss_M.item() == pytest.approx(loss.item() * 37, rel=1e-5) and hits_M.item() == hits
+    torch.testing.assert_close(stack.weights("parameter")[0], layer.weight.detach())
+    torch.testing.assert_close(stack.biases("parameter")[0], layer.bias.detach())
+
+
+def test_of_equal_logits_the_first_is_the_guess_and_among_nan_there_is_none():
+    logits_MKN = torch.tensor([[[1.0, 1.0, torch.nan], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
+    batch = Batch.of(torch.zeros(3, 2), torch.tensor([0, 1, 0]), 3)
+    padded = torch.nn.functional.pad(logits_MKN, (0, batch.share_KN.shape[1] - 3))
+    assert stacks._hits(padded, batch)[0, :3].tolist() == [True, False, False]
+
+
+def test_logits_of_many_classifiers_have_the_bits_of_each_alone_where_that_is_said():
+    draws = torch.Generator().manual_seed(0)
+    weight_MKD, bias_MK, x_ND = (torch.randn(size, generator=draws) for size in ((9, 10, 33), (9, 10), (50, 33)))
+    together = logits(weight_MKD, bias_MK, x_ND)
+    torch.testing.assert_close(together, torch.einsum("mkd,nd->mkn", weight_MKD, x_ND) + bias_MK[..., None])
+    if together_as_alone(9, 50, 10, 33, torch.get_num_threads()):
+        alone = [logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0] for i in range(9)]
+        assert all(torch.equal(one, all_KN) for one, all_KN in zip(alone, together, strict=True))
 
 
 def test_where_this_machine_fails_the_trial_probes_are_stepped_one_by_one_to_the_same_bits(tmp_path, monkeypatch, capsys):
@@ -83,20 +142,19 @@ def test_where_this_machine_fails_the_trial_probes_are_stepped_one_by_one_to_the
 
 
 def test_a_library_whose_batched_product_depends_on_the_company_is_found_out(monkeypatch):
-    product = torch.bmm
+    product = torch.mm
 
-    def companionable(a, b, out=None):
-        made = product(a, b) * (1 + 2**-20 * (len(a) > 1))
-        return made if out is None else out.copy_(made)
+    def companionable(a, b, out):
+        return out.copy_(product(a, b) * (1 + 2**-20 * (len(a) > 4)))
 
-    monkeypatch.setattr(torch, "bmm", companionable)
+    monkeypatch.setattr(torch, "mm", companionable)
     way_for.cache_clear()
     assert way_for("sgd", 3, 8, 4, 16, torch.get_num_threads()) is Way.PRODUCTS_APART
     way_for.cache_clear()
 
 
-def _step(stack, x_ND, share_NK, rates, way):
-    grad_MP, *sums = stack.gradients(x_ND, share_NK, way)
+def _step(stack, batch, rates, way):
+    grad_MP, *sums = stack.gradients(batch, way)
     stack.update(grad_MP, rates)
     return sums
 

@@ -2,7 +2,8 @@
 
 The catalogue does not list timm's models, which are thousands and change with its version. So a spec that names one, and no
 other, costs an import of timm and torch and a build without memory. A trial's id never depends on what is found here: it is
-the same where timm is not installed. Imports neither until asked. Owns: architecture, known_architecture, misfit.
+the same where timm is not installed. Imports neither until asked. Owns: architecture, known_architecture, misfit,
+starving_norm.
 """
 
 from __future__ import annotations
@@ -50,3 +51,18 @@ def misfit(network: str | OwnNetwork, side: int) -> str | None:
     except CifarHpcError as error:
         return str(error)
     return None
+
+
+@functools.cache
+def starving_norm(network: str | OwnNetwork, side: int) -> str | None:
+    """What BatchNorm needs that a batch of one image of this side, pixels, does not give; None: it does, there is no BatchNorm,
+    or the network cannot be had."""
+    info = known_architecture(network)
+    if info is None:
+        return None
+    needs = f"BatchNorm of {network} trains on two images or more at image_size {side}"
+    if isinstance(network, OwnNetwork) or network.startswith(TIMM):
+        from cifar_hpc.models.facts import feeds_norms
+
+        return None if feeds_norms(network, side) else needs
+    return None if side >= info.norm_side else f"{needs}, and on one from {info.norm_side} on"

@@ -1,5 +1,5 @@
-"""The batches gathered from a split: augmented, normalised, resized. A split lives whole on its device as uint8, but for one
-that is a map on disk: from there each batch is gathered, unless a GPU has room for all of it.
+"""The batches gathered from a split: augmented, normalised, resized. A split lives whole on its device as uint8, unless a GPU
+has no room for it; and one that is a map on disk not on a CPU either: then each batch is gathered by the host.
 
 Owns: residency, the windowed flip and crop, normalisation, resizing. Knows nothing of epochs, shuffling or models.
 
@@ -10,6 +10,7 @@ the device that it is made on.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,8 +23,9 @@ from cifar_hpc.config.trial import AugmentOp, TrialConfig
 from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.pixels import Draws, move, per_image
+from cifar_hpc.data.staged import Staged
 
-DEVICE_FRAC = 0.5  # of a GPU's free memory that the images of a map may take
+DEVICE_FRAC = 0.5  # of a GPU's free memory that the images of a split may take
 
 
 def batches_for(
@@ -88,6 +90,7 @@ class Batches:
         self._pixel_ops = augmentation.pixel_operations(chosen[self._geometry.operations_n :])
         self._mix = augmentation.mix_operation(chosen)
         self._split = split
+        self._staged: dict[int, Staged] = {}  # for each number of images
         # The zero border is stored with the images, so that a crop is a window view and one gather.
         padded_NCHW = _resident(split, self._geometry.pad, device)
         self._windows = None if padded_NCHW is None else self._cut(padded_NCHW)  # None: gathered batch by batch
@@ -95,6 +98,7 @@ class Batches:
         # (x / 255 - mean) / std as one multiplication and one addition
         mean_C, std_C = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)
         self._gain = (1 / std_C).float().view(1, -1, 1, 1).to(device)
+        self._gain_of_bytes = self._gain / 255
         self._offset = (-mean_C / std_C).float().view(1, -1, 1, 1).to(device)
         # what a blanked pixel becomes: 0 after normalisation, for gray images on average
         fill_C = mean_C if len(mean) == channels else mean_C.mean(0, keepdim=True)
@@ -126,29 +130,48 @@ class Batches:
             x_NCHW = x_NCHW.float().div_(255)
             for operation, drawn in zip(self._pixel_ops, draws[1:], strict=False):
                 x_NCHW = operation.change(x_NCHW, drawn, self._mean_pixel)
-        x_NCHW = self._finish(x_NCHW, self._gain if self._pixel_ops else self._gain / 255)
+        x_NCHW = self._finish(x_NCHW, self._gain if self._pixel_ops else self._gain_of_bytes)
         return (x_NCHW, y_N) if self._mix is None else self._mix[0].mix(x_NCHW, y_N, draws[-1], self.num_classes)
 
     def train_batch(self, index_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`make` with draws from the generator. index_B: CPU int64, positions in the split."""
         draws = self.draw(len(index_B), generator)
+        self.stage(index_B)
         return self.make(move(index_B, self.device), [tuple(move(t, self.device) for t in drawn) for drawn in draws])
 
     def eval_batch(self, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """The images at `index_B` as they are: x_NCHW float32, normalised and resized, and y_N int64."""
+        pad, here_B = self._geometry.pad, index_B
         if index_B.device != self.device:
-            index_B = move(index_B, self.device)
-        pad = self._geometry.pad
-        x_NCHW = self._streamed(index_B) if self._windows is None else self._windows[:, :, pad, pad][index_B]
-        return self._finish(x_NCHW, self._gain / 255), self.labels_N[index_B]
+            here_B = move(index_B, self.device)
+        x_NCHW = self._streamed(index_B) if self._windows is None else self._windows[:, :, pad, pad][here_B]
+        return self._finish(x_NCHW, self._gain_of_bytes), self.labels_N[here_B]
 
     @property
     def resident(self) -> bool:
-        """Whether the images are on the device; else each batch waits for the host to gather it."""
+        """Whether the images are on the device; else each batch is gathered by the host."""
         return self._windows is not None
 
+    def stage(self, index_B: Tensor) -> None:
+        """Brings the images of the next batch to their place on a GPU where they are not resident, without waiting for them.
+        index_B: CPU int64."""
+        if self._windows is not None or self.device.type != "cuda":
+            return
+        if len(index_B) not in self._staged:
+            shape = (len(index_B), *self._split.images_NCHW.shape[1:])
+            self._staged[len(index_B)] = Staged(self._read, shape, torch.uint8, self.device)
+        self._staged[len(index_B)].load(index_B)
+
+    def _read(self, index_B: Tensor, out: Tensor) -> None:
+        out.copy_(self._split.images(index_B))
+
     def _streamed(self, index_B: Tensor) -> Tensor:
-        return move(self._split.images(index_B.cpu()), self.device)
+        """The images at an index of the host; at one of the device those that were staged, which has as many."""
+        if self.device.type != "cuda":
+            return self._split.images(index_B)
+        if index_B.device.type == "cpu":
+            self.stage(index_B)
+        return self._staged[len(index_B)].rows
 
     def _cut(self, padded_NCHW: Tensor) -> Tensor:
         return padded_NCHW.unfold(2, self.side, 1).unfold(3, self.side, 1)  # N C 2p+1 2p+1 H W
@@ -177,13 +200,14 @@ class Batches:
 
 def _resident(split: Split, pad: int, device: torch.device) -> Tensor | None:
     """All images with a zero border, on the device; None where they are better left where they are."""
-    if split.rows_N is None:
-        return functional.pad(split.images_NCHW, (pad,) * 4).to(device)
-    if device.type != "cuda":
-        return None
     count, (channels, side) = len(split.labels_N), split.images_NCHW.shape[1:3]
     shape = (count, channels, side + 2 * pad, side + 2 * pad)
-    if torch.Size(shape).numel() > DEVICE_FRAC * torch.cuda.mem_get_info(device)[0]:
+    if device.type != "cuda":
+        return functional.pad(split.images_NCHW, (pad,) * 4).to(device) if split.rows_N is None else None
+    size, free = torch.Size(shape).numel(), torch.cuda.mem_get_info(device)[0]
+    if size > DEVICE_FRAC * free:
+        text = "{} images of {:.1f} GB stay with the host, which hands on each batch: the GPU has {:.1f} GB free"
+        print(text.format(count, size / 1e9, free / 1e9), file=sys.stderr, flush=True)
         return None
     padded_NCHW = torch.zeros(shape, dtype=torch.uint8, device=device)
     start = 0

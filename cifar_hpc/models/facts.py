@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,31 @@ def norm_side(arch: str, step: int) -> int:
 
 def _several(arch: str, side: int) -> bool:
     """Whether one image of this side gives each BatchNorm several values a channel."""
-    network = _network(arch, side)
-    fewest: list[int] = []
-
-    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        fewest.append(inputs[0].numel() // inputs[0].shape[1])
-
-    for norm in _norms(network):
-        norm.register_forward_pre_hook(note)
     try:
-        network(torch.empty(1, 3, side, side, device="meta"))
+        return _fewest_values(_network(arch, side), torch.empty(1, 3, side, side, device="meta")) > 1
     except RuntimeError:  # too small to leave a pixel
         return False
-    return min(fewest) > 1
+
+
+def feeds_norms(network: str | OwnNetwork, side: int) -> bool:
+    """The same of a network of timm or of the user's own; also where it has no BatchNorm, or takes no such image."""
+    try:
+        if isinstance(network, OwnNetwork):
+            made = make_own(network, OWN_CLASSES, network.channels).eval()
+            return _fewest_values(made, torch.zeros(1, network.channels, side, side)) > 1
+        return _fewest_values(_network(network, side), torch.empty(1, 3, side, side, device="meta")) > 1
+    except Exception:  # which other checks tell of
+        return True
+
+
+@torch.no_grad()
+def _fewest_values(network: nn.Module, x_NCHW: torch.Tensor) -> float:
+    """Values a channel that a BatchNorm is given of these images, at the least; infinity without BatchNorm."""
+    values: list[float] = [math.inf]
+    for norm in _norms(network):
+        norm.register_forward_pre_hook(lambda _, inputs: values.append(inputs[0].numel() / inputs[0].shape[1]))
+    network(x_NCHW)
+    return min(values)
 
 
 def _network(arch: str, side: int) -> nn.Module:

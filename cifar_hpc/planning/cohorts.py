@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
@@ -80,17 +80,39 @@ def trunk_passes(trials: Sequence[TrialConfig]) -> int:
 def _fill(group: Sequence[TrialConfig], memory_gb: float | None) -> list[Cohort]:
     """Cuts a group of equal trunks into cohorts, the deepest trunks first."""
     room_gb = (memory_gb or 2 * MEMBER_MEMORY_GB) / 2
-    cohorts: list[Cohort] = []
-    members: list[TrialConfig] = []
+    filled, filling = [], _Filling()
     for trial in sorted(group, key=_depth, reverse=True):
-        trunk = trunk_passes(members) * _trunk_share(members) if members else 1.0
-        small = trunk <= TRUNK_FRAC * (trunk + _suffix_passes(members)) and not _is_linear(trial)
-        full = len(members) >= (MOST_PROBES if _is_linear(trial) else MOST_MEMBERS) or small
-        if members and (full or sum(map(_memory_gb, [*members, trial])) > room_gb):
-            cohorts.append(Cohort(trials=tuple(members)))
-            members = []
-        members.append(trial)
-    return [*cohorts, Cohort(trials=tuple(members))]
+        if filling.members and not filling.takes(trial, room_gb):
+            filled.append(filling)
+            filling = _Filling()
+        filling.add(trial)
+    return [Cohort(trials=tuple(one.members)) for one in [*filled, filling]]
+
+
+@dataclass
+class _Filling:
+    """A cohort in the making. Its sums are kept: to add up thousands of linear classifiers for each further one would take
+    minutes."""
+
+    members: list[TrialConfig] = field(default_factory=list)
+    trunk_passes: int = 0
+    trunk_share: float = 0.0
+    suffix_passes: float = 0.0
+    memory_gb: float = 0.0
+
+    def takes(self, trial: TrialConfig, room_gb: float) -> bool:
+        linear = _is_linear(trial)
+        trunk = self.trunk_passes * self.trunk_share
+        small = trunk <= TRUNK_FRAC * (trunk + self.suffix_passes) and not linear
+        full = len(self.members) >= (MOST_PROBES if linear else MOST_MEMBERS) or small
+        return not full and self.memory_gb + _memory_gb(trial) <= room_gb
+
+    def add(self, trial: TrialConfig) -> None:
+        self.members.append(trial)
+        self.trunk_passes = max(self.trunk_passes, trunk_passes([trial]))
+        self.trunk_share = max(self.trunk_share, _trunk_share([trial]))
+        self.suffix_passes += _suffix_passes([trial])
+        self.memory_gb += _memory_gb(trial)
 
 
 def _common(trial: TrialConfig) -> tuple[object, ...]:

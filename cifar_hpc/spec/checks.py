@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.architecture import architecture, known_architecture, misfit
+from cifar_hpc.config.architecture import architecture, known_architecture, misfit, starving_norm
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
@@ -206,21 +206,22 @@ def _check_ghost_batches(ghost_batches: int | None, batch_size: int) -> Finding 
 
 
 def _check_norms(
-    network: tuple[str, str], freeze: Any, classifier: str, image_size: int | None, batch_size: int, train_n: int | None
+    network: str | OwnNetwork, stem: str, freeze: Any, image_size: int | None, batch_size: int, train_n: int | None
 ) -> Finding | None:
-    """BatchNorm cannot train on a batch that gives it one value a channel."""
-    arch, stem = network
-    info = known_architecture(arch) if stem == "imagenet" else None  # the sides are those of the published stem
+    """BatchNorm cannot train on a batch that gives it one value a channel. Known for the published stem alone."""
     smallest = batch_size if train_n is None else train_n // -(-train_n // batch_size)
-    if info is None or not info.norm_side or image_size is None or smallest > 1 or freeze == "all" or classifier != "linear":
+    if smallest > 1 or image_size is None or stem != "imagenet":
         return None
-    if image_size >= info.norm_side:
+    info, needs = known_architecture(network), starving_norm(network, image_size)
+    if info is None or needs is None:
+        return None
+    try:
+        if frozen_blocks(info.blocks, freeze) == len(info.blocks) - 1:  # then none of it trains
+            return None
+    except FreezeError:  # told by its own check
         return None
     found = f"batch_size {batch_size}" + (f" of {train_n} training images" if batch_size > 1 else "")
-    allowed = (
-        f"BatchNorm of {arch} trains on two images or more at image_size {image_size}, and on one from {info.norm_side} on"
-    )
-    return Finding("batch_size", batch_size, f"{found}: batches of one image", allowed)
+    return Finding("batch_size", batch_size, f"{found}: batches of one image", needs)
 
 
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
@@ -243,7 +244,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (
         _check_norms,
-        lambda c: ((c.arch, c.stem), c.freeze, c.classifier, c.image_size, c.batch_size, _training_images(c)),
+        lambda c: (c.network, c.stem, c.freeze, c.image_size, c.batch_size, _training_images(c)),
     ),
     (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
 )

@@ -70,7 +70,8 @@ class FittedMember(Member):
         self.progress.epoch_s = time.perf_counter() - started - (train.filled_s - filled_s)
         started, filled_s = time.perf_counter(), val.filled_s
         val_logits_NK = evaluate([self], val, look)[0]
-        return self.end_epoch(val_logits_NK, val.labels_N, time.perf_counter() - started - (val.filled_s - filled_s))
+        val_s = time.perf_counter() - started - (val.filled_s - filled_s)
+        return self.end_epoch(self.epoch_sums(val_logits_NK, val.labels_N).tolist(), val_logits_NK, val.labels_N, val_s)
 
     def charge(self, seconds: float, saved_s: float) -> None:
         """Adds its share of the features to its one epoch. saved_s: what sharing them saved it."""

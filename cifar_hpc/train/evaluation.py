@@ -13,6 +13,7 @@ from torch import Tensor
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Captured, Graphs
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.probes import SideBySide
 
 
 class Evaluator:
@@ -27,6 +28,7 @@ class Evaluator:
         self._start = torch.zeros(1, dtype=torch.int64, device=device)
         self._rows_B = torch.arange(size, device=device)
         self._logits: list[Tensor] = []
+        self._side_by_side = SideBySide(members)
         self._captured = Captured(graphs, self._compute, self._compute)
 
     def serves(self, members: Sequence[Member], split: Feed) -> bool:
@@ -42,8 +44,7 @@ class Evaluator:
 
     def _compute(self) -> None:
         features = self._split.eval_batch_at(self._start + self._rows_B, set(self.depths))
-        for i, member in enumerate(self.members):
-            logits_NK = member.eval_logits(features[member.depth])
+        for i, logits_NK in enumerate(self._side_by_side.logits(features)):
             if i == len(self._logits):
                 self._logits.append(torch.empty_like(logits_NK))
             self._logits[i].copy_(logits_NK)

@@ -5,26 +5,31 @@ Owns: Trunk, Feed, where kept features live. Knows nothing of members, losses or
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.pixels import move
+from cifar_hpc.data.staged import Staged
 from cifar_hpc.distributed.world import World
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.freezing import freeze_blocks
+from cifar_hpc.models.small_maps import SmallMapConv2d
 from cifar_hpc.train.portions import Portions
 
 KEEP_FRAC = 0.5  # share of the free device memory, host memory or disk that kept features may take, in this order of preference
+ROUNDED = (nn.Conv2d, SmallMapConv2d, nn.Linear)  # and no layer that makes its weights of others
 GPU_TOLERANCE = 1e-2  # relative; kept features of a GPU that differ by more from computed ones are not used
 
 
@@ -35,6 +40,7 @@ class Trunk:
         self.model = model
         self.precision = precision
         self.portions = Portions()
+        self._rounded: list[nn.Module] = []  # the first blocks with the weights that autocast would make of theirs each time
         freeze_blocks(model, len(model.blocks))
         model.eval()
 
@@ -50,9 +56,23 @@ class Trunk:
         features, reached = {0: x_NCHW}, 0
         with torch.autocast(x_NCHW.device.type, self.precision, enabled=self.precision is not torch.float32):
             for depth in sorted(set(depths) - {0}):
-                features[depth] = self.model.forward_blocks(features[reached], reached, depth)
-                reached = depth
+                x = features[reached]
+                for block in self._blocks(x.is_cuda, reached, depth):
+                    x = block(x)
+                features[depth], reached = x, depth
         return features
+
+    def _blocks(self, on_gpu: bool, start: int, stop: int) -> Sequence[nn.Module]:
+        """On a GPU in bfloat16 rounded once: else each weight is a kernel more in each batch. The numbers are the same."""
+        if not on_gpu or self.precision is torch.float32:
+            return list(self.model.blocks)[start:stop]
+        while len(self._rounded) < stop:
+            block = copy.deepcopy(self.model.blocks[len(self._rounded)])
+            for layer in block.modules():
+                if type(layer) in ROUNDED:
+                    layer.to(self.precision)
+            self._rounded.append(block)
+        return self._rounded[start:stop]
 
 
 class Source(Protocol):
@@ -139,7 +159,7 @@ class Feed:
     def eval_batch(self, start: int, stop: int, depths: Collection[int]) -> dict[int, Tensor]:
         """The features at the depths of the images start..stop-1 of the split, without augmentation."""
         self.fill()
-        if not self.lies_on_device(depths):
+        if not self._kept_on_device(depths):
             index_B = torch.arange(start, stop)
             self._load(index_B, depths)
             return self._taps_at(index_B, depths)
@@ -170,20 +190,29 @@ class Feed:
 
     def lies_on_device(self, depths: Collection[int]) -> bool:
         """Whether a batch needs nothing of the host but its values."""
+        needs_images = self._keep or not set(depths) <= set(self._kept)
+        return self._kept_on_device(depths) and (self.batches.resident or not needs_images)
+
+    def _kept_on_device(self, depths: Collection[int]) -> bool:
         return not self._keep and all(self._kept[d].device == self.batches.device for d in depths if d in self._kept)
 
     def stage(self, index_B: Tensor, depths: Collection[int]) -> None:
-        """Brings what the host keeps of the next training batch to its place on the device, without waiting for it. index_B:
-        CPU int64, of the global batch."""
-        if not self.lies_on_device(depths):
-            self._load(self.world.share(index_B), depths)
+        """Brings what the host keeps of the next training batch, features or images, to its place on the device, without
+        waiting for it. index_B: CPU int64, of the global batch."""
+        if self.lies_on_device(depths):
+            return
+        self._load(self.world.share(index_B), depths)
+        if not set(depths) <= set(self._kept):
+            self.batches.stage(index_B)
 
     def _load(self, index_B: Tensor, depths: Collection[int]) -> None:
         for depth in depths:
             if depth in self._kept and self._kept[depth].device != self.batches.device:
                 key = depth, len(index_B)
                 if key not in self._staged:
-                    self._staged[key] = Staged(self._kept[depth], len(index_B), self.batches.device)
+                    kept = self._kept[depth]
+                    shape = (len(index_B), *kept.shape[1:])
+                    self._staged[key] = Staged(partial(_rows_at, kept), shape, kept.dtype, self.batches.device)
                 self._staged[key].load(index_B)
 
     def _taps_at(self, index_B: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
@@ -290,26 +319,8 @@ class Feed:
         return torch.equal(gathered, computed)
 
 
-class Staged:
-    """A place on the device for a batch of what the host keeps, and two pinned ones before it: while one is copied the host
-    gathers into the other."""
-
-    def __init__(self, kept: Tensor, size: int, device: torch.device) -> None:
-        shape = (size, *kept.shape[1:])
-        self.rows = torch.empty(shape, dtype=kept.dtype, device=device)
-        self._kept = kept
-        self._pinned = [torch.empty(shape, dtype=kept.dtype, pin_memory=True) for _ in range(2)]
-        self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
-        self._turn = 0
-
-    def load(self, index_B: Tensor) -> None:
-        """index_B: CPU int64."""
-        pinned, copied = self._pinned[self._turn], self._copied[self._turn]
-        copied.synchronize()  # of two batches ago: over but where the host is far ahead
-        torch.index_select(self._kept, 0, index_B, out=pinned)
-        self.rows.copy_(pinned, non_blocking=True)
-        copied.record()
-        self._turn = 1 - self._turn
+def _rows_at(kept: Tensor, index_B: Tensor, out: Tensor) -> None:
+    torch.index_select(kept, 0, index_B, out=out)
 
 
 def _as_rows(tap: Tensor) -> Tensor:

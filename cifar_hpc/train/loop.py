@@ -20,6 +20,7 @@ from cifar_hpc.train.evaluation import Evaluator
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.probes import SideBySide
 from cifar_hpc.train.steps import Plan, Stepper
 
 EVAL_BATCH_SIZE = 500
@@ -142,10 +143,7 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
         logits = evaluate(present, val, cohort.look, cohort.evaluator(present, val))
         wait_for(train.labels_N.device)
         val_s = (time.perf_counter() - started) / max(1, len(present))
-        for member, logits_NK in zip(present, logits, strict=True):
-            if member in cohort.running:  # and not lost in the meantime
-                member.end_epoch(logits_NK, val.labels_N, val_s)
-                cohort.call(member, hooks.epoch_ended)
+        end_epoch(cohort, present, logits, val.labels_N, val_s)
         cohort.clock.began = time.perf_counter()  # records and checkpoints are no training
         cohort.agree_on_ends(present)
         over = [member for member in cohort.running if not member.active]
@@ -154,6 +152,19 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
             hooks.finished(over)
         if cohort.running:
             cohort.look()
+
+
+def end_epoch(cohort: Cohort, present: Sequence[Member], logits: Sequence[Tensor], val_labels_N: Tensor, val_s: float) -> None:
+    """Writes the epoch's record of every member that was not lost in the meantime."""
+    running = set(cohort.running)
+    ending = [(member, logits_NK) for member, logits_NK in zip(present, logits, strict=True) if member in running]
+    if not ending:
+        return
+    sums = [member.epoch_sums(logits_NK, val_labels_N) for member, logits_NK in ending]
+    values = torch.stack(sums).tolist()  # of all at once: each question to a GPU waits for it
+    for (member, logits_NK), own in zip(ending, values, strict=True):
+        member.end_epoch(own, logits_NK, val_labels_N, val_s)
+        cohort.call(member, cohort.hooks.epoch_ended)
 
 
 def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: int) -> None:
@@ -196,6 +207,7 @@ def evaluate(
         return [torch.zeros(0, 0, device=split.labels_N.device) for _ in members]
     for member in members:
         member.eval_mode()
+    side_by_side = SideBySide(members)
     parts: list[list[Tensor]] = [[] for _ in members]
     span = split.world.span(len(split))
     common_n = len(split) // split.world.size  # images that every process has
@@ -207,7 +219,7 @@ def evaluate(
             batch = evaluator.logits(start)
         else:
             features = split.eval_batch(start, stop, {member.depth for member in members})
-            batch = [member.eval_logits(features[member.depth]) for member in members]
+            batch = side_by_side.logits(features)
         for part, logits_NK in zip(parts, batch, strict=True):
             part.append(logits_NK)
     return [split.world.join_rows(torch.cat(logits), len(split)) for logits in parts]

@@ -112,9 +112,8 @@ class Member:
         self.model.train()
 
     def train_step(self, tap: Tensor, target: Tensor) -> None:
-        """One optimiser step from the trunk's output at this member's depth. target: N classes, or NK shares."""
-        numbers = self.numbers_of([self.progress.step])[0]
-        self.set_numbers(move(numbers.float(), self.device) if self.device.type == "cuda" else numbers)
+        """One optimiser step from the trunk's output at this member's depth, with the numbers that are set. target: N classes,
+        or NK shares."""
         self.seed_draws(self.progress.step)
         self.compute(tap, target, self.progress.step)
         self.draws = self.draws or self._drew()
@@ -168,8 +167,7 @@ class Member:
             self.average.update()
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
-            self.sums.loss += loss.double() * len(target)
-            self.sums.hits += (logits_NK.argmax(1) == labels_N).sum()
+            self.sums.add(loss, len(target), logits_NK.argmax(1), labels_N)
 
     def count(self, images_n: int) -> None:
         """A step was taken, or asked for."""
@@ -179,6 +177,8 @@ class Member:
     def measured_step(self, tap: Tensor, target: Tensor) -> float:
         """A train_step, and its loss over the global batch."""
         self.sums.clear()
+        numbers = self.numbers_of([self.progress.step])[0]
+        self.set_numbers(move(numbers.float(), self.device) if self.device.type == "cuda" else numbers)
         self.train_step(tap, target)
         self.sums.add_up(self.world)
         return self.sums.loss.item() / self.sums.seen_n
@@ -194,18 +194,23 @@ class Member:
         self.suffix.eval()
         self._evaluated().eval()
 
-    def end_epoch(self, val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
-        """Writes the epoch's record, keeps the best weights, decides whether the trial is over. Without validation images the
-        last epoch is taken for the best."""
-        progress = self.progress
+    def epoch_sums(self, val_logits_NK: Tensor, val_labels_N: Tensor) -> Tensor:
+        """What `end_epoch` has to know of the epoch, on the device, float64: summed loss and hits in training, their number
+        of images; mean loss and accuracy of validation where there are images for it."""
         self.sums.add_up(self.world)
-        measured, seen_n = len(val_labels_N) > 0, self.sums.seen_n
-        sums = [self.sums.loss, self.sums.hits.double()]
-        if measured:
+        sums = [self.sums.loss, self.sums.hits.double(), self.sums.loss.new_full((), self.sums.seen_n)]
+        if len(val_labels_N):
             sums.append(functional.cross_entropy(val_logits_NK, val_labels_N).double())
             sums.append((val_logits_NK.argmax(1) == val_labels_N).double().mean())
+        return torch.stack(sums)
+
+    def end_epoch(self, sums: Sequence[float], val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
+        """Writes the epoch's record, keeps the best weights, decides whether the trial is over. sums: of `epoch_sums`. Without
+        validation images the last epoch is taken for the best."""
+        progress = self.progress
+        loss_sum, hits, seen_n, *val = sums
+        measured = bool(val)
         other = OBJECTIVES[self.config.objective].metric is None and measured
-        loss_sum, hits, *val = torch.stack(sums).tolist()  # all at once: each question to a GPU waits for it
         record = EpochRecord(
             epoch=progress.epoch,
             lr=self.last_rate,

@@ -19,6 +19,7 @@ from cifar_hpc.distributed.gradients import SharedGradients
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.train.batch_counts import BatchCounts
 from cifar_hpc.train.portions import is_out_of_memory
 
 Reseed = Callable[[], None]
@@ -38,6 +39,8 @@ class MicroBatches:
         self.class_weight_K: Tensor | None = None  # what an image's loss counts, by its class; None: all alike
         self._config, self._model, self._precision = config, model, precision
         self._trained = list(trained)
+        self._one = torch.ones((), device=self._trained[0].device) if self._trained else None
+        self._counts = BatchCounts(model)
         self._shared: tuple[int, SharedGradients] | None = None  # in a world of several: from which depth on, and how
 
     def backward(self, tap: Tensor, target: Tensor, depth: int, reseed: Reseed | None) -> tuple[Tensor, Tensor]:
@@ -70,12 +73,15 @@ class MicroBatches:
         for i, (x, y) in enumerate(parts):
             last = i == len(parts) - 1 and not rehearsal
             with shared.step(last) if shared is not None else contextlib.nullcontext():
-                with torch.autocast(x.device.type, self._precision, enabled=self._precision is not torch.float32):
+                with (
+                    torch.autocast(x.device.type, self._precision, enabled=self._precision is not torch.float32),
+                    self._counts.together() if x.is_cuda and shared is None else contextlib.nullcontext(),
+                ):
                     logits_NK = self._forward(x, depth) if shared is None else shared(x)
                 loss = self._loss(logits_NK.float(), y)
                 share = len(y) / len(target)
                 scale = share if shared is None else shared.scale(len(y))
-                (loss if scale == 1 else loss * scale).backward()  # type: ignore[no-untyped-call]
+                (loss if scale == 1 else loss * scale).backward(self._one)  # type: ignore[no-untyped-call]
             losses.append(loss.detach() if share == 1 else loss.detach() * share)
             logits.append(logits_NK.detach())
         return (losses[0], logits[0]) if len(losses) == 1 else (torch.stack(losses).sum(), torch.cat(logits))

@@ -4,24 +4,24 @@ A sweep of learning rates over frozen features spends its time in the overhead o
 as much as one, and each has on a CPU the bits that it has alone (stack.py).
 
 Owns: which members can be stepped so, how their weights, optimiser states and sums become rows of stacks, so that all else
-treats them as ever, and what a step takes from their schedules.
+treats them as ever, what a step takes from their schedules, and how members are evaluated side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from cifar_hpc.config.plugins import optimizer_of
 from cifar_hpc.models.blocks import Block
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.stack import ADAM_BETAS, RULES, Rates, Stack, Way, columns, way_for
+from cifar_hpc.train.stack import ADAM_BETAS, RULES, Batch, Rates, Stack, Way, logits, together_as_alone, way_for
 
 NUMBERS = len(Rates.__slots__)  # of each member in a step
+MOST_LOGITS = 2**23  # of one product when classifiers are evaluated
 MOST_NUMBERS = 2**18  # weights of one stack: more do not lie in a core's cache from one operation to the next
 
 
@@ -52,7 +52,7 @@ class Probes:
         return NUMBERS * len(self.members)
 
     def numbers_of(self, steps: Sequence[int]) -> Tensor:
-        """What steps of this epoch take from the schedules, float64: for each step, member by member, its Rates."""
+        """What steps of this epoch take from the schedules, float64: for each step, number by number, those of Rates."""
         first, (beta_1, beta_2) = self.members[0], ADAM_BETAS
         totals = [first.steps_before + step for step in steps]
         shapes: dict[object, list[float]] = {}  # members of one shape have the same shares of their rates
@@ -70,22 +70,21 @@ class Probes:
             torch.tensor([[1 - beta ** (total + 1)] for total in totals], dtype=torch.float64) for beta in (beta_1, beta_2)
         )
         rates = [lr_SM, lr_SM / bias_1, bias_2.expand_as(lr_SM), 1 - lr_SM * decay_M]
-        return torch.stack(rates, -1).flatten(1)
+        return torch.stack(rates, 1).flatten(1)
 
     def compute(self, tap: Tensor, target: Tensor, numbers: Tensor) -> None:
         """One optimiser step of every member. tap: the common input, N first; target: N classes, or NK shares; numbers: of
         `numbers_of`, on the device."""
-        x_ND = tap.flatten(1).contiguous()
-        classes_n = self._portions[0].stack.k
-        share_NK = functional.one_hot(target, classes_n).float() if target.ndim == 1 else target
+        x_ND, classes_n = tap.flatten(1), self._portions[0].stack.k
+        batch = Batch.of(x_ND, target, classes_n)
         ways = [portion.way(x_ND) for portion in self._portions]
         if Way.APART in ways:
             self._portions = [_Portion([member]) for member in self.members]
             ways = [portion.way(x_ND) for portion in self._portions]
-        numbers_MR, start = numbers.float().view(-1, NUMBERS), 0
+        numbers_RM, start = numbers.float().view(NUMBERS, -1), 0
         for portion, way in zip(self._portions, ways, strict=True):
             stop = start + len(portion.members)
-            portion.step(x_ND, share_NK, way, Rates(*numbers_MR[start:stop].t().contiguous()[..., None]))
+            portion.step(batch, way, Rates(*numbers_RM[:, start:stop, None]))
             start = stop
 
     def count(self, images_n: int) -> None:
@@ -109,10 +108,7 @@ class _Portion:
         for i, member in enumerate(members):
             self._bind(i, member)
         fixed = [[c.label_smoothing for c in configs], [c.weight_decay for c in configs], [c.momentum or 0.0 for c in configs]]
-        smoothing_M1, decay_M1, momentum_M1 = columns(fixed, device)
-        self.stack.smoothing_M11.copy_(smoothing_M1[..., None])
-        self.stack.decay_M1.copy_(decay_M1)
-        self.stack.momentum_M1.copy_(momentum_M1)
+        self.stack.set_constants(*torch.tensor(fixed, dtype=torch.float32).to(device))
         self._loss_sum_M = torch.stack([member.sums.loss for member in members])
         self._hits_M = torch.stack([member.sums.hits for member in members])
         for member, loss, hits in zip(members, self._loss_sum_M, self._hits_M, strict=True):
@@ -125,17 +121,18 @@ class _Portion:
         return way_for(stack.kind, stack.m, len(x_ND), stack.k, stack.d, torch.get_num_threads())
 
     @torch.no_grad()
-    def step(self, x_ND: Tensor, share_NK: Tensor, way: Way, rates: Rates) -> None:
-        grad_MP, loss_M, hits_M = self.stack.gradients(x_ND, share_NK, way)
+    def step(self, batch: Batch, way: Way, rates: Rates) -> None:
+        grad_MP, loss_M, hits_M = self.stack.gradients(batch, way)
         world = self.members[0].world
         if world.size > 1:
-            grad_MP *= len(x_ND)
+            grad_MP *= len(batch.x_NE)
             for row_P in grad_MP:  # one by one: where a number stands in a sum over processes may decide on its last bit
-                world.average([row_P], len(x_ND))
+                world.average([row_P], len(batch.x_NE))
         self._loss_sum_M += loss_M
         self._hits_M += hits_M
         self.stack.update(grad_MP, rates)
-        self._steps_M += 1
+        if self.stack.kind != "sgd":
+            self._steps_M += 1
 
     @torch.no_grad()
     def _bind(self, i: int, member: Member) -> None:
@@ -149,6 +146,39 @@ class _Portion:
                 state[name] = row if state.get(name) is None else row.copy_(state[name])
             if self.stack.kind != "sgd":
                 state["step"] = self._steps_M[i]
+
+
+class SideBySide:
+    """Evaluates members on the features of one batch: linear classifiers as one product, all others one by one."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = list(members)
+        self._heads: dict[int, list[Member]] = {}
+        for member in members:
+            if type(member) is Member and can_step(member):
+                self._heads.setdefault(member.depth, []).append(member)
+
+    @torch.no_grad()
+    def logits(self, features: Mapping[int, Tensor]) -> list[Tensor]:
+        """NK, float32, of each member, which is in evaluation mode. features: by depth."""
+        found: dict[Member, Tensor] = {}
+        for depth, heads in self._heads.items():
+            x_ND = features[depth].flatten(1).contiguous()
+            classes_n = _layer(heads[0]).out_features
+            most = max(1, MOST_LOGITS // (classes_n * len(x_ND)))
+            for start in range(0, len(heads), most):
+                part = heads[start : start + most]
+                found |= dict(zip(part, _logits(part, x_ND), strict=True))
+        return [found[m] if m in found else m.eval_logits(features[m.depth]) for m in self._members]
+
+
+def _logits(heads: Sequence[Member], x_ND: Tensor) -> list[Tensor]:
+    layers = [_layer(member) for member in heads]
+    weight_MKD, bias_MK = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
+    m, k, d = weight_MKD.shape
+    if x_ND.is_cuda or together_as_alone(m, len(x_ND), k, d, torch.get_num_threads()):
+        return list(logits(weight_MKD, bias_MK, x_ND).transpose(1, 2))
+    return [logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0].t() for i in range(m)]
 
 
 def _shape(member: Member) -> tuple[object, ...]:

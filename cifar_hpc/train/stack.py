@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -29,7 +28,9 @@ RULES = {  # the update rules, each with the running averages that its optimiser
     "adamw": ("exp_avg", "exp_avg_sq"),
 }
 LINE = 16  # float32 numbers in 64 bytes
-TRIED_STEPS = 2
+TRIED_STEPS = 2  # at least
+TRIED_NUMBERS = 20_000  # gradients that are compared, so that one rounded otherwise is among them; of few numbers in MOST_TRIED
+MOST_TRIED = 50  # steps
 TRIED_MEMBERS = 12
 
 
@@ -52,46 +53,98 @@ class Rates:
     shrink_M1: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What all stacks read of a batch, images last but in x. x_NE: the features, a 1 for the bias, zeros up to whole lines;
+    share_KN: of each class in a target; label_N: the largest one; before_KN: the classes before it. On a CPU the last three are
+    padded to whole lines of images; on a GPU the last is not needed."""
+
+    x_NE: Tensor
+    share_KN: Tensor
+    label_N: Tensor
+    before_KN: Tensor | None
+
+    @classmethod
+    def of(cls, x_ND: Tensor, target: Tensor, k: int) -> Batch:
+        """target: N classes, or NK shares."""
+        n, d = x_ND.shape
+        wide_n = n if x_ND.is_cuda else _whole_lines(n)
+        tail_NE = _tail(n, _whole_lines(d + 1) - d, x_ND.dtype, x_ND.device)
+        label_N = target if target.ndim == 1 else target.argmax(1)
+        if wide_n > n:
+            label_N = functional.pad(label_N, (0, wide_n - n))
+        share_KN = torch.zeros(k, wide_n, device=x_ND.device)
+        if target.ndim == 1:
+            share_KN.scatter_(0, label_N[None], 1.0)
+        else:
+            share_KN[:, :n] = target.t()
+        before_KN = None if x_ND.is_cuda else torch.arange(k)[:, None] < label_N
+        return cls(torch.cat([x_ND, tail_NE], 1), share_KN, label_N, before_KN)
+
+
 class Stack:
     """M classifiers from D numbers to K classes, of one kind of optimiser. rows: "parameter" and the optimiser's averages, each
-    MP, a row being a classifier's weights KD and its biases K, both padded with zeros to whole lines."""
+    MP, a row being a classifier's K times E numbers: D weights, the bias, zeros up to whole lines."""
 
     def __init__(self, kind: str, m: int, k: int, d: int, device: torch.device) -> None:
-        self.kind, self.m, self.k, self.d = kind, m, k, d
-        self.bias_at = _whole_lines(k * d)
-        width = self.bias_at + _whole_lines(k)
-        self.rows = {name: torch.zeros(m, width, device=device) for name in ("parameter", *RULES[kind])}
-        self.smoothing_M11, self.decay_M1, self.momentum_M1 = (
-            torch.zeros(m, *ones, device=device) for ones in ((1, 1), (1,), (1,))
-        )
-        self._grad_MP = torch.zeros(m, width, device=device)
+        self.kind, self.m, self.k, self.d, self.e = kind, m, k, d, _whole_lines(d + 1)
+        self.rows = {name: torch.zeros(m, k * self.e, device=device) for name in ("parameter", *RULES[kind])}
+        self.hard_M11, self.soft_M11 = torch.ones(m, 1, 1, device=device), torch.zeros(m, 1, 1, device=device)
+        self.decay_M1, self.momentum_M1 = torch.zeros(m, 1, device=device), torch.zeros(m, 1, device=device)
+        self._grad_MP = torch.zeros(m, k * self.e, device=device)
         self._logits: dict[int, Tensor] = {}  # for each number of images
 
+    def set_constants(self, smoothing_M: Tensor, decay_M: Tensor, momentum_M: Tensor) -> None:
+        """What a classifier has in all its steps: label smoothing, weight decay, momentum."""
+        smoothing_M11 = smoothing_M.view(-1, 1, 1)
+        self.hard_M11.copy_(1 - smoothing_M11)
+        self.soft_M11.copy_(smoothing_M11 / self.k)
+        self.decay_M1.copy_(decay_M[:, None])
+        self.momentum_M1.copy_(momentum_M[:, None])
+
     def weights(self, name: str) -> Tensor:
-        return self._weight(self.rows[name])
+        return self.rows[name].view(self.m, self.k, self.e)[..., : self.d]
 
     def biases(self, name: str) -> Tensor:
-        return self._bias(self.rows[name])
+        return self.rows[name].view(self.m, self.k, self.e)[..., self.d]
 
     @torch.no_grad()
-    def gradients(self, x_ND: Tensor, share_NK: Tensor, way: Way) -> tuple[Tensor, Tensor, Tensor]:
+    def gradients(self, batch: Batch, way: Way) -> tuple[Tensor, Tensor, Tensor]:
         """Of the mean loss over the images, MP; and the summed loss of each classifier (float64) and its hits, M."""
-        n = len(x_ND)
-        logits_MNK = self._logits_of(x_ND, way)  # of more rows than images, see there
-        logits_MNK += self.biases("parameter")[:, None]
-        share_NK = functional.pad(share_NK, (0, 0, 0, logits_MNK.shape[1] - n))
-        smooth_MNK = share_NK * (1 - self.smoothing_M11) + self.smoothing_M11 / self.k
-        log_p_MNK = logits_MNK.log_softmax(-1)
-        grad_MNK = (logits_MNK.softmax(-1) - smooth_MNK) / n
-        self._bias(self._grad_MP).copy_(grad_MNK[:, :n].sum(1))
-        self._weight_gradients(grad_MNK[:, :n], x_ND, way)
-        loss_M = -(log_p_MNK * smooth_MNK).sum(-1)[:, :n].double().sum(-1)
-        hits_M = (logits_MNK.argmax(-1) == share_NK.argmax(-1))[:, :n].sum(-1)
-        return self._grad_MP, loss_M, hits_M
+        if batch.x_NE.is_cuda:
+            return self.gradients_in_few_kernels(batch)
+        n = len(batch.x_NE)
+        logits_MKN = self._logits_of(batch.x_NE, way)
+        smooth_MKN = batch.share_KN * self.hard_M11 + self.soft_M11
+        loss_MN = (logits_MKN.log_softmax(1).mul_(smooth_MKN)).sum(1)
+        grad_MKN = logits_MKN.softmax(1).sub_(smooth_MKN).div_(n)
+        self._weight_gradients(grad_MKN.view(self.m * self.k, -1)[:, :n], batch.x_NE, way)
+        hits_M = _hits(logits_MKN, batch)[:, :n].sum(1)
+        return self._grad_MP, -loss_MN[:, :n].double().sum(1), hits_M
+
+    @torch.no_grad()
+    def gradients_in_few_kernels(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The same within rounding, for a GPU, where a step takes as long as its kernels take to launch."""
+        x_NE, n, weight_JE = batch.x_NE, len(batch.x_NE), self.rows["parameter"].view(-1, self.e)
+        logits_MKN = (weight_JE.to(x_NE.dtype) @ x_NE.t()).view(self.m, self.k, n).float()
+        log_p_MKN = logits_MKN.log_softmax(1)
+        smooth_MKN = torch.addcmul(self.soft_M11, self.hard_M11, batch.share_KN[:, :n])
+        grad_MKN = torch.ops.aten._log_softmax_backward_data(smooth_MKN, log_p_MKN, 1, torch.float32)  # smooth - softmax
+        grad_JN, grad_JE = grad_MKN.view(-1, n), self._grad_MP.view(-1, self.e)
+        if x_NE.dtype is torch.float32:
+            torch.addmm(grad_JE, grad_JN, x_NE, beta=0, alpha=-1 / n, out=grad_JE)
+        else:  # autocast's
+            grad_JE.copy_(grad_JN.to(x_NE.dtype) @ x_NE).mul_(-1 / n)
+        guess_MN = logits_MKN.argmax(1)
+        right_MN = torch.eq(guess_MN, batch.label_N[:n], out=torch.empty_like(guess_MN))
+        return self._grad_MP, log_p_MKN.mul_(smooth_MKN).sum((1, 2)).neg_(), right_MN.sum(1)
 
     @torch.no_grad()
     def update(self, grad_MP: Tensor, rates: Rates) -> None:
         """torch.optim's SGD (Nesterov), Adam and AdamW."""
+        if grad_MP.is_cuda:
+            self.update_in_few_kernels(grad_MP, rates)
+            return
         parameter = self.rows["parameter"]
         if self.kind == "adamw":
             parameter *= rates.shrink_M1
@@ -107,37 +160,69 @@ class Stack:
         deviation = (second / rates.correction_M1).sqrt_().add_(ADAM_EPS)
         parameter -= (first * rates.scale_M1).div_(deviation)
 
-    def _weight(self, rows_MP: Tensor) -> Tensor:
-        return rows_MP.as_strided((self.m, self.k, self.d), (rows_MP.stride(0), self.d, 1))
+    @torch.no_grad()
+    def update_in_few_kernels(self, grad_MP: Tensor, rates: Rates) -> None:
+        """The same within rounding, for a GPU."""
+        parameter = self.rows["parameter"]
+        if self.kind == "adamw":
+            parameter *= rates.shrink_M1
+        else:
+            grad_MP.addcmul_(self.decay_M1, parameter)
+        if self.kind == "sgd":
+            buffer = self.rows["momentum_buffer"]
+            torch.addcmul(grad_MP, self.momentum_M1, buffer, out=buffer)
+            grad_MP.addcmul_(self.momentum_M1, buffer)
+            parameter.addcmul_(grad_MP, rates.lr_M1, value=-1)
+            return
+        (first, second), (beta_1, beta_2) = (self.rows[name] for name in RULES[self.kind]), ADAM_BETAS
+        first.lerp_(grad_MP, 1 - beta_1)
+        second.mul_(beta_2).addcmul_(grad_MP, grad_MP, value=1 - beta_2)
+        deviation = (second / rates.correction_M1).sqrt_().add_(ADAM_EPS)
+        parameter.addcdiv_(first * rates.scale_M1, deviation, value=-1)
 
-    def _bias(self, rows_MP: Tensor) -> Tensor:
-        return rows_MP[:, self.bias_at : self.bias_at + self.k]
-
-    def _logits_of(self, x_ND: Tensor, way: Way) -> Tensor:
-        """Without the bias, float32. Followed by rows of no image, which make a classifier's part whole lines."""
-        n = len(x_ND)
+    def _logits_of(self, x_NE: Tensor, way: Way) -> Tensor:
+        """MKN, images padded to whole lines by columns of no meaning."""
+        n, weight_JE = len(x_NE), self.rows["parameter"].view(-1, self.e)
         if n not in self._logits:
-            self._logits[n] = torch.zeros(self.m, _whole_lines(n), self.k, device=x_ND.device)
-        whole_MNK = self._logits[n]
-        products_MNK, weight_MKD = whole_MNK[:, :n], self.weights("parameter")
-        if x_ND.dtype is not torch.float32:  # autocast's
-            products_MNK.copy_(torch.bmm(x_ND.expand(self.m, -1, -1), weight_MKD.to(x_ND.dtype).transpose(1, 2)))
-        elif way is Way.TOGETHER:
-            torch.bmm(x_ND.expand(self.m, -1, -1), weight_MKD.transpose(1, 2), out=products_MNK)
-        else:
-            for weight_KD, out_NK in zip(weight_MKD, products_MNK, strict=True):
-                torch.mm(x_ND, weight_KD.t(), out=out_NK)
-        return whole_MNK
+            self._logits[n] = torch.zeros(self.m * self.k, _whole_lines(n))
+        logits_JN = self._logits[n]
+        for rows in self._products(way):
+            if x_NE.dtype is torch.float32:
+                torch.mm(weight_JE[rows], x_NE.t(), out=logits_JN[rows, :n])
+            else:  # autocast's
+                logits_JN[rows, :n] = weight_JE[rows].to(x_NE.dtype) @ x_NE.t()
+        return logits_JN.view(self.m, self.k, -1)
 
-    def _weight_gradients(self, grad_MNK: Tensor, x_ND: Tensor, way: Way) -> None:
-        out_MKD = self._weight(self._grad_MP)
-        if x_ND.dtype is not torch.float32:
-            out_MKD.copy_(torch.bmm(grad_MNK.to(x_ND.dtype).transpose(1, 2), x_ND.expand(self.m, -1, -1)))
-        elif way is Way.TOGETHER:
-            torch.bmm(grad_MNK.transpose(1, 2), x_ND.expand(self.m, -1, -1), out=out_MKD)
-        else:
-            for grad_NK, out_KD in zip(grad_MNK, out_MKD, strict=True):
-                torch.mm(grad_NK.t(), x_ND, out=out_KD)
+    def _weight_gradients(self, grad_JN: Tensor, x_NE: Tensor, way: Way) -> None:
+        grad_JE = self._grad_MP.view(-1, self.e)
+        for rows in self._products(way):
+            if x_NE.dtype is torch.float32:
+                torch.mm(grad_JN[rows], x_NE, out=grad_JE[rows])
+            else:
+                grad_JE[rows] = (grad_JN[rows].to(x_NE.dtype) @ x_NE).float()
+
+    def _products(self, way: Way) -> list[slice]:
+        """The rows of the product, K for each classifier, that are computed at once."""
+        if way is Way.TOGETHER:
+            return [slice(None)]
+        return [slice(i * self.k, (i + 1) * self.k) for i in range(self.m)]
+
+
+def _hits(logits_MKN: Tensor, batch: Batch) -> Tensor:
+    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has."""
+    assert batch.before_KN is not None
+    label_M1N = batch.label_N.expand(len(logits_MKN), 1, -1)
+    best_MN = logits_MKN.amax(1)
+    earlier_MN = torch.where(batch.before_KN, logits_MKN, -torch.inf).amax(1)
+    return (logits_MKN.gather(1, label_M1N)[:, 0] == best_MN) & (earlier_MN < best_MN)
+
+
+@functools.lru_cache(maxsize=8)
+def _tail(n: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What follows the features: a 1 for the bias, then zeros."""
+    tail = torch.zeros(n, width, dtype=dtype, device=device)
+    tail[:, 0] = 1
+    return tail
 
 
 @functools.cache
@@ -155,18 +240,21 @@ def way_for(kind: str, m: int, n: int, k: int, d: int, threads: int) -> Way:
 
 def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> bool:
     draws = torch.Generator().manual_seed(0)
-    x_ND, share_NK = torch.randn(n, d, generator=draws), torch.rand(n, k, generator=draws)
-    share_NK /= share_NK.sum(1, keepdim=True)
     together = _drawn(kind, m, k, d, draws)
     tried = sorted({*range(0, m, -(-m // TRIED_MEMBERS)), m - 1})
     alone = [_part(together, i) for i in tried]
     lr_M1 = torch.rand(m, 1, generator=draws) * 0.1
     rates = Rates(lr_M1, lr_M1 * 1.5, lr_M1 + 0.5, 1 - lr_M1)
-    for _ in range(TRIED_STEPS):
-        grad_MP, *sums = together.gradients(x_ND, share_NK, way)
+    steps = min(max(TRIED_STEPS, TRIED_NUMBERS // (len(tried) * k * (d + 1))), MOST_TRIED)
+    for _ in range(steps):
+        share_NK = torch.rand(n, k, generator=draws)
+        batch = Batch.of(torch.randn(n, d, generator=draws), share_NK / share_NK.sum(1, keepdim=True), k)
+        grad_MP, *sums = together.gradients(batch, way)
         together.update(grad_MP, rates)
         for i, one in zip(tried, alone, strict=True):
-            grad_1P, *own_sums = one.gradients(x_ND, share_NK, Way.PRODUCTS_APART)
+            grad_1P, *own_sums = one.gradients(batch, Way.PRODUCTS_APART)
+            if not torch.equal(grad_MP[i], grad_1P[0]):
+                return False
             one.update(grad_1P, Rates(*(getattr(rates, name)[i : i + 1] for name in Rates.__slots__)))
             if not all(torch.equal(a[i : i + 1], b) for a, b in zip(sums, own_sums, strict=True)):
                 return False
@@ -175,13 +263,30 @@ def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> b
     return True
 
 
+@functools.cache
+def together_as_alone(m: int, n: int, k: int, d: int, threads: int) -> bool:
+    """Whether `logits` of m classifiers have on this CPU the bits of each alone, tried out as in `way_for`."""
+    draws = torch.Generator().manual_seed(0)
+    weight_MKD, bias_MK = torch.randn(m, k, d, generator=draws), torch.randn(m, k, generator=draws)
+    x_ND = torch.randn(n, d, generator=draws)
+    all_MKN = logits(weight_MKD, bias_MK, x_ND)
+    tried = sorted({*range(0, m, -(-m // TRIED_MEMBERS)), m - 1})
+    return all(torch.equal(all_MKN[i], logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0]) for i in tried)
+
+
+def logits(weight_MKD: Tensor, bias_MK: Tensor, x_ND: Tensor) -> Tensor:
+    """MKN, float32, of classifiers on one input, by one product."""
+    m, k, d = weight_MKD.shape
+    product_JN = weight_MKD.reshape(m * k, d).to(x_ND.dtype) @ x_ND.t()
+    return product_JN.float().view(m, k, -1) + bias_MK[..., None]
+
+
 def _drawn(kind: str, m: int, k: int, d: int, draws: torch.Generator) -> Stack:
     stack = Stack(kind, m, k, d, torch.device("cpu"))
     for name in stack.rows:
         stack.weights(name).copy_(torch.rand(m, k, d, generator=draws) * 0.1)
         stack.biases(name).copy_(torch.rand(m, k, generator=draws) * 0.1)
-    for column in (stack.smoothing_M11, stack.decay_M1, stack.momentum_M1):
-        column.copy_(torch.rand(column.shape, generator=draws))
+    stack.set_constants(*torch.rand(3, m, generator=draws))
     return stack
 
 
@@ -190,14 +295,9 @@ def _part(stack: Stack, i: int) -> Stack:
     one = Stack(stack.kind, 1, stack.k, stack.d, torch.device("cpu"))
     for name, rows in one.rows.items():
         rows.copy_(stack.rows[name][i : i + 1])
-    for name in ("smoothing_M11", "decay_M1", "momentum_M1"):
+    for name in ("hard_M11", "soft_M11", "decay_M1", "momentum_M1"):
         getattr(one, name).copy_(getattr(stack, name)[i : i + 1])
     return one
-
-
-def columns(values: Sequence[Sequence[float]], device: torch.device) -> Tensor:
-    """Numbers of each step and classifier as SM1, moved to the device in one piece."""
-    return torch.tensor(values, dtype=torch.float32)[..., None].to(device)
 
 
 def _whole_lines(n: int) -> int:

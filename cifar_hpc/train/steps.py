@@ -168,9 +168,10 @@ class Stepper:
                     for member in group.members:
                         self._fail(member, error)
             spans.append(span)
-        for member in self._apart:
+        for member, own in zip(self._apart, numbers[len(self._probes) :], strict=True):
             with self._clock.spent_by([member]) as span:
                 try:
+                    member.set_numbers(own)
                     member.train_step(features[member.depth], target)
                 except Exception as error:
                     self._fail(member, error)

@@ -116,13 +116,22 @@ def both(configs: list[TrialConfig]) -> dict[str, Any]:
     return {"gpu": there, "cpu": train(configs, 0, Path(tempfile.mkdtemp())), "waits": waits}
 
 
-def host_kept() -> dict[str, Any]:
+def where_little_is_free(*configs: TrialConfig) -> dict[str, Any]:
     real = torch.cuda.mem_get_info
     torch.cuda.mem_get_info = lambda device=None: (1000, 2**33)  # type: ignore[assignment]
     try:
-        return both([*probes("sgd"), config(freeze=1, lr=0.01)])
+        return both(list(configs))
     finally:
         torch.cuda.mem_get_info = real
+
+
+def host_kept() -> dict[str, Any]:
+    """Features in the host's memory, and images."""
+    return where_little_is_free(*probes("sgd"), config(freeze=1, lr=0.01))
+
+
+def streamed() -> dict[str, Any]:
+    return where_little_is_free(config(augment="flip_crop", lr=0.01), config(augment="flip_crop", freeze=1, lr=0.01))
 
 
 def augmentations() -> dict[str, Any]:
@@ -216,6 +225,7 @@ OTHERS = {
     "launches": launches,
     "augmentations": augmentations,
     "host kept": host_kept,
+    "streamed": streamed,
     "resumed": resumed,
     "given back": given_back,
 }
