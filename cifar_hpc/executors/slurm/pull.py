@@ -49,6 +49,7 @@ class Puller:
     _expected_s: float = 0.0
     _began: tuple[Task, float] | None = None
     _asked_at: float = 0.0
+    _cancelled: CancelledTrials = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._cancelled = CancelledTrials(self.layout.sweep(self.work.sweep))
