@@ -22,6 +22,7 @@ import cifar_hpc.train.steps as steps
 from cifar_hpc.config import catalog
 from cifar_hpc.config.trial import AugmentOp, TrialConfig
 from cifar_hpc.distributed.gradients import SharedGradients
+from cifar_hpc.distributed.store import StoreAddress
 from cifar_hpc.distributed.world import join_world
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.plan import Resources
@@ -274,7 +275,7 @@ def test_two_processes_without_a_gpu_run_beside_one(pool):
 
 
 def test_a_world_of_one_speaks_by_nccl_and_gloo_and_shares_gradients(tmp_path):
-    with join_world(0, 1, tmp_path / "store", 30.0, gpu=0) as world:
+    with join_world(0, 1, StoreAddress(file=tmp_path / "store"), 30.0, gpu=0) as world:
         there, here = torch.ones(5, device="cuda"), torch.ones(3)
         torch.distributed.all_reduce(there)
         torch.distributed.all_reduce(here)

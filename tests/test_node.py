@@ -63,7 +63,8 @@ def _reads(path: Path) -> list[str]:
                 found.append(key)
             case ast.Call(func=function, args=[ast.Constant(value=str(key)), *_]):
                 found += [key] if re.search(r"environ\.\w+$|getenv$", ast.unparse(function)) else []
-    return [key for key in found if key.startswith(("SLURM_", "SLURMD_"))]
+    of_a_job = [key for key in found if key.startswith(("SLURM_", "SLURMD_"))]
+    return [key for key in of_a_job if key != "SLURM_CONF"]  # which says where the controller is, in a job or out of it
 
 
 def test_nobody_else_reads_a_variable_of_slurms():

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from cifar_hpc.distributed.rendezvous import DIED, POLL_S, Failure, RanksFailedError, Rendezvous, Team
+from cifar_hpc.distributed.store import StoreAddress
 from cifar_hpc.distributed.world import PeerLostError, World, join_world
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.schema import EpochRecord
@@ -54,7 +55,7 @@ class _Start:
     rank: int
     gpu: int | None
     size: int
-    store: Path
+    store: StoreAddress
     timeout_s: float
 
 
@@ -107,6 +108,8 @@ def run_ranks(
     try:
         launch.start(work, argument, timeout_s)
         launch.watch()
+    except PeerLostError as error:
+        raise RanksFailedError(Failure.of(error)) from error
     finally:
         launch.kill()
 
@@ -141,9 +144,10 @@ class _Launch:
                 self.lines[ours] = rank
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        store = self.rendezvous.find_store(self.interrupted)
         for line, rank in self.lines.items():
             gpu = rank - team.place * team.here_n if team.on_gpus else None
-            start = _Start(work, argument, rank, gpu, team.size, self.rendezvous.store.absolute(), timeout_s)
+            start = _Start(work, argument, rank, gpu, team.size, store, timeout_s)
             with contextlib.suppress(BrokenPipeError):  # it is dead already, and `watch` sees it
                 line.send_bytes(pickle.dumps(start))
 

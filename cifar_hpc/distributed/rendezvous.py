@@ -1,7 +1,7 @@
 """The launchers of one world, one a node: how many ranks each starts, and what they say to each other.
 
-They speak through small files in a folder that all of them see, so that no name is resolved and no port agreed on. The first
-one leads: it alone judges failures and says whether the ranks start again.
+They speak through small files in a folder that all of them see; the ranks find each other through a store that the first one
+serves. The first one leads: it alone judges failures and says whether the ranks start again.
 
 Owns: Team, Rendezvous, Failure and the errors of ranks. Knows nothing of processes, cohorts or records.
 """
@@ -13,12 +13,14 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch._C._distributed_c10d import TCPStore
 
+from cifar_hpc.distributed.store import StoreAddress, own_addresses, reachable, serve_store
 from cifar_hpc.distributed.world import MEET_S, PeerLostError
 from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.records.node import Node
@@ -116,10 +118,42 @@ class Rendezvous:
     team: Team
     round: int = 0
     begun: bool = False
+    _store: StoreAddress | None = None
+    _served: TCPStore | None = None
 
-    @property
-    def store(self) -> Path:
-        return self.folder / f"store-{self.round}"
+    def find_store(self, interrupted: Callable[[], bool] = lambda: False) -> StoreAddress:
+        """Where the ranks of this round find each other: over TCP where the first node can be reached from all others, which
+        say so, else a file. Raises Interrupted, PeerLostError where a launcher says nothing."""
+        if self._store is None:
+            self._store = self._agree_on_store(interrupted)
+        return self._store.of_round(self.round)
+
+    def _agree_on_store(self, interrupted: Callable[[], bool]) -> StoreAddress:
+        file = StoreAddress(file=(self.folder / "store").absolute())
+        if self.team.place:
+            served = json.loads(self._hear("served", interrupted))
+            host = reachable(served["hosts"], served["port"]) if served["hosts"] else None
+            self._write(f"reached-{self.team.place}", host or "")
+            return file if self._hear("store", interrupted) == "file" else StoreAddress(None, str(host), served["port"])
+        self._served = serve_store(to_other_nodes=self.team.launchers_n > 1)
+        port = 0 if self._served is None else self._served.port
+        reached = [str(port or "")]
+        if self.team.launchers_n > 1:
+            self._write("served", json.dumps({"hosts": own_addresses() if port else [], "port": port}))
+            reached += [self._hear(f"reached-{place}", interrupted) for place in range(1, self.team.launchers_n)]
+            self._write("store", "tcp" if all(reached) else "file")
+        return StoreAddress(None, "127.0.0.1", port) if all(reached) else file
+
+    def _hear(self, name: str, interrupted: Callable[[], bool]) -> str:
+        """What another launcher writes there. Raises Interrupted, PeerLostError."""
+        until = time.monotonic() + MEET_S
+        while time.monotonic() < until:
+            with contextlib.suppress(FileNotFoundError):
+                return (self.folder / name).read_text()
+            if interrupted() or (self.team.place and self.ended()):
+                raise Interrupted
+            time.sleep(POLL_S)
+        raise PeerLostError(f"another node of this trial has been silent for {MEET_S:g} s")
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -144,6 +178,7 @@ class Rendezvous:
                 while not self._all_said("left") and time.monotonic() < until:
                     time.sleep(POLL_S)
                 shutil.rmtree(self.folder, ignore_errors=True)
+                self._served = None
 
     def tell_failure(self, failure: Failure) -> None:
         self._write(f"failed-{self.round}-{self.team.place}", json.dumps(asdict(failure)))

@@ -11,14 +11,13 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import FileStore
 
+from cifar_hpc.distributed.store import StoreAddress
 from cifar_hpc.errors import CifarHpcError
 
 T = TypeVar("T")
@@ -118,15 +117,14 @@ class World:
 
 
 @contextmanager
-def join_world(rank: int, size: int, store: Path, timeout_s: float, gpu: int | None = None) -> Iterator[World]:
-    """A World while inside. store: a file that all processes see, which is how they find each other: no name is resolved and
-    no port agreed on. timeout_s: the longest wait for another process in a common operation, seconds. gpu: the index of this
-    process's own, None: it computes on the CPU.
+def join_world(rank: int, size: int, store: StoreAddress, timeout_s: float, gpu: int | None = None) -> Iterator[World]:
+    """A World while inside. store: where all processes find each other. timeout_s: the longest wait for another process in a
+    common operation, seconds. gpu: the index of this process's own, None: it computes on the CPU.
 
     NCCL carries what lies on GPUs, gloo the rest. Raises PeerLostError.
     """
     with peers():
-        rendezvous = FileStore(str(store), size)
+        rendezvous = store.open(size, max(MEET_S, timeout_s))
         rendezvous.set(f"here-{rank}", "")
         rendezvous.wait([f"here-{peer}" for peer in range(size)], datetime.timedelta(seconds=max(MEET_S, timeout_s)))
         dist.init_process_group(
