@@ -14,9 +14,12 @@ from cifar_hpc.cli.speech import ONE_NAME
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.status.state import is_going_on
 from cifar_hpc.status.words import plural
+from cifar_hpc.sweep.accounting import look_up
+from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.terminal.tables import Format, TextColumn, plain_columns, print_columns, print_records, to_csv, to_json
 
 if TYPE_CHECKING:
@@ -105,6 +108,9 @@ def compare(
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int, *, open_: bool) -> None:
     from cifar_hpc.collect.sections import chosen_sections
 
+    for name in names:
+        if layout.has_sweep(name):
+            look_up(layout, name, reader_of(layout, read_plan(layout, name)).read)
     sections = chosen_sections(layout, names, terms, SlurmQueue(layout.queue))
     prose = _prose()
     if format is Format.TABLE:

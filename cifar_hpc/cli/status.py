@@ -19,7 +19,8 @@ from cifar_hpc.status.advice import counts_text, first_line, next_lines, stage_l
 from cifar_hpc.status.names import names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import score_text
+from cifar_hpc.status.words import allocated_text, score_text
+from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -50,6 +51,8 @@ def status(
         return
     elif format is Format.TABLE:
         _print_status(plan, states, rows, detailed=bool(terms))
+        if not terms and (found := look_up(layout, name, lambda: states)) is not None:
+            typer.echo(f"  cluster    {allocated_text(found)}")
     else:
         print_columns(_trial_columns(plan, states, rows), format)
 

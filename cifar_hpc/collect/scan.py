@@ -5,6 +5,7 @@ A scan may run while trials do: it sees each result whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +19,11 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
-from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.schema import Accounting, EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
 from cifar_hpc.status.state import Queue, read_states
+from cifar_hpc.status.words import allocated_text
 
 T = TypeVar("T", Trial, Unfinished)
 
@@ -103,8 +105,18 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         rejected=(*corrupt, *unread, *(() if plans else foreign)),
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
-        notes=tuple(dict.fromkeys(finding for plan in plans for finding in plan.findings)),
+        notes=tuple(dict.fromkeys([*(f for plan in plans for f in plan.findings), *_allocated(layout, plans)])),
     )
+
+
+def _allocated(layout: Layout, plans: Sequence[PlanRecord]) -> list[str]:
+    """What the cluster's accounting last said of each sweep."""
+    notes = []
+    for plan in plans:
+        with contextlib.suppress(OSError, RecordError):
+            found = read_record(layout.sweep(plan.sweep).accounting, Accounting)
+            notes.append(f"The cluster counted for {plan.sweep}: {allocated_text(found)}.")
+    return notes
 
 
 def varying_axes(pool: Pool) -> tuple[Axis, ...]:

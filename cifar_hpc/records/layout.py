@@ -195,6 +195,11 @@ class SweepFiles:
         return self.folder / "ensemble.json"
 
     @property
+    def accounting(self) -> Path:
+        """What the cluster's accounting last said of the sweep's jobs."""
+        return self.folder / "accounting.json"
+
+    @property
     def code(self) -> Path:
         """The package as it was submitted to a cluster, a folder for each state of it."""
         return self.folder / "code"

@@ -322,13 +322,14 @@ class EnsembleRecord(Record):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTrial(Record):
     """One trial of a plan. axes: the swept keys and their values, as the spec spells them. picks: what a search's sampler
-    chose, by axis; empty where the spec itself says the trial."""
+    chose, by axis; empty where the spec itself says the trial. resources: what it has other than the plan's."""
 
     trial_id: Name
     point_id: Name
     axes: Plain
     config: Plain
     picks: Plain = dataclasses.field(default_factory=dict)
+    resources: Plain = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +415,22 @@ class Budget(Record):
 
     gpu_hours: float | None = None
     cpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting(Record):
+    """accounting.json: what a cluster's own accounting says that the jobs of a sweep took. jobs: handles that were asked about;
+    starts: of them and their array tasks; hours: of the starts, whatever they were granted; ended: whether all have."""
+
+    schema_version: Int = SCHEMA_VERSION
+    at: str
+    jobs: Int
+    starts: Int
+    hours: float
+    gpu_hours: float
+    cpu_hours: float
+    trained_hours: float  # of the same trials, in training and validation
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

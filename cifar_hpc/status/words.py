@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cifar_hpc.records.schema import Accounting
+
 
 def percent_text(share: float | None, digits: int = 2) -> str:
     """'91.30'; empty for None."""
@@ -36,6 +38,13 @@ def duration_text(seconds: float | None) -> str:
 def plural(count: int, noun: str) -> str:
     """'1 trial', '2 trials'."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def allocated_text(found: Accounting) -> str:
+    """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'. Trials side by side on one GPU share its time."""
+    hours = f"{found.gpu_hours:.3g} GPU-hours" if found.gpu_hours else f"{found.cpu_hours:.3g} CPU-hours"
+    share = f", {100 * min(1.0, found.trained_hours / found.hours):.0f} % of that time in training" if found.hours else ""
+    return f"{hours} in {plural(found.starts, 'start')} of jobs{share}{'' if found.ended else ', so far'}"
 
 
 def number_text(value: float, digits: int) -> str:

@@ -1,0 +1,72 @@
+"""What a sweep's jobs took of a cluster, by the cluster's own accounting, beside what of it was training.
+
+Owns: accounting.json of a sweep, which remembers the answer: the cluster is asked once a minute at most while a job of it runs,
+and not again after the last one. Where there is no accounting, or no job ever ran there, there is no such file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from cifar_hpc.errors import RecordError
+from cifar_hpc.executors.slurm.accounting import Allocation, read_allocations
+from cifar_hpc.executors.slurm.handles import cluster_of, is_place, job_of
+from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Accounting, JobEvent
+from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
+from cifar_hpc.sweep.missing import States
+
+FRESH_S = 60.0
+
+
+def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Accounting | None:
+    """None where nothing is known; raises nothing for want of an answer or of room. read_states: of all trials; called where
+    they are needed."""
+    files = layout.sweep(sweep)
+    events = [e for e in read_records(files.jobs, JobEvent) if e.event == "submitted" and e.executor == "slurm"]
+    handles = {event.handle for event in events if event.handle and not is_place(event.handle)}
+    if not handles:
+        return None
+    known: Accounting | None = None
+    with contextlib.suppress(OSError, RecordError):
+        known = read_record(files.accounting, Accounting)
+    if known is not None and known.jobs == len(handles) and (known.ended or _age_s(known) < FRESH_S):
+        return known
+    own = SlurmQueue(layout.queue).cluster
+    jobs = {job_of(handle) for handle in handles if cluster_of(handle) in (None, own)}
+    allocations = read_allocations(jobs)
+    if not allocations:
+        return known
+    states = read_states()
+    trained = {trial_id for event in events for trial_id in event.trial_ids} & states.keys()
+    found = _add_up(allocations, len(handles), sum(_trained_s(states, trial_id) for trial_id in trained))
+    with contextlib.suppress(OSError):
+        write_record(files.accounting, found)
+    return found
+
+
+def _add_up(allocations: list[Allocation], jobs: int, trained_s: float) -> Accounting:
+    return Accounting(
+        at=utc_now(),
+        jobs=jobs,
+        starts=len(allocations),
+        hours=sum(one.seconds for one in allocations) / 3600,
+        gpu_hours=sum(one.seconds * one.gpus for one in allocations) / 3600,
+        cpu_hours=sum(one.seconds * one.cpus for one in allocations) / 3600,
+        trained_hours=trained_s / 3600,
+        ended=all(one.ended for one in allocations),
+    )
+
+
+def _trained_s(states: States, trial_id: str) -> float:
+    state = states[trial_id]
+    if state.result is not None:
+        return state.result.train_s if state.result.executor == "slurm" else 0.0
+    return sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
+
+
+def _age_s(known: Accounting) -> float:
+    return abs((datetime.now(UTC) - datetime.fromisoformat(known.at)).total_seconds())

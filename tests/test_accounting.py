@@ -1,0 +1,89 @@
+"""GPU-hours and efficiency of a sweep by the cluster's own accounting, from a scripted sacct."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, write_trial
+from cifar_hpc.cli import app
+from cifar_hpc.executors.slurm.accounting import Allocation, parse_allocations
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import JobEvent, TrialResult
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
+from cifar_hpc.spec.load import load_spec
+from tests.helpers.scripted_slurm import ScriptedSlurm
+
+LINES = """\
+1000|COMPLETED|3600|4|billing=4,cpu=4,gres/gpu:a100=2,gres/gpu=2,mem=8G,node=1
+1001|REQUEUED|1800|4|billing=4,cpu=4,gres/gpu:a100=1,mem=8G,node=1
+1002|CANCELLED by 0|0|0|
+no line of sacct
+1003|RUNNING|0|4|cpu=4,gres/gpu=1
+"""
+
+
+def test_every_start_counts_with_its_gpus_and_what_never_began_does_not():
+    assert parse_allocations(LINES) == [
+        Allocation("COMPLETED", 3600, 4, 2),
+        Allocation("REQUEUED", 1800, 4, 1),
+        Allocation("RUNNING", 0, 4, 1),
+    ]
+
+
+@pytest.fixture
+def asked(tmp_path, monkeypatch):
+    """A sweep of one finished trial that a scripted cluster ran; how often its sacct was called."""
+    slurm = ScriptedSlurm(tmp_path / "slurm").install(monkeypatch)
+    _sacct(slurm, LINES.splitlines()[0])
+    (tmp_path / "s.yaml").write_text("name: s\ndataset: digits\nbase: {arch: linear}\n")
+    plan = make_plan(load_spec(tmp_path / "s.yaml"))
+    layout, (trial,) = Layout(results_root()), plan.trials
+    write_trial(layout, trial, Images.draw(50, 10))
+    files = layout.trial(trial.trial_id)
+    result = dataclasses.replace(read_record(files.result, TrialResult), executor="slurm", train_s=900.0, job="s/job-0001")
+    write_record(files.result, result)
+    write_record(layout.sweep("s").plan, plan_record(plan))
+    event = JobEvent(
+        at=utc_now(), event="submitted", job_id="job-0001", trial_ids=(trial.trial_id,), executor="slurm", handle="1000_0@alps"
+    )
+    append_records(layout.sweep("s").jobs, [event])
+    return slurm
+
+
+def _sacct(slurm: ScriptedSlurm, text: str, status: int = 0) -> None:
+    script = f'#!/bin/bash\necho "sacct $*" >> {slurm.folder}/calls\ncat <<"END"\n{text}\nEND\nexit {status}\n'
+    (slurm.folder / "sacct").write_text(script)
+    (slurm.folder / "sacct").chmod(0o755)
+
+
+def _run(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_status_tells_gpu_hours_and_efficiency_and_asks_once_after_all_has_ended(asked):
+    for _ in range(2):
+        assert "cluster    2 GPU-hours in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
+    assert asked.calls("sacct") == 1
+    assert "-j 1000 " in (asked.folder / "calls").read_text()
+
+
+def test_the_report_tells_them_too(asked):
+    assert "The cluster counted for s: 2 GPU-hours in 1 start of jobs" in _run("report", "s")
+
+
+def test_while_jobs_run_the_cluster_is_asked_once_a_minute(asked):
+    _sacct(asked, LINES.splitlines()[0].replace("COMPLETED", "RUNNING"))
+    for _ in range(3):
+        assert "of that time in training, so far" in _run("status", "s")
+    assert asked.calls("sacct") == 1
+
+
+def test_a_cluster_without_accounting_says_nothing(asked):
+    _sacct(asked, "Slurm accounting storage is disabled", status=1)
+    assert "cluster" not in _run("status", "s") and "s: " in _run("status", "s")
