@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
+from cifar_hpc.planning.duration import Duration
 from cifar_hpc.planning.lineage import levels_of, parent_of
 from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
@@ -21,13 +23,15 @@ __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """What an executor starts. job_id: unique within its sweep. level: of its trials in the plan, above that of all
-    their parents. It starts once its parents' jobs have ended, well or not: a trial whose parent failed says so itself."""
+    their parents. It starts once its parents' jobs have ended, well or not: a trial whose parent failed says so itself.
+    duration: what it may take; None: nobody has estimated it."""
 
     sweep: str
     job_id: str
     cohorts: tuple[Cohort, ...]
     resources: Resources
     level: int = 0
+    duration: Duration | None = None
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -52,7 +56,7 @@ class Job:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """All trials of a sweep, finished or not, in the spec's order, and the cohorts that they train in.
 
@@ -65,6 +69,15 @@ class Plan:
     levels: tuple[tuple[str, ...], ...]
     share: bool = True  # whether trials with a common trunk train side by side
     promise: Mapping[str, float] = field(default_factory=dict)  # by network_of: those of more start first
+
+    def resources_of(self, trial_id: str) -> Resources:
+        """What the trial's job gets: those of a cohort get the same."""
+        return self._own_resources.get(trial_id, self.spec.resources)
+
+    @functools.cached_property
+    def _own_resources(self) -> dict[str, Resources]:
+        trials = {trial.config.trial_id: trial.resources for trial in self.spec.trials if trial.resources}
+        return {trial_id: dataclasses.replace(self.spec.resources, **wanted) for trial_id, wanted in trials.items()}
 
 
 def network_of(config: TrialConfig) -> str:
@@ -80,9 +93,22 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     share: train trials side by side where they have a trunk in common; else each alone, with the same numbers.
     """
     trials = tuple(trial.config for trial in spec.trials)
-    host_gb = None if spec.resources.gpus else spec.resources.memory_gb  # a GPU's own memory is seen where it is
-    cohorts = group_cohorts(trials, host_gb) if share else alone(trials)
+    cohorts = _cohorts_of_equal_resources(spec) if share else alone(trials)
     return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=levels_of(trials), share=share)
+
+
+def _cohorts_of_equal_resources(spec: SweepSpec) -> tuple[Cohort, ...]:
+    """In the order of each cohort's first trial."""
+    classes: dict[Resources, list[TrialConfig]] = {}
+    for trial in spec.trials:
+        asked = dataclasses.replace(spec.resources, **trial.resources) if trial.resources else spec.resources
+        classes.setdefault(asked, []).append(trial.config)
+    cohorts: list[Cohort] = []
+    for asked, trials in classes.items():
+        host_gb = None if asked.gpus else asked.memory_gb  # a GPU's own memory is seen where it is
+        cohorts += group_cohorts(trials, host_gb)
+    position = {trial.config.trial_id: place for place, trial in enumerate(spec.trials)}
+    return tuple(sorted(cohorts, key=lambda cohort: min(position[trial_id] for trial_id in cohort.trial_ids)))
 
 
 def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple[Job, ...]:
@@ -104,7 +130,13 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
 
     leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -promise(pair[1]), -work_of(pair[1])))
     return tuple(
-        Job(sweep=plan.spec.name, job_id=f"job-{number:04d}", cohorts=(cohort,), resources=plan.spec.resources, level=level)
+        Job(
+            sweep=plan.spec.name,
+            job_id=f"job-{number:04d}",
+            cohorts=(cohort,),
+            resources=plan.resources_of(cohort.trial_ids[0]),
+            level=level,
+        )
         for number, (level, cohort) in enumerate(leveled, first_number)
     )
 
@@ -122,6 +154,7 @@ def plan_record(plan: Plan) -> PlanRecord:
                 point_id=trial.config.point_id,
                 axes=trial.axes,
                 config=trial.config.to_json(),
+                resources=trial.resources,
             )
             for trial in plan.spec.trials
         ),
@@ -142,7 +175,7 @@ def recorded_plan(record: PlanRecord) -> Plan:
         name=record.sweep,
         path=Path(record.spec_path),
         text="",
-        trials=tuple(SweepTrial(TrialConfig.from_json(trial.config), trial.axes) for trial in record.trials),
+        trials=tuple(SweepTrial(TrialConfig.from_json(trial.config), trial.axes, trial.resources) for trial in record.trials),
         objective=record.objective,
         resources=Resources(**record.resources),
         warnings=(),

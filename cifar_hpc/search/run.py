@@ -115,7 +115,9 @@ class SearchRun:
             return Suggestion(trial_id, (), None)
         name, cohort = f"job-{self._next_job:04d}", Cohort(trials=(config,))
         self._next_job += 1
-        job = Job(sweep=self._spec.name, job_id=name, cohorts=(cohort,), resources=self._spec.resources)
+        wanted = next((trial.resources for trial in self.record.trials if trial.trial_id == trial_id), {})
+        resources = dataclasses.replace(self._spec.resources, **wanted)
+        job = Job(sweep=self._spec.name, job_id=name, cohorts=(cohort,), resources=resources)
         return Suggestion(trial_id, state.epochs, job)
 
     def _new_point(self) -> Sequence[TrialConfig]:
@@ -183,10 +185,10 @@ class SearchRun:
         assert self.search.scheduler is not None
         config = dataclasses.replace(trial.config, epochs=self.search.scheduler.grace_epochs, keep="weights")
         if parent is None:
-            return SweepTrial(normalise(config), trial.axes)
+            return dataclasses.replace(trial, config=normalise(config))
         weights = f"{PARENT_PREFIX}{parent.trial_ids[0]}"
         config = dataclasses.replace(config, weights=weights, weights_fingerprint=None, seed=config.seed + generation)
-        return SweepTrial(normalise(config), {**trial.axes, "weights": weights})
+        return dataclasses.replace(trial, config=normalise(config), axes={**trial.axes, "weights": weights})
 
     def _tried(self, point: _Point) -> Tried:
         """What is known of the point now, from its trials' records; results are not read again."""
@@ -247,7 +249,12 @@ def _with_trials(record: PlanRecord, trials: Sequence[PlannedTrial]) -> PlanReco
 def _planned(trial: SweepTrial, picks: Picks) -> PlannedTrial:
     config = trial.config
     return PlannedTrial(
-        trial_id=config.trial_id, point_id=config.point_id, axes=trial.axes, config=config.to_json(), picks=dict(picks)
+        trial_id=config.trial_id,
+        point_id=config.point_id,
+        axes=trial.axes,
+        config=config.to_json(),
+        picks=dict(picks),
+        resources=trial.resources,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -23,7 +25,7 @@ from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.spec.trials import read_trials
 from cifar_hpc.spec.values import show
-from cifar_hpc.spec.yaml_tree import YamlTree, parse_yaml, read_yaml
+from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml, read_yaml
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
@@ -59,7 +61,10 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         trials = found.trials
         warnings = (*found.warnings, *idle_settings(found.written, [trial.config for trial in trials]))
     resources = Resources(**all_of(spec["resources"])) if "resources" in spec else Resources()
-    _check_parts(search.corners if search else [trial.config for trial in trials], resources, tree)
+    if search:
+        _check_parts(search.corners, resources, tree)
+    for asked in dict.fromkeys(replace(resources, **trial.resources) for trial in trials):
+        _check_parts([t.config for t in trials if replace(resources, **t.resources) == asked], asked, tree)
     return SweepSpec(
         name=spec["name"],
         path=path,
@@ -148,7 +153,16 @@ def _wrong_objective(model: BaseModel, tree: YamlTree) -> list[Problem]:
 
 
 def _wrong_resources(model: BaseModel, tree: YamlTree) -> list[Problem]:
-    gpus = given(given(model).get("resources")).get("gpus")
-    if gpus is None or gpus <= 1 or gpus == int(gpus):
-        return []
-    return [Problem(tree.where(("resources", "gpus")), f"{gpus:g}", "a share of one GPU, 0..1, or a whole number is needed")]
+    spec = given(model)
+    parts: list[tuple[KeyPath, Any]] = [(("resources",), spec.get("resources"))]
+    sections: list[tuple[KeyPath, dict[str, Any]]] = [((), spec)]
+    sections += [(("stages", name), given(stage)) for name, stage in (spec.get("stages") or {}).items()]
+    for place, section in sections:
+        for n, rule in enumerate(section.get("when") or ()):
+            parts.append(((*place, "when", n, "set", "resources"), given(given(rule)["set"]).get("resources")))
+    asked = [(path, given(part).get("gpus")) for path, part in parts]
+    return [
+        Problem(tree.where((*path, "gpus")), f"{gpus:g}", "a share of one GPU, 0..1, or a whole number is needed")
+        for path, gpus in asked
+        if gpus is not None and gpus > 1 and gpus != int(gpus)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cifar_hpc.config.catalog import ENSEMBLE_METHODS
@@ -75,7 +75,9 @@ class Ensembling:
 
 @dataclass(frozen=True, slots=True)
 class SweepTrial:
-    """One trial of a sweep. axes: the swept keys, each with one word or number (the seed among them when there are several)."""
+    """One trial of a sweep. axes: the swept keys, each with one word or number (the seed among them when there are several).
+    resources: those that a rule of `when` sets for it, by their names; no part of its id."""
 
     config: TrialConfig
     axes: dict[str, Any]
+    resources: dict[str, Any] = field(default_factory=dict)

@@ -146,7 +146,7 @@ _SECTION_DOCS = {
     "zip": "axes that move together; lists of one length",
     "include": "extra points: base and these keys",
     "exclude": "points left out: every key of the pattern matches (a list matches any of its values)",
-    "when": "rules in order: points that match `if` get the keys of `set`; points that become equal are one",
+    "when": "rules in order: points that match `if` get the keys of `set`, `resources` too; points that become equal are one",
     "seeds": "seeds of every point: a list, or a count n for 0..n-1",
     "folds": "cross-validation: a count of parts, each held out once, or a mapping; all labelled images measure every point",
     "objective": "what chooses the best epoch and ranks points; validation only",
@@ -203,7 +203,10 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
         "Trial keys with a value, or a list of which any matches.",
         {n: (Annotated[list[kind], some, BeforeValidator(_as_list)], None) for n, kind in matchers.items()},  # type: ignore[valid-type]
     )
-    rule = _model("Rule", "Points that match `if` get the keys of `set`.", {"if": (pattern, ...), "set": (point, ...)})
+    resources = _part("Resources", "What one trial needs.", RESOURCE_KEYS)
+    settable = {**{name: (kind, None) for name, kind in setters.items()}, "resources": (resources, None)}
+    changed = _model("Set", "Trial keys with one value each, and resources.", settable)
+    rule = _model("Rule", "Points that match `if` get the keys of `set`.", {"if": (pattern, ...), "set": (changed, ...)})
     objective = _model(
         "Objective",
         "The metric, and max or min, as the metric wants it.",
@@ -239,7 +242,7 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
             "plugins": (list[str], None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
-            "resources": (_part("Resources", "What one trial needs.", RESOURCE_KEYS), None),
+            "resources": (resources, None),
         },
     )
 
@@ -292,7 +295,7 @@ def json_schema() -> dict[str, Any]:
     schema = spec_model().model_json_schema(by_alias=True)
     definitions = schema["$defs"]
     any_dataset = {"anyOf": [{"enum": list(catalog.DATASETS)}, {"$ref": "#/$defs/Dataset"}]}
-    for part in (schema, definitions["Stage"], definitions["Point"]):
+    for part in (schema, definitions["Stage"], definitions["Point"], definitions["Set"]):
         part["properties"]["dataset"] = {**any_dataset, "description": _SECTION_DOCS["dataset"]}
     for part in (definitions["Axes"], definitions["Pattern"]):
         part["properties"]["dataset"] = {"type": "array", "items": any_dataset, "description": _SECTION_DOCS["dataset"]}

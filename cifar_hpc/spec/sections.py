@@ -15,6 +15,7 @@ from cifar_hpc.spec.schema import all_of, given
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
+RESOURCES = "resources."  # before the keys of a point that a rule sets of a trial's resources
 DEFAULTS = {name: key.default for name, key in {**TRIAL_KEYS, "seed": SEED}.items()}
 
 
@@ -142,13 +143,15 @@ def _setter(values: dict[str, Any]) -> Point:
         details = [f"{key}={spell(value)}" for key, value in written.items() if key != "name"]
         flat["dataset"] = " ".join([str(written.get("name", "folder")), *details])
         flat |= {f"dataset.{key}": value for key, value in all_of(values["dataset"]).items()}
-    return flat | {key: value for key, value in values.items() if key != "dataset"}
+    flat |= {f"{RESOURCES}{key}": value for key, value in given(values.get("resources")).items()}
+    return flat | {key: value for key, value in values.items() if key not in ("dataset", "resources")}
 
 
 def _section_setter(part: BaseModel | None, path: KeyPath, origins: Origins) -> Point:
     values = given(part)
     for key, value in values.items():
-        origins.add(_setter({key: value}), (*path, key))
+        if key != "resources":  # they are no trial's: no contradiction looks for them
+            origins.add(_setter({key: value}), (*path, key))
     return _setter(values)
 
 

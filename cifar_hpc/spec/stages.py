@@ -112,10 +112,10 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
     trials: dict[str, SweepTrial] = {}
     for stage, found in read.items():
         for trial in found.trials:
-            trials.setdefault(trial.config.trial_id, SweepTrial(trial.config, {"stage": stage, **trial.axes}))
+            trials.setdefault(trial.config.trial_id, dataclasses.replace(trial, axes={"stage": stage, **trial.axes}))
     parents = {str(trial.config.weights).removeprefix(PARENT_PREFIX) for trial in trials.values()}
     kept = tuple(
-        SweepTrial(dataclasses.replace(trial.config, keep="weights"), trial.axes) if trial_id in parents else trial
+        dataclasses.replace(trial, config=dataclasses.replace(trial.config, keep="weights")) if trial_id in parents else trial
         for trial_id, trial in trials.items()
     )
     warnings = [warning for found in read.values() for warning in found.warnings]

@@ -19,7 +19,7 @@ from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver, UnresolvedError
-from cifar_hpc.spec.sections import Origins, read_sections, spell
+from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections, spell
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
 
@@ -69,7 +69,8 @@ def read_trials(
 
 
 def as_trial(config: TrialConfig, point: Point, axes: Sequence[str]) -> SweepTrial:
-    return SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes})
+    wanted = {key.removeprefix(RESOURCES): value for key, value in point.items() if key.startswith(RESOURCES)}
+    return SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes}, wanted)
 
 
 def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
