@@ -26,6 +26,7 @@ MOST_PROBES = 1024  # linear classifiers, which are stepped as one
 TRUNK_FRAC = 0.05
 MEMBER_COPIES = 5  # of a member's trained weights in memory: itself, gradient, two moments, best epoch
 MEMBER_MEMORY_GB = 8.0  # for all copies of a cohort where the spec states no memory_gb, of which they may take half
+CIFAR_STEM_FLOPS = 16  # times the FLOPs of the ImageNet stem, which takes every fourth pixel of rows and columns
 DEFAULT_TRAIN_N = 50_000  # images, where neither spec nor catalogue tells
 
 
@@ -63,11 +64,20 @@ def work_of(cohort: Cohort) -> float:
     first = cohort.trials[0]
     info = known_architecture(first.network)
     size = first.image_size or 224
-    image_flops = (info.flops if info else 1e9) * (size / 224) ** 2
-    dataset = first.dataset
+    finer = CIFAR_STEM_FLOPS if first.stem == "cifar" else 1
+    image_flops = (info.flops if info else 1e9) * (size / 224) ** 2 * finer
+    return (
+        image_flops
+        * train_images(first)
+        * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
+    )
+
+
+def train_images(trial: TrialConfig) -> float:
+    """Estimated images of its training split."""
+    dataset = trial.dataset
     labelled_n = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes) or DEFAULT_TRAIN_N
-    train_n = labelled_n * dataset.train_frac
-    return image_flops * train_n * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
+    return labelled_n * dataset.train_frac
 
 
 def trunk_passes(trials: Sequence[TrialConfig]) -> int:

@@ -1,39 +1,145 @@
-"""What a sweep on a cluster may cost, by what earlier trials there measured. Reads the newest finished trials; guesses nothing.
+"""How long trials will take and what they will leave on disk: by what was measured, and where nothing was, by FLOPs.
 
-Epochs are compared with trials that ran on the same kind of backend only: this machine's seconds say nothing of a cluster's.
+One truth for this machine and for a cluster. Owns: Experience, which answers for a cohort in the order of what is known best:
+epochs of trials like these, then FLOPs at the speed of trials of the same network, then of any trial, then of a calibration.
+Every answer says which it is. Trials are compared with those of the same kind of place only: this machine's seconds say nothing
+of a cluster's. Reads the newest finished trials; starts nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from statistics import fmean
 from typing import Any
 
+from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
+from cifar_hpc.planning.cohorts import Cohort, train_images, work_of
+from cifar_hpc.planning.duration import Basis, Duration
+from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 
 NEWEST = 300  # finished trials that are read: enough for a mean, and cheap on a network file system
-_CLOSE = ("arch", "dataset", "image_size", "freeze", "augment", "batch_size", "precision")
-_WIDE = ("arch", "dataset", "image_size")
+FEW_FRAC = 0.5  # by which the longest time of a kind is above its mean at least where one trial was measured; of n, / sqrt(n)
+BY_FLOPS = 2.0  # times the expected: the longest time where only FLOPs tell
+_CLOSE = (
+    "arch",
+    "arch_args",
+    "dataset",
+    "image_size",
+    "stem",
+    "freeze",
+    "augment",
+    "batch_size",
+    "precision",
+    "optimizer",
+    "classifier",
+)
+_WIDE = ("arch", "arch_args", "dataset", "image_size", "stem")
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """Epochs that were measured: seconds of one, times the processes that shared it. device: None where not known."""
+
+    config: Mapping[str, Any]
+    epoch_s: float
+    device: str | None = None
+    beside_s: float | None = None  # that the trial took beside its epochs; None where it had company
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds = flop_s FLOPs + step_s steps."""
+
+    flop_s: float
+    step_s: float
+
+    def seconds(self, flops: float, steps: float) -> float:
+        return self.flop_s * flops + self.step_s * steps
+
+    @classmethod
+    def fitted(cls, points: Sequence[tuple[float, float, float]]) -> Speed | None:
+        """The least relative errors over (seconds, FLOPs, steps); neither part is negative. None without points."""
+        rows = [(flops / s, steps / s) for s, flops, steps in points if s > 0 and flops > 0]
+        if not rows:
+            return None
+        x, y = sum(a for a, _ in rows), sum(b for _, b in rows)
+        xx, yy, xy = sum(a * a for a, _ in rows), sum(b * b for _, b in rows), sum(a * b for a, b in rows)
+        determinant = xx * yy - xy * xy
+        if len(rows) > 1 and determinant > 1e-9 * xx * yy:
+            flop_s, step_s = (x * yy - y * xy) / determinant, (y * xx - x * xy) / determinant
+            if flop_s > 0 and step_s >= 0:
+                return cls(flop_s, step_s)
+            if flop_s <= 0 < yy:
+                return cls(0.0, y / yy)
+        return cls(x / xx, 0.0)
+
+
+@dataclass(frozen=True)
 class Experience:
-    """What trials took. epoch_s: seconds of an epoch by what decides on it; trial_bytes: on disk, by what is kept."""
+    """What trials took, the newest sample first. calibration: of a machine on which none ran; trial_bytes: on disk, by what is
+    kept."""
 
-    epoch_s: Mapping[tuple[str, ...], float]
-    trial_bytes: Mapping[str, float]
+    samples: Sequence[Sample] = ()
+    trial_bytes: Mapping[str, float] = field(default_factory=dict)
+    calibration: Speed | None = None
+    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)
 
-    def of_epoch(self, config: Mapping[str, Any]) -> float | None:
-        """Seconds of an epoch of a trial like this, or at least of its network on its data; None where none was measured."""
-        return self.epoch_s.get(_key(config, _CLOSE), self.epoch_s.get(_key(config, _WIDE)))
+    def of_cohort(self, cohort: Cohort, resources: Resources, epochs_done: Mapping[str, int] | None = None) -> Duration | None:
+        """None where nothing like it was measured. epochs_done: of its trials, that need not be trained again."""
+        done = epochs_done or {}
+        device = self._device(resources)
+        processes = resources.nodes * (resources.processes or max(1, round(resources.gpus or 1)))
+        left = [max(0, trial.epochs - done.get(trial.trial_id, 0)) for trial in cohort.trials]
+        epochs = [self._like(trial, device) for trial in cohort.trials]
+        total: Duration | None = None
+        if all(epoch is not None for epoch in epochs):
+            parts = [(n, epoch) for n, epoch in zip(left, epochs, strict=True) if epoch is not None]
+            expected_s, p95_s = (sum(n * epoch[i] for n, epoch in parts) for i in (0, 1))
+            total = Duration(expected_s / processes, p95_s / processes, Basis.EPOCHS)
+        elif (speed := self._speed(cohort.trials[0], device)) is not None:
+            share = sum(left) / max(1, sum(trial.epochs for trial in cohort.trials))
+            steps = sum(n * steps_of(trial) for trial, n in zip(cohort.trials, left, strict=True))
+            expected_s = speed.seconds(share * work_of(cohort), steps) / processes
+            basis = Basis.FLOPS if any(self._of(device)) else Basis.CALIBRATION
+            total = Duration(expected_s, BY_FLOPS * expected_s, basis)
+        if total is None:
+            return None
+        beside_s = fmean(known) if (known := [s.beside_s for s in self._of(device) if s.beside_s is not None]) else 0.0
+        return total + Duration(beside_s, 2 * beside_s, total.basis)
+
+    def timed(self, job: Job, guess_minutes: float) -> Job:
+        """The job with what it may take."""
+        return replace(job, duration=self.of_job(job, guess_minutes))
+
+    def of_job(self, job: Job, guess_minutes: float) -> Duration:
+        """The cohorts of a job, one after another. guess_minutes: of a trial, where the spec names none.
+
+        A time of the spec's own is the longest: it stands as it is, and only what is expected comes from elsewhere.
+        """
+        parts = [self._of_cohort(cohort, job.resources, guess_minutes) for cohort in job.cohorts]
+        total = parts[0] if parts else Duration(0.0, 0.0, Basis.EPOCHS)
+        for part in parts[1:]:
+            total += part
+        return total
+
+    def _of_cohort(self, cohort: Cohort, resources: Resources, guess_minutes: float) -> Duration:
+        found = self.of_cohort(cohort, resources)
+        if found is not None and resources.minutes is None and found.basis is not Basis.CALIBRATION:
+            return found
+        longest_s = 60 * (resources.minutes or guess_minutes) * len(cohort.trials)
+        return Duration(found.expected_s, longest_s, found.basis) if found else Duration(longest_s, longest_s, Basis.GUESS)
 
     def of_disk(self, configs: Sequence[Mapping[str, Any]]) -> float | None:
         """Bytes that the finished trials will take; None where no such trial is there."""
@@ -41,23 +147,59 @@ class Experience:
         known = [size for size in sizes if size is not None]
         return sum(known) if len(known) == len(sizes) else None
 
+    def _device(self, resources: Resources) -> str | None:
+        """Where the trials will run, as far as it is known: with a GPU where one was met last."""
+        if resources.gpus == 0:
+            return "cpu"
+        return next((sample.device for sample in self.samples if sample.device), None)
 
-def read_experience(layout: Layout, executor: str) -> Experience:
-    """Of the newest finished trials of the pool, the seconds of those that this executor ran."""
-    epochs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    def _of(self, device: str | None) -> list[Sample]:
+        key = ("of", device)
+        if key not in self._known:
+            self._known[key] = [sample for sample in self.samples if sample.device in (device, None)]
+        found: list[Sample] = self._known[key]
+        return found
+
+    def _like(self, trial: TrialConfig, device: str | None) -> tuple[float, float] | None:
+        """Mean and 95th percentile of the seconds of an epoch."""
+        if ("like", device) not in self._known:
+            epochs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+            for sample in self._of(device):
+                epochs[_key(sample.config, _CLOSE)].append(sample.epoch_s)
+            self._known["like", device] = {key: (fmean(values), _p95(values)) for key, values in epochs.items()}
+        found: tuple[float, float] | None = self._known["like", device].get(_key(trial.to_json(), _CLOSE))
+        return found
+
+    def _speed(self, trial: TrialConfig, device: str | None) -> Speed | None:
+        if ("speed", device) not in self._known:
+            points: dict[tuple[str, ...], list[tuple[float, float, float]]] = defaultdict(list)
+            for sample in self._of(device):
+                if (point := _point(sample)) is not None:
+                    for key in (_key(sample.config, _WIDE), ()):
+                        points[key].append(point)
+            self._known["speed", device] = {key: Speed.fitted(values) for key, values in points.items()}
+        speeds = self._known["speed", device]
+        found: Speed | None = speeds.get(_key(trial.to_json(), _WIDE)) or speeds.get(()) or self.calibration
+        return found
+
+
+def read_experience(layout: Layout, executors: Sequence[str], calibration: Speed | None = None) -> Experience:
+    """Of the newest finished trials of the pool, the times of those that these executors ran."""
+    samples: list[Sample] = []
     sizes: dict[str, list[int]] = defaultdict(list)
     for trial_id in _newest(layout):
         with contextlib.suppress(OSError, RecordError):
             result = read_record(layout.trial(trial_id).result, TrialResult)
             with os.scandir(layout.trial(trial_id).folder) as entries:
                 sizes[str(result.config.get("keep"))].append(sum(entry.stat().st_size for entry in entries))
-            if result.executor == executor and result.curves:
-                seconds = fmean(epoch.train_s + epoch.val_s for epoch in result.curves)
-                for keys in (_CLOSE, _WIDE):
-                    epochs[_key(result.config, keys)].append(seconds)
-    return Experience(
-        {key: fmean(values) for key, values in epochs.items()}, {keep: fmean(values) for keep, values in sizes.items()}
-    )
+            if result.executor in executors and result.curves:
+                samples.append(_sample(result))
+    return Experience(samples, {keep: fmean(values) for keep, values in sizes.items()}, calibration)
+
+
+def steps_of(trial: TrialConfig) -> int:
+    """Estimated steps of an epoch."""
+    return math.ceil(train_images(trial) / trial.batch_size)
 
 
 def size_text(size_bytes: float) -> str:
@@ -66,6 +208,38 @@ def size_text(size_bytes: float) -> str:
         if size_bytes >= factor:
             return f"{size_bytes / factor:.{1 if size_bytes < 10 * factor else 0}f} {unit}"
     return f"{size_bytes / 1e3:.0f} kB"
+
+
+def _sample(result: TrialResult) -> Sample:
+    seconds = fmean(epoch.train_s + epoch.val_s for epoch in result.curves)
+    beside_s = None
+    if result.trunk_shared_by == 1 and result.attempts == 1:
+        with contextlib.suppress(ValueError):
+            beside_s = max(0.0, _seconds_between(result.started_at, result.finished_at) - result.train_s)
+    return Sample(result.config, seconds * result.hardware.world_size, result.hardware.device, beside_s)
+
+
+def _seconds_between(start: str, end: str) -> float:
+    """Raises ValueError where one is no time."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _point(sample: Sample) -> tuple[float, float, float] | None:
+    """Seconds, FLOPs and steps of an epoch; None for a network beyond the catalogue, which would have to be built."""
+    if catalog.architecture(str(sample.config.get("arch"))) is None:
+        return None
+    try:
+        trial = TrialConfig.from_json(dict(sample.config))
+        return sample.epoch_s, work_of(Cohort(trials=(trial,))) / max(1, trial.epochs), steps_of(trial)
+    except (KeyError, TypeError, ValueError):  # of another version of this program
+        return None
+
+
+def _p95(values: Sequence[float]) -> float:
+    """The 95th percentile by rank, and above the mean by what so few values may not show."""
+    ranked = sorted(values)
+    at_least = fmean(values) * (1 + FEW_FRAC / math.sqrt(len(values)))
+    return max(ranked[math.ceil(0.95 * len(ranked)) - 1], at_least)
 
 
 def _newest(layout: Layout) -> list[str]:

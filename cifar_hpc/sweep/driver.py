@@ -98,7 +98,7 @@ def look_at(
 ) -> list[str]:
     """What `run_spec` would start, in lines; starts nothing. Raises CifarHpcError where the sweep's name is taken."""
     _greet(layout, spec, listener)
-    return preview_lines(layout, spec, where, share=share, verbose=verbose)
+    return preview_lines(layout, spec, where, listener, share=share, verbose=verbose)
 
 
 def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:

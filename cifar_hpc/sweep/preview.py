@@ -11,8 +11,9 @@ from cifar_hpc.search.run import journal_of
 from cifar_hpc.spec.search import expected_epochs, replaced_n
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import stage_lines
-from cifar_hpc.status.progress import remaining_s
-from cifar_hpc.status.words import duration_text, plural
+from cifar_hpc.status.words import plural
+from cifar_hpc.sweep import cost
+from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States, to_start, to_submit
 from cifar_hpc.sweep.preflight import inputs_lines
 from cifar_hpc.sweep.search_rounds import UNDONE, in_words, read_journal
@@ -20,24 +21,28 @@ from cifar_hpc.sweep.submit import array_lines
 from cifar_hpc.sweep.where import Where, reader_of
 
 
-def preview_lines(layout: Layout, spec: SweepSpec, where: Where, *, share: bool = True, verbose: bool = False) -> list[str]:
-    """verbose: on Slurm the first batch script too."""
+def preview_lines(
+    layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, verbose: bool = False
+) -> list[str]:
+    """verbose: on Slurm the first batch script too. The listener hears of what takes its time."""
     if spec.search is not None:
-        return search_lines(layout, spec)
+        return search_lines(layout, spec, listener)
     plan = make_plan(spec, share=share)
     states = reader_of(layout, plan_record(plan)).read()
     lines = plan_lines(plan, states)
-    if site := where.slurm():
+    site = where.slurm()
+    if site is None:
+        lines += cost.local_lines(layout, plan, states, to_start(states), listener)
+    else:
         lines += array_lines(layout, plan, to_submit(states), site, verbose=verbose, canary=where.canary)
     return lines
 
 
 def plan_lines(plan: Plan, states: States) -> list[str]:
-    """What would start, and what it costs where a trial of it has run."""
+    """What would start."""
     counts = Counter(state.status for state in states.values())
     todo = to_start(states)
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
-    left_s = remaining_s(plan_record(plan), states)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'point')}), "
@@ -51,17 +56,10 @@ def plan_lines(plan: Plan, states: States) -> list[str]:
     shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
     if shared_n < alone_n:
         lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
-    if todo:
-        known = left_s is not None
-        lines.append(
-            f"  cost      about {duration_text(left_s)} one after another"
-            if known and left_s
-            else "  cost      not known before a trial of it has run"
-        )
     return lines
 
 
-def search_lines(layout: Layout, spec: SweepSpec) -> list[str]:
+def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     """What `--dry-run` can know of a search: its bounds."""
     search = spec.search
     assert search is not None
@@ -93,6 +91,7 @@ def search_lines(layout: Layout, spec: SweepSpec) -> list[str]:
             f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
         )
     lines += inputs_lines(spec.configs)
+    lines += cost.search_lines(layout, spec, states, left + new_n * each, listener)
     if before is not None and before.search and before.search["definition"] != search.definition:
         lines.append(f"  again     it is another search than that of the {len(before.trials)} trials under this name")
     return lines

@@ -11,13 +11,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.slurm.arrays import Submission, job_minutes
+from cifar_hpc.executors.slurm.arrays import ArrayPlan, Submission
 from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
 from cifar_hpc.executors.slurm.usage import read_budget, read_used, spent_words
-from cifar_hpc.planning.estimate import Experience, read_experience, size_text
+from cifar_hpc.planning.estimate import read_experience, size_text
 from cifar_hpc.planning.plan import Job, Plan, jobs_for, plan_record, recorded_plan
 from cifar_hpc.records.jobs import newest_events, next_number, reserve_numbers
 from cifar_hpc.records.layout import ArrayFiles, Layout
@@ -25,6 +25,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records
 from cifar_hpc.status.words import plural
+from cifar_hpc.sweep.cost import Asked, cluster_lines
 from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import to_submit
@@ -56,7 +57,9 @@ def submit(
 
 def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, canary: bool) -> None:
     name = plan.spec.name
-    jobs = jobs_for(plan, todo, reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1))))
+    first = reserve_numbers(layout.sweep(name), len(jobs_for(plan, todo, 1)))
+    experience = read_experience(layout, ["slurm"])
+    jobs = [experience.timed(job, profile.minutes) for job in jobs_for(plan, todo, first)]
     go_on = functools.partial(_relay_words, layout, name, profile, canary)
     executor = SlurmExecutor.open(layout, profile=profile, canary=canary, go_on=go_on)
     sent: list[tuple[Job, str]] = []
@@ -104,7 +107,9 @@ def array_lines(
 ) -> list[str]:
     """The arrays that `submit` would send, what they may cost, and with `verbose` the batch script of the first."""
     executor = SlurmExecutor(profile, layout, canary=canary)
-    jobs = jobs_for(plan, todo, next_number(read_records(layout.sweep(plan.spec.name).jobs, JobEvent)))
+    experience = read_experience(layout, [executor.name])
+    first = next_number(read_records(layout.sweep(plan.spec.name).jobs, JobEvent))
+    jobs = [experience.timed(job, profile.minutes) for job in jobs_for(plan, todo, first)]
     lines = [f"  slurm     profile {profile.name}"]
     try:
         limits = read_limits(profile)
@@ -115,8 +120,7 @@ def array_lines(
     lines += _array_lines(submission)
     if canaries_n := executor.order(submission, plan.spec.name).canaries_n:
         lines.append(f"  canary    {canaries_n}: the arrays start once its first epoch, checkpoint and resume succeeded")
-    experience = read_experience(layout, executor.name)
-    lines += _gpu_lines(submission, profile, experience)
+    lines += cluster_lines([_asked(array) for array in submission.arrays], experience)
     if submission.waiting:
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
@@ -132,6 +136,12 @@ def array_lines(
     return lines
 
 
+def _asked(array: ArrayPlan) -> Asked:
+    needs = array.needs
+    gpus, cpus = needs.nodes * needs.gpus, needs.nodes * needs.cpus
+    return Asked(array.jobs, array.workers, gpus, cpus, needs.minutes, needs.at_once)
+
+
 def _array_lines(submission: Submission) -> list[str]:
     lines = []
     for array in submission.arrays:
@@ -144,26 +154,5 @@ def _array_lines(submission: Submission) -> list[str]:
         lines.append(
             f"  array     {plural(array.workers, 'job')}, {plural(trials, 'trial')}{side}: "
             f"{each}{needs.gpus} GPU, {needs.cpus} CPU, {memory}, limit {needs.minutes} min{after}"
-        )
-    return lines
-
-
-def _gpu_lines(submission: Submission, profile: SlurmProfile, experience: Experience) -> list[str]:
-    """GPU-hours: by measured epochs where earlier trials on the cluster tell, and what the time limits allow."""
-    measured_h, allowed_h, like, trials_n = 0.0, 0.0, 0, 0
-    for array in submission.arrays:
-        gpus = array.needs.nodes * array.needs.gpus / array.needs.at_once
-        allowed_h += gpus * sum(job_minutes(job, profile) for job in array.jobs) / 60
-        for config in (config for job in array.jobs for cohort in job.cohorts for config in cohort.trials):
-            epoch_s = experience.of_epoch(config.to_json())
-            trials_n, like = trials_n + 1, like + (epoch_s is not None)
-            measured_h += gpus * config.epochs * (epoch_s or 0.0) / 3600
-    if not allowed_h:
-        return []
-    lines = [f"  at most   {allowed_h:.1f} GPU-hours (a guess: the minutes of the spec or the profile for every trial)"]
-    if like:
-        whole = "" if like == trials_n else f" for {like} of the {trials_n} trials"
-        lines.insert(
-            0, f"  about     {measured_h:.2g} GPU-hours{whole}, by the epochs that earlier trials like these took here"
         )
     return lines

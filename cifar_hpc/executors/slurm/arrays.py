@@ -22,7 +22,8 @@ MEMORY_UNKNOWN_GB = 8.0  # what is multiplied where neither spec nor profile nam
 START_MINUTES = 5.0  # of a job: Python, data, model; a worker with less work than that is not worth its start
 ALONE_ROOM = 2  # with room for no more jobs there is no canary: one worker is its own
 NODE_FAILURES = ("NODE_FAIL", "BOOT_FAIL")
-OWN_FAILURES = ("OUT_OF_MEMORY", "TIMEOUT", "DEADLINE")  # ends of a job that are its trial's own doing
+TIME_FAILURES = ("TIMEOUT", "DEADLINE")
+OWN_FAILURES = ("OUT_OF_MEMORY", *TIME_FAILURES)  # ends of a job that are its trial's own doing
 Gate = tuple[object, ...]  # a resource class: what arrays that share a canary have in common
 
 
@@ -86,6 +87,12 @@ class History:
         return sum(entry.state == "OUT_OF_MEMORY" for entry in self.endings)
 
     @property
+    def timeouts(self) -> int:
+        """Of the last starts, those in a row that their time limit ended before a newer checkpoint."""
+        ends = [entry.state in TIME_FAILURES for entry in reversed(self.endings)]
+        return min(self.fruitless, ends.index(False) if False in ends else len(ends))
+
+    @property
     def failed_node(self) -> str | None:
         """The last one: to avoid every node that ever failed would leave none in the end. Of several that a trial ran on
         nobody knows which one it was."""
@@ -129,8 +136,18 @@ def plan_submission(
     return Submission(tuple(arrays), tuple(waiting), given_up)
 
 
+def after_timeouts(job: Job, histories: Mapping[str, History]) -> Job:
+    """The job, with twice the time for each of its last starts that met the time limit before it had saved anything."""
+    starts = max((histories.get(trial_id, History()).timeouts for trial_id in job.trial_ids), default=0)
+    if job.duration is None or not starts:
+        return job
+    return dataclasses.replace(job, duration=job.duration.allowing(2**starts))
+
+
 def job_minutes(job: Job, profile: SlurmProfile) -> float:
-    """The longest time that the job's trials may take one after another, minutes."""
+    """The longest time that the job's trials may take one after another, minutes: as it was estimated, else as guessed."""
+    if job.duration is not None:
+        return job.duration.p95_s / 60
     return len(job.trial_ids) * (job.resources.minutes or profile.minutes)
 
 

@@ -13,6 +13,7 @@ from cifar_hpc.executors.slurm.arrays import (
     History,
     Needs,
     Submission,
+    after_timeouts,
     canary_job,
     plan_submission,
 )
@@ -128,7 +129,9 @@ class SlurmExecutor:
 
     def plan(self, jobs: Sequence[Job], limits: Limits) -> Submission:
         """What `start` would submit now; `sweep --dry-run` shows it."""
-        return plan_submission(jobs, self.profile, limits, self.histories(jobs), self.canary)
+        histories = self.histories(jobs)
+        timed = [after_timeouts(job, histories) for job in jobs]
+        return plan_submission(timed, self.profile, limits, histories, self.canary)
 
     def order(self, submission: Submission, sweep: str) -> Order:
         """Which arrays of the submission wait for what."""

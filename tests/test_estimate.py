@@ -1,0 +1,141 @@
+"""How long trials will take: by what was measured, and by what else where nothing was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from benchmarks.pool import Images, write_trial
+from cifar_hpc.executors.slurm.arrays import History, after_timeouts, job_minutes
+from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.queue import QueueEntry
+from cifar_hpc.planning.cohorts import Cohort, work_of
+from cifar_hpc.planning.duration import Basis
+from cifar_hpc.planning.estimate import Experience, Sample, Speed, read_experience, steps_of
+from cifar_hpc.planning.plan import Job, Resources
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.sweep import calibration
+from cifar_hpc.sweep.cost import Asked, cluster_lines
+from cifar_hpc.sweep.listener import Silent
+from tests.helpers.training import digits_config
+
+CPU = Resources(gpus=0)
+
+
+def _sample(epoch_s: float, device: str | None = "cpu", **keys) -> Sample:
+    return Sample(digits_config(**keys).to_json(), epoch_s, device)
+
+
+def _of(experience: Experience, *trials, resources: Resources = CPU, **keys):
+    return experience.of_cohort(Cohort(trials=trials or (digits_config(epochs=10, **keys),)), resources)
+
+
+def test_measured_epochs_of_trials_like_these_tell_most():
+    found = _of(Experience([_sample(2.0), _sample(4.0), _sample(100.0, arch="linear")]))
+    assert (found.expected_s, found.basis) == (30.0, Basis.EPOCHS)
+    assert found.p95_s >= 40.0
+
+
+def test_the_fewer_were_measured_the_further_the_longest_time_is_from_the_mean():
+    one, many = (_of(Experience([_sample(2.0)] * n)) for n in (1, 25))
+    assert one.expected_s == many.expected_s == 20.0
+    assert one.p95_s == 30.0 and many.p95_s == pytest.approx(22.0)
+
+
+def test_a_network_that_was_not_measured_is_estimated_by_flops_and_the_speed_of_those_that_were():
+    speed = Speed(flop_s=1e-9, step_s=1e-3)
+    samples = []
+    for arch in ("linear", "simple_cnn"):
+        config = digits_config(arch=arch)
+        flops = work_of(Cohort(trials=(config,))) / config.epochs
+        samples.append(Sample(config.to_json(), speed.seconds(flops, steps_of(config)), "cpu"))
+    wanted = digits_config(arch="resnet18", epochs=3)
+    found = _of(Experience(samples), wanted)
+    assert found.basis is Basis.FLOPS
+    assert found.expected_s == pytest.approx(speed.seconds(work_of(Cohort(trials=(wanted,))), 3 * steps_of(wanted)))
+
+
+def test_members_of_a_cohort_share_the_flops_of_their_trunk():
+    experience = Experience(calibration=Speed(1e-9, 0.0))
+    trials = [digits_config(arch="resnet18", freeze="all", augment="flip_crop", seed=seed) for seed in range(4)]
+    together, alone = _of(experience, *trials), _of(experience, trials[0])
+    assert together.expected_s < 2 * alone.expected_s
+    assert together.basis is Basis.CALIBRATION
+
+
+def test_seconds_of_another_device_say_nothing():
+    experience = Experience([_sample(2.0, "cuda")])
+    assert _of(experience) is None
+    assert _of(experience, resources=Resources(gpus=1)).expected_s == 20.0
+
+
+def test_two_processes_take_half_of_what_one_took():
+    assert _of(Experience([_sample(2.0)]), resources=Resources(gpus=0, processes=2)).expected_s == 10.0
+
+
+def _job(resources: Resources, n: int = 3, **keys) -> Job:
+    trials = tuple(digits_config(seed=seed, epochs=10, **keys) for seed in range(n))
+    return Job(sweep="s", job_id="job-0001", cohorts=(Cohort(trials=trials),), resources=resources)
+
+
+def test_a_job_of_which_nothing_is_known_takes_the_minutes_of_the_profile_for_each_trial():
+    found = Experience().of_job(_job(CPU), guess_minutes=7)
+    assert (found.expected_s, found.p95_s, found.basis) == (3 * 420, 3 * 420, Basis.GUESS)
+
+
+def test_a_time_of_the_specs_own_stands_and_what_is_expected_is_still_measured():
+    found = Experience([_sample(2.0)]).of_job(_job(Resources(gpus=0, minutes=1)), guess_minutes=7)
+    assert (found.expected_s, found.p95_s, found.basis) == (60.0, 180.0, Basis.EPOCHS)
+
+
+def test_gpu_hours_are_told_as_asked_and_as_expected_and_a_limit_that_is_too_short_is_named():
+    job = _job(Resources(gpus=1, minutes=1))
+    experience = Experience([_sample(36.0, "cuda")])
+    lines = cluster_lines([Asked([experience.timed(job, 60)], 2, 1, 1, 30)], experience)
+    assert "expected  0.3 GPU-hours" in lines[0] and "measured epochs" in lines[0]
+    assert "at most 1 GPU-hours" in lines[1]
+    assert "too short resources.minutes: 1; 3 trials may take 9.0 min each" in lines[2]
+
+
+def test_trials_of_a_second_ask_for_the_start_of_a_job_and_not_for_an_hour_each():
+    experience = Experience([_sample(0.1, "cpu")])
+    trials = [digits_config(seed=seed, epochs=10, lr=0.01 * (1 + seed)) for seed in range(36)]
+    jobs = [Job(sweep="s", job_id=f"job-{n:04d}", cohorts=(Cohort(trials=(t,)),), resources=CPU) for n, t in enumerate(trials)]
+    timed = [experience.timed(job, guess_minutes=60) for job in jobs]
+    assert sum(job_minutes(job, SlurmProfile()) for job in timed) == pytest.approx(36 * 1.5 / 60)
+    assert job_minutes(jobs[0], SlurmProfile()) == 60
+
+
+@pytest.mark.parametrize(
+    ("endings", "minutes"), [(["TIMEOUT"], 2), (["TIMEOUT", "TIMEOUT"], 4), (["TIMEOUT", "NODE_FAIL"], 1), ([], 1)]
+)
+def test_after_a_time_limit_twice_the_time_is_asked_for(endings, minutes):
+    job = Experience().timed(_job(CPU, n=1), guess_minutes=1)
+    history = History(tuple(QueueEntry(state) for state in endings), fruitless=len(endings))
+    assert job_minutes(after_timeouts(job, {job.trial_ids[0]: history}), SlurmProfile()) == minutes
+
+
+def test_what_trials_took_beside_their_epochs_is_counted_once_a_cohort(tmp_path):
+    layout = Layout(tmp_path)
+    config = digits_config()
+    write_trial(layout, config, Images.draw(50, 10))
+    path = layout.trial(config.trial_id).result
+    result = read_record(path, TrialResult)
+    curves = tuple(dataclasses.replace(curve, train_s=1.0, val_s=0.5) for curve in result.curves)
+    times = {"started_at": "2026-01-01T00:00:00.000Z", "finished_at": "2026-01-01T00:00:10.000Z", "train_s": 4.0}
+    write_record(path, dataclasses.replace(result, curves=curves, executor="slurm", attempts=1, trunk_shared_by=1, **times))
+    (sample,) = read_experience(layout, ["slurm"]).samples
+    assert (sample.epoch_s, sample.beside_s) == (1.5 * result.hardware.world_size, 6.0)
+    assert not read_experience(layout, ["inline", "ray"]).samples
+
+
+def test_this_machine_is_measured_once_and_remembered(measures_machine, monkeypatch):
+    first = calibration.machine_speed(CPU, Silent())
+    assert first is not None and first.seconds(1e9, 0) > 0
+    monkeypatch.setattr(calibration.subprocess, "run", lambda *_, **__: pytest.fail("measured again"))
+    assert calibration.machine_speed(CPU, Silent()) == first
+    assert json.loads(calibration._file().read_text())
