@@ -83,6 +83,7 @@ def cohort() -> list[TrialConfig]:
         odd_config(),  # BatchNorm in training
         odd_config(freeze=1, optimizer="adamw", lr=0.003, ema=0.9, grad_clip=1.0, weight_decay=0.01),
         odd_config(unfreeze_epoch=1, layer_decay=0.5, epochs=3, dropout=0.3),
+        odd_config(train=("features.0", "features.8"), lr=0.02),  # a frozen block between trained ones, a frozen classifier
         odd_config(freeze="all", lr=0.1),
         odd_config(freeze="all", optimizer="adam", lr=0.01, label_smoothing=0.1),
     ]

@@ -100,6 +100,10 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "ema": 0.99,
         "grad_clip": 1.0,
         "ghost_batches": 4,
+        "unfreeze": ((1, "fc"), (3, "layer4")),
+        "train": "bias",
+        "lora": (("rank", 8),),
+        "anchor": 0.01,
         "epochs": 1,
         "batch_size": 1,
         "precision": "bf16",
@@ -110,7 +114,7 @@ def test_every_key_that_changes_the_numbers_changes_the_id() -> None:
         "arch_args": (("width", 8),),
         "sources": (Source(part="arch", name="a.py:Net", sha256="0" * 64),),
     }
-    assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)} - {"keep", "weights_point"}
+    assert set(others) == {f.name for f in dataclasses.fields(TrialConfig)} - {"keep", "weights_point", "start"}
     assert dataclasses.replace(PLAIN, keep="weights").trial_id == PLAIN.trial_id
     ids = {dataclasses.replace(PLAIN, **{key: value}).trial_id for key, value in others.items()}
     assert len(ids | {PLAIN.trial_id}) == len(others) + 1
@@ -217,6 +221,9 @@ def test_every_key_says_its_roles_where_it_is_declared() -> None:
 def test_what_derives_from_the_roles_is_what_stood_in_lists() -> None:
     """A cohort that differs in a key of COMMON would train one member with another's setting."""
     assert set(keys_with(Role.COMMON)) >= {"dataset", "arch", "weights", "image_size", "augment", "batch_size", "seed"}
-    assert keys_with(Role.RATES) == ("freeze", "unfreeze_epoch", "layer_decay", "lr", "schedule", "warmup_epochs", "epochs")
+    assert keys_with(Role.RATES) == (
+        *("freeze", "unfreeze_epoch", "unfreeze", "train", "lora"),
+        *("layer_decay", "lr", "schedule", "warmup_epochs", "epochs"),
+    )
     assert {"dataset.folder", "dataset.labels", "weights_point", "keep"} <= set(unhashed_keys())
     assert "stop.patience" in keys_with(Role.TRAINING) and "freeze" not in keys_with(Role.TRAINING)

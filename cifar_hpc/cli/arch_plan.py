@@ -18,6 +18,7 @@ from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_r
 
 SHOWN_PLANS = 6
 SHOWN_EPOCHS = 8
+_PARTS = ("bias", "norm")  # of `train`: not all of a block
 _DECIDING = keys_with(Role.RATES)
 
 
@@ -44,16 +45,25 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
         print_records(records, format)
         return
     for config in plans[:SHOWN_PLANS]:
-        typer.echo(" ".join(f"{key}={value}" for key, value in _facts(config).items() if value is not None))
+        facts = {key: value for key, value in _facts(config).items() if value is not None and (key, value) != ("train", "all")}
+        typer.echo(" ".join(f"{key}={value}" for key, value in facts.items()))
         print_columns(_columns(config), format)
         typer.echo()
     typer.echo("Learning rates in the middle of an epoch; - : not trained, batch statistics included.", err=True)
+    if any(config.train in _PARTS for config in plans[:SHOWN_PLANS]):
+        typer.echo(
+            "train: bias trains biases alone and keeps batch statistics, norm the normalisation layers; of the last "
+            "block all trains.",
+            err=True,
+        )
     if len(plans) > SHOWN_PLANS:
         typer.echo(f"... and {len(plans) - SHOWN_PLANS} more plans: NAME for those of one, --format csv for all.", err=True)
 
 
 def _facts(config: TrialConfig) -> Mapping[str, Any]:
-    return {"arch": config.arch, **{key: getattr(config, key) for key in _DECIDING}}
+    from cifar_hpc.spec.sections import spell
+
+    return {"arch": config.arch, **{key: spell(getattr(config, key)) for key in _DECIDING}}
 
 
 def _names(config: TrialConfig) -> tuple[str, ...]:
@@ -82,7 +92,7 @@ def _columns(config: TrialConfig) -> list[TextColumn]:
 def _shown(config: TrialConfig) -> list[int]:
     """Where something begins or ends, and epochs evenly spread between."""
     last, unfreeze = config.epochs, config.unfreeze_epoch or 0
-    marks = {1, unfreeze, unfreeze + 1, last}
+    marks = {1, unfreeze, unfreeze + 1, *(start for start, _ in config.unfreeze or ()), last}
     steps = SHOWN_EPOCHS - len(marks)
     spread = {round(1 + (last - 1) * i / max(1, steps)) for i in range(steps)}
     return sorted(epoch for epoch in marks | spread if 1 <= epoch <= last)

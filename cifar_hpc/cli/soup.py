@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 def soup(
     words: Annotated[list[str] | None, typer.Argument(metavar="[SWEEP|FILTER...]", help="none: all trials")] = None,
+    wise: Annotated[
+        bool, typer.Option("--wise", help="the best trial of each start alone: between the start's weights and its own")
+    ] = False,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Average the weights of trials that started from the same ones and kept theirs (`keep: weights`): uniform and greedy.
 
-    Members are chosen on validation; test is measured once. `predict` takes the files, and `report` shows them.
+    With --wise, of the best of them and of those that it started from (WiSE-FT). What goes in is chosen on validation; test is
+    measured once. `predict` takes the files, and `report` shows them.
     """
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.deploy.soup import make_soups
@@ -38,6 +42,10 @@ def soup(
     layout = Layout(results_root())
     asked = parse_words(words)
     pool = chosen_pool(layout, list(asked.names), asked.terms, SlurmQueue(layout.queue))
+    if wise:
+        place = report_folder(layout, pool.sweeps, asked.terms)
+        _print_curves(layout, [trial for trial in pool.trials if trial.val_acc is not None], place, format)
+        return
     families = _families(layout, [trial for trial in pool.trials if trial.val_acc is not None])
     if not families:
         raise CifarHpcError(
@@ -64,8 +72,52 @@ def soup(
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
 
-def _families(layout: Layout, trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Trials whose weights may be averaged, the best on validation first, in families of two or more."""
+def _print_curves(layout: Layout, trials: Sequence[Trial], report: Path, format: Format) -> None:
+    from cifar_hpc.deploy.wise import ALPHAS, find_curve
+
+    families = _families(layout, trials, least=1)
+    if not families:
+        raise CifarHpcError(
+            "none of these trials started from weights and kept its own: `keep: weights` in the spec keeps those of trials "
+            "that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
+        )
+    rows: list[dict[str, Any]] = []
+    with replaced_whole(report / "wise") as fresh:
+        for number, (best, *_) in enumerate(families, 1):
+            curve = find_curve(layout.trial(best.trial_id))
+            stem = "wise" if len(families) == 1 else f"wise-{number}"
+            record = _save(curve.soup, fresh, stem)
+            whose = {"trial": best.trial_id, "arch": str(best.config["arch"])}
+            found = {
+                "nested_val_acc": record.val_acc,
+                "test_acc": record.test_acc,
+                "test_n": record.test_n,
+                "file": str(report / "wise" / f"{stem}.json"),
+            }
+            for alpha, acc in zip(ALPHAS, curve.val_accs, strict=True):
+                here = found if alpha == curve.alpha else dict.fromkeys(found)
+                rows.append({**whose, "alpha": alpha, "val_acc": acc, "val_n": record.val_n, **here})
+            if not curve.whole:
+                typer.echo(f"{best.trial_id}: its start has no classifier for these classes: the tuned one stays", err=True)
+    if format in (Format.JSON, Format.CSV):
+        print_records(rows, format)
+    else:
+        titles = ("trial", "arch", "alpha", "val acc %", "nested %", "test acc %", "file")
+        texts = list(map(_curve_text, rows))
+        print_columns([TextColumn(title, tuple(text[i] for text in texts)) for i, title in enumerate(titles)], format)
+    typer.echo("alpha 0: as training began, 1: the tuned weights; the one with a file was chosen on validation", err=True)
+
+
+def _curve_text(row: Mapping[str, Any]) -> tuple[str, ...]:
+    scores = [score_text(row["val_acc"], row["val_n"])]
+    chosen = row["file"] is not None
+    scores.append(score_text(row["nested_val_acc"], row["val_n"]) if chosen else "")
+    scores.append(score_text(row["test_acc"], row["test_n"]) if chosen else "")
+    return (row["trial"], row["arch"], f"{row['alpha']:.1f}", *scores, row["file"] or "")
+
+
+def _families(layout: Layout, trials: Sequence[Trial], least: int = 2) -> list[list[Trial]]:
+    """Trials whose weights may be averaged, the best on validation first, in families of so many or more."""
     from cifar_hpc.deploy.soup import kin_of
 
     families: dict[object, list[Trial]] = {}
@@ -75,7 +127,7 @@ def _families(layout: Layout, trials: Sequence[Trial]) -> list[list[Trial]]:
             kin = kin_of(TrialConfig.from_json(read_record(files.result, TrialResult).config))
             if kin is not None:
                 families.setdefault(kin, []).append(trial)
-    return [family for family in families.values() if len(family) > 1]
+    return [family for family in families.values() if len(family) >= least]
 
 
 def _save(found: Soup, folder: Path, stem: str) -> EnsembleRecord:

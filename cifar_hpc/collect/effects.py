@@ -153,6 +153,8 @@ def make_freezing_curves(board: Leaderboard) -> list[FreezingCurve]:
     scratch: dict[str, Row] = {}
     for row in board.measured:
         arch = str(row.config["arch"])
+        if (row.config.get("train") or "all") != "all" or row.config.get("lora"):
+            continue  # more stays than a depth tells
         if row.config.get("weights") is None and row.trials[0].frozen_blocks == 0:
             scratch.setdefault(arch, row)
         else:

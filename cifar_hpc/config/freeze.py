@@ -1,6 +1,7 @@
-"""What a `freeze` value means for a list of blocks. Imports no torch, so that a spec can be checked on a login node.
+"""What a `freeze` value, or a block's name, means for a list of blocks. Imports no torch, so that a spec can be checked on a
+login node.
 
-Owns: frozen_blocks, FreezeError. Must not know: models, files.
+Owns: frozen_blocks, blocks_called, FreezeError. Must not know: models, files.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from cifar_hpc.errors import CifarHpcError, nearest
 
 
 class FreezeError(CifarHpcError):
-    """A `freeze` that means nothing for a network. found, allowed, near: as in Problem."""
+    """A `freeze`, or another key that names blocks, that means nothing for a network. found, allowed, near: as in Problem."""
 
-    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(f"freeze: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
-        self.found, self.allowed, self.near = found, allowed, near
+    def __init__(self, found: str, allowed: str, near: str | None = None, key: str = "freeze") -> None:
+        super().__init__(f"{key}: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
+        self.found, self.allowed, self.near, self.key = found, allowed, near, key
 
 
 def frozen_blocks(names: Sequence[str], freeze: str | int | float) -> int:
@@ -44,26 +45,49 @@ def frozen_blocks(names: Sequence[str], freeze: str | int | float) -> int:
     return math.floor(freeze * most + 0.5)
 
 
-def _frozen_by_name(names: Sequence[str], freeze: str) -> int:
-    stages: dict[str, int] = {}  # path of the matched stage -> number of blocks up to and including it
-    wanted = freeze.split(".")
+def blocks_called(names: Sequence[str], wanted: str, key: str, head: str) -> range:
+    """The blocks that a name means: one block, or all of a stage; `head`, where no block bears that name, the last one.
+
+    key: the spec's, for errors. Raises FreezeError that lists the blocks.
+    """
+    stages = _stages_called(names, wanted)
+    if not stages and wanted == head:
+        return range(len(names) - 1, len(names))
+    allowed = f"allowed: a block or a stage: {', '.join(names)}, or {head} for the last"
+    if len(stages) > 1:
+        raise FreezeError(f"{wanted!r} may mean {', '.join(stages)}", allowed, key=key)
+    if not stages:
+        near = nearest(wanted, [*names, *(part for name in names for part in _stages(name)), head])
+        raise FreezeError(f"no block is called {wanted!r}", allowed, near, key)
+    (found,) = stages.values()
+    return found
+
+
+def _stages_called(names: Sequence[str], wanted: str) -> dict[str, range]:
+    """The blocks of each stage, or the block, whose path ends in that name."""
+    stages: dict[str, range] = {}
+    parts_wanted = wanted.split(".")
     for i, name in enumerate(names):
         parts = name.split(".")
-        for start in range(len(parts) - len(wanted) + 1):
-            if parts[start : start + len(wanted)] == wanted:
-                stages[".".join(parts[: start + len(wanted)])] = i + 1
-    if freeze in stages:
-        stages = {freeze: stages[freeze]}
+        for start in range(len(parts) - len(parts_wanted) + 1):
+            if parts[start : start + len(parts_wanted)] == parts_wanted:
+                path = ".".join(parts[: start + len(parts_wanted)])
+                stages[path] = range(stages[path].start if path in stages else i, i + 1)
+    return {wanted: stages[wanted]} if wanted in stages else stages
+
+
+def _frozen_by_name(names: Sequence[str], freeze: str) -> int:
+    stages = _stages_called(names, freeze)
     if len(stages) > 1:
         raise FreezeError(f"{freeze!r} may mean {', '.join(stages)}", f"allowed: {_allowed(names)}")
     if not stages:
         words = [*names, *(part for name in names[:-1] for part in _stages(name))]
         near = nearest(freeze, words)
         raise FreezeError(f"no block is called {freeze!r}", f"allowed: {_allowed(names)}", near)
-    (n,) = stages.values()
-    if n == len(names):
+    (found,) = stages.values()
+    if found.stop == len(names):
         raise FreezeError(f"{freeze!r} holds the classifier, which is always trained", f"allowed: {_allowed(names)}")
-    return n
+    return found.stop
 
 
 def _stages(name: str) -> list[str]:

@@ -29,7 +29,7 @@ class OwnNetwork:
 
 def arguments(given: Mapping[str, Any] | None) -> Arguments | None:
     """Arguments by name as a config holds them."""
-    return tuple((name, _frozen(given[name])) for name in sorted(given)) if given else None
+    return tuple((name, as_tuples(given[name])) for name in sorted(given)) if given else None
 
 
 def plain_arguments(args: Arguments | None) -> dict[str, Any] | None:
@@ -37,8 +37,9 @@ def plain_arguments(args: Arguments | None) -> dict[str, Any] | None:
     return None if args is None else {name: _thawed(value) for name, value in args}
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+def as_tuples(value: Any) -> Any:
+    """Lists within lists as tuples, as a config holds them."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def _thawed(value: Any) -> Any:

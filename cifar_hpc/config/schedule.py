@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.config.plugins import schedule_of
 from cifar_hpc.config.registry import load
+from cifar_hpc.config.trained import trained_in
 from cifar_hpc.config.trial import TrialConfig
 
 ONECYCLE_WARMUP_FRAC = (
@@ -73,22 +73,13 @@ def milestones(step: float, steps: float) -> float:
     return float(STEP_FACTOR ** sum(done_frac >= milestone for milestone in STEP_MILESTONES_FRAC))
 
 
-def first_trained(config: TrialConfig, frozen: int, blocks_n: int, epoch: int) -> int:
-    """Blocks that an epoch, counted from 1, leaves as they are: the frozen ones, or all but the classifier at the beginning.
-
-    frozen: blocks that `freeze` means, of blocks_n.
-    """
-    head_only = config.unfreeze_epoch is not None and epoch <= config.unfreeze_epoch
-    return max(frozen, blocks_n - 1) if head_only else frozen
-
-
 def block_rates(config: TrialConfig, names: Sequence[str], epoch: int) -> tuple[float | None, ...]:
     """The learning rate of each block in the middle of an epoch, None where the block does not train; shares of the peak where
     a range test is to find that."""
-    trained = first_trained(config, frozen_blocks(names, config.freeze), len(names), epoch)
     schedule = LrSchedule(config, _STEPS, 1.0 if config.lr == "auto" else float(config.lr))
     middle, heights = round((epoch - 0.5) * _STEPS), range(len(names) - 1, -1, -1)
-    return tuple(None if i < trained else schedule.rate(middle, height) for i, height in enumerate(heights))
+    trained = trained_in(config, names, epoch)
+    return tuple(schedule.rate(middle, height) if trains else None for trains, height in zip(trained, heights, strict=True))
 
 
 def _cosine(start: float, end: float, done_frac: float) -> float:

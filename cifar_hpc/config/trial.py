@@ -14,7 +14,7 @@ from typing import Any
 
 from cifar_hpc.config import catalog, identity
 from cifar_hpc.config.keys import Role, part, trial_key
-from cifar_hpc.config.own import OwnNetwork, arguments, plain_arguments
+from cifar_hpc.config.own import OwnNetwork, arguments, as_tuples, plain_arguments
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import Source
@@ -177,6 +177,14 @@ class TrialConfig:
         derived=True,
         hashed=False,
     )
+    start: str | None = trial_key(
+        "probe: the classifier begins as the solved linear probe of the network (classifier: logreg on its frozen features), a "
+        "trial of its own that is trained once for all that start from it; null: at random values, or those of `weights`",
+        Role.MEMBER | Role.TRAINING,
+        None,
+        choices=("probe",),
+        hashed=False,
+    )
     image_size: int | None = trial_key(
         "pixels of a side after resizing on the device; null: the data set's own, 224 for a folder. ImageNet's weights were "
         "trained at 224 and are warned of below 64: the last map of a network of stride 32 is one pixel at 32",
@@ -216,6 +224,35 @@ class TrialConfig:
         Role.MEMBER | Role.TRAINING | Role.BACKBONE | Role.RATES,
         None,
         ge=1,
+    )
+    unfreeze: tuple[tuple[int, str], ...] | None = trial_key(
+        "stepwise unfreezing: {1: fc, 3: layer4, 5: layer3} trains from epoch 1 the last block, from epoch 3 all from layer4 "
+        "on, from epoch 5 all from layer3 on; what stands before the last step's block stays frozen; null: off",
+        Role.MEMBER | Role.TRAINING | Role.BACKBONE | Role.RATES | Role.AS_WRITTEN,
+        None,
+        late=True,
+    )
+    train: str | tuple[str, ...] = trial_key(
+        "what trains of the blocks that are not frozen: all; bias (BitFit: biases) or norm (normalisation layers), each with "
+        "the whole classifier; a list of blocks: these alone, the classifier (its name, or head) among them or not",
+        Role.MEMBER | Role.TRAINING | Role.BACKBONE | Role.RATES | Role.AS_WRITTEN_IF_ACTING,
+        "all",
+        late=True,
+    )
+    lora: tuple[tuple[str, Any], ...] | None = trial_key(
+        "{rank: 8}: low-rank adaptation: the linear layers of the blocks that are not frozen stay as they are but for the "
+        "product of two matrices of that rank, which train with the classifier and nothing else; null: off",
+        Role.MEMBER | Role.TRAINING | Role.BACKBONE | Role.RATES | Role.AS_WRITTEN,
+        None,
+        late=True,
+    )
+    anchor: float | None = trial_key(
+        "L2-SP: half of this times the squared distance from the start's weights is added to the loss, of all that trains but "
+        "the classifier, which alone has weight_decay then; null: off",
+        Role.MEMBER | Role.TRAINING | Role.BACKBONE,
+        None,
+        gt=0,
+        late=True,
     )
     layer_decay: float | None = trial_key(
         "LR factor from a block to the one below it; null: the same LR everywhere",
@@ -419,6 +456,9 @@ class TrialConfig:
                 **data,
                 "arch_args": arguments(data.get("arch_args")),
                 "class_weights": arguments(class_weights) if isinstance(class_weights, dict) else class_weights,
+                "unfreeze": as_tuples(data.get("unfreeze")),
+                "train": as_tuples(data.get("train", "all")),
+                "lora": as_tuples(data.get("lora")),
                 "sources": None if sources is None else tuple(Source(**source) for source in sources),
                 "dataset": DatasetConfig(**dataset),
                 "stop": StopConfig(**data.get("stop", {})),

@@ -20,7 +20,7 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Split, load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
-from cifar_hpc.models.loading import pack_weights, read_weights
+from cifar_hpc.models.loading import pack_weights
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.train.measure import split_arrays
 
@@ -54,7 +54,7 @@ def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
 def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
     """A uniform and a greedy soup of kin with kept weights, the best on validation first. Raises CifarHpcError, DataError."""
     first = load_trained(members[0])
-    states = [dict(read_weights(files.weights).state) for files in members]
+    states = [dict(load_trained(files).model.state_dict()) for files in members]
     config = first.config
     assert config.image_size is not None
     data = load_dataset_of(config, data_root())

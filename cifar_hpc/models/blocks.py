@@ -30,13 +30,14 @@ NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 class Block(nn.Module):
     """One freezable piece of a model: a traced sub-network whose parameters keep their original qualified names.
 
-    frozen: train() leaves this block in eval mode. Deep-copyable and picklable.
+    frozen: train() leaves this block in eval mode; still: it leaves its BatchNorm there, whose running statistics then stay.
+    Deep-copyable and picklable.
     """
 
     def __init__(self, body: fx.GraphModule) -> None:
         super().__init__()
         self.body = body
-        self.frozen = False
+        self.frozen = self.still = False
         self._spare_input()
 
     def _spare_input(self) -> None:
@@ -58,6 +59,10 @@ class Block(nn.Module):
 
     def train(self, mode: bool = True) -> Block:
         super().train(mode and not self.frozen)
+        if self.still:
+            for module in self.modules():
+                if isinstance(module, _NormBase):
+                    module.eval()
         return self
 
     def prepend_dropout(self, p: float) -> None:

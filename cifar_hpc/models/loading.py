@@ -31,11 +31,12 @@ DEEPEST_PREFIX = 4  # parts of a name that a wrapper may have put before the net
 @dataclass(frozen=True)
 class Weights:
     """The tensors of a file by qualified name, and the normalisation it was trained with where the file says so. entry: where
-    they stood in the file, '' for the file itself."""
+    they stood in the file, '' for the file itself; start: what a file names that holds only what differs from it."""
 
     state: OrderedDict[str, Tensor]
     normalisation: Normalisation | None
     entry: str = ""
+    start: Mapping[str, str] | None = None
 
 
 class without_initial_values(TorchFunctionMode):  # noqa: N801 - a context manager reads as a verb phrase
@@ -56,7 +57,10 @@ def read_weights(path: Path) -> Weights:
     normalisation = None
     if isinstance(mean, list | tuple) and isinstance(std, list | tuple):
         normalisation = (tuple(mean), tuple(std))
-    return Weights(found.state, normalisation, found.entry)
+    start = found.notes.get("start") if path.suffix == ".safetensors" else None
+    parts = start if isinstance(start, dict) and set(start) == {"arch", "weights", "sha256"} else {}
+    is_one = bool(parts) and all(isinstance(part, str) for part in parts.values())
+    return Weights(found.state, normalisation, found.entry, parts if is_one else None)
 
 
 def pack_weights(network: nn.Module, normalisation: Normalisation) -> bytes:

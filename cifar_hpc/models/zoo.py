@@ -20,7 +20,8 @@ from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
-from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, read_weights, without_initial_values
+from cifar_hpc.models.deltas import whole_weights
+from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, without_initial_values
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.own_nets import cut_own, make_own
 from cifar_hpc.models.small_maps import trim_convolutions
@@ -63,7 +64,7 @@ def in_channels(config: TrialConfig, dataset_channels: int) -> int:
         return dataset_channels
     if not is_file(config.weights):
         return 3
-    state = read_weights(weights_path(config.arch, config.weights)).state
+    state = whole_weights(weights_path(config.arch, config.weights)).state
     depths = (tensor.shape[1] for tensor in state.values() if tensor.ndim == 4)
     return next((depth for depth in depths if depth in (1, 3)), dataset_channels)
 
@@ -80,7 +81,7 @@ def normalisation(config: TrialConfig) -> Normalisation | None:
         return _timm_normalisation(config.arch, config.weights)
     name = "imagenet"
     if is_file(config.weights):
-        weights = read_weights(weights_path(config.arch, config.weights))
+        weights = whole_weights(weights_path(config.arch, config.weights))
         info = catalog.architecture(config.arch)
         known = info is not None and info.weights and _classes(weights, info.blocks[-1]) == IMAGENET_CLASSES
         if weights.normalisation or not known:
@@ -97,7 +98,7 @@ def _timm_normalisation(arch: str, weights: str) -> Normalisation | None:
     default = pretrained(arch)
     if not is_file(weights):
         return default.normalisation
-    file = read_weights(weights_path(arch, weights))
+    file = whole_weights(weights_path(arch, weights))
     alike = default.classifier is not None and _classes(file, default.classifier) == default.classes
     return file.normalisation or (default.normalisation if alike else None)
 
@@ -166,7 +167,7 @@ def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tupl
     # timm's constructors run parts of some networks, and the user's own may, which takes values
     with without_initial_values() if config.arch in catalog.ARCHS else nullcontext():
         network = network_of(config, num_classes, channels)
-    warnings = fit_weights(network, read_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
+    warnings = fit_weights(network, whole_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
     return network, warnings
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
-from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
+from cifar_hpc.config.trained import ever_trained
 from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.planning.halving import Rungs
 
 MOST_MEMBERS = 64
 MOST_PROBES = 1024  # linear classifiers, which are stepped as one
@@ -32,9 +33,11 @@ DEFAULT_TRAIN_N = 50_000  # images, where neither spec nor catalogue tells
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cohort:
-    """Trials trained side by side, so that their common trunk runs once for all."""
+    """Trials trained side by side, so that their common trunk runs once for all. rungs: where they are judged together; None:
+    each gets all its epochs."""
 
     trials: tuple[TrialConfig, ...]
+    rungs: Rungs | None = None
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -181,13 +184,9 @@ def _memory_gb(trial: TrialConfig) -> float:
 
 
 def _depth(trial: TrialConfig) -> int:
-    return _depth_of(trial.network, trial.freeze)
-
-
-@functools.cache
-def _depth_of(arch: str | OwnNetwork, freeze: str | int | float) -> int:
-    names = _blocks(arch)
-    return 0 if names is None else frozen_blocks(names, freeze)
+    """Blocks of the trunk: those before the first that the trial ever trains."""
+    names = _blocks(trial.network)
+    return 0 if names is None else ever_trained(trial, names).index(True)
 
 
 @functools.cache

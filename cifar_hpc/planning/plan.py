@@ -8,13 +8,16 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
 from cifar_hpc.planning.duration import Duration
+from cifar_hpc.planning.halving import Rungs, rungs_of
 from cifar_hpc.planning.lineage import levels_of, parent_of
 from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
+from cifar_hpc.spec.search import Scheduler
 from cifar_hpc.spec.sweep import SweepSpec
 
 __all__ = ["Cohort", "Job", "Plan", "Resources", "jobs_for", "make_plan", "plan_record", "recorded_plan", "trunk_passes"]
@@ -94,6 +97,8 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     """
     trials = tuple(trial.config for trial in spec.trials)
     cohorts = _cohorts_of_equal_resources(spec) if share else alone(trials)
+    if spec.halving is not None:
+        cohorts = tuple(_with_rungs(cohort, spec.halving, spec.objective) for cohort in cohorts)
     return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=levels_of(trials), share=share)
 
 
@@ -120,7 +125,9 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
     say) leave their cohort; a cohort without members has no job.
     """
     wanted = frozenset(trial_ids)
-    cohorts = (Cohort(trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts)
+    cohorts = (
+        dataclasses.replace(cohort, trials=tuple(t for t in cohort.trials if t.trial_id in wanted)) for cohort in plan.cohorts
+    )
     level_of = {trial_id: level for level, ids in enumerate(plan.levels) for trial_id in ids}
     leveled = [(level_of[cohort.trial_ids[0]], cohort) for cohort in cohorts if cohort.trials]
     awaited = {parent_of(trial) for trial in plan.trials if trial.trial_id in wanted}
@@ -139,6 +146,22 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
         )
         for number, (level, cohort) in enumerate(leveled, first_number)
     )
+
+
+def _with_rungs(cohort: Cohort, halving: Scheduler, objective: str) -> Cohort:
+    """The cohort with the rungs after which its trials are judged; as it is where none has company."""
+    judged = [trial for trial in cohort.trials if trial.trains]
+    epochs = rungs_of(halving.grace_epochs, halving.reduction, max((trial.epochs for trial in judged), default=0))
+    if len(judged) < 2 or not epochs:
+        return cohort
+    rungs = Rungs(
+        company=tuple(trial.trial_id for trial in judged),
+        epochs=epochs,
+        reduction=halving.reduction,
+        objective=objective,
+        mode=OBJECTIVES[objective].mode,
+    )
+    return dataclasses.replace(cohort, rungs=rungs)
 
 
 def plan_record(plan: Plan) -> PlanRecord:
@@ -166,6 +189,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
         keep=KeepRule(**dataclasses.asdict(plan.spec.keep)) if plan.spec.keep else None,
         promise=dict(plan.promise),
+        halving={**dataclasses.asdict(plan.spec.halving), "first_job": 1} if plan.spec.halving else None,
     )
 
 
@@ -183,5 +207,6 @@ def recorded_plan(record: PlanRecord) -> Plan:
         findings=record.findings,
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
         keep=Keep(**dataclasses.asdict(record.keep)) if record.keep else None,
+        halving=Scheduler(**{k: v for k, v in record.halving.items() if k != "first_job"}) if record.halving else None,
     )
     return dataclasses.replace(make_plan(spec, share=record.share), promise=record.promise)

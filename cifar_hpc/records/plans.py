@@ -14,9 +14,10 @@ from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.claims import TrialState, read_state
+from cifar_hpc.records.jobs import next_number
 from cifar_hpc.records.layout import Layout, is_name
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
-from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.records.schema import JobEvent, PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.store import read_record, read_records, write_record
 
 
 def read_plan(layout: Layout, name: str) -> PlanRecord:
@@ -63,6 +64,20 @@ def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
             write_record(kept, before)
     write_record(files.plan, plan)
     return kept
+
+
+def since_when(layout: Layout, plan: PlanRecord) -> PlanRecord:
+    """With the number of the first job whose trials halving may have ended by the plan's rules: what other rules ended begins
+    again."""
+    if plan.halving is None:
+        return plan
+    files, before = layout.sweep(plan.sweep), None
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        before = read_record(files.plan, PlanRecord).halving
+    if before is not None and before == {**plan.halving, "first_job": before.get("first_job")}:
+        return dataclasses.replace(plan, halving=before)
+    first_job = next_number(read_records(files.jobs, JobEvent))
+    return dataclasses.replace(plan, halving={**plan.halving, "first_job": first_job})
 
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:

@@ -380,6 +380,9 @@ class PlanRecord(Record):
     promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by network: those of more start first
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: Plain | None = None
+    # Where the trials of each cohort are judged together: the keys of the scheduler, and first_job, the number of the first job
+    # that ended trials by them.
+    halving: Plain | None = None
 
     @property
     def trials_at_most(self) -> int:
@@ -393,9 +396,8 @@ class PlanRecord(Record):
             return True
         sweep, _, job = result.job.partition("/")
         number = job.rpartition("-")[2]
-        return (
-            self.search is not None and sweep == self.sweep and number.isdecimal() and int(number) >= self.search["first_job"]
-        )
+        judged = self.search or self.halving
+        return judged is not None and sweep == self.sweep and number.isdecimal() and int(number) >= judged["first_job"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

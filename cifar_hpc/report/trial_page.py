@@ -92,13 +92,25 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
     lines.append(
         f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"
-        f" ({trial.frozen_blocks} of {trial.total_blocks} blocks frozen{flops}) in {duration_text(trial.train_s)} on"
+        f" ({_what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
         f" {trial.hardware}."
     )
     if found.confusions:
         mixed = " and ".join(f"{a} for {b} ({n})" for a, b, n in found.confusions[:2])
         lines.append(f"On the {SPLITS[split]} images it most often takes {mixed}.")
     return lines
+
+
+def _what_stayed(trial: Trial) -> str:
+    train, lora = trial.config.get("train") or "all", trial.config.get("lora")
+    first = f"the first {trial.frozen_blocks} of" if train != "all" or lora else f"{trial.frozen_blocks} of"
+    stayed = f"{first} {trial.total_blocks} blocks frozen"
+    if lora:
+        return f"{stayed}, of the others all but low-rank matrices and the classifier"
+    parts = {"bias": "biases", "norm": "normalisation layers"}
+    if isinstance(train, str):
+        return stayed + (f", of the others all but {parts[train]} and the classifier" if train in parts else "")
+    return f"{stayed}; only {', '.join(train)} trained"
 
 
 def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:

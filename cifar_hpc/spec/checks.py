@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture, known_architecture, misfit, starving_norm
@@ -15,6 +15,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.trained import depths, ever_trained, steps_of
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import UnusableArchError, nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
@@ -66,9 +67,12 @@ def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> lis
 def warnings_of(configs: Sequence[TrialConfig]) -> list[str]:
     """A sentence for each thing that runs and is likely not meant."""
     sentences = []
-    random = sum(c.weights is None and c.freeze != "none" for c in configs)
+    random = sum(c.weights is None and (c.freeze != "none" or c.train != "all" or c.lora is not None) for c in configs)
     if random:
         sentences.append(f"{_trials(random, len(configs))} freeze blocks with random weights (weights: null)")
+    headless = sum(map(_keeps_random_classifier, configs))
+    if headless:
+        sentences.append(f"{_trials(headless, len(configs))} never train the classifier, which stays as it was drawn by chance")
     tiny = {c.image_size for c in configs if c.image_size and _is_tiny(c)}
     if tiny:
         sentences.append(
@@ -100,6 +104,9 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
     epochs = config.epochs
     if config.unfreeze_epoch is not None and config.unfreeze_epoch >= epochs:
         yield f"unfreeze_epoch {config.unfreeze_epoch} of {epochs} epochs: only the classifier is trained"
+    for start, name in config.unfreeze or ():
+        if start > epochs:
+            yield f"unfreeze from epoch {start} of {epochs} epochs: what {name} begins is never trained"
     if not schedule_of(config).own_rise and 2 * config.warmup_epochs > epochs:
         yield f"warmup_epochs {config.warmup_epochs:g} of {epochs} epochs: the learning rate rises for most of the training"
     images = _training_images(config)
@@ -110,6 +117,18 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
                 f"ema {config.ema:g} averages over {scale:,.0f} steps and there are {steps:,}: the decay stays at most "
                 f"{steps / (9 + steps):.2g}"
             )
+
+
+def _keeps_random_classifier(config: TrialConfig) -> bool:
+    """Whether a list of `train` leaves out a classifier that the weights do not hold."""
+    info = known_architecture(config.network) if isinstance(config.train, tuple) else None
+    given = config.weights is not None and (config.weights.startswith(PARENT_PREFIX) or config.weights_fingerprint)
+    if info is None or given:
+        return False
+    try:
+        return not ever_trained(config, info.blocks)[-1]
+    except FreezeError:  # told of as an error
+        return False
 
 
 def _is_tiny(config: TrialConfig) -> bool:
@@ -184,6 +203,41 @@ def _check_freeze(arch: str | OwnNetwork, freeze: Any) -> Finding | None:
     return None
 
 
+class _Training(NamedTuple):
+    """What decides which blocks train: config/trained.Training."""
+
+    freeze: str | int | float
+    train: str | tuple[str, ...]
+    unfreeze: tuple[tuple[int, str], ...] | None
+    unfreeze_epoch: int | None
+
+
+def _check_training(arch: str | OwnNetwork, training: _Training) -> Finding | None:
+    if training.unfreeze is not None and training.unfreeze_epoch is not None:
+        return Finding("unfreeze", training.unfreeze, "unfreeze beside unfreeze_epoch", "one of them: {1: head, 4: layer3}")
+    info = known_architecture(arch)
+    if info is None or _check_freeze(arch, training.freeze) is not None:
+        return None
+    try:
+        steps_of(training, info.blocks)
+        depths(training, info.blocks)
+    except FreezeError as error:
+        value = getattr(training, error.key)
+        return Finding(error.key, value, f"{error.found} with arch {arch}", error.allowed, error.near)
+    return None
+
+
+def _check_start(weights: str | None, anchor: float | None, lora: Any, train: str | tuple[str, ...]) -> Finding | None:
+    """What `anchor` and `lora` have to do with."""
+    if lora is not None and train != "all":
+        return Finding("train", train, f"train {train if isinstance(train, str) else list(train)} beside lora", "all")
+    if lora is not None and anchor is not None:
+        return Finding("anchor", anchor, f"anchor {anchor:g} beside lora", "null: the matrices of lora begin at no weights")
+    if anchor is not None and weights is None:
+        return Finding("anchor", anchor, f"anchor {anchor:g} with random weights", "null, or `weights` to hold on to")
+    return None
+
+
 def _check_side(arch: str | OwnNetwork, stem: str, image_size: int | None) -> Finding | None:
     info = known_architecture(arch)
     if info is None or image_size is None or stem == "cifar":  # its sides are known for the published stem alone
@@ -240,6 +294,8 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_weights, lambda c: (c.network, c.weights)),
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.network, c.freeze)),
+    (_check_training, lambda c: (c.network, _Training(c.freeze, c.train, c.unfreeze, c.unfreeze_epoch))),
+    (_check_start, lambda c: (c.weights, c.anchor, c.lora, c.train)),
     (_check_side, lambda c: (c.network, c.stem, c.image_size)),
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (
@@ -284,6 +340,13 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
         lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),
         "nothing is left to unfreeze before the last epoch",
     ),
+    "train": (
+        lambda c: c.train != "all" or c.freeze not in ("none", "all"),
+        "nothing or the classifier alone is left to choose",
+    ),
+    "unfreeze": (lambda c: bool(c.unfreeze or c.unfreeze_epoch), "nothing is left to unfreeze"),
+    "lora": (lambda c: c.lora is not None, "only the classifier is trained"),
+    "anchor": (lambda c: c.anchor is not None, "only the classifier is trained"),
     "ghost_batches": (lambda c: c.ghost_batches is not None, "only the classifier is trained, or the parts are 1"),
     "stop.min_delta": (lambda c: c.stop.patience is not None, "stop.patience is not set, or not below epochs"),
     "stop.patience": (lambda c: c.stop.patience is not None, "it is not below epochs, so that nothing stops early"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.trained import WORDS
 from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
 from cifar_hpc.spec import values
 from cifar_hpc.spec.parts import Ensembling, Folds, Keep, Resources
@@ -33,6 +34,31 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
         {"anyOf": [{"enum": list(catalog.DATASETS)}, {"type": "string", "pattern": "^torchvision/|^hf/|:"}]},
     ),
     "freeze": (values.read_freeze, values.FREEZE_ALLOWED, {"anyOf": [_WORD, {"type": "number", "minimum": 0}]}),
+    "train": (
+        values.read_train,
+        values.TRAIN_ALLOWED,
+        {"anyOf": [{"enum": list(WORDS)}, {"type": "array", "items": _WORD, "minItems": 1}]},
+    ),
+    "lora": (
+        values.read_lora,
+        values.LORA_ALLOWED,
+        {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {"rank": {"type": "integer", "minimum": 1}},
+                    "required": ["rank"],
+                    "additionalProperties": False,
+                },
+                {"type": "null"},
+            ]
+        },
+    ),
+    "unfreeze": (
+        values.read_unfreeze,
+        values.UNFREEZE_ALLOWED,
+        {"anyOf": [{"type": "object", "patternProperties": {"^[1-9][0-9]*$": _WORD}}, {"type": "null"}]},
+    ),
     "weights": (
         values.read_weights,
         values.WEIGHTS_ALLOWED,

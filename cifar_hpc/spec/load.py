@@ -20,7 +20,7 @@ from cifar_hpc.spec.parts import Ensembling, Keep, Resources
 from cifar_hpc.spec.problems import by_line, problems_of
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, argument_keys, given, spec_model
-from cifar_hpc.spec.space import read_order, read_search
+from cifar_hpc.spec.space import halving_warnings, read_halving, read_order, read_search
 from cifar_hpc.spec.stages import read_stages, refuse_beside_stages
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.spec.trials import read_trials
@@ -51,15 +51,17 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
     keep = _keep_rule(spec.get("keep", Keep()))
     resolver = Resolver(base, objective, spec["keep"] if spec.get("keep") == "weights" else BY_RULE if keep else None, parts)
-    search, order = None, read_order(model, tree)
+    search, order, halving = None, read_order(model, tree), read_halving(model, tree)
     if "stages" in spec:
         trials, warnings = read_stages(tree, resolver, strict=not overrides)
-    elif "search" in spec and order is None:
+    elif "search" in spec and order is None and halving is None:
         trials, search, warnings = read_search(model, tree, resolver, strict=not overrides)
     else:
         found = read_trials(model, tree, resolver, {}, strict=not overrides)
         trials = found.trials
-        warnings = (*found.warnings, *idle_settings(found.written, [trial.config for trial in trials]))
+        configs = [trial.config for trial in trials]
+        told = halving_warnings(halving, configs) if halving else []
+        warnings = (*found.warnings, *idle_settings(found.written, configs), *told)
     resources = Resources(**all_of(spec["resources"])) if "resources" in spec else Resources()
     if search:
         _check_parts(search.corners, resources, tree)
@@ -77,6 +79,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         warnings=(*warnings, *resolver.notes, *warnings_of(search.corners if search else [trial.config for trial in trials])),
         search=search,
         order=order,
+        halving=halving,
         ensemble=_ensembling(spec["ensemble"]) if "ensemble" in spec else None,
         keep=keep,
     )

@@ -8,6 +8,7 @@ remain, each gives a point: the axes in which they differ become axes of this st
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig, keys_with
 from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.expand import FOLD, Point
+from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
 from cifar_hpc.spec.values import show
@@ -64,6 +66,18 @@ def start_from_parents(points: Sequence[Point], earlier: Mapping[str, Parents], 
     if problems:
         raise SpecError(by_line(problems))
     return Started(tuple(started), tuple(axes))
+
+
+def keeping_parents(trials: Iterable[SweepTrial]) -> tuple[SweepTrial, ...]:
+    """The trials; those from which others of them start keep their weights."""
+    trials = tuple(trials)
+    parents = {str(trial.config.weights).removeprefix(PARENT_PREFIX) for trial in trials}
+    return tuple(
+        dataclasses.replace(trial, config=dataclasses.replace(trial.config, keep="weights"))
+        if trial.config.trial_id in parents
+        else trial
+        for trial in trials
+    )
 
 
 class _NoParentError(Exception):

@@ -34,6 +34,7 @@ from cifar_hpc.spec.keys import (
     Key,
     plain_type,
 )
+from cifar_hpc.spec.search import SCHEDULERS
 from cifar_hpc.spec.values import refuse
 
 MAX_SEEDS = 10_000
@@ -260,7 +261,8 @@ def _search_part() -> type[BaseModel]:
     keys = {key.name.removeprefix(prefix): (value_type(key), key.default) for key in SCHEDULER_KEYS.values()}
     scheduler = _model("Scheduler", "Which trials go on.", keys, prefix)
     own = {key.name.removeprefix("search."): (value_type(key), key.default) for key in SEARCH_KEYS.values()}
-    fields = {**own, "ranges": (ranges, None), "scheduler": (scheduler, None)}
+    either: Any = Annotated[scheduler, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
+    fields = {**own, "ranges": (ranges, None), "scheduler": (either, None)}
     return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
 
 
@@ -304,6 +306,8 @@ def json_schema() -> dict[str, Any]:
             "anyOf": [kind["items"], kind],
             "description": kind.get("description", ""),
         }
+    schedulers = {"anyOf": [{"enum": list(SCHEDULERS)}, {"$ref": "#/$defs/Scheduler"}]}
+    definitions["Search"]["properties"]["scheduler"] = {**schedulers, "description": _SECTION_DOCS["scheduler"]}
     del definitions["Dataset"]["required"]  # {folder: PATH} alone is one
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
     for part in (schema, definitions["Stage"]):

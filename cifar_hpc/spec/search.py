@@ -18,7 +18,8 @@ from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.parts import SweepTrial
 
 ALGORITHMS = ("random", "optuna")
-SCHEDULERS = ("asha", "hyperband", "pbt")
+HALVING = "halving"
+SCHEDULERS = ("asha", "hyperband", "pbt", HALVING)
 PBT_AXES = keys_with(Role.PBT)
 
 Picks = Mapping[str, int | float]  # axis -> the position of a choice, or a number inside a range
@@ -29,9 +30,10 @@ class Scheduler:
     """Which trials go on, by their company's numbers on validation."""
 
     name: str = spec_key(
-        "asha (asynchronous successive halving, arXiv:1810.05934), hyperband (several of its brackets, each more patient) or "
+        "asha (asynchronous successive halving, arXiv:1810.05934), hyperband (several of its brackets, each more patient), "
         "pbt (population based training, arXiv:1711.09846: the worst go on from the best, with changed settings; "
-        "it needs schedule: constant and one seed)",
+        "it needs schedule: constant and one seed) or halving (successive halving of the full grid within each cohort, "
+        "wherever it trains)",
         choices=SCHEDULERS,
     )
     grace_epochs: int = spec_key("epochs that every trial gets; of pbt: epochs of a generation", 1, ge=1)
@@ -52,7 +54,8 @@ class SearchKeys:
         "who samples the points: random, or optuna (TPE, which learns from those before)", "random", choices=ALGORITHMS
     )
     num_points: int | None = spec_key(
-        "points sampled from grid, zip and ranges; each with every seed; null: all of them, with order: rank alone",
+        "points sampled from grid, zip and ranges; each with every seed; null: all of them, with order: rank alone or with "
+        "scheduler halving alone",
         None,
         ge=1,
     )

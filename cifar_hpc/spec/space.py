@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.expand import Expansion, Point, expand
@@ -19,7 +20,7 @@ from cifar_hpc.spec.keys import RANGE_KEYS
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.schema import all_of, given
-from cifar_hpc.spec.search import PBT_AXES, Range, Scheduler, Search, Space, corners, make_axes
+from cifar_hpc.spec.search import HALVING, PBT_AXES, Range, Scheduler, Search, Space, corners, make_axes
 from cifar_hpc.spec.sections import Origins, read_sections
 from cifar_hpc.spec.trials import as_trial, resolve_points, unmet, varying
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
@@ -49,12 +50,18 @@ def read_search(
     del keys["order"]
     if keys["num_points"] is None:
         where = tree.where(("search", "num_points"))
-        raise SpecError([Problem(where, "no num_points", "how many points are sampled; order: rank alone trains them all")])
+        allowed = "how many points are sampled; order: rank alone and scheduler halving alone train them all"
+        raise SpecError([Problem(where, "no num_points", allowed)])
     if not (declared or ranges):
         where = tree.where(("search",))
         raise SpecError([Problem(where, "no axes", "a search samples from grid, zip and search.ranges")])
     expansion = _sum([expand(corner) for corner in corners(sections, ranges)])
     warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict) + origins.repeated()
+    probed = next((point for point in expansion.points if point.get("start") is not None), None)
+    if probed is not None:
+        where = origins.where("start", probed["start"])
+        allowed = "a search samples trials that wait for no other; a grid starts from probes"
+        raise SpecError([Problem(where, "start: probe in a search", allowed)])
     resolved = resolve_points(expansion.points, resolver, origins)
     unique = {config.trial_id: (config, point) for point, config in resolved}
     axes = varying([*declared, *ranges], list(unique.values()), origins)
@@ -94,6 +101,29 @@ def read_order(model: BaseModel, tree: YamlTree) -> str | None:
         allowed = f"order: {order} trains the full grid: it stands alone"
         raise SpecError([Problem(tree.where(("search", key)), f"{key} beside order: {order}", allowed) for key in others])
     return order
+
+
+def read_halving(model: BaseModel, tree: YamlTree) -> Scheduler | None:
+    """The scheduler halving, which samples nothing; None where another one is asked for. Raises SpecError."""
+    part = given(given(model).get("search"))
+    scheduler = Scheduler(**all_of(part["scheduler"])) if part.get("scheduler") is not None else None
+    if scheduler is None or scheduler.name != HALVING:
+        return None
+    others = [key for key in part if key != "scheduler"] + ["scheduler.brackets"] * ("brackets" in given(part["scheduler"]))
+    if others:
+        allowed = "halving trains the full grid: grace_epochs and reduction are all that it has"
+        raise SpecError(
+            [Problem(tree.where(("search", *key.split("."))), f"{key} beside scheduler halving", allowed) for key in others]
+        )
+    return scheduler
+
+
+def halving_warnings(halving: Scheduler, configs: Sequence[TrialConfig]) -> list[str]:
+    """Sentences on what it does not do."""
+    if halving.grace_epochs >= max((config.epochs for config in configs if config.trains), default=0):
+        return [f"search.scheduler has no effect: no trial is longer than {halving.grace_epochs} epochs"]
+    blind = sum(config.dataset.val_frac == 0 for config in configs)
+    return [f"search.scheduler has no effect: {blind} trials have no validation images"] if blind else []
 
 
 def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, origins: Origins) -> dict[str, Range]:
@@ -144,7 +174,15 @@ def _check_population(search: Search, tree: YamlTree, origins: Origins, axes: Se
     if len(epochs) > 1 or search.generations < 2 or search.max_epochs % scheduler.grace_epochs:
         told = f"epochs {', '.join(map(str, sorted(epochs)))} in generations of {scheduler.grace_epochs}"
         refuse(("search", "scheduler"), told, "grace_epochs divides epochs into 2 generations or more")
-    wanted = {"schedule": "constant", "classifier": "linear", "unfreeze_epoch": None, "warmup_epochs": 0.0}
+    wanted = {
+        "schedule": "constant",
+        "classifier": "linear",
+        "unfreeze_epoch": None,
+        "unfreeze": None,
+        "anchor": None,
+        "lora": None,
+        "warmup_epochs": 0.0,
+    }
     for name, value in wanted.items():
         given = next((getattr(c, name) for c in search.corners if getattr(c, name) != value), value)
         if given != value and name not in axes:

@@ -13,6 +13,7 @@ from typing import Any
 from cifar_hpc.config.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
+from cifar_hpc.spec.parents import keeping_parents
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver
@@ -113,11 +114,7 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
     for stage, found in read.items():
         for trial in found.trials:
             trials.setdefault(trial.config.trial_id, dataclasses.replace(trial, axes={"stage": stage, **trial.axes}))
-    parents = {str(trial.config.weights).removeprefix(PARENT_PREFIX) for trial in trials.values()}
-    kept = tuple(
-        dataclasses.replace(trial, config=dataclasses.replace(trial.config, keep="weights")) if trial_id in parents else trial
-        for trial_id, trial in trials.items()
-    )
+    kept = keeping_parents(trials.values())
     warnings = [warning for found in read.values() for warning in found.warnings]
     warnings_found = (*_idle(read, trees, [trial.config for trial in kept]), *_seen_before(kept))
     return kept, (*dict.fromkeys(warnings), *warnings_found)

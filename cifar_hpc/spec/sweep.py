@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
-from cifar_hpc.spec.search import Search
+from cifar_hpc.spec.search import Scheduler, Search
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,7 @@ class SweepSpec:
     overrides: tuple[str, ...] = ()
     search: Search | None = None
     order: str | None = None  # rank: the networks that promise most start first
+    halving: Scheduler | None = None  # by which the trials of each cohort are judged together
     ensemble: Ensembling | None = None  # None: `report` makes the usual ones
     keep: Keep | None = None  # whose networks stay; None: the trials say it
 

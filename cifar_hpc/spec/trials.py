@@ -15,8 +15,9 @@ from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
-from cifar_hpc.spec.parents import STARTED_BY, Parents, start_from_parents
+from cifar_hpc.spec.parents import STARTED_BY, Parents, keeping_parents, start_from_parents
 from cifar_hpc.spec.parts import SweepTrial
+from cifar_hpc.spec.probes import start_from_probes
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver, UnresolvedError
 from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections, spell
@@ -54,13 +55,15 @@ def read_trials(
     warnings += origins.repeated()
     parents = {name: Parents(name, stage.points, stage.axes) for name, stage in earlier.items()}
     started = start_from_parents(expansion.points, parents, origins)
-    resolved = resolve_points(started.points, resolver, origins)
+    probes, points = start_from_probes(started.points, resolver)
+    resolved = resolve_points([*probes, *points], resolver, origins)
     unique: dict[str, tuple[TrialConfig, Point]] = {}
     for point, config in resolved:
         unique.setdefault(config.trial_id, (config, point))
-    axes = varying([*started.axes, *declared], list(unique.values()), origins)
+    told_apart = ["classifier"] if probes and "classifier" not in declared else []
+    axes = varying([*started.axes, *declared, *told_apart], list(unique.values())[len(probes) :], origins)
     return StageTrials(
-        trials=tuple(as_trial(config, point, axes) for config, point in unique.values()),
+        trials=keeping_parents(as_trial(config, point, axes) for config, point in unique.values()),
         points=tuple(resolved),
         axes=axes,
         warnings=tuple(warnings),

@@ -14,6 +14,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.sources import is_own
+from cifar_hpc.config.trained import WORDS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 from cifar_hpc.config.words import usual_weights
 from cifar_hpc.errors import nearest
@@ -26,6 +27,9 @@ DATASET_ALLOWED = (
 )
 ARGUMENTS_ALLOWED = "arguments by name, each a number, a word, true, false, null or a list of them: {width: 64}"
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
+TRAIN_ALLOWED = "all, bias, norm, or a list of blocks: [layer2, fc]; head means the last block"
+LORA_ALLOWED = "{rank: 8}, a whole number from 1 on, or null"
+UNFREEZE_ALLOWED = "epochs from 1 on, each with a block from which on all train: {1: fc, 3: layer4, 5: layer3}, or null"
 WEIGHTS_ALLOWED = (
     "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
 )
@@ -138,6 +142,48 @@ def read_freeze(value: Any) -> str | int | float:
     if value == 0:
         return "none"
     return "all" if isinstance(value, float) and value == 1.0 else value
+
+
+def read_train(value: Any) -> str | tuple[str, ...]:
+    """A word, or blocks whose names are compared with the network's later."""
+    if isinstance(value, str) and value in WORDS:
+        return value
+    if isinstance(value, str):
+        near = nearest(value, WORDS) or (f"[{value}]" if _BLOCK_NAME.fullmatch(value) else None)
+        raise refuse(show(value), TRAIN_ALLOWED, near)
+    if not isinstance(value, list) or not value:
+        raise refuse(show(value), TRAIN_ALLOWED)
+    for item in value:
+        if not isinstance(item, str) or not _BLOCK_NAME.fullmatch(item):
+            raise refuse(f"{show(item)} in the list", "the name of a block or a stage, such as layer2")
+    return tuple(value)
+
+
+def read_lora(value: Any) -> Arguments | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict) or list(value) != ["rank"]:
+        raise refuse(show(value), LORA_ALLOWED, f"{{rank: {value}}}" if type(value) is int else None)
+    if type(value["rank"]) is not int or value["rank"] < 1:
+        raise refuse(f"the rank {show(value['rank'])}", LORA_ALLOWED)
+    return arguments(value)
+
+
+def read_unfreeze(value: Any) -> tuple[tuple[int, str], ...] | None:
+    """Pairs of an epoch and a block, by epoch."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not value:
+        raise refuse(show(value), UNFREEZE_ALLOWED)
+    for epoch, block in value.items():
+        if not re.fullmatch(r"[1-9]\d{0,8}", str(epoch)):
+            raise refuse(f"the epoch {epoch!r}", "a whole number, 1 for the first epoch")
+        if not isinstance(block, str) or not _BLOCK_NAME.fullmatch(block):
+            raise refuse(f"{show(block)} from epoch {epoch} on", "the name of a block or a stage, such as layer4")
+    steps = tuple(sorted((int(epoch), block) for epoch, block in value.items()))
+    if steps[0][0] != 1:
+        raise refuse(f"epoch {steps[0][0]} first", "what trains from epoch 1 on: {1: fc, 3: layer4}")
+    return steps
 
 
 def read_weights(value: Any) -> str | None:

@@ -157,7 +157,8 @@ def flat_config(text: str) -> Mapping[str, Any]:
     if folder := flat.get("dataset.folder"):
         flat["dataset"] = PurePath(folder).name
     for key in unhashed_keys():  # no parts of the trial, or said by another
-        flat.pop(key, None)
+        if key != "start":  # in whose words a user asks for a parent
+            flat.pop(key, None)
     return flat
 
 
@@ -176,11 +177,13 @@ def is_training_key(key: str) -> bool:
 
 
 def _hashable(value: Any) -> Any:
-    """Lists of words as tuples; a list of augmentation operations as 'flip + crop(padding=4)'."""
+    """Lists of words as tuples; of pairs as '1=fc 3=layer4'; of augmentation operations as 'flip + crop(padding=4)'."""
     if not isinstance(value, list):
         return value
     if value and all(isinstance(item, dict) for item in value):
         return " + ".join(_operation(item["name"], item.get("args", ())) for item in value)
+    if value and all(isinstance(item, list) for item in value):
+        return " ".join(f"{name}={spell(rest)}" for name, rest in value)
     return tuple(value)
 
 

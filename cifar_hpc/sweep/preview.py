@@ -6,9 +6,10 @@ from collections import Counter
 
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import since_when
 from cifar_hpc.records.schema import Status
 from cifar_hpc.search.run import journal_of
-from cifar_hpc.spec.search import expected_epochs, replaced_n
+from cifar_hpc.spec.search import Scheduler, expected_epochs, replaced_n
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import stage_lines
 from cifar_hpc.status.words import plural
@@ -28,7 +29,7 @@ def preview_lines(
     if spec.search is not None:
         return search_lines(layout, spec, listener)
     plan = make_plan(spec, share=share)
-    states = reader_of(layout, plan_record(plan)).read()
+    states = reader_of(layout, since_when(layout, plan_record(plan))).read()
     lines = plan_lines(plan, states)
     site = where.slurm()
     if site is None:
@@ -56,7 +57,17 @@ def plan_lines(plan: Plan, states: States) -> list[str]:
     shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
     if shared_n < alone_n:
         lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
+    if plan.spec.halving is not None:
+        lines.append(_halving_line(plan, plan.spec.halving))
     return lines
+
+
+def _halving_line(plan: Plan, halving: Scheduler) -> str:
+    rungs = sorted({epoch for cohort in plan.cohorts if cohort.rungs for epoch in cohort.rungs.epochs})
+    alone_n = sum(trial.trains for cohort in plan.cohorts if cohort.rungs is None for trial in cohort.trials)
+    judged = f"the best 1/{halving.reduction:g} of each cohort go on after epoch {', '.join(map(str, rungs))}"
+    alone = f"{plural(alone_n, 'trial')} without company in a cohort {'has' if alone_n == 1 else 'have'} all epochs"
+    return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone_n else [])])
 
 
 def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:

@@ -13,7 +13,7 @@ from cifar_hpc.planning.plan import Job, Plan, jobs_for
 from cifar_hpc.records.claims import clear_finished, is_own
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import write_plan
+from cifar_hpc.records.plans import since_when, write_plan
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, write_changed
 from cifar_hpc.status.state import ENDED, GOING_ON, SweepReader
@@ -45,6 +45,7 @@ class GridRounds:
         return contextlib.nullcontext()
 
     def prepare(self, listener: Listener) -> States:
+        self.reader.plan = since_when(self._layout, self.reader.plan)
         states: States = self.reader.read()
         self._again = self._lineage.with_failed_parents(self._again, states)
         states = self._give_up(states, self._again)

@@ -31,13 +31,15 @@ POLL_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
 class Hooks:
     """What the runner does at the points where it may act.
 
-    epoch_ended: after validation, may end the member; finished: these members are over; failed: its step, or a hook that takes
-    one member, raised: it takes no further part; save: write its checkpoint; check: raise where the member must not go on;
-    save_due: whether it is time for a checkpoint within an epoch; interrupted: whether the job was asked to stop. In a world
-    of several processes all of them call the hooks, at the same points.
+    epoch_ended: after validation, may end the member; judged: all that ended the epoch, once it ended for all of them, may end
+    some and returns those that train no further for now; finished: these members are over; failed: its step, or a hook that
+    takes one member, raised: it takes no further part; save: write its checkpoint; check: raise where the member must not go
+    on; save_due: whether it is time for a checkpoint within an epoch; interrupted: whether the job was asked to stop. In a
+    world of several processes all of them call the hooks, at the same points.
     """
 
     epoch_ended: Callable[[Member], None]
+    judged: Callable[[Sequence[Member]], Sequence[Member]]
     finished: Callable[[Sequence[Member]], None]
     failed: Callable[[Member, Exception], None]
     save: Callable[[Member], None]
@@ -145,9 +147,10 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
         val_s = (time.perf_counter() - started) / max(1, len(present))
         end_epoch(cohort, present, logits, val.labels_N, val_s)
         cohort.clock.began = time.perf_counter()  # records and checkpoints are no training
+        waiting = hooks.judged(cohort.still_running(present))
         cohort.agree_on_ends(present)
         over = [member for member in cohort.running if not member.active]
-        cohort.running = [member for member in cohort.running if member.active]
+        cohort.running = [member for member in cohort.running if member.active and member not in waiting]
         if over:
             hooks.finished(over)
         if cohort.running:

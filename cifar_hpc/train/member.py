@@ -18,15 +18,18 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.config.schedule import LrSchedule, first_trained
+from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trained import depths, ever_trained, first_trained, trained_in, trunk_depth
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.norms import see_global_batch
 from cifar_hpc.distributed.world import World
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.freezing import freeze_blocks, frozen_blocks
+from cifar_hpc.models.freezing import choose_trained
+from cifar_hpc.models.lora import add_low_rank
 from cifar_hpc.records.schema import EpochRecord
+from cifar_hpc.train.anchor import Anchor
 from cifar_hpc.train.average import Average
 from cifar_hpc.train.early_stopping import EarlyStopping
 from cifar_hpc.train.measure import objective_value
@@ -46,11 +49,17 @@ class Member:
         self.config = config
         self.steps_per_epoch = steps_per_epoch
         self.precision = precision
-        self.frozen = frozen_blocks(start.names, config.freeze)
+        self.frozen = trunk_depth(config, start.names)
+        self.part = "lora" if config.lora else config.train if isinstance(config.train, str) else "all"
         self.suffix = BlockModel(start.names[self.frozen :], copy.deepcopy(list(start.blocks)[self.frozen :]))
+        ever = ever_trained(config, start.names)
+        if config.lora:
+            rank = int(dict(config.lora)["rank"])
+            add_low_rank(self.suffix, ever[self.frozen :], rank, stream_seed(config.seed, "lora"))
         self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
-        freeze_blocks(self.model, self.frozen)
+        choose_trained(self.model, ever, self.part)
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
+        self.anchor = Anchor(self.optimizer, config.anchor) if config.anchor is not None else None
         self.average = Average(self.suffix, config.ema) if config.ema is not None else None
         self.micro_batches = MicroBatches(config, self.model, self.suffix.parameters(), precision)
         self.best: dict[str, Tensor] = {}
@@ -97,18 +106,17 @@ class Member:
 
     @property
     def depth(self) -> int:
-        """Blocks not trained in the present epoch: the frozen ones, or all but the classifier before unfreeze_epoch."""
-        return first_trained(self.config, self.frozen, len(self.model.blocks), self.progress.epoch)
+        """Blocks before the first that the present epoch trains."""
+        return first_trained(self.config, self.model.names, self.progress.epoch)
 
     @property
     def depths(self) -> set[int]:
-        """Every depth that this member will have in some epoch."""
-        head_only = {max(self.frozen, len(self.model.blocks) - 1)} if self.config.unfreeze_epoch is not None else set()
-        return {self.frozen} | head_only
+        """Every depth that this member may have in some epoch."""
+        return depths(self.config, self.model.names)
 
     def begin_epoch(self) -> None:
         """Sets which blocks train in this epoch; the others are in eval mode, statistics included."""
-        freeze_blocks(self.model, self.depth)
+        choose_trained(self.model, trained_in(self.config, self.model.names, self.progress.epoch), self.part)
         self.model.train()
 
     def train_step(self, tap: Tensor, target: Tensor) -> None:
@@ -160,6 +168,8 @@ class Member:
         nothing can be tried again."""
         reseed = None if step is None else partial(self.seed_draws, step)
         loss, logits_NK = self.micro_batches.backward(tap, target, self.depth, reseed)
+        if self.anchor is not None:
+            self.anchor.pull()
         if self.config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self.suffix.parameters(), self.config.grad_clip)
         self.optimizer.step()

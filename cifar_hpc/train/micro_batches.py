@@ -126,7 +126,7 @@ class MicroBatches:
 
     def _has_batch_statistics(self, depth: int) -> bool:
         trained = list(self._model.blocks)[depth:]
-        return any(isinstance(module, _BatchNorm) for block in trained for module in block.modules())
+        return any(isinstance(module, _BatchNorm) and module.training for block in trained for module in block.modules())
 
     def _refuse_smaller(self, size: int, depth: int, error: RuntimeError) -> None:
         arch = self._config.arch

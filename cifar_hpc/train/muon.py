@@ -53,7 +53,8 @@ class Muon(torch.optim.Optimizer):
         for group, own in zip(self.adamw.param_groups, self.param_groups, strict=True):
             group["lr"] = own["lr"]
         for batch in self.batches:
-            batch.step(self.param_groups[batch.group]["lr"], self.momentum, self.weight_decay)
+            group = self.param_groups[batch.group]
+            batch.step(group["lr"], self.momentum, group.get("weight_decay", self.weight_decay))
         self.adamw.step()
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,16 +20,22 @@ Groups = list[dict[str, Any]]
 
 
 def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.optim.Optimizer:
-    """The trial's optimiser over the blocks, classifier first, one parameter group for each learning rate that blocks have.
+    """The trial's optimiser over what of the blocks has gradients, classifier first, one parameter group for each learning rate
+    that blocks have.
 
-    Each group carries its 'height', the blocks between it and the end, by which `set_rates` gives it its learning rate.
+    Each group carries its 'height', the blocks between it and the end, by which `set_rates` gives it its learning rate; with
+    `anchor`, all but the classifier are 'anchored' in groups of their own and have no other decay.
     """
-    by_height: dict[int, list[nn.Parameter]] = {}
+    parts: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for height, block in enumerate(reversed(blocks)):
-        parameters = list(block.parameters())
+        parameters = [parameter for parameter in block.parameters() if parameter.requires_grad]
         if parameters:
-            by_height.setdefault(height if config.layer_decay else 0, []).extend(parameters)
-    groups: Groups = [{"params": parameters, "height": height} for height, parameters in by_height.items()]
+            anchored = config.anchor is not None and height > 0
+            parts.setdefault((height if config.layer_decay else 0, anchored), []).extend(parameters)
+    groups: Groups = [
+        {"params": parameters, "height": height, **({"anchored": True, "weight_decay": 0.0} if anchored else {})}
+        for (height, anchored), parameters in parts.items()
+    ]
     optimizer: torch.optim.Optimizer = load(optimizer_of(config).build)(config, groups, blocks)
     for group in optimizer.param_groups:
         device = next((p.device for p in group["params"]), torch.device("cpu"))

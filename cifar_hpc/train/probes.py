@@ -29,10 +29,11 @@ def can_step(member: Member) -> bool:
     """Whether all that the member trains is one linear layer, without dropout, average or clipped gradient."""
     config = member.config
     rule = optimizer_of(config).probe_rule
-    plain = config.class_weights is None and config.ema is None and config.grad_clip is None and config.unfreeze_epoch is None
+    plain = config.class_weights is None and config.ema is None and config.grad_clip is None and config.anchor is None
     return (
         rule is not None
         and plain
+        and len(member.depths) == 1
         and member.depth == len(member.model.blocks) - 1
         and _linear_of(member.model.blocks[-1]) is not None
     )

@@ -17,16 +17,19 @@ from pathlib import Path
 
 import torch
 
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.launch import Link, run_ranks
 from cifar_hpc.distributed.rendezvous import Failure, RanksFailedError, Rendezvous, Team
 from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.planning.cohorts import parts_of
+from cifar_hpc.planning.halving import Rungs
 from cifar_hpc.planning.lineage import awaits_parent
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
+from cifar_hpc.records.schema import Outcome
 from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.portions import give_back, is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
@@ -138,6 +141,8 @@ class _Cohort:
         """Claims, trains here or in the ranks that meet there, and releases what has no result."""
         job_name = f"{self.job.sweep}/{self.job.job_id}"
         trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
+        if cohort.rungs is not None:  # started again: what it has ended stays so
+            trials = [config for config in trials if not self._ended(config, job_name)]
         open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
         try:
             for config in trials:
@@ -145,14 +150,31 @@ class _Cohort:
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
                 parts = self._parts(rendezvous)
-                while parts:
-                    part, *parts = parts
-                    order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.features_on_device)
-                    if not self._train(order, rendezvous):
-                        parts = [*self._smaller(order), *parts]
+                for _ in range(1 if cohort.rungs is None else 1 + len(cohort.rungs.epochs)):
+                    parts = self._train_parts(parts, cohort.rungs, rendezvous)  # those that wait at a rung for others go on
         finally:
             for attempt in _unfinished(self.attempts):
                 attempt.release()
+
+    def _ended(self, config: TrialConfig, job_name: str) -> bool:
+        """Whether this job, in an earlier run, has ended the trial at a rung."""
+        result = claims.read_state(self.layout.trial(config.trial_id), config.trial_id).result
+        return result is not None and result.outcome is Outcome.PRUNED and result.job == job_name
+
+    def _train_parts(
+        self, parts: list[list[Attempt]], rungs: Rungs | None, rendezvous: Rendezvous | None
+    ) -> list[list[Attempt]]:
+        """Trains one part after another, each as far as it comes; returns what is left of them."""
+        done: list[list[Attempt]] = []
+        while parts:
+            part, *parts = parts
+            others = tuple(a.claim.trial_id for a in _unfinished(self.attempts) if a not in part)
+            order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.features_on_device, rungs, others)
+            if self._train(order, rendezvous):
+                done.append(part)
+            else:
+                parts = [*self._smaller(order), *parts]
+        return [left for part in done if (left := _unfinished(part))]
 
     def _parts(self, rendezvous: Rendezvous | None) -> list[list[Attempt]]:
         """All side by side, or as many as the free memory of this process's GPU holds: the plan knew no device."""

@@ -6,6 +6,7 @@ owns the attempts nor how many processes there are beside its world's size.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from cifar_hpc.config.plugins import know_objectives_of
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
-from cifar_hpc.config.trial import BY_RULE
+from cifar_hpc.config.trial import BY_RULE, TrialConfig
 from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
-from cifar_hpc.models.loading import pack_weights
+from cifar_hpc.models.deltas import Start, pack_trained, start_of
 from cifar_hpc.models.weights import weights_sha256
-from cifar_hpc.planning.lineage import with_parents_file
+from cifar_hpc.planning.halving import Rungs
+from cifar_hpc.planning.lineage import parent_of, with_parents_file
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
@@ -43,6 +45,7 @@ from cifar_hpc.train.member import Member
 from cifar_hpc.train.portions import is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.environment import describe_hardware, describe_provenance
+from cifar_hpc.worker.halving import Judge
 from cifar_hpc.worker.inputs import Inputs, Room
 from cifar_hpc.worker.keeper import Keeper, keeper_of
 
@@ -54,7 +57,8 @@ EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the tr
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained side by side. part_n: trials with which it began; features_on_device: see Feed."""
+    """What is to be trained side by side. part_n: trials with which it began; features_on_device: see Feed; rungs: where they
+    are judged, together with the others, which the same job trains apart."""
 
     job: Job
     layout: Layout
@@ -62,13 +66,15 @@ class Order:
     attempts: tuple[Attempt, ...]
     part_n: int
     features_on_device: bool
+    rungs: Rungs | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def keeps_on_gpu(self) -> bool:
         """Whether a GPU keeps the features of the training images. Makes no context there: a launcher may ask."""
         on_gpu = self.features_on_device and self.job.resources.gpus != 0 and torch.cuda.is_available()
         configs = [attempt.config for attempt in self.attempts]
-        return on_gpu and any(c.augment == "none" and (c.freeze not in ("none", 0) or c.unfreeze_epoch) for c in configs)
+        return on_gpu and any(c.augment == "none" and _may_have_trunk(c) for c in configs)
 
     @property
     def may_shrink(self) -> bool:
@@ -136,6 +142,7 @@ class Trainer:
         test = inputs.data.test
         self.test = None if test is None else inputs.feed(test, depths, keep=len(self.members) > 1)
         self.insight = Insight(self.val.batches)
+        self.judge = None if order.rungs is None else Judge(order.rungs, order.layout, order.others)
 
     def train(self) -> None:
         """Raises Interrupted."""
@@ -147,6 +154,7 @@ class Trainer:
             self.world.require(images_n)
         hooks = Hooks(
             epoch_ended=self._epoch_ended,
+            judged=self._judge,
             finished=self._finish,
             failed=lambda member, error: self._fail(self.attempts[member.config.trial_id], error),
             save=self._save,
@@ -162,14 +170,22 @@ class Trainer:
         for member in members:
             if member.config.lr == "auto" and member.progress.lr_found is None:
                 self._find_lr(member, train)
+        waiting = self._judge(members)
         self._finish([member for member in members if not member.active])  # also those that died between last epoch and result
         train_cohort(
-            [m for m in members if m not in fitted and not self.attempts[m.config.trial_id].over],
+            [m for m in members if m not in (*fitted, *waiting) and not self.attempts[m.config.trial_id].over],
             train,
             val,
             hooks,
             self.graphs,
         )
+
+    @functools.cached_property
+    def _start(self) -> Start | None:
+        """The weights file that all began with, from which what is kept of each may differ in little."""
+        config = self.order.attempts[0].config
+        weights = with_parents_file(config, self.order.layout).weights
+        return start_of(config.arch, weights, lasting=parent_of(config) is None)
 
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
@@ -230,6 +246,23 @@ class Trainer:
         if member.active and self._is_due(member.config.trial_id):  # an end needs none: its result follows at once
             self._save(member)
         attempt.append(record)
+
+    def _judge(self, members: Sequence[Member]) -> list[Member]:
+        """Ends those whose cohort's rungs they do not pass; saves and returns those that wait for others to come to one."""
+        if self.judge is None:
+            return []
+        told: list[tuple[Outcome | None, str, bool]] = []
+        if self.world.leads:
+            living = [member for member in self.members if not self.attempts[member.config.trial_id].over]
+            waiting = self.judge.look(living)
+            for member in waiting:
+                self._save(member)
+                self.attempts[member.config.trial_id].wait_for_checkpoint()
+            told = [(m.progress.outcome, m.progress.reason, m in waiting) for m in members]
+        told = self.world.broadcast(told)
+        for member, (outcome, reason, _) in zip(members, told, strict=True):
+            member.progress.outcome, member.progress.reason = outcome, reason
+        return [member for member, (_, _, waits) in zip(members, told, strict=True) if waits]
 
     def _save(self, member: Member) -> None:
         if self.world.leads:
@@ -309,7 +342,7 @@ class Trainer:
         has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
         kept = member.config.keep
         if has_weights and (kept == "weights" or (kept == BY_RULE and self.keeper.takes(member.config.trial_id))):
-            weights = pack_weights(member.evaluated_model(), self.inputs.normalisation)
+            weights = pack_trained(member.evaluated_model(), self.inputs.normalisation, self._start)
         return self._result(member, attempt, test_logits_NK), arrays, weights
 
     def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
@@ -329,7 +362,7 @@ class Trainer:
             classes=data.classes,
             train_n=len(data.train.labels_N),
             params_total=sum(p.numel() for p in member.model.parameters()),
-            params_trained=sum(p.numel() for p in member.suffix.parameters()),
+            params_trained=sum(p.numel() for group in member.optimizer.param_groups for p in group["params"]),
             frozen_blocks=member.frozen,
             total_blocks=len(member.model.blocks),
             flops=self.inputs.flops,
@@ -363,3 +396,8 @@ class Trainer:
         if self.world.size > 1 and isinstance(error, Exception):
             raise MemberFailedError(attempt.claim.trial_id) from error
         attempt.fail(error if isinstance(error, Failure) else Failure.of(error))
+
+
+def _may_have_trunk(config: TrialConfig) -> bool:
+    """Whether some epoch may leave its first blocks as they are."""
+    return config.freeze not in ("none", 0) or bool(config.unfreeze_epoch or config.unfreeze) or isinstance(config.train, tuple)

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
+from cifar_hpc.planning.halving import Rungs
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import read_regular, utc_now, write_atomic
@@ -26,7 +27,8 @@ BROKEN = 1  # exit status of a canary: no job of this class can succeed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One job of the list. minutes: what it may take; trials: their configs as JSON has them, by id, a mapping a cohort."""
+    """One job of the list. minutes: what it may take; cohorts: the configs of their trials as JSON has them;
+    rungs: where those of each cohort are judged, as planning/halving.py has it, None where they are not."""
 
     job_id: str
     level: int
@@ -35,6 +37,7 @@ class Task:
     parent_ids: tuple[str, ...]
     resources: Mapping[str, Any]
     cohorts: tuple[tuple[Mapping[str, Any], ...], ...]
+    rungs: tuple[Mapping[str, Any] | None, ...] = ()
 
     @classmethod
     def of(cls, job: Job, minutes: float) -> Self:
@@ -46,10 +49,15 @@ class Task:
             parent_ids=job.parent_ids,
             resources=dataclasses.asdict(job.resources),
             cohorts=tuple(tuple(config.to_json() for config in cohort.trials) for cohort in job.cohorts),
+            rungs=tuple(dataclasses.asdict(cohort.rungs) if cohort.rungs else None for cohort in job.cohorts),
         )
 
     def job(self, sweep: str) -> Job:
-        cohorts = tuple(Cohort(trials=tuple(map(_config, trials))) for trials in self.cohorts)
+        rungs = self.rungs or (None,) * len(self.cohorts)
+        cohorts = tuple(
+            Cohort(trials=tuple(map(_config, trials)), rungs=None if one is None else Rungs.of(one))
+            for trials, one in zip(self.cohorts, rungs, strict=True)
+        )
         return Job(sweep=sweep, job_id=self.job_id, cohorts=cohorts, resources=Resources(**self.resources), level=self.level)
 
 

@@ -63,6 +63,8 @@ SCENARIOS: dict[str, list[TrialConfig]] = {
         config(freeze=1, lr=0.003, optimizer="adamw", layer_decay=0.5),
         config(freeze=1, lr=0.003, optimizer="muon"),
         config(freeze=1, lr=0.01, unfreeze_epoch=1, epochs=3),
+        config(train="bias", lr=0.01, epochs=1),
+        config(train=("features.4", "classifier"), lr=0.01),
         config(freeze="none", lr=0.01),
     ],
     "probes sgd": probes("sgd"),

@@ -1,0 +1,93 @@
+"""Kept weights hold what differs from their start, name it, and are the whole network to all that reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.data.dataset import load_dataset_of
+from cifar_hpc.data.files import data_root
+from cifar_hpc.deploy.trained import export_trained, load_trained
+from cifar_hpc.errors import DataError
+from cifar_hpc.models.deltas import whole_weights
+from cifar_hpc.models.loading import pack_state
+from cifar_hpc.models.zoo import build_model
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """Trials that start from one file, some of which change little of it, and where they lie once trained."""
+    state = build_model(digits_config(seed=5), 10, 1).state_dict()
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(pack_state(state, {"mean": "[0.3]", "std": "[0.4]"}))
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    common = {"weights": str(path), "weights_fingerprint": sha, "keep": "weights", "epochs": 1, "lr": 0.02}
+    configs = {
+        "bias": digits_config(train="bias", **common),
+        "one block": digits_config(train=("features.4",), **common),
+        "all": digits_config(**common),
+        "probe": digits_config(freeze="all", classifier="logreg", logreg_c=0.1, **common),
+    }
+    layout = Layout(tmp_path / "results")
+    run_job(job_of(*configs.values()), layout, executor="inline")
+    return path, configs, layout
+
+
+def stored(layout, config) -> tuple[set[str], dict]:
+    with safe_open(layout.trial(config.trial_id).weights, framework="pt") as file:
+        return set(file.keys()), {key: json.loads(text) for key, text in file.metadata().items()}
+
+
+def test_only_what_differs_is_stored_with_the_start_and_its_hash_and_is_the_whole_network_again(begun, tmp_path):
+    path, configs, layout = begun
+    start = {"arch": "simple_cnn", "weights": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    head = {"classifier.weight", "classifier.bias"}
+    assert stored(layout, configs["probe"]) == (head, {"mean": [0.3], "std": [0.4], "start": start})
+    assert stored(layout, configs["bias"])[0] == head | {f"features.{i}.bias" for i in (1, 5, 9)}
+    assert {key[:10] for key in stored(layout, configs["one block"])[0]} == {"features.4", "features.5"}
+    assert "start" not in stored(layout, configs["all"])[1]
+    for config in configs.values():
+        trained = load_trained(layout.trial(config.trial_id))
+        kept = np.load(layout.trial(config.trial_id).predictions)
+        logits = trained.logits(load_dataset_of(config, data_root()).test)
+        np.testing.assert_allclose(logits, kept["test_logits"].astype(np.float32), rtol=2e-3, atol=2e-3)
+        assert export_trained(trained, tmp_path / "out.safetensors", "safetensors") < 1e-5
+        with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
+            assert set(file.keys()) == set(trained.model.state_dict())
+
+
+def test_a_child_of_a_delta_has_it_whole_and_its_own_rests_on_no_trial(begun):
+    path, configs, layout = begun
+    probe = configs["probe"]
+    child = dataclasses.replace(
+        configs["bias"], weights=f"{PARENT_PREFIX}{probe.trial_id}", weights_fingerprint=None, weights_point=probe.point_id
+    )
+    other = dataclasses.replace(child, weights=f"{PARENT_PREFIX}{configs['all'].trial_id}")
+    run_job(job_of(child, other), layout, executor="inline")
+    assert stored(layout, child)[1]["start"]["weights"] == str(path)
+    assert "start" not in stored(layout, other)[1]  # its parent's whole weights may be removed one day
+    begins = whole_weights(layout.trial(probe.trial_id).weights).state
+    tuned = whole_weights(layout.trial(child.trial_id).weights).state
+    same = {key for key in begins if torch.equal(begins[key], tuned[key])}
+    assert set(begins) - same == stored(layout, child)[0]
+
+
+def test_a_start_that_is_gone_or_another_is_told_of_by_name_and_hash(begun):
+    path, configs, layout = begun
+    files = layout.trial(configs["probe"].trial_id)
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    with pytest.raises(DataError, match=r"differs from .*start.safetensors of simple_cnn .* and that file is another one now"):
+        load_trained(files)
+    path.unlink()
+    with pytest.raises(DataError, match=r"which is missing: the file .*start.safetensors does not exist"):
+        load_trained(files)

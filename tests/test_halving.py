@@ -1,0 +1,167 @@
+"""Halving inside a cohort: one decision whoever takes it, read off the records; who was ended is so for that search alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+
+from cifar_hpc.errors import Interrupted, SpecError
+from cifar_hpc.executors.slurm.work import Task
+from cifar_hpc.planning.halving import Rungs, rungs_of
+from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, recorded_plan
+from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.spec.load import spec_of
+from cifar_hpc.worker import job as runner
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import numbers
+from tests.test_cli_sweep import call
+
+SPEC = """\
+name: x
+dataset: {name: digits, train_size: 400, val_frac: 0.2}
+base: {arch: simple_cnn, freeze: 2, augment: flip_crop, batch_size: 64, epochs: 5}
+grid: {lr: [0.0001, 0.001, 0.01, 0.02, 0.05], momentum: [0.9]}
+search: {scheduler: halving}
+"""
+
+
+def test_the_best_share_goes_on_at_each_rung_and_who_is_missing_is_not_judged():
+    rungs = Rungs(company=tuple("abcde"), epochs=(1, 2), reduction=2, objective="val_acc", mode="max")
+    values = {"a": [0.1, 0.9], "b": [0.5, 0.2], "c": [0.4, 0.6], "d": [0.4, 0.1], "e": []}
+    found = rungs.endings(values)
+    assert {trial: ending.epoch for trial, ending in found.ended.items()} == {
+        "d": 1,
+        "a": 1,
+        "b": 2,
+    } and found.undecided is None
+    assert found.ended["b"].reason == "halving: val_acc 0.2 after epoch 2 is not among the best 1 of 2 in its cohort"
+    awaited = rungs.endings(values, awaited=["e"])
+    assert awaited.ended == {} and awaited.undecided == 1
+    least = dataclasses.replace(rungs, objective="val_loss", mode="min").endings(values | {"b": [None]})
+    assert {trial: ending.epoch for trial, ending in least.ended.items()} == {"b": 1, "d": 1, "a": 2}
+    assert rungs_of(1, 3.0, 10) == (1, 3, 9) and rungs_of(2, 1.5, 8) == (2, 3, 4, 7) and rungs_of(4, 2, 4) == ()
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """The plan and, of its cohort trained in one piece, the results."""
+    plan = make_plan(spec_of(SPEC, tmp_path_factory.mktemp("spec") / "x.yaml"))
+    layout = Layout(tmp_path_factory.mktemp("whole"))
+    run_job(_job(plan), layout, executor="inline")
+    return plan, layout, _results(plan, layout)
+
+
+def _job(plan):
+    (job,) = jobs_for(plan, [trial.trial_id for trial in plan.trials], 1)
+    return job
+
+
+def _results(plan, layout):
+    return {t.trial_id: read_state(layout.trial(t.trial_id), t.trial_id).result for t in plan.trials}
+
+
+def test_decisions_can_be_read_off_the_records(judged):
+    plan, _, results = judged
+    (cohort,) = plan.cohorts
+    assert cohort.rungs.epochs == (1, 3) and len(cohort.rungs.company) == 5
+    assert sorted(len(result.curves) for result in results.values()) == [1, 1, 1, 3, 5]
+    values = {trial_id: [record.val_acc for record in result.curves] for trial_id, result in results.items()}
+    told = cohort.rungs.endings(values)
+    for trial_id, result in results.items():
+        ended = told.ended.get(trial_id)
+        assert (result.outcome is Outcome.PRUNED) == (ended is not None)
+        if ended is not None:
+            assert (len(result.curves), result.reason) == (ended.epoch, ended.reason)
+    best = max(values, key=lambda trial_id: values[trial_id][0])
+    assert len(values[best]) >= 3
+
+
+def test_interrupted_anywhere_or_in_parts_for_want_of_memory_the_same_trials_end_with_the_same_bits(
+    judged, tmp_path, monkeypatch
+):
+    plan, _, results = judged
+    for name in ("interrupted", "parts"):
+        layout, job = Layout(tmp_path / name), _job(plan)
+        for stop_at in itertools.count(2, 3) if name == "interrupted" else (0,):
+            left = itertools.count()
+            if name == "parts":
+                whole = runner._Cohort._parts
+                monkeypatch.setattr(runner._Cohort, "_parts", lambda self, r: [[a] for p in whole(self, r) for a in p])  # noqa: B023
+            try:
+                run_job(job, layout, executor="inline", interrupted=lambda: 0 < stop_at <= next(left))  # noqa: B023
+                break
+            except Interrupted:
+                continue
+        again = _results(plan, layout)
+        assert {i: numbers(result) for i, result in again.items()} == {i: numbers(result) for i, result in results.items()}
+
+
+def test_several_processes_end_the_same_trials_at_the_same_rungs(judged, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    plan, _, results = judged
+    layout = Layout(tmp_path)
+    run_job(dataclasses.replace(_job(plan), resources=Resources(processes=2)), layout, executor="inline")
+    again = _results(plan, layout)
+    told = {trial_id: (result.outcome, len(result.curves)) for trial_id, result in again.items()}
+    values = {trial_id: [record.val_acc for record in result.curves] for trial_id, result in again.items()}
+    ended = plan.cohorts[0].rungs.endings(values).ended
+    assert told == {i: (Outcome.PRUNED, ended[i].epoch) if i in ended else (Outcome.FINISHED, 5) for i in results}
+
+
+def test_a_job_that_slurm_is_handed_has_its_rungs(judged):
+    job = _job(judged[0])
+    handed = json.loads(json.dumps(dataclasses.asdict(Task.of(job, 5.0))))
+    assert Task(**{**handed, "trial_ids": job.trial_ids}).job("x").cohorts == job.cohorts
+
+
+def test_a_job_that_starts_again_leaves_what_it_ended_and_another_sweep_trains_it_whole(judged, tmp_path):
+    plan, layout, results = judged
+    before = {i: layout.trial(i).result.stat().st_mtime_ns for i in results}
+    run_job(_job(plan), layout, executor="inline")
+    assert {i: layout.trial(i).result.stat().st_mtime_ns for i in results} == before
+
+
+def test_a_sweep_with_it_ends_is_shown_and_judged_once(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        SPEC.replace("epochs: 5", "epochs: 2")
+        .replace("freeze: 2", "freeze: all")
+        .replace("[0.0001, 0.001, 0.01, 0.02, 0.05]", "[0.001, 0.01, 0.05]")
+    )
+    looked = call("sweep", path, "--dry-run")
+    assert "halving   the best 1/3 of each cohort go on after epoch 1" in looked.stdout, looked.stdout
+    made = call("sweep", path, "--on", "inline")
+    assert made.exit_code == 0, made.output
+    layout = Layout(results_root())
+    plan = read_plan(layout, "x")
+    states = [read_state(layout.trial(t.trial_id), t.trial_id) for t in plan.trials]
+    assert sorted(state.status for state in states) == [Status.COMPLETED, Status.STOPPED, Status.STOPPED]
+    assert all(plan.ends(state.result) for state in states)
+    assert recorded_plan(plan).cohorts[0].rungs == make_plan(spec_of(path.read_text(), path)).cohorts[0].rungs
+    again = call("sweep", path, "--on", "inline")
+    assert again.exit_code == 0 and [s.result.finished_at for s in states] == [
+        read_state(layout.trial(t.trial_id), t.trial_id).result.finished_at for t in plan.trials
+    ]
+    path.write_text(path.read_text().replace("{scheduler: halving}", "{scheduler: {name: halving, reduction: 2}}"))
+    assert "2 trials in 1 jobs" in call("sweep", path, "--dry-run").stdout  # other rules: what the former ended begins again
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("search: {scheduler: halving, num_points: 3}", "num_points beside scheduler halving"),
+        ("search: {scheduler: {name: halving, brackets: 2}}", "scheduler.brackets beside scheduler halving"),
+        ("search: {scheduler: asha}", "no num_points"),
+        ("search: {scheduler: halfing}", "Did you mean 'halving'?"),
+    ],
+)
+def test_what_halving_does_not_have_is_refused(tmp_path, line, words):
+    with pytest.raises(SpecError) as error:
+        spec_of(SPEC.replace("search: {scheduler: halving}", line), tmp_path / "x.yaml")
+    assert words in str(error.value), str(error.value)

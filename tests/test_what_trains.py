@@ -1,0 +1,211 @@
+"""`train` and `unfreeze`: each is what twenty lines of torch do, alone, in a cohort, interrupted, and only that changes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from cifar_hpc.config.freeze import FreezeError
+from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trained import ever_trained, trained_in
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.dataset import load_dataset_of
+from cifar_hpc.data.files import data_root
+from cifar_hpc.errors import Interrupted, SpecError
+from cifar_hpc.models.zoo import build_model, network_of
+from cifar_hpc.planning.cohorts import group_cohorts
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record
+from cifar_hpc.report.trial_page import _what_stayed
+from cifar_hpc.spec.load import load_spec, spec_of
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of, numbers
+from tests.test_cli_sweep import call
+
+RESNET18 = ("conv1", *(f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)), "fc")
+CASES = {  # config keys, and which parameters train in which epoch, by their names
+    "bias": ({"train": "bias"}, lambda name, epoch: name.endswith("bias") or "classifier" in name),
+    "norm": ({"train": "norm"}, lambda name, epoch: name.split(".")[1] in ("1", "5", "9") or "classifier" in name),
+    "one block": ({"train": ("features.4",)}, lambda name, epoch: name[9:10] in "45"),
+    "surgical": (
+        {"train": ("features.0", "classifier"), "optimizer": "adamw", "ema": 0.9},
+        lambda name, epoch: name[:10] in ("features.0", "features.1", "classifier"),
+    ),
+    "anchor": ({"anchor": 0.5, "weight_decay": 0.1}, lambda name, epoch: True),
+    "stepwise": (
+        {"unfreeze": ((1, "classifier"), (2, "features.8"), (3, "features.4")), "layer_decay": 0.5},
+        lambda name, epoch: "classifier" in name or (epoch > 1 and name[9] in "89") or (epoch > 2 and name[9] in "45"),
+    ),
+}
+
+
+def config_of(case: str, **changes) -> TrialConfig:
+    return digits_config(**{"epochs": 3, "lr": 0.02, "seed": 1, "keep": "weights", **CASES[case][0], **changes})
+
+
+def result_of(layout, config) -> TrialResult:
+    return read_record(layout.trial(config.trial_id).result, TrialResult)
+
+
+def twenty_lines(config: TrialConfig, trains, start=None, normalisation=None) -> list[float]:
+    """The losses of the training images in each epoch, of a network that was never cut. start: its weights."""
+    data = load_dataset_of(config, data_root())
+    net = network_of(config, 10, 1)
+    net.load_state_dict(start or build_model(config, 10, 1).state_dict())
+    first = {name: p.detach().clone() for name, p in net.named_parameters()}
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in normalisation or (data.mean, data.std))
+    x = (data.train.images_NCHW / 255 - mean) / std
+    ever = [(n, p) for n, p in net.named_parameters() if any(trains(n, e) for e in range(1, config.epochs + 1))]
+    height = {name: 0 if "classifier" in name else 3 - int(name[9]) // 4 for name, _ in ever}  # features.0, 4 and 8
+    decay = {name: config.weight_decay if config.anchor is None or "classifier" in name else 0.0 for name, _ in ever}
+    groups = [{"params": [p], "name": name, "weight_decay": decay[name]} for name, p in ever]
+    optimizer = torch.optim.AdamW(groups) if config.optimizer == "adamw" else torch.optim.SGD(groups, 1.0, 0.9, nesterov=True)
+    losses, steps = [], -(-len(x) // config.batch_size)
+    for epoch in range(1, config.epochs + 1):
+        blocks = {name.rpartition(".")[0] for name, _ in ever if trains(name, epoch)}
+        for path, module in net.named_modules():  # statistics go with the norm's own weights, and with those of its block
+            before = f"features.{int(path[9:]) - 1}" if isinstance(module, nn.BatchNorm2d) else path
+            module.training = (path in blocks and config.train != "bias") or before in blocks
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(stream_seed(config.seed, "order", epoch)))
+        total = 0.0
+        for step, index in enumerate(torch.tensor_split(order, steps)):
+            done = ((epoch - 1) * steps + step) / (config.epochs * steps)
+            for group in optimizer.param_groups:
+                share = (config.layer_decay or 1.0) ** height[group["name"]]
+                group["lr"] = config.lr * (1 + math.cos(math.pi * done)) / 2 * share
+            for name, p in net.named_parameters():
+                p.requires_grad_(trains(name, epoch))
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(net(x[index]), data.train.labels_N[index])
+            if config.anchor is not None:  # the penalty of the paper's equation 4, its beta being the plain decay
+                away = sum((p - first[n]).square().sum() for n, p in ever if "classifier" not in n)
+                (loss + config.anchor / 2 * away).backward()
+            else:
+                loss.backward()
+            optimizer.step()
+            total += loss.item() * len(index)
+        losses.append(total / len(x))
+    return losses
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_way_of_tuning_is_what_twenty_lines_of_torch_do(case, tmp_path):
+    config, layout = config_of(case), Layout(tmp_path)
+    run_job(job_of(config), layout, executor="inline")
+    result = result_of(layout, config)
+    told = twenty_lines(config, CASES[case][1])
+    assert [record.train_loss for record in result.curves] == pytest.approx(told, rel=2e-5)
+    net = network_of(config, 10, 1)
+    trained = {n: p.numel() for n, p in net.named_parameters() if any(CASES[case][1](n, e) for e in (1, 2, 3))}
+    assert result.params_trained == sum(trained.values())
+
+
+def test_members_of_one_cohort_and_interrupted_ones_have_the_bits_of_trials_alone(tmp_path):
+    configs = [config_of(case, keep=None, augment="flip_crop") for case in CASES]
+    together, apart = Layout(tmp_path / "together"), Layout(tmp_path / "apart")
+    run_job(job_of(*configs, together=True), together, executor="inline")
+    rng, configs_alone = random.Random(0), configs[1:]
+    while any(not apart.trial(config.trial_id).result.exists() for config in configs_alone):
+        left, stop_at = itertools.count(), rng.randrange(3, 12)
+        try:
+            run_job(job_of(*configs_alone), apart, executor="inline", interrupted=lambda: next(left) >= stop_at)  # noqa: B023
+        except Interrupted:
+            continue
+    for config in configs_alone:
+        assert numbers(result_of(apart, config)) == numbers(result_of(together, config))
+
+
+def test_the_trunk_of_a_list_is_what_stands_before_its_first_block(tmp_path):
+    spec = """\
+name: x
+dataset: cifar10
+base: {arch: resnet18, weights: imagenet, image_size: 64, augment: flip_crop}
+grid: {train: [[layer2], [layer2, fc], [layer4, head], [layer2.1, layer3, layer4, fc], all]}
+"""
+    found = spec_of(spec, tmp_path / "x.yaml")
+    trials = [trial.config for trial in found.trials]
+    assert [(c.freeze, c.train) for c in trials] == [
+        (3, ("layer2",)),
+        (3, ("layer2", "fc")),
+        (7, "all"),  # that list is a freeze
+        (4, "all"),
+        ("none", "all"),
+    ]
+    assert [len(cohort.trials) for cohort in group_cohorts(trials, None)] == [4, 1]
+    assert [trial.axes["train"] for trial in found.trials] == [
+        "layer2",
+        "layer2+fc",
+        "layer4+head",
+        "layer2.1+layer3+layer4+fc",
+        "all",
+    ]
+    assert any("1 of 5 trials never train the classifier" in warning for warning in found.warnings)
+    frozen = spec_of(spec.replace("train: [[layer2]", "freeze: [layer3, layer1]} #"), tmp_path / "x.yaml")
+    assert trials[2].trial_id == frozen.trials[0].config.trial_id  # one trial, whichever key asks for it
+
+
+def test_what_trains_is_known_epoch_by_epoch_without_a_network():
+    config = digits_config(arch="resnet18", freeze="layer1", unfreeze=((1, "head"), (3, "layer4"), (5, "layer2")), epochs=9)
+    shown = {epoch: "".join(".x"[one] for one in trained_in(config, RESNET18, epoch)) for epoch in (1, 2, 3, 5, 9)}
+    assert shown == {1: ".........x", 2: ".........x", 3: ".......xxx", 5: "...xxxxxxx", 9: "...xxxxxxx"}
+    assert digits_config(arch="resnet18", unfreeze=((1, "fc"), (4, "layer3"))).unfreeze_epoch == 3  # one mechanism, one id
+    gap = digits_config(arch="resnet18", train=("layer2.0", "layer3", "fc"))
+    assert "".join(".x"[one] for one in ever_trained(gap, RESNET18)) == "...x.xx..x"
+    with pytest.raises(FreezeError, match="train: epoch 1 trains no block"):
+        trained_in(digits_config(arch="resnet18", train=("layer2",), unfreeze_epoch=1), RESNET18, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train: biases", "train: 'biases'; all, bias, norm, or a list of blocks"),
+        ("train: layer2", "Did you mean '[layer2]'?"),
+        ("train: [layer9]", "no block is called 'layer9' with arch resnet18"),
+        ("train: []", "an empty list"),
+        ("train: [layer2], freeze: layer3", "'layer2.0', which freeze 7 keeps with arch resnet18"),
+        ("train: [layer2], unfreeze_epoch: 2", "epoch 1 trains no block"),
+        ("unfreeze: {2: fc, 3: layer4}", "epoch 2 first; what trains from epoch 1 on"),
+        ("unfreeze: {1: layer3, 3: fc}", "epoch 3 begins at 'fc', no nearer the input"),
+        ("unfreeze: {1: fc, two: layer4}", "the epoch 'two'; a whole number"),
+        ("unfreeze: {1: fc, 3: 4}", "4 from epoch 3 on"),
+        ("unfreeze: {1: fc, 3: layer4, 5: layer1}, unfreeze_epoch: 2", "unfreeze beside unfreeze_epoch"),
+    ],
+)
+def test_what_cannot_train_is_refused_with_the_line_and_what_is_allowed(tmp_path, line, words):
+    text = f"name: x\ndataset: cifar10\nbase: {{arch: resnet18, image_size: 64, {line}}}\n"
+    with pytest.raises(SpecError) as error:
+        spec_of(text, tmp_path / "x.yaml")
+    assert words in str(error.value), str(error.value)
+
+
+def test_the_plan_shows_which_blocks_train_and_when(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\ndataset: digits\nbase: {arch: simple_cnn, epochs: 4, lr: 0.1, schedule: constant}\n"
+        "include: [{train: [features.4]}, {train: bias, freeze: 1}, {unfreeze: {1: head, 2: features.8, 4: features.4}}]\n"
+    )
+    rows = json.loads(call("arch", "--plan", path, "--format", "json").stdout)
+    shown = ["".join(".x"[row["rate"] is not None] for row in rows[i : i + 4]) for i in range(0, len(rows), 4)]
+    assert shown == [".x.."] * 4 + [".xxx"] * 4 + ["...x", "..xx", "..xx", ".xxx"]
+    told = call("arch", "--plan", path)
+    assert "train=features.4" in told.stdout and "unfreeze=1=classifier 2=features.8 4=features.4" in told.stdout
+    assert "train: bias trains biases alone" in told.stderr
+    assert load_spec(path).trials[2].axes == {"train": "all", "unfreeze": "1=head 2=features.8 4=features.4"}
+
+
+def test_a_trials_page_says_what_of_it_trained():
+    def told(**config):
+        return _what_stayed(SimpleNamespace(config=config, frozen_blocks=1, total_blocks=4))
+
+    assert told(train="all", lora=None) == "1 of 4 blocks frozen" == told(train=None, lora=None)  # None: an SVM was fitted
+    assert told(train="bias") == "the first 1 of 4 blocks frozen, of the others all but biases and the classifier"
+    assert told(train=("features.4", "head")) == "the first 1 of 4 blocks frozen; only features.4, head trained"
+    assert told(lora="rank=8") == "the first 1 of 4 blocks frozen, of the others all but low-rank matrices and the classifier"
