@@ -25,7 +25,7 @@ from cifar_hpc.status.advice import failure_lines, next_lines
 PACKAGE = Path(cifar_hpc.__file__).parent
 SPEC = "name: small\ndataset: digits\nbase: {arch: linear}\ngrid: {lr: [0.1, 0.2]}\n"
 # A command in a sentence stands in backticks; at a line's end it may stand without, and a remark in brackets may follow.
-COMMAND = re.compile(r"`cifar-hpc (?P<quoted>[^`]*)`|(?<!`)cifar-hpc (?P<open>[^\n`]*?)(?=   \(|\n|$)")
+COMMAND = re.compile(r"`cifar-hpc (?P<quoted>[a-z][^`]*)`|(?<!`)cifar-hpc (?P<open>[a-z][^\n`]*?)(?=   \(|\n|$)")
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
@@ -55,7 +55,8 @@ def printed() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A spec, a finished sweep 'small' of it, its results under results/."""
     place = tmp_path_factory.mktemp("place")
-    (place / "sweeps").mkdir()
+    for folder in ("sweeps", "new_photos"):
+        (place / folder).mkdir()
     (place / "sweeps/small.yaml").write_text(SPEC)
     layout, trials = Layout(place / "results"), load_spec(place / "sweeps/small.yaml").configs
     for config in trials:
@@ -92,7 +93,7 @@ def filled(command: str, words: dict[str, str]) -> list[str]:
     named = {"arch NAME": "arch linear", "fetch {": "fetch digits #"}
     for old, new in named.items():
         command = command.replace(old, new)
-    command = re.sub(r"\{([^{}]*)\}", fill, command.partition("#")[0])
+    command = re.sub(r"\{([^{}]*)\}", fill, command.partition(" #")[0].partition(" > ")[0])
     return [words[word] if word.isupper() else word for word in shlex.split(command)]
 
 
