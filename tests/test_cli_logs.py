@@ -6,13 +6,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.cli.logs import Told
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.logs import Told
 from cifar_hpc.status.state import SweepReader
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 3}\ngrid: {lr: [0.1, 0.2, 0.3]}\n"

@@ -187,7 +187,6 @@ def test_no_command_imports_another():
     commands = {name: targets for name, targets in _graph().items() if name.startswith("cifar_hpc.cli.")}
     parts = {
         "cifar_hpc.cli.arch": {"cifar_hpc.cli.arch_plan", "cifar_hpc.cli.arch_rank"},
-        "cifar_hpc.cli.report": {"cifar_hpc.cli.report_watch"},
     }
     for name, targets in commands.items():
         assert {t for t in targets if t.startswith("cifar_hpc.cli")} <= shared | parts.get(name, set()), name

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
-from cifar_hpc.cli.report import _print_table, _prose
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.ledger import make_ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.figures import axis_title
+from cifar_hpc.report.in_terminal import print_board, prose
 from cifar_hpc.report.tables import (
     count_text,
     estimate_text,
@@ -68,7 +68,7 @@ def test_in_a_pipe_no_column_leaves(
     board: Leaderboard, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    _print_table(board, 2, _prose())
+    print_board(board, 2, prose())
     told = capsys.readouterr()
     titles = [column.title for column in leaderboard_columns(board)]
     assert all(title in told.out.splitlines()[0] for title in titles) and len(told.out.splitlines()) == 1 + 2

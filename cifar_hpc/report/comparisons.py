@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
-from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies
+from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies, make_pivot
+from cifar_hpc.collect.sections import Section
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
-from cifar_hpc.errors import RecordError
+from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
@@ -44,6 +45,33 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     over = best_over(board, *shown).replace("Best over", "Best on validation over")
     note = f"Mean ± standard deviation (seeds), percent; empty: no measurement.{over}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
+
+
+def asked_pivot(sections: Sequence[Section], axes: str) -> dict[str, PageTable]:
+    """Split -> the table of `--pivot ROWS/COLUMNS`, whose first columns are the axes of the rows. Raises CifarHpcError where
+    the sections are several, or an axis is none of theirs."""
+    first, *others = sections
+    if others:
+        names = ", ".join(section.name for section in (first, *others))
+        raise CifarHpcError(f"--pivot: one data set and split at a time, and here are {names}; name a sweep, or dataset=NAME")
+    board = first.board
+    rows, columns = axes_of(axes)
+    for axis in (*rows, *columns):
+        if axis not in board.axes:
+            near = nearest(axis, board.axes)
+            hint = f" Did you mean {near!r}?" if near else ""
+            raise CifarHpcError(f"--pivot: {axis!r} is no axis here; axes: {', '.join(board.axes) or 'none'}.{hint}")
+    if not rows:
+        raise CifarHpcError(f"--pivot {axes!r}: ROWS/COLUMNS, each axes with commas, at least one before the stroke")
+    splits = ("val", "test") if any(row.test_acc for row in board.measured) else ("val",)
+    pivot = make_pivot(board, rows, columns)
+    return {split: pivot_table(pivot, board, split) for split in splits}
+
+
+def axes_of(pivot: str) -> tuple[list[str], list[str]]:
+    """Those of the rows and of the columns: 'arch/freeze,augment'."""
+    rows, columns = ([axis for axis in side.split(",") if axis] for side in [*pivot.split("/"), ""][:2])
+    return rows, columns
 
 
 def hours_table(found: Findings) -> list[PageTable]:
