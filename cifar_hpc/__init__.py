@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cifar_hpc.api.results import read_results as read_results
     from cifar_hpc.api.sweep import Sweep as Sweep
     from cifar_hpc.config.plugins import register_augmentation as register_augmentation
+    from cifar_hpc.config.plugins import register_objective as register_objective
     from cifar_hpc.config.plugins import register_optimizer as register_optimizer
     from cifar_hpc.config.plugins import register_schedule as register_schedule
     from cifar_hpc.errors import CifarHpcError as CifarHpcError
@@ -43,7 +44,7 @@ _PUBLIC = {
     "read_results": ("cifar_hpc.api.results", "read_results"),
     **{
         name: ("cifar_hpc.config.plugins", name)
-        for name in ("register_augmentation", "register_optimizer", "register_schedule")
+        for name in ("register_augmentation", "register_objective", "register_optimizer", "register_schedule")
     },
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.sweep import calibration
 from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
@@ -35,12 +34,3 @@ def _known_machine(monkeypatch, request):
 @pytest.fixture
 def measures_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _no_objectives_of_another_test():
-    """An objective that a test's plug-in registered is gone after it: these stay known to the process."""
-    before = dict(OBJECTIVES)
-    yield
-    for name in set(OBJECTIVES) - set(before):
-        del OBJECTIVES._entries[name]

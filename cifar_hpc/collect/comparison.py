@@ -21,7 +21,7 @@ from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail
 from cifar_hpc.collect.statistics import MIN_SEEDS, Difference, compare_chosen, compare_networks, compare_splits, known_error
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.config.metrics import jackknife_counts
-from cifar_hpc.config.registry import OBJECTIVES, load
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 
@@ -95,7 +95,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     """Tests the points from the best downwards until far below it. None where no point was measured."""
     if not board.measured:
         return None
-    best, objective = board.measured[0], board.objective
+    best, info = board.measured[0], board.info
     ranked = _ranked(board)
     unreadable: list[Rejected] = []
     differences: dict[str, Difference] = {}
@@ -105,7 +105,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     below = 0
     far_below: Sequence[Row] = ()
     for number, row in enumerate(board.measured[:_MOST], 1):
-        found, reason = _read(row, layout, objective, first, unreadable)
+        found, reason = _read(row, layout, info, first, unreadable)
         if found is None:
             untested[row.point_id] = reason
             if row is best:
@@ -134,14 +134,16 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     return Comparison(best.point_id, differences, untested, optimism, of_networks, tuple(unreadable))
 
 
-def compare_points(one: Row, other: Row, layout: Layout, split: str = "val", objective: str = "val_acc") -> Difference:
+def compare_points(
+    one: Row, other: Row, layout: Layout, split: str = "val", info: ObjectiveInfo = OBJECTIVES["val_acc"]
+) -> Difference:
     """One minus the other on the same images, two-sided: a test of two that were chosen beforehand.
 
     Raises CifarHpcError where they did not classify the same images or have no seeds to compare.
     """
-    first, second = (_values(row, layout, split, objective) for row in (one, other))
+    first, second = (_needed(row, layout, split, info) for row in (one, other))
     same = image_set(one.config) == image_set(other.config)
-    if not same or not first or not second or not first.same_images(second):
+    if not same or not first.same_images(second):
         raise CifarHpcError(
             f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible."
         )
@@ -191,25 +193,38 @@ def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
     return join_folds([(trial.fold or 0, found) for trial, found in parts])
 
 
-def _read(row: Row, layout: Layout, objective: str, first: Read | None, unreadable: list[Rejected]) -> tuple[Read | None, str]:
+def _read(
+    row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None, unreadable: list[Rejected]
+) -> tuple[Read | None, str]:
     """The point's predictions, or why there are none to test."""
     try:
-        found = _values(row, layout, "val", objective)
+        found = _values(row, layout, "val", info)
     except RecordError as error:
         unreadable.append(Rejected(str(layout.trial(row.trials[0].trial_id).predictions), str(error)))
         return None, str(error)
-    if found is None:
-        return None, "no predictions of validation images"
+    if isinstance(found, str):
+        return None, found
     if first is not None and not first.same_images(found):
         return None, "it was measured on other images"
     return found, ""
 
 
-def _values(row: Row, layout: Layout, split: str, objective: str) -> Read | None:
+def _needed(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read:
+    found = _values(row, layout, split, info)
+    if isinstance(found, str):
+        raise CifarHpcError(f"{row.label}: {found}: no paired test is possible.")
+    return found
+
+
+def _values(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read | str:
+    """Or why there are none. Raises RecordError as point_predictions."""
     found = point_predictions(row, layout, split)
     if not found:
-        return None
-    values = np.stack([_counts(predictions, objective) for predictions in found.values()])
+        return f"no predictions of {'validation' if split == 'val' else split} images"
+    counts = [_counts(predictions, info) for predictions in found.values()]
+    if any(counts_N is None for counts_N in counts):
+        return f"its predictions do not say what each image counts for {info.noun}"
+    values = np.stack([counts_N for counts_N in counts if counts_N is not None])
     parts = None
     if split == "val" and row.trials[0].own_split:
         parts = np.stack([np.zeros(len(p.labels), np.int64) if p.fold is None else p.fold for p in found.values()])
@@ -217,10 +232,11 @@ def _values(row: Row, layout: Layout, split: str, objective: str) -> Read | None
     return Read(tuple(found), values, found, parts, (first.val_n or 0) / max(first.train_n or 0, 1))
 
 
-def _counts(predictions: SplitPredictions, objective: str) -> NDArray[np.float32]:
+def _counts(predictions: SplitPredictions, info: ObjectiveInfo) -> NDArray[np.float32] | None:
     """What each image adds to the objective's mean, more being better: 1 where it is right, minus its cross-entropy, or what
-    the objective's entry says."""
-    info = OBJECTIVES[objective]
+    the objective's entry says; of one of the user's own what the trial has written, which may be nothing."""
+    if info.sha256 is not None:
+        return predictions.counts
     if info.metric == "acc":
         return predictions.right.astype(np.float32)
     logits = predictions.logits.astype(np.float64)

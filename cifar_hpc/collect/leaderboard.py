@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any
 
+from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate, estimate_over_splits
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.schema import Outcome, Status
 
@@ -46,6 +47,7 @@ class Row:
     device_hours: float  # of all its trials
     pareto: bool  # no point is both better and faster
     test_score: Estimate | None = None  # the objective on test, where it is neither accuracy nor loss
+    own: ObjectiveInfo | None = None  # its trials' objective, where it is one of the user's own that a plan here tells of
 
     @property
     def label(self) -> str:
@@ -57,9 +59,15 @@ class Row:
     @property
     def best_trial(self) -> Trial:
         """The finished seed that is best on validation, by the objective. There must be one."""
-        objective = str(self.config["objective"])
-        sign = 1 if OBJECTIVES[objective].mode == "max" else -1
+        known = self.own or self.config["objective"] in OBJECTIVES
+        objective = str(self.config["objective"]) if known else "val_acc"
+        sign = 1 if self.info.mode == "max" else -1
         return max(self.trials, key=lambda t: -math.inf if (value := t.metric(objective)) is None else sign * value)
+
+    @property
+    def info(self) -> ObjectiveInfo:
+        """Of its trials' objective; accuracy where nothing here tells what that is."""
+        return self.own or OBJECTIVES.get(str(self.config.get("objective")), OBJECTIVES["val_acc"])
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -107,6 +115,11 @@ class Leaderboard:
     objective: str
     axes: tuple[Axis, ...]
     rows: tuple[Row, ...]
+    own: ObjectiveInfo | None = None  # as Pool.own
+
+    @property
+    def info(self) -> ObjectiveInfo:
+        return self.own or OBJECTIVES[self.objective]
 
     def values(self, axis: Axis) -> tuple[Any, ...]:
         """The values of an axis: 'none' and None, numbers upwards, words, 'all'."""
@@ -161,11 +174,11 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         contradicted.setdefault(trial.point_id, []).append(trial)
     points = dict.fromkeys((*finished, *unfinished, *contradicted))
     rows = [
-        _row(point, axes, pool.objective, finished.get(point, []), unfinished.get(point, []), contradicted.get(point, []))
+        _row(point, axes, pool, finished.get(point, []), unfinished.get(point, []), contradicted.get(point, []))
         for point in points
     ]
     rows = _with_short_paths(rows)
-    sign = -1 if OBJECTIVES[pool.objective].mode == "max" else 1
+    sign = -1 if pool.info.mode == "max" else 1
     measured = sorted(
         (row for row in rows if row.score), key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained)
     )
@@ -181,7 +194,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         for number, (row, on_front) in enumerate(zip(measured, front, strict=True), 1)
     ]
     others = (replace(row, number=number) for number, row in enumerate((row for row in rows if not row.score), len(ranked) + 1))
-    return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others))
+    return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others), own=pool.own)
 
 
 def _with_short_paths(rows: Sequence[Row]) -> list[Row]:
@@ -209,7 +222,7 @@ def _value_order(value: Any) -> tuple[int, float, str]:
 def _row(
     point_id: str,
     axes: Sequence[Axis],
-    objective: str,
+    pool: Pool,
     trials: Sequence[Trial],
     unfinished: Sequence[Unfinished],
     contradicted: Sequence[Trial],
@@ -227,10 +240,11 @@ def _row(
         failed=tuple(trial for trial in unfinished if trial.status in FAILURES),
         unfinished=tuple(trial for trial in unfinished if trial.status not in FAILURES),
         contradicted=tuple(contradicted),
-        score=_over_seeds(trials, objective),
-        val_acc=_over_seeds(trials, "val_acc"),
+        score=_over_seeds(trials, pool.objective, pool.info),
+        val_acc=_over_seeds(trials, "val_acc", OBJECTIVES["val_acc"]),
         test_acc=_over_seeds(trials, "test_acc"),
-        test_score=_over_seeds(trials, f"test_{objective}") if OBJECTIVES[objective].metric is None else None,
+        test_score=_over_seeds(trials, f"test_{pool.objective}") if pool.info.metric is None else None,
+        own=known_own(config, pool.known),
         gap=_mean_of(gaps),
         best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
         epochs=_mean_of([trial.epochs for trial in trials]),
@@ -240,9 +254,9 @@ def _row(
     )
 
 
-def _over_seeds(trials: Sequence[Trial], metric: str) -> Estimate | None:
+def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo | None = None) -> Estimate | None:
+    """info: of the objective that it is on validation; None: it is of test."""
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
-    info = dict(OBJECTIVES).get(metric)
     if info is not None and measured and measured[0][1].own_split:
         return _over_splits(measured, in_unit=info.share)
     images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)

@@ -24,12 +24,13 @@ class ContradictionError(RecordError):
 @dataclass(frozen=True, slots=True)
 class SplitPredictions:
     """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test); fold N:
-    which fold held it out, of several joined."""
+    which fold held it out, of several joined; counts N: what each counts for an objective of the user's own."""
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
     index: NDArray[np.int64] | None
     fold: NDArray[np.int64] | None = None
+    counts: NDArray[np.float32] | None = None
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -61,7 +62,9 @@ def join_folds(parts: Sequence[tuple[int, SplitPredictions]]) -> SplitPrediction
     order = np.argsort(index)
     logits, labels = (np.concatenate([getattr(found, name) for _, found in parts])[order] for name in ("logits", "labels"))
     fold = np.concatenate([np.full(len(found.labels), number) for number, found in parts])[order]
-    return SplitPredictions(logits, labels, index[order], fold)
+    told = [found.counts for _, found in parts if found.counts is not None]
+    counts = np.concatenate(told)[order] if len(told) == len(parts) else None
+    return SplitPredictions(logits, labels, index[order], fold, counts)
 
 
 def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = None) -> SplitPredictions | None:
@@ -77,13 +80,16 @@ def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = 
             logits = arrays[f"{split}_logits"].astype(np.float32)
             labels = arrays[f"{split}_labels"].astype(np.int64)
             index = arrays["val_index"].astype(np.int64) if split == "val" else None
+            counts = arrays[f"{split}_counts"].astype(np.float32) if f"{split}_counts" in arrays else None
     except FileNotFoundError:
         raise RecordError(f"{files.predictions}: there is none") from None
     except Exception as error:  # whatever a stranger's file makes of numpy
         raise RecordError(f"{files.predictions}: corrupt, or no file of ours: {error}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):
         raise RecordError(f"{files.predictions}: {split} has logits {logits.shape} for labels {labels.shape}")
-    found = SplitPredictions(logits, labels, index)
+    if counts is not None and counts.shape != labels.shape:
+        raise RecordError(f"{files.predictions}: {split} has counts {counts.shape} for labels {labels.shape}")
+    found = SplitPredictions(logits, labels, index, counts=counts)
     if told is not None:
         _check(found, told, f"{files.predictions}: gives {split}")
     return found

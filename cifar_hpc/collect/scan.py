@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
+from cifar_hpc.collect.objectives import Objectives, objectives_of
 from cifar_hpc.collect.trials import BY_SEED, Axis, Curves, Trial, Unfinished
 from cifar_hpc.config.identity import ID_LENGTH
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
@@ -35,7 +37,7 @@ class Pool:
     """All trials of some sweeps, or of the whole pool. curves: of `trials`, in the same order."""
 
     sweeps: tuple[str, ...]  # empty: the whole pool
-    objective: str  # of config/registry.OBJECTIVES
+    objective: str
     planned_axes: tuple[str, ...] | None  # swept keys as one sweep's spec spells them; None: several sweeps or the pool
     trials: tuple[Trial, ...]
     curves: Curves
@@ -45,6 +47,12 @@ class Pool:
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
     ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
     notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
+    own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
+    known: Objectives = ()  # all of the user's own that the plans here tell of
+
+    @property
+    def info(self) -> ObjectiveInfo:
+        return self.own or OBJECTIVES[self.objective]
 
     def without_earlier_stages(self) -> Pool:
         """The pool with only the trials that answer the sweep's question; its notes tell how far the others are."""
@@ -95,9 +103,12 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
     if len(plans) == 1:
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
+    chosen = objectives_of(layout, plans, trials)
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
-        objective=_objective(plans, trials),
+        objective=chosen.name,
+        own=chosen.own,
+        known=chosen.known,
         planned_axes=_planned_axes(plans[0]) if len(plans) == 1 else None,
         trials=tuple(trials),
         curves=curves,
@@ -105,7 +116,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         rejected=(*corrupt, *unread, *(() if plans else foreign)),
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
-        notes=tuple(dict.fromkeys([*(f for plan in plans for f in plan.findings), *_allocated(layout, plans)])),
+        notes=tuple(dict.fromkeys([*(f for plan in plans for f in plan.findings), *chosen.notes, *_allocated(layout, plans)])),
     )
 
 
@@ -219,12 +230,6 @@ def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> lis
 def _earlier_stages(plan: PlanRecord) -> tuple[str, ...]:
     answers = {trial.trial_id for trial in answering(plan)}
     return tuple(dict.fromkeys(str(trial.axes["stage"]) for trial in plan.trials if trial.trial_id not in answers))
-
-
-def _objective(plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> str:
-    """What the sweeps, or else all trials, agree on; val_acc where they differ."""
-    objectives = {plan.objective for plan in plans} or {str(trial.config["objective"]) for trial in trials}
-    return objectives.pop() if len(objectives) == 1 else "val_acc"
 
 
 def _planned_axes(plan: PlanRecord) -> tuple[str, ...]:

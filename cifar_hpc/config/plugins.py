@@ -1,10 +1,10 @@
-"""Optimisers, schedules and augmentation operations of the user's own, registered by a Python file or an installed package.
+"""Optimisers, schedules, augmentation operations and objectives of the user's own, registered by a Python file or a package.
 
 A file or module is named in the spec (`plugins: [mine.py]`); a package has an entry point of group `cifar_hpc.plugins`. A file
 is executed; of a module the function `register`, of an entry point its function, is called without arguments. Either calls
 `register_*` here. What a spec's plugins register is known to that spec alone, and to the trials that it makes: each bears the
 code of its parts in its config, by whose hash they enter its id. Owns: register_*, OwnParts, optimizer_of, schedule_of,
-operations_of. Imports no torch.
+objective_of, operations_of. Imports no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 GROUP = "cifar_hpc.plugins"
 Info = OptimizerInfo | ScheduleInfo | AugmentInfo | ObjectiveInfo
-_OBJECTIVES = frozenset(OBJECTIVES)  # the package's own
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,11 @@ class OwnParts:
         """The code of a named part; None: the package's own."""
         part = self.parts.get((key, name))
         return part.origin if part else None
+
+    def objective(self, name: str) -> ObjectiveInfo | None:
+        """One of the user's own, with the hash of its code; None: the package's own."""
+        part = self.parts.get((OBJECTIVES.what, name))
+        return _with_hash(part.info, part.origin) if part else None
 
     @property
     def operations(self) -> dict[str, Mapping[str, catalog.OpArg]]:
@@ -114,7 +118,7 @@ def register_objective(
     if mode not in ("max", "min"):
         raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
     info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
-    _register(OBJECTIVES.what, name, info, _OBJECTIVES)
+    _register(OBJECTIVES.what, name, info, OBJECTIVES)
 
 
 def register_augmentation(
@@ -163,16 +167,10 @@ def schedule_of(config: TrialConfig) -> ScheduleInfo:
     return found or SCHEDULES[config.schedule]
 
 
-def know_objectives(parts: Iterable[OwnPart]) -> None:
-    """Objectives are looked up by name alone, by who ranks too: those of one's own stay known to this process."""
-    for part in parts:
-        if isinstance(part.info, ObjectiveInfo):
-            OBJECTIVES.add(part.name, part.info)
-
-
-def know_objectives_of(sources: Sequence[Source]) -> None:
-    """The same for the code that configs name. Raises what that code raises."""
-    know_objectives(part for source in sources if source.part == OBJECTIVES.what for part in _parts_of(source))
+def objective_of(config: TrialConfig) -> ObjectiveInfo:
+    """The trial's objective, as optimizer_of: for who trains. Who ranks asks the plan (records/plans.ranked_by)."""
+    found: ObjectiveInfo | None = _own(config.sources, OBJECTIVES.what, config.objective)
+    return found or OBJECTIVES[config.objective]
 
 
 def operations_of(sources: Sequence[Source] | None) -> dict[str, AugmentInfo]:
@@ -186,6 +184,11 @@ def _own(sources: Sequence[Source] | None, key: str, name: str) -> Any:
         if source.part == key:
             return next((part.info for part in _parts_of(source) if (part.key, part.name) == (key, name)), None)
     return None
+
+
+def _with_hash(info: Info, origin: Source) -> ObjectiveInfo:
+    assert isinstance(info, ObjectiveInfo)
+    return dataclasses.replace(info, sha256=origin.sha256)
 
 
 def _parts_of(source: Source) -> tuple[OwnPart, ...]:

@@ -29,7 +29,7 @@ def load(target: Target) -> Any:
 
 
 class Registry(Mapping[str, EntryT], Generic[EntryT]):
-    """Entries by name, in the order in which they were added. what: the spec's key that names them."""
+    """Entries by name, in their order. what: the spec's key that names them."""
 
     def __init__(self, what: str, entries: Mapping[str, EntryT]) -> None:
         self.what = what
@@ -40,10 +40,6 @@ class Registry(Mapping[str, EntryT], Generic[EntryT]):
         if name not in self._entries:
             raise UnknownNameError(self.what, name, self._entries)
         return self._entries[name]
-
-    def add(self, name: str, entry: EntryT) -> None:
-        """Adds an entry, or puts another in its place."""
-        self._entries[name] = entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -98,7 +94,8 @@ class ClassifierInfo:
 class ObjectiveInfo:
     """mode: max or min. noun: what a table calls it. share: whether it is one of 0..1, shown in percent. measure: (logits
     N x K, labels N), numpy -> its value, None where it is not defined; None: the loop's own accuracy or loss, under `metric`.
-    counts: the same arguments -> what each image counts for it, N, more being better; None: the jackknife says."""
+    counts: the same arguments -> what each image counts for it, N, more being better; None: the jackknife says. sha256: of the
+    code of one of the user's own; who reads results knows it from the plan, without its measure and counts."""
 
     doc: str
     mode: str
@@ -107,6 +104,7 @@ class ObjectiveInfo:
     metric: str | None = None
     measure: Target | None = None
     counts: Target | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,5 +225,5 @@ OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other 
 
 
 def measured_objectives() -> tuple[str, ...]:
-    """Those beside accuracy and loss, which every trial measures at its best epoch."""
+    """The package's own beside accuracy and loss, which every trial measures at its best epoch."""
     return OBJECTIVES.names_where(lambda info: info.measure is not None)

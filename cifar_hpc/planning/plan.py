@@ -8,13 +8,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
 from cifar_hpc.planning.duration import Duration
 from cifar_hpc.planning.halving import Rungs, rungs_of
 from cifar_hpc.planning.lineage import levels_of, parent_of
-from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, PlannedTrial, PlanRecord
+from cifar_hpc.records.plans import ranked_by
+from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, OwnObjective, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
 from cifar_hpc.spec.search import Scheduler
@@ -98,7 +99,7 @@ def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
     trials = tuple(trial.config for trial in spec.trials)
     cohorts = _cohorts_of_equal_resources(spec) if share else alone(trials)
     if spec.halving is not None:
-        cohorts = tuple(_with_rungs(cohort, spec.halving, spec.objective) for cohort in cohorts)
+        cohorts = tuple(_with_rungs(cohort, spec.halving, spec) for cohort in cohorts)
     return Plan(spec=spec, trials=trials, cohorts=cohorts, levels=levels_of(trials), share=share)
 
 
@@ -148,7 +149,7 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
     )
 
 
-def _with_rungs(cohort: Cohort, halving: Scheduler, objective: str) -> Cohort:
+def _with_rungs(cohort: Cohort, halving: Scheduler, spec: SweepSpec) -> Cohort:
     """The cohort with the rungs after which its trials are judged; as it is where none has company."""
     judged = [trial for trial in cohort.trials if trial.trains]
     epochs = rungs_of(halving.grace_epochs, halving.reduction, max((trial.epochs for trial in judged), default=0))
@@ -158,8 +159,8 @@ def _with_rungs(cohort: Cohort, halving: Scheduler, objective: str) -> Cohort:
         company=tuple(trial.trial_id for trial in judged),
         epochs=epochs,
         reduction=halving.reduction,
-        objective=objective,
-        mode=OBJECTIVES[objective].mode,
+        objective=spec.objective,
+        mode=spec.objective_info.mode,
     )
     return dataclasses.replace(cohort, rungs=rungs)
 
@@ -171,6 +172,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         created_at=utc_now(),
         spec_path=str(plan.spec.path),
         objective=plan.spec.objective,
+        own_objective=_own_objective(plan.spec.own_objective),
         trials=tuple(
             PlannedTrial(
                 trial_id=trial.config.trial_id,
@@ -193,6 +195,12 @@ def plan_record(plan: Plan) -> PlanRecord:
     )
 
 
+def _own_objective(info: ObjectiveInfo | None) -> OwnObjective | None:
+    if info is None or info.sha256 is None:
+        return None
+    return OwnObjective(mode="min" if info.mode == "min" else "max", noun=info.noun, share=info.share, sha256=info.sha256)
+
+
 def recorded_plan(record: PlanRecord) -> Plan:
     """The plan that a plan.json tells of, to start trials of it again without its spec file."""
     spec = SweepSpec(
@@ -201,6 +209,7 @@ def recorded_plan(record: PlanRecord) -> Plan:
         text="",
         trials=tuple(SweepTrial(TrialConfig.from_json(trial.config), trial.axes, trial.resources) for trial in record.trials),
         objective=record.objective,
+        own_objective=ranked_by(record)[1] if record.own_objective else None,
         resources=Resources(**record.resources),
         warnings=(),
         overrides=record.overrides,

@@ -1,6 +1,7 @@
 """The plan of a sweep by the sweep's name, and what a trial's files mean for it.
 
-Owns: what is said to who names a sweep that is not there, when a plan is rewritten, results that do not end a trial for it.
+Owns: what is said to who names a sweep that is not there, when a plan is rewritten, results that do not end a trial for it,
+what ranks its trials.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
@@ -78,6 +80,17 @@ def since_when(layout: Layout, plan: PlanRecord) -> PlanRecord:
         return dataclasses.replace(plan, halving=before)
     first_job = next_number(read_records(files.jobs, JobEvent))
     return dataclasses.replace(plan, halving={**plan.halving, "first_job": first_job})
+
+
+def ranked_by(plan: PlanRecord) -> tuple[str, ObjectiveInfo]:
+    """The plan's objective; accuracy where it is the user's own and an older plan does not say what it is. Imports no code of
+    the user's: the plan says all that who ranks has to know."""
+    own = plan.own_objective
+    if own is not None:
+        info = ObjectiveInfo(doc="", mode=own.mode, noun=own.noun, share=own.share, sha256=own.sha256)
+        return plan.objective, info
+    name = plan.objective if plan.objective in OBJECTIVES else "val_acc"
+    return name, OBJECTIVES[name]
 
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:

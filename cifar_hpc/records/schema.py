@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -349,6 +349,16 @@ class KeepRule(Record):
     max_gb: float = 2.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnObjective(Record):
+    """What who ranks has to know of an objective of the user's own, as config.registry.ObjectiveInfo has it."""
+
+    mode: Literal["max", "min"]
+    noun: str
+    share: bool
+    sha256: str  # of its code: objectives of one name are the same where this is
+
+
 class Ended(Protocol):
     """A result, or a row of one."""
 
@@ -378,6 +388,7 @@ class PlanRecord(Record):
     keep: KeepRule | None = None  # whose networks stay, of the trials that do not say so themselves
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by network: those of more start first
+    own_objective: OwnObjective | None = None  # where `objective` is one that a plug-in registers
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
     search: Plain | None = None
     # Where the trials of each cohort are judged together: the keys of the scheduler, and first_job, the number of the first job

@@ -8,7 +8,7 @@ from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.collect.statistics import Difference
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.words import p_text
@@ -40,35 +40,34 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
     Raises CifarHpcError where the points did not see the same images.
     """
     lines = []
-    for split, measured, objective in _asked(one, other):
-        found = compare_points(one, other, layout, split, objective)
+    for split, measured, info in _asked(one, other):
+        found = compare_points(one, other, layout, split, info)
         lines.append(
-            f"{measured}: {one.label} is {_amount(found, objective)} {other.label}{_interval(found, objective)},"
+            f"{measured}: {one.label} is {_amount(found, info)} {other.label}{_interval(found, info)},"
             f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
         )
     return lines
 
 
-def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, str]]:
+def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:
     """The split, what is compared in words, and the objective that measures it."""
-    sought = {str(row.config.get("objective", "val_acc")) for row in (one, other)}
-    for objective in dict.fromkeys((*sought, "val_acc") if len(sought) == 1 else ("val_acc",)):
-        noun = OBJECTIVES[objective].noun
-        yield "val", f"validation {noun}", objective
+    accuracy = OBJECTIVES["val_acc"]
+    for info in (accuracy,) if one.info != other.info else dict.fromkeys((one.info, accuracy)):
+        yield "val", f"validation {info.noun}", info
         if one.test_acc and other.test_acc:
-            yield "test", f"test {noun}", objective
+            yield "test", f"test {info.noun}", info
 
 
-def _amount(found: Difference, objective: str) -> str:
-    if OBJECTIVES[objective].metric == "acc":
+def _amount(found: Difference, info: ObjectiveInfo) -> str:
+    if info.metric == "acc":
         return f"{points_text(found.difference, found.images)} points against"
     return f"{abs(found.difference):.3f} {'lower' if found.difference > 0 else 'higher'} than"
 
 
-def _interval(found: Difference, objective: str) -> str:
+def _interval(found: Difference, info: ObjectiveInfo) -> str:
     if found.low is None or found.high is None:
         return ""
-    if OBJECTIVES[objective].metric == "acc":
+    if info.metric == "acc":
         low, high = (points_text(end, found.images) for end in (found.low, found.high))
     else:
         low, high = (f"{-end:+.3f}" for end in (found.high, found.low))

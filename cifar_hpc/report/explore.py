@@ -18,7 +18,6 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.words import words_of
 
 _ABSENT = 65_535
@@ -29,7 +28,7 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     """For page.js; empty where there are no two points to compare. Points and their numbers are in the leaderboard's order."""
     if len(board.measured) < 2:
         return {}
-    loss = OBJECTIVES[board.objective].metric == "loss"
+    loss = board.info.metric == "loss"
     position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
     trials: list[tuple[int, Trial]] = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
     running = [(point, trial) for point, row in enumerate(board.rows) for trial in row.unfinished if trial.running]
@@ -38,7 +37,7 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     ends = curves.start[-1] + np.cumsum([len(trial.running) for _, trial in running], dtype=np.int64)
     start = [*curves.start.tolist(), *ends.tolist()]
     return {
-        "objective": OBJECTIVES[board.objective].noun,
+        "objective": board.info.noun,
         "loss": loss,
         "points": [_point(row, loss=loss) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],

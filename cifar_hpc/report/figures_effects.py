@@ -15,7 +15,6 @@ from cifar_hpc.collect.curves import best_by, best_over
 from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.trials import value_text
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.figures import (
     INK,
     LINE,
@@ -130,7 +129,7 @@ def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
     """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1, of a loss at 0."""
     if effect.half is None:
         return None
-    low, high = (0.0, 1.0 if OBJECTIVES[board.objective].share else math.inf)
+    low, high = (0.0, 1.0 if board.info.share else math.inf)
     half, means = effect.half, [float(mean) for mean in effect.means]
     return [[min(half, mean - low) for mean in means], [min(half, high - mean) for mean in means]]
 
@@ -219,7 +218,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
     axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
     scores = [_score(row) for row in rows]
     norm = Normalize(min(scores), max(scores))
-    flip = OBJECTIVES[board.objective].mode == "min"
+    flip = board.info.mode == "min"
     with house_style():
         figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
         axes = figure.subplots()
@@ -289,13 +288,13 @@ def _score(row: Row) -> float:
 
 
 def _metric_words(board: Leaderboard) -> str:
-    return OBJECTIVES[board.objective].noun
+    return board.info.noun
 
 
 def _number(value: float, board: Leaderboard) -> str:
-    return score_text(value, board.images, most=1) if OBJECTIVES[board.objective].share else number_text(value, 3)
+    return score_text(value, board.images, most=1) if board.info.share else number_text(value, 3)
 
 
 def _format_score(axes: Axes, board: Leaderboard) -> None:
-    if OBJECTIVES[board.objective].share:
+    if board.info.share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))

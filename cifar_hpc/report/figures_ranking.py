@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter
 from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, new_figure
 from cifar_hpc.report.words import words_of
 
@@ -25,7 +24,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
     decisions = {row.point_id: comparison.decision(row.point_id) for row in rows} if comparison else {}
     close = {point_id for point_id, decision in decisions.items() if decision in ("best", "tied")}
     tested = any(decision in ("tied", "worse") for decision in decisions.values())
-    info = OBJECTIVES[board.objective]
+    info = board.info
     loss = not info.share
     with house_style():
         names = [_label(row) for row in rows]
@@ -43,7 +42,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         axes.grid(axis="y", visible=False)
         if not loss:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
-        axes.set_xlabel(OBJECTIVES[board.objective].noun)
+        axes.set_xlabel(info.noun)
         figure.legend(
             handles=_legend(rows, hollow=tested and len(close) < len(rows), test=not loss), loc="outside upper center", ncols=4
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from cifar_hpc.collect.ranking import seeds_to_settle
 from cifar_hpc.collect.statistics import Difference
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -58,7 +57,7 @@ def _chances(found: Findings, difference: Difference) -> str:
     first, second = (words_of(row) for row in found.board.measured[:2])
     any_chance = difference.chance_above(0.0) or 0.0
     text = f"The chance that {first} is better than {second} is {_percent(any_chance)}"
-    if OBJECTIVES[found.board.objective].share:
+    if found.board.info.share:
         worth = difference.chance_above(_LEAST_POINTS / 100) or 0.0
         text += f", that it is better by more than {_LEAST_POINTS} points {_percent(worth)}"
     return f"{text} (Bayes' correlated t-test over shared images and seeds; the choice of the best is not corrected for)."

@@ -16,7 +16,6 @@ from markupsafe import Markup
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import DATASET, Trial, value_text
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.report import summary
@@ -178,7 +177,7 @@ def _facts(row: Row, found: Findings) -> list[str]:
     comparison = found.comparison
     difference = comparison.differences.get(row.point_id) if comparison else None
     if difference is not None:
-        info = OBJECTIVES[found.board.objective]
+        info = found.board.info
         unit, digits, points = (100, digits_of(difference.images), "points") if info.share else (1, 3, f"of {info.noun}")
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = (

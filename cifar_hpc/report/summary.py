@@ -11,7 +11,6 @@ from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Trial, Unfinished, value_text
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
@@ -111,7 +110,7 @@ def best_text(board: Leaderboard) -> str:
         "The only configuration measured" if len(board.measured) == 1 else "Best" if board.claims_ranking else "Highest so far"
     )
     parts = []
-    info = OBJECTIVES[board.objective]
+    info = board.info
     if info.metric != "acc" and best.score:
         scale, digits, unit = (100, 1, " %") if info.share else (1, 3, "")
         value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
@@ -166,7 +165,7 @@ def found_images(board: Leaderboard) -> str:
 
 
 def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
-    info = OBJECTIVES[board.objective]
+    info = board.info
     unit, digits = (100, digits_of(board.images)) if info.share else (1, 3)
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
@@ -253,7 +252,7 @@ def runs_words(board: Leaderboard, n: int) -> str:
 
 def _by(found: Difference, board: Leaderboard) -> str:
     """'0.8 points', '0.031 of loss'."""
-    info = OBJECTIVES[board.objective]
+    info = board.info
     if not info.share:
         return f"{found.difference:.3f} of {info.noun}"
     digits = digits_of(board.images)

@@ -5,14 +5,14 @@ For people (rich, Markdown, LaTeX) accuracy is in percent; for programs (CSV, JS
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
-from cifar_hpc.config.registry import OBJECTIVES, measured_objectives
+from cifar_hpc.config.registry import measured_objectives
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import digits_of, duration_text, number_text
@@ -62,7 +62,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
 
 def _objective_columns(board: Leaderboard) -> list[Column]:
     """The objective, where it is not the accuracy."""
-    info = OBJECTIVES[board.objective]
+    info = board.info
     if info.metric == "acc":
         return []
     if info.metric == "loss":
@@ -98,7 +98,8 @@ def leaderboard_latex(board: Leaderboard) -> str:
 def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
     ids = short_ids([row.point_id for row in board.rows])
-    return [{"#": row.number, "id": ids[row.point_id], **_record(row)} for row in board.rows]
+    objectives = dict.fromkeys((*measured_objectives(), *((board.objective,) if board.own else ())))
+    return [{"#": row.number, "id": ids[row.point_id], **_record(row, objectives)} for row in board.rows]
 
 
 def sections_markdown(sections: Sequence[Ranked]) -> str:
@@ -188,13 +189,13 @@ def mean_of(estimate: Estimate | None) -> float | None:
     return estimate.mean if estimate else None
 
 
-def _record(row: Row) -> dict[str, Any]:
+def _record(row: Row, objectives: Iterable[str]) -> dict[str, Any]:
     record: dict[str, Any] = {"place": row.place, "point_id": row.point_id}
     record |= {axis: list(value) if isinstance(value, tuple) else value for axis, value in row.axes.items()}
     for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
         record |= {name: found and found.mean, f"{name}_sd": found and found.sd}
         record |= {f"{name}_low": found and found.low, f"{name}_high": found and found.high}
-    for name in measured_objectives():
+    for name in objectives:
         for split in ("val", "test"):
             record[f"{split}_{name}"] = _mean_metric(row, f"{split}_{name}")
     trial = row.trials[0] if row.trials else None

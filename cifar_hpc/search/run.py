@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.planning.cohorts import Cohort
 from cifar_hpc.planning.plan import Job, make_plan, plan_record
@@ -68,7 +67,8 @@ class SearchRun:
         assert spec.search is not None
         self.search: Search = spec.search
         self.objective = spec.objective
-        self.mode = OBJECTIVES[spec.objective].mode
+        self.metric = spec.objective_info.metric
+        self.mode = spec.objective_info.mode
         self.record = journal_of(spec, before, first_job)
         self._layout, self._spec, self._again, self._write = layout, spec, frozenset(again), write
         self._next_job = first_job
@@ -217,7 +217,7 @@ class SearchRun:
     def _value(self, state: TrialState) -> float | None:
         """The objective at the best epoch, on validation."""
         val = state.result.val if state.result else None
-        return None if val is None else val.value(self.objective, OBJECTIVES[self.objective].metric)
+        return None if val is None else val.value(self.objective, self.metric)
 
 
 def journal_of(spec: SweepSpec, before: PlanRecord | None, first_job: int) -> PlanRecord:

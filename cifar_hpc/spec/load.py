@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_hpc.config.plugins import NO_PARTS, OwnParts, installed_plugins, know_objectives, read_plugin
+from cifar_hpc.config.plugins import NO_PARTS, OwnParts, installed_plugins, read_plugin
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError
 from cifar_hpc.config.trial import BY_RULE, TrialConfig
@@ -73,6 +73,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         text=text,
         trials=trials,
         objective=objective,
+        own_objective=parts.objective(objective),
         findings=tuple(resolver.notes),
         overrides=tuple(overrides),
         resources=resources,
@@ -97,7 +98,6 @@ def _read_plugins(tree: YamlTree, folder: Path) -> OwnParts:
             problems.append(Problem(tree.where(("plugins", index)), error.found, error.allowed, error.near))
     if problems:
         raise SpecError(problems)
-    know_objectives(parts.parts.values())
     return parts if parts.parts else NO_PARTS
 
 
@@ -135,7 +135,7 @@ def _validate(tree: YamlTree, parts: OwnParts) -> BaseModel:
         model = spec_model(argument_keys(plain), parts).model_validate(plain)
     except ValidationError as error:
         raise SpecError(by_line(problems_of(error.errors(include_url=False), tree, parts))) from error
-    problems = _wrong_objective(model, tree) + _wrong_resources(model, tree)
+    problems = _wrong_objective(model, tree, parts) + _wrong_resources(model, tree)
     if "search" in tree.value and tree.value["search"] is None:  # unlike other sections it says what the grid is for
         allowed = "search: {num_points: 20} samples points; without the line the whole grid is trained"
         problems.append(Problem(tree.where(("search",)), "an empty search", allowed))
@@ -146,12 +146,13 @@ def _validate(tree: YamlTree, parts: OwnParts) -> BaseModel:
     return model
 
 
-def _wrong_objective(model: BaseModel, tree: YamlTree) -> list[Problem]:
+def _wrong_objective(model: BaseModel, tree: YamlTree, parts: OwnParts) -> list[Problem]:
     objective = given(given(model).get("objective"))
-    right = OBJECTIVES[objective.get("metric", "val_acc")].mode
+    name = objective.get("metric", "val_acc")
+    right = (parts.objective(name) or OBJECTIVES[name]).mode
     if objective.get("mode") in (None, right):
         return []
-    found = f"{objective['mode']!r} with {objective.get('metric', 'val_acc')}"
+    found = f"{objective['mode']!r} with {name}"
     return [Problem(tree.where(("objective", "mode")), found, f"the mode of this metric is {right}", right)]
 
 

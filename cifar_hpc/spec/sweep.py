@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
 from cifar_hpc.spec.search import Scheduler, Search
@@ -29,6 +30,11 @@ class SweepSpec:
     halving: Scheduler | None = None  # by which the trials of each cohort are judged together
     ensemble: Ensembling | None = None  # None: `report` makes the usual ones
     keep: Keep | None = None  # whose networks stay; None: the trials say it
+    own_objective: ObjectiveInfo | None = None  # where `objective` is one that a plug-in registers
+
+    @property
+    def objective_info(self) -> ObjectiveInfo:
+        return self.own_objective or OBJECTIVES[self.objective]
 
     @property
     def configs(self) -> tuple[TrialConfig, ...]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.plans import answering
+from cifar_hpc.records.plans import answering, ranked_by
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
 from cifar_hpc.status.state import ENDED
@@ -26,11 +25,12 @@ class Best:
     value: float
     seeds: int
     images: int
+    share: bool  # of 0..1
 
     @property
     def score(self) -> str:
         """'val acc 81.20 % (mean of 3)'."""
-        shown = f"{score_text(self.value, self.images)} %" if OBJECTIVES[self.metric].share else number_text(self.value, 4)
+        shown = f"{score_text(self.value, self.images)} %" if self.share else number_text(self.value, 4)
         return f"{self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
 
     def __str__(self) -> str:
@@ -38,16 +38,16 @@ class Best:
 
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
-    """By the plan's objective on validation, of the last stages where there are some; None before anything was measured."""
+    """By what ranks the plan, on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
     names: dict[str, str] = {}
     images: dict[str, int] = {}
     behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
-    told = names_of(plan.trials, seed=False)
+    told, (objective, info) = names_of(plan.trials, seed=False), ranked_by(plan)
     for trial in answering(plan):
         result = states[trial.trial_id].result
         val = result.val if result else None
-        value = None if val is None else val.value(plan.objective, OBJECTIVES[plan.objective].metric)
+        value = None if val is None else val.value(objective, info.metric)
         if value is not None:
             values[trial.point_id].append(value)
             assert result is not None
@@ -58,9 +58,9 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
             behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
     if not values:
         return None
-    sign = -1 if OBJECTIVES[plan.objective].mode == "max" else 1
+    sign = -1 if info.mode == "max" else 1
     point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
-    return Best(names[point], plan.objective, fmean(values[point]), len(values[point]), images[point])
+    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share)
 
 
 def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:

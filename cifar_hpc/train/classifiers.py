@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, load
+from cifar_hpc.config.registry import CLASSIFIERS, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
@@ -183,9 +183,9 @@ class LayerMember(FittedMember):
 
     def _value(self, logits_NK: Tensor, labels_N: Tensor) -> float:
         """The objective, larger is better."""
-        info = OBJECTIVES[self.config.objective]
+        info = self.objective
         if info.metric is None:
-            value = objective_value(self.config.objective, logits_NK, labels_N)
+            value = objective_value(info, logits_NK, labels_N)
             return -math.inf if value is None else value if info.mode == "max" else -value
         if info.metric == "loss":
             return -nn.functional.cross_entropy(logits_NK, labels_N).item()

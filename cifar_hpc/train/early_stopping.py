@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.schema import EpochRecord, Outcome
@@ -13,7 +13,7 @@ class EarlyStopping:
     """The rules of a trial's objective, patience, time and number of epochs."""
 
     def __init__(self, config: TrialConfig) -> None:
-        self._config = config
+        self._config, self._objective = config, objective_of(config)
 
     def judge(self, progress: Progress, record: EpochRecord) -> bool:
         """Writes into the progress what the epoch decides; returns whether it is the best one so far. Without validation images
@@ -36,10 +36,10 @@ class EarlyStopping:
 
     def _value(self, record: EpochRecord) -> float:
         """Of the objective, larger is better."""
-        metric = record.value(OBJECTIVES[self._config.objective].metric)
+        metric = record.value(self._objective.metric)
         if metric is None:
             raise CifarHpcError(f"objective {self._config.objective} is not defined on these validation images")
-        return metric if OBJECTIVES[self._config.objective].mode == "max" else -metric
+        return metric if self._objective.mode == "max" else -metric
 
     def _end(self, progress: Progress, epoch: int) -> None:
         config, stop = self._config, self._config.stop

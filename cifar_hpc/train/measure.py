@@ -6,49 +6,77 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_hpc.config.registry import OBJECTIVES, load, measured_objectives
+from cifar_hpc.config.metrics import jackknife_counts
+from cifar_hpc.config.plugins import objective_of
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load, measured_objectives
+from cifar_hpc.config.sources import OwnCodeError
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.records.schema import SplitMetrics
 
 
-def metrics(loss: float | None, acc: float | None, logits_NK: torch.Tensor | None, split: Split) -> SplitMetrics | None:
+def metrics(
+    loss: float | None, acc: float | None, logits_NK: torch.Tensor | None, split: Split, config: TrialConfig
+) -> SplitMetrics | None:
     """What an epoch measured of a split, with the other objectives from its logits, where they were kept."""
     if acc is None:
         return None
     n = len(split.labels_N)
-    return SplitMetrics(loss=loss, acc=acc, n=n, more={} if logits_NK is None else others(logits_NK, split.labels_N))
+    return SplitMetrics(loss=loss, acc=acc, n=n, more={} if logits_NK is None else _others(logits_NK, split.labels_N, config))
 
 
-def measure(logits_NK: torch.Tensor, split: Split) -> SplitMetrics:
+def measure(logits_NK: torch.Tensor, split: Split, config: TrialConfig) -> SplitMetrics:
     loss = torch.nn.functional.cross_entropy(logits_NK, split.labels_N).item()
     acc = (logits_NK.argmax(1) == split.labels_N).double().mean().item()
-    more = others(logits_NK, split.labels_N)
+    more = _others(logits_NK, split.labels_N, config)
     return SplitMetrics(loss=loss if np.isfinite(loss) else None, acc=acc, n=len(logits_NK), more=more)
 
 
-def others(logits_NK: torch.Tensor, labels_N: torch.Tensor) -> dict[str, float]:
-    """The objectives beside accuracy and loss, by name, as far as they are defined on these images."""
-    found = {name: objective_value(name, logits_NK, labels_N) for name in measured_objectives()}
+def _others(logits_NK: torch.Tensor, labels_N: torch.Tensor, config: TrialConfig) -> dict[str, float]:
+    """The objectives beside accuracy and loss, by name, as far as they are defined on these images: the package's, and the
+    trial's own."""
+    asked = {name: OBJECTIVES[name] for name in measured_objectives()} | {config.objective: objective_of(config)}
+    found = {name: objective_value(info, logits_NK, labels_N) for name, info in asked.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def objective_value(name: str, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float | None:
-    """One of those. None where it is not defined, or not finite."""
+def objective_value(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float | None:
+    """Of one beside accuracy and loss; else None. None also where it is not defined, or not finite."""
+    if info.measure is None:
+        return None
     logits, labels = logits_NK.detach().float().cpu().numpy(), labels_N.cpu().numpy()
     if not np.isfinite(logits).all():
         return None
-    target = OBJECTIVES[name].measure
-    assert target is not None
-    value = load(target)(logits, labels)
+    value = load(info.measure)(logits, labels)
     return None if value is None or not np.isfinite(value) else float(value)
 
 
-def split_arrays(name: str, logits_NK: torch.Tensor | None, split: Split) -> dict[str, NDArray[np.generic]]:
+def split_arrays(
+    name: str, logits_NK: torch.Tensor | None, split: Split, objective: ObjectiveInfo | None = None
+) -> dict[str, NDArray[np.generic]]:
+    """What predictions.npz has of a split. objective: the trial's; of the user's own it has what each image counts, too: who
+    reads results does not execute its code."""
     if logits_NK is None:
         return {}
     largest = float(np.finfo(np.float16).max)
-    return {
+    arrays: dict[str, NDArray[np.generic]] = {
         f"{name}_logits": logits_NK.clamp(-largest, largest).cpu().numpy().astype(np.float16),
         f"{name}_labels": split.labels_N.numpy().astype(np.int32),
         f"{name}_index": split.index_N.numpy().astype(np.int32),
     }
+    if objective is not None and objective not in OBJECTIVES.values() and torch.isfinite(logits_NK).all():
+        arrays[f"{name}_counts"] = _counts(objective, logits_NK, split.labels_N)
+    return arrays
+
+
+def _counts(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> NDArray[np.float32]:
+    """What each image counts for an objective of the user's own, more being better."""
+    logits, labels = logits_NK.detach().float().cpu().numpy(), labels_N.cpu().numpy()
+    if info.counts is None:
+        assert info.measure is not None
+        sign = 1 if info.mode == "max" else -1
+        return np.asarray(sign * jackknife_counts(load(info.measure), logits, labels), np.float32)
+    counts_N = np.asarray(load(info.counts)(logits, labels), np.float32)
+    if counts_N.shape != labels.shape:
+        raise OwnCodeError(OBJECTIVES.what, f"counts of shape {counts_N.shape}", f"one number an image, {labels.shape}")
+    return counts_N

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trained import depths, ever_trained, first_trained, trained_in, trunk_depth
@@ -70,6 +70,7 @@ class Member:
         self.portions = Portions()
         self.sums = Sums(self.device)
         self.draws = False  # whether a step was seen to draw from the device's generator
+        self.objective = objective_of(config)
         self._stopping = EarlyStopping(config)
 
     def join(self, world: World) -> None:
@@ -220,7 +221,6 @@ class Member:
         progress = self.progress
         loss_sum, hits, seen_n, *val = sums
         measured = bool(val)
-        other = OBJECTIVES[self.config.objective].metric is None and measured
         record = EpochRecord(
             epoch=progress.epoch,
             lr=self.last_rate,
@@ -230,7 +230,7 @@ class Member:
             val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),
             val_s=round(val_s, 4),
-            objective=objective_value(self.config.objective, val_logits_NK, val_labels_N) if other else None,
+            objective=objective_value(self.objective, val_logits_NK, val_labels_N) if measured else None,
         )
         progress.curves.append(record)
         progress.seconds += progress.epoch_s + val_s

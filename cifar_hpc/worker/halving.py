@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.planning.halving import Endings, Rungs
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
@@ -22,6 +21,8 @@ class Judge:
     def look(self, members: Sequence[Member]) -> list[Member]:
         """Ends those of the members, all of which train here, that do not go on. Returns those that have to wait at a rung
         until others have come as far."""
+        if not members:
+            return []
         found = self._endings(members)
         waiting = []
         for member in members:
@@ -39,17 +40,18 @@ class Judge:
         here = {member.config.trial_id: member.progress.curves for member in members}
         living = {member.config.trial_id for member in members if member.active}
         values, awaited = {}, set()
+        metric = members[0].objective.metric
         for trial_id in self._rungs.company:
             if trial_id in here:
-                values[trial_id] = self._values(here[trial_id])
+                values[trial_id] = _values(here[trial_id], metric)
                 awaited |= {trial_id} & living
                 continue
             state = read_state(self._layout.trial(trial_id), trial_id)
-            values[trial_id] = self._values(state.epochs)
+            values[trial_id] = _values(state.epochs, metric)
             if trial_id in self._others and state.result is None:
                 awaited.add(trial_id)
         return self._rungs.endings(values, awaited)
 
-    def _values(self, curves: Sequence[EpochRecord]) -> list[float | None]:
-        metric = OBJECTIVES[self._rungs.objective].metric
-        return [record.value(metric) for record in curves]
+
+def _values(curves: Sequence[EpochRecord], metric: str | None) -> list[float | None]:
+    return [record.value(metric) for record in curves]

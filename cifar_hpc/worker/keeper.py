@@ -10,11 +10,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import BY_RULE, PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import ranked_by, read_plan
 from cifar_hpc.records.schema import KeepRule, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
 
@@ -111,14 +110,14 @@ class Keeper:
             return
         if self._plan.keep is None:
             return
-        info = OBJECTIVES[self._plan.objective]
+        objective, info = ranked_by(self._plan)
         for trial in self._plan.trials:
             if trial.trial_id in self._seen:
                 continue
             with contextlib.suppress(RecordError, OSError):
                 result = read_record(self._layout.trial(trial.trial_id).result, TrialResult)
                 self._seen.add(trial.trial_id)
-                value = None if result.val is None else result.val.value(self._plan.objective, info.metric)
+                value = None if result.val is None else result.val.value(objective, info.metric)
                 if value is not None:
                     self._values[trial.trial_id] = value if info.mode == "max" else -value
                 if result.config.get("keep") == BY_RULE and result.job.partition("/")[0] == self._sweep:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar_hpc.config.plugins import know_objectives_of
+from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import BY_RULE, TrialConfig
@@ -88,7 +88,6 @@ class Order:
 def train_order(order: Order, node: Node, world: World, on_epoch: EpochHook | None, interrupted: Callable[[], bool]) -> None:
     """Trains the attempts to their ends, in this process of its world. Raises Interrupted."""
     look_in(order.layout.sources)
-    know_objectives_of([source for attempt in order.attempts for source in attempt.config.sources or ()])
     device = choose_device(order.job.resources.gpus)
     graphs = Graphs(device, "" if world.size == 1 else "several processes")
     with graphs.one_stream():
@@ -330,10 +329,10 @@ class Trainer:
         self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None
     ) -> tuple[TrialResult, dict[str, NDArray[np.generic]], bytes | None]:
         """What `Attempt.finish` writes."""
-        data = self.inputs.data
-        arrays = split_arrays("val", member.best_val_logits, data.val)
+        data, objective = self.inputs.data, objective_of(member.config)
+        arrays = split_arrays("val", member.best_val_logits, data.val, objective)
         if data.test is not None:
-            arrays |= split_arrays("test", test_logits_NK, data.test)
+            arrays |= split_arrays("test", test_logits_NK, data.test, objective)
         if data.test is not None and test_logits_NK is not None:
             arrays |= self.insight.arrays(member, "test", data.test, test_logits_NK)
         elif member.best_val_logits is not None:
@@ -356,9 +355,9 @@ class Trainer:
             reason=progress.reason,
             curves=tuple(progress.curves),
             best_epoch=progress.best_epoch,
-            train=metrics(best.train_loss, best.train_acc, None, data.train) if best else None,
-            val=metrics(best.val_loss, best.val_acc, member.best_val_logits, data.val) if best else None,
-            test=measure(test_logits_NK.cpu(), data.test) if data.test is not None and test_logits_NK is not None else None,
+            train=metrics(best.train_loss, best.train_acc, None, data.train, config) if best else None,
+            val=metrics(best.val_loss, best.val_acc, member.best_val_logits, data.val, config) if best else None,
+            test=None if data.test is None or test_logits_NK is None else measure(test_logits_NK.cpu(), data.test, config),
             classes=data.classes,
             train_n=len(data.train.labels_N),
             params_total=sum(p.numel() for p in member.model.parameters()),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.executors.ray.worker import Orders
 from cifar_hpc.planning.plan import Job
@@ -98,7 +97,7 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
             np.random.set_state(before)
 
         def _hear(self, trial_id: str, epoch: EpochRecord) -> None:
-            value = epoch.value(OBJECTIVES[search.objective].metric)
+            value = epoch.value(search.metric)
             if value is not None:
                 super().on_trial_result(None, Known(trial_id), {**epoch.to_json(), search.objective: value})
 
