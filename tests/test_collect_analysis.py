@@ -43,8 +43,8 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
     """A leaderboard of (arch, lr) -> score, without trials."""
     rows = tuple(
         Row(
-            place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(), unfinished=(),
-            contradicted=(),
+            number=None, place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(),
+            unfinished=(), contradicted=(),
             score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
             train_s=None, device_hours=0.0, pareto=False,
         )
