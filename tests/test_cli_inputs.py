@@ -72,7 +72,7 @@ def test_after_images_changed_retry_says_what_to_type_and_that_works(place):
     Image.new("RGB", (8, 8)).save(place / "photos" / "train" / "dark" / "late.png")
     code, said = _run("retry", "own", "--on", "inline")
     assert code == 2
-    assert "changed since the sweep was planned" in said and "plan it again with `cifar-hpc sweep`" in said
+    assert "changed since the sweep was planned" in said and "plan it again with `cifar-hpc sweep SPEC`" in said
     assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
 
 

@@ -90,7 +90,8 @@ def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_a
 
 def test_a_parent_of_an_earlier_sweep_that_kept_no_weights_is_told_before_anything_starts(spec):
     alone = spec.with_name("alone.yaml")
-    alone.write_text(SPEC[: SPEC.index("stages:")].replace("two", "alone").replace("epochs: 1", "lr: 0.05, epochs: 1"))
+    text = SPEC[: SPEC.index("stages:")].replace("two", "alone").replace("epochs: 1", "lr: 0.05, epochs: 1")
+    alone.write_text(f"{text}keep: null\n")
     assert call("sweep", alone, "--on", "inline").exit_code == 0
     told = call("sweep", spec, "--on", "inline")
     assert told.exit_code == 2 and "kept no weights; `cifar-hpc reproduce" in told.stderr
