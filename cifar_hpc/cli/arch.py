@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifar_hpc.cli.arch_plan import print_plans
-from cifar_hpc.cli.arch_rank import print_ranks
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.own import OwnNetwork
@@ -43,9 +41,13 @@ def arch(
 ) -> None:
     """Show what `freeze` counts and names: the blocks of a network, with parameters, MACs and output shape of each."""
     if plan is not None:
+        from cifar_hpc.cli.arch_plan import print_plans
+
         print_plans(plan, name, format)
         return
     if rank is not None:
+        from cifar_hpc.cli.arch_rank import print_ranks
+
         print_ranks(rank, format)
         return
     if name is None:

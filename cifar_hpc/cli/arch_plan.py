@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import typer
 
 from cifar_hpc.cli.speech import say
-from cifar_hpc.config.architecture import known_architecture
-from cifar_hpc.config.keys import Role
-from cifar_hpc.config.schedule import block_rates
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.planning.block_rates import blocks_of, facts_of, plans_of, rates_at, rates_records, telling_epochs
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 SHOWN_PLANS = 6
-SHOWN_EPOCHS = 8
 _PARTS = ("bias", "norm")  # of `train`: not all of a block
-_DECIDING = keys_with(Role.RATES)
 
 
 def print_plans(spec: str, arch: str | None, format: Format) -> None:
@@ -30,8 +23,7 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
     from cifar_hpc.sweep.specs import load_named
 
     configs = [trial.config for trial in load_named(Layout(results_root()), spec, (), say).trials]
-    known = [c for c in configs if c.trains and known_architecture(c.network) and arch in (None, c.arch)]
-    plans = list({tuple(_facts(config).values()): config for config in reversed(known)}.values())[::-1]
+    plans = plans_of(configs, arch)
     if not plans:
         archs = dict.fromkeys(config.arch for config in configs)
         near = nearest(arch, archs) if arch else None
@@ -41,11 +33,13 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
             f"{spec}: no trial{asked} trains a network whose blocks are known; it has {', '.join(archs)}.{hint}"
         )
     if format in (Format.JSON, Format.CSV):
-        records = [record for config in plans for record in _records(config)]
+        records = [record for config in plans for record in rates_records(config)]
         print_records(records, format)
         return
     for config in plans[:SHOWN_PLANS]:
-        facts = {key: value for key, value in _facts(config).items() if value is not None and (key, value) != ("train", "all")}
+        facts = {
+            key: value for key, value in facts_of(config).items() if value is not None and (key, value) != ("train", "all")
+        }
         typer.echo(" ".join(f"{key}={value}" for key, value in facts.items()))
         print_columns(_columns(config), format)
         typer.echo()
@@ -60,48 +54,11 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
         typer.echo(f"... and {len(plans) - SHOWN_PLANS} more plans: NAME for those of one, --format csv for all.", err=True)
 
 
-def _facts(config: TrialConfig) -> Mapping[str, Any]:
-    from cifar_hpc.spec.sections import spell
-
-    return {"arch": config.arch, **{key: spell(getattr(config, key)) for key in _DECIDING}}
-
-
-def _names(config: TrialConfig) -> tuple[str, ...]:
-    info = known_architecture(config.network)
-    return info.blocks if info else ()
-
-
-def _rates(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
-    """As block_rates has them; a block without parameters has none."""
-    info = known_architecture(config.network)
-    assert info is not None  # print_plans has left the others out
-    rates = block_rates(config, info.blocks, epoch)
-    return tuple(rate if share else None for rate, share in zip(rates, info.param_shares, strict=True))
-
-
 def _columns(config: TrialConfig) -> list[TextColumn]:
-    names = _names(config)
+    names = blocks_of(config)
     columns = [TextColumn("#", tuple(str(i) for i in range(1, len(names) + 1)), right=True), TextColumn("block", names)]
     unit = " x lr" if config.lr == "auto" else ""
-    for epoch in _shown(config):
-        cells = tuple("-" if rate is None else f"{rate:.2g}{unit}" for rate in _rates(config, epoch))
+    for epoch in telling_epochs(config):
+        cells = tuple("-" if rate is None else f"{rate:.2g}{unit}" for rate in rates_at(config, epoch))
         columns.append(TextColumn(f"epoch {epoch}", cells, right=True))
     return columns
-
-
-def _shown(config: TrialConfig) -> list[int]:
-    """Where something begins or ends, and epochs evenly spread between."""
-    last, unfreeze = config.epochs, config.unfreeze_epoch or 0
-    marks = {1, unfreeze, unfreeze + 1, *(start for start, _ in config.unfreeze or ()), last}
-    steps = SHOWN_EPOCHS - len(marks)
-    spread = {round(1 + (last - 1) * i / max(1, steps)) for i in range(steps)}
-    return sorted(epoch for epoch in marks | spread if 1 <= epoch <= last)
-
-
-def _records(config: TrialConfig) -> list[dict[str, Any]]:
-    names = _names(config)
-    return [
-        {**_facts(config), "epoch": epoch, "number": number, "block": name, "rate": rate}
-        for epoch in range(1, config.epochs + 1)
-        for number, (name, rate) in enumerate(zip(names, _rates(config, epoch), strict=True), 1)
-    ]

@@ -9,9 +9,7 @@ import typer
 
 from cifar_hpc.cli.speech import say
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError, SpecError, nearest
-from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.records.layout import Layout, results_root
 
 TORCHVISION = "torchvision/"
@@ -48,7 +46,9 @@ def fetch(
         if spec.path.is_file():
             for name in sorted(set(re.findall(rf"{TORCHVISION}[A-Za-z0-9]+", spec.path.read_text(errors="replace")))):
                 _fetch_torchvision(name)  # first: what it holds is a part of the spec's trials
-        fetch_for(list(spec.load().configs))
+        from cifar_hpc.sweep.inputs import fetch_inputs
+
+        fetch_inputs(spec.load().configs, say)
 
 
 def _fetch_torchvision(name: str) -> None:
@@ -57,31 +57,3 @@ def _fetch_torchvision(name: str) -> None:
 
     folder = fetch_torchvision(name, data_root(), say)
     say(f"{name}: a folder of images now, {folder}")
-
-
-def fetch_for(configs: list[TrialConfig]) -> None:
-    """Bring what the trials need, each thing once; everything is tried before the problems are told together."""
-    from cifar_hpc.data.fetch import fetch_dataset
-    from cifar_hpc.data.files import data_root, why_missing
-    from cifar_hpc.models.weights import fetch_weights
-
-    root = data_root()
-    problems: list[str] = []
-    datasets: dict[DatasetConfig, None] = dict.fromkeys(config.dataset for config in configs)
-    wanted = {dataset.name: reason for dataset in datasets if (reason := why_missing(dataset, root))}
-    for name in dict.fromkeys(dataset.name for dataset in datasets):
-        if name not in wanted:
-            say(f"{name}: there")
-            continue
-        try:
-            fetch_dataset(name, root, say)
-        except CifarHpcError as error:
-            problems.append(wanted[name] if name == "folder" else str(error))
-    public = [config for config in configs if config.weights is not None and parent_of(config) is None]
-    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in public):
-        try:
-            fetch_weights(arch, weights, say)
-        except CifarHpcError as error:
-            problems.append(str(error))
-    if problems:
-        raise CifarHpcError("\n".join(problems))

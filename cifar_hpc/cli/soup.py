@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
-from cifar_hpc.records.store import read_record, replaced_whole, utc_now, write_atomic, write_record
+from cifar_hpc.records.store import replaced_whole
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
-    from cifar_hpc.deploy.soup import Soup
+    from cifar_hpc.records.schema import EnsembleRecord
 
 
 def soup(
@@ -36,31 +34,32 @@ def soup(
     measured once. `predict` takes the files, and `report` shows them.
     """
     from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.deploy.soup import make_soups
+    from cifar_hpc.deploy.soup import families_of, make_soups, save_soup
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
     asked = parse_words(words)
     pool = chosen_pool(layout, list(asked.names), asked.terms, SlurmQueue(layout.queue))
+    trials, place = _best_first(pool.trials), report_folder(layout, pool.sweeps, asked.terms)
     if wise:
-        place = report_folder(layout, pool.sweeps, asked.terms)
-        _print_curves(layout, [trial for trial in pool.trials if trial.val_acc is not None], place, format)
+        _print_curves(layout, trials, place, format)
         return
-    families = _families(layout, [trial for trial in pool.trials if trial.val_acc is not None])
+    families = families_of(map(layout.trial, trials))
     if not families:
         raise CifarHpcError(
             "no two of these trials started from the same weights and kept theirs: `keep: weights` in the spec keeps those of "
             "trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
         )
-    folder = report_folder(layout, pool.sweeps, asked.terms) / "soups"
+    folder = place / "soups"
     rows: list[dict[str, Any]] = []
     with replaced_whole(folder) as fresh:
         for number, family in enumerate(families, 1):
-            best, arch = family[0], str(family[0].config["arch"])
+            best = trials[family[0].folder.name]
+            arch = str(best.config["arch"])
             rows.append(_row(arch, "most accurate member", 1, best))
-            for found in make_soups([layout.trial(trial.trial_id) for trial in family]):
+            for found in make_soups(family):
                 stem = found.method if len(families) == 1 else f"{found.method}-{number}"
-                record = _save(found, fresh, stem)
+                record = save_soup(found, fresh, stem)
                 path = str(folder / f"{stem}.json")
                 rows.append(_row(arch, found.method, len(found.members), record, path))
     if format in (Format.JSON, Format.CSV):
@@ -72,10 +71,11 @@ def soup(
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
 
-def _print_curves(layout: Layout, trials: Sequence[Trial], report: Path, format: Format) -> None:
+def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, format: Format) -> None:
+    from cifar_hpc.deploy.soup import families_of, save_soup
     from cifar_hpc.deploy.wise import ALPHAS, find_curve
 
-    families = _families(layout, trials, least=1)
+    families = families_of(map(layout.trial, trials), least=1)
     if not families:
         raise CifarHpcError(
             "none of these trials started from weights and kept its own: `keep: weights` in the spec keeps those of trials "
@@ -83,10 +83,10 @@ def _print_curves(layout: Layout, trials: Sequence[Trial], report: Path, format:
         )
     rows: list[dict[str, Any]] = []
     with replaced_whole(report / "wise") as fresh:
-        for number, (best, *_) in enumerate(families, 1):
-            curve = find_curve(layout.trial(best.trial_id))
+        for number, (files, *_) in enumerate(families, 1):
+            best, curve = trials[files.folder.name], find_curve(files)
             stem = "wise" if len(families) == 1 else f"wise-{number}"
-            record = _save(curve.soup, fresh, stem)
+            record = save_soup(curve.soup, fresh, stem)
             whose = {"trial": best.trial_id, "arch": str(best.config["arch"])}
             found = {
                 "nested_val_acc": record.val_acc,
@@ -116,46 +116,10 @@ def _curve_text(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (row["trial"], row["arch"], f"{row['alpha']:.1f}", *scores, row["file"] or "")
 
 
-def _families(layout: Layout, trials: Sequence[Trial], least: int = 2) -> list[list[Trial]]:
-    """Trials whose weights may be averaged, the best on validation first, in families of so many or more."""
-    from cifar_hpc.deploy.soup import kin_of
-
-    families: dict[object, list[Trial]] = {}
-    for trial in sorted(trials, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id)):
-        files = layout.trial(trial.trial_id)
-        if files.weights.exists():
-            kin = kin_of(TrialConfig.from_json(read_record(files.result, TrialResult).config))
-            if kin is not None:
-                families.setdefault(kin, []).append(trial)
-    return [family for family in families.values() if len(family) >= least]
-
-
-def _save(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
-    """<stem>.json, what `predict` takes, and beside it <stem>/ with the weights and predictions, named as a trial's are."""
-    import numpy as np
-
-    from cifar_hpc.records.layout import TrialFiles
-
-    files = TrialFiles(folder / stem)
-    write_atomic(files.weights, lambda stream: stream.write(found.weights))
-    write_atomic(files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **found.arrays))
-    test_n = len(found.arrays["test_labels"]) if "test_labels" in found.arrays else None
-    right_N = found.arrays["test_logits"].argmax(1) == found.arrays["test_labels"] if test_n else None
-    record = EnsembleRecord(
-        method=f"{found.method} soup",
-        created_at=utc_now(),
-        classes=found.classes,
-        members=tuple(EnsembleMember(trial_id=i, weight=1 / len(found.members), temperature=1.0) for i in found.members),
-        coefficients=None,
-        intercept=None,
-        val_acc=found.val_acc,
-        val_n=len(found.arrays["val_labels"]),
-        test_acc=float(right_N.mean()) if right_N is not None else None,
-        test_n=test_n,
-        weights=str(files.weights.relative_to(folder)),
-    )
-    write_record(folder / f"{stem}.json", record)
-    return record
+def _best_first(trials: Iterable[Trial]) -> dict[str, Trial]:
+    """By id, those measured on validation."""
+    measured = [trial for trial in trials if trial.val_acc is not None]
+    return {trial.trial_id: trial for trial in sorted(measured, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))}
 
 
 def _row(arch: str, soup: str, members: int, of: Trial | EnsembleRecord, file: str | None = None) -> dict[str, Any]:

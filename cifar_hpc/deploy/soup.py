@@ -1,15 +1,16 @@
 """Soups: the mean of the weights of networks that started from the same ones (Wortsman et al. 2022, arXiv:2203.05482).
 
-Owns: which trials are kin, what goes into a soup, its measurement. Members are chosen on validation, test is measured once.
-Knows nothing of sweeps, and no file but those of its members.
+Owns: which trials are kin, what goes into a soup, its measurement, its files. Members are chosen on validation, test is
+measured once. Knows nothing of sweeps, and reads no file but those of its members.
 
 Running statistics of batch normalisation are averaged as weights are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.models.loading import pack_weights
 from cifar_hpc.records.layout import TrialFiles
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.store import read_record, utc_now, write_atomic, write_record
 from cifar_hpc.train.measure import split_arrays
 
 State = dict[str, Tensor]
@@ -49,6 +52,17 @@ def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
         return None
     start = config.weights_fingerprint or config.weights  # a file's content, not its path
     return (config.arch, start, config.dataset, config.image_size, config.resize, config.crop_frac, config.stem)
+
+
+def families_of(trials: Iterable[TrialFiles], least: int = 2) -> list[list[TrialFiles]]:
+    """Finished trials with kept weights that may be averaged, in families of so many or more; in the order that they have."""
+    families: dict[object, list[TrialFiles]] = {}
+    for files in trials:
+        if files.weights.exists():
+            kin = kin_of(TrialConfig.from_json(read_record(files.result, TrialResult).config))
+            if kin is not None:
+                families.setdefault(kin, []).append(files)
+    return [family for family in families.values() if len(family) >= least]
 
 
 def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
@@ -82,6 +96,30 @@ def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
         ids = tuple(members[member].folder.name for member in chosen)
         soups.append(Soup(method, ids, first.classes, nested, weights, arrays))
     return soups
+
+
+def save_soup(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
+    """<stem>.json, what `predict` takes, and beside it <stem>/ with the weights and predictions, named as a trial's are."""
+    files = TrialFiles(folder / stem)
+    write_atomic(files.weights, lambda stream: stream.write(found.weights))
+    write_atomic(files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **found.arrays))
+    test_n = len(found.arrays["test_labels"]) if "test_labels" in found.arrays else None
+    right_N = found.arrays["test_logits"].argmax(1) == found.arrays["test_labels"] if test_n else None
+    record = EnsembleRecord(
+        method=f"{found.method} soup",
+        created_at=utc_now(),
+        classes=found.classes,
+        members=tuple(EnsembleMember(trial_id=i, weight=1 / len(found.members), temperature=1.0) for i in found.members),
+        coefficients=None,
+        intercept=None,
+        val_acc=found.val_acc,
+        val_n=len(found.arrays["val_labels"]),
+        test_acc=float(right_N.mean()) if right_N is not None else None,
+        test_n=test_n,
+        weights=str(files.weights.relative_to(folder)),
+    )
+    write_record(folder / f"{stem}.json", record)
+    return record
 
 
 def choose_greedily(right: Measure, count: int, seen_N: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -317,6 +318,11 @@ def json_schema() -> dict[str, Any]:
         folds = {"anyOf": [parts, {"$ref": "#/$defs/Folds"}], "description": _SECTION_DOCS["folds"]}
         part["properties"]["folds"] = folds
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "spec of a sweep of cifar-hpc"}
+
+
+def schema_text() -> str:
+    """The same as a file for editors."""
+    return json.dumps(json_schema(), indent=2, ensure_ascii=False)
 
 
 def describe_keys() -> list[dict[str, str]]:

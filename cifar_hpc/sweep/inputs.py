@@ -1,12 +1,12 @@
-"""Judging the images and weights files of trials before anything starts: each set of images once, each network once.
+"""The images and weights of trials before anything starts, brought and judged: each set of images once, each network once.
 
-Owns: what is looked into, and what `--dry-run` knows of it without looking. Trains nothing and starts nothing.
+Owns: what is brought, what is looked into, and what `--dry-run` knows of it without looking. Trains nothing and starts nothing.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cifar_hpc.config import catalog
@@ -69,6 +69,37 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
         notes += [f"{printable(str(folder))}: {sentence}" for sentence in (*problems_of(check), *found)]
     unseen += list(dict.fromkeys(str(config.weights) for config in _with_weights(configs) if config.weights_fingerprint))
     return notes, unseen
+
+
+def fetch_inputs(configs: Sequence[TrialConfig], say: Callable[[str], None]) -> None:
+    """Bring what the trials need, each thing once; everything is tried before the problems are told together.
+
+    say: is told what is there and how it goes. Raises CifarHpcError.
+    """
+    from cifar_hpc.data.fetch import fetch_dataset
+    from cifar_hpc.data.files import data_root, why_missing
+    from cifar_hpc.models.weights import fetch_weights
+
+    root = data_root()
+    problems: list[str] = []
+    datasets: dict[DatasetConfig, None] = dict.fromkeys(config.dataset for config in configs)
+    wanted = {dataset.name: reason for dataset in datasets if (reason := why_missing(dataset, root))}
+    for name in dict.fromkeys(dataset.name for dataset in datasets):
+        if name not in wanted:
+            say(f"{name}: there")
+            continue
+        try:
+            fetch_dataset(name, root, say)
+        except CifarHpcError as error:
+            problems.append(wanted[name] if name == "folder" else str(error))
+    public = [config for config in configs if config.weights is not None and parent_of(config) is None]
+    for arch, weights in dict.fromkeys((config.arch, config.weights) for config in public):
+        try:
+            fetch_weights(arch, weights, say)
+        except CifarHpcError as error:
+            problems.append(str(error))
+    if problems:
+        raise CifarHpcError("\n".join(problems))
 
 
 def _folders(configs: Iterable[TrialConfig]) -> list[DatasetConfig]:

@@ -1,0 +1,74 @@
+"""The images that predictions are of, as they are looked at after training: split by split, with labels and names of files.
+
+Owns: which split of a trial's data a row of its predictions is in. Knows no predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.data.dataset import Split, load_dataset_of, whole_of
+from cifar_hpc.data.files import data_root
+from cifar_hpc.data.folder import labelled_files
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """names: of their files, by split and row, relative to the folder; empty where they are in no folder."""
+
+    splits: Mapping[str, Split]
+    names: Mapping[str, Sequence[str]]
+
+    @property
+    def in_folder(self) -> bool:
+        return bool(self.names)
+
+    def name(self, split: str, row: int) -> str:
+        """'' where it has none."""
+        names = self.names.get(split)
+        return names[row] if names else ""
+
+    def index(self, split: str, row: int) -> int:
+        """Its place in the official split."""
+        return int(self.splits[split].index_N[row])
+
+    def label(self, split: str, row: int) -> int:
+        return int(self.splits[split].labels_N[row])
+
+    def labels(self, split: str) -> list[int]:
+        labels: list[int] = self.splits[split].labels_N.tolist()
+        return labels
+
+    def pixels(self, split: str, row: int) -> NDArray[np.uint8]:
+        return self.splits[split].pixels(row)
+
+
+def labelled_images(config: TrialConfig) -> LabelledImages:
+    """Of a trial's splits; of folds all labelled images are `val`, as its predictions are. Raises DataError."""
+    in_folds = config.dataset.fold is not None
+    data = load_dataset_of(whole_of(config) if in_folds else config, data_root())
+    splits = {"train": data.train, "val": data.val}
+    if in_folds:  # predictions stand in the order of the images
+        splits = {"val": data.train.view(data.train.index_N.argsort())}
+    if data.test is not None:
+        splits["test"] = data.test
+    return LabelledImages(splits, _file_names(config, splits))
+
+
+def _file_names(config: TrialConfig, splits: Mapping[str, Split]) -> dict[str, list[str]]:
+    """Of a folder's images, relative to it."""
+    if config.dataset.name != "folder":
+        return {}
+    files = labelled_files(config.dataset)
+    joined = config.dataset.fold is not None or config.dataset.val_frac == 0
+    known = {
+        "train": files["train"],
+        "val": [*files["train"], *files["val"]] if joined else files["val"] or files["train"],
+        "test": files["test"],
+    }
+    return {name: [known[name][int(at)] for at in split.index_N] for name, split in splits.items()}

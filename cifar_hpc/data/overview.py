@@ -1,0 +1,103 @@
+"""What is in the images of a data set before anything is trained: classes by splits, sizes, what has to be mended.
+
+Owns: the counts as a trial would see them. What files hold: data/check.py. Imports torch only where official sets are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.data.check import check_folder, notes_of, problems_of
+from cifar_hpc.data.files import data_root, planned_folder, why_missing
+from cifar_hpc.data.splits import divide
+from cifar_hpc.errors import CifarHpcError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """counts: class -> images in each of SPLITS; about: sizes, modes and what is left out; notes, problems: sentences."""
+
+    title: str
+    counts: dict[str, tuple[int, int, int]]
+    about: dict[str, Any]
+    notes: list[str]
+    problems: list[str]
+
+    def record(self) -> dict[str, Any]:
+        """For programs."""
+        classes = [{"class": name, **dict(zip(SPLITS, counts, strict=True))} for name, counts in self.counts.items()]
+        return {"data": self.title, "classes": classes, **self.about, "notes": self.notes, "problems": self.problems}
+
+
+def overview_of_folder(folder: Path) -> Overview:
+    """Of a folder as a spec that names no more than it would take it."""
+    listing = list_folder(folder.absolute())
+    plain = DatasetConfig(name="folder", folder=str(listing.root), fingerprint=folder_fingerprint(listing))
+    return _folder_overview(listing, [TrialConfig(dataset=plain, arch="linear")])
+
+
+def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
+    """Of each data set that the trials take. Raises CifarHpcError where one is not on this machine."""
+    found = []
+    for dataset in dict.fromkeys(config.dataset for config in configs):
+        theirs = [config for config in configs if config.dataset == dataset]
+        if dataset.name == "folder":
+            found.append(_folder_overview(planned_folder(dataset), theirs))
+        else:
+            found.append(_official_overview(dataset, theirs[0].image_size or 0))
+    return found
+
+
+def _folder_overview(listing: ImageFolder, configs: Sequence[TrialConfig]) -> Overview:
+    dataset = configs[0].dataset
+    problems = listing.problems(dataset.classes, dataset.val_frac, dataset.train_size)
+    notes = listing.notes(dataset.classes, dataset.val_frac)
+    about: dict[str, Any] = {}
+    if listing.classes:
+        check = check_folder(listing, str(dataset.fingerprint), data_root())
+        problems += problems_of(check)
+        notes += notes_of(check, listing, configs)
+        about = {"shorter side, pixels": list(check.sides), "pixels": check.modes}
+    about["left out"] = [f"{entry.name}: {entry.reason}" for entry in listing.left_out]
+    return Overview(printable(str(listing.root)), _folder_counts(listing, dataset, bool(problems)), about, notes, problems)
+
+
+def _folder_counts(listing: ImageFolder, dataset: DatasetConfig, broken: bool) -> dict[str, tuple[int, int, int]]:
+    """As a trial sees them; where none can, as they lie in the folder."""
+    names = [name for name in listing.classes if dataset.classes is None or name in dataset.classes]
+    lying = {split: [len(listing.splits.get(split, {}).get(name, ())) for name in names] for split in SPLITS}
+    if not broken:
+        labels_N = np.repeat(np.arange(len(names)), lying["train"])
+        stay, held = divide(labels_N, dataset, own_val="val" in listing.splits)
+        lying["train"] = np.bincount(labels_N[stay], minlength=len(names)).tolist()
+        if "val" not in listing.splits:
+            lying["val"] = np.bincount(labels_N[held], minlength=len(names)).tolist()
+        elif dataset.val_frac == 0:
+            lying["train"] = [a + b for a, b in zip(lying["train"], lying["val"], strict=True)]
+            lying["val"] = [0] * len(names)
+    rows = zip(*(lying[split] for split in SPLITS), strict=True)
+    return {printable(name): (int(a), int(b), int(c)) for name, (a, b, c) in zip(names, rows, strict=True)}
+
+
+def _official_overview(dataset: DatasetConfig, image_size: int) -> Overview:
+    missing = why_missing(dataset, data_root())
+    if missing:
+        raise CifarHpcError(missing)
+    from cifar_hpc.data.dataset import load_dataset
+
+    found = load_dataset(dataset, image_size, data_root())
+    splits = [found.train, found.val, *([found.test] if found.test else [])]
+    counts = [split.labels_N.bincount(minlength=len(found.classes)).tolist() for split in splits]
+    counts += [[0] * len(found.classes)] * (3 - len(counts))
+    side = found.train.images_NCHW.shape[-1]
+    rows = {name: (row[0], row[1], row[2]) for name, row in zip(found.classes, zip(*counts, strict=True), strict=True)}
+    return Overview(dataset.name, rows, {"shorter side, pixels": [side] * 3}, [], [])

@@ -1,0 +1,148 @@
+"""Labels in doubt and near-duplicates as sentences, tables to correct and a contact sheet. Finds none of them itself.
+
+Of the images it knows no more than Images tells, and reads none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cifar_hpc.collect.comparison import point_predictions
+from cifar_hpc.collect.doubts import Doubts
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.store import write_atomic
+from cifar_hpc.report.figures_doubts import MOST, draw_doubts
+from cifar_hpc.report.figures_look import save_picture
+from cifar_hpc.status.words import plural, score_text
+from cifar_hpc.terminal.tables import TextColumn, to_csv
+
+_SHOWN_COUNTS = 12
+
+
+class Pair(Protocol):
+    """A measured image and the one of an earlier split that it is a near-duplicate of: data/duplicates.py has them."""
+
+    @property
+    def split(self) -> str: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def other_split(self) -> str: ...
+    @property
+    def other_row(self) -> int: ...
+    @property
+    def difference(self) -> float: ...
+
+
+class Images(Protocol):
+    """The images that the predictions are of: data/labelled.py has them. A name is '' where an image is in no folder."""
+
+    @property
+    def splits(self) -> Collection[str]: ...
+    @property
+    def in_folder(self) -> bool: ...
+    def name(self, split: str, row: int) -> str: ...
+    def index(self, split: str, row: int) -> int: ...
+    def label(self, split: str, row: int) -> int: ...
+    def labels(self, split: str) -> list[int]: ...
+    def pixels(self, split: str, row: int) -> Any: ...
+
+
+def doubt_line(found: Doubts) -> str:
+    """'3 labels in doubt of 400 val images, 100 test images, by 4 configurations.'"""
+    looked = ", ".join(f"{n:,} {name} images" for name, n in found.images.items())
+    return f"{plural(len(found.found), 'label')} in doubt of {looked}, by {plural(len(found.networks), 'configuration')}."
+
+
+def doubt_columns(found: Doubts) -> list[TextColumn]:
+    """How often which label is doubted for which, the most frequent first; empty where none is."""
+    counts = list(found.counts().items())[:_SHOWN_COUNTS]
+    if not counts:
+        return []
+    return [
+        TextColumn("label", tuple(pair[0] for pair, _ in counts)),
+        TextColumn("networks say", tuple(pair[1] for pair, _ in counts)),
+        TextColumn("images", tuple(str(n) for _, n in counts), right=True),
+    ]
+
+
+def doubt_records(found: Doubts, images: Images) -> list[dict[str, Any]]:
+    """A row for each image in doubt, the clearest first."""
+    in_folder = images.in_folder
+    return [
+        {
+            **(
+                {"file": images.name(one.split, one.row)}
+                if in_folder
+                else {"image": one.row if one.index is None else one.index}
+            ),
+            "label": found.classes[one.label],
+            "split": one.split if one.split == "test" or not in_folder else "train",
+            "suggested": found.classes[one.suggested],
+            "confidence": round(one.confidence, 4),
+            "networks": f"{one.agree} of {len(found.networks)}",
+        }
+        for one in found.found
+    ]
+
+
+def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Images) -> None:
+    """labels.png, the clearest on one sheet; labels.csv, to correct; duplicates.csv. Raises OSError."""
+    shown = found.found[:MOST]
+    pixels = [images.pixels(one.split, one.row) for one in shown]
+    words = [(found.classes[one.label], found.classes[one.suggested]) for one in shown]
+    folder.mkdir(parents=True, exist_ok=True)
+    if shown:
+        save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), folder / "labels.png")
+    tables = {"labels.csv": _table_to_correct(found, images), "duplicates.csv": _pair_records(pairs, images, found.classes)}
+    for name, records in tables.items():
+        text = to_csv(records)
+        write_atomic(folder / name, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+
+
+def _table_to_correct(found: Doubts, images: Images) -> list[dict[str, Any]]:
+    """Of a folder every image, as `dataset.labels` takes it, those in doubt first; else those in doubt."""
+    records = doubt_records(found, images)
+    if not images.in_folder:
+        return records
+    known = {(one.split, one.row) for one in found.found}
+    empty = {"suggested": "", "confidence": "", "networks": ""}
+    for split in images.splits:
+        for row, label in enumerate(images.labels(split)):
+            if (split, row) not in known:
+                word = "train" if split == "val" else split
+                records.append({"file": images.name(split, row), "label": found.classes[label], "split": word, **empty})
+    return records
+
+
+def _pair_records(pairs: Sequence[Pair], images: Images, classes: Sequence[str]) -> list[dict[str, Any]]:
+    def side(split: str, row: int) -> dict[str, Any]:
+        return {"image": images.name(split, row) or images.index(split, row), "label": classes[images.label(split, row)]}
+
+    return [
+        {"split": p.split, **side(p.split, p.row), "other_split": p.other_split}
+        | {f"other_{key}": value for key, value in side(p.other_split, p.other_row).items()}
+        | {"difference": round(p.difference, 4)}
+        for p in sorted(pairs, key=lambda pair: (pair.split, pair.difference))
+    ]
+
+
+def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[str]:
+    """A sentence for each measured split: its near-duplicates, and what the best configuration reaches without them."""
+    lines = []
+    for split, words in (("val", "validation"), ("test", "test")):
+        rows = [pair.row for pair in pairs if pair.split == split]
+        rounds = list(point_predictions(best, layout, split).values())
+        if not rows or not rounds:
+            continue
+        right_N = np.mean([one.right for one in rounds], axis=0)
+        rest = np.setdiff1d(np.arange(len(right_N)), rows)
+        now, without = score_text(float(right_N.mean()), len(right_N)), score_text(float(right_N[rest].mean()), len(rest))
+        what = "image has a near-duplicate" if len(rows) == 1 else "images have near-duplicates"
+        lines.append(f"{len(rows)} {words} {what} in an earlier split: the best reaches {now} %, without them {without} %.")
+    return lines or ["No near-duplicates between splits."]
