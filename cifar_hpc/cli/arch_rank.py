@@ -50,24 +50,17 @@ def print_ranks(spec: Path, format: Format) -> None:
 
 
 def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
-    from cifar_hpc.collect.statistics import LEVEL, mcnemar_test, wilson_interval
-    from cifar_hpc.data.dataset import load_dataset_of, whole_of
-    from cifar_hpc.data.files import data_root
-    from cifar_hpc.train.device import choose_device
-    from cifar_hpc.train.transferability import measure_promise
+    from cifar_hpc.collect.statistics import stand_below, wilson_interval
+    from cifar_hpc.train.transferability import promise_of
 
-    device, found = choose_device(None), []
+    found = []
     for config in configs:
         typer.echo(f"{config.arch} ...", err=True)
-        found.append((config, measure_promise(config, load_dataset_of(whole_of(config), data_root()), device)))
+        found.append((config, promise_of(config)))
     found.sort(key=lambda pair: (-pair[1].acc, -pair[1].logme))
     first, records = found[0][1], []
     for config, promise in found:
-        same = len(promise.right_N) == len(first.right_N)
-        p_value = mcnemar_test(first.right_N, promise.right_N) if same and promise is not first else None
-        standing = (
-            "" if promise is first else "other images" if p_value is None else "below" if p_value < LEVEL else "not told apart"
-        )
+        p_value, standing = (None, "") if promise is first else stand_below(first.right_N, promise.right_N)
         info, (low, high) = known_architecture(config.network), wilson_interval(promise.acc, promise.images)
         records.append(
             {

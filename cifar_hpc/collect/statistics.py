@@ -149,6 +149,14 @@ def mcnemar_test(right_a_N: NDArray[np.bool_], right_b_N: NDArray[np.bool_], sid
     return min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
 
 
+def stand_below(first_N: NDArray[np.bool_], other_N: NDArray[np.bool_]) -> tuple[float | None, str]:
+    """How a classifier stands to one that is at least as accurate: the p-value of McNemar's test, and a word for it."""
+    if len(first_N) != len(other_N):
+        return None, "other images"
+    p_value = mcnemar_test(first_N, other_N)
+    return p_value, "below" if p_value < LEVEL else "not told apart"
+
+
 def compare_networks(one_N: Floats | NDArray[np.bool_], other_N: Floats | NDArray[np.bool_], sides: int = 2) -> Difference:
     """Two networks on the same N images, by what each image counts: 1 or 0 for right or wrong, or minus its loss.
 

@@ -2,7 +2,7 @@
 
 Two figures of the features before the classifier: the accuracy of a ridge classifier in cross-validation, and LogME, the
 largest log evidence of a linear model per image (You et al. 2021, arXiv:2102.11005). Test images have no part in either. Owns:
-Promise, measure_promise, log_evidence. Knows no records and trains nothing.
+Promise, promise_of, log_evidence. Knows no records and trains nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
-from cifar_hpc.data.dataset import Dataset
+from cifar_hpc.data.dataset import Dataset, load_dataset_of, whole_of
+from cifar_hpc.data.files import data_root
 from cifar_hpc.data.splits import deal, subsample
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.train.device import allow_tf32, choose_precision
+from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE
 
@@ -41,6 +42,11 @@ class Promise:
     features: int
     seconds: float
     right_N: NDArray[np.bool_]
+
+
+def promise_of(config: TrialConfig) -> Promise:
+    """Of the network and weights of a trial, here, on the data set under the data root. Raises CifarHpcError."""
+    return measure_promise(config, load_dataset_of(whole_of(config), data_root()), choose_device(None))
 
 
 def measure_promise(config: TrialConfig, whole: Dataset, device: torch.device) -> Promise:
