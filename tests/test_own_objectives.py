@@ -111,6 +111,9 @@ def test_objectives_of_one_name_with_different_code_are_not_ranked_together(tmp_
     look_in(layout.sources)
     assert (one.own_objective.mode, other.own_objective.mode) == ("min", "max")
     assert one.own_objective.sha256 != other.own_objective.sha256
+    for sweep, word in (("one", "lower"), ("other", "higher")):
+        best, below = make_leaderboard(scan(layout, [sweep])).rows
+        assert f" {word} than" in comparison_lines(best, below, layout)[0] and best.axes["lr"] == 0.05
     for sweeps in (["one", "other"], []):
         pool = scan(layout, sweeps)
         assert pool.objective == "val_acc" and any("different code" in note for note in pool.notes)

@@ -222,7 +222,7 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
         "base: {arch: simple_cnn, image_size: 8, epochs: 4, batch_size: 64, lr: 0.05}\n"
     )
     plan = make_plan(load_spec(path))
-    assert plan.trials == (config,)
+    assert [trial.trial_id for trial in plan.trials] == [config.trial_id]
     state = SweepReader(layout, plan_record(plan)).read()[config.trial_id]
     assert state.status is Status.PLANNED and "by another sweep's search" in state.reason
     assert call("sweep", path, "--on", "inline").exit_code == 0

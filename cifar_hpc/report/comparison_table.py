@@ -61,7 +61,8 @@ def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:
 def _amount(found: Difference, info: ObjectiveInfo) -> str:
     if info.metric == "acc":
         return f"{points_text(found.difference, found.images)} points against"
-    return f"{abs(found.difference):.3f} {'lower' if found.difference > 0 else 'higher'} than"
+    higher = (found.difference > 0) is (info.mode == "max")  # a difference above 0 is for the better
+    return f"{abs(found.difference):.3f} {'higher' if higher else 'lower'} than"
 
 
 def _interval(found: Difference, info: ObjectiveInfo) -> str:
@@ -70,5 +71,6 @@ def _interval(found: Difference, info: ObjectiveInfo) -> str:
     if info.metric == "acc":
         low, high = (points_text(end, found.images) for end in (found.low, found.high))
     else:
-        low, high = (f"{-end:+.3f}" for end in (found.high, found.low))
+        ends = (found.low, found.high) if info.mode == "max" else (-found.high, -found.low)
+        low, high = (f"{end:+.3f}" for end in ends)
     return f" (95 % interval {low} to {high})"
