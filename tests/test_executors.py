@@ -31,6 +31,17 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import write_record
 from tests.helpers.training import digits_config, job_of
 
+ROOT = Path(__file__).parents[1]
+# What stands before python in the batch script, as a container would: the worker with the tests' runner in place of training.
+SLURM_TASK = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from cifar_hpc.executors.slurm.task import run_worker
+from tests.test_executors import make_runner
+sys.exit(run_worker(Path(sys.argv[-1]), make_runner(Path({folder!r}))))
+"""
+
 
 def make_runner(folder: Path):
     """A runner that marks what it ran and does what the trial's seed says: 13 raises, 9 kills its process once, 99 always, 7
@@ -91,8 +102,10 @@ def _results(tmp_path):
 def executor(request, tmp_path):
     if request.param == "slurm":
         request.getfixturevalue("cluster")
-        profile = SlurmProfile(minutes=1)  # so that all jobs of a test are packed into one
-        return SlurmExecutor(profile, Layout(tmp_path / "results"), canary=False, run=make_runner(tmp_path))
+        (tmp_path / "runner.py").write_text(SLURM_TASK.format(root=str(ROOT), folder=str(tmp_path)))
+        command = f"{sys.executable} {tmp_path / 'runner.py'}"
+        profile = SlurmProfile(minutes=1, parallel=1, container=command)  # one worker for all jobs of a test
+        return SlurmExecutor(profile, Layout(tmp_path / "results"), canary=False)
     opened = open_executor(request.param, Layout(tmp_path / "results"))
     opened._run = make_runner(tmp_path)
     return opened
