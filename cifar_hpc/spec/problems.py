@@ -93,9 +93,9 @@ def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Pr
         return Problem(
             where, f"the key {word!r}", "it is no trial key", usual_setting(word, value) or nearest_key(word, "trial")
         )
-    near = nearest_key(word, section)
     if section == "ranges" and word in TRIAL_KEYS:
-        return Problem(where, f"the key {word!r}", "a range is of a key that is a number; the others are lists in grid", near)
+        return Problem(where, f"the key {word!r}", "a range is of a key that is a number; the others are lists in grid")
+    near = nearest_key(word, section)
     if section == "":
         allowed = "a trial key stands in base, grid or zip" if word in TRIAL_KEYS else "it is no key of a spec"
         setting = usual_setting(word, value)
