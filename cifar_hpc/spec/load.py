@@ -136,7 +136,8 @@ def _validate(tree: YamlTree, parts: OwnParts) -> BaseModel:
     except ValidationError as error:
         raise SpecError(by_line(problems_of(error.errors(include_url=False), tree, parts))) from error
     problems = _wrong_objective(model, tree, parts) + _wrong_resources(model, tree)
-    if "search" in tree.value and tree.value["search"] is None:  # unlike other sections it says what the grid is for
+    unsaid = "search" in tree.value and tree.value["search"] is None  # unlike other sections it says what the grid is for
+    if unsaid and not tree.where(("search",)).startswith("--set "):  # which takes a spec's search away
         allowed = "search: {num_points: 20} samples points; without the line the whole grid is trained"
         problems.append(Problem(tree.where(("search",)), "an empty search", allowed))
     if "stages" in plain:
