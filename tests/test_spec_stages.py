@@ -53,7 +53,7 @@ def test_children_match_their_parents_on_shared_axes_and_seeds_and_multiply_by_t
     assert list(stages["finetune"][0].axes) == ["stage", "pretrain.epochs", "freeze", "augment", "seed"]
     assert {trial.config.lr for trial in stages["pretrain"]} == {0.1}, "common where none says else"
     assert {trial.config.keep for trial in stages["pretrain"]} == {"weights"}
-    assert {trial.config.keep for trial in stages["finetune"]} == {None}
+    assert {trial.config.keep for trial in stages["finetune"]} == {"best"}
     assert [len(level) for level in make_plan(load_spec(tmp_path / "x.yaml")).levels] == [8, 16]
 
 
