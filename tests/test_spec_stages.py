@@ -131,8 +131,8 @@ WRONG = {
     "a section that only a stage has": (
         "seeds: 2",
         "zip: {lr: [0.1]}",
-        "x.yaml:2: zip: 'zip' beside stages; beside them may stand name, dataset, base, grid, seeds, objective, stop, keep, "
-        "plugins, resources; each stage has its own.",
+        "x.yaml:2: zip: 'zip' beside stages; beside them may stand name, dataset, base, grid, seeds, folds, objective, stop, "
+        "keep, plugins, resources; each stage has its own.",
     ),
     "a section that stands for all stages": (
         "  finetune:\n",
