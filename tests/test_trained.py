@@ -174,4 +174,4 @@ def test_keep_is_written_at_the_top_of_a_spec_and_is_no_part_of_an_id(tmp_path):
     plain = load_spec(path).trials[0].config
     path.write_text(text + "keep: weights\n")
     kept = load_spec(path).trials[0].config
-    assert (plain.keep, kept.keep) == (None, "weights") and plain.trial_id == kept.trial_id
+    assert (plain.keep, kept.keep) == ("best", "weights") and plain.trial_id == kept.trial_id
