@@ -52,10 +52,10 @@ chaos: setup  ## attack a sweep on a local Slurm at random and compare it with a
 
 gpu: setup  ## check what a GPU computes, then measure it (needs a CUDA device)
 	$(BIN)/pytest -m gpu tests/test_gpu.py
-	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python -m benchmarks.gpu
 
 gpu-kit: setup  ## pack that for a GPU machine without a network, into .gpu/
-	$(BIN)/python benchmarks/gpu_kit.py
+	$(BIN)/python -m benchmarks.gpu_kit
 
 faults: setup  ## 100 kills -9 and 200 refused writes over the commands, at most 10 minutes
 	$(BIN)/python -m tests.faults

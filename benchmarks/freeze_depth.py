@@ -128,7 +128,7 @@ def work_of(folder: Path, level: str, options: argparse.Namespace) -> Work:
     return Work(folder, *LEVELS[level], options.epochs, options.train_size, options.image_size, options.weights, LRS)
 
 
-def export_images(folder: Path, train_size: int) -> None:
+def export_images(folder: Path, train_size: int, val_frac: float = 0.2) -> None:
     """The very splits that cifar-hpc trains on, for the other side."""
     import numpy as np
 
@@ -136,7 +136,7 @@ def export_images(folder: Path, train_size: int) -> None:
     from cifar_hpc.data.dataset import load_dataset
     from cifar_hpc.data.files import data_root
 
-    data = load_dataset(DatasetConfig(name="cifar10", train_size=train_size, val_frac=0.2), 32, data_root())
+    data = load_dataset(DatasetConfig(name="cifar10", train_size=train_size, val_frac=val_frac), 32, data_root())
     for name, split in (("train", data.train), ("val", data.val), ("test", data.test)):
         np.save(folder / f"{name}_images.npy", split.images_NCHW.numpy())
         np.save(folder / f"{name}_labels.npy", split.labels_N.numpy())

@@ -1,8 +1,8 @@
 """Packs what a GPU machine without a network needs to run the GPU's checks and tables, into .gpu/ in parts under 64 MiB.
 
-    python benchmarks/gpu_kit.py                   # make gpu-kit; needs CIFAR-10 ($CIFAR_HPC_DATA) and the package index
+    python -m benchmarks.gpu_kit                   # make gpu-kit; needs CIFAR-10 ($CIFAR_HPC_DATA) and the package index
     bash .gpu/run.sh tests                         # there, from the project's root: pytest -m gpu
-    bash .gpu/run.sh tables [--only speed ...]     # there: benchmarks/gpu.py
+    bash .gpu/run.sh tables [--only speed ...]     # there: benchmarks.gpu
 
 .gpu/run.sh, .gpu/whl (wheels for Python 3.12 that a machine with torch and torchvision lacks), .gpu/a (the first three files of
 CIFAR-10, lossless), .gpu/b (the rest and the test images), .gpu/code.tgz (the committed files, for where no checkout is). Where
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT / ".gpu"
 MOST_MB = 64
 WHEELS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "ruamel-yaml")
-WHEELS += ("pytest", "pytest-timeout", "pluggy", "iniconfig", "packaging", "pygments")
+WHEELS += ("kornia", "kornia-rs", "pytest", "pytest-timeout", "pluggy", "iniconfig", "packaging", "pygments")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PARTS = {"a": ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin"]}
 PARTS["b"] = ["data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"]
@@ -41,8 +41,8 @@ export PYTHONUNBUFFERED=1 PYTHONPATH=$kit/site:$PWD CIFAR_HPC_DATA=$kit/data CIF
 [ -e cifar_hpc ] || tar xzf .gpu/code.tgz
 [ -e $kit/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --target $kit/site .gpu/whl/*.whl
 [ "$what" = tests ] && exec python3 -m pytest -m gpu -q -p no:cacheprovider tests/test_gpu.py "$@"
-python3 benchmarks/gpu_kit.py --unpack $kit/data/cifar-10-batches-bin
-exec python3 benchmarks/gpu.py "$@"
+python3 -m benchmarks.gpu_kit --unpack $kit/data/cifar-10-batches-bin
+exec python3 -m benchmarks.gpu "$@"
 """
 
 

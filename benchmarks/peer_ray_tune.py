@@ -2,9 +2,9 @@
 
 Takes a JSON of {arch, image_size, epochs, batch_size, augment, weights: a file of a network of 1000 classes or null, trials:
 [{freeze, lr, seed}], images: a folder, concurrent} and prints one JSON line a trial: validation and test accuracy of the best
-validation epoch, when it began and ended. Frozen stages have requires_grad=False, are in eval mode and are kept from the
-optimiser; the data pass through torchvision's transforms in a DataLoader with a worker; actors are reused; Ray's loggers are
-off.
+validation epoch, when it began and ended. `train` needs no Ray: benchmarks/gpu.py runs it where there is none. Frozen stages
+have requires_grad=False, are in eval mode and are kept from the optimiser; the data pass through torchvision's transforms in a
+DataLoader with a worker; actors are reused; Ray's loggers are off.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("RAY_DISABLE_IMPORT_WARNING", "1")
@@ -22,12 +23,11 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
 
 
-def train(config: dict) -> None:
+def train(config: dict, report: Callable[[dict], None]) -> None:
     import numpy as np
     import torch
     import torchvision
     from PIL import Image
-    from ray import tune
     from torch.nn import functional
     from torchvision import transforms
 
@@ -92,9 +92,9 @@ def train(config: dict) -> None:
         acc = accuracy(val)
         if acc > best:
             best, best_state = acc, {key: value.clone() for key, value in model.state_dict().items()}
-        tune.report({"val_acc": acc, "test_acc": -1.0})
+        report({"val_acc": acc, "test_acc": -1.0})
     model.load_state_dict(best_state)
-    tune.report({"val_acc": best, "test_acc": accuracy(test), "began": began, "ended": time.time()})
+    report({"val_acc": best, "test_acc": accuracy(test), "began": began, "ended": time.time()})
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
     space = {**settings, "threads": max(1, cores // concurrent), "workers": 1, "trial": tune.grid_search(trials)}
 
     def run(config: dict) -> None:
-        train({**config, **config["trial"]})
+        train({**config, **config["trial"]}, tune.report)
 
     tuner = tune.Tuner(
         tune.with_resources(run, {"cpu": cores / concurrent, "gpu": gpus / concurrent}),

@@ -365,7 +365,7 @@ def test_a_result_that_bears_another_id_is_no_result(layout):
     assert state.status is Status.FAILED and "bears the id" in state.reason
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "onecycle", "constant", "step"])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "onecycle", "constant", "step"])
 def test_the_learning_rate_rises_once_at_most_and_never_passes_lr(schedule):
     config = digits_config(schedule=schedule, epochs=10, warmup_epochs=2.0 if schedule != "onecycle" else 0.0)
     factors = [LrSchedule(config, 7, 1.0).rate(step, 0) for step in range(70)]
@@ -375,10 +375,14 @@ def test_the_learning_rate_rises_once_at_most_and_never_passes_lr(schedule):
     assert factors[peak:] == sorted(factors[peak:], reverse=True)
 
 
-def test_the_cosine_schedule_is_torchs():
-    config = digits_config(schedule="cosine", epochs=4)
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_a_schedule_that_torch_has_is_torchs(schedule):
+    config = digits_config(schedule=schedule, epochs=4)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    if schedule == "cosine":
+        reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+    else:
+        reference = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=40)
     for step in range(40):
         assert LrSchedule(config, 10, 1.0).rate(step, 0) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
         optimizer.step()

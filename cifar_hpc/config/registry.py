@@ -149,6 +149,7 @@ SCHEDULES: Registry[ScheduleInfo] = Registry(
     {
         "constant": ScheduleInfo(doc="the peak throughout", shape=f"{_SHAPES}:constant", own_rise=False),
         "cosine": ScheduleInfo(doc="half a cosine down to 0", shape=f"{_SHAPES}:cosine", own_rise=False),
+        "linear": ScheduleInfo(doc="a straight line down to 0", shape=f"{_SHAPES}:linear", own_rise=False),
         "onecycle": ScheduleInfo(doc="a rise over 0.3 of the steps, then a fall", shape=f"{_SHAPES}:one_cycle", own_rise=True),
         "step": ScheduleInfo(doc="a tenth after half, a hundredth after 3/4", shape=f"{_SHAPES}:milestones", own_rise=False),
     },

@@ -59,6 +59,10 @@ def cosine(step: float, steps: float) -> float:
     return _cosine(1.0, 0.0, step / max(1.0, steps))
 
 
+def linear(step: float, steps: float) -> float:
+    return max(0.0, 1.0 - step / max(1.0, steps))
+
+
 def one_cycle(step: float, steps: float) -> float:
     """As torch.optim.lr_scheduler.OneCycleLR has it: the peak is at step 0.3 steps - 1 and the floor at the last step."""
     start, floor = 1 / ONECYCLE_START_DIVISOR, 1 / ONECYCLE_START_DIVISOR / ONECYCLE_FINAL_DIVISOR
