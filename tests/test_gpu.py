@@ -250,8 +250,11 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_micro_batches(pool):
     one = config(arch="vgg11", batch_size=512, image_size=64, epochs=2, precision="fp32", lr=1e-3)
     with eager():  # a graph holds memory of its own, and is done without where that is missing
         (whole,) = pool.train(one)
-        with memory_of(int(whole.hardware.peak_memory_gb * 1024 * 0.8)):
-            (parts,) = pool.train(one)
+        for share in (0.8, 0.65, 0.5):  # cuDNN makes do with less before a batch does not fit
+            with memory_of(int(whole.hardware.peak_memory_gb * 1024 * share)):
+                (parts,) = pool.train(one)
+            if parts.micro_batch is not None:
+                break
     assert parts.micro_batch is not None and gap(whole, parts) < ORDER_GAP
 
 

@@ -52,18 +52,19 @@ def f1_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
 def macro_auroc(logits_NK: Floats, labels_N: Labels) -> float | None:
     """The mean over the classes of the area under the ROC curve of their probability against all other classes. None where the
     images are all of one class."""
-    counts_N = auroc_counts(logits_NK, labels_N)
-    return float(counts_N.mean()) if len(counts_N) and np.isfinite(counts_N).all() else None
+    shares_NK, sizes_K = _shares(logits_NK), np.bincount(labels_N, minlength=logits_NK.shape[1])
+    told = np.flatnonzero((sizes_K > 0) & (sizes_K < len(labels_N)))
+    if not len(told) or not np.isfinite(shares_NK).all():
+        return None
+    return float(np.mean([_area(shares_NK[:, label], labels_N == label) for label in told]))
 
 
 def auroc_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
     """An image's share of images of the other side that it stands on the right side of, weighted so that the mean is the area
     (the structural components of DeLong et al. 1988). NaN where the images are all of one class."""
-    logits = logits_NK.astype(np.float64)
-    shares_NK = np.exp(logits - logits.max(1, keepdims=True))
-    shares_NK /= shares_NK.sum(1, keepdims=True)
+    shares_NK = _shares(logits_NK)
     n, found = len(labels_N), []
-    for label in range(logits.shape[1]):
+    for label in range(shares_NK.shape[1]):
         of_it = labels_N == label
         if 0 < of_it.sum() < n:
             found.append(_areas(shares_NK[:, label], of_it))
@@ -92,6 +93,21 @@ def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[NDArray[np.float64],
     right_K = np.bincount(labels_N[taken_N == labels_N], minlength=k)
     sizes_K = np.bincount(labels_N, minlength=k) + np.bincount(taken_N, minlength=k)
     return right_K.astype(np.float64), sizes_K.astype(np.float64)
+
+
+def _shares(logits_NK: Floats) -> NDArray[np.float64]:
+    """Probabilities."""
+    logits = logits_NK.astype(np.float64)
+    shares_NK = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(shares_NK / shares_NK.sum(1, keepdims=True), np.float64)
+
+
+def _area(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> float:
+    """The mean of `_areas`, by the ranks of those of the class among all (Mann and Whitney 1947)."""
+    n, inside = len(score_N), np.sort(score_N[of_it])
+    ordered = np.sort(score_N)
+    ranks = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
+    return float((ranks.sum() - len(inside) ** 2) / (2 * len(inside) * (n - len(inside))))
 
 
 def _areas(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -25,8 +25,8 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.norms import see_global_batch
 from cifar_hpc.distributed.world import World
-from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.freezing import choose_trained
+from cifar_hpc.models.blocks import Block, BlockModel
+from cifar_hpc.models.freezing import choose_trained, freeze_blocks
 from cifar_hpc.models.lora import add_low_rank
 from cifar_hpc.records.schema import EpochRecord
 from cifar_hpc.train.anchor import Anchor
@@ -57,7 +57,10 @@ class Member:
             rank = int(dict(config.lora)["rank"])
             add_low_rank(self.suffix, ever[self.frozen :], rank, stream_seed(config.seed, "lora"))
         self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
-        choose_trained(self.model, ever, self.part)
+        if not all(block.frozen for block in self.model.blocks[: self.frozen] if isinstance(block, Block)):
+            freeze_blocks(BlockModel(start.names[: self.frozen], list(trunk.blocks)[: self.frozen]), self.frozen)
+        self._trained: tuple[bool, ...] = ()  # what of the suffix was chosen to train
+        self._choose(ever[self.frozen :])
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
         self.anchor = Anchor(self.optimizer, config.anchor) if config.anchor is not None else None
         self.average = Average(self.suffix, config.ema) if config.ema is not None else None
@@ -77,6 +80,7 @@ class Member:
         """From here on trains beside the same member in the other processes of the world."""
         self.world = self.micro_batches.world = world
         see_global_batch(self.suffix, world, self.config.ghost_batches)
+        self._trained = ()  # there are new layers
 
     def weigh_classes(self, weight_K: Tensor | None) -> None:
         """What a training image's loss counts, by its class; None: all alike."""
@@ -116,9 +120,14 @@ class Member:
         return depths(self.config, self.model.names)
 
     def begin_epoch(self) -> None:
-        """Sets which blocks train in this epoch; the others are in eval mode, statistics included."""
-        choose_trained(self.model, trained_in(self.config, self.model.names, self.progress.epoch), self.part)
-        self.model.train()
+        """Sets which blocks train in this epoch; the others are in eval mode, statistics included, the trunk's always."""
+        self._choose(trained_in(self.config, self.model.names, self.progress.epoch)[self.frozen :])
+        self.suffix.train()
+
+    def _choose(self, trained: tuple[bool, ...]) -> None:
+        if trained != self._trained:
+            choose_trained(self.suffix, trained, self.part)
+            self._trained = trained
 
     def train_step(self, tap: Tensor, target: Tensor) -> None:
         """One optimiser step from the trunk's output at this member's depth, with the numbers that are set. target: N classes,
