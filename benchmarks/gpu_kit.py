@@ -3,6 +3,7 @@
     python -m benchmarks.gpu_kit                   # make gpu-kit; needs CIFAR-10 ($CIFAR_HPC_DATA) and the package index
     bash .gpu/run.sh tests                         # there, from the project's root: pytest -m gpu
     bash .gpu/run.sh tables [--only speed ...]     # there: benchmarks.gpu
+    bash .gpu/run.sh sweep sweeps/mnist_cnn.yaml   # there: a sweep; its trials come back in $OUT/results.tgz, without weights
 
 .gpu/run.sh, .gpu/whl (wheels for Python 3.12 that a machine with torch and torchvision lacks), .gpu/a (the first three files of
 CIFAR-10, lossless), .gpu/b (the rest and the test images), .gpu/code.tgz (the committed files, for where no checkout is). Where
@@ -27,13 +28,25 @@ ROOT = Path(__file__).resolve().parent.parent
 KIT = ROOT / ".gpu"
 MOST_MB = 64
 WHEELS = ("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions", "ruamel-yaml")
-WHEELS += ("kornia", "kornia-rs", "pytest", "pytest-timeout", "pluggy", "iniconfig", "packaging", "pygments")
+WHEELS += (
+    "rich",
+    "markdown-it-py",
+    "mdurl",
+    "kornia",
+    "kornia-rs",
+    "pytest",
+    "pytest-timeout",
+    "pluggy",
+    "iniconfig",
+    "packaging",
+    "pygments",
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 PARTS = {"a": ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin"]}
 PARTS["b"] = ["data_batch_4.bin", "data_batch_5.bin", "test_batch.bin"]
 SIDE, GRID = 32, 50  # pixels of an image; images on a side of a mosaic
 RUN = """#!/bin/bash
-# bash .gpu/run.sh tests|tables [arguments], from the project's root on the GPU machine; see benchmarks/gpu_kit.py
+# bash .gpu/run.sh tests|tables|sweep [arguments], from the project's root on the GPU machine; see benchmarks/gpu_kit.py
 set -eu
 what=$1; shift
 kit=/tmp/gpu-kit
@@ -42,7 +55,9 @@ export PYTHONUNBUFFERED=1 PYTHONPATH=$kit/site:$PWD CIFAR_HPC_DATA=$kit/data CIF
 [ -e $kit/site ] || python3 -m pip install -q --no-index --no-deps --no-compile --target $kit/site .gpu/whl/*.whl
 [ "$what" = tests ] && exec python3 -m pytest -m gpu -q -p no:cacheprovider tests/test_gpu.py "$@"
 python3 -m benchmarks.gpu_kit --unpack $kit/data/cifar-10-batches-bin
-exec python3 -m benchmarks.gpu "$@"
+[ "$what" = tables ] && exec python3 -m benchmarks.gpu "$@"
+python3 -m cifar_hpc sweep "$@" --on inline || echo "the sweep ended with $?"
+exec tar czf "${OUT:-.}/results.tgz" -C $kit/results --exclude=checkpoint.pt --exclude=weights.safetensors .
 """
 
 
