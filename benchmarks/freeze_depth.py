@@ -132,7 +132,7 @@ def export_images(folder: Path, train_size: int, val_frac: float = 0.2) -> None:
     """The very splits that cifar-hpc trains on, for the other side."""
     import numpy as np
 
-    from cifar_hpc.config.trial import DatasetConfig
+    from cifar_hpc.config.dataset import DatasetConfig
     from cifar_hpc.data.dataset import load_dataset
     from cifar_hpc.data.files import data_root
 

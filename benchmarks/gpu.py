@@ -23,8 +23,9 @@ from torch.nn import functional
 
 from benchmarks import peer_ray_tune
 from benchmarks.freeze_depth import export_images
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import AugmentOp, DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import AugmentOp, TrialConfig
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cifar_hpc.config.catalog import DATASETS
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import (
     EpochRecord,

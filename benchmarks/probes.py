@@ -25,8 +25,9 @@ from torch.nn import functional
 
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root

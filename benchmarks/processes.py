@@ -24,8 +24,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed.launch import Link, run_ranks
 from cifar_hpc.distributed.rendezvous import Rendezvous, Team
 from cifar_hpc.distributed.world import World

@@ -21,8 +21,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.zoo import build_model

@@ -47,8 +47,9 @@ from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.work import Work
 from cifar_hpc.planning.plan import Plan, Resources, jobs_for, make_plan, plan_record
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import JobEvent, TrialResult
+from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.own import OwnNetwork, arguments
 from cifar_hpc.config.plugins import OwnPart, read_plugin
 from cifar_hpc.config.registry import AugmentInfo, ObjectiveInfo, OptimizerInfo, ScheduleInfo, load
 from cifar_hpc.config.sources import OwnCodeError, find_source
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
 from cifar_hpc.data.sources import OwnImages
 from cifar_hpc.models.blocks import BlockModel

@@ -11,8 +11,9 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.executors.slurm.accounting import Allocation, parse_allocations
 from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import JobEvent, TrialResult
+from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
 from cifar_hpc.spec.load import load_spec
 from tests.helpers.scripted_slurm import ScriptedSlurm

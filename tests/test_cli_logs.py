@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, JobEvent
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.logs import Told

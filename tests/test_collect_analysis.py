@@ -21,7 +21,7 @@ from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record

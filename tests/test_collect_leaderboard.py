@@ -12,7 +12,8 @@ from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.trials import value_text
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", epochs=3)

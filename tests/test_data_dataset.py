@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import folder_fingerprint, list_folder
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.contact_sheet import contact_sheet
 from cifar_hpc.data.dataset import STATISTICS, load_dataset
 from cifar_hpc.data.files import why_missing

@@ -11,7 +11,7 @@ import pytest
 import torchvision.datasets as reference
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root, find_form, why_missing
 from cifar_hpc.data.sources import read_official

@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_groups import image_groups
 from cifar_hpc.config.normalize import normalise, refitted
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import find_source
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Folds, load_dataset_of, whole_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import DataError, Interrupted, SpecError

@@ -15,7 +15,8 @@ pytest.importorskip("timm")
 from cifar_hpc.cli.arch import arch as arch_command
 from cifar_hpc.config import architecture as rooms
 from cifar_hpc.config.architecture import architecture
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, DataError, SpecError
 from cifar_hpc.models.timm_nets import pretrained
 from cifar_hpc.models.weights import fetch_weights, weights_missing, weights_path

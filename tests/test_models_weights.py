@@ -15,7 +15,8 @@ from safetensors.torch import load, save_file
 from torchvision.models import VisionTransformer, get_model_weights, mobilenet_v3_small
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.download import package
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models import weights as weight_files

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli.arch import arch as arch_command
 from cifar_hpc.config import catalog
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.summary import flops, summarize

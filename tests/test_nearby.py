@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.data.folder import read_folder
 from cifar_hpc.data.images import Fit
 from cifar_hpc.download import nearby as module

@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import folder_fingerprint, list_folder
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import folder as folder_room
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset, pixel_statistics

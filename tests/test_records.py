@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records import claims, owners, store
+from cifar_hpc.records.codec import SCHEMA_VERSION
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import SCHEMA_VERSION, Claim, EpochRecord, JobEvent, Status, TrialRecord
+from cifar_hpc.records.schema import Claim, EpochRecord, Status, TrialRecord
 from tests.helpers.training import digits_config
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.5, train_acc=0.5, val_loss=None, val_acc=0.25, train_s=2.0, val_s=0.5)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import refitted
-from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleRecord, TrialResult

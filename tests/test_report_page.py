@@ -24,11 +24,11 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.trials import CURVES, Curves
 from cifar_hpc.config.catalog import DATASETS
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.records.claims import claim_trial
-from cifar_hpc.records.jobs import own_handle
+from cifar_hpc.records.jobs import JobEvent, own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.schema import EnsembleRecord, EpochRecord, JobEvent
+from cifar_hpc.records.schema import EnsembleRecord, EpochRecord
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.findings import Findings, find

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.planning.plan import make_plan
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import JobEvent, TrialResult, Usage
+from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import append_records, read_record, read_records, write_record
+from cifar_hpc.records.usage import Usage
 from cifar_hpc.spec.load import load_spec
 from slurm.local.cluster import Cluster
 

@@ -15,10 +15,10 @@ from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Cohort, Job, Resources, make_plan, plan_record
-from cifar_hpc.records.jobs import JobState, open_jobs
+from cifar_hpc.records.jobs import JobEvent, JobState, open_jobs
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import write_plan
-from cifar_hpc.records.schema import JobEvent, Status
+from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import read_records
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.sweep.holding import held

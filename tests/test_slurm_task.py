@@ -15,10 +15,12 @@ from cifar_hpc.executors.slurm.task import main, run_canary, run_worker
 from cifar_hpc.executors.slurm.work import AGAIN, BROKEN, Task, Work
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim, restartable
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Budget, Claim, EpochRecord, JobEvent, Status
+from cifar_hpc.records.schema import Claim, EpochRecord, Status
 from cifar_hpc.records.starts import TIME, fruitless_starts
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
+from cifar_hpc.records.usage import Budget
 from tests.helpers.training import digits_config
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.0, train_acc=0.1, val_loss=1.0, val_acc=0.1, train_s=1.0, val_s=0.1)

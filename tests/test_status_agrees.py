@@ -12,9 +12,9 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
-from cifar_hpc.records.jobs import JobState, own_handle
+from cifar_hpc.records.jobs import JobEvent, JobState, own_handle
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import EpochRecord, JobEvent, Outcome, TrialResult
+from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.spec.load import load_spec
 

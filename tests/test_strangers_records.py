@@ -14,9 +14,10 @@ from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records import claims, owners, store
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EnsembleRecord, JobEvent, PlanRecord, Status, TrialResult
+from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, Status, TrialResult
 
 IMAGES = Images.draw(20, 20)
 TRIALS = list(configs(3, 1, 2))

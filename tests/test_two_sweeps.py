@@ -14,9 +14,9 @@ import pytest
 
 from cifar_hpc.planning.plan import make_plan
 from cifar_hpc.records.claims import read_state
-from cifar_hpc.records.jobs import reserve_numbers
+from cifar_hpc.records.jobs import JobEvent, reserve_numbers
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import JobEvent, Status
+from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import read_records
 from cifar_hpc.spec.load import load_spec
 from tests.test_train_loop import result_of

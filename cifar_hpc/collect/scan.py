@@ -21,8 +21,9 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
-from cifar_hpc.records.schema import Accounting, EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
+from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from cifar_hpc.config import catalog, identity
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role, part, trial_key
 from cifar_hpc.config.own import OwnNetwork, arguments, as_tuples, plain_arguments
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHEDULES
@@ -22,92 +23,6 @@ from cifar_hpc.config.sources import Source
 PARENT_PREFIX = "trial/"  # of `weights`: another trial's at its best epoch; the id that follows stands for them
 BY_RULE = "best"  # of `keep`: what the sweep says of its best configurations decides
 STAGE_PREFIX = "stage/"  # of `weights` while a spec is read: those of a trial of that stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
-    """Which images a trial trains on and how they are split."""
-
-    name: str = trial_key(
-        "data set: one of ours, torchvision/NAME, hf/PATH (Parquet, or saved on disk), or one's own: FILE.py:FUNCTION",
-        Role.COMMON,
-    )
-    classes: tuple[str, ...] | None = trial_key(
-        "classes kept, in official label order; null: all", Role.COMMON | Role.AS_WRITTEN, None
-    )
-    train_size: int | None = trial_key(
-        "labelled training images used (stratified), before the validation split; null: all", Role.COMMON, None, gt=0
-    )
-    val_frac: float = trial_key("share of them held out for validation, stratified", Role.COMMON, 0.1, gt=0, lt=1)
-    split_seed: int = trial_key(
-        "seed of the sub-sample and of the split, which the seeds of a sweep share; seed: each seed has a split of its own",
-        Role.COMMON,
-        0,
-        ge=0,
-    )
-    folder: str | None = trial_key(
-        "folder of one's own images; where it lies is not part of the trial's id",
-        Role.COMMON | Role.AS_WRITTEN,
-        None,
-        hashed=False,
-    )
-    labels: str | None = trial_key(
-        "CSV, relative to the spec, that names the folder's files and their labels; null: class folders do",
-        Role.COMMON | Role.AS_WRITTEN,
-        None,
-        hashed=False,
-    )
-    fingerprint: str | None = trial_key(
-        "digest of a folder's file names and contents, which stands for it in the id", Role.COMMON, None, derived=True
-    )
-    args: tuple[tuple[str, Any], ...] | None = trial_key(
-        "arguments of one's own data set, by name", Role.COMMON | Role.AS_WRITTEN, None, late=True
-    )
-    side: int | None = trial_key(
-        "pixels of a side of one's own data set's images, as it gave them", Role.COMMON, None, derived=True, hashed=False
-    )
-    channels: int | None = trial_key("their channels", Role.COMMON, None, derived=True, hashed=False)
-    split_by_seed: bool = trial_key(
-        "whether each seed has a split of its own (split_seed: seed)", Role.COMMON, False, derived=True, hashed=False
-    )
-    folds: int | None = trial_key(
-        "parts that all labelled images are dealt into, each of them held out in turn; null: one split",
-        Role.COMMON,
-        None,
-        derived=True,
-        late=True,
-    )
-    fold: int | None = trial_key(
-        "the part that is held out, from 1; those of a second repeat are numbered after those of the first",
-        Role.COMMON,
-        None,
-        derived=True,
-        late=True,
-    )
-    fold_groups: str | None = trial_key(
-        "digest of which images stay in one part together; null: each by itself", Role.COMMON, None, derived=True, late=True
-    )
-    fold_by: str | None = trial_key("what those groups are made by", Role.COMMON, None, derived=True, hashed=False)
-
-    @cached_property
-    def canonical(self) -> str:
-        """Canonical JSON of what enters a trial's id."""
-        return identity.canonical_part(self)
-
-    @cached_property
-    def of_point(self) -> DatasetConfig:
-        """This without what the trials of a point differ in: the fold, and a split that the seed decides."""
-        return dataclasses.replace(self, fold=None, split_seed=-1 if self.split_by_seed else self.split_seed)
-
-    @cached_property
-    def of_fold(self) -> DatasetConfig:
-        """This without the fold: equal for those that are parts of the same images."""
-        return dataclasses.replace(self, fold=None)
-
-    @property
-    def train_frac(self) -> float:
-        """Share of the labelled images that is trained on, about."""
-        return 1 - (self.val_frac if self.folds is None else 1 / self.folds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.sources import Source
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import folder, sources, splits
 from cifar_hpc.data.files import shorten
 from cifar_hpc.data.images import Fit

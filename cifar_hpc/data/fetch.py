@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_hpc.config.trial import DatasetConfig
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.data.files import Found, find_form, why_missing
 from cifar_hpc.data.hosts import SERVED, sources_of
 from cifar_hpc.data.official import FORMS, SUMS

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.image_table import list_table
-from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.official import FORMS, RECORD_PIXELS, Form
 from cifar_hpc.errors import DataError
 

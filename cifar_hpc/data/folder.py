@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
 from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
-from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
 from cifar_hpc.data.sources import LabelledImages, OwnImages

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
-from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.check import check_folder, notes_of, problems_of
 from cifar_hpc.data.files import data_root, planned_folder, why_missing
 from cifar_hpc.data.splits import divide

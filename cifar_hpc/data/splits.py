@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.seeds import stream_seed
-from cifar_hpc.config.trial import DatasetConfig
 from cifar_hpc.errors import DataError
 
 Ints = NDArray[np.int64]

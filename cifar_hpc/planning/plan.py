@@ -14,8 +14,9 @@ from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passe
 from cifar_hpc.planning.duration import Duration
 from cifar_hpc.planning.halving import Rungs, rungs_of
 from cifar_hpc.planning.lineage import levels_of, parent_of
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.plans import ranked_by
-from cifar_hpc.records.schema import EnsembleRules, JobEvent, KeepRule, OwnObjective, PlannedTrial, PlanRecord
+from cifar_hpc.records.schema import EnsembleRules, KeepRule, OwnObjective, PlannedTrial, PlanRecord
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
 from cifar_hpc.spec.search import Scheduler

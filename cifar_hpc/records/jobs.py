@@ -9,13 +9,33 @@ import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from cifar_hpc.errors import RecordError
+from cifar_hpc.records.codec import SCHEMA_VERSION, Int, Name, Record
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.owners import Process, lives, own_process
-from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records, utc_now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobEvent(Record):
+    """A line of jobs.jsonl. event: reserved (all job numbers up to this one), sending, submitted, unsent, waiting, ended,
+    cancelled.
+
+    handle: what the backend calls the job, on Slurm the array any task of which may do it; of one that is being sent the name
+    by which it can be asked for, and detail says which process sends it.
+    """
+
+    schema_version: Int = SCHEMA_VERSION
+    at: str
+    event: str
+    job_id: Name
+    trial_ids: tuple[Name, ...]
+    executor: str
+    handle: str
+    detail: str = ""
 
 
 class JobState(StrEnum):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records.jobs import newest_events
+from cifar_hpc.records.jobs import JobEvent, newest_events
 from cifar_hpc.records.layout import Layout, SweepFiles
-from cifar_hpc.records.schema import Claim, JobEvent
+from cifar_hpc.records.schema import Claim
 from cifar_hpc.records.starts import task_of
 from cifar_hpc.records.store import read_record, read_records
 

@@ -16,9 +16,9 @@ from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError, nearest
 from cifar_hpc.records.claims import TrialState, read_state
-from cifar_hpc.records.jobs import next_number
+from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout, is_name
-from cifar_hpc.records.schema import JobEvent, PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.records.store import read_record, read_records, write_record
 
 

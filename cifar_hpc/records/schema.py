@@ -1,49 +1,19 @@
 """What the records say: frozen dataclasses that map one to one to JSON. Accuracy is a fraction; times are UTC ISO-8601.
 
-Owns the one codec of everything on disk that is a record: pydantic reads the dataclasses themselves, strictly. Knows no file.
+Owns the records of trials, plans and ensembles; of jobs jobs.py, of what a sweep took usage.py. How they are read: codec.py.
+Knows no file.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, from_json
+from pydantic import Field
 
-from cifar_hpc.errors import RecordError
-
-SCHEMA_VERSION = 1
-
-Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a table's column can hold; a stranger's file may hold any number
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]  # what becomes part of a path, as layout.is_name
-MOST_DEPTH = 40
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """A value without a form of its own (a config, axes): of few levels, with numbers that any reader can hold."""
-    if depth > MOST_DEPTH:
-        raise ValueError(f"nested deeper than {MOST_DEPTH}")
-    if isinstance(value, dict):
-        for item in value.values():
-            _plain(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _plain(item, depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number that is not finite")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise ValueError("a whole number beyond 2^63")
-    return value
-
-
-Plain = Annotated[dict[str, Any], AfterValidator(_plain)]
+from cifar_hpc.records.codec import SCHEMA_VERSION, Int, Name, Plain, Record
 
 
 class Status(StrEnum):
@@ -67,75 +37,6 @@ class Outcome(StrEnum):
     OUT_OF_TIME = "out_of_time"  # its own max_minutes
     DIVERGED = "diverged"  # loss or weights not finite
     PRUNED = "pruned"  # a search scheduler's decision; its status is STOPPED
-
-
-class Record:
-    """A dataclass that maps to a JSON object: unknown keys are kept out, missing ones must have a default.
-
-    Values are of their field's type and of no other (whole numbers may stand for floats), numbers are finite.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False)
-
-    def to_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json", warnings=False)
-        return plain
-
-    def encode(self) -> bytes:
-        """The record as JSON on one line. Raises ValueError on a number that is not finite."""
-        return json.dumps(self.to_json(), separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """What `encode` gave. Raises RecordError where it is not JSON, a key is missing, a value is of another type or the
-        schema_version is newer than this program."""
-        try:
-            record: Self = _adapter(cls).validate_json(data)
-        except ValidationError as error:
-            _refuse_newer(data)
-            raise RecordError(_first_of(error.errors(include_url=False), cls)) from error
-        if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
-            _refuse_newer(data)
-        return record
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """The record from its JSON object; raises as `decode`."""
-        return cls.decode(json.dumps(data).encode())
-
-
-_ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # of each record class, made at its first use: that takes longer than reading one
-
-
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
-
-
-def _refuse_newer(data: bytes) -> None:
-    """Raises RecordError where the file says that a newer program wrote it."""
-    try:
-        value = from_json(data)
-    except ValueError:
-        return
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RecordError(f"schema_version {version} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc")
-
-
-def _first_of(errors: list[ErrorDetails], kind: type[Record]) -> str:
-    """The first thing that is wrong, for a person; the others of a corrupt file say no more."""
-    first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    words = first["msg"][:1].lower() + first["msg"][1:]
-    if first["type"] == "json_invalid":
-        return "not JSON: " + first["msg"].removeprefix("Invalid JSON: ")
-    if not first["loc"]:
-        return f"no {kind.__name__}: expected a JSON object, found {type(first['input']).__name__}"
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "missing":
-        return f"no {kind.__name__}: {where} is missing{more}"
-    return f"no {kind.__name__}: {where}: {words}, found {first['input']!r:.60}{more}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -409,57 +310,3 @@ class PlanRecord(Record):
         number = job.rpartition("-")[2]
         judged = self.search or self.halving
         return judged is not None and sweep == self.sweep and number.isdecimal() and int(number) >= judged["first_job"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage(Record):
-    """A line of usage.jsonl: what one start of a cluster's worker has taken so far. The last line of a start counts."""
-
-    task: str
-    restarts: Int
-    seconds: float  # since it began
-    gpus: Int  # of all its nodes
-    cpus: Int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget(Record):
-    """budget.json: beyond this no worker of the sweep claims further trials. One of the two is None."""
-
-    gpu_hours: float | None = None
-    cpu_hours: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounting(Record):
-    """accounting.json: what a cluster's own accounting says that the jobs of a sweep took. jobs: handles that were asked about;
-    starts: of them and their array tasks; hours: of the starts, whatever they were granted; ended: whether all have."""
-
-    schema_version: Int = SCHEMA_VERSION
-    at: str
-    jobs: Int
-    starts: Int
-    hours: float
-    gpu_hours: float
-    cpu_hours: float
-    trained_hours: float  # of the same trials, in training and validation
-    ended: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvent(Record):
-    """A line of jobs.jsonl. event: reserved (all job numbers up to this one), sending, submitted, unsent, waiting, ended,
-    cancelled.
-
-    handle: what the backend calls the job, on Slurm the array any task of which may do it; of one that is being sent the name
-    by which it can be asked for, and detail says which process sends it.
-    """
-
-    schema_version: Int = SCHEMA_VERSION
-    at: str
-    event: str
-    job_id: Name
-    trial_ids: tuple[Name, ...]
-    executor: str
-    handle: str
-    detail: str = ""

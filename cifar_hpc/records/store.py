@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from cifar_hpc.errors import RecordError
+from cifar_hpc.records.codec import Record
 from cifar_hpc.records.owners import remove_left, temporary_for
-from cifar_hpc.records.schema import Record
 
 R = TypeVar("R", bound=Record)
 
@@ -131,10 +131,9 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file; raises as `open_regular`, and RecordError where it is larger than any record is."""
     with open_regular(path) as stream:
-        data = stream.read(MOST_BYTES + 1)
-    if len(data) > MOST_BYTES:
-        raise RecordError(f"{path}: larger than {MOST_BYTES} bytes, which no record is")
-    return data
+        if os.fstat(stream.fileno()).st_size > MOST_BYTES:
+            raise RecordError(f"{path}: larger than {MOST_BYTES} bytes, which no record is")
+        return stream.read()
 
 
 def create_record(path: Path, record: Record) -> bool:

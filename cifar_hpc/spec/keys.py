@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trained import WORDS
-from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
+from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.spec import values
 from cifar_hpc.spec.parts import Ensembling, Folds, Keep, Resources
 from cifar_hpc.spec.search import Scheduler, SearchKeys

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
@@ -20,7 +21,7 @@ from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.plugins import OwnParts
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
-from cifar_hpc.config.trial import AugmentOp, DatasetConfig, StopConfig, TrialConfig
+from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig
 from cifar_hpc.errors import DataError, nearest
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS

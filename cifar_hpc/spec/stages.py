@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cifar_hpc.config.trial import PARENT_PREFIX, DatasetConfig, TrialConfig
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.parents import keeping_parents

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cifar_hpc.records.schema import Accounting
+from cifar_hpc.records.usage import Accounting
 
 
 def percent_text(share: float | None, digits: int = 2) -> str:

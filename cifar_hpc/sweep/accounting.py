@@ -14,9 +14,10 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.slurm.accounting import Allocation, read_allocations
 from cifar_hpc.executors.slurm.handles import cluster_of, is_place, job_of
 from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Accounting, JobEvent
 from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
+from cifar_hpc.records.usage import Accounting
 from cifar_hpc.sweep.missing import States
 
 FRESH_S = 60.0

@@ -14,10 +14,10 @@ from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor
 from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
-from cifar_hpc.records.jobs import JobState, open_jobs
+from cifar_hpc.records.jobs import JobEvent, JobState, open_jobs
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import JobEvent, Status
+from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, utc_now
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.status.state import ENDED

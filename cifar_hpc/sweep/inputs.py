@@ -15,8 +15,9 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_of
 
 if TYPE_CHECKING:
+    from cifar_hpc.config.dataset import DatasetConfig
     from cifar_hpc.config.image_folder import ImageFolder
-    from cifar_hpc.config.trial import DatasetConfig, TrialConfig
+    from cifar_hpc.config.trial import TrialConfig
 
 
 def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:

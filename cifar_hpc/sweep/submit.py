@@ -19,10 +19,9 @@ from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limi
 from cifar_hpc.executors.slurm.usage import read_budget, read_used, spent_words
 from cifar_hpc.planning.estimate import read_experience, size_text
 from cifar_hpc.planning.plan import Job, Plan, jobs_for, plan_record, recorded_plan
-from cifar_hpc.records.jobs import newest_events, next_number, reserve_numbers
+from cifar_hpc.records.jobs import JobEvent, newest_events, next_number, reserve_numbers
 from cifar_hpc.records.layout import ArrayFiles, Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, read_records
 from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.cost import Asked, cluster_lines

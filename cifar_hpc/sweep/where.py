@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Budget, PlanRecord
+from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.usage import Budget
 from cifar_hpc.status.state import SweepReader
 
 if TYPE_CHECKING:

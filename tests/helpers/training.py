@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import DatasetConfig, StopConfig, TrialConfig
+from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.schema import TrialResult
 

@@ -21,9 +21,8 @@ from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.snapshot import package_digest
 from cifar_hpc.planning.plan import Job
-from cifar_hpc.records.jobs import JobState
+from cifar_hpc.records.jobs import JobEvent, JobState
 from cifar_hpc.records.layout import SweepFiles
-from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import read_records
 
 RELAY = "relay-"  # how the ids begin of jobs that submit what had no room

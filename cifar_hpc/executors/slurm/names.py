@@ -15,9 +15,8 @@ from datetime import datetime
 from cifar_hpc.executors.slurm.handles import cluster_of, handle_of, name_of
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.sender import unsent
-from cifar_hpc.records.jobs import JobState, open_jobs, process_states
+from cifar_hpc.records.jobs import JobEvent, JobState, open_jobs, process_states
 from cifar_hpc.records.layout import SweepFiles
-from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, utc_now
 
 SENT_WITHIN_S = 600.0  # so long a sender on another machine may still be at it

@@ -30,9 +30,8 @@ from cifar_hpc.executors.slurm.refusals import is_room, is_silence, keys_to_chan
 from cifar_hpc.executors.slurm.script import Script
 from cifar_hpc.executors.slurm.snapshot import snapshot_package
 from cifar_hpc.executors.slurm.work import Task, Work
-from cifar_hpc.records.jobs import own_handle
+from cifar_hpc.records.jobs import JobEvent, own_handle
 from cifar_hpc.records.layout import ArrayFiles, Layout
-from cifar_hpc.records.schema import JobEvent
 from cifar_hpc.records.store import append_records, utc_now
 
 SENDS = 3  # tries of one array whose sbatch had no answer

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import SweepFiles
-from cifar_hpc.records.schema import Budget, Usage
 from cifar_hpc.records.store import append_records, read_record, read_records, write_record
+from cifar_hpc.records.usage import Budget, Usage
 
 TELL_EVERY_S = 60.0
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(gpuh|cpuh)")

@@ -1,0 +1,42 @@
+"""What a sweep takes of a cluster, and may take. Owns: the records of usage, budget and accounting. Adds nothing up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cifar_hpc.records.codec import SCHEMA_VERSION, Int, Record
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage(Record):
+    """A line of usage.jsonl: what one start of a cluster's worker has taken so far. The last line of a start counts."""
+
+    task: str
+    restarts: Int
+    seconds: float  # since it began
+    gpus: Int  # of all its nodes
+    cpus: Int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Record):
+    """budget.json: beyond this no worker of the sweep claims further trials. One of the two is None."""
+
+    gpu_hours: float | None = None
+    cpu_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting(Record):
+    """accounting.json: what a cluster's own accounting says that the jobs of a sweep took. jobs: handles that were asked about;
+    starts: of them and their array tasks; hours: of the starts, whatever they were granted; ended: whether all have."""
+
+    schema_version: Int = SCHEMA_VERSION
+    at: str
+    jobs: Int
+    starts: Int
+    hours: float
+    gpu_hours: float
+    cpu_hours: float
+    trained_hours: float  # of the same trials, in training and validation
+    ended: bool
