@@ -21,7 +21,7 @@ from torchvision.ops import StochasticDepth
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed import norms
 from cifar_hpc.distributed.launch import _death
-from cifar_hpc.distributed.norms import GlobalBatchNorm, GlobalDropout
+from cifar_hpc.distributed.norms import GhostBatchNorm, GlobalBatchNorm, GlobalDropout
 from cifar_hpc.distributed.rendezvous import DIED, Team
 from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import CifarHpcError, Interrupted
@@ -107,6 +107,23 @@ def test_any_number_of_processes_gives_the_curves_of_one_and_counts_every_image_
         assert len(several["test_logits"]) == 359 and len(several["val_logits"]) == 79
         for key in (f"{split}_{what}" for split in ("val", "test") for what in ("logits", "labels", "index")):
             np.testing.assert_allclose(several[key].astype(float), single[key].astype(float), rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_parts_of_a_ghost_norm_in_one_are_those_one_by_one(layout):
+    torch.manual_seed(0)
+    apart, together = (GhostBatchNorm(torch.nn.BatchNorm2d(6), 4) for _ in range(2))
+    inputs = [torch.randn(12, 6, 5, 5).contiguous(memory_format=layout).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0].data)
+    weight = torch.randn(12, 6, 5, 5)
+    for x, normalised in ((inputs[0], apart.one_by_one), (inputs[1], together.in_one)):
+        y = normalised(x)
+        (y * weight).sum().backward()
+    assert y.is_contiguous(memory_format=layout)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad, rtol=1e-4, atol=1e-5)
+    for name, value in apart.state_dict().items():
+        torch.testing.assert_close(value, together.state_dict()[name])
+    torch.testing.assert_close(apart.weight.grad, together.weight.grad)
 
 
 def test_ghost_batches_are_other_statistics_and_the_same_in_any_number_of_processes(tmp_path, alone):

@@ -92,11 +92,30 @@ class GhostBatchNorm(PartedBatchNorm):
         self._parts = local_parts
 
     def normalised(self, input: Tensor) -> Tensor:
+        whole = len(input) % self._parts == 0
+        return self.in_one(input) if input.is_cuda and whole else self.one_by_one(input)
+
+    def one_by_one(self, input: Tensor) -> Tensor:
+        """A part is every P-th image."""
         n, parts = len(input), [input[part :: self._parts] for part in range(self._parts)]
         self.track(lambda: _mean_statistics(parts))
         outputs = [functional.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps) for x in parts]
         place_N = torch.cat([torch.arange(part, n, self._parts, device=input.device) for part in range(self._parts)])
         return torch.empty_like(input, dtype=outputs[0].dtype).index_copy(0, place_N, torch.cat(outputs))
+
+    def in_one(self, input: Tensor) -> Tensor:
+        """The same within rounding, of equal parts, by a few kernels however many they are: as channels of their own."""
+        parts, layout = self._parts, torch.channels_last if _has_channels_last(input) else torch.contiguous_format
+        x = input.reshape(len(input) // parts, parts * self.num_features, *input.shape[2:])
+        mean_J, var_J = (torch.zeros(x.shape[1], device=x.device) for _ in range(2))
+        weight_J, bias_J = (None if own_C is None else own_C.repeat(parts) for own_C in (self.weight, self.bias))
+        y = functional.batch_norm(x, mean_J, var_J, weight_J, bias_J, True, 1.0, self.eps)
+        self.track(lambda: (mean_J.view(parts, -1).mean(0), var_J.view(parts, -1).mean(0)))
+        return y.reshape(input.shape).contiguous(memory_format=layout)
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _mean_statistics(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
