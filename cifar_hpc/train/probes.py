@@ -154,10 +154,10 @@ class SideBySide:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._members = list(members)
-        self._heads: dict[int, list[Member]] = {}
+        self._heads: dict[int, list[tuple[Member, nn.Linear]]] = {}
         for member in members:
             if type(member) is Member and can_step(member):
-                self._heads.setdefault(member.depth, []).append(member)
+                self._heads.setdefault(member.depth, []).append((member, _layer(member)))
 
     @torch.no_grad()
     def logits(self, features: Mapping[int, Tensor]) -> list[Tensor]:
@@ -165,16 +165,16 @@ class SideBySide:
         found: dict[Member, Tensor] = {}
         for depth, heads in self._heads.items():
             x_ND = features[depth].flatten(1).contiguous()
-            classes_n = _layer(heads[0]).out_features
+            classes_n = heads[0][1].out_features
             most = max(1, MOST_LOGITS // (classes_n * len(x_ND)))
             for start in range(0, len(heads), most):
                 part = heads[start : start + most]
-                found |= dict(zip(part, _logits(part, x_ND), strict=True))
+                theirs = _logits([layer for _, layer in part], x_ND)
+                found |= dict(zip((member for member, _ in part), theirs, strict=True))
         return [found[m] if m in found else m.eval_logits(features[m.depth]) for m in self._members]
 
 
-def _logits(heads: Sequence[Member], x_ND: Tensor) -> list[Tensor]:
-    layers = [_layer(member) for member in heads]
+def _logits(layers: Sequence[nn.Linear], x_ND: Tensor) -> list[Tensor]:
     weight_MKD, bias_MK = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
     m, k, d = weight_MKD.shape
     if x_ND.is_cuda or together_as_alone(m, len(x_ND), k, d, torch.get_num_threads()):
