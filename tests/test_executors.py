@@ -284,6 +284,41 @@ def test_ray_that_does_not_start_is_a_sentence_with_what_to_type(tmp_path, monke
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_ray_starts_is_answered_at_once_and_heeded_once_it_has_started(tmp_path, monkeypatch, number):
+    """An exception inside Ray's start is swallowed where it meets a fork, whose locks then hang the process: none is raised."""
+    import ray
+
+    said, begun = io.StringIO(), []  # pytest's capture loses what is written while it is read
+
+    def start(**_):
+        for _ in range(2):
+            os.kill(os.getpid(), number)
+        until = time.monotonic() + 20
+        while not said.getvalue().endswith("\n") and time.monotonic() < until:
+            time.sleep(0.02)
+        begun.append(said.getvalue())
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray wants it for itself
+
+    monkeypatch.setattr(sys, "stderr", said)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: begun.append("shut down"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            stop_signals(Layout(tmp_path), []) as stopped,
+            ray_session(tmp_path / "log", stopped),
+        ):
+            begun.append("trained")
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+    assert begun == ["stopping, once Ray has started\n", "shut down"]
+
+
 def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
     """What Ray says where the connection broke and its own news of the death come late, as on a loaded machine."""
     from ray.exceptions import ActorUnavailableError

@@ -32,8 +32,8 @@ def first_of(sweep: str, **group: str) -> dict[str, str]:
 
 
 CHOSEN = [
-    ("quickstart", {"arch": "simple_cnn"}, "test_acc", "54.3"),
-    ("quickstart", {"arch": "linear"}, "test_acc", "31.9"),
+    ("quickstart_scratch", {"arch": "simple_cnn"}, "test_acc", "54.3"),
+    ("quickstart_scratch", {"arch": "linear"}, "test_acc", "31.9"),
     ("baselines", {"arch": "simple_cnn"}, "test_acc", "69.1"),
     ("baselines", {"arch": "linear"}, "test_acc", "34.5"),
     ("transfer_strategies", {"weights": ""}, "val_acc", "70.2"),

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
@@ -28,7 +29,7 @@ from cifar_hpc.report.tables import (
     leaderboard_text,
 )
 from cifar_hpc.status.words import duration_text
-from cifar_hpc.terminal.tables import fit_table, print_columns, to_csv, to_json
+from cifar_hpc.terminal.tables import TextColumn, fit_table, print_columns, to_csv, to_json
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,31 @@ def test_a_narrow_terminal_keeps_axes_and_validation_and_names_what_left(board: 
     assert "arch" in titles
     assert "val acc %" in titles
     assert "gap" in left
+
+
+@pytest.mark.parametrize(("val", "test", "lines"), [("81.0 (1)", "79.31 (1)", 5), ("81.00 ± 0.31 (3)", "79.31 ± 0.42 (3)", 6)])
+def test_five_axes_at_80_columns_keep_test_accuracy_and_every_word_is_whole(val: str, test: str, lines: int) -> None:
+    """Hashes and times leave first; then titles and words are folded, numbers last."""
+    cells = {
+        "#": ("1", "12"),
+        "arch": ("mobilenet_v3_small", "simple_cnn"),
+        "freeze": ("0.5", "none"),
+        "augment": ("flip_crop", "none"),
+        "lr": ("0.001", "0.003"),
+        "weights": ("imagenet", "from scratch"),
+    }
+    numbers = [TextColumn("val acc %", (val,) * 2, right=True), TextColumn("test acc %", (test,) * 2, 8, right=True)]
+    columns = [*(TextColumn(title, of) for title, of in cells.items()), *numbers]
+    left_first = [TextColumn("time", ("76 s", "2.1 min"), 5), TextColumn("id", ("27sgdg2v", "qdtxvbow"), 7)]
+    table, left = fit_table([*columns, *left_first], 80)
+    console = Console(width=80, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(table)
+    shown = capture.get()
+    words = {word for column in columns for text in (column.title, *column.cells) for word in text.split()}
+    assert left == ["time", "id"]
+    assert words <= set(shown.split())
+    assert len(shown.splitlines()) == lines
 
 
 def test_markdown_has_a_row_for_every_point_even_one_without_a_number(board: Leaderboard) -> None:

@@ -61,6 +61,9 @@ class Commands(TyperGroup):
         except CifarHpcError as error:
             typer.echo(laid_out(f"error: {error}", sys.stderr), err=True)
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
         except typer.BadParameter as error:
             error.message = _in_plain_words(error.message)
             raise

@@ -131,17 +131,35 @@ class LocalHandles:
                     os.kill(int(handle.split("/")[2]), signal.SIGTERM)
 
 
+class StopRequest(threading.Event):
+    """What the first signal sets. starting: the library that starts its processes just now, which no signal breaks off."""
+
+    starting = ""
+
+    @contextlib.contextmanager
+    def heeded_after(self, starting: str) -> Iterator[None]:
+        """While inside no signal raises: an exception in the middle of a fork leaves locks that nobody frees, and the start
+        hangs. Raises KeyboardInterrupt at the end where one came."""
+        self.starting = starting
+        try:
+            yield
+        finally:
+            self.starting = ""
+            if self.is_set():
+                raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def stop_signals(layout: Layout, jobs: Sequence[Job]) -> Iterator[threading.Event]:
+def stop_signals(layout: Layout, jobs: Sequence[Job]) -> Iterator[StopRequest]:
     """While inside, the first SIGINT, SIGTERM or SIGHUP (a closed terminal) only sets the event, and what now happens is said
     at once; a second one raises KeyboardInterrupt. After either, no trial of the jobs stays with an owner who is gone."""
-    stopped = threading.Event()
+    stopped = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
+        if stopped.is_set() and not stopped.starting:
             raise KeyboardInterrupt
         stopped.set()
 
@@ -156,12 +174,15 @@ def stop_signals(layout: Layout, jobs: Sequence[Job]) -> Iterator[threading.Even
         left.set()
 
 
-def _answer(stopped: threading.Event, left: threading.Event, layout: Layout, jobs: Sequence[Job]) -> None:
+def _answer(stopped: StopRequest, left: threading.Event, layout: Layout, jobs: Sequence[Job]) -> None:
     """Says what an interruption does, from a thread: the main one may be deep in a step, and a handler may not print."""
     while not stopped.wait(ANSWER_S):
         if left.is_set():
             return
     if left.is_set():
+        return
+    if stopped.starting:
+        print(f"stopping, once {stopped.starting} has started", file=sys.stderr, flush=True)
         return
     files = [layout.trial(trial_id) for job in list(jobs) for trial_id in job.trial_ids]
     running = sum(1 for one in files if not one.result.exists() and any(map(_is_held, one.claims()[-1:])))

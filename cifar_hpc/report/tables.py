@@ -31,7 +31,8 @@ class Ranked(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column for people. key: what it sorts by, None last. keep: a narrow terminal loses those with the smallest first."""
+    """One column for people. key: what it sorts by, None last. keep: a narrow terminal loses those with the smallest first,
+    none from terminal.tables.NEVER_LEAVES on; one below 9 is not shown where nothing of it was measured."""
 
     title: str
     text: Callable[[Row], str]

@@ -19,7 +19,7 @@ from rich.table import Table
 from cifar_hpc.terminal.harmless import make_console, one_line, to_csv_text
 from cifar_hpc.terminal.prose import laid_out
 
-NEVER_LEAVES = 9
+NEVER_LEAVES = 8
 PROSE_WIDTH = 28
 LEAST_WIDTH = 6  # that a column keeps whatever the terminal
 _NO_LIMIT = 10_000  # characters: a pipe is as wide as its widest line
@@ -37,7 +37,7 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextColumn:
-    """One column as text. keep: a narrow terminal loses those with the smallest first, and folds those of NEVER_LEAVES;
+    """One column as text. keep: a narrow terminal loses those with the smallest first, and folds those from NEVER_LEAVES on;
     prose: sentences, which may be folded to PROSE_WIDTH before another column leaves."""
 
     title: str
@@ -53,6 +53,12 @@ class TextColumn:
     def width(self) -> int:
         widest = max(map(len, (self.title, *self.cells)))
         return min(widest, max(PROSE_WIDTH, self.longest_word)) if self.prose else widest
+
+    @property
+    def least_whole(self) -> int:
+        """The width down to which nothing but words is folded: numbers stay on one line below their title."""
+        cells = max(map(len, self.cells), default=1) if self.right else 1
+        return max(cells, self.longest_word)
 
     @property
     def longest_word(self) -> int:
@@ -77,9 +83,11 @@ def fit_table(columns: Sequence[TextColumn], width: int, styles: Sequence[str | 
 
 
 def _widths(columns: Sequence[TextColumn], width: int) -> list[int]:
-    """Of each column: what it asks for; where that is too much the widest give way, first down to their longest word."""
+    """Of each column: what it asks for; where that is too much the widest give way, words before numbers, and first down to
+    their longest word."""
     widths = [column.width for column in columns]
-    for least in ([column.longest_word for column in columns], [LEAST_WIDTH] * len(columns)):
+    whole, words = [column.least_whole for column in columns], [column.longest_word for column in columns]
+    for least in (whole, words, [LEAST_WIDTH] * len(columns)):
         while sum(widths) + 2 * len(widths) - 2 > width:
             can = [i for i, shown in enumerate(widths) if shown > least[i]]
             if not can:

@@ -42,11 +42,10 @@ class RayTuneExecutor(LocalHandles):
         """As the protocol says; each job gets the resources that it asks for."""
         if not jobs:
             return
-        # In this order: ray.init sets a handler of its own, and who must end at once is gone when the trials are given back.
-        with (
+        with (  # in this order: who must end at once is gone when the trials are given back
             _given_back(layout, jobs),
-            ray_session(layout.sweep(jobs[0].sweep).log("ray")) as temporary,
             stop_signals(layout, jobs) as stopped,
+            ray_session(layout.sweep(jobs[0].sweep).log("ray"), stopped) as temporary,
         ):
             from ray import tune
 
@@ -74,8 +73,8 @@ class RayTuneExecutor(LocalHandles):
         jobs: list[Job] = []
         with (
             _given_back(layout, jobs),
-            ray_session(layout.sweep(first.sweep).log("ray")) as temporary,
             stop_signals(layout, jobs) as stopped,
+            ray_session(layout.sweep(first.sweep).log("ray"), stopped) as temporary,
         ):
             from ray import tune
 

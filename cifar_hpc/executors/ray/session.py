@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.executors.base import LocalHandles
+from cifar_hpc.executors.base import LocalHandles, StopRequest
 from cifar_hpc.planning.plan import Resources
 from cifar_hpc.records.jobs import JobState
 
@@ -49,17 +49,15 @@ ENVIRONMENT = {
 
 
 @contextlib.contextmanager
-def ray_session(log: Path) -> Iterator[Path]:
+def ray_session(log: Path, stopped: StopRequest | None = None) -> Iterator[Path]:
     """Ray, and the folder that holds all it writes; both end with the block. log: takes what Ray says in this process,
-    to its stdout, from where its words on a dead worker would reach the user's."""
+    to its stdout, from where its words on a dead worker would reach the user's. stopped: heeded once Ray has started."""
+    stopped = stopped or StopRequest()
     for name, value in {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
         os.environ.setdefault(name, value)
     package, given = str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")
     if package not in (given or "").split(os.pathsep):  # workers find this very package, installed or not
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, given]))
-    import ray
-
-    handler = signal.getsignal(signal.SIGTERM)
     base = Path(tempfile.gettempdir())
     base = base if len(str(base)) <= LONGEST_TEMPORARY - 14 else Path("/tmp")
     address = os.environ.get(ADDRESS_VARIABLE)
@@ -79,17 +77,19 @@ def ray_session(log: Path) -> Iterator[Path]:
                 "_temp_dir": str(temporary),
             }
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-            with _hangup_ignored(), _told_where_it_does_not_start(address):
-                ray.init(address=address or "local", **quiet, **({} if address else own))
-            for name in ("ray", "ray.tune", "ray.train"):
-                logging.getLogger(name).setLevel(logging.CRITICAL)
             try:
+                with stopped.heeded_after("Ray"), _own_signals(), _told_where_it_does_not_start(address):
+                    import ray
+
+                    ray.init(address=address or "local", **quiet, **({} if address else own))
+                for name in ("ray", "ray.tune", "ray.train"):
+                    logging.getLogger(name).setLevel(logging.CRITICAL)
                 yield temporary
             finally:
+                import ray
+
                 ray.shutdown()
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
         shutil.rmtree(temporary, ignore_errors=True)
         with contextlib.suppress(OSError):
             if log.stat().st_size == 0:
@@ -117,16 +117,18 @@ def _told_where_it_does_not_start(address: str | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _hangup_ignored() -> Iterator[None]:
-    """Processes started inside live on when the terminal closes: it is this process that has them save and ends them."""
+def _own_signals() -> Iterator[None]:
+    """Processes started inside live on when the terminal closes: it is this process that has them save and ends them. What
+    Ray wants to be done on SIGTERM, which ends this process, is not done."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    before = {signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.SIGTERM: signal.getsignal(signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def remove_abandoned(base: Path) -> None:
