@@ -420,7 +420,7 @@ def _two_points(folder: Path, seeds: int, *accuracies: float) -> Findings:
     [
         (3, (0.9, 0.5), ("Best: ", "Better than the other.")),
         (3, (0.9, 0.9), ("Best: ", "Not distinguishable from the other.")),
-        (1, (0.9, 0.5), ("Highest so far: ", "one seed each says nothing of the configurations")),
+        (1, (0.9, 0.5), ("First by validation: ", "one seed each says nothing of the configurations")),
     ],
 )
 def test_only_what_a_test_over_seeds_tells_is_said_of_configurations(
@@ -432,6 +432,7 @@ def test_only_what_a_test_over_seeds_tells_is_said_of_configurations(
     assert any("three seeds or more" in line for line in lines) == (seeds == 1)
     page = write_report([found], Layout(tmp_path)).read_text()
     assert ('<tr class="tied"' in page) == (seeds == 3)
+    assert ("(<code>seeds: 3</code>)" in page) == (seeds == 1)  # and no backticks
 
 
 def test_an_ensemble_without_gain_is_not_announced_and_tiny_sweeps_have_no_empty_figures(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from cifar_hpc.config.normalize import TRAINING
 from cifar_hpc.config.trial import AugmentOp, StopConfig
 from cifar_hpc.errors import SpecError
+from cifar_hpc.planning.cohorts import train_images
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.parts import Resources
@@ -143,6 +144,7 @@ def test_a_folder_lies_relative_to_its_spec_and_is_known_by_its_files(load, tmp_
     config = load(text).trials[0].config
     assert config.dataset.folder == str(tmp_path / "photos")
     assert config.image_size == 224
+    assert train_images(config) == 18  # of 20: what it costs is not guessed from some other data set
     make_folder(tmp_path / "elsewhere")
     moved = load(text.replace("photos", "elsewhere")).trials[0].config
     assert moved.trial_id == config.trial_id

@@ -57,6 +57,9 @@ class DatasetConfig:
         "pixels of a side of one's own data set's images, as it gave them", Role.COMMON, None, derived=True, hashed=False
     )
     channels: int | None = trial_key("their channels", Role.COMMON, None, derived=True, hashed=False)
+    labelled: int | None = trial_key(
+        "a folder's images that may be trained on, of which the cost is made", Role.COMMON, None, derived=True, hashed=False
+    )
     split_by_seed: bool = trial_key(
         "whether each seed has a split of its own (split_seed: seed)", Role.COMMON, False, derived=True, hashed=False
     )

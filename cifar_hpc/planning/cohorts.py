@@ -79,7 +79,8 @@ def work_of(cohort: Cohort) -> float:
 def train_images(trial: TrialConfig) -> float:
     """Estimated images of its training split."""
     dataset = trial.dataset
-    labelled_n = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes) or DEFAULT_TRAIN_N
+    official_n = catalog.labelled_images(dataset.name, dataset.classes)
+    labelled_n = dataset.train_size or dataset.labelled or official_n or DEFAULT_TRAIN_N
     return labelled_n * dataset.train_frac
 
 

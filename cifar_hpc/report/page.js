@@ -114,7 +114,7 @@ function openBoard(section, part, prefix) {
     arrange();
     body.replaceChildren(...state.shown.slice(0, most).map(line));
     const left = state.shown.length - most;
-    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} points`;
+    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "point" : "points"}`;
     more.hidden = left <= 0;
     more.textContent = `show ${Math.min(left, MOST_ROWS)} more of ${left.toLocaleString("en")}`;
     heads.forEach((h, c) => { if (sorted && sorted[0] === c) h.setAttribute("aria-sort", sorted[1] ? "ascending" : "descending"); else h.removeAttribute("aria-sort"); });
@@ -193,8 +193,11 @@ function openCharts(section, part, board) {
     return [...best, ...state.chosen.filter(p => score(p) !== null && !best.includes(p))];
   };
   const drawDots = () => {
-    const points = dotted(), narrow = holders.dots.clientWidth < 620, name = p => explore.points[p][1];
-    holders.dots.style.height = `${70 + 25 * points.length}px`;
+    const points = dotted(), longest = Math.max(...points.map(p => explore.points[p][1].length));
+    const words = Math.round(Math.min(440, 6.5 * longest, Math.max(130, 0.36 * holders.dots.clientWidth)));
+    const inLine = Math.floor(words / 6.5), name = p => { const whole = explore.points[p][1], most = Math.max(whole.length <= inLine + 1 ? inLine + 1 : 0, 3 * inLine - 6); return whole.length > most ? `${whole.slice(0, most)}...` : whole; };
+    const lines = longest <= inLine + 1 ? 1 : Math.max(2, ...points.map(p => Math.ceil(1.1 * name(p).length / inLine)));  // a name that has no room on one line is folded
+    holders.dots.style.height = `${70 + (lines > 1 ? 10 + 14 * lines : 25) * points.length}px`;
     charts.dots.resize();
     const dot = (offset, first, symbol, hollow) => points.flatMap((p, y) => {
       const [mean, low, high] = explore.points[p].slice(first, first + 3), c = board.colorOf(p) || color("--muted");
@@ -208,10 +211,10 @@ function openCharts(section, part, board) {
     };
     const dots = [...dot(-4, 2, "circle", false), ...dot(4, 5, "diamond", true)];
     charts.dots.setOption({
-      ...still, grid: { left: narrow ? 130 : 330, right: 20, top: 12, bottom: 40 },
+      ...still, grid: { left: words + 20, right: 20, top: 12, bottom: 40 },
       tooltip: { backgroundColor: color("--paper"), textStyle: { color: color("--ink") }, formatter: x => tip(dots[x.dataIndex].point) },
       xAxis: valueAxis({ name: explore.objective, nameLocation: "middle", nameGap: 24, nameTextStyle: { color: ink().text } }),
-      yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: narrow ? 115 : 310, overflow: "truncate" } },
+      yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: words, overflow: "break" } },
       series: [{ type: "custom", renderItem: render, dimensions: ["mean", "row", "low", "high"], encode: { x: [0, 2, 3], y: 1 }, data: dots.map(d => d.value), clip: true }],
     }, true);
     charts.dots.points = dots.map(d => d.point);

@@ -71,6 +71,7 @@ class Part:
     columns: Sequence[Column] = ()
     rows: Sequence[PageRow] = ()
     shading: str = ""
+    runs: str = "seeds"
     next_seed: NextSeed | None = None
     explore: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = field(default=())
@@ -97,6 +98,7 @@ def make_part(
         columns=columns,
         rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
         shading=_shading(found),
+        runs=found.board.runs,
         next_seed=next_seed(found, layout),
         explore=explorable(found.pool, found.board),
         notes=[] if drawn or not found.board.measured else [undrawn],
@@ -116,6 +118,7 @@ def render_page(
     environment = Environment(
         loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters["sentence"] = _sentence
     trials = [trial for part in parts for trial in part.trials]
     shown, more = _fitting([part.drawings for part in parts])
     return environment.get_template("page.html.j2").render(
@@ -253,6 +256,13 @@ def _cell_data(cell: Cell) -> Any:
     if cell.under:
         return [cell.text, key, cell.under]
     return cell.text if key == cell.text else [cell.text, key]
+
+
+def _sentence(text: str) -> Markup:
+    """What stands between backticks, which a terminal shows as they are, is code on a page."""
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(text.split("`"))
+    )
 
 
 def _script(name: str) -> Markup:

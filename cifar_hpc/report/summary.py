@@ -107,7 +107,11 @@ def best_text(board: Leaderboard) -> str:
     """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.'"""
     best = board.measured[0]
     first = (
-        "The only configuration measured" if len(board.measured) == 1 else "Best" if board.claims_ranking else "Highest so far"
+        "The only configuration measured"
+        if len(board.measured) == 1
+        else "Best"
+        if board.claims_ranking
+        else "First by validation"
     )
     parts = []
     info = board.info

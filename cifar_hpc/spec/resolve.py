@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,7 @@ class Resolver:
         if listing is not None:
             val_frac = own["val_frac"] if own["folds"] is None else 0.0
             self._check_images(listing, own["classes"], val_frac, own["train_size"])
+            own["labelled"] = _labelled(listing, own["classes"] or official, folds=own["folds"] is not None)
         kept = len(own["classes"] or official)
         if own["train_size"] is not None:
             _check_train_size(own["train_size"], kept)
@@ -255,6 +256,12 @@ def _arguments(key: str, point: Mapping[str, Any]) -> Arguments | None:
     """Those of the mapping, and those that are keys of their own."""
     single = {name.removeprefix(f"{key}."): value for name, value in point.items() if name.startswith(f"{key}.")}
     return arguments({**(dict(point.get(key) or ())), **single})
+
+
+def _labelled(listing: ImageFolder, classes: Collection[str], *, folds: bool) -> int:
+    """Images of these classes that are trained on or, where the folder has no val/ of its own, held out of them."""
+    splits = [listing.splits.get(split, {}) for split in (("train", "val") if folds else ("train",))]
+    return sum(len(images) for split in splits for name, images in split.items() if name in classes)
 
 
 def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: tuple[str, ...]) -> tuple[str, ...] | None:
