@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,3 +116,19 @@ def test_the_guide_is_built_strictly(tmp_path, monkeypatch):
     spec = (tmp_path / "site" / "reference" / "spec" / "index.html").read_text()
     assert all(row["key"] in spec for row in describe_keys())
     assert "cifar-hpc predict" in (tmp_path / "site" / "reference" / "commands" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("missing", "shown", "status"), [("", "quickstart", 0), ("quickstart", "quickstart_scratch", 0), ("quickstart*", "", 2)]
+)
+def test_the_demo_says_where_no_weights_can_be_had_and_shows_networks_from_scratch(tmp_path, missing, shown, status):
+    program = tmp_path / "cifar-hpc"
+    program.write_text(f'#!/bin/sh\ncase "$1 $2" in "fetch sweeps/"{missing or "nothing"}.yaml) exit 2;; esac; echo "$*"\n')
+    program.chmod(0o755)
+    asked = ["make", "-s", "-o", "setup", "demo", f"BIN={tmp_path}"]
+    done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status
+    assert ("two small networks from scratch" in done.stdout) == bool(missing)
+    assert [line for line in done.stdout.splitlines() if line.startswith(("sweep", "report"))] == (
+        [f"sweep sweeps/{shown}.yaml", f"report {shown}"] if shown else []
+    )

@@ -32,6 +32,9 @@ def first_of(sweep: str, **group: str) -> dict[str, str]:
 
 
 CHOSEN = [
+    ("quickstart", {"freeze": "0.5"}, "test_acc", "83.1"),
+    ("quickstart", {"freeze": "all"}, "test_acc", "78.0"),
+    ("quickstart", {"arch": "simple_cnn"}, "test_acc", "60.7"),
     ("quickstart_scratch", {"arch": "simple_cnn"}, "test_acc", "54.3"),
     ("quickstart_scratch", {"arch": "linear"}, "test_acc", "31.9"),
     ("baselines", {"arch": "simple_cnn"}, "test_acc", "69.1"),
