@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
@@ -100,7 +101,7 @@ def headline(found: Findings) -> list[str]:
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
     lines.append(cost_text(found.ledger))
-    return lines + _next_steps(board)
+    return lines + _next_steps(board, found.pool.sweeps)
 
 
 def best_text(board: Leaderboard) -> str:
@@ -215,14 +216,15 @@ def cost_text(ledger: Ledger) -> str:
     return (f"It cost {' and '.join(parts)}." if parts else "It has cost nothing yet.") + reused
 
 
-def _next_steps(board: Leaderboard) -> list[str]:
+def _next_steps(board: Leaderboard, sweeps: Sequence[str]) -> list[str]:
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
         return [f"Next: three seeds or more {again}, so that an order of the points means something."]
     steps = []
     if board.runs != "seeds":
-        steps.append("Next: `cifar-hpc refit SWEEP` trains the best configuration once on all labelled images.")
+        command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])
+        steps.append(f"Next: `{command}` trains the best configuration once on all labelled images.")
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
         value = best.axes[axis]
