@@ -59,7 +59,7 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     if few and len(few) == len(board.measured):
         notes.append(f"{why}: rows are in the order of their numbers, and no ranking is claimed.")
     elif few:
-        notes.append(f"{why}: no place is claimed for {plural(len(few), 'point')}, which stand by their numbers.")
+        notes.append(f"{why}: no place is claimed for {plural(len(few), 'point')}, placed by number alone.")
     if lost := [row for row in board.measured if row.last[0]]:
         notes.append(f"{plural(len(lost), 'point')} of which every trial diverged stand last.")
     return [*notes, *left_out(pool)]
