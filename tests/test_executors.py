@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
-from cifar_hpc.executors.base import Executor, give_back, record_death, stop_signals
+from cifar_hpc.executors.base import Executor, Standing, give_back, record_death, stop_signals
 from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
 from cifar_hpc.executors.ray.session import ray_session, remove_abandoned
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
@@ -374,3 +375,16 @@ def test_trials_of_an_interrupted_job_whose_process_is_gone_are_interrupted_and_
     give_back(layout, [job])
     state = read_state(files, trial_id)
     assert (state.status, state.reason) == (Status.PLANNED, "interrupted in its first epoch")
+
+
+def test_what_stands_between_jobs_is_not_looked_through_again_and_is_freed_as_before_once_they_have_ended():
+    assert gc.get_freeze_count() == 0
+    with Standing() as standing:
+        standing.job_ended()
+        frozen = gc.get_freeze_count()
+        standing.job_ended()
+        assert frozen == gc.get_freeze_count() > 0
+        with Standing() as inner:  # of a process that has frozen what stands by itself
+            inner.job_ended()
+        assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() == 0

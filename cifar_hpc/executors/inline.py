@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Sequence
 
-from cifar_hpc.executors.base import LocalHandles, RunJob, record_death, run_on_node, stop_signals
+from cifar_hpc.executors.base import LocalHandles, RunJob, Standing, record_death, run_on_node, stop_signals
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import Withdrawn
 from cifar_hpc.records.layout import Layout
@@ -25,7 +25,7 @@ class InlineExecutor(LocalHandles):
         for job in jobs:
             started(job, self.own_handle())
         node = Node.here()
-        with stop_signals(layout, jobs) as stopped:
+        with stop_signals(layout, jobs) as stopped, Standing() as standing:
             for job in jobs:
                 withdrawn = Withdrawn(layout.sweep(job.sweep), job.trial_ids)
                 if withdrawn():
@@ -33,6 +33,7 @@ class InlineExecutor(LocalHandles):
                 try:
                     interrupted = _either(stopped.is_set, withdrawn)
                     self._run(job, layout, executor=self.name, node=node, interrupted=interrupted)
+                    standing.job_ended()
                 except Exception as error:
                     if not (stopped.is_set() or withdrawn()):
                         record_death(layout, job, type(error).__name__, str(error), traceback.format_exc())

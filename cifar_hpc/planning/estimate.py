@@ -167,8 +167,8 @@ class Experience:
             for sample in self._of(device):
                 epochs[_key(sample.config, _CLOSE)].append(sample.epoch_s)
             self._known["like", device] = {key: (fmean(values), _p95(values)) for key, values in epochs.items()}
-        found: tuple[float, float] | None = self._known["like", device].get(_key(trial.to_json(), _CLOSE))
-        return found
+        known: dict[tuple[str, ...], tuple[float, float]] = self._known["like", device]
+        return known.get(_key(trial.to_json(), _CLOSE)) if known else None
 
     def _speed(self, trial: TrialConfig, device: str | None) -> Speed | None:
         if ("speed", device) not in self._known:
@@ -178,8 +178,9 @@ class Experience:
                     for key in (_key(sample.config, _WIDE), ()):
                         points[key].append(point)
             self._known["speed", device] = {key: Speed.fitted(values) for key, values in points.items()}
-        speeds = self._known["speed", device]
-        found: Speed | None = speeds.get(_key(trial.to_json(), _WIDE)) or speeds.get(()) or self.calibration
+        if not (speeds := self._known["speed", device]):
+            return self.calibration
+        found: Speed | None = speeds.get(_key(trial.to_json(), _WIDE)) or speeds.get(())
         return found
 
 

@@ -192,6 +192,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
 
     A result that does not parse or bears another id is no result: the trial is FAILED with the reason, and runs again.
     """
+    if not files.folder.exists():  # one question for the thousands of a sweep that has just been planned
+        return TrialState(trial_id, Status.PLANNED)
     reason = ""
     try:
         result = read_record(files.result, TrialResult)

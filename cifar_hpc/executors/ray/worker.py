@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.executors.base import RunJob
+from cifar_hpc.executors.base import RunJob, Standing
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import Withdrawn
 from cifar_hpc.records.layout import Layout, SweepFiles
@@ -61,6 +61,7 @@ def job_trainable() -> type:
             self, config: dict[str, Any], *, jobs: list[Job], layout: Layout, run: RunJob, orders: Orders, judged: bool
         ) -> None:
             self._jobs, self._layout, self._run, self._orders, self._judged = jobs, layout, run, orders, judged
+            self._standing = Standing()
             self._work = self._begin(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -74,8 +75,10 @@ def job_trainable() -> type:
             return _Work(job, self._layout, self._run, self._orders, self._judged)
 
         def step(self) -> dict[str, Any]:
-            epoch = self._work.next_epoch()
-            return {"done": True} if epoch is None else epoch
+            if (epoch := self._work.next_epoch()) is not None:
+                return epoch
+            self._standing.job_ended()
+            return {"done": True}
 
     return JobTrainable
 

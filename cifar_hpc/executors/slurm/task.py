@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from cifar_hpc.errors import Interrupted, RecordError
-from cifar_hpc.executors.base import RunJob, record_death, run_on_node
+from cifar_hpc.executors.base import RunJob, Standing, record_death, run_on_node
 from cifar_hpc.executors.slurm.pull import Puller
 from cifar_hpc.executors.slurm.script import EARLY_S
 from cifar_hpc.executors.slurm.usage import Meter
@@ -142,9 +142,21 @@ def _puller(here: Here, meter: Meter, process: int) -> Puller:
 
 def _pull(here: Here, puller: Puller) -> int:
     """The exit status. What the runner itself raises becomes the trials' error record."""
+    flag, orders = here.flag, _Orders(here)
+    with Standing() as standing:
+        again = _train_what_fits(here, puller, orders, standing)
+    orders.say(None)
+    if flag.term:
+        _say("saved after SIGTERM")
+        return AGAIN
+    if not (again or flag.raised() or puller.left_n):
+        return 0
+    return AGAIN if puller.has_left() else 0
+
+
+def _train_what_fits(here: Here, puller: Puller, orders: _Orders, standing: Standing) -> bool:
+    """Whether it ended with a job that was saved and is to go on."""
     flag, layout = here.flag, here.layout
-    orders = _Orders(here)
-    again = False
     while not flag.raised() and (task := puller.next()) is not None:
         job = task.job(here.work.sweep)
         orders.say(job.job_id)
@@ -159,24 +171,18 @@ def _pull(here: Here, puller: Puller) -> int:
                     on_epoch=flag.epoch_ended,
                     interrupted=lambda seen=cancelled: flag.raised() or seen(),  # type: ignore[misc]
                 )
+            standing.job_ended()
         except Exception as error:
             if cancelled.found and not flag.raised():
                 _say(f"{job.job_id} was cancelled: saved, and left")
                 continue
             if flag.raised() or isinstance(error, Interrupted):  # also by the word of another node, whose signal came first
-                again = True
-                break
+                return True
             text = traceback.format_exc()
             print(text, file=sys.stderr, flush=True)
             record_death(layout, job, type(error).__name__, str(error), text)
         puller.meter.tell()
-    orders.say(None)
-    if flag.term:
-        _say("saved after SIGTERM")
-        return AGAIN
-    if not (again or flag.raised() or puller.left_n):
-        return 0
-    return AGAIN if puller.has_left() else 0
+    return False
 
 
 @dataclass
