@@ -15,23 +15,26 @@ from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
+from cifar_hpc.records.usage import Usage
 from cifar_hpc.spec.load import load_spec
 from tests.helpers.scripted_slurm import ScriptedSlurm
 
 LINES = """\
 1000|COMPLETED|3600|4|billing=4,cpu=4,gres/gpu:a100=2,gres/gpu=2,mem=8G,node=1
-1001|REQUEUED|1800|4|billing=4,cpu=4,gres/gpu:a100=1,mem=8G,node=1
+1001_3|REQUEUED|1800|4|billing=4,cpu=4,gres/gpu:a100=1,mem=8G,node=1
 1002|CANCELLED by 0|0|0|
 no line of sacct
 1003|RUNNING|0|4|cpu=4,gres/gpu=1
+1004_[0-3%2]|FAILED|60|4|cpu=4
 """
 
 
 def test_every_start_counts_with_its_gpus_and_what_never_began_does_not():
     assert parse_allocations(LINES) == [
-        Allocation("COMPLETED", 3600, 4, 2),
-        Allocation("REQUEUED", 1800, 4, 1),
-        Allocation("RUNNING", 0, 4, 1),
+        Allocation("1000", "COMPLETED", 3600, 4, 2),
+        Allocation("1001", "REQUEUED", 1800, 4, 1),
+        Allocation("1003", "RUNNING", 0, 4, 1),
+        Allocation("1004", "FAILED", 60, 4, None),
     ]
 
 
@@ -72,6 +75,13 @@ def test_status_tells_gpu_hours_and_efficiency_and_asks_once_after_all_has_ended
         assert "cluster    2 GPU-hours in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
     assert asked.calls("sacct") == 1
     assert "-j 1000 " in (asked.folder / "calls").read_text()
+
+
+def test_where_the_accounts_leave_gpus_out_the_workers_own_word_counts(asked):
+    _sacct(asked, "1000_0|COMPLETED|3600|4|billing=4,cpu=4,mem=8G,node=1")
+    usage = Usage(task="1000_0@alps", restarts=0, seconds=3500.0, gpus=2, cpus=4)
+    append_records(Layout(results_root()).sweep("s").usage, [usage])
+    assert "cluster    2 GPU-hours in 1 start of jobs" in _run("status", "s")
 
 
 def test_the_report_tells_them_too(asked):

@@ -7,7 +7,7 @@ and not again after the last one. Where there is no accounting, or no job ever r
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from cifar_hpc.errors import RecordError
@@ -15,9 +15,9 @@ from cifar_hpc.executors.slurm.accounting import Allocation, read_allocations
 from cifar_hpc.executors.slurm.handles import cluster_of, is_place, job_of
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.jobs import JobEvent
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
-from cifar_hpc.records.usage import Accounting
+from cifar_hpc.records.usage import Accounting, Usage
 from cifar_hpc.sweep.missing import States
 
 FRESH_S = 60.0
@@ -43,23 +43,35 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
         return known
     states = read_states()
     trained = {trial_id for event in events for trial_id in event.trial_ids} & states.keys()
-    found = _add_up(allocations, len(handles), sum(_trained_s(states, trial_id) for trial_id in trained))
+    trained_s = sum(_trained_s(states, trial_id) for trial_id in trained)
+    found = _add_up(allocations, _gpus_of_jobs(files), len(handles), trained_s)
     with contextlib.suppress(OSError):
         write_record(files.accounting, found)
     return found
 
 
-def _add_up(allocations: list[Allocation], jobs: int, trained_s: float) -> Accounting:
+def _gpus_of_jobs(files: SweepFiles) -> dict[str, int]:
+    """What each worker of a job or array was given, by its own word, for clusters whose accounts leave GPUs out."""
+    with contextlib.suppress(OSError, RecordError):
+        return {job_of(line.task): line.gpus for line in read_records(files.usage, Usage)}
+    return {}
+
+
+def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, trained_s: float) -> Accounting:
     return Accounting(
         at=utc_now(),
         jobs=jobs,
         starts=len(allocations),
         hours=sum(one.seconds for one in allocations) / 3600,
-        gpu_hours=sum(one.seconds * one.gpus for one in allocations) / 3600,
+        gpu_hours=sum(one.seconds * _gpus(one, gpus) for one in allocations) / 3600,
         cpu_hours=sum(one.seconds * one.cpus for one in allocations) / 3600,
         trained_hours=trained_s / 3600,
         ended=all(one.ended for one in allocations),
     )
+
+
+def _gpus(one: Allocation, told: Mapping[str, int]) -> int:
+    return told.get(one.job, 0) if one.gpus is None else one.gpus
 
 
 def _trained_s(states: States, trial_id: str) -> float:

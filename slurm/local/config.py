@@ -134,6 +134,7 @@ AccountingStorageHost=127.0.0.1
 AccountingStoragePort={site.port + 1}
 # the connection to slurmdbd does not look at AuthInfo
 AccountingStoragePass={site.munge_socket}
+AccountingStorageTRES=gres/gpu
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=5
 """.splitlines()

@@ -10,20 +10,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cifar_hpc.executors.slurm.commands import SlurmError, run_slurm
+from cifar_hpc.executors.slurm.handles import job_of
 
-FIELDS = "JobIDRaw,State,ElapsedRaw,AllocCPUS,AllocTRES"
+FIELDS = "JobID,State,ElapsedRaw,AllocCPUS,AllocTRES"
 _OPEN = ("PENDING", "RUNNING", "REQUEUED", "SUSPENDED", "COMPLETING", "CONFIGURING", "RESIZING")
 _GPUS = re.compile(r"(?:^|,)gres/gpu(?P<kind>:[^=,]+)?=(?P<count>\d+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One start of a job or array task."""
+    """One start of a job or array task. job: the id of the job, or of the whole array; gpus: None where the cluster counts
+    none, which is Slurm's default (AccountingStorageTRES)."""
 
+    job: str
     state: str
     seconds: int
     cpus: int
-    gpus: int
+    gpus: int | None
 
     @property
     def ended(self) -> bool:
@@ -49,12 +52,14 @@ def parse_allocations(text: str) -> list[Allocation]:
         if len(parts) < 5 or not parts[2].isdigit() or not parts[3].isdigit():
             continue
         if int(parts[2]) or parts[1].startswith(_OPEN):
-            found.append(Allocation(parts[1], int(parts[2]), int(parts[3]), _gpus(parts[4])))
+            found.append(Allocation(job_of(parts[0]), parts[1], int(parts[2]), int(parts[3]), _gpus(parts[4])))
     return found
 
 
-def _gpus(tres: str) -> int:
+def _gpus(tres: str) -> int | None:
     """Of 'billing=4,cpu=4,gres/gpu:a100=2,gres/gpu=2': the untyped count, else the typed ones added up."""
     counts = [(match["kind"], int(match["count"])) for match in _GPUS.finditer(tres)]
     untyped = [count for kind, count in counts if not kind]
+    if not counts:
+        return None
     return untyped[0] if untyped else sum(count for _, count in counts)
