@@ -117,7 +117,7 @@ def test_jobs_of_another_cluster_are_not_taken_for_gone(cluster, layout, tmp_pat
     assert {state.status for state in states.values()} == {Status.QUEUED}
     assert "on the cluster alps" in next(iter(states.values())).reason
     told = CliRunner().invoke(app, ["cancel", "s"])
-    assert told.exit_code == 2 and "1 job could not be asked to stop: its job is on the cluster alps" in told.output
+    assert told.exit_code == 2 and "3 jobs could not be asked to stop: its job is on the cluster alps" in told.output
     assert "this machine belongs to piz" in told.output and other.calls("squeue") == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -21,6 +22,27 @@ def _run(*words: str) -> str:
     return done.output
 
 
+@pytest.fixture
+def told(cluster: Cluster, tmp_path, monkeypatch):
+    """Of a submitted sweep what `status` says once it says these words, and what `logs` says of a trial."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "s.yaml").write_text(SPEC)
+
+    def tell(profile: str, words: str) -> tuple[str, str]:
+        (tmp_path / "slurm/site.yaml").write_text(f"gres: null\nparallel: 1\nmemory_gb: 1\n{profile}")
+        assert "2 trials submitted" in _run("sweep", "s.yaml", "--no-canary")
+        until = time.monotonic() + 60
+        while words not in (status := _run("status", "s")):
+            assert time.monotonic() < until, status
+            time.sleep(0.5)
+            Layout(results_root()).queue.unlink(missing_ok=True)
+        return status, _run("logs", "s", "lr=0.1")
+
+    return tell
+
+
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
@@ -29,21 +51,28 @@ def _run(*words: str) -> str:
     ],
     ids=["python without packages", "wrong container"],
 )
-def test_a_job_that_dies_before_its_trials_begin_says_why(cluster: Cluster, tmp_path, monkeypatch, profile, words):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    (tmp_path / "slurm").mkdir()
-    (tmp_path / "slurm/site.yaml").write_text(f"gres: null\nparallel: 1\nmemory_gb: 1\n{profile}")
-    (tmp_path / "s.yaml").write_text(SPEC)
-    assert "2 trials submitted" in _run("sweep", "s.yaml", "--no-canary")
-    until = time.monotonic() + 60
-    while "its log ends" not in (told := _run("status", "s")):
-        assert time.monotonic() < until, told
-        time.sleep(0.5)
-        Layout(results_root()).queue.unlink(missing_ok=True)
-    assert words in told
-    logs = _run("logs", "s", "lr=0.1")
+def test_a_job_that_dies_before_its_trials_begin_says_why(told, profile, words):
+    status, logs = told(profile, "its log ends")
+    assert words in status
     assert words in logs and "_log.out, all " in logs
+
+
+def test_a_node_without_torch_fails_its_trials_with_pythons_own_words(told, tmp_path):
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node/torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    status, logs = told(f"environment: {{PYTHONPATH: {tmp_path / 'node'}}}\n", "2 failed")
+    assert "ModuleNotFoundError: No module named 'torch'" in status
+    assert "ModuleNotFoundError: No module named 'torch'" in logs and "_log.out, " in logs
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root's nodes have file systems of their own")
+def test_results_that_a_node_does_not_see_are_named_as_the_reason(told, cluster: Cluster, tmp_path):
+    results_root().mkdir()
+    with contextlib.ExitStack() as stack:
+        for node in cluster.site.nodes:
+            stack.enter_context(cluster.hidden(node, results_root()))
+        status, logs = told("", "does its node see")
+    assert str(results_root()) in status and "does its node see" in logs and "no log of s/job-" in logs
 
 
 def test_of_a_huge_log_only_the_end_is_read(tmp_path):

@@ -91,6 +91,13 @@ def test_after_sigterm_to_the_script_slurm_decides_whether_the_job_starts_again(
     assert not job.said and not job.noted()
 
 
+def test_an_end_by_slurm_before_the_end_of_the_job_is_known_is_not_the_trials_own(tmp_path):
+    job = _Job(tmp_path, f"touch {tmp_path}/up; /bin/sleep 0.5; exit 143")
+    del job.environment["SLURM_JOB_END_TIME"]
+    assert job.run(signal.SIGTERM)[0] == 143
+    assert not job.said and not job.noted()
+
+
 def test_where_requeue_is_not_allowed_the_next_sweep_goes_on(tmp_path):
     job = _Job(tmp_path, "exit 75", requeue=False)
     status, output = job.run()

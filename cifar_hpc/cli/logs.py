@@ -53,7 +53,7 @@ def logs(
         counts = Counter(states[trial.trial_id].status for trial in reader.plan.trials)
         say(f"no trial failed or was lost ({counts_text(counts)}); an id shows its log")
     for trial in chosen:
-        typer.echo(log_text(layout, trial.trial_id), nl=False)
+        typer.echo(log_text(layout, trial.trial_id, states[trial.trial_id].reason), nl=False)
 
 
 def _follow(layout: Layout, reader: SweepReader, chosen: Collection[PlannedTrial]) -> None:

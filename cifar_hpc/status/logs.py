@@ -21,8 +21,9 @@ _LINES = 40
 _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 
 
-def log_text(layout: Layout, trial_id: str) -> str:
-    """Why a trial failed or how it ended, and what its processes printed last; whole lines. Raises RecordError, OSError."""
+def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
+    """Why a trial failed or how it ended, and what its processes printed last; whole lines. reason: what is known of one that
+    neither finished nor failed. Raises RecordError, OSError."""
     files = layout.trial(trial_id)
     lines = [f"== trial {trial_id}"]
     job, task = "", None
@@ -37,7 +38,7 @@ def log_text(layout: Layout, trial_id: str) -> str:
             job, task = result.job, result.task
             lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
         except FileNotFoundError:
-            lines.append("neither finished nor failed: no error is recorded")
+            lines.append(f"neither finished nor failed: {reason or 'no error is recorded'}")
             job, task = newest_job(layout, trial_id)
     if job:
         paths = newest(job_logs(layout, job, task))

@@ -96,7 +96,8 @@ def _living(
         states = executors[name].states([job.handle for job in mine])
         unknown = [job for job in mine if states[job.handle] is JobState.UNKNOWN]
         if unknown and not executors[name].attached:
-            told = Counter(executors[name].explain([job.handle for job in unknown]).values())
+            words = executors[name].explain([job.handle for job in unknown])
+            told = Counter(words.get(job.handle, "Slurm did not answer") for job in unknown)
             notes += [f"{plural(n, 'job')} could not be asked to stop: {why}" for why, n in told.items()]
         elif unknown:
             hosts = sorted({job.handle.split("/")[0] for job in unknown})

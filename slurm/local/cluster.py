@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ class Cluster:
         """In order: with SIGKILL it would forget the jobs of the last seconds, which it writes down every five."""
         self.daemons.end("slurmctld")
 
+    def keep_controller(self) -> bool:
+        """Starts it again where it has died: 22.05 does so now and then while nodes fail. Whether it had."""
+        if died := self.daemons.pid("slurmctld") is None:
+            self.start_controller()
+        return died
+
     def start_node(self, name: str) -> None:
         (self.site.root / "spool" / name).mkdir(parents=True, exist_ok=True)
         slurmd = [str(SBIN / "slurmd"), "-D", "-N", name]
@@ -136,6 +143,18 @@ class Cluster:
         self.daemons.kill_strays(name)
         if tell:
             self.run("scontrol", "update", f"nodename={name}", "state=down", "reason=power cut")
+
+    @contextlib.contextmanager
+    def hidden(self, name: str, folder: Path) -> Iterator[None]:
+        """While inside, the node sees an empty folder there, as where a file system is not mounted. Of isolated nodes only."""
+        outer = self.daemons.pid(f"slurmd.{name}")
+        inner = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()[0]
+        on_node = ["nsenter", "--target", inner, "--mount", "--pid"]
+        subprocess.run([*on_node, "mount", "-t", "tmpfs", "none", str(folder)], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run([*on_node, "umount", "--lazy", str(folder)], check=True)
 
     def _names(self) -> list[str]:
         return ["munged", "mariadbd", "slurmdbd", "slurmctld", *(f"slurmd.{name}" for name in self.site.nodes)]

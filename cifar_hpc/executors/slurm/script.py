@@ -59,7 +59,7 @@ case $status in
   75|140|143) sleep_for_term;;
   *) [ -z "$asked" ] || {{ early=1; sleep_for_term; }};;
 esac
-if [ -n "$ended" ]; then is_time && [ -n "$early" ] && note "$status"; exit "$status"; fi
+if [ -n "$ended" ]; then [ -n "$early" ] && [ -n "$SLURM_JOB_END_TIME" ] && is_time && note "$status"; exit "$status"; fi
 [ "$status" = 75 ] || [ -n "$early" ] && again
 note "$status"
 echo "its processes ended with status $status"
