@@ -56,7 +56,7 @@ def test_doctor_tries_a_job_and_writes_a_profile_that_reads_back(cluster: Cluste
     assert "file locks hold across nodes: yes" in done.output
     assert "clocks agree with the file server within 0" in done.output
     profile = load_profile(tmp_path / "slurm/local.yaml")
-    assert (profile.gpu_partition, profile.parallel, profile.cpus_per_gpu) == ("main", 12, 4)
+    assert (profile.gpu_partition, profile.parallel, profile.cpus_per_gpu, profile.time_min) == ("main", 12, 4, True)
     assert not list((tmp_path / "results").glob(".probe*")), "the probe leaves nothing"
 
 

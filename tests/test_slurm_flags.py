@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from cifar_hpc.executors.slurm.arrays import ArrayPlan, Needs
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.flags import cpus_of, memory_gb_of, sbatch_flags, shards_of, srun_flags
 from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.planning.plan import Job, Resources
+from cifar_hpc.records.layout import Layout
 
 
 def _gpus(profile: SlurmProfile, shards: int = 0) -> dict:
@@ -60,3 +66,21 @@ def test_a_job_with_a_gpu_gets_cpus_and_memory_that_a_cuda_process_lives_with():
     assert cpus_of(SlurmProfile(), 1, 1.0) == 4 and cpus_of(SlurmProfile(), 6, 1.0) == 6
     assert [memory_gb_of(site, asked, 2.0) for asked in (None, 8.0)] == [120.0, 8.0]
     assert memory_gb_of(site, None, 0.0) == 4.0 and memory_gb_of(SlurmProfile(), None, 1.0) is None
+
+
+@pytest.mark.parametrize(
+    ("profile", "longest", "least"),
+    [
+        ({"time_min": True}, 40.0, ["45"]),
+        ({"time_min": True}, 20.0, ["33"]),  # half of it: a requeued job keeps what Slurm has cut it down to
+        ({}, 20.0, []),
+        ({"time_min": True}, 60.0, []),  # its longest trial needs all of it
+        ({"time_min": True, "requeue": False}, 20.0, []),  # what is left then nobody would train
+    ],
+)
+def test_less_time_is_offered_down_to_the_longest_trial_where_the_site_takes_it(tmp_path, profile, longest, least):
+    needs = Needs(nodes=1, gpus=0, cpus=1, memory_gb=None, minutes=65, at_once=1, exclude=())
+    jobs = tuple(Job(sweep="s", job_id=f"job-{n}", cohorts=(), resources=Resources(gpus=0)) for n in (1, 2))
+    executor = SlurmExecutor(SlurmProfile(**profile), Layout(tmp_path))
+    script = executor.script(ArrayPlan(needs, jobs, minutes=(10.0, longest)), "s")
+    assert re.findall(r"#SBATCH --time-min=(\d+)", script) == least

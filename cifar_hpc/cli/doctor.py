@@ -44,6 +44,9 @@ def doctor(
         name = wanted.gpu_partition if wanted.gres else wanted.cpu_partition
         nodes = sum(p.nodes for p in partitions if p.name == name or (name is None and p.is_default))
         answer = tests.probe(wanted, max(1, nodes), wait_s)
+        if tests.grants_less_time(config, wanted):
+            keys["time_min"] = True
+            answer.append("a job that can do with less time than it asks for begins earlier where there is a gap: time_min")
         for line in answer:
             typer.echo(line)
         notes += answer

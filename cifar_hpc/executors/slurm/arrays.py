@@ -58,6 +58,13 @@ class ArrayPlan:
     level: int = 0
     minutes: tuple[float, ...] = ()
 
+    @property
+    def least_minutes(self) -> int:
+        """What a worker can do with: its longest job and the start, and half of its share: Slurm keeps a limit that it has
+        shortened when the job is requeued. All its time where the jobs' times are not known."""
+        longest = max(self.minutes, default=float(self.needs.minutes))
+        return min(self.needs.minutes, math.ceil(max(longest + START_MINUTES, self.needs.minutes / 2)))
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:

@@ -86,6 +86,22 @@ def suggest(partitions: Sequence[Partition], gpu_type: str | None = None) -> dic
     return keys
 
 
+def grants_less_time(config: Mapping[str, str], profile: SlurmProfile) -> bool:
+    """Whether the scheduler begins a job earlier that can do with less time, and sbatch takes the flag. Submits nothing."""
+    if not config.get("SchedulerType", "").endswith("backfill"):
+        return False
+    gpus = 1 if profile.gres else 0
+    flags = sbatch_flags(
+        profile, nodes=1, gpus=gpus, cpus=cpus_of(profile, 1, gpus), memory_gb=memory_gb_of(profile, None, gpus)
+    )
+    flags |= {"time": PROBE_MINUTES, "time-min": 1}
+    try:
+        run_slurm(["sbatch", "--test-only", *_words(flags), "--wrap", "true"])
+    except SlurmError:
+        return False
+    return True
+
+
 def partition_text(partition: Partition) -> str:
     """One partition in a sentence."""
     longest = f"at most {partition.minutes:g} min" if partition.minutes is not None else "no time limit"
@@ -150,9 +166,12 @@ def _send(profile: SlurmProfile, folder: Path, nodes: int) -> str:
     srun = shlex.join(["srun", f"--output={written}/out-%t", *srun_flags(profile)])
     task = f"{python} {shlex.quote(str(folder / 'probe_node.py'))} {shlex.quote(str(folder))} $SLURM_PROCID"
     lines = ["export SLURM_EXPORT_ENV=ALL", *profile.setup, f"{srun} bash -c {shlex.quote('exec ' + task)}"]
-    words = [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in flags.items()]
-    command = ["sbatch", "--parsable", "-J", "cifar-hpc-doctor", *words, "--wrap", "\n".join(lines)]
+    command = ["sbatch", "--parsable", "-J", "cifar-hpc-doctor", *_words(flags), "--wrap", "\n".join(lines)]
     return run_slurm(command).strip().split(";")[0]
+
+
+def _words(flags: Mapping[str, str | int | bool]) -> list[str]:
+    return [f"--{flag}" if value is True else f"--{flag}={value}" for flag, value in flags.items()]
 
 
 def _read_facts(out: Path) -> dict[str, Any] | None:

@@ -36,7 +36,8 @@ _OWNED_FLAGS = {  # sbatch flags that have a key, or that a sweep sets by itself
     **dict.fromkeys(("cpu-bind", "gpu-bind", "mpi"), "srun"),
     **dict.fromkeys(("export", "export-file", "get-user-env"), "environment"),
     **dict.fromkeys(("requeue", "no-requeue"), "requeue"),
-    **dict.fromkeys(("time", "time-min"), "minutes or max_minutes of the profile, or resources.minutes of the spec"),
+    "time": "minutes or max_minutes of the profile, or resources.minutes of the spec",
+    "time-min": "time_min",
     **dict.fromkeys(("array", "dependency", "kill-on-invalid-dep", "error", "output", "input", "open-mode", "job-name"), None),
     **dict.fromkeys(
         ("chdir", "wrap", "parsable", "test-only", "wait", "wait-all-nodes", "clusters", "quiet", "ignore-pbs"), None
@@ -126,6 +127,9 @@ class SlurmProfile:
     minutes: float = spec_key("time of a trial whose spec names none, minutes", 60.0, gt=0)
     max_minutes: float | None = spec_key("longest time limit that the partition grants, minutes; null: none", None, gt=0)
     job_minutes: float = spec_key("short trials are packed into jobs of about this length, minutes", 60.0, gt=0)
+    time_min: bool = spec_key(
+        "whether Slurm may give a job less time than it asks for (--time-min), where it begins earlier so", False
+    )
     memory_gb: float | None = spec_key("memory of a job whose spec names none, GB; null: the cluster's default", None, gt=0)
     share_gpus: bool = spec_key("whether trials that need a share of a GPU (resources.gpus below 1) run several at once", False)
     mps: bool = spec_key("whether trials that share a GPU do so through NVIDIA's Multi-Process Service", False)

@@ -192,6 +192,8 @@ class Sender:
             exclude=",".join(needs.exclude),
         )
         flags |= {"signal": f"B:USR2@{profile.signal_s}", "output": output}  # B: the script hears it, from its first line on
+        if profile.time_min and profile.requeue and array.least_minutes < needs.minutes:
+            flags["time-min"] = array.least_minutes
         shared = mps_lines() if profile.mps and needs.at_once > 1 else []
         parameters = {
             "job_name": name,
