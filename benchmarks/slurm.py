@@ -2,21 +2,23 @@
 """What Slurm costs a sweep, on the local cluster (slurm/local).
 
     eval "$(python3 slurm/local/cluster.py env --root DIR)"
-    python benchmarks/slurm.py [--trials 10000] [--pull 1000] [--peer 100] [--kill-s 20]
+    python benchmarks/slurm.py [--trials 10000] [--pull 200] [--peer 20] [--kill-s 20]
 
-0 leaves a part out.
+0 leaves a part out. The defaults take about eight minutes on two busy cores; --pull 1000 --peer 100 belong on a quiet machine.
 
 1. Submit: `--trials` trials planned and sent, held, then cancelled; seconds, sbatch calls, bytes a job.
 2. Status: the state of all of them from a cold cache; seconds and remote procedure calls to the controller.
 3. Pull: `--pull` trials of half a second to some seconds that share nothing, by one worker on each node, while a node is killed
-   every `--kill-s` seconds and comes back after five; then `--peer` of them by plain submitit `map_array`, one job a trial,
+   every `--kill-s` seconds and comes back after two; then `--peer` of them by plain submitit `map_array`, one job a trial,
    as many at once, on nodes that are killed alike; then in this process.
 4. Nodes: one trial in 2 processes on each of 2 nodes, and its numbers beside those of one process.
 
 Of part 3: `allocated_s` are task-seconds in which squeue showed a task running; `training_s` those from a trial's claim to its
-result, of the attempts that count; `start_s` is what a start takes before its first claim, the median; `training_frac` is
-training_s / (allocated_s - starts * start_s). Each line is a JSON object. The machine's load is printed first: compare runs of
-like load only.
+result, of the attempts that count, so that what a kill destroyed is none; `start_s` is what a start takes until its first
+claim, the median, `first_s` until its first result, which holds what torch loads with its first step. `training_frac` is
+training_s / allocated_s, `after_start` the same without the time before each start's first claim, `after_first` without that
+before its first result, nor that trial. Each line is a JSON object. The machine's load is printed first: compare runs of like
+load only.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -84,8 +87,8 @@ resources: {{gpus: 0, minutes: 1, memory_gb: 1}}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--pull", type=int, default=1000)
-    parser.add_argument("--peer", type=int, default=100)
+    parser.add_argument("--pull", type=int, default=200)
+    parser.add_argument("--peer", type=int, default=20)
     parser.add_argument("--kill-s", type=float, default=20.0)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="cifar-hpc-bench-"))
@@ -151,9 +154,10 @@ class Watch:
     def __init__(self, kill_every_s: float) -> None:
         self.cluster = Cluster.load(Path(os.environ[CLUSTER_VARIABLE]))
         self.kill_every_s = kill_every_s
-        self.allocated_s = 0.0
-        self.kills = 0
-        self.starts: set[tuple[str, str]] = set()  # task and when it started
+        self.kills = self.controller_deaths = 0
+        self.starts: defaultdict[tuple[str, str], float] = defaultdict(
+            float
+        )  # task and when it started -> seconds in which it ran
         self._stopped = threading.Event()
         self._asking = threading.Lock()
 
@@ -180,8 +184,9 @@ class Watch:
             with self._asking:
                 lines = self.cluster.run("squeue", "-h", "-t", "running", "-o", "%i|%S", check=False).splitlines()
             now = time.monotonic()
-            self.allocated_s += len(lines) * (now - before)
-            self.starts |= {(line.split("|")[0], line.split("|")[1]) for line in lines if "|" in line}
+            for line in lines:
+                if "|" in line:
+                    self.starts[line.split("|")[0], line.split("|")[1]] += now - before
             before = now
 
     def _kill(self) -> None:
@@ -189,9 +194,12 @@ class Watch:
         while self.kill_every_s and not self._stopped.wait(self.kill_every_s):
             node = next(nodes)
             with self._asking:
+                self.controller_deaths += self.cluster.keep_controller()
                 self.cluster.kill_node(node, tell=True)
             self.kills += 1
-            self._stopped.wait(5)
+            # Slurm tells a node that is back of the job that it lost, and may end the same job's next start there by that: it
+            # is back before the job may start again, which is after AuthInfo's cred_expire.
+            self._stopped.wait(2)
             with self._asking:
                 self.cluster.start_node(node)
                 self.cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)
@@ -253,26 +261,39 @@ def _measure_peer(folder: Path, plan: Plan, ids: list[str], at_once: int, kill_s
 
 
 def _shares(results: list[TrialResult], watch: Watch) -> dict[str, Any]:
-    spans = [(_time(result.started_at), _time(result.finished_at)) for result in results]
-    training_s = sum(end - start for start, end in spans)
-    firsts = []
-    for task, at in watch.starts:
-        begun = time.mktime(time.strptime(at, "%Y-%m-%dT%H:%M:%S"))
-        own = [start for result, (start, _) in zip(results, spans, strict=True) if result.task in (None, f"slurm/{task}")]
-        firsts += [min(start for start in own if start >= begun) - begun] if any(start >= begun for start in own) else []
-    start_s = statistics.median(firsts) if firsts else 0.0
-    useful_s = watch.allocated_s - len(watch.starts) * start_s
+    spans = {result.trial_id: (_time(result.started_at), _time(result.finished_at)) for result in results}
+    begun = {key: time.mktime(time.strptime(key[1], "%Y-%m-%dT%H:%M:%S")) for key in watch.starts}
+    of_start: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in begun}
+    for result in results:
+        start = spans[result.trial_id][0]
+        own = [key for key in begun if result.task in (None, f"slurm/{key[0]}") and begun[key] <= start]
+        if own:
+            of_start[max(own, key=begun.__getitem__)].append(spans[result.trial_id])
+    allocated_s, training_s = sum(watch.starts.values()), sum(end - start for start, end in spans.values())
+    firsts = {key: min(mine) for key, mine in of_start.items() if mine}
+    starting_s = sum(
+        min(watch.starts[key], firsts[key][0] - begun[key]) if key in firsts else watch.starts[key] for key in begun
+    )
+    later_s = sum(watch.starts[key] - min(watch.starts[key], firsts[key][1] - begun[key]) for key in firsts)
+    later_training_s = training_s - sum(end - start for start, end in firsts.values())
     return {
         "finished": len(results),
         "attempts": sum(result.attempts for result in results),
         "kills": watch.kills,
+        "controller_deaths": watch.controller_deaths,
         "starts": len(watch.starts),
-        "start_s": round(start_s, 1),
-        "allocated_s": round(watch.allocated_s),
+        "start_s": round(statistics.median(firsts[key][0] - begun[key] for key in firsts), 1) if firsts else None,
+        "first_s": round(statistics.median(firsts[key][1] - begun[key] for key in firsts), 1) if firsts else None,
+        "allocated_s": round(allocated_s),
         "training_s": round(training_s),
-        "training_frac": round(training_s / useful_s, 3) if useful_s > 0 else None,
-        "training_frac_with_starts": round(training_s / watch.allocated_s, 3) if watch.allocated_s else None,
+        "training_frac": _share(training_s, allocated_s),
+        "after_start": _share(training_s, allocated_s - starting_s),
+        "after_first": _share(later_training_s, later_s),
     }
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 3) if whole >= 1 else None
 
 
 def _time(text: str) -> float:

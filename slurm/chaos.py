@@ -5,13 +5,14 @@ own; the canary is preempted twice before anything else.
     python slurm/chaos.py [--minutes 10] [--trials 60] [--seed 0]
 
 After the attacks the sweep is left to end, with `sweep` typed again as a person would. Exit status 0 where every trial ended
-exactly once, with the numbers of an undisturbed run in this process.
+exactly once, with the numbers of an undisturbed run beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -63,6 +64,7 @@ class Attack:
 
     def step(self) -> None:
         now = time.monotonic()
+        self.counts["controller deaths"] += self.cluster.keep_controller()
         for node in [node for node, back in self.down.items() if back <= now]:
             self._raise(node)
         acts = [self._cut, self._preempt, self._requeue, self._cancel, self._restart_controller]
@@ -141,9 +143,12 @@ def main() -> int:
         spec.write_text(SPEC.format(epochs=arguments.epochs, seeds=max(1, arguments.trials // 3)))
         plan = make_plan(load_spec(spec))
         attack = Attack(cluster, random.Random(arguments.seed))
-        layout = Layout(folder / "results")
+        layout, alone = Layout(folder / "results"), Layout(folder / "alone")
+        undisturbed = multiprocessing.get_context("spawn").Process(target=_train_alone, args=(spec, alone), daemon=True)
+        undisturbed.start()
         changed = _run(layout, plan, attack, arguments.minutes * 60)
-        return _judge(layout, plan, attack, changed, Layout(folder / "alone"))
+        undisturbed.join()
+        return _judge(layout, plan, attack, changed, alone)
     finally:
         cluster.down()
         shutil.rmtree(folder, ignore_errors=True)
@@ -190,10 +195,15 @@ def _preempt_canary(files: SweepFiles, attack: Attack) -> None:
             attack.preempt(local_part(event.handle), "preemptions of canaries")
 
 
+def _train_alone(spec: Path, layout: Layout) -> None:
+    """The same trials one after another in a process that nothing attacks, meanwhile."""
+    plan = make_plan(load_spec(spec))
+    for job in jobs_for(plan, [trial.trial_id for trial in plan.trials], 1):
+        run_on_node(job, layout, executor="inline")
+
+
 def _judge(layout: Layout, plan: Plan, attack: Attack, changed: list[str], alone: Layout) -> int:
     wrong, attempts = [], 0
-    for job in jobs_for(plan, [trial.trial_id for trial in plan.trials], 1):
-        run_on_node(job, alone, executor="inline")
     states: Counter[str] = Counter()
     for trial in plan.trials:
         state = read_state(layout.trial(trial.trial_id), trial.trial_id)
