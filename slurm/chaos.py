@@ -30,8 +30,9 @@ from cifar_hpc.executors.slurm.handles import local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record
 from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, SweepFiles
-from cifar_hpc.records.schema import JobEvent, Status, TrialResult
+from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
