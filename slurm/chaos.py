@@ -4,8 +4,9 @@ own; the canary is preempted twice before anything else.
 
     python slurm/chaos.py [--minutes 10] [--trials 60] [--seed 0]
 
-After the attacks the sweep is left to end, with `sweep` typed again as a person would. Exit status 0 where every trial ended
-exactly once, with the numbers of an undisturbed run beside it.
+Attacks come at the machine's own pace, the time that the first trial beside them takes from the start of Python on: where they
+came faster, no worker would live until torch is loaded. After the attacks the sweep is left to end, with `sweep` typed again as
+a person would. Exit status 0 where every trial ended exactly once, with the numbers of an undisturbed run beside it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ grid: {{lr: [0.01, 0.02, 0.05]}}
 seeds: {seeds}
 resources: {{gpus: 1, minutes: 5, memory_gb: 1}}
 """
-PROFILE = SlurmProfile(gpu_partition="scavenge", parallel=12, job_minutes=15)  # jobs of the partition main preempt it
+WORKERS = min(12, 3 * (os.cpu_count() or 1))
+PROFILE = SlurmProfile(gpu_partition="scavenge", parallel=WORKERS, job_minutes=15)  # jobs of the partition main preempt it
+PAUSES = (0.3, 1.2)  # between two attacks, of the machine's pace
 CANARY_PREEMPTIONS, CANARY_S = 2, 90.0  # so long the canary may take to begin so often
 ENDED = (Status.COMPLETED, Status.STOPPED)
 
@@ -147,7 +150,7 @@ def main() -> int:
         layout, alone = Layout(folder / "results"), Layout(folder / "alone")
         undisturbed = multiprocessing.get_context("spawn").Process(target=_train_alone, args=(spec, alone), daemon=True)
         undisturbed.start()
-        changed = _run(layout, plan, attack, arguments.minutes * 60)
+        changed = _run(layout, plan, attack, arguments.minutes * 60, alone)
         undisturbed.join()
         return _judge(layout, plan, attack, changed, alone)
     finally:
@@ -155,13 +158,13 @@ def main() -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[str]:
+def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float, alone: Layout) -> list[str]:
     """Trials whose result changed after it was written: none may."""
     record = plan_record(plan)
     write_record(layout.sweep(plan.spec.name).plan, record)
     reader, seen, changed = reader_of(layout, record), {}, []
     began = time.monotonic()
-    submitted_at = 0.0
+    submitted_at, attack_at, pace_s = 0.0, 0.0, 0.0
     while True:
         attacking = time.monotonic() - began < attack_s
         if time.monotonic() - submitted_at > 15:
@@ -175,17 +178,20 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float) -> list[st
                     return changed
                 if any(state.status is Status.FAILED for state in states.values()):
                     return changed
+        if not pace_s and any(alone.trial(trial.trial_id).result.exists() for trial in plan.trials):
+            pace_s = time.monotonic() - began
         if attack.counts["preemptions of canaries"] < CANARY_PREEMPTIONS and time.monotonic() - began < CANARY_S:
             _preempt_canary(layout.sweep(plan.spec.name), attack)
-        elif attacking:
+        elif attacking and pace_s and time.monotonic() > attack_at:
             attack.step()
+            attack_at = time.monotonic() + pace_s * attack.dice.uniform(*PAUSES)
         for trial in plan.trials:
             path = layout.trial(trial.trial_id).result
             if path.exists():
                 content = path.read_bytes()
                 if seen.setdefault(trial.trial_id, content) != content:
                     changed.append(trial.trial_id)
-        time.sleep(attack.dice.uniform(1, 4))
+        time.sleep(1)
 
 
 def _preempt_canary(files: SweepFiles, attack: Attack) -> None:
