@@ -378,9 +378,13 @@ def test_trials_of_an_interrupted_job_whose_process_is_gone_are_interrupted_and_
 
 
 def test_what_stands_between_jobs_is_not_looked_through_again_and_is_freed_as_before_once_they_have_ended():
-    assert gc.get_freeze_count() == 0
+    Standing.loaded()
+    assert gc.get_freeze_count() == 0, "nobody here trains many jobs"
     with Standing() as standing:
+        Standing.loaded()
+        loaded = gc.get_freeze_count()
         standing.job_ended()
+        assert gc.get_freeze_count() >= loaded > 0
         frozen = gc.get_freeze_count()
         standing.job_ended()
         assert frozen == gc.get_freeze_count() > 0

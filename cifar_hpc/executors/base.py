@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
@@ -90,8 +90,11 @@ def run_on_node(
     interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
     """The runner's run_job; torch is imported here, where training is, and nowhere before. node: None: asked for here."""
+    first = "cifar_hpc.worker.job" not in sys.modules
     from cifar_hpc.worker.job import run_job
 
+    if first:
+        Standing.loaded()
     run_job(job, layout, executor=executor, node=node or Node.here(), on_epoch=on_epoch, interrupted=interrupted)
 
 
@@ -105,13 +108,20 @@ def promises_on_node(configs: Sequence[TrialConfig]) -> dict[str, float]:
 class Standing:
     """What a process that trains many jobs keeps from the first to the last: torch with its half a million objects.
 
-    Collections between later jobs pass over it; each of them else takes as long as a small trial trains. On leaving all is as
-    before.
+    Collections between jobs pass over it; each of them else takes as long as a small trial trains. On leaving all is as before.
     """
+
+    _open_n: ClassVar[int] = 0
 
     def __init__(self) -> None:
         self._theirs = gc.get_freeze_count() > 0  # whoever else runs in this process has done so
         self._frozen = self._theirs
+
+    @classmethod
+    def loaded(cls) -> None:
+        """Torch has just been: what is there now stands, where anybody in this process is between entering and leaving."""
+        if cls._open_n and not gc.get_freeze_count():
+            gc.freeze()
 
     def job_ended(self) -> None:
         """The runner has collected what the job left: what is alive now stands."""
@@ -120,10 +130,12 @@ class Standing:
             self._frozen = True
 
     def __enter__(self) -> Self:
+        Standing._open_n += 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._frozen and not self._theirs:
+        Standing._open_n -= 1
+        if not self._theirs:
             gc.unfreeze()
 
 
