@@ -45,4 +45,5 @@ def test_ctrl_c_is_answered_at_once_and_the_sweep_says_how_to_go_on(tmp_path):
         screen.until("/2000", "images/s")
         screen.press("C-c")
         text = screen.until("stopping", "interrupted:", "ended with 130")
+    assert "\\x1b" not in text and text.count("epochs") == 1  # the picture renews itself in place, and is gone in the end
     assert "To go on:" in text.replace("\n", " ")

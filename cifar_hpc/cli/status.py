@@ -132,7 +132,7 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
         TextColumn("status", tuple(state.status.value for state in shown)),
         TextColumn("epochs", epochs, keep=4, right=True),
         TextColumn("val acc %", tuple(_score(state, "val") for state in shown), keep=8, right=True),
-        TextColumn("test acc %", tuple(_score(state, "test") for state in shown), keep=8, right=True),
+        TextColumn("test acc %", tuple(_score(state, "test") for state in shown), keep=7, right=True),
     ]
     return [column for column in columns if any(column.cells)]
 

@@ -12,7 +12,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.segment import Segment
@@ -73,6 +73,19 @@ class _HarmlessStream:
 
 
 class _HarmlessConsole(Console):
+    @property
+    def file(self) -> IO[str]:
+        """The terminal itself. A live picture puts a proxy of its own before what `harmless_streams` put there; rich looks
+        behind one of the two, and the moves of its cursor would be spelled out by the other."""
+        file = super().file
+        while (behind := getattr(file, "rich_proxied_file", file)) is not file:
+            file = behind
+        return file
+
+    @file.setter
+    def file(self, new_file: IO[str]) -> None:
+        self._file = new_file
+
     def _render_buffer(self, buffer: Iterable[Segment]) -> str:
         return super()._render_buffer(
             Segment(harmless(text), style, control) if not control else Segment(text, style, control)
