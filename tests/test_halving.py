@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -9,7 +10,9 @@ import json
 import pytest
 
 from cifar_hpc.errors import Interrupted, SpecError
-from cifar_hpc.executors.slurm.work import Task
+from cifar_hpc.executors import open_executor
+from cifar_hpc.executors.slurm.executor import SlurmExecutor
+from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.halving import Rungs, rungs_of
 from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, recorded_plan
 from cifar_hpc.records.claims import read_state
@@ -21,6 +24,7 @@ from cifar_hpc.worker import job as runner
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import numbers
 from tests.test_cli_sweep import call
+from tests.test_executors import run_to_end
 
 SPEC = """\
 name: x
@@ -32,7 +36,7 @@ search: {scheduler: halving}
 
 
 def test_the_best_share_goes_on_at_each_rung_and_who_is_missing_is_not_judged():
-    rungs = Rungs(company=tuple("abcde"), epochs=(1, 2), reduction=2, objective="val_acc", mode="max")
+    rungs = Rungs(company=tuple(zip("abcde")), epochs=(1, 2), reduction=2, objective="val_acc", mode="max")
     values = {"a": [0.1, 0.9], "b": [0.5, 0.2], "c": [0.4, 0.6], "d": [0.4, 0.1], "e": []}
     found = rungs.endings(values)
     assert {trial: ending.epoch for trial, ending in found.ended.items()} == {
@@ -46,6 +50,37 @@ def test_the_best_share_goes_on_at_each_rung_and_who_is_missing_is_not_judged():
     least = dataclasses.replace(rungs, objective="val_loss", mode="min").endings(values | {"b": [None]})
     assert {trial: ending.epoch for trial, ending in least.ended.items()} == {"b": 1, "d": 1, "a": 2}
     assert rungs_of(1, 3.0, 10) == (1, 3, 9) and rungs_of(2, 1.5, 8) == (2, 3, 4, 7) and rungs_of(4, 2, 4) == ()
+
+
+def test_folds_of_a_configuration_are_judged_by_their_mean_once_all_have_come():
+    company = (("a1", "a2"), ("b1", "b2"), ("c1", "c2"))
+    rungs = Rungs(company=company, epochs=(1,), reduction=2, objective="val_acc", mode="max")
+    values = {"a1": [0.9], "a2": [0.1], "b1": [0.6], "b2": [0.6], "c1": [0.2], "c2": [0.9]}
+    ended = rungs.endings(values).ended
+    assert set(ended) == {"a1", "a2"}, "the best fold is of the worst configuration"
+    assert (
+        ended["a1"].reason == "halving: val_acc 0.5 (mean of 2 folds) after epoch 1 is not among the best 2 of 3 in its cohort"
+    )
+    assert rungs.endings(values | {"c2": []}, awaited=["c2"]).undecided == 1
+    assert set(rungs.endings(values | {"b2": [None]}).ended) == {"b1", "b2"}, "one that diverged is no good configuration"
+    assert Rungs.of(json.loads(json.dumps(dataclasses.asdict(rungs)))) == rungs
+
+
+def test_folds_go_on_or_end_together_and_the_same_interrupted(tmp_path):
+    text = SPEC.replace(", val_frac: 0.2", "").replace("0.0001, 0.001, 0.01, 0.02, 0.05", "0.0001, 0.05, 0.001")
+    plan = make_plan(spec_of(text.replace("epochs: 5", "epochs: 2") + "folds: 2\n", tmp_path / "x.yaml"))
+    (cohort,), whole = plan.cohorts, Layout(tmp_path / "whole")
+    assert [len(trials) for trials in cohort.rungs.company] == [2, 2, 2], "augmented folds, too, are judged together"
+    run_job(_job(plan), whole, executor="inline")
+    results = _results(plan, whole)
+    values = {trial_id: [record.val_acc for record in result.curves] for trial_id, result in results.items()}
+    ended = cohort.rungs.endings(values).ended
+    assert len(ended) == 4 and {i: len(r.curves) for i, r in results.items()} == {i: 1 if i in ended else 2 for i in results}
+    broken, left = Layout(tmp_path / "broken"), itertools.count()
+    for stop_at in (9, 30, 10_000):
+        with contextlib.suppress(Interrupted):
+            run_job(_job(plan), broken, executor="inline", interrupted=lambda: next(left) == stop_at)  # noqa: B023
+    assert {i: numbers(r) for i, r in _results(plan, broken).items()} == {i: numbers(r) for i, r in results.items()}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +123,7 @@ def test_interrupted_anywhere_or_in_parts_for_want_of_memory_the_same_trials_end
     plan, _, results = judged
     for name in ("interrupted", "parts"):
         layout, job = Layout(tmp_path / name), _job(plan)
-        for stop_at in itertools.count(2, 3) if name == "interrupted" else (0,):
+        for stop_at in itertools.count(2, 8) if name == "interrupted" else (0,):
             left = itertools.count()
             if name == "parts":
                 whole = runner._Cohort._parts
@@ -114,10 +149,19 @@ def test_several_processes_end_the_same_trials_at_the_same_rungs(judged, tmp_pat
     assert told == {i: (Outcome.PRUNED, ended[i].epoch) if i in ended else (Outcome.FINISHED, 5) for i in results}
 
 
-def test_a_job_that_slurm_is_handed_has_its_rungs(judged):
-    job = _job(judged[0])
-    handed = json.loads(json.dumps(dataclasses.asdict(Task.of(job, 5.0))))
-    assert Task(**{**handed, "trial_ids": job.trial_ids}).job("x").cohorts == job.cohorts
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_a_job_of_ray_or_slurm_ends_the_same_trials_with_the_same_numbers(judged, tmp_path, request, monkeypatch, name):
+    plan, _, results = judged
+    layout = Layout(tmp_path / "results")
+    layout.sweep("x").folder.mkdir(parents=True)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if name == "slurm":
+        monkeypatch.setitem(request.getfixturevalue("cluster").environment, "OMP_NUM_THREADS", "1")
+        executor = SlurmExecutor(SlurmProfile(minutes=1, parallel=1), layout, canary=False)
+    else:
+        executor = open_executor(name, layout)
+    run_to_end(executor, [_job(plan)], layout)
+    assert {i: numbers(r) for i, r in _results(plan, layout).items()} == {i: numbers(r) for i, r in results.items()}
 
 
 def test_a_job_that_starts_again_leaves_what_it_ended_and_another_sweep_trains_it_whole(judged, tmp_path):

@@ -28,6 +28,7 @@ TRUNK_FRAC = 0.05
 MEMBER_COPIES = 5  # of a member's trained weights in memory: itself, gradient, two moments, best epoch
 MEMBER_MEMORY_GB = 8.0  # for all copies of a cohort where the spec states no memory_gb, of which they may take half
 CIFAR_STEM_FLOPS = 16  # times the FLOPs of the ImageNet stem, which takes every fourth pixel of rows and columns
+UNKNOWN_FLOPS = 1e9  # of an image of 224 pixels through a network of the user's own
 DEFAULT_TRAIN_N = 50_000  # images, where neither spec nor catalogue tells
 
 
@@ -49,31 +50,35 @@ def alone(trials: Sequence[TrialConfig]) -> tuple[Cohort, ...]:
     return tuple(Cohort(trials=(trial,)) for trial in trials)
 
 
-def group_cohorts(trials: Sequence[TrialConfig], memory_gb: float | None) -> tuple[Cohort, ...]:
+def group_cohorts(trials: Sequence[TrialConfig], memory_gb: float | None, *, whole_points: bool = False) -> tuple[Cohort, ...]:
     """The trials in cohorts, in the order of each cohort's first trial.
 
     A trial that freezes nothing trains alone, but for one that is a linear classifier whole: those are stepped as one.
+    whole_points: all folds of a configuration are in one cohort, since they are judged together.
     """
     groups: dict[object, list[TrialConfig]] = {}
     for trial in trials:
-        groups.setdefault(_common(trial) if _shares(trial) else trial.trial_id, []).append(trial)
+        groups.setdefault(_common(trial, whole_points) if _shares(trial) else trial.trial_id, []).append(trial)
     position = {trial.trial_id: i for i, trial in enumerate(trials)}
-    cohorts = [cohort for group in groups.values() for cohort in _fill(group, memory_gb)]
+    cohorts = [cohort for group in groups.values() for cohort in _fill(group, memory_gb, whole_points)]
     return tuple(sorted(cohorts, key=lambda cohort: min(position[trial_id] for trial_id in cohort.trial_ids)))
 
 
 def work_of(cohort: Cohort) -> float:
     """Estimated FLOPs of training a cohort to its last epoch, validation and test left out."""
     first = cohort.trials[0]
-    info = known_architecture(first.network)
-    size = first.image_size or 224
-    finer = CIFAR_STEM_FLOPS if first.stem == "cifar" else 1
-    image_flops = (info.flops if info else 1e9) * (size / 224) ** 2 * finer
     return (
-        image_flops
+        (image_flops(first) or UNKNOWN_FLOPS * ((first.image_size or 224) / 224) ** 2)
         * train_images(first)
         * (trunk_passes(cohort.trials) * _trunk_share(cohort.trials) + _suffix_passes(cohort.trials))
     )
+
+
+def image_flops(trial: TrialConfig) -> float | None:
+    """Estimated FLOPs of one image at its size through the network; None where no table tells of it."""
+    info = known_architecture(trial.network)
+    finer = CIFAR_STEM_FLOPS if trial.stem == "cifar" else 1
+    return info.flops * ((trial.image_size or 224) / 224) ** 2 * finer if info else None
 
 
 def train_images(trial: TrialConfig) -> float:
@@ -91,12 +96,13 @@ def trunk_passes(trials: Sequence[TrialConfig]) -> int:
     return 1 if trials[0].augment == "none" else max(trial.epochs for trial in trials)
 
 
-def _fill(group: Sequence[TrialConfig], memory_gb: float | None) -> list[Cohort]:
+def _fill(group: Sequence[TrialConfig], memory_gb: float | None, whole_points: bool) -> list[Cohort]:
     """Cuts a group of equal trunks into cohorts, the deepest trunks first."""
     room_gb = (memory_gb or 2 * MEMBER_MEMORY_GB) / 2
     filled, filling = [], _Filling()
     for trial in sorted(group, key=_depth, reverse=True):
-        if filling.members and not filling.takes(trial, room_gb):
+        goes_on = whole_points and filling.members and filling.members[-1].point_id == trial.point_id
+        if filling.members and not goes_on and not filling.takes(trial, room_gb):
             filled.append(filling)
             filling = _Filling()
         filling.add(trial)
@@ -129,9 +135,9 @@ class _Filling:
         self.memory_gb += _memory_gb(trial)
 
 
-def _common(trial: TrialConfig) -> tuple[object, ...]:
+def _common(trial: TrialConfig, whole_points: bool) -> tuple[object, ...]:
     """Folds of one trunk share its features, where weights that all start from make the trunk and nothing is augmented."""
-    folds_share = trial.weights is not None and trial.augment == "none"
+    folds_share = whole_points or (trial.weights is not None and trial.augment == "none")
     dataset = trial.dataset.of_fold if folds_share else trial.dataset
     return tuple(dataset if name == "dataset" else getattr(trial, name) for name in _COMMON_KEYS)
 

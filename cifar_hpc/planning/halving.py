@@ -1,5 +1,5 @@
 """Successive halving among the trials of one cohort (Jamieson & Talwalkar 2016, arXiv:1502.07943): after each rung, an epoch,
-the best share of those that are still in it goes on.
+the best share of the configurations that are still in it goes on. The folds of one go on or end together, by their mean.
 
 Owns: Rungs, which trials end where. All is a pure function of what the trials measured, in the order in which their cohort was
 planned, so that who decides, on which machine and how often makes no difference: the same decisions can be read off the records
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 Values = Mapping[str, Sequence[float | None]]  # trial id -> the objective after each epoch, as far as it has come
@@ -18,10 +19,10 @@ Values = Mapping[str, Sequence[float | None]]  # trial id -> the objective after
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rungs:
-    """company: the ids of the trials that are judged together; epochs: the rungs; reduction: the best 1/reduction go on,
-    rounded up; objective, mode: as in config/registry.OBJECTIVES."""
+    """company: the configurations that are judged together, each by the ids of its trials, one a fold; epochs: the rungs;
+    reduction: the best 1/reduction go on, rounded up; objective, mode: as in config/registry.OBJECTIVES."""
 
-    company: tuple[str, ...]
+    company: tuple[tuple[str, ...], ...]
     epochs: tuple[int, ...]
     reduction: float
     objective: str
@@ -30,7 +31,11 @@ class Rungs:
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Rungs:
         """As JSON has it."""
-        return cls(**{**plain, "company": tuple(plain["company"]), "epochs": tuple(plain["epochs"])})
+        return cls(**{**plain, "company": tuple(map(tuple, plain["company"])), "epochs": tuple(plain["epochs"])})
+
+    @property
+    def trial_ids(self) -> tuple[str, ...]:
+        return tuple(trial_id for trials in self.company for trial_id in trials)
 
     def endings(self, values: Values, awaited: Collection[str] = ()) -> Endings:
         """awaited: trials that may still come as far as the others; a rung before which one of them is is not decided yet. What
@@ -38,23 +43,36 @@ class Rungs:
         competing = list(self.company)
         ended: dict[str, Ending] = {}
         for rung in self.epochs:
-            if any(len(values.get(trial_id, ())) < rung for trial_id in competing if trial_id in awaited):
+            if any(len(values.get(i, ())) < rung for trials in competing for i in trials if i in awaited):
                 return Endings(ended, rung)
-            there = [trial_id for trial_id in competing if len(values.get(trial_id, ())) >= rung]
-            going_n = math.ceil(len(there) / self.reduction)
-            best = sorted(there, key=lambda trial_id: -self._worth(values[trial_id][rung - 1]))
-            for trial_id in best[going_n:]:
-                value = values[trial_id][rung - 1]
-                told = "has no value" if value is None else f"{value:.4g}"
-                best_n = f"the best {going_n} of {len(there)} in its cohort"
-                ended[trial_id] = Ending(rung, f"halving: {self.objective} {told} after epoch {rung} is not among {best_n}")
-            competing = [trial_id for trial_id in competing if trial_id in best[:going_n]]
+            there = {trials: tuple(i for i in trials if len(values.get(i, ())) >= rung) for trials in competing}
+            reached = {trials: [values[i][rung - 1] for i in came] for trials, came in there.items() if came}
+            going_n = math.ceil(len(reached) / self.reduction)
+            best = sorted(reached, key=lambda trials: -self._worth(reached[trials]))
+            for trials in best[going_n:]:
+                best_n = f"the best {going_n} of {len(reached)} in its cohort"
+                told = f"{self.objective} {_told(reached[trials])} after epoch {rung} is not among {best_n}"
+                ended |= dict.fromkeys(there[trials], Ending(rung, f"halving: {told}"))
+            competing = [trials for trials in competing if trials in best[:going_n]]
         return Endings(ended, None)
 
-    def _worth(self, value: float | None) -> float:
-        if value is None or math.isnan(value):
+    def _worth(self, reached: Sequence[float | None]) -> float:
+        mean = _mean(reached)
+        if mean is None or math.isnan(mean):
             return -math.inf
-        return value if self.mode == "max" else -value
+        return mean if self.mode == "max" else -mean
+
+
+def _mean(reached: Sequence[float | None]) -> float | None:
+    """None where one has no value."""
+    numbers = [value for value in reached if value is not None]
+    return fmean(numbers) if len(numbers) == len(reached) else None
+
+
+def _told(reached: Sequence[float | None]) -> str:
+    mean = _mean(reached)
+    number = "has no value" if mean is None else f"{mean:.4g}"
+    return number if len(reached) == 1 else f"{number} (mean of {len(reached)} folds)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def _cohorts_of_equal_resources(spec: SweepSpec) -> tuple[Cohort, ...]:
     cohorts: list[Cohort] = []
     for asked, trials in classes.items():
         host_gb = None if asked.gpus else asked.memory_gb  # a GPU's own memory is seen where it is
-        cohorts += group_cohorts(trials, host_gb)
+        cohorts += group_cohorts(trials, host_gb, whole_points=spec.halving is not None)
     position = {trial.config.trial_id: place for place, trial in enumerate(spec.trials)}
     return tuple(sorted(cohorts, key=lambda cohort: min(position[trial_id] for trial_id in cohort.trial_ids)))
 
@@ -153,11 +153,14 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
 def _with_rungs(cohort: Cohort, halving: Scheduler, spec: SweepSpec) -> Cohort:
     """The cohort with the rungs after which its trials are judged; as it is where none has company."""
     judged = [trial for trial in cohort.trials if trial.trains]
+    points: dict[str, list[str]] = {}
+    for trial in judged:
+        points.setdefault(trial.point_id, []).append(trial.trial_id)
     epochs = rungs_of(halving.grace_epochs, halving.reduction, max((trial.epochs for trial in judged), default=0))
-    if len(judged) < 2 or not epochs:
+    if len(points) < 2 or not epochs:
         return cohort
     rungs = Rungs(
-        company=tuple(trial.trial_id for trial in judged),
+        company=tuple(map(tuple, points.values())),
         epochs=epochs,
         reduction=halving.reduction,
         objective=spec.objective,

@@ -124,6 +124,7 @@ class Search:
     scheduler: Scheduler | None
     space: Space
     seeds_n: int
+    folds_n: int
     corners: tuple[TrialConfig, ...]
     definition: str
 
@@ -146,7 +147,7 @@ class Search:
         if self.is_population:
             return self.num_points * self.generations
         points = self.num_points if self.space.size is None else min(self.num_points, self.space.size)
-        return points * self.seeds_n
+        return points * self.seeds_n * self.folds_n
 
 
 def make_axes(names: Sequence[str], sections: Sections, ranges: Mapping[str, Range]) -> dict[str, Range | Choice]:

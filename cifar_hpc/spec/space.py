@@ -39,12 +39,11 @@ def read_search(
     step that has any. strict: an `exclude` that meets no point is an error."""
     sections, origins, declared = read_sections(model, tree)
     spec = given(model)
-    if "folds" in spec:
-        where = tree.where(("folds",))
-        raise SpecError(
-            [Problem(where, "folds beside search", "a search measures a point on one split; a grid may have folds")]
-        )
     keys = all_of(spec["search"])
+    if "folds" in spec and keys["scheduler"] is not None:
+        found = f"folds beside scheduler {all_of(keys['scheduler'])['name']}"
+        allowed = "it judges trials one by one, and folds are not alike; halving, or a search without scheduler, takes folds"
+        raise SpecError([Problem(tree.where(("folds",)), found, allowed)])
     ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
     scheduler = keys.pop("scheduler")
     del keys["order"]
@@ -81,6 +80,7 @@ def read_search(
         scheduler=Scheduler(**all_of(scheduler)) if scheduler is not None else None,
         space=Space(axes=make_axes(declared, sections, ranges), size=size, sections=bare, trials_of=trials_of),
         seeds_n=len(sections.seeds),
+        folds_n=len(sections.folds),
         corners=tuple(config for config, _ in unique.values()),
         definition=_definition(tree, with_size=scheduler is not None and all_of(scheduler)["name"] == "pbt"),
     )
@@ -122,7 +122,7 @@ def halving_warnings(halving: Scheduler, configs: Sequence[TrialConfig]) -> list
     """Sentences on what it does not do."""
     if halving.grace_epochs >= max((config.epochs for config in configs if config.trains), default=0):
         return [f"search.scheduler has no effect: no trial is longer than {halving.grace_epochs} epochs"]
-    blind = sum(config.dataset.val_frac == 0 for config in configs)
+    blind = sum(config.dataset.val_frac == 0 and config.dataset.fold is None for config in configs)
     return [f"search.scheduler has no effect: {blind} trials have no validation images"] if blind else []
 
 

@@ -142,4 +142,5 @@ def in_words(spec: SweepSpec) -> str:
         return f"a population of {search.num_points}, {sampled}"
     n = min(search.num_points, search.space.size or search.num_points)
     seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
-    return f"at most {n} points{seeds}, {sampled}"
+    folds = f" of {search.folds_n} folds each" if search.folds_n > 1 else ""
+    return f"at most {n} points{seeds}{folds}, {sampled}"

@@ -13,7 +13,8 @@ from cifar_hpc.train.member import Member
 
 
 class Judge:
-    """others: trials that this job trains after those here, or has trained up to a rung, for want of memory."""
+    """others: trials that this job trains after those here, or has trained up to a rung: other folds, or what the memory does
+    not hold beside those here."""
 
     def __init__(self, rungs: Rungs, layout: Layout, others: Collection[str]) -> None:
         self._rungs, self._layout, self._others = rungs, layout, others
@@ -32,7 +33,7 @@ class Judge:
             ending = found.ended.get(trial_id)
             if ending is not None and done >= ending.epoch:
                 member.progress.outcome, member.progress.reason = Outcome.PRUNED, ending.reason
-            elif found.undecided is not None and trial_id in self._rungs.company and done >= found.undecided:
+            elif found.undecided is not None and trial_id in self._rungs.trial_ids and done >= found.undecided:
                 waiting.append(member)
         return waiting
 
@@ -41,7 +42,7 @@ class Judge:
         living = {member.config.trial_id for member in members if member.active}
         values, awaited = {}, set()
         metric = members[0].objective.metric
-        for trial_id in self._rungs.company:
+        for trial_id in self._rungs.trial_ids:
             if trial_id in here:
                 values[trial_id] = _values(here[trial_id], metric)
                 awaited |= {trial_id} & living

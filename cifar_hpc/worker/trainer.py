@@ -113,7 +113,11 @@ def _by_fold(order: Order) -> list[Order]:
     parts: dict[int | None, list[Attempt]] = {}
     for attempt in order.attempts:
         parts.setdefault(attempt.config.dataset.fold, []).append(attempt)
-    return [replace(order, attempts=tuple(attempts)) for attempts in parts.values()]
+    orders = []
+    for fold, attempts in parts.items():
+        others = tuple(a.claim.trial_id for a in order.attempts if a.config.dataset.fold != fold)
+        orders.append(replace(order, attempts=tuple(attempts), others=(*order.others, *others)))
+    return orders
 
 
 class Trainer:
@@ -140,7 +144,7 @@ class Trainer:
         self.val = inputs.feed(inputs.data.val, depths, keep=True)
         test = inputs.data.test
         self.test = None if test is None else inputs.feed(test, depths, keep=len(self.members) > 1)
-        self.insight = Insight(self.val.batches)
+        self.insight = Insight(self.val)
         self.judge = None if order.rungs is None else Judge(order.rungs, order.layout, order.others)
 
     def train(self) -> None:
