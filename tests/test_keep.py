@@ -11,6 +11,9 @@ from typer.testing import CliRunner
 
 from cifar_hpc.api.predictor import members_of
 from cifar_hpc.cli import app
+from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.config.trial import BY_RULE
 from cifar_hpc.errors import CifarHpcError, SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record
@@ -40,10 +43,27 @@ def run(layout: Layout, text: str, name: str = "kept") -> tuple[list, dict[str, 
     return configs, reached, {c.trial_id for c in configs if layout.trial(c.trial_id).weights.exists()}
 
 
-def test_the_best_networks_stay_and_the_others_are_not_written(tmp_path):
+@pytest.fixture
+def few(monkeypatch):
+    """Ensembles that look at three members."""
+    monkeypatch.setattr("cifar_hpc.worker.keeper.ENSEMBLE_LIBRARY", 3)
+    monkeypatch.setattr("cifar_hpc.collect.ensemble.ENSEMBLE_LIBRARY", 3)
+
+
+def test_the_best_networks_stay_and_the_others_are_not_written(tmp_path, few):
     configs, reached, kept = run(Layout(tmp_path), SPEC)
-    assert {config.keep for config in configs} == {BY_RULE} and len(kept) == 10
+    assert {config.keep for config in configs} == {BY_RULE} and len(kept) == 3
     assert min(reached[i] for i in kept) >= max(value for i, value in reached.items() if i not in kept)
+
+
+def test_every_member_of_every_ensemble_has_its_network_also_the_best_of_a_poor_architecture(tmp_path, few):
+    poor = "include: [{arch: simple_cnn, lr: 0.00001}, {arch: simple_cnn, lr: 0.00002}]\n"
+    text = SPEC.replace("arch: linear, ", "").replace("lr: [", "arch: [linear], lr: [") + poor
+    layout = Layout(tmp_path)
+    _, reached, kept = run(layout, text)
+    found = make_ensembles(make_leaderboard(scan(layout, ["kept"])), layout)
+    members = {member.trial_id for one in found.measured for member in one.record.members}
+    assert len(kept) == 4 and members <= kept and len(reached) == 15
 
 
 def test_beyond_the_budget_the_best_alone_stays(tmp_path):
@@ -92,11 +112,11 @@ def test_predict_takes_a_sweeps_best_and_says_how_to_bring_it_back(tmp_path, mon
     assert layout.trial(members[0].trial_id).weights.exists()
 
 
-def test_weights_asked_for_afterwards_are_counted_with_their_cost(tmp_path):
+def test_weights_asked_for_afterwards_are_counted_with_their_cost(tmp_path, few):
     layout = Layout(tmp_path)
     run(layout, SPEC)
     plan = plan_record(make_plan(spec_of(SPEC + "keep: weights\n", tmp_path / "x.yaml")))
-    assert "3 finished trials kept no weights" in lacking_text(layout, plan) and "all take about" in lacking_text(layout, plan)
+    assert "10 finished trials kept no weights" in lacking_text(layout, plan) and "all take about" in lacking_text(layout, plan)
     assert lacking_text(layout, plan_record(make_plan(spec_of(SPEC, tmp_path / "x.yaml")))) == ""
 
 

@@ -18,12 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
-from cifar_hpc.config.catalog import ENSEMBLE_METHODS
+from cifar_hpc.config.catalog import ENSEMBLE_LIBRARY, ENSEMBLE_METHODS
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRules
 
 USUAL = EnsembleRules(methods=ENSEMBLE_METHODS)
 FOLDS = 5
-_LIBRARY = 60  # members that greedy looks at, the most accurate (pruning: Caruana et al. 2006)
 _STEPS = 30
 _BAGS = 10
 _STACKED = 6  # members that stacking takes
@@ -175,14 +174,16 @@ def measure_disagreement(probabilities: Sequence[Floats]) -> NDArray[np.float64]
 
 
 def _by_rule(library: Library, accuracy: NDArray[np.float64], rules: EnsembleRules) -> list[int]:
-    """The best members of each architecture, and all above the threshold, most accurate first; the very best in any case."""
+    """The best members of each architecture, and those above the threshold, the most accurate first, as many as any ensemble
+    looks at; the very best in any case."""
     threshold = float(accuracy.max()) - 0.01 if rules.above is None else rules.above
     taken: list[int] = []
     count: dict[str, int] = {}
     for member in map(int, np.argsort(-accuracy, kind="stable")):
         arch = library.archs[member]
         count[arch] = count.get(arch, 0) + 1
-        if accuracy[member] > threshold or count[arch] <= rules.per_arch or not taken:
+        above = accuracy[member] > threshold and len(taken) < ENSEMBLE_LIBRARY
+        if above or count[arch] <= rules.per_arch or not taken:
             taken.append(member)
     return taken
 
@@ -257,7 +258,7 @@ _METHODS: dict[str, _Method] = {
 
 
 def _most_accurate(right: NDArray[np.bool_]) -> NDArray[np.intp]:
-    return np.argsort(-right.mean(1), kind="stable")[:_LIBRARY]
+    return np.argsort(-right.mean(1), kind="stable")[:ENSEMBLE_LIBRARY]
 
 
 def _shares(order: Sequence[int]) -> dict[int, float]:

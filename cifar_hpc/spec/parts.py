@@ -55,8 +55,8 @@ class Keep:
 
     best: int = spec_key("configurations whose networks stay, with all their seeds and folds", 1, ge=1)
     max_gb: float = spec_key(
-        "most that they take; what is left goes to the next best up to the tenth, of which ensembles are made. The best stays "
-        "in any case",
+        "most that they take; what is left goes to the best of each architecture and to the next best, of which ensembles are "
+        "made. The best stays in any case",
         2.0,
         gt=0,
     )

@@ -1,4 +1,5 @@
-"""Which trained networks of a sweep stay: those of its best configurations by validation, while a budget lasts.
+"""Which trained networks of a sweep stay: those of its best configurations by validation, and those that an ensemble may have
+as members, while a budget lasts.
 
 Asked before a network is written, so that of a thousand probes not a thousand are; and once a cohort has ended, when what was
 beaten in the meantime is removed. Owns: Keeper. What a spec says of it is records.KeepRule.
@@ -10,14 +11,13 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from statistics import fmean
 
+from cifar_hpc.config.catalog import ENSEMBLE_LIBRARY
 from cifar_hpc.config.trial import BY_RULE, PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import ranked_by, read_plan
-from cifar_hpc.records.schema import KeepRule, PlanRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleRules, KeepRule, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
-
-CANDIDATES = 10  # best configurations whose networks stay within the budget: ensembles are made of them
 
 
 def keeper_of(layout: Layout, sweep: str) -> Keeper:
@@ -35,6 +35,7 @@ class Keeper:
         self._layout, self._sweep = layout, sweep
         self._plan: PlanRecord | None = None
         self._points: dict[str, str] = {}  # by trial
+        self._archs: dict[str, str] = {}  # by trial
         self._read_at = 0  # when the plan that was read was written, ns
         self._values: dict[str, float] = {}  # by trial: the objective on validation, larger is better
         self._removable: set[str] = set()
@@ -46,9 +47,7 @@ class Keeper:
         if self._plan is None:
             self._read()
         self._values |= {trial_id: value for trial_id, value in values.items() if value is not None}
-        means = self._means()
-        most = max(self._rule.best, CANDIDATES) if self._rule else 0
-        self._top = set(sorted(means, key=lambda point: -means[point])[:most])
+        self._top = set(self._order(self._rule)) if self._rule else set()
 
     def takes(self, trial_id: str) -> bool:
         """Whether the network of a trial, of which it heard, is to be written."""
@@ -67,18 +66,16 @@ class Keeper:
         rule = self._rule
         if rule is None:
             return
-        means = self._means()
-        order = sorted(means, key=lambda point: -means[point])
+        order = self._order(rule)
         at = {point: number for number, point in enumerate(order)}
-        place = {trial_id: at[self._points.get(trial_id, trial_id)] for trial_id in self._values}
+        place = {trial_id: at.get(self._points.get(trial_id, trial_id), len(order)) for trial_id in self._values}
         there = [i for i in self._values if self._layout.trial(i).weights.exists()]
         there.sort(key=place.__getitem__)
         total, beaten = 0, []
         for trial_id in there:
             with contextlib.suppress(FileNotFoundError):
                 size, number = self._layout.trial(trial_id).weights.stat().st_size, place[trial_id]
-                within = number < max(rule.best, CANDIDATES) and total + size <= rule.max_gb * 1e9
-                if number == 0 or within:
+                if number == 0 or (number < len(order) and total + size <= rule.max_gb * 1e9):
                     total += size
                 elif trial_id in self._removable:
                     beaten.append(trial_id)
@@ -92,12 +89,24 @@ class Keeper:
     def _rule(self) -> KeepRule | None:
         return self._plan.keep if self._plan else None
 
-    def _means(self) -> dict[str, float]:
+    def _order(self, rule: KeepRule) -> list[str]:
+        """The points whose networks may stay, first those that are kept first: the best, then the best of each architecture,
+        which some ensembles take in any case, then as many of the next as ensembles look at."""
         points: dict[str, list[float]] = {}
-        of = self._points
+        arch_of: dict[str, str] = {}
         for trial_id, value in self._values.items():
-            points.setdefault(of.get(trial_id, trial_id), []).append(value)
-        return {point: fmean(values) for point, values in points.items()}
+            point = self._points.get(trial_id, trial_id)
+            points.setdefault(point, []).append(value)
+            arch_of[point] = self._archs.get(trial_id, "")
+        means = {point: fmean(values) for point, values in points.items()}
+        ranked = sorted(means, key=lambda point: -means[point])
+        ensemble = (self._plan.ensemble if self._plan else None) or EnsembleRules(methods=())
+        left = dict.fromkeys(arch_of.values(), ensemble.per_arch)
+        firsts = []
+        for point in ranked:
+            left[arch_of[point]] -= 1
+            firsts += [point] if left[arch_of[point]] >= 0 else []
+        return list(dict.fromkeys([*ranked[: rule.best], *firsts, *ranked[:ENSEMBLE_LIBRARY]]))
 
     def _read(self) -> None:
         """The plan as it stands, and what has finished since."""
@@ -106,6 +115,7 @@ class Keeper:
             if self._plan is None or written_at != self._read_at:
                 self._plan, self._read_at = read_plan(self._layout, self._sweep), written_at
                 self._points = {trial.trial_id: trial.point_id for trial in self._plan.trials}
+                self._archs = {trial.trial_id: str(trial.config.get("arch")) for trial in self._plan.trials}
         except (CifarHpcError, OSError):
             return
         if self._plan.keep is None:
