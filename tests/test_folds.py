@@ -16,6 +16,7 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Folds, load_dataset_of, whole_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import DataError, Interrupted, SpecError
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
@@ -175,12 +176,27 @@ def test_the_trunk_runs_once_for_all_folds(tmp_path, weights, monkeypatch):
         passed.append(len(self))
         computed(self, chunks, depths)
 
+    def of_the_suffix(self, x, start, stop):
+        assert start > 0, "the pictures of a trial's page are of the pass that there was"
+        return forward_blocks(self, x, start, stop)
+
+    forward_blocks = BlockModel.forward_blocks
     monkeypatch.setattr(Feed, "_compute", counting)
+    monkeypatch.setattr(BlockModel, "forward_blocks", of_the_suffix)
     run_job(job_of(*probes(weights), together=True), Layout(tmp_path), executor="inline")
+    arrays = np.load(Layout(tmp_path).trial(probes(weights)[0].trial_id).predictions)
+    assert len(arrays["features_middle"]) == len(arrays["features_last"]) == 40
     assert passed.count(120) == 1 and not [n for n in passed if n not in (120, 360)], "all images, then the test split"
 
 
 SPEC = "name: x\ndataset: {name: digits, train_size: 100}\nbase: {arch: simple_cnn}\ngrid: {lr: [0.1, 0.2]}\n"
+
+
+def test_a_search_samples_points_with_all_their_folds(tmp_path):
+    search = spec_of(SPEC + "folds: 3\nsearch: {num_points: 2}\n", tmp_path / "x.yaml").search
+    trials = search.space.trials({"lr": 1})
+    assert search.trials_at_most == 6 and [trial.config.dataset.fold for trial in trials] == [1, 2, 3]
+    assert len({trial.config.point_id for trial in trials}) == 1
 
 
 def test_a_spec_with_folds_and_seeds_multiplies_them(tmp_path):
@@ -206,7 +222,7 @@ def test_seeds_may_split_otherwise_and_still_are_one_point(tmp_path):
     [
         ("folds: 1\n", "at least 2 and at most 100"),
         ("folds: {n: 5, by: patient}\n", "groups of digits"),
-        ("folds: 5\nsearch: {num_points: 2}\n", "folds beside search"),
+        ("folds: 5\nsearch: {num_points: 2, scheduler: asha}\n", "folds beside scheduler asha"),
         ("folds: {m: 5}\n", "'m'"),
     ],
 )

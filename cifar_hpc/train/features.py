@@ -80,6 +80,8 @@ class Source(Protocol):
 
     def rows(self, depth: int, rows_N: Tensor, sizes: Sequence[int]) -> Tensor | None: ...
 
+    def pooled(self, rows_N: Tensor) -> dict[int, Tensor]: ...
+
 
 class Feed:
     """One split as the members see it: its batches after each of some depths of the trunk.
@@ -88,7 +90,8 @@ class Feed:
     augmented. Then a batch costs no forward pass of the trunk. training: batches are shuffled, of batch_size or one less. On a
     CPU the features of a depth are kept only where they equal computed ones to the last bit; on a GPU within GPU_TOLERANCE.
     on_device: whether its memory may hold them; granted_bytes: of host memory to this job, None: no limit is known. source: the
-    pool whose features are taken, and where in it this split's images are.
+    pool whose features are taken, and where in it this split's images are. glances: depths of which a mean over positions is
+    noted where a pass that computes what is kept comes by.
 
     In a world of several processes a training batch is this one's share of the global batch, drawn whole by all alike; each
     keeps all features. batch_size: of the global batch.
@@ -107,6 +110,7 @@ class Feed:
         on_device: bool = True,
         granted_bytes: int | None = None,
         source: tuple[Source, Tensor] | None = None,
+        glances: Collection[int] = (),
     ) -> None:
         self.trunk = trunk
         self.batches = batches
@@ -120,6 +124,8 @@ class Feed:
         self._source = source
         self._training = training
         self._kept: dict[int, Tensor] = {}
+        self._glances = [depth for depth in glances if self.depths and 0 < depth <= max(self.depths)]
+        self._pooled: dict[int, Tensor] = {}
         self._staged: dict[tuple[int, int], Staged] = {}
         self._draws_n: list[int] = []
         self._portions = Portions()
@@ -188,6 +194,10 @@ class Feed:
         """The features of the whole split; None where they are computed batch by batch."""
         return self._kept.get(depth)
 
+    def pooled(self) -> dict[int, Tensor]:
+        """By depth, one row an image, on the CPU: what was noted where a pass came by."""
+        return self._pooled
+
     def lies_on_device(self, depths: Collection[int]) -> bool:
         """Whether a batch needs nothing of the host but its values."""
         needs_images = self._keep or not set(depths) <= set(self._kept)
@@ -244,6 +254,7 @@ class Feed:
             rows = pool.rows(depth, rows_N, sorted(sizes))
             if rows is not None:
                 self._kept[depth] = rows
+        self._pooled = pool.pooled(rows_N) if self._glances else {}
         return [depth for depth in self.depths if depth not in self._kept]
 
     def _fill(self, chunks: Iterable[range], depths: Sequence[int]) -> None:
@@ -256,12 +267,19 @@ class Feed:
             self._compute(chunks, list(depths))
         except BaseException:
             self._kept.clear()
+            self._pooled.clear()
             raise
         self.filled_s += time.perf_counter() - started
 
     def _compute(self, chunks: Iterable[range], depths: list[int]) -> None:
         for chunk in chunks:
-            computed = self._computed(torch.arange(chunk.start, chunk.stop), depths)
+            if not depths:
+                self._pooled.clear()
+                return
+            computed = self._computed(torch.arange(chunk.start, chunk.stop), [*depths, *self._glances])
+            for depth in self._glances:
+                rows = pooled(computed[depth]).cpu()
+                self._pooled.setdefault(depth, rows.new_empty(len(self), rows.shape[1]))[chunk.start : chunk.stop] = rows
             for depth in list(depths):
                 rows = _as_rows(computed[depth])
                 if depth not in self._kept:
@@ -317,6 +335,14 @@ class Feed:
         if gathered.is_cuda:
             return bool((gathered - computed).abs().max() <= GPU_TOLERANCE * computed.abs().max())
         return torch.equal(gathered, computed)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """One row an image: maps are averaged over their positions (N C H W, or N H W C as Swin has them; they are square),
+    sequences over their tokens (N T D)."""
+    if x.ndim == 4:
+        return x.float().mean((2, 3) if x.shape[2] == x.shape[3] else (1, 2))
+    return x.float().mean(1) if x.ndim == 3 else x.float().flatten(1)
 
 
 def _rows_at(kept: Tensor, index_B: Tensor, out: Tensor) -> None:

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.train.features import Feed, pooled
 from cifar_hpc.train.member import Member
 
 IMAGES, COMPONENTS = 300, 32
@@ -30,11 +30,18 @@ _CHUNK = 100  # images at once
 Arrays = dict[str, NDArray[np.generic]]
 
 
-class Insight:
-    """Looks into the members of one cohort: what the frozen trunk makes of the images is computed once for all."""
+def glanced_at(model: BlockModel) -> dict[str, int]:
+    """The depths whose activations are looked at, by the name of their array; 0: none."""
+    last = len(model.blocks) - 1
+    return {"features_middle": last // 2, "features_last": last}
 
-    def __init__(self, val: Batches) -> None:
-        self._val = val
+
+class Insight:
+    """Looks into the members of one cohort: what the frozen trunk makes of the images is computed once for all, and not at all
+    where the pass that computed what is kept came by."""
+
+    def __init__(self, val: Feed) -> None:
+        self._feed, self._val = val, val.batches
         self._rows = torch.linspace(0, len(val) - 1, min(IMAGES, len(val))).round().long()
         self._of_trunk: dict[int, Tensor] = {}
         self._small_of_trunk: dict[int, NDArray[np.float16] | None] = {}
@@ -58,9 +65,7 @@ class Insight:
         return found | kept | ({"features_rows": self._rows.numpy().astype(np.int32)} if kept else {})
 
     def _components(self, member: Member, model: BlockModel) -> dict[str, NDArray[np.float16] | None]:
-        last = len(model.blocks) - 1
-        depths = {"features_middle": last // 2, "features_last": last}
-        wanted = {name: depth for name, depth in depths.items() if depth > 0 and len(self._rows) > 1}
+        wanted = {name: depth for name, depth in glanced_at(model).items() if depth > 0 and len(self._rows) > 1}
         shared = {depth for depth in wanted.values() if depth <= member.frozen}
         open_depths = {depth for depth in wanted.values() if depth not in shared or depth not in self._small_of_trunk}
         small = {depth: principal_components(x_MD) for depth, x_MD in self._features(member, model, open_depths).items()}
@@ -69,6 +74,8 @@ class Insight:
 
     @torch.no_grad()
     def _features(self, member: Member, model: BlockModel, depths: Collection[int]) -> dict[int, Tensor]:
+        if not self._of_trunk:
+            self._of_trunk |= {depth: x_ND[self._rows] for depth, x_ND in self._feed.pooled().items()}
         missing = sorted(depth for depth in depths if depth > member.frozen or depth not in self._of_trunk)
         parts: dict[int, list[Tensor]] = {depth: [] for depth in missing}
         for index_B in self._rows.split(_CHUNK) if missing else ():  # type: ignore[no-untyped-call]
@@ -116,11 +123,3 @@ def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
         small = nn.functional.interpolate(images_NCHW.float(), (THUMBNAIL_PX, THUMBNAIL_PX), mode="bilinear", antialias=True)
         images_NCHW = small.round().clamp(0, 255).to(torch.uint8)
     return {f"{name}_errors": worst.numpy().astype(np.int32), f"{name}_errors_pixels": images_NCHW.numpy()}
-
-
-def pooled(x: Tensor) -> Tensor:
-    """One row an image: maps are averaged over their positions (N C H W, or N H W C as Swin has them; they are square),
-    sequences over their tokens (N T D)."""
-    if x.ndim == 4:
-        return x.float().mean((2, 3) if x.shape[2] == x.shape[3] else (1, 2))
-    return x.float().mean(1) if x.ndim == 3 else x.float().flatten(1)

@@ -43,6 +43,10 @@ class Pool:
             return None
         return kept[rows_N.to(kept.device)]
 
+    def pooled(self, rows_N: Tensor) -> dict[int, Tensor]:
+        """What the passes noted of those images, see Feed."""
+        return {depth: rows[rows_N] for feed in self._feeds.values() for depth, rows in feed.pooled().items()}
+
     def _fit(self, depth: int, size: int) -> bool:
         if (depth, size) not in self._fits:
             feed = self._feeds[depth]

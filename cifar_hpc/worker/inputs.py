@@ -25,6 +25,7 @@ from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.device import allow_tf32, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
+from cifar_hpc.train.inspection import glanced_at
 from cifar_hpc.train.loop import EVAL_BATCH_SIZE
 from cifar_hpc.train.pool import Pool
 from cifar_hpc.train.steps import steps_per_epoch
@@ -98,8 +99,11 @@ class Inputs:
 
     def feed(self, split: Split, depths: Collection[int], *, keep: bool) -> Feed:
         """Of a split that is measured and not trained on."""
-        source = self._source(depths, held=True) if split is self.data.val else None
-        return self._feed(self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False, source=source)
+        looked_at = split is self.data.val
+        source = self._source(depths, held=True) if looked_at else None
+        return self._feed(
+            self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False, source=source, glances=looked_at
+        )
 
     def _data_of(self, config: TrialConfig) -> Dataset:
         return _load(config) if self._folds is None else self._folds.part(config.dataset)
@@ -115,7 +119,7 @@ class Inputs:
             fold_n = len(whole.labels_N) - len(whole.labels_N) // (self._config.dataset.folds or 1)
             size = -(-fold_n // steps_per_epoch(self._config, fold_n))
             batches, self._pooled_as = self._batches(whole), self.normalisation
-            self._pool = Pool(lambda asked: self._feed(batches, asked, size, keep=True, training=True))
+            self._pool = Pool(lambda asked: self._feed(batches, asked, size, keep=True, training=True, glances=True))
         self._pool.fill(depths)
         return self._pool, torch.from_numpy(self._folds.rows(self._config.dataset)[held])
 
@@ -128,6 +132,7 @@ class Inputs:
         keep: bool,
         training: bool,
         source: tuple[Pool, Tensor] | None = None,
+        glances: bool = False,
     ) -> Feed:
         return Feed(
             self.trunk,
@@ -140,6 +145,7 @@ class Inputs:
             on_device=self._room.on_device,
             granted_bytes=self._room.granted_bytes,
             source=source,
+            glances=set(glanced_at(self.trunk.model).values()) if glances else (),
         )
 
     def _batches(self, split: Split, *, augmented: bool = False) -> Batches:
