@@ -68,6 +68,9 @@ def test_an_image_that_was_saved_again_or_brightened_is_a_near_duplicate_and_no_
         {"train": split_of(np.concatenate([waves[:20], flat])), "test": split_of(np.concatenate([test, flat]))}
     )
     assert {(p.split, p.row, p.other_split, p.other_row) for p in pairs} == {("test", 3, "train", 5), ("test", 7, "train", 11)}
+    whole = split_of(np.concatenate([waves[:20], test[[3, 7]], flat]))
+    folds = near_duplicates({"val": whole}, np.array([0] * 20 + [1, 0, 0, 1]))
+    assert {(p.split, p.row, p.other_row) for p in folds} == {("val", 20, 5), ("val", 5, 20)}, "of one fold they are no matter"
 
 
 @pytest.fixture
@@ -101,6 +104,7 @@ def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that
     assert found.exit_code == 0, found.output
     assert "1 label in doubt of 28 val images" in found.stdout
     assert "1 test image has a near-duplicate in an earlier split" in found.stdout
+    assert "in another fold" not in found.stdout
     folder = layout.sweep("look").report / "labels"
     assert (folder / "labels.png").stat().st_size > 1000
     rows = list(csv.DictReader((folder / "labels.csv").open()))

@@ -18,11 +18,12 @@ def labels(
     sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name; with `folds` all labelled images are judged")],
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
-    """Images on which unlike networks agree against the label, and near-duplicates between splits, with the accuracy without
-    them.
+    """Images on which unlike networks agree against the label, and near-duplicates between splits or folds, with the accuracy
+    without them.
 
     Writes a contact sheet and tables to correct beside the sweep's report.
     """
+    from cifar_hpc.collect.comparison import point_predictions
     from cifar_hpc.collect.doubts import find_doubts
     from cifar_hpc.collect.scan import scan
     from cifar_hpc.collect.sections import make_sections
@@ -40,7 +41,8 @@ def labels(
     images = labelled_images(
         TrialConfig.from_json(read_record(layout.trial(best.trials[0].trial_id).result, TrialResult).config)
     )
-    pairs = near_duplicates(images.splits)
+    rounds = list(point_predictions(best, layout, "val").values())
+    pairs = near_duplicates(images.splits, rounds[0].fold if rounds else None)
     folder = report_folder(layout, (sweep,), "") / "labels"
     write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):

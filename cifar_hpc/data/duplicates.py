@@ -1,4 +1,5 @@
-"""Near-duplicates between the splits of a data set: images that a network has as good as seen when it is measured on them.
+"""Near-duplicates between the splits of a data set, or its folds: images that a network has as good as seen when it is measured
+on them.
 
 By a perceptual hash (differences of neighbouring cells of a shrunken gray image, along rows and columns: 128 bits), checked on
 the shrunken images themselves. Owns: Pair, near_duplicates. Knows no folders and no networks.
@@ -25,7 +26,8 @@ _CHUNK = 512
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """one: a measured image, other: one of an earlier split (train before val before test); rows in these splits."""
+    """one: a measured image, other: one of an earlier split (train before val before test) or of another fold; rows in these
+    splits."""
 
     split: str
     row: int
@@ -43,14 +45,18 @@ class _Looks:
     plain_N: NDArray[np.bool_]
 
 
-def near_duplicates(splits: Mapping[str, Split]) -> list[Pair]:
-    """Of each image of a split the nearest one of the splits that stand before it, where it is a near-duplicate."""
+def near_duplicates(splits: Mapping[str, Split], fold_N: NDArray[np.int64] | None = None) -> list[Pair]:
+    """Of each image of a split the nearest one of the splits that stand before it, where it is a near-duplicate. fold_N: of
+    the images of `val`, which are near-duplicates of those of other folds, too."""
     looks = {name: _looks(split) for name, split in splits.items() if len(split.labels_N)}
     names = list(looks)
     best: dict[tuple[str, int], Pair] = {}
     for place, name in enumerate(names):
-        for earlier in names[:place]:
+        in_folds = fold_N if name == "val" else None
+        for earlier in names[:place] + ([name] if in_folds is not None else []):
             for row, other, difference in _near(looks[name], looks[earlier]):
+                if earlier == name and in_folds is not None and in_folds[row] == in_folds[other]:
+                    continue
                 known = best.get((name, row))
                 if known is None or difference < known.difference:
                     best[name, row] = Pair(name, row, earlier, other, difference)

@@ -25,7 +25,8 @@ _SHOWN_COUNTS = 12
 
 
 class Pair(Protocol):
-    """A measured image and the one of an earlier split that it is a near-duplicate of: data/duplicates.py has them."""
+    """A measured image and the one of an earlier split or another fold that it is a near-duplicate of: data/duplicates.py has
+    them."""
 
     @property
     def split(self) -> str: ...
@@ -144,5 +145,9 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
         rest = np.setdiff1d(np.arange(len(right_N)), rows)
         now, without = score_text(float(right_N.mean()), len(right_N)), score_text(float(right_N[rest].mean()), len(rest))
         what = "image has a near-duplicate" if len(rows) == 1 else "images have near-duplicates"
-        lines.append(f"{len(rows)} {words} {what} in an earlier split: the best reaches {now} %, without them {without} %.")
-    return lines or ["No near-duplicates between splits."]
+        where = (
+            "another fold" if any(pair.other_split == split for pair in pairs if pair.split == split) else "an earlier split"
+        )
+        lines.append(f"{len(rows)} {words} {what} in {where}: the best reaches {now} %, without them {without} %.")
+    between = "splits" if best.config.get("dataset.folds") is None else "folds"
+    return lines or [f"No near-duplicates between {between}."]
