@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.cohorts import image_flops
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -27,16 +29,16 @@ def print_ranks(spec: Path, format: Format) -> None:
     if format in (Format.JSON, Format.CSV):
         print_records(records, format)
         return
-    several = len({record["weights"] for record in records}) > 1
+    several = len({record["arch"] for record in records}) < len(records)
     columns = [
         TextColumn("#", tuple(str(number) for number in range(1, len(records) + 1)), right=True),
         TextColumn("arch", tuple(record["arch"] for record in records)),
-        *([TextColumn("weights", tuple(record["weights"] for record in records), keep=3)] if several else []),
+        *([TextColumn("weights", _names([record["weights"] for record in records]), keep=3)] if several else []),
         TextColumn("ridge %", tuple(score_text(record["ridge_acc"], record["images"]) for record in records), right=True),
         TextColumn("95 %", tuple(_interval(record) for record in records), keep=6),
         TextColumn("against the first", tuple(record["standing"] for record in records), keep=5),
         TextColumn("LogME", tuple(f"{record['logme']:.3f}" for record in records), right=True),
-        TextColumn("GFLOPs", tuple(_giga(record["flops"]) for record in records), keep=5, right=True),
+        TextColumn("GMACs", tuple(_giga(record["macs"]) for record in records), keep=5, right=True),
         TextColumn("pass s", tuple(f"{record['seconds']:.1f}" for record in records), keep=4, right=True),
     ]
     print_columns(columns, format)
@@ -76,7 +78,7 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
                 "images": promise.images,
                 "features": promise.features,
                 "params": info.params if info else None,
-                "flops": info.flops if info else None,
+                "macs": round(flops / 2) if (flops := image_flops(config)) else None,
                 "seconds": round(promise.seconds, 2),
             }
         )
@@ -93,5 +95,11 @@ def _interval(record: dict[str, Any]) -> str:
     return f"{100 * record['low']:.1f} to {100 * record['high']:.1f}"
 
 
-def _giga(flops: int | None) -> str:
-    return "" if flops is None else f"{flops / 1e9:,.2f}"
+def _names(weights: Sequence[str]) -> tuple[str, ...]:
+    """Files by their names, where these tell them apart."""
+    names = tuple(Path(one).name for one in weights)
+    return names if len(set(names)) == len(set(weights)) else tuple(weights)
+
+
+def _giga(macs: float | None) -> str:
+    return "" if macs is None else f"{macs / 1e9:,.2f}"
