@@ -22,23 +22,29 @@ class RecordError(CifarHpcError):
     """A file under results/ that cannot be read as what its name says."""
 
 
-class UnknownNameError(CifarHpcError, KeyError):
-    """A name that is not among those that there are. found, allowed, near: as in Problem."""
+class UnusableError(CifarHpcError):
+    """A value of the right form that cannot be used. key: of the spec; found, allowed, near: as in Problem."""
+
+    def __init__(self, key: str, found: str, allowed: str, near: str | None = None) -> None:
+        super().__init__(f"{key}: {found}; {allowed}.{did_you_mean(near)}")
+        self.key, self.found, self.allowed, self.near = key, found, allowed, near
+
+
+class UnknownNameError(UnusableError, KeyError):
+    """A name that is not among those that there are."""
 
     def __init__(self, what: str, name: object, names: Iterable[str]) -> None:
         names = tuple(names)
-        self.found, self.allowed, self.near = repr(name), f"one of {', '.join(names) or 'none'}", nearest(name, names)
-        super().__init__(f"{what}: {self.found}; {self.allowed}." + (f" Did you mean {self.near!r}?" if self.near else ""))
+        super().__init__(what, repr(name), f"one of {', '.join(names) or 'none'}", nearest(name, names))
 
     __str__ = Exception.__str__  # not KeyError's, which quotes
 
 
-class UnusableArchError(CifarHpcError):
-    """A `timm/NAME`, or a network of the user's own, that cannot be had. found, allowed, near: as in Problem."""
+class UnusableArchError(UnusableError):
+    """A `timm/NAME`, or a network of the user's own, that cannot be had."""
 
     def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(f"arch: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
-        self.found, self.allowed, self.near = found, allowed, near
+        super().__init__("arch", found, allowed, near)
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: an orderly stop on request
@@ -59,8 +65,7 @@ class Problem:
     nearest: str | None = None
 
     def __str__(self) -> str:
-        hint = f" Did you mean {self.nearest!r}?" if self.nearest else ""
-        return f"{self.where}: {self.found}; {self.allowed}.{hint}"
+        return f"{self.where}: {self.found}; {self.allowed}.{did_you_mean(self.nearest)}"
 
 
 class SpecError(CifarHpcError):
@@ -69,6 +74,11 @@ class SpecError(CifarHpcError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def did_you_mean(near: object) -> str:
+    """The end of a message, with a space before it; empty where nothing is near."""
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str | None:

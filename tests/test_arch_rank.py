@@ -81,7 +81,10 @@ def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_pa
         "name: x\ndataset: {name: digits, train_size: 200}\nbase: {arch: simple_cnn}\n"
         f"grid: {{weights: [{weights[1]}, {weights[0]}], lr: [0.1, 0.2]}}\n"
     )
-    found = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml"), "--format", "json"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "x.yaml").rename(tmp_path / "sweeps/x.yaml")
+    found = CliRunner().invoke(app, ["arch", "--rank", "x", "--format", "json"])  # by its name, as every command takes it
     records = json.loads(found.stdout)
     assert [record["weights"] for record in records] == weights and records[0]["standing"] == ""
     assert records[0]["low"] < records[0]["ridge_acc"] < records[0]["high"] and records[0]["seconds"] > 0

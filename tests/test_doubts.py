@@ -100,6 +100,9 @@ def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that
     layout.sweep("look").plan.parent.mkdir(parents=True)
     write_record(layout.sweep("look").plan, plan_record(make_plan(spec)))
     run_job(job_of(*(trial.config for trial in spec.trials)), layout, executor="inline")
+    assert "not row #1" in CliRunner().invoke(app, ["labels", "look#1"]).stderr
+    assert "by two configurations or more" in CliRunner().invoke(app, ["labels", "look", "knn_k=3"]).stderr
+    assert "no trial matches 'knn_k=4'" in CliRunner().invoke(app, ["labels", "look knn_k=4"]).stderr
     found = CliRunner().invoke(app, ["labels", "look"])
     assert found.exit_code == 0, found.output
     assert "1 label in doubt of 28 val images" in found.stdout

@@ -8,10 +8,11 @@ import json
 import pytest
 
 from benchmarks.pool import Images, write_trial
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.executors.slurm.arrays import History, after_timeouts, job_minutes
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
-from cifar_hpc.planning.cohorts import Cohort, work_of
+from cifar_hpc.planning.cohorts import Cohort, train_images, work_of
 from cifar_hpc.planning.duration import Basis
 from cifar_hpc.planning.estimate import Experience, Sample, Speed, read_experience, steps_of
 from cifar_hpc.planning.plan import Job, Resources
@@ -65,6 +66,23 @@ def test_members_of_a_cohort_share_the_flops_of_their_trunk():
     together, alone = _of(experience, *trials), _of(experience, trials[0])
     assert together.expected_s < 2 * alone.expected_s
     assert together.basis is Basis.CALIBRATION
+
+
+def test_a_classifier_of_ten_classes_is_a_hundredth_of_one_of_a_thousand():
+    ten = digits_config(arch="linear")
+    thousand = digits_config(arch="linear", dataset=DatasetConfig(name="hf/any"))  # how many it has is not known yet
+    an_image = [work_of(Cohort(trials=(config,))) / train_images(config) for config in (ten, thousand)]
+    assert 100 * an_image[0] == pytest.approx(an_image[1])
+
+
+def test_an_epoch_of_a_frozen_network_does_not_tell_what_one_of_the_whole_network_takes():
+    whole, frozen = digits_config(arch="resnet18").to_json(), digits_config(arch="resnet18", freeze="all").to_json()
+    experience = Experience([Sample(whole, 3.0), Sample(frozen, 1.0)])
+    other_fold = frozen | {"dataset": frozen["dataset"] | {"fold": 2}}
+    assert [experience.epoch_s(config) for config in (whole, frozen, other_fold)] == [3.0, 1.0, 1.0]
+    assert experience.epoch_s(whole | {"arch": "resnet50"}) > 3.0
+    assert experience.epoch_s(whole | {"arch": "timm/no_such_network"}) == 2.0  # it is not built for an estimate
+    assert Experience().epoch_s(whole) is None
 
 
 def test_seconds_of_another_device_say_nothing():

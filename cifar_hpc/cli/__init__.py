@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from cifar_hpc import __version__
 from cifar_hpc.cli.examples import epilog_of
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.terminal.harmless import harmless_streams
 from cifar_hpc.terminal.prose import laid_out
 
@@ -34,8 +34,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in _PLACES and not args[0].startswith("-"):
             near = nearest(args[0], _PLACES)
-            hint = f" Did you mean {near!r}?" if near else ""
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(near)}")
         return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
@@ -126,7 +125,7 @@ def _in_plain_words(message: str) -> str:
     plain = message.removeprefix("Value error, ")
     found, *allowed = re.findall(r"'([^']*)'", plain) or [""]
     near = nearest(found, allowed)
-    return f"{plain} Did you mean {near!r}?" if near else plain
+    return plain + did_you_mean(near)
 
 
 # Command -> the file that holds it, by the groups of `--help`. A file is imported only once one of its commands is needed.

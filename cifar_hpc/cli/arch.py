@@ -13,8 +13,8 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import find_source, is_own
-from cifar_hpc.errors import CifarHpcError, nearest
-from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
+from cifar_hpc.terminal.tables import Format, TextColumn, print_rows
 
 if TYPE_CHECKING:
     from cifar_hpc.models.summary import BlockSummary
@@ -35,7 +35,7 @@ def arch(
         typer.Option(metavar="SPEC|SWEEP", help="which blocks train in which epoch of a spec, and at what learning rate"),
     ] = None,
     rank: Annotated[
-        Path | None, typer.Option(metavar="SPEC", help="order a spec's pretrained networks by what their features promise")
+        str | None, typer.Option(metavar="SPEC|SWEEP", help="order a spec's pretrained networks by what their features promise")
     ] = None,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
@@ -59,9 +59,9 @@ def arch(
     info = architecture(name)
     if info is None:
         near = nearest(name, catalog.ARCHS)
-        hint = f". Did you mean {near!r}?" if near else ""
         raise CifarHpcError(
-            f"arch: {name!r}; one of {len(catalog.ARCHS)} architectures is needed (`cifar-hpc arch` lists them){hint}"
+            f"arch: {name!r}; one of {len(catalog.ARCHS)} architectures is needed (`cifar-hpc arch` lists them)."
+            f"{did_you_mean(near)}"
         )
     from cifar_hpc.models.summary import summarize
     from cifar_hpc.models.timm_nets import is_timm, pretrained
@@ -105,9 +105,6 @@ def _list_all(format: Format) -> None:
         }
         for name, info in known.items()
     ]
-    if format in (Format.JSON, Format.CSV):
-        print_records(records, format)
-        return
     columns = [
         TextColumn("arch", tuple(known)),
         TextColumn("M parameters", tuple(f"{info.params / 1e6:,.1f}" for info in known.values()), right=True),
@@ -116,26 +113,17 @@ def _list_all(format: Format) -> None:
         TextColumn("from pixels", tuple(str(info.min_side) for info in known.values()), right=True),
         TextColumn("weights", tuple("imagenet" if info.weights else "" for info in known.values())),
     ]
-    print_columns(columns, format)
+    print_rows(records, columns, format)
     if format is Format.TABLE:
         typer.echo("Counted for 1000 classes and 3x224x224 images. The blocks of one: `cifar-hpc arch NAME`.", err=True)
         typer.echo(MACS, err=True)
 
 
 def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
-    if format in (Format.JSON, Format.CSV):
-        records = [
-            {
-                "block": number,
-                "name": row.name,
-                "params": row.params,
-                "macs": row.flops // 2,
-                "output_shape": list(row.output_shape),
-            }
-            for number, row in enumerate(rows, 1)
-        ]
-        print_records(records, format)
-        return
+    records = [
+        {"block": i, "name": row.name, "params": row.params, "macs": row.flops // 2, "output_shape": list(row.output_shape)}
+        for i, row in enumerate(rows, 1)
+    ]
     params, flops = sum(row.params for row in rows), sum(row.flops for row in rows)
     columns = [
         TextColumn("#", (*(str(i) for i in range(1, len(rows) + 1)), ""), right=True),
@@ -144,4 +132,4 @@ def _print(format: Format, rows: Sequence[BlockSummary]) -> None:
         TextColumn("MMACs", tuple(f"{n / 2e6:,.1f}" for n in (*(row.flops for row in rows), flops)), right=True),
         TextColumn("output", (*("x".join(map(str, row.output_shape)) for row in rows), "")),
     ]
-    print_columns(columns, format)
+    print_rows(records, columns, format)

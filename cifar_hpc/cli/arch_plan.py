@@ -6,7 +6,7 @@ import typer
 
 from cifar_hpc.cli.speech import say
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.planning.block_rates import blocks_of, facts_of, plans_of, rates_at, rates_records, telling_epochs
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
@@ -27,10 +27,9 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
     if not plans:
         archs = dict.fromkeys(config.arch for config in configs)
         near = nearest(arch, archs) if arch else None
-        hint = f" Did you mean {near!r}?" if near else ""
         asked = f" with arch {arch!r}" if arch else ""
         raise CifarHpcError(
-            f"{spec}: no trial{asked} trains a network whose blocks are known; it has {', '.join(archs)}.{hint}"
+            f"{spec}: no trial{asked} trains a network whose blocks are known; it has {', '.join(archs)}.{did_you_mean(near)}"
         )
     if format in (Format.JSON, Format.CSV):
         records = [record for config in plans for record in rates_records(config)]

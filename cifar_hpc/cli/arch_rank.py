@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 
+from cifar_hpc.cli.speech import say
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.cohorts import image_flops
+from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 
-def print_ranks(spec: Path, format: Format) -> None:
+def print_ranks(spec: str, format: Format) -> None:
     """A row for each network with its weights and image size, the most promising first. Raises SpecError, and CifarHpcError
     where none has weights."""
-    from cifar_hpc.spec.load import load_spec
+    from cifar_hpc.sweep.specs import load_named
 
-    configs = list({_key(trial.config): trial.config for trial in load_spec(spec).trials}.values())
+    trials = load_named(Layout(results_root()), spec, (), say).trials
+    configs = list({_key(trial.config): trial.config for trial in trials}.values())
     ranked = [config for config in configs if config.weights and not config.weights.startswith(PARENT_PREFIX)]
     if not ranked:
         raise CifarHpcError(f"{spec}: no trial starts from published weights or a file: there are no features to judge by")

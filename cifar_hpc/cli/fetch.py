@@ -9,7 +9,7 @@ import typer
 
 from cifar_hpc.cli.speech import say
 from cifar_hpc.config import catalog
-from cifar_hpc.errors import CifarHpcError, SpecError, nearest
+from cifar_hpc.errors import CifarHpcError, SpecError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout, results_root
 
 TORCHVISION = "torchvision/"
@@ -39,9 +39,8 @@ def fetch(
             spec = find_spec(Layout(results_root()), target, say)
         except SpecError as error:
             near = nearest(target, FETCHED) or error.problems[0].nearest
-            hint = f" Did you mean {near!r}?" if near else ""
             raise CifarHpcError(
-                f"fetch: {target!r} is neither a spec file, a sweep nor a data set ({', '.join(FETCHED)}).{hint}"
+                f"fetch: {target!r} is neither a spec file, a sweep nor a data set ({', '.join(FETCHED)}).{did_you_mean(near)}"
             ) from None
         if spec.path.is_file():
             for name in sorted(set(re.findall(rf"{TORCHVISION}[A-Za-z0-9]+", spec.path.read_text(errors="replace")))):

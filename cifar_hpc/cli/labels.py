@@ -1,4 +1,4 @@
-"""`cifar-hpc labels SWEEP`: labels in doubt and near-duplicates, over a sweep's predictions. Computes nothing itself."""
+"""`cifar-hpc labels SWEEP [FILTER]`: labels in doubt and near-duplicates, over predictions. Computes nothing itself."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.status.names import parse_words
 from cifar_hpc.terminal.tables import Format, print_columns, print_records
 
 
 def labels(
-    sweep: Annotated[str, typer.Argument(metavar="SWEEP", help="a sweep's name; with `folds` all labelled images are judged")],
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="SWEEP [FILTER...]", help="whose networks judge; with `folds` all labelled images are judged"),
+    ],
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Images on which unlike networks agree against the label, and near-duplicates between splits or folds, with the accuracy
@@ -25,25 +29,28 @@ def labels(
     """
     from cifar_hpc.collect.comparison import point_predictions
     from cifar_hpc.collect.doubts import find_doubts
-    from cifar_hpc.collect.scan import scan
-    from cifar_hpc.collect.sections import make_sections
+    from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.data.duplicates import near_duplicates
     from cifar_hpc.data.labelled import labelled_images
     from cifar_hpc.report.labels import doubt_columns, doubt_line, doubt_records, duplicate_lines, write_labels
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
-    board = make_sections(scan(layout, [sweep]).without_earlier_stages(), layout)[0].board
+    asked = parse_words(words)
+    if asked.number is not None:
+        raise CifarHpcError(f"labels are judged by several configurations: a sweep and a filter, not row #{asked.number}")
+    board = chosen_sections(layout, asked.names, asked.terms)[0].board
     found = find_doubts(board, layout) if board.measured else None
     if found is None:
-        raise CifarHpcError(f"{sweep}: labels are judged by two configurations or more with predictions of the same images")
+        said = " ".join(words)
+        raise CifarHpcError(f"{said}: labels are judged by two configurations or more with predictions of the same images")
     best = board.measured[0]
     images = labelled_images(
         TrialConfig.from_json(read_record(layout.trial(best.trials[0].trial_id).result, TrialResult).config)
     )
     rounds = list(point_predictions(best, layout, "val").values())
     pairs = near_duplicates(images.splits, rounds[0].fold if rounds else None)
-    folder = report_folder(layout, (sweep,), "") / "labels"
+    folder = report_folder(layout, asked.names, asked.terms) / "labels"
     write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):
         print_records(doubt_records(found, images), format)

@@ -16,7 +16,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.where import reader_of
-from cifar_hpc.terminal.tables import Format, TextColumn, plain_columns, print_columns, print_records
+from cifar_hpc.terminal.tables import Format, plain_columns, print_columns, print_records
 
 
 class Exported(StrEnum):
@@ -143,13 +143,9 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
         ]
         print_records(records, format)
         return
-    n = len(axes_of(axes)[0])
     for table in tables.values():
         prose().print(table.title, markup=False)
-        print_columns(
-            [TextColumn(title, tuple(row[i] for row in table.rows), right=i >= n) for i, title in enumerate(table.header)],
-            format,
-        )
+        print_columns(plain_columns(table.header, table.rows, len(axes_of(axes)[0])), format)
 
 
 def _report_trial(layout: Layout, words: Sequence[str], *, open_: bool) -> None:

@@ -14,11 +14,16 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.store import replaced_whole
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.status.words import score_text
-from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
+from cifar_hpc.terminal.tables import Format, left_columns, print_rows
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
     from cifar_hpc.records.schema import EnsembleRecord
+
+HOW_TO_KEEP = (
+    "`keep: weights` in the spec keeps those of trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those "
+    "of a finished one"
+)
 
 
 def soup(
@@ -46,10 +51,7 @@ def soup(
         return
     families = families_of(map(layout.trial, trials))
     if not families:
-        raise CifarHpcError(
-            "no two of these trials started from the same weights and kept theirs: `keep: weights` in the spec keeps those of "
-            "trials that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
-        )
+        raise CifarHpcError(f"no two of these trials started from the same weights and kept theirs: {HOW_TO_KEEP}")
     folder = place / "soups"
     rows: list[dict[str, Any]] = []
     with replaced_whole(folder) as fresh:
@@ -62,12 +64,8 @@ def soup(
                 record = save_soup(found, fresh, stem)
                 path = str(folder / f"{stem}.json")
                 rows.append(_row(arch, found.method, len(found.members), record, path))
-    if format in (Format.JSON, Format.CSV):
-        print_records(rows, format)
-    else:
-        titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
-        texts = [_as_text(row) for row in rows]
-        print_columns([TextColumn(title, tuple(text[i] for text in texts)) for i, title in enumerate(titles)], format)
+    titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
+    print_rows(rows, left_columns(titles, list(map(_as_text, rows))), format)
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
 
@@ -77,10 +75,7 @@ def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, for
 
     families = families_of(map(layout.trial, trials), least=1)
     if not families:
-        raise CifarHpcError(
-            "none of these trials started from weights and kept its own: `keep: weights` in the spec keeps those of trials "
-            "that are still to run, `cifar-hpc reproduce TRIAL` brings back those of a finished one"
-        )
+        raise CifarHpcError(f"none of these trials started from weights and kept its own: {HOW_TO_KEEP}")
     rows: list[dict[str, Any]] = []
     with replaced_whole(report / "wise") as fresh:
         for number, (files, *_) in enumerate(families, 1):
@@ -99,12 +94,8 @@ def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, for
                 rows.append({**whose, "alpha": alpha, "val_acc": acc, "val_n": record.val_n, **here})
             if not curve.whole:
                 typer.echo(f"{best.trial_id}: its start has no classifier for these classes: the tuned one stays", err=True)
-    if format in (Format.JSON, Format.CSV):
-        print_records(rows, format)
-    else:
-        titles = ("trial", "arch", "alpha", "val acc %", "nested %", "test acc %", "file")
-        texts = list(map(_curve_text, rows))
-        print_columns([TextColumn(title, tuple(text[i] for text in texts)) for i, title in enumerate(titles)], format)
+    titles = ("trial", "arch", "alpha", "val acc %", "nested %", "test acc %", "file")
+    print_rows(rows, left_columns(titles, list(map(_curve_text, rows))), format)
     typer.echo("alpha 0: as training began, 1: the tuned weights; the one with a file was chosen on validation", err=True)
 
 

@@ -128,15 +128,17 @@ def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Cho
     fold = np.random.default_rng(0).permutation(len(library.labels)) % FOLDS
     folds = [np.flatnonzero(fold == number) for number in range(FOLDS)]
     chosen = []
+
+    def choose(method: str, images: NDArray[np.intp]) -> Combination:
+        return _METHODS[method](_Seen(library, images, right[:, images], truth[:, images]), rules)
+
     for method in rules.methods:
         held = np.zeros(len(library.labels), bool)
         for images in folds if len(library.labels) >= FOLDS else ():
-            others = np.flatnonzero(fold != fold[images[0]])
-            found = _METHODS[method](library, right, truth, others, rules)
+            found = choose(method, np.flatnonzero(fold != fold[images[0]]))
             p = found.apply({member: library.probabilities[member, images] for member in found.weights})
             held[images] = p.argmax(1) == library.labels[images]
-        everything = np.arange(len(library.labels))
-        chosen.append(Chosen(_METHODS[method](library, right, truth, everything, rules), held))
+        chosen.append(Chosen(choose(method, np.arange(len(library.labels))), held))
     return chosen
 
 
@@ -173,6 +175,16 @@ def measure_disagreement(probabilities: Sequence[Floats]) -> NDArray[np.float64]
     return np.array([[float((one != other).mean()) for other in taken] for one in taken])
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a method chooses by: the library on these of its images alone. right, truth: as Library has them."""
+
+    library: Library
+    images: NDArray[np.intp]
+    right: NDArray[np.bool_]
+    truth: Floats
+
+
 def _by_rule(library: Library, accuracy: NDArray[np.float64], rules: EnsembleRules) -> list[int]:
     """The best members of each architecture, and those above the threshold, the most accurate first, as many as any ensemble
     looks at; the very best in any case."""
@@ -188,52 +200,42 @@ def _by_rule(library: Library, accuracy: NDArray[np.float64], rules: EnsembleRul
     return taken
 
 
-def _uniform(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
-) -> Combination:
-    members = _by_rule(library, right[:, images].mean(1), rules)
+def _uniform(seen: _Seen, rules: EnsembleRules) -> Combination:
+    members = _by_rule(seen.library, seen.right.mean(1), rules)
     return Combination("uniform", dict.fromkeys(members, 1 / len(members)))
 
 
-def _accuracy(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
-) -> Combination:
-    accuracy = right[:, images].mean(1)
-    members = _by_rule(library, accuracy, rules)
+def _accuracy(seen: _Seen, rules: EnsembleRules) -> Combination:
+    accuracy = seen.right.mean(1)
+    members = _by_rule(seen.library, accuracy, rules)
     total = float(accuracy[members].sum()) or 1.0
     return Combination("accuracy", {member: float(accuracy[member]) / total for member in members})
 
 
-def _greedy(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
-) -> Combination:
-    candidates = _most_accurate(right[:, images])
-    order = select_greedily(truth[np.ix_(candidates, images)])
+def _greedy(seen: _Seen, rules: EnsembleRules) -> Combination:
+    candidates = _most_accurate(seen.right)
+    order = select_greedily(seen.truth[candidates])
     return Combination("greedy", _shares([int(candidates[member]) for member in order]))
 
 
-def _bagging(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
-) -> Combination:
+def _bagging(seen: _Seen, rules: EnsembleRules) -> Combination:
     rng = np.random.default_rng(0)
-    candidates = _most_accurate(right[:, images])
+    candidates = _most_accurate(seen.right)
     joined: list[int] = []
     rounds: list[dict[int, float]] = []
     for _ in range(_BAGS):
         bag = rng.permutation(candidates)[: max((len(candidates) + 1) // 2, 1)]
-        rounds.append(_shares([int(bag[member]) for member in select_greedily(truth[np.ix_(bag, images)])]))
+        rounds.append(_shares([int(bag[member]) for member in select_greedily(seen.truth[bag])]))
         joined += list(rounds[-1])
     weights = {member: sum(found.get(member, 0.0) for found in rounds) / _BAGS for member in dict.fromkeys(joined)}
     return Combination("bagging", dict(sorted(weights.items(), key=lambda item: -item[1])))
 
 
-def _stacking(
-    library: Library, right: NDArray[np.bool_], truth: Floats, images: NDArray[np.intp], rules: EnsembleRules
-) -> Combination:
+def _stacking(seen: _Seen, rules: EnsembleRules) -> Combination:
     from sklearn.linear_model import LogisticRegression  # slow to import, and only stacking needs it
 
-    members = list(_greedy(library, right, truth, images, rules).weights)[:_STACKED]
-    images = images[:: -(-len(images) // _STACKING_IMAGES)]
+    library, members = seen.library, list(_greedy(seen, rules).weights)[:_STACKED]
+    images = seen.images[:: -(-len(seen.images) // _STACKING_IMAGES)]
     features = _stacking_features([library.probabilities[member, images] for member in members])
     fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
     classes = library.probabilities.shape[2]
@@ -247,8 +249,7 @@ def _stacking(
     return Combination("stacking", dict.fromkeys(members, 1 / len(members)), coefficients, intercept)
 
 
-_Method = Callable[[Library, NDArray[np.bool_], Floats, NDArray[np.intp], EnsembleRules], Combination]
-_METHODS: dict[str, _Method] = {
+_METHODS: dict[str, Callable[[_Seen, EnsembleRules], Combination]] = {
     "uniform": _uniform,
     "accuracy": _accuracy,
     "greedy": _greedy,

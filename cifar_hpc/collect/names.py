@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.sections import Section, chosen_sections
-from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord
@@ -101,9 +101,8 @@ def find_ensemble(layout: Layout, text: str) -> Path | None:
     if method in there:
         return there[method]
     near = nearest(method, there)
-    hint = f" Did you mean '{sweep}/{near}'?" if near else ""
     known = ", ".join(f"{sweep}/{name}" for name in there) or f"none; `cifar-hpc report {sweep}` writes them"
-    raise CifarHpcError(f"{text!r} names no ensemble; there: {known}.{hint}")
+    raise CifarHpcError(f"{text!r} names no ensemble; there: {known}.{did_you_mean(near and f'{sweep}/{near}')}")
 
 
 def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[str, list[str]]:
@@ -186,10 +185,9 @@ def _best_row(sections: Sequence[Section], said: str) -> Row:
 def _unknown(layout: Layout, name: str) -> CifarHpcError:
     names = [sweep.name for sweep in layout.sweeps()]
     near = nearest(name, names) or nearest(Path(name).stem, names)
-    hint = f" Did you mean {near!r}?" if near else ""
     return CifarHpcError(
         f"{name!r} is no sweep under {layout.root} and begins no id of a trial or configuration; "
-        f"sweeps: {_sweeps(layout)}.{hint}"
+        f"sweeps: {_sweeps(layout)}.{did_you_mean(near)}"
     )
 
 

@@ -75,90 +75,9 @@ def dataset(name: str) -> DatasetInfo:
 
 OWN_ARCHS = ("linear", "simple_cnn", "convnet5", "convnet12", "alexnet_cifar", "resnet9")
 
-# torchvision's classification models by their torchvision names (a test compares this with torchvision's own list).
-TORCHVISION_ARCHS = (
-    "alexnet",
-    "convnext_base",
-    "convnext_large",
-    "convnext_small",
-    "convnext_tiny",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "efficientnet_b0",
-    "efficientnet_b1",
-    "efficientnet_b2",
-    "efficientnet_b3",
-    "efficientnet_b4",
-    "efficientnet_b5",
-    "efficientnet_b6",
-    "efficientnet_b7",
-    "efficientnet_v2_l",
-    "efficientnet_v2_m",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mnasnet0_75",
-    "mnasnet1_0",
-    "mnasnet1_3",
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "mobilenet_v3_small",
-    "regnet_x_16gf",
-    "regnet_x_1_6gf",
-    "regnet_x_32gf",
-    "regnet_x_3_2gf",
-    "regnet_x_400mf",
-    "regnet_x_800mf",
-    "regnet_x_8gf",
-    "regnet_y_128gf",
-    "regnet_y_16gf",
-    "regnet_y_1_6gf",
-    "regnet_y_32gf",
-    "regnet_y_3_2gf",
-    "regnet_y_400mf",
-    "regnet_y_800mf",
-    "regnet_y_8gf",
-    "resnet101",
-    "resnet152",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "resnext101_32x8d",
-    "resnext101_64x4d",
-    "resnext50_32x4d",
-    "shufflenet_v2_x0_5",
-    "shufflenet_v2_x1_0",
-    "shufflenet_v2_x1_5",
-    "shufflenet_v2_x2_0",
-    "squeezenet1_0",
-    "squeezenet1_1",
-    "swin_b",
-    "swin_s",
-    "swin_t",
-    "swin_v2_b",
-    "swin_v2_s",
-    "swin_v2_t",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "vit_b_16",
-    "vit_b_32",
-    "vit_h_14",
-    "vit_l_16",
-    "vit_l_32",
-    "wide_resnet101_2",
-    "wide_resnet50_2",
-)
-ARCHS = OWN_ARCHS + TORCHVISION_ARCHS
+_FACTS: dict[str, Any] = json.loads(Path(__file__).with_name("architectures.json").read_text())
+ARCHS = tuple(_FACTS)
+TORCHVISION_ARCHS = tuple(name for name in ARCHS if name not in OWN_ARCHS)  # all that it classifies with
 TIMM = "timm/"  # what the name of an architecture of timm begins with; which there are, only timm knows
 
 
@@ -184,7 +103,7 @@ class ArchInfo:
 @functools.cache
 def architecture(arch: str) -> ArchInfo | None:
     """The facts on one of ARCHS, None for any other name. `python -m cifar_hpc.models.facts` wrote them from built models."""
-    facts = _architectures().get(arch)
+    facts = _FACTS.get(arch)
     if facts is None:
         return None
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
@@ -207,12 +126,6 @@ def imagenet_weights(arch: str) -> tuple[str, ...]:
     """torchvision's weight names for the whole network, the one that `imagenet` means first; empty where it has none."""
     info = architecture(arch)
     return tuple(info.weights) if info else ()
-
-
-@functools.cache
-def _architectures() -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(Path(__file__).with_name("architectures.json").read_text())
-    return facts
 
 
 # Architectures whose stem (7x7, stride 2, pooling) may be exchanged for 3x3, stride 1, no pooling: `stem: cifar`.

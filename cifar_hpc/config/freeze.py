@@ -9,15 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import UnusableError, nearest
 
 
-class FreezeError(CifarHpcError):
-    """A `freeze`, or another key that names blocks, that means nothing for a network. found, allowed, near: as in Problem."""
-
-    def __init__(self, found: str, allowed: str, near: str | None = None, key: str = "freeze") -> None:
-        super().__init__(f"{key}: {found}; {allowed}" + (f". Did you mean {near!r}?" if near else ""))
-        self.found, self.allowed, self.near, self.key = found, allowed, near, key
+class FreezeError(UnusableError):
+    """A `freeze`, or another key that names blocks, that means nothing for a network."""
 
 
 def frozen_blocks(names: Sequence[str], freeze: str | int | float) -> int:
@@ -33,15 +29,15 @@ def frozen_blocks(names: Sequence[str], freeze: str | int | float) -> int:
     if freeze == "all":
         return most
     if isinstance(freeze, bool) or not isinstance(freeze, str | int | float):
-        raise FreezeError(f"{freeze!r} is no block count, share or name", f"allowed: {_allowed(names)}")
+        raise FreezeError("freeze", f"{freeze!r} is no block count, share or name", f"allowed: {_allowed(names)}")
     if isinstance(freeze, str):
         return _frozen_by_name(names, freeze)
     if isinstance(freeze, int):
         if not 0 <= freeze <= most:
-            raise FreezeError(f"{freeze} blocks", f"0 to {most} of them can be frozen: {_listed(names)}")
+            raise FreezeError("freeze", f"{freeze} blocks", f"0 to {most} of them can be frozen: {_listed(names)}")
         return freeze
     if not 0 <= freeze <= 1:
-        raise FreezeError(f"{freeze} is no share", f"allowed: 0.0 to 1.0, or {_allowed(names)}")
+        raise FreezeError("freeze", f"{freeze} is no share", f"allowed: 0.0 to 1.0, or {_allowed(names)}")
     return math.floor(freeze * most + 0.5)
 
 
@@ -55,10 +51,10 @@ def blocks_called(names: Sequence[str], wanted: str, key: str, head: str) -> ran
         return range(len(names) - 1, len(names))
     allowed = f"allowed: a block or a stage: {', '.join(names)}, or {head} for the last"
     if len(stages) > 1:
-        raise FreezeError(f"{wanted!r} may mean {', '.join(stages)}", allowed, key=key)
+        raise FreezeError(key, f"{wanted!r} may mean {', '.join(stages)}", allowed)
     if not stages:
         near = nearest(wanted, [*names, *(part for name in names for part in _stages(name)), head])
-        raise FreezeError(f"no block is called {wanted!r}", allowed, near, key)
+        raise FreezeError(key, f"no block is called {wanted!r}", allowed, near)
     (found,) = stages.values()
     return found
 
@@ -79,14 +75,14 @@ def _stages_called(names: Sequence[str], wanted: str) -> dict[str, range]:
 def _frozen_by_name(names: Sequence[str], freeze: str) -> int:
     stages = _stages_called(names, freeze)
     if len(stages) > 1:
-        raise FreezeError(f"{freeze!r} may mean {', '.join(stages)}", f"allowed: {_allowed(names)}")
+        raise FreezeError("freeze", f"{freeze!r} may mean {', '.join(stages)}", f"allowed: {_allowed(names)}")
     if not stages:
         words = [*names, *(part for name in names[:-1] for part in _stages(name))]
         near = nearest(freeze, words)
-        raise FreezeError(f"no block is called {freeze!r}", f"allowed: {_allowed(names)}", near)
+        raise FreezeError("freeze", f"no block is called {freeze!r}", f"allowed: {_allowed(names)}", near)
     (found,) = stages.values()
     if found.stop == len(names):
-        raise FreezeError(f"{freeze!r} holds the classifier, which is always trained", f"allowed: {_allowed(names)}")
+        raise FreezeError("freeze", f"{freeze!r} holds the classifier, which is always trained", f"allowed: {_allowed(names)}")
     return found.stop
 
 

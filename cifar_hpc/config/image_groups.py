@@ -14,23 +14,16 @@ from pathlib import Path
 
 from cifar_hpc.config.image_folder import ImageFolder
 from cifar_hpc.config.image_table import columns_of, file_column
-from cifar_hpc.errors import nearest
+from cifar_hpc.errors import UnusableError, nearest
 
+KEY = "folds.by"
 PREFIX = "folder-prefix"
-
-
-class GroupsError(Exception):
-    """What `by` names is not there. found, allowed, near: as in Problem."""
-
-    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(found)
-        self.found, self.allowed, self.near = found, allowed, near
 
 
 def image_groups(listing: ImageFolder, by: str) -> tuple[str, ...]:
     """The group of each labelled image, in the order in which the data room reads them: train, then val, class by class.
 
-    Raises GroupsError where there is no such column, or a cell of it is empty.
+    Raises UnusableError where there is no such column, or a cell of it is empty.
     """
     paths = labelled_paths(listing)
     if by != PREFIX:
@@ -68,20 +61,24 @@ def _prefix(path: Path, label: str, listing: ImageFolder) -> str:
 def _of_column(listing: ImageFolder, by: str, paths: Sequence[tuple[Path, str]]) -> tuple[str, ...]:
     table = listing.labelled_by
     if table is None:
-        raise GroupsError(
-            f"by {by!r} without a table of labels", f"{PREFIX}, or dataset.labels names a CSV with that column", PREFIX
+        raise UnusableError(
+            KEY, f"by {by!r} without a table of labels", f"{PREFIX}, or dataset.labels names a CSV with that column", PREFIX
         )
     with table.open(newline="", encoding="utf-8-sig") as stream:
         rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
     header = columns_of(rows[0])
     wanted = by.strip().lower()
     if wanted not in header:
-        raise GroupsError(f"by {by!r}", f"{PREFIX}, or a column of {table.name}: {', '.join(header)}", nearest(wanted, header))
+        raise UnusableError(
+            KEY, f"by {by!r}", f"{PREFIX}, or a column of {table.name}: {', '.join(header)}", nearest(wanted, header)
+        )
     file_at, group_at = file_column(header), header.index(wanted)
     groups = {
         os.fspath(listing.root / row[file_at].strip()): row[group_at].strip() for row in rows[1:] if len(row) == len(header)
     }
     empty = [path for path, _ in paths if not groups[os.fspath(path)]]
     if empty:
-        raise GroupsError(f"{table.name}: {len(empty)} images with nothing under {by!r}", f"{empty[0].name} needs one, too")
+        raise UnusableError(
+            KEY, f"{table.name}: {len(empty)} images with nothing under {by!r}", f"{empty[0].name} needs one, too"
+        )
     return tuple(groups[os.fspath(path)] for path, _ in paths)

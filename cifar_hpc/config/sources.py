@@ -21,18 +21,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import UnusableError, nearest
 
 _FORM = re.compile(r"(?P<file>[^:\n]+\.py):(?P<object>[A-Za-z_]\w*)|(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
 _kept: list[Path] = []  # folders of copies that this process knows of
 
 
-class OwnCodeError(CifarHpcError):
-    """Code of the user's that cannot be had, or does not do what it should. found, allowed, near: as in Problem."""
-
-    def __init__(self, what: str, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(f"{what}: {found}; {allowed}." + (f" Did you mean {near!r}?" if near else ""))
-        self.found, self.allowed, self.near = found, allowed, near
+class OwnCodeError(UnusableError):
+    """Code of the user's that cannot be had, or does not do what it should."""
 
 
 @dataclass(frozen=True, kw_only=True)

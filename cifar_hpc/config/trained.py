@@ -66,7 +66,7 @@ def steps_of(config: Training, names: Sequence[str]) -> tuple[tuple[int, int], .
     for (_, before), (start, depth) in itertools.pairwise(steps):
         if depth >= before:
             found = f"epoch {start} begins at {names[depth]!r}, no nearer the input than the step before it"
-            raise FreezeError(found, "each step begins nearer the input: {1: fc, 3: layer4}", key="unfreeze")
+            raise FreezeError("unfreeze", found, "each step begins nearer the input: {1: fc, 3: layer4}")
     return steps
 
 
@@ -85,7 +85,7 @@ def _ever(
         listed = {i for name in train for i in blocks_called(names, name, "train", HEAD)}
         if min(listed) < frozen_blocks(names, freeze):
             found = f"{names[min(listed)]!r}, which freeze {freeze} keeps"
-            raise FreezeError(found, "blocks after those that `freeze` keeps; without `freeze` the list says all", key="train")
+            raise FreezeError("train", found, "blocks after those that `freeze` keeps; without `freeze` the list says all")
     return tuple(i >= first and i in listed for i in range(len(names)))
 
 
@@ -106,7 +106,7 @@ def _in_epoch(
             first = _first_of(names, name, "unfreeze")
     trained = tuple(i >= first and ever for i, ever in enumerate(_ever(names, freeze, train, unfreeze)))
     if not any(trained):
-        raise FreezeError(f"epoch {epoch} trains no block", "`train` names a block that each epoch may train", key="train")
+        raise FreezeError("train", f"epoch {epoch} trains no block", "`train` names a block that each epoch may train")
     return trained
 
 

@@ -20,7 +20,7 @@ from cifar_hpc.config.registry import AugmentInfo, load
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import mixing, pixels, policies
 from cifar_hpc.data.pixels import Draws
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,5 +135,4 @@ def mix_operation(operations: Sequence[Operation]) -> tuple[mixing.MixOp, float]
 def _known(what: str, name: str, names: Collection[str]) -> None:
     if name not in names:
         near = nearest(name, names)
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"{what}: {name!r}; allowed are {', '.join(names) or 'none'}.{hint}")
+        raise CifarHpcError(f"{what}: {name!r}; allowed are {', '.join(names) or 'none'}.{did_you_mean(near)}")

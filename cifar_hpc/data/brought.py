@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_hpc.errors import DataError, nearest
+from cifar_hpc.errors import DataError, did_you_mean, nearest
 
 _OFFICIAL = ({"split": "train"}, {"split": "test"})
 _FLAGS = ({"train": True}, {"train": False})
@@ -105,8 +105,9 @@ def _known(name: str) -> str:
     if short not in TORCHVISION:
         near = nearest(short, {known.lower(): known for known in TORCHVISION}) or nearest(short, TORCHVISION)
         meant = next((known for known in TORCHVISION if near and known.lower() == near.lower()), None)
-        hint = f" Did you mean 'torchvision/{meant}'?" if meant else ""
-        raise DataError(f"{name}; of torchvision's there are {', '.join(TORCHVISION)}.{hint}")
+        raise DataError(
+            f"{name}; of torchvision's there are {', '.join(TORCHVISION)}.{did_you_mean(meant and f'torchvision/{meant}')}"
+        )
     return short
 
 

@@ -26,7 +26,7 @@ from cifar_hpc.data.files import shorten
 from cifar_hpc.data.images import Fit
 from cifar_hpc.data.own import read_own
 from cifar_hpc.data.sources import LabelledImages
-from cifar_hpc.errors import CifarHpcError, DataError, nearest
+from cifar_hpc.errors import CifarHpcError, DataError, did_you_mean, nearest
 
 _CHUNK = 256  # images gathered at once from a map on disk
 
@@ -185,8 +185,7 @@ def _kept_classes(config: DatasetConfig, names: tuple[str, ...]) -> tuple[str, .
     for name in config.classes:
         if name not in names:
             near = nearest(name, names)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise DataError(f"dataset.classes: {name!r} is no class of {config.name}.{hint}")
+            raise DataError(f"dataset.classes: {name!r} is no class of {config.name}.{did_you_mean(near)}")
     return tuple(name for name in names if name in config.classes)
 
 

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
-from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
+from cifar_hpc.config.image_groups import groups_digest, image_groups
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
 from cifar_hpc.data.sources import LabelledImages, OwnImages
 from cifar_hpc.download.nearby import nearby
-from cifar_hpc.errors import DataError
+from cifar_hpc.errors import DataError, UnusableError
 
 _CHUNK = 64  # images decoded before the first of them is written
 NAMED = 20  # broken files that a message names
@@ -87,7 +87,7 @@ def read_groups(config: DatasetConfig) -> NDArray[np.int64]:
     listing = planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
     try:
         groups = image_groups(listing, str(config.fold_by))
-    except (GroupsError, OSError) as error:
+    except (UnusableError, OSError) as error:
         raise DataError(f"{listing.root}: {error}") from error
     if config.fold_groups is not None and groups_digest(groups) != config.fold_groups:
         raise DataError(f"{listing.root}: its groups by {config.fold_by!r} changed since the sweep was planned: plan it again")

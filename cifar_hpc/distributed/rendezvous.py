@@ -24,7 +24,7 @@ from cifar_hpc.distributed.store import StoreAddress, own_addresses, reachable, 
 from cifar_hpc.distributed.world import MEET_S, PeerLostError
 from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.records.node import Node
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 
 POLL_S = 0.2
 LEAVE_S = 10.0  # for the launchers of other nodes to hear of the end
@@ -232,4 +232,4 @@ class Rendezvous:
 
     def _write(self, name: str, text: str) -> None:
         if self.team.launchers_n > 1:
-            write_atomic(self.folder / name, lambda stream: stream.write(text.encode()))
+            write_text(self.folder / name, text)

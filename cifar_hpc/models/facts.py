@@ -1,6 +1,6 @@
 """Writes cifar_hpc/config/architectures.json, the facts on every architecture that a login node needs without torch.
 
-Run `python -m cifar_hpc.models.facts` after a change of the catalogue or of torchvision. Owns: how the facts are found.
+Run `python -m cifar_hpc.models.facts` after a change of our own networks or of torchvision. Owns: how the facts are found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models import get_model_weights
+from torchvision import models
+from torchvision.models import get_model_weights, list_models
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.own import OwnNetwork
@@ -162,8 +163,11 @@ def _norms(network: nn.Module) -> list[_BatchNorm]:
 
 
 def write_facts(path: Path) -> None:
-    """Every catalogue entry, one line each."""
-    lines = [f"{json.dumps(arch)}: {json.dumps(find_facts(arch))}" for arch in catalog.ARCHS]
+    """Every architecture of ours and of torchvision's, one line each: the catalogue."""
+    lines = [
+        f"{json.dumps(arch)}: {json.dumps(find_facts(arch))}"
+        for arch in (*catalog.OWN_ARCHS, *sorted(list_models(module=models)))
+    ]
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -19,7 +19,7 @@ from cifar_hpc.download.files import clear, work_folder
 from cifar_hpc.download.nearby import nearby
 from cifar_hpc.download.package import WheelPackage
 from cifar_hpc.download.race import Source, race
-from cifar_hpc.errors import CifarHpcError, DataError, nearest
+from cifar_hpc.errors import CifarHpcError, DataError, did_you_mean, nearest
 
 SUFFIXES = (".pt", ".pth", ".safetensors")
 OFFICIAL = "https://download.pytorch.org/models/{file}"
@@ -53,8 +53,7 @@ def weights_name(arch: str, weights: str) -> str:
     allowed = ", ".join(["null", *published, "a file " + ", ".join(SUFFIXES)])
     spelled = {name.lower(): name for name in published}
     near = nearest(weights, spelled)
-    hint = f". Did you mean {spelled[near]!r}?" if near else ""
-    raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}{hint}")
+    raise CifarHpcError(f"weights: {weights!r} for {arch}; allowed: {allowed}.{did_you_mean(near and spelled[near])}")
 
 
 def weights_missing(arch: str, weights: str | None) -> str | None:

@@ -18,7 +18,7 @@ from torchvision.models import get_model, get_model_weights
 from cifar_hpc.config import catalog
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.deltas import whole_weights
 from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, without_initial_values
@@ -193,8 +193,7 @@ def make_network(arch: str, num_classes: int, channels: int, side: int, stem: st
         network = make_timm(arch, num_classes, channels, side)
     else:
         near = nearest(arch, catalog.ARCHS)
-        hint = f" Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"arch: {arch!r} is unknown; allowed: {', '.join(catalog.ARCHS)}.{hint}")
+        raise CifarHpcError(f"arch: {arch!r} is unknown; allowed: {', '.join(catalog.ARCHS)}.{did_you_mean(near)}")
     if stem == "cifar":
         _use_cifar_stem(arch, network)
     return network

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.trained import ever_trained
@@ -83,10 +84,13 @@ def image_flops(trial: TrialConfig) -> float | None:
 
 def train_images(trial: TrialConfig) -> float:
     """Estimated images of its training split."""
-    dataset = trial.dataset
-    official_n = catalog.labelled_images(dataset.name, dataset.classes)
-    labelled_n = dataset.train_size or dataset.labelled or official_n or DEFAULT_TRAIN_N
-    return labelled_n * dataset.train_frac
+    return known_train_images(trial.dataset) or DEFAULT_TRAIN_N * trial.dataset.train_frac
+
+
+def known_train_images(dataset: DatasetConfig) -> float | None:
+    """The same, where spec or catalogue tells."""
+    labelled_n = dataset.train_size or dataset.labelled or catalog.labelled_images(dataset.name, dataset.classes)
+    return None if labelled_n is None else labelled_n * dataset.train_frac
 
 
 def trunk_passes(trials: Sequence[TrialConfig]) -> int:
@@ -159,11 +163,25 @@ def _is_linear(trial: TrialConfig) -> bool:
 
 
 def _trunk_share(trials: Sequence[TrialConfig]) -> float:
-    return max(_flop_share(trial.network, _depth(trial)) for trial in trials)
+    return max(_flop_share(trial.network, 0, _depth(trial)) for trial in trials)
 
 
 def _suffix_passes(trials: Sequence[TrialConfig]) -> float:
-    return sum(trial.epochs * 3 * (1 - _flop_share(trial.network, _depth(trial))) for trial in trials)
+    return sum(trial.epochs * 3 * _suffix_share(trial) for trial in trials)
+
+
+def _suffix_share(trial: TrialConfig) -> float:
+    """Of a pass of the network as the catalogue counts it, which is of 1000 classes."""
+    info = known_architecture(trial.network)
+    if info is None:
+        return 1.0
+    last = len(info.blocks) - 1
+    classifier = _flop_share(trial.network, last, last + 1) * _classes(trial) / 1000
+    return _flop_share(trial.network, _depth(trial), last) + classifier
+
+
+def _classes(trial: TrialConfig) -> int:
+    return len(trial.dataset.classes or catalog.dataset(trial.dataset.name).classes) or 1000
 
 
 def parts_of(trials: Sequence[TrialConfig], room_gb: float) -> list[list[TrialConfig]]:
@@ -184,9 +202,8 @@ def _memory_gb(trial: TrialConfig) -> float:
     info = known_architecture(trial.network)
     if info is None:
         return 0.0
-    classes = len(trial.dataset.classes or catalog.dataset(trial.dataset.name).classes) or 1000
     side_frac = (trial.image_size or 224) / 224 if len(info.blocks) == 1 else 1.0  # a classifier of pixels
-    shares = [*info.param_shares[_depth(trial) : -1], info.param_shares[-1] * classes / 1000 * side_frac**2]
+    shares = [*info.param_shares[_depth(trial) : -1], info.param_shares[-1] * _classes(trial) / 1000 * side_frac**2]
     return MEMBER_COPIES * 4 * info.params * sum(shares) / 1e9
 
 
@@ -203,6 +220,6 @@ def _blocks(arch: str | OwnNetwork) -> tuple[str, ...] | None:
 
 
 @functools.cache
-def _flop_share(arch: str | OwnNetwork, depth: int) -> float:
+def _flop_share(arch: str | OwnNetwork, first: int, end: int) -> float:
     info = known_architecture(arch)
-    return sum(info.flop_shares[:depth]) if info else 0.0
+    return sum(info.flop_shares[first:end]) if info else 0.0

@@ -45,7 +45,9 @@ _CLOSE = (
     "optimizer",
     "classifier",
 )
+_CHOOSES_IMAGES = ("fold", "split_seed")
 _WIDE = ("arch", "arch_args", "dataset", "image_size", "stem")
+_ANY = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,13 @@ class Experience:
         device = self._device(resources)
         processes = resources.nodes * (resources.processes or max(1, round(resources.gpus or 1)))
         left = [max(0, trial.epochs - done.get(trial.trial_id, 0)) for trial in cohort.trials]
-        epochs = [self._like(trial, device) for trial in cohort.trials]
+        epochs = [self._like(trial.to_json(), device) if self.samples else None for trial in cohort.trials]
         total: Duration | None = None
         if all(epoch is not None for epoch in epochs):
             parts = [(n, epoch) for n, epoch in zip(left, epochs, strict=True) if epoch is not None]
             expected_s, p95_s = (sum(n * epoch[i] for n, epoch in parts) for i in (0, 1))
             total = Duration(expected_s / processes, p95_s / processes, Basis.EPOCHS)
-        elif (speed := self._speed(cohort.trials[0], device)) is not None:
+        elif (speed := self._speed(cohort.trials[0].to_json(), device) if self.samples else self.calibration) is not None:
             share = sum(left) / max(1, sum(trial.epochs for trial in cohort.trials))
             steps = sum(n * steps_of(trial) for trial, n in zip(cohort.trials, left, strict=True))
             expected_s = speed.seconds(share * work_of(cohort), steps) / processes
@@ -118,6 +120,23 @@ class Experience:
             return None
         beside_s = fmean(known) if (known := [s.beside_s for s in self._of(device) if s.beside_s is not None]) else 0.0
         return total + Duration(beside_s, 2 * beside_s, total.basis)
+
+    def epoch_s(self, config: Mapping[str, Any]) -> float | None:
+        """Seconds of one epoch where the samples are from; None without any. A network beyond the catalogue is not built for
+        it: one that was not measured takes what the others took."""
+        if not self.samples:
+            return None
+        key = ("epoch", _key(config, _CLOSE))
+        if key not in self._known:
+            like = self._like(config, None)
+            self._known[key] = like[0] if like else self._by_speed(config) or fmean(s.epoch_s for s in self.samples)
+        found: float = self._known[key]
+        return found
+
+    def _by_speed(self, config: Mapping[str, Any]) -> float | None:
+        work = _work(config)
+        speed = self._speed(config, None) if work else None
+        return speed.seconds(*work) if work and speed else None
 
     def timed(self, job: Job, guess_minutes: float) -> Job:
         """The job with what it may take."""
@@ -160,27 +179,26 @@ class Experience:
         found: list[Sample] = self._known[key]
         return found
 
-    def _like(self, trial: TrialConfig, device: str | None) -> tuple[float, float] | None:
+    def _like(self, config: Mapping[str, Any], device: str | None) -> tuple[float, float] | None:
         """Mean and 95th percentile of the seconds of an epoch."""
         if ("like", device) not in self._known:
-            epochs: dict[tuple[str, ...], list[float]] = defaultdict(list)
+            epochs: dict[str, list[float]] = defaultdict(list)
             for sample in self._of(device):
                 epochs[_key(sample.config, _CLOSE)].append(sample.epoch_s)
             self._known["like", device] = {key: (fmean(values), _p95(values)) for key, values in epochs.items()}
-        known: dict[tuple[str, ...], tuple[float, float]] = self._known["like", device]
-        return known.get(_key(trial.to_json(), _CLOSE)) if known else None
+        found: tuple[float, float] | None = self._known["like", device].get(_key(config, _CLOSE))
+        return found
 
-    def _speed(self, trial: TrialConfig, device: str | None) -> Speed | None:
+    def _speed(self, config: Mapping[str, Any], device: str | None) -> Speed | None:
         if ("speed", device) not in self._known:
-            points: dict[tuple[str, ...], list[tuple[float, float, float]]] = defaultdict(list)
+            points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
             for sample in self._of(device):
-                if (point := _point(sample)) is not None:
-                    for key in (_key(sample.config, _WIDE), ()):
-                        points[key].append(point)
+                if (work := _work(sample.config)) is not None:
+                    for key in (_key(sample.config, _WIDE), _ANY):
+                        points[key].append((sample.epoch_s, *work))
             self._known["speed", device] = {key: Speed.fitted(values) for key, values in points.items()}
-        if not (speeds := self._known["speed", device]):
-            return self.calibration
-        found: Speed | None = speeds.get(_key(trial.to_json(), _WIDE)) or speeds.get(())
+        speeds = self._known["speed", device]
+        found: Speed | None = speeds.get(_key(config, _WIDE)) or speeds.get(_ANY) or self.calibration
         return found
 
 
@@ -225,13 +243,13 @@ def _seconds_between(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
-def _point(sample: Sample) -> tuple[float, float, float] | None:
-    """Seconds, FLOPs and steps of an epoch; None for a network beyond the catalogue, which would have to be built."""
-    if catalog.architecture(str(sample.config.get("arch"))) is None:
+def _work(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """FLOPs and steps of an epoch; None for a network beyond the catalogue, which would have to be built."""
+    if catalog.architecture(str(config.get("arch"))) is None:
         return None
     try:
-        trial = TrialConfig.from_json(dict(sample.config))
-        return sample.epoch_s, work_of(Cohort(trials=(trial,))) / max(1, trial.epochs), steps_of(trial)
+        trial = TrialConfig.from_json(dict(config))
+        return work_of(Cohort(trials=(trial,))) / max(1, trial.epochs), steps_of(trial)
     except (KeyError, TypeError, ValueError):  # of another version of this program
         return None
 
@@ -251,5 +269,7 @@ def _newest(layout: Layout) -> list[str]:
     return [trial_id for _, trial_id in sorted(times, reverse=True)[:NEWEST]]
 
 
-def _key(config: Mapping[str, Any], keys: Sequence[str]) -> tuple[str, ...]:
-    return tuple(json.dumps(config.get(key), sort_keys=True) for key in keys)
+def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """What trials that take alike have in common; which images of a set a fold or split holds out costs nothing."""
+    dataset = {key: value for key, value in config["dataset"].items() if key not in _CHOOSES_IMAGES}
+    return json.dumps([dataset if key == "dataset" else config.get(key) for key in keys], sort_keys=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.sources import Source, keep_copy
 from cifar_hpc.config.trial import PARENT_PREFIX
-from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout, is_name
@@ -35,9 +35,8 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
             raise RecordError(_may_not_read(layout.root)) from None
         names = [sweep.name for sweep in layout.sweeps()]
         near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
-        hint = f" Did you mean {near!r}?" if near else ""
         there = ", ".join(names) or "none yet"
-        raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{hint}") from None
+        raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{did_you_mean(near)}") from None
     if plan.sweep != name:
         raise RecordError(f"{layout.sweep(name).plan}: is a plan of {plan.sweep!r:.80}, another sweep than its folder's")
     return plan

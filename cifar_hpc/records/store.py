@@ -86,6 +86,11 @@ def _restore_left(folder: Path) -> None:
             return
 
 
+def write_text(path: Path, text: str) -> None:
+    """`write_atomic` of text. Raises OSError."""
+    write_atomic(path, lambda stream: stream.write(text.encode()))
+
+
 def write_changed(path: Path, data: bytes) -> None:
     """`write_atomic` of what is not there yet: a file that holds just that stays, also where one may only read."""
     with contextlib.suppress(FileNotFoundError):

@@ -13,7 +13,7 @@ from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord
-from cifar_hpc.records.store import write_atomic, write_record
+from cifar_hpc.records.store import write_record, write_text
 from cifar_hpc.report.comparisons import comparison_tables, hours_table
 from cifar_hpc.report.figures import Drawing, readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
@@ -64,7 +64,7 @@ def write_report(sections: Sequence[Findings], layout: Layout, terms: str = "", 
     title = ", ".join(sweeps) if sweeps else f"All trials ({total} points)"
     page = render_page(parts, list(files), title=title + (f": {terms}" if terms else ""), refresh_s=refresh_s)
     for name, text in {**files, "index.html": page}.items():
-        _write(folder / name, text)
+        write_text(folder / name, text)
     return folder / "index.html"
 
 
@@ -153,7 +153,3 @@ def _is_numeric(board: Leaderboard, axis: str) -> bool:
 
 def _file_stem(name: str, number: int) -> str:
     return f"{number}_{re.sub(r'[^a-z0-9]+', '_', name.lower()).strip('_')[:40]}"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomic(path, lambda stream: stream.write(text.encode()))

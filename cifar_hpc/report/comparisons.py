@@ -10,7 +10,7 @@ from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies, 
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
-from cifar_hpc.errors import CifarHpcError, RecordError, nearest
+from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
@@ -58,9 +58,8 @@ def asked_pivot(sections: Sequence[Section], axes: str) -> dict[str, PageTable]:
     rows, columns = axes_of(axes)
     for axis in (*rows, *columns):
         if axis not in board.axes:
-            near = nearest(axis, board.axes)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise CifarHpcError(f"--pivot: {axis!r} is no axis here; axes: {', '.join(board.axes) or 'none'}.{hint}")
+            near, there = nearest(axis, board.axes), ", ".join(board.axes) or "none"
+            raise CifarHpcError(f"--pivot: {axis!r} is no axis here; axes: {there}.{did_you_mean(near)}")
     if not rows:
         raise CifarHpcError(f"--pivot {axes!r}: ROWS/COLUMNS, each axes with commas, at least one before the stroke")
     splits = ("val", "test") if any(row.test_acc for row in board.measured) else ("val",)

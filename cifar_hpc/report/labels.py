@@ -15,7 +15,7 @@ from cifar_hpc.collect.comparison import point_predictions
 from cifar_hpc.collect.doubts import Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 from cifar_hpc.report.figures_doubts import MOST, draw_doubts
 from cifar_hpc.report.figures_look import save_picture
 from cifar_hpc.status.words import plural, score_text
@@ -103,7 +103,7 @@ def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Ima
     tables = {"labels.csv": _table_to_correct(found, images), "duplicates.csv": _pair_records(pairs, images, found.classes)}
     for name, records in tables.items():
         text = to_csv(records)
-        write_atomic(folder / name, lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+        write_text(folder / name, text)
 
 
 def _table_to_correct(found: Doubts, images: Images) -> list[dict[str, Any]]:

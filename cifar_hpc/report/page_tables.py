@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, hours_text, words_of
 from cifar_hpc.status.words import duration_text, score_text
-from cifar_hpc.terminal.tables import TextColumn, to_csv, to_markdown
+from cifar_hpc.terminal.tables import left_columns, to_csv, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class PageTable:
 def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
     """<anchor>.csv and <anchor>.md of each; tables of an earlier report that are none of these are removed."""
     for table in tables:
-        columns = [TextColumn(title, tuple(row[i] for row in table.rows)) for i, title in enumerate(table.header)]
+        columns = left_columns(table.header, table.rows)
         records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
         for suffix, text in ((".csv", to_csv(records)), (".md", to_markdown(columns))):
-            write_atomic(folder / f"{table.anchor}{suffix}", lambda stream, text=text: stream.write(text.encode()))  # type: ignore[misc]
+            write_text(folder / f"{table.anchor}{suffix}", text)
     names = {table.anchor for table in tables}
     for path in folder.glob("*.*"):
         if path.suffix in (".csv", ".md") and path.stem not in names:

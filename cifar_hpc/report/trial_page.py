@@ -18,7 +18,7 @@ from cifar_hpc.collect.trials import Trial, value_text
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 from cifar_hpc.report.figures import readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_insight import draw_insight
@@ -67,7 +67,7 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     save_tables(tables, folder / "tables")
     part = Part(str(trial.config["dataset"]), trial_summary(trial, found, split), drawings, tables, [trial], trial.reason)
     page = render_page([part], [], title=trial_title(trial), links=_links(trial, layout, folder))
-    write_atomic(folder / "index.html", lambda stream: stream.write(page.encode()))
+    write_text(folder / "index.html", page)
     return folder / "index.html"
 
 

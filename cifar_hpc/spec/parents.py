@@ -16,7 +16,7 @@ from typing import Any
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig, keys_with
-from cifar_hpc.errors import Problem, SpecError, nearest
+from cifar_hpc.errors import Problem, SpecError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, Point
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
@@ -58,7 +58,7 @@ def start_from_parents(points: Sequence[Point], earlier: Mapping[str, Parents], 
         stage = weights.removeprefix(STAGE_PREFIX)
         try:
             chosen, names = _children(point, _known(stage, earlier), _swept(points, weights))
-        except _NoParentError as error:
+        except UnusableError as error:
             problems[Problem(origins.where("weights", weights), error.found, error.allowed, error.near)] = None
         else:
             started += chosen
@@ -80,17 +80,11 @@ def keeping_parents(trials: Iterable[SweepTrial]) -> tuple[SweepTrial, ...]:
     )
 
 
-class _NoParentError(Exception):
-    def __init__(self, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(found)
-        self.found, self.allowed, self.near = found, allowed, near
-
-
 def _known(stage: str, earlier: Mapping[str, Parents]) -> Parents:
     if stage in earlier:
         return earlier[stage]
     before = f"before this one stand {', '.join(earlier)}" if earlier else "no stage stands before this one"
-    raise _NoParentError(f"the stage {stage!r}", before, nearest(stage, earlier))
+    raise UnusableError("weights", f"the stage {stage!r}", before, nearest(stage, earlier))
 
 
 def _swept(points: Sequence[Point], weights: str) -> frozenset[str]:
@@ -119,7 +113,7 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
         if not CLASSIFIERS[config.classifier].keeps_weights:
             keeping = " or ".join(CLASSIFIERS.names_where(lambda info: info.keeps_weights))
             found = f"a trial of stage {parents.stage} with classifier {config.classifier}"
-            raise _NoParentError(found, f"it keeps no weights: {keeping} do")
+            raise UnusableError("weights", found, f"it keeps no weights: {keeping} do")
         own = {
             "weights": f"{PARENT_PREFIX}{config.trial_id}",
             STARTED_BY: parents.stage,
@@ -132,14 +126,16 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
     return list(chosen.values()), [*(key for key in inherited if _varies(theirs, key)), *varying]
 
 
-def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], given: bool) -> _NoParentError:
+def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], given: bool) -> UnusableError:
     there = ", ".join(dict.fromkeys(str(spell(_value(one, key))) for one in left))
     value = show(spell(_value(point, key))).strip("'")
     found = f"no trial of stage {parents.stage} with {key} {value} belongs to a point of this stage"
     if given:
-        return _NoParentError(found, f"it has {there}; a stage that says no {key} takes over its parents'")
+        return UnusableError("weights", found, f"it has {there}; a stage that says no {key} takes over its parents'")
     rule = f"by their {key}s where it has several" if key in ("seed", FOLD) else "by the axes that both stages sweep"
-    return _NoParentError(found, f"it has {there}; trials are matched {rule}: give both stages the same values of {key}")
+    return UnusableError(
+        "weights", found, f"it has {there}; trials are matched {rule}: give both stages the same values of {key}"
+    )
 
 
 def _varies(points: Sequence[Point], key: str) -> bool:

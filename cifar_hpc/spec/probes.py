@@ -12,9 +12,10 @@ from typing import Any
 
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.errors import UnusableError
 from cifar_hpc.spec.expand import Point
 from cifar_hpc.spec.parents import STARTED_BY
-from cifar_hpc.spec.resolve import Resolver, UnresolvedError
+from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.sections import DEFAULTS
 
 PROBE = "logreg"  # the classifier that is solved
@@ -31,7 +32,7 @@ def start_from_probes(points: Sequence[Point], resolver: Resolver) -> tuple[tupl
         probe = {**point, "start": None, "classifier": PROBE, "freeze": "all"}
         try:
             config = resolver.config(probe)
-        except UnresolvedError:  # so is the point itself, where it is told of
+        except UnusableError:  # so is the point itself, where it is told of
             started.append(point)
             continue
         probes.setdefault(config.trial_id, probe)

@@ -5,24 +5,25 @@ The only part of the spec room that looks at files other than the spec: a folder
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
-from cifar_hpc.config.image_groups import GroupsError, groups_digest, image_groups
+from cifar_hpc.config.image_groups import groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.plugins import OwnParts
 from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.config.sources import OwnCodeError, Source, find_source, is_own
+from cifar_hpc.config.sources import Source, find_source, is_own
 from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig
-from cifar_hpc.errors import DataError, nearest
+from cifar_hpc.errors import DataError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import BY_SEED, WEIGHT_SUFFIXES
@@ -30,12 +31,13 @@ from cifar_hpc.spec.values import BY_SEED, WEIGHT_SUFFIXES
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
 
 
-class UnresolvedError(Exception):
-    """A value that is of the right form and still means nothing. key: the trial key at fault."""
-
-    def __init__(self, key: str, found: str, allowed: str, near: str | None = None) -> None:
-        super().__init__(found)
-        self.key, self.found, self.allowed, self.near = key, found, allowed, near
+@contextlib.contextmanager
+def _told_at(key: str) -> Iterator[None]:
+    """What cannot be used is told of at that key."""
+    try:
+        yield
+    except UnusableError as error:
+        raise UnusableError(key, error.found, error.allowed, error.near) from error
 
 
 class Resolver:
@@ -46,27 +48,27 @@ class Resolver:
         self.parts = parts  # what its plugins register
         self.objective = objective
         self.keep = keep
-        self._datasets: dict[tuple[Any, ...], DatasetConfig | UnresolvedError] = {}
+        self._datasets: dict[tuple[Any, ...], DatasetConfig | UnusableError] = {}
         self._sources: dict[tuple[str, str], Source] = {}
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
-        self._weights: dict[str, tuple[str, str] | UnresolvedError] = {}
+        self._weights: dict[str, tuple[str, str] | UnusableError] = {}
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
         self._classes: dict[DatasetConfig, tuple[str, ...]] = {}
         self.notes: dict[str, None] = {}  # sentences on folders, each once
 
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
-        """Raises UnresolvedError."""
+        """Raises UnusableError."""
         own = {key: value for key, value in point.items() if "." not in key and key not in ("dataset", FOLD)}
         own["arch_args"] = _arguments("arch_args", point)
         if "arch" not in own:
-            raise UnresolvedError("arch", "no arch", "it stands in base or grid")
+            raise UnusableError("arch", "no arch", "it stands in base or grid")
         dataset = self._dataset(point)
         if isinstance(weights := own.get("class_weights"), tuple):
             names = self._classes[dataset.of_fold]
             for name, _ in weights:
                 if name not in names:
                     some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-                    raise UnresolvedError(
+                    raise UnusableError(
                         "class_weights", f"the class {name!r}", f"the data set has {some}", nearest(name, names)
                     )
         sources = [self._source("dataset", dataset.name)] if is_own(dataset.name) else []
@@ -74,7 +76,7 @@ class Resolver:
             sources.append(self._source("arch", own["arch"]))
             own["arch"] = sources[-1].name
         elif own["arch_args"] is not None:
-            raise UnresolvedError(
+            raise UnusableError(
                 "arch_args", f"arguments for arch {own['arch']}", "they are for one's own: FILE.py:NAME or MODULE:NAME"
             )
         operations = own.get("augment", ())
@@ -122,17 +124,17 @@ class Resolver:
         if key not in self._datasets:
             try:
                 self._datasets[key] = read()
-            except UnresolvedError as error:
+            except UnusableError as error:
                 self._datasets[key] = error
         known = self._datasets[key]
-        if isinstance(known, UnresolvedError):
+        if isinstance(known, UnusableError):
             raise known
         return known
 
     def _read_dataset(self, values: Mapping[str, Any]) -> DatasetConfig:
         own = {name.partition(".")[2]: value for name, value in values.items()}
         if own["name"] is ...:
-            raise UnresolvedError("dataset.name", "no dataset", "it stands at the top level: dataset: cifar10")
+            raise UnusableError("dataset.name", "no dataset", "it stands at the top level: dataset: cifar10")
         if own["name"].startswith(catalog.BROUGHT):
             own["folder"], own["name"] = self._brought(own["name"], own["folder"]), "folder"
         official = catalog.dataset(own["name"]).classes
@@ -140,19 +142,19 @@ class Resolver:
             official, own["side"], own["channels"] = self._own_facts(own["name"], own["args"])
         elif own["args"] is not None:
             allowed = "they are for one's own data set: FILE.py:FUNCTION or MODULE:FUNCTION"
-            raise UnresolvedError("dataset.args", f"arguments for {own['name']}", allowed)
+            raise UnusableError("dataset.args", f"arguments for {own['name']}", allowed)
         listing = None
         if own["name"] == "folder":
             listing, own["fingerprint"] = self._own_images(own["folder"], own["labels"])
             own["folder"], official = str(listing.root), listing.classes
             own["labels"] = None if listing.labelled_by is None else str(listing.labelled_by)
         elif own["labels"] is not None:
-            raise UnresolvedError("dataset.labels", f"labels for {own['name']}", "a table of labels is for a folder")
+            raise UnusableError("dataset.labels", f"labels for {own['name']}", "a table of labels is for a folder")
         elif own["folder"] is not None:
-            raise UnresolvedError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
+            raise UnusableError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
         own["classes"] = _resolve_classes(own["name"], own["classes"], official)
         if own["folds"] is not None and own["val_frac"] != DATASET_KEYS["dataset.val_frac"].default:
-            raise UnresolvedError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
+            raise UnusableError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
         if own["fold_by"] is not None:
             own["fold_groups"] = self._groups(own, listing)
         if listing is not None:
@@ -168,10 +170,10 @@ class Resolver:
 
     def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
-            raise UnresolvedError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FORM}")
+            raise UnusableError("dataset.folder", "no folder", f"name: folder needs folder: PATH; {FORM}")
         path = (self.folder / Path(folder).expanduser()).absolute()
         if not path.is_dir():
-            raise UnresolvedError("dataset.folder", "no such folder", FORM)
+            raise UnusableError("dataset.folder", "no such folder", FORM)
         try:
             table = None if labels is None else self.folder.absolute() / Path(labels).expanduser()
             if (path, table) not in self._folders:
@@ -180,26 +182,20 @@ class Resolver:
             return self._folders[path, table]
         except OSError as error:
             found = f"{printable(str(error.filename))}: {error.strerror}"
-            raise UnresolvedError("dataset.folder", found, "a folder that can be read is needed") from error
+            raise UnusableError("dataset.folder", found, "a folder that can be read is needed") from error
 
     def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> str:
         """The digest of which images are held out together."""
         if listing is None:
-            raise UnresolvedError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
-        try:
+            raise UnusableError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
+        with _told_at(FOLD_BY):
             return groups_digest(image_groups(listing, own["fold_by"]))
-        except GroupsError as error:
-            raise UnresolvedError(FOLD_BY, error.found, error.allowed, error.near) from error
 
     def _source(self, part: str, text: str) -> Source:
-        try:
-            if (part, text) not in self._sources:  # one state of the code for all trials of a spec
+        if (part, text) not in self._sources:  # one state of the code for all trials of a spec
+            with _told_at("dataset.name" if part == "dataset" else part):
                 self._sources[part, text] = find_source(part, text, self.folder.absolute())
-            return self._sources[part, text]
-        except OwnCodeError as error:
-            raise UnresolvedError(
-                "dataset.name" if part == "dataset" else part, error.found, error.allowed, error.near
-            ) from error
+        return self._sources[part, text]
 
     def _brought(self, name: str, folder: str | None) -> str:
         """The folder that a data set of torchvision's, or of Hugging Face's on disk, becomes."""
@@ -207,23 +203,21 @@ class Resolver:
         from cifar_hpc.data.files import data_root
 
         if folder is not None:
-            raise UnresolvedError("dataset.folder", f"a folder for {name}", "a folder is for `name: folder` only")
+            raise UnusableError("dataset.folder", f"a folder for {name}", "a folder is for `name: folder` only")
         try:
             if name.startswith("hf/"):
                 return str(hf_folder(self.folder.absolute() / Path(name.removeprefix("hf/")).expanduser(), data_root()))
             return str(torchvision_folder(name, data_root()))
         except DataError as error:
             found, _, allowed = str(error).partition(": ")
-            raise UnresolvedError("dataset.name", found, allowed or "a data set that can be read") from error
+            raise UnusableError("dataset.name", found, allowed or "a data set that can be read") from error
 
     def _own_facts(self, name: str, args: Arguments | None) -> tuple[tuple[str, ...], int, int]:
         """Classes, side and channels of what the user's function returns: it is called here, so that its faults have a line."""
         from cifar_hpc.data.own import read_own
 
-        try:
+        with _told_at("dataset.name"):
             found = read_own(self._source("dataset", name), args or ())
-        except OwnCodeError as error:
-            raise UnresolvedError("dataset.name", error.found, error.allowed, error.near) from error
         return found.classes, found.side, found.channels
 
     def _check_images(
@@ -232,9 +226,9 @@ class Resolver:
         problems = listing.problems(classes, val_frac, train_size)
         if problems:
             if len(problems) == 1:
-                raise UnresolvedError("dataset.folder", problems[0], "`cifar-hpc data FOLDER` tells what is in it")
+                raise UnusableError("dataset.folder", problems[0], "`cifar-hpc data FOLDER` tells what is in it")
             found = f"{len(problems)} things to mend in {printable(str(listing.root))}"
-            raise UnresolvedError("dataset.folder", found, "these:\n  " + "\n  ".join(problems))
+            raise UnusableError("dataset.folder", found, "these:\n  " + "\n  ".join(problems))
         self.notes |= dict.fromkeys(f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac))
 
     def _weights_file(self, given: str) -> tuple[str, str]:
@@ -245,9 +239,9 @@ class Resolver:
                     self._weights[given] = str(path), hashlib.file_digest(stream, "sha256").hexdigest()
             except OSError as error:
                 found = f"{given!r}: {(error.strerror or 'cannot be read').lower()}"
-                self._weights[given] = UnresolvedError("weights", found, "a weights file lies relative to the spec")
+                self._weights[given] = UnusableError("weights", found, "a weights file lies relative to the spec")
         known = self._weights[given]
-        if isinstance(known, UnresolvedError):
+        if isinstance(known, UnusableError):
             raise known
         return known
 
@@ -274,16 +268,16 @@ def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: t
             allowed = (
                 f"{name} has the superclasses {', '.join(superclasses)}" if superclasses else "a list of classes is needed"
             )
-            raise UnresolvedError("dataset.classes", repr(given), allowed, nearest(given, superclasses))
+            raise UnusableError("dataset.classes", repr(given), allowed, nearest(given, superclasses))
         given = superclasses[given]
     for item in given:
         if item not in official:
             some = ", ".join(official) if len(official) <= 20 else f"{', '.join(official[:5])}, ... ({len(official)} in all)"
-            raise UnresolvedError("dataset.classes", f"the class {item!r}", f"{name} has {some}", nearest(item, official))
+            raise UnusableError("dataset.classes", f"the class {item!r}", f"{name} has {some}", nearest(item, official))
     return None if len(given) == len(official) else tuple(item for item in official if item in given)
 
 
 def _check_train_size(train_size: int, kept: int) -> None:
     if train_size < 2 * kept:
         least = f"at least {2 * kept}: of each of {kept} classes one to train on and one to validate with"
-        raise UnresolvedError("dataset.train_size", str(train_size), least)
+        raise UnusableError("dataset.train_size", str(train_size), least)

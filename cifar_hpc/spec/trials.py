@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import trains_classifier_alone
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig, keys_with
-from cifar_hpc.errors import Problem, SpecError
+from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
@@ -19,7 +19,7 @@ from cifar_hpc.spec.parents import STARTED_BY, Parents, keeping_parents, start_f
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.probes import start_from_probes
 from cifar_hpc.spec.problems import by_line
-from cifar_hpc.spec.resolve import Resolver, UnresolvedError
+from cifar_hpc.spec.resolve import Resolver
 from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections, spell
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
@@ -107,7 +107,7 @@ def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins
     for point in points:
         try:
             resolved.append((point, resolver.config(point)))
-        except UnresolvedError as error:
+        except UnusableError as error:
             problems[Problem(origins.where(error.key, point.get(error.key)), error.found, error.allowed, error.near)] = None
     for finding in contradictions([config for _, config in resolved]):
         where = origins.where(finding.key, finding.value)

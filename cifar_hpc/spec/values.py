@@ -17,7 +17,7 @@ from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.trained import WORDS
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, AugmentOp
 from cifar_hpc.config.words import usual_weights
-from cifar_hpc.errors import nearest
+from cifar_hpc.errors import did_you_mean, nearest
 
 ARCH_ALLOWED = (
     f"one of {len(catalog.ARCHS)} architectures (`cifar-hpc arch` lists them), or one's own: FILE.py:NAME or MODULE:NAME"
@@ -89,8 +89,7 @@ def wrong_name(name: str) -> str | None:
         read_name(name)
     except PydanticCustomError as error:
         said = error.context or {}
-        near = f" Did you mean {said['nearest']!r}?" if said["nearest"] else ""
-        return f"{said['found']}; {said['allowed']}.{near}"
+        return f"{said['found']}; {said['allowed']}.{did_you_mean(said['nearest'])}"
     return None
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from cifar_hpc.config import catalog
+from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.planning.cohorts import known_train_images
+from cifar_hpc.planning.estimate import Experience, Sample
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering, ranked_by
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
@@ -63,34 +65,6 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share)
 
 
-def epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
-    """Seconds of one epoch of each trial: the mean of its architecture where that was measured, else by the FLOPs of those
-    that were; empty before."""
-    measured: dict[str, list[float]] = defaultdict(list)
-    for trial in plan.trials:
-        if epochs := states[trial.trial_id].epochs:
-            measured[trial.config["arch"]].append(fmean(epoch.train_s + epoch.val_s for epoch in epochs))
-    if not measured:
-        return {}
-    costs = {arch: fmean(values) for arch, values in measured.items()}
-    a_flop_s = fmean(cost / _flops(arch) for arch, cost in costs.items())
-    return {t.trial_id: costs.get(t.config["arch"], a_flop_s * _flops(t.config["arch"])) for t in plan.trials}
-
-
-def _flops(arch: str) -> int:
-    info = catalog.architecture(arch)
-    return info.flops if info else 10**9
-
-
-def remaining_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> float | None:
-    """Seconds to the end of what has not ended, one trial after another; None before any epoch was measured."""
-    costs = epoch_costs_s(plan, states)
-    open_ = [trial for trial in plan.trials if is_open(states[trial.trial_id])]
-    if not costs:
-        return None
-    return sum(_epochs_left(trial, states) * costs[trial.trial_id] for trial in open_) + _to_come(plan) * fmean(costs.values())
-
-
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:
     """Training images a second in the trial's last epoch; None before one has ended, and where nobody knows how many there are.
 
@@ -100,10 +74,8 @@ def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialS
         return None
     dataset = trial.config["dataset"]
     counted = next((one.result.train_n for one in trials if one.result and one.result.config["dataset"] == dataset), None)
-    if counted is None:
-        labelled = dataset.get("train_size") or catalog.labelled_images(dataset["name"], dataset.get("classes"))
-        counted = None if labelled is None else labelled * (1 - dataset.get("val_frac", 0.0))
-    return None if counted is None else counted / state.epochs[-1].train_s
+    images = counted or known_train_images(TrialConfig.from_json(trial.config).dataset)
+    return None if images is None else images / state.epochs[-1].train_s
 
 
 class Pace:
@@ -122,9 +94,18 @@ class Pace:
             self._began_s, self._first = now_s, epochs
         if sum(epochs.values()) != self._done_n:
             self._gained_s, self._done_n = now_s, sum(epochs.values())
-        costs = epoch_costs_s(plan, states)
-        gained = sum((n - self._first.get(trial_id, 0)) * costs[trial_id] for trial_id, n in epochs.items()) if costs else 0.0
-        left = remaining_s(plan, states)
+        measured = [
+            Sample(trial.config, fmean(epoch.train_s + epoch.val_s for epoch in done))
+            for trial in plan.trials
+            if (done := states[trial.trial_id].epochs)
+        ]
+        experience, gained, left, costs = Experience(measured), 0.0, 0.0, list[float]()
+        for trial in plan.trials:
+            cost, state = experience.epoch_s(trial.config) or 0.0, states[trial.trial_id]
+            gained += (state.epochs_done - self._first.get(trial.trial_id, 0)) * cost
+            left += _epochs_left(trial, states) * cost if is_open(state) else 0.0
+            costs.append(cost)
+        left += _to_come(plan) * fmean(costs) if costs else 0.0
         if not left or gained <= 0:
             return None
         left_s = left / gained * (self._gained_s - self._began_s) - (now_s - self._gained_s)

@@ -23,7 +23,7 @@ from typing import Any
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.trial import keys_with, unhashed_keys
 from cifar_hpc.config.words import usual_key
-from cifar_hpc.errors import CifarHpcError, nearest
+from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial
 
@@ -203,8 +203,7 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
     if key not in keys:
         usual = usual_key(key)
         near = usual if usual in keys else nearest(key, keys)
-        hint = f". Did you mean {near!r}?" if near else ""
-        raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(keys))}{hint}")
+        raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(keys))}.{did_you_mean(near)}")
     if sign in _ORDERED and _number(value) is None:
         raise CifarHpcError(f"filter: {word!r} compares with {value!r}; allowed: a number after {sign}")
     return Term(key, sign, (value,) if sign in _ORDERED else tuple(value.split(",")))

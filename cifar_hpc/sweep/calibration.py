@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.planning.estimate import Speed
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 from cifar_hpc.spec.parts import Resources
 from cifar_hpc.sweep.listener import Listener
 
@@ -37,7 +37,7 @@ def machine_speed(resources: Resources, listener: Listener) -> Speed | None:
             return None
         with contextlib.suppress(OSError):
             _file().parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(_file(), lambda stream: stream.write(json.dumps(known).encode()))
+            write_text(_file(), json.dumps(known))
     try:
         return Speed.fitted([(float(s), float(flops), float(steps)) for s, flops, steps in known[key]])
     except (TypeError, ValueError):

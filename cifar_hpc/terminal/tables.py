@@ -112,14 +112,27 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
         sys.stderr.write(laid_out(f"Left out for want of width: {', '.join(left)}.", sys.stderr) + "\n")
 
 
+def print_rows(records: Sequence[Mapping[str, Any]], columns: Sequence[TextColumn], format: Format) -> None:
+    """The same rows for programs or for people, as the format is."""
+    if format in (Format.JSON, Format.CSV):
+        print_records(records, format)
+    else:
+        print_columns(columns, format)
+
+
 def print_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
     """Prints to stdout for programs: JSON, or CSV in any other form."""
     sys.stdout.write(to_json(records) if format is Format.JSON else to_csv(records))
 
 
-def plain_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[TextColumn]:
-    """Columns of which all but the first are to the right."""
-    return [TextColumn(title, tuple(row[i] for row in rows), right=i > 0) for i, title in enumerate(header)]
+def plain_columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[TextColumn]:
+    """Columns of which all but the first `left` are to the right."""
+    return [TextColumn(title, tuple(row[i] for row in rows), right=i >= left) for i, title in enumerate(header)]
+
+
+def left_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[TextColumn]:
+    """Columns that all stand to the left."""
+    return plain_columns(header, rows, len(header))
 
 
 def to_markdown(columns: Sequence[TextColumn]) -> str:

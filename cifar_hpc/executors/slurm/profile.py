@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config.keys import spec_key
-from cifar_hpc.errors import CifarHpcError, Problem, SpecError, nearest
+from cifar_hpc.errors import CifarHpcError, Problem, SpecError, did_you_mean, nearest
 from cifar_hpc.spec.keyed import read_keys
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.yaml_tree import YamlTree, read_yaml
@@ -208,10 +208,9 @@ def find_profile(name: str | None) -> SlurmProfile | None:
         return load_profile(Path(wanted))
     if wanted not in known:
         near = nearest(wanted, known)
-        hint = f" Did you mean {near!r}?" if near else ""
         places = " and ".join(str(folder) for folder in profile_folders())
         known_words = f"known: {', '.join(sorted(known))}" if known else "`cifar-hpc doctor` writes one"
-        raise CifarHpcError(f"no profile {wanted!r} in {places}; {known_words}.{hint}")
+        raise CifarHpcError(f"no profile {wanted!r} in {places}; {known_words}.{did_you_mean(near)}")
     return load_profile(known[wanted])
 
 

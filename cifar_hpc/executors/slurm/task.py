@@ -35,7 +35,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Status
 from cifar_hpc.records.starts import ASKED, TIME, TOKEN_PREFIX, task_of
-from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.store import write_text
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 POLL_S = 0.2
@@ -85,7 +85,7 @@ class Here:
         if self.work.mark:
             path = self.layout.sweep(self.work.sweep).resource_class(self.work.mark)
             if not path.exists():
-                write_atomic(path, lambda stream: stream.write(b"passed\n"))
+                write_text(path, "passed\n")
 
 
 def run_worker(work_file: Path, run: RunJob = run_on_node) -> int:

@@ -19,7 +19,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.halving import Rungs
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.store import read_regular, utc_now, write_atomic
+from cifar_hpc.records.store import read_regular, utc_now, write_text
 
 AGAIN = 75  # exit status: saved, or work is left that needs a fresh time limit
 BROKEN = 1  # exit status of a canary: no job of this class can succeed
@@ -81,7 +81,7 @@ class Work:
     def write(self, path: Path) -> None:
         """Raises OSError."""
         text = json.dumps({**_fields(self), "tasks": list(map(_fields, self.tasks))}, separators=(",", ":"), allow_nan=False)
-        write_atomic(path, lambda stream: stream.write(text.encode()))
+        write_text(path, text)
 
     @classmethod
     def read(cls, path: Path) -> Self:
