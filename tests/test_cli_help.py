@@ -117,7 +117,7 @@ def test_a_sentence_on_a_terminal_ends_its_lines_between_words_and_what_is_to_co
             return True
 
     monkeypatch.setenv("COLUMNS", "40")
-    said = "Fewer than three seeds: no place is claimed for one point, which stands by its number."
+    said = "Fewer than three seeds: no place is claimed for one configuration, which stands by its number."
     lines = laid_out(said, Terminal()).splitlines()
     assert len(lines) > 1 and all(len(line) <= 40 for line in lines) and " ".join(lines) == said
     copied = "next: cifar-hpc sweep sweeps/a_long_name.yaml --set epochs=2 --set seeds=3"

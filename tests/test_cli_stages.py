@@ -42,7 +42,7 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     assert "stage     pretrain: 2 planned" in dry.stdout and "stage     finetune: 8 planned" in dry.stdout
     done = call("sweep", spec, "--on", "inline")
     assert done.exit_code == 0 and "10 of 10 trials finished" in done.stderr, done.output
-    assert "best point: stage=finetune" in done.stderr
+    assert "best configuration: stage=finetune" in done.stderr
     before = results()
     assert len(before) == 10
     layout = Layout(results_root())

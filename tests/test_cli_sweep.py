@@ -58,7 +58,7 @@ def test_a_finished_sweep_starts_nothing_and_a_grown_one_only_what_is_new(spec):
     again = call("sweep", spec, "--on", "inline")
     assert again.exit_code == 0
     assert "nothing to start" in again.stderr
-    assert "best point: lr=" in again.stderr
+    assert "best configuration: lr=" in again.stderr
     assert "cifar-hpc report small" in again.stderr
     assert results() == before
     spec.write_text(SPEC.replace("[0.01, 0.1]", "[0.1, 0.5]"))

@@ -154,7 +154,7 @@ def test_every_leaderboard_shows_the_number_and_a_short_id(layout, format):
 
 def test_compare_takes_rows_and_refuses_one_configuration_twice(layout):
     done = call("compare", "photos#1", "photos#2")
-    assert done.exit_code == 0 and "points against" in done.stderr
+    assert done.exit_code == 0 and " pp against" in done.stderr
     assert "are the same one" in call("compare", "photos", "photos#1").stderr
 
 

@@ -259,7 +259,7 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path
         """,
         tmp_path,
     )
-    assert seen == ["rows 12", "ascending true", "filtered 2 2 of 12 points", "trials 3", "dialog true 1", "theme dark"]
+    assert seen == ["rows 12", "ascending true", "filtered 2 2 of 12 configurations", "trials 3", "dialog true 1", "theme dark"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
@@ -308,7 +308,7 @@ def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated
         say("inside " + rates.every(rate => low <= rate && rate <= high));
         """
     seen = browse(rated, brush + look, tmp_path)
-    assert [*seen[:2], seen[2][:4], seen[3]] == ["8 of 16 points", "dots 16", "#lr=", "inside true"], seen
+    assert [*seen[:2], seen[2][:4], seen[3]] == ["8 of 16 configurations", "dots 16", "#lr=", "inside true"], seen
     assert browse(rated, look, tmp_path, seen[2]) == seen
 
 
@@ -353,7 +353,11 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
         await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
         $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
         """
-    assert browse(big, look, tmp_path) == ["200 rows, 3,333 of 3,333 points", "135 lines", "333 of 3,333 points"]
+    assert browse(big, look, tmp_path) == [
+        "200 rows, 3,333 of 3,333 configurations",
+        "135 lines",
+        "333 of 3,333 configurations",
+    ]
 
 
 def test_what_runs_stands_in_the_page_with_its_curve_so_far_and_the_time_left(tmp_path: Path) -> None:

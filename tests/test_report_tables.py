@@ -73,7 +73,7 @@ def test_in_a_pipe_no_column_leaves(
     told = capsys.readouterr()
     titles = [column.title for column in leaderboard_columns(board)]
     assert all(title in told.out.splitlines()[0] for title in titles) and len(told.out.splitlines()) == 1 + 2
-    assert "Left out" not in told.err and "1 point more" in told.err
+    assert "Left out" not in told.err and "1 configuration more" in told.err
 
 
 def test_a_narrow_terminal_keeps_axes_and_validation_and_names_what_left(board: Leaderboard) -> None:

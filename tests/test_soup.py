@@ -50,7 +50,11 @@ def test_greedys_accuracy_is_of_images_that_did_not_choose_it():
     for _ in range(60):
         alone = rng.random((30, 200)) < 0.7
         alone = alone[np.argsort(-alone.mean(1), kind="stable")]  # the best of all images first, as members come
-        found.append(nested_accuracy(lambda chosen, alone=alone: alone[chosen[0]] & (len(chosen) == 1), 30))
+
+        def right_of(chosen, alone=alone):
+            return alone[chosen[0]] & (len(chosen) == 1)
+
+        found.append(nested_accuracy(lambda seen, right=right_of: right(choose_greedily(right, 30, seen)), 200))
     assert np.mean(found) == pytest.approx(0.7, abs=0.01)
 
 

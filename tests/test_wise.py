@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
+from cifar_hpc.deploy.soup import nested_accuracy
 from cifar_hpc.deploy.trained import load_trained
-from cifar_hpc.deploy.wise import ALPHAS, between, choose, nested_accuracy
+from cifar_hpc.deploy.wise import ALPHAS, between, choose
 from cifar_hpc.models.zoo import network_of
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.worker.job import run_job
@@ -23,7 +24,7 @@ from tests.helpers.training import digits_config, job_of
 def test_of_equal_points_the_one_nearest_to_the_tuned_network_is_chosen_and_judged_on_other_images():
     right = np.array([[1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 0, 1]], bool)
     assert choose(right) == 2
-    assert nested_accuracy(right) == 1 / 4  # even images choose 2, odd ones 3
+    assert nested_accuracy(lambda seen: right[choose(right[:, seen])], 4) == 1 / 4  # even images choose 2, odd ones 3
     begun, tuned = ({"w": torch.tensor([w]), "n": torch.tensor(n)} for w, n in ((1.0, 3), (2.0, 9)))
     assert between(begun, tuned, 0.25) == {"w": torch.tensor([1.25]), "n": torch.tensor(9)}
 

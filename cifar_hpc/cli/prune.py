@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.cli.speech import say
+from cifar_hpc.config.words import plural
 from cifar_hpc.planning.estimate import size_text
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.state import GOING_ON
-from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.tables import TextColumn, print_columns
 
 if TYPE_CHECKING:

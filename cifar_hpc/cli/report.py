@@ -38,7 +38,7 @@ def report(
     format: Annotated[Format, typer.Option(help="the form on stdout; all but table only print")] = Format.TABLE,
     top: Annotated[int, typer.Option(min=1, help="rows of the table in the terminal")] = 25,
     pivot: Annotated[
-        str | None, typer.Option(metavar="ROWS/COLUMNS", help="only print the best points by axes: arch/freeze,augment")
+        str | None, typer.Option(metavar="ROWS/COLUMNS", help="only print the best configurations by axes: arch/freeze,augment")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="renew table and page while trials run, until all have ended")] = False,
     serve: Annotated[

@@ -59,7 +59,7 @@ def conclude(outcome: SweepOutcome) -> None:
         say(f"{plan.sweep}: {stopped_n} trials were stopped early; {trained} of {whole} epochs were trained")
     say(f"{plan.sweep}: {len(outcome.completed)} of {len(states)} trials finished")
     if outcome.best:
-        say(f"best point: {outcome.best}")
+        say(f"best configuration: {outcome.best}")
     unfinished = [states[trial_id] for trial_id in outcome.unfinished]
     reasons = Counter(f"{state.status.value}: {first_line(state.reason)}".rstrip(": ") for state in unfinished)
     for reason, n in reasons.most_common(5):

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.cli.speech import ONE_NAME
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.harmless import to_csv_text
 
 TrialName = Annotated[

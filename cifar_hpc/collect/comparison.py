@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp, stdtr
 
 from cifar_hpc.collect.image_sets import image_set
-from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
@@ -46,7 +45,6 @@ class Comparison:
     untested: Mapping[str, str]
     optimism: float | None
     of_networks: bool
-    unreadable: tuple[Rejected, ...]
 
     def decision(self, point_id: str) -> str:
         """'best', 'worse' than it, 'tied' (tested, and not told apart) or 'not tested'."""
@@ -97,7 +95,6 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
         return None
     best, info = board.measured[0], board.info
     ranked = _ranked(board)
-    unreadable: list[Rejected] = []
     differences: dict[str, Difference] = {}
     untested: dict[str, str] = {}
     means: list[tuple[NDArray[np.float64], tuple[Round, ...]]] = []
@@ -105,12 +102,12 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     below = 0
     far_below: Sequence[Row] = ()
     for number, row in enumerate(board.measured[:_MOST], 1):
-        found, reason = _read(row, layout, info, first, unreadable)
+        found, reason = _read(row, layout, info, first)
         if found is None:
             untested[row.point_id] = reason
             if row is best:
                 untested |= dict.fromkeys((other.point_id for other in board.measured), reason)
-                return Comparison(best.point_id, {}, untested, None, False, tuple(unreadable))
+                return Comparison(best.point_id, {}, untested, None, False)
             continue
         means.append((fold_means(found.values), found.rounds))
         if first is None:
@@ -131,7 +128,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     differences |= step_down(over_seeds, max(len(ranked) - sum(row.point_id in ranked for row in far_below), 2))
     optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
     of_networks = all(len(rounds) == 1 for _, rounds in means) and first.parts is None if first else True
-    return Comparison(best.point_id, differences, untested, optimism, of_networks, tuple(unreadable))
+    return Comparison(best.point_id, differences, untested, optimism, of_networks)
 
 
 def compare_points(
@@ -193,14 +190,11 @@ def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
     return join_folds([(trial.fold or 0, found) for trial, found in parts])
 
 
-def _read(
-    row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None, unreadable: list[Rejected]
-) -> tuple[Read | None, str]:
+def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> tuple[Read | None, str]:
     """The point's predictions, or why there are none to test."""
     try:
         found = _values(row, layout, "val", info)
     except RecordError as error:
-        unreadable.append(Rejected(str(layout.trial(row.trials[0].trial_id).predictions), str(error)))
         return None, str(error)
     if isinstance(found, str):
         return None, found

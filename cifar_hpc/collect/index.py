@@ -108,7 +108,7 @@ def _check_best(result: TrialResult, best_epoch: int) -> None:
 
 def _load(layout: Layout) -> pa.Table:
     """The index as it stands; an empty table where there is none, it is corrupt or of another version."""
-    with contextlib.suppress(FileNotFoundError, OSError, pa.ArrowException):
+    with contextlib.suppress(OSError, pa.ArrowException):
         table = pq.read_table(layout.index, page_checksum_verification=True)
         if (table.schema.metadata or {}).get(b"index_version") == INDEX_VERSION.encode() and table.schema.equals(_SCHEMA):
             return table

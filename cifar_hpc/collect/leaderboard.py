@@ -54,7 +54,7 @@ class Row:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
         parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
         parts += ["from scratch"] if self.axes.get("weights", "") is None else []
-        return " ".join(parts) or "the only point"
+        return " ".join(parts) or "the only configuration"
 
     @property
     def best_trial(self) -> Trial:

@@ -145,8 +145,8 @@ class OpArg:
     whole: bool = False
 
 
-def _strength(what: str, default: float = 0.2) -> dict[str, OpArg]:
-    return {"strength": OpArg(default, 0.0, 1.0, f"{what} is multiplied by 1-strength..1+strength, uniform")}
+def _strength(what: str) -> dict[str, OpArg]:
+    return {"strength": OpArg(0.2, 0.0, 1.0, f"{what} is multiplied by 1-strength..1+strength, uniform")}
 
 
 _SHARE_OF_IMAGES = "share of the images that it acts on"

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 ID_SCHEME = 2  # raise it when a change of the code changes what an unchanged config trains to
@@ -18,11 +18,19 @@ ID_LENGTH = 12  # base32 characters: 60 bits
 
 def hashed_fields(part: Any) -> dict[str, Any]:
     """The fields of a part of a config that enter its id: not those of hashed=False, nor a late one that has its default."""
-    return {
-        f.name: getattr(part, f.name)
-        for f in fields(part)
-        if f.metadata.get("hashed") is not False and not (f.metadata.get("late") and getattr(part, f.name) == f.default)
-    }
+    found = {}
+    for name, late in _hashed(type(part)).items():
+        value = getattr(part, name)
+        if not (late and value == late[0]):
+            found[name] = value
+    return found
+
+
+@cache
+def _hashed(kind: type) -> dict[str, tuple[Any, ...]]:
+    """The fields that may enter an id -> the default of a late one, which does not; of others nothing."""
+    known = [f for f in fields(kind) if f.metadata.get("hashed") is not False]
+    return {f.name: (f.default,) if f.metadata.get("late") else () for f in known}
 
 
 def canonical_part(part: Any) -> str:

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cifar_hpc.config.words import plural
+
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
@@ -67,14 +69,14 @@ class ImageFolder:
             if elsewhere:
                 split = elsewhere[0]
                 images_n = len(self.splits[split][name])
-                found.append(f"class {printable(name)!r} has {_images(images_n)} in {split}/ and none to train on")
+                found.append(f"class {printable(name)!r} has {plural(images_n, 'image')} in {split}/ and none to train on")
             elif files_n:
-                found.append(f"class {printable(name)!r} holds no image, {_files(files_n)} of another kind")
+                found.append(f"class {printable(name)!r} holds no image, {plural(files_n, 'file')} of another kind")
         if len(kept) < 2:
             found.append(f"{len(kept)} classes with images; {FORM}")
         images_n = sum(len(self.splits["train"][name]) for name in kept)
         if train_size is not None and train_size > images_n:
-            found.append(f"train_size {train_size}: there are {_images(images_n)} to train on")
+            found.append(f"train_size {train_size}: there are {plural(images_n, 'image')} to train on")
         if "val" in self.splits:
             there = [name for name in kept if self.splits["val"].get(name)]
             if len(there) < 2 and len(kept) > 1:
@@ -101,7 +103,7 @@ class ImageFolder:
             if 0 < len(absent) < len(kept) or (absent and split == "test"):
                 found.append(f"{split}/ holds no image of {listed(absent)}")
         if self.unlabelled:
-            found.append(f"test/ holds {_images(len(self.unlabelled))} without classes: nothing is measured on them")
+            found.append(f"test/ holds {plural(len(self.unlabelled), 'image')} without classes: nothing is measured on them")
         empty = [printable(name) for name, files_n in self.empty.items() if not files_n and name in (classes or self.empty)]
         if empty:
             found.append(f"no class is made of {listed(empty)}, which holds nothing")
@@ -158,14 +160,6 @@ def listed(names: Sequence[str]) -> str:
     """The names, NAMED of them spelt out."""
     more = len(names) - NAMED
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:NAMED])} and {more} more"
-
-
-def _images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count} images"
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
 
 
 def _begins_as_image(path: Path) -> bool:
@@ -267,7 +261,7 @@ class _Listing:
     def _beside(self, folder: Path, files: Sequence[Path], where: str) -> None:
         images = [self.name(path) for path in files if self._is_image(path)]
         if images:
-            self.wrong.append(f"{listed(images)}: {_images(len(images))} {where}, of no class")
+            self.wrong.append(f"{listed(images)}: {plural(len(images), 'image')} {where}, of no class")
         names = [self.name(path) for path in files if self.name(path) not in images]
         self.left_out += [LeftOut(name, "no images") for name in names]
 
@@ -275,7 +269,7 @@ class _Listing:
         images = list(self.walk(folder))
         if images:
             allowed = "train/, val/ (or valid/, validation/) and test/"
-            self.wrong.append(f"{self.name(folder)}/ holds {_images(len(images))} and is none of {allowed}")
+            self.wrong.append(f"{self.name(folder)}/ holds {plural(len(images), 'image')} and is none of {allowed}")
         else:
             self.left_out.append(LeftOut(f"{self.name(folder)}/", "no images"))
 

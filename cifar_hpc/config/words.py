@@ -1,4 +1,5 @@
-"""The everyday names of keys: what other programs call them -> the key of a spec. Only suggestions are made of it."""
+"""The everyday names of keys: what other programs call them -> the key of a spec. Only suggestions are made of it. And how many
+of a thing there are, in words."""
 
 from __future__ import annotations
 
@@ -54,3 +55,8 @@ def usual_setting(word: str, value: object) -> str | None:
     if usual_key(word) == "weights" and isinstance(value, bool):
         return "weights: imagenet" if value else "weights: null"
     return None
+
+
+def plural(count: int, noun: str) -> str:
+    """'1 trial', '2 trials'."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -20,6 +20,7 @@ from typing import Any
 
 from cifar_hpc.config.image_folder import ImageFolder, listed, printable
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.data.images import ImageFacts, look_at, quiet
 from cifar_hpc.errors import DataError
 
@@ -86,7 +87,7 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
         found.append(f"{_stand(check.split_labels)} in two classes of train/: {_pairs(check.split_labels)}")
     if check.repeated:
         splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
-        found.append(f"{_files(check.repeated)} of train/ repeat another one of their class{splits}")
+        found.append(f"{plural(check.repeated, 'file')} of train/ repeat another one of their class{splits}")
     counts = Counter({name: len(paths) for name, paths in listing.splits["train"].items()})
     (most, most_n), (least, least_n) = counts.most_common()[0], counts.most_common()[-1]
     if most_n >= UNEVEN * least_n:
@@ -97,12 +98,12 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
         )
     clear = sum(n for mode, n in check.modes.items() if "A" in mode.split()[0][1:] or "clear" in mode or mode in ("La", "RGBa"))
     if clear:
-        found.append(f"{_files(clear)} may have transparent pixels, which are seen over gray 128")
+        found.append(f"{plural(clear, 'file')} may have transparent pixels, which are seen over gray 128")
     deep = sum(n for mode, n in check.modes.items() if mode.startswith(("I", "F")))
     if deep:
-        found.append(f"{_files(deep)} of more than 8 bits are scaled to 8 by the range of their format")
+        found.append(f"{plural(deep, 'file')} of more than 8 bits are scaled to 8 by the range of their format")
     if check.frames:
-        found.append(f"{_files(check.frames)} of several frames: the first is used")
+        found.append(f"{plural(check.frames, 'file')} of several frames: the first is used")
     if check.cut_frac >= CUT_FRAC and any(config.resize == "crop" for config in configs):
         found.append(f"resize: crop cuts off {100 * check.cut_frac:.0f} % of an image on average; squash and pad cut nothing")
     sides = sorted({config.image_size for config in configs if config.image_size and config.image_size > check.sides[1]})
@@ -194,12 +195,8 @@ def _keep(check: FolderCheck, place: Path) -> None:
 
 
 def _stand(pairs: Sequence[tuple[str, str]]) -> str:
-    return f"{_files(len(pairs))} {'stands' if len(pairs) == 1 else 'stand'}"
+    return f"{plural(len(pairs), 'file')} {'stands' if len(pairs) == 1 else 'stand'}"
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
     return listed([f"{one} = {other}" for one, other in pairs])
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.dataset import Split, load_dataset_of
+from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.models.loading import pack_weights
@@ -76,26 +76,36 @@ def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
 
     def val_logits(chosen: tuple[int, ...]) -> Tensor:
         if chosen not in known:
-            known[chosen] = _logits(first, mean_state([states[member] for member in chosen]), data.val)
+            known[chosen] = logits_of(first, mean_state([states[member] for member in chosen]), data.val)
         return known[chosen]
 
     def right(chosen: tuple[int, ...]) -> NDArray[np.bool_]:
         return np.asarray((val_logits(chosen).argmax(1) == data.val.labels_N).numpy())
 
+    def greedily(seen_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return right(choose_greedily(right, len(members), seen_N))
+
     everyone = tuple(range(len(members)))
     everything = np.ones(len(data.val.labels_N), bool)
     soups = []
     for method, chosen in (("uniform", everyone), ("greedy", choose_greedily(right, len(members), everything))):
-        nested = nested_accuracy(right, len(members)) if method == "greedy" else float(right(chosen).mean())
-        arrays = split_arrays("val", val_logits(chosen), data.val)
-        state = mean_state([states[member] for member in chosen])
-        if data.test is not None:
-            arrays |= split_arrays("test", _logits(first, state, data.test), data.test)
-        first.model.cpu().load_state_dict(state)
-        weights = pack_weights(first.model, (first.mean, first.std))
+        accuracy = float(right(chosen).mean()) if method == "uniform" else nested_accuracy(greedily, len(everything))
         ids = tuple(members[member].folder.name for member in chosen)
-        soups.append(Soup(method, ids, first.classes, nested, weights, arrays))
+        state = mean_state([states[member] for member in chosen])
+        soups.append(soup_at(first, state, data, method, ids, accuracy, val_logits(chosen)))
     return soups
+
+
+def soup_at(
+    trained: TrainedTrial, state: State, data: Dataset, method: str, members: tuple[str, ...], val_acc: float, val_NK: Tensor
+) -> Soup:
+    """The network with these weights; test is measured here. val_NK: its logits of the validation images."""
+    arrays = split_arrays("val", val_NK, data.val)
+    if data.test is not None:
+        arrays |= split_arrays("test", logits_of(trained, state, data.test), data.test)
+    trained.model.cpu().load_state_dict(state)
+    weights = pack_weights(trained.model, (trained.mean, trained.std))
+    return Soup(method, members, trained.classes, val_acc, weights, arrays)
 
 
 def save_soup(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
@@ -136,11 +146,11 @@ def choose_greedily(right: Measure, count: int, seen_N: NDArray[np.bool_]) -> tu
     return chosen
 
 
-def nested_accuracy(right: Measure, count: int) -> float:
-    """Of greedy soups chosen on the even images and measured on the odd ones, and the other way round."""
-    odd_N = np.arange(len(right((0,)))) % 2 == 1
-    found = [right(choose_greedily(right, count, ~held_N))[held_N] for held_N in (odd_N, ~odd_N)]
-    return float(np.concatenate(found).mean())
+def nested_accuracy(right_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]], images: int) -> float:
+    """Of what is chosen on the even images and measured on the odd ones, and the other way round. right_of: which images are
+    right by what these choose."""
+    odd_N = np.arange(images) % 2 == 1
+    return float(np.concatenate([right_of(~held_N)[held_N] for held_N in (odd_N, ~odd_N)]).mean())
 
 
 def mean_state(states: Sequence[State]) -> State:
@@ -155,6 +165,7 @@ def mean_state(states: Sequence[State]) -> State:
     return mean
 
 
-def _logits(trained: TrainedTrial, state: State, split: Split) -> Tensor:
+def logits_of(trained: TrainedTrial, state: State, split: Split) -> Tensor:
+    """Of the trial's network with these weights, N x K."""
     trained.model.cpu().load_state_dict(state)
     return torch.from_numpy(trained.logits(split))

@@ -11,24 +11,20 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
-from cifar_hpc.data.dataset import Split, load_dataset_of
+from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
-from cifar_hpc.deploy.soup import Soup, State
+from cifar_hpc.deploy.soup import Soup, State, logits_of, nested_accuracy, soup_at
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.deltas import whole_weights
-from cifar_hpc.models.loading import pack_weights
 from cifar_hpc.models.weights import weights_path
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.train.measure import split_arrays
 
 ALPHAS = tuple(i / 10 for i in range(11))  # 0: the start, 1: the tuned network
 
@@ -52,22 +48,12 @@ def find_curve(files: TrialFiles) -> Curve:
     data = load_dataset_of(trained.config, data_root())
     if not len(data.val.labels_N):
         raise CifarHpcError(f"trial {files.folder.name} has no validation images, on which a point would be chosen")
-    logits = [_logits(trained, between(begun, tuned, alpha), data.val) for alpha in ALPHAS]
+    logits = [logits_of(trained, between(begun, tuned, alpha), data.val) for alpha in ALPHAS]
     right_AN = np.stack([np.asarray((one.argmax(1) == data.val.labels_N).numpy()) for one in logits])
     chosen = choose(right_AN)
-    arrays = split_arrays("val", logits[chosen], data.val)
+    accuracy = nested_accuracy(lambda seen_N: right_AN[choose(right_AN[:, seen_N])], len(data.val.labels_N))
     state = between(begun, tuned, ALPHAS[chosen])
-    if data.test is not None:
-        arrays |= split_arrays("test", _logits(trained, state, data.test), data.test)
-    trained.model.cpu().load_state_dict(state)
-    soup = Soup(
-        "wise",
-        (files.folder.name,),
-        trained.classes,
-        nested_accuracy(right_AN),
-        pack_weights(trained.model, (trained.mean, trained.std)),
-        arrays,
-    )
+    soup = soup_at(trained, state, data, "wise", (files.folder.name,), accuracy, logits[chosen])
     return Curve(tuple(float(one_N.mean()) for one_N in right_AN), ALPHAS[chosen], soup, whole)
 
 
@@ -106,15 +92,3 @@ def choose(right_AN: NDArray[np.bool_]) -> int:
     """The best of the points, of equal ones that nearest to the tuned network, which is the last."""
     accs_A = right_AN.mean(1)
     return int(np.flatnonzero(accs_A == accs_A.max())[-1])
-
-
-def nested_accuracy(right_AN: NDArray[np.bool_]) -> float:
-    """Of points chosen on the even images and measured on the odd ones, and the other way round."""
-    odd_N = np.arange(right_AN.shape[1]) % 2 == 1
-    found = [right_AN[choose(right_AN[:, ~held_N]), held_N] for held_N in (odd_N, ~odd_N)]
-    return float(np.concatenate(found).mean())
-
-
-def _logits(trained: TrainedTrial, state: State, split: Split) -> Tensor:
-    trained.model.cpu().load_state_dict(state)
-    return torch.from_numpy(trained.logits(split))

@@ -42,6 +42,13 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     return plan
 
 
+def known_plan(layout: Layout, name: str) -> PlanRecord | None:
+    """The plan as it stands; None where there is none, or none that can be read. Raises OSError."""
+    with contextlib.suppress(FileNotFoundError, RecordError):
+        return read_record(layout.sweep(name).plan, PlanRecord)
+    return None
+
+
 def _may_not_read(folder: Path) -> str:
     return f"results: you may not read {folder}: whoever it belongs to can open it (chmod -R go+rX; umask 022)"
 
@@ -55,8 +62,7 @@ def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
         keep_copy(source, layout.sources)
     files = layout.sweep(plan.sweep)
     kept = None
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        before = read_record(files.plan, PlanRecord)
+    if (before := known_plan(layout, plan.sweep)) is not None:
         same_time = dataclasses.replace(plan, created_at=before.created_at)
         if before.encode() == same_time.encode():
             return None
@@ -72,12 +78,11 @@ def since_when(layout: Layout, plan: PlanRecord) -> PlanRecord:
     again."""
     if plan.halving is None:
         return plan
-    files, before = layout.sweep(plan.sweep), None
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        before = read_record(files.plan, PlanRecord).halving
+    known = known_plan(layout, plan.sweep)
+    before = known.halving if known else None
     if before is not None and before == {**plan.halving, "first_job": before.get("first_job")}:
         return dataclasses.replace(plan, halving=before)
-    first_job = next_number(read_records(files.jobs, JobEvent))
+    first_job = next_number(read_records(layout.sweep(plan.sweep).jobs, JobEvent))
     return dataclasses.replace(plan, halving={**plan.halving, "first_job": first_job})
 
 

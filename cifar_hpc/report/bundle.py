@@ -61,7 +61,7 @@ def write_report(sections: Sequence[Findings], layout: Layout, terms: str = "", 
         for method, record in ensemble_records(found).items():
             write_record(folder / "ensembles" / f"{name}{method}.json", record)
     total = sum(len(found.board.rows) for found in sections)
-    title = ", ".join(sweeps) if sweeps else f"All trials ({total} points)"
+    title = ", ".join(sweeps) if sweeps else f"All trials ({total} configurations)"
     page = render_page(parts, list(files), title=title + (f": {terms}" if terms else ""), refresh_s=refresh_s)
     for name, text in {**files, "index.html": page}.items():
         write_text(folder / name, text)

@@ -60,7 +60,7 @@ def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:
 
 def _amount(found: Difference, info: ObjectiveInfo) -> str:
     if info.metric == "acc":
-        return f"{points_text(found.difference, found.images)} points against"
+        return f"{points_text(found.difference, found.images)} pp against"
     higher = (found.difference > 0) is (info.mode == "max")  # a difference above 0 is for the better
     return f"{abs(found.difference):.3f} {'higher' if higher else 'lower'} than"
 

@@ -112,7 +112,7 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
     left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
-    note = f"Percent of each class' {words} images, mean over all, the hardest class first; the best point of each kind.{left}"
+    note = f"Percent of each class' {words} images, mean over all, the hardest first; best of each kind.{left}"
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 
 

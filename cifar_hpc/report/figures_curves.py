@@ -125,7 +125,7 @@ def _caption(grid: CurveGrid) -> str:
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
     ]
     text += " Training accuracy and loss are of the images as augmented, in train mode." if augmented else ""
-    return text + (f" Each curve is the best point over {', '.join(others)}." if others else "")
+    return text + (f" Each curve is the best configuration over {', '.join(others)}." if others else "")
 
 
 def _values(board: Leaderboard, axis: str | None, present: set[Any]) -> list[Any]:

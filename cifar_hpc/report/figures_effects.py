@@ -206,7 +206,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
-        caption = f"Best point at each depth: mean over {board.runs}, with its 95 % interval."
+        caption = f"Best configuration at each depth: mean over {board.runs}, with its 95 % interval."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         return Drawing("freezing", "How much may stay frozen", caption, figure)
@@ -255,7 +255,10 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         frame_bare(axes)
         most = f" The best {_MOST_LINES} of {len(board.measured)}." if len(board.measured) > _MOST_LINES else ""
         return Drawing(
-            "parallel", "All points", f"A line is a point; lighter is better; the strong one is the best.{most}", figure
+            "parallel",
+            "All configurations",
+            f"A line is a configuration; lighter is better; the strong one is the best.{most}",
+            figure,
         )
 
 

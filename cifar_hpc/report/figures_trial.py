@@ -78,6 +78,6 @@ def draw_reliability(found: Diagnosis, split: str) -> Drawing:
         below.set_xlabel("confidence")
         caption = (
             f"On {split} images, by confidence, with the 95 % interval of each bin; on the dashed line it would be calibrated."
-            f" ECE {score_text(bins.ece, int(bins.count.sum()), most=1)} points."
+            f" ECE {score_text(bins.ece, int(bins.count.sum()), most=1)} pp."
         )
         return Drawing("reliability", "Reliability", caption, figure)

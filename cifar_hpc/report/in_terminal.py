@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.sections import Section
+from cifar_hpc.config.words import plural
 from cifar_hpc.report.summary import caveats, failures, progress_text
 from cifar_hpc.report.tables import leaderboard_latex, leaderboard_text, section_records, sections_markdown
-from cifar_hpc.status.words import plural
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.tables import Format, print_columns, to_csv, to_json
 
@@ -42,7 +42,9 @@ def print_board(board: Leaderboard, top: int, console: Console) -> None:
     columns, styles = leaderboard_text(board, top)
     print_columns(columns, styles=styles)
     if len(board.rows) > top:
-        console.print(f"... and {plural(len(board.rows) - top, 'point')} more: --top, or --format csv for all.", style="dim")
+        console.print(
+            f"... and {plural(len(board.rows) - top, 'configuration')} more: --top, or --format csv for all.", style="dim"
+        )
 
 
 def print_state(section: Section, console: Console) -> None:

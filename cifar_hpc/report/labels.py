@@ -14,11 +14,12 @@ import numpy as np
 from cifar_hpc.collect.comparison import point_predictions
 from cifar_hpc.collect.doubts import Doubts
 from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.figures_doubts import MOST, draw_doubts
 from cifar_hpc.report.figures_look import save_picture
-from cifar_hpc.status.words import plural, score_text
+from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import TextColumn, to_csv
 
 _SHOWN_COUNTS = 12

@@ -59,7 +59,7 @@ def _chances(found: Findings, difference: Difference) -> str:
     text = f"The chance that {first} is better than {second} is {_percent(any_chance)}"
     if found.board.info.share:
         worth = difference.chance_above(_LEAST_POINTS / 100) or 0.0
-        text += f", that it is better by more than {_LEAST_POINTS} points {_percent(worth)}"
+        text += f", that it is better by more than {_LEAST_POINTS} pp {_percent(worth)}"
     return f"{text} (Bayes' correlated t-test over shared images and seeds; the choice of the best is not corrected for)."
 
 

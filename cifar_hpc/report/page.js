@@ -114,7 +114,7 @@ function openBoard(section, part, prefix) {
     arrange();
     body.replaceChildren(...state.shown.slice(0, most).map(line));
     const left = state.shown.length - most;
-    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "point" : "points"}`;
+    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "configuration" : "configurations"}`;
     more.hidden = left <= 0;
     more.textContent = `show ${Math.min(left, MOST_ROWS)} more of ${left.toLocaleString("en")}`;
     heads.forEach((h, c) => { if (sorted && sorted[0] === c) h.setAttribute("aria-sort", sorted[1] ? "ascending" : "descending"); else h.removeAttribute("aria-sort"); });

@@ -181,21 +181,19 @@ def _facts(row: Row, found: Findings) -> list[str]:
     difference = comparison.differences.get(row.point_id) if comparison else None
     if difference is not None:
         info = found.board.info
-        unit, digits, points = (100, digits_of(difference.images), "points") if info.share else (1, 3, f"of {info.noun}")
+        unit, digits, noun = (100, digits_of(difference.images), "pp") if info.share else (1, 3, f"of {info.noun}")
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = (
             ""
             if difference.low is None
             else f", {unit * difference.low:.{digits}f} to {unit * (difference.high or 0):.{digits}f}"
         )
-        facts.append(f"{unit * difference.difference:.{digits}f} {points} {whom} (p {p_text(difference.p_value)}{interval})")
+        facts.append(f"{unit * difference.difference:.{digits}f} {noun} {whom} (p {p_text(difference.p_value)}{interval})")
     elif comparison and row.point_id in comparison.untested:
         facts.append(f"not tested against the best: {comparison.untested[row.point_id]}")
     if row.gap is not None:
         augmented = row.config.get("augment") not in (None, "none")
-        facts.append(
-            f"training {gap_text(row)} points above validation" + (" (measured on augmented images)" if augmented else "")
-        )
+        facts.append(f"training {gap_text(row)} pp above validation" + (" (measured on augmented images)" if augmented else ""))
     if row.trials:
         facts.append(f"{params_text(row)} parameters trained")
     if row.best_epoch:

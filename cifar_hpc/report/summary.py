@@ -12,10 +12,11 @@ from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Trial, Unfinished, value_text
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
-from cifar_hpc.status.words import digits_of, plural, score_text
+from cifar_hpc.status.words import digits_of, score_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -37,12 +38,12 @@ def covers_text(trials: Sequence[Trial]) -> str:
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
-    """'12 of 20 trials finished (5 points of 7): 1 failed, 2 running, 5 planned.'"""
+    """'12 of 20 trials finished (5 of 7 configurations): 1 failed, 2 running, 5 planned.'"""
     finished = len(pool.trials) + len(pool.contradicted)
     total = finished + len(pool.unfinished)
     counts = {status: sum(trial.status is status for trial in pool.unfinished) for status in Status}
     parts = [f"{count:,} {status}" for status, count in counts.items() if count]
-    points = f"{len(board.measured):,} of {plural(len(board.rows), 'point')}"
+    points = f"{len(board.measured):,} of {plural(len(board.rows), 'configuration')}"
     rest = f": {', '.join(parts)}." if parts else "."
     left_out = f", {len(pool.contradicted):,} of them in no number" if pool.contradicted else ""
     return f"{finished:,} of {plural(total, 'trial')} finished{left_out}, {points} measured{rest}"
@@ -53,15 +54,15 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     notes = list(pool.notes)
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
-        notes.append(f"{plural(len(refits), 'point')} trained on the validation images too: nothing ranks them.")
+        notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
     few = [row for row in board.measured if row.place is None and not row.last[0]]
     why = "Fewer than three seeds" if board.runs == "seeds" else "Fewer than three folds, or not all of them have finished"
     if few and len(few) == len(board.measured):
         notes.append(f"{why}: rows are in the order of their numbers, and no ranking is claimed.")
     elif few:
-        notes.append(f"{why}: no place is claimed for {plural(len(few), 'point')}, placed by number alone.")
+        notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
     if lost := [row for row in board.measured if row.last[0]]:
-        notes.append(f"{plural(len(lost), 'point')} of which every trial diverged stand last.")
+        notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged stand last.")
     return [*notes, *left_out(pool)]
 
 
@@ -174,15 +175,15 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     unit, digits = (100, digits_of(board.images)) if info.share else (1, 3)
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
-    points = "points" if info.share else f"of {info.noun}"
-    many = plural(len(board.measured), "point")
+    noun = "pp" if info.share else f"of {info.noun}"
+    many = plural(len(board.measured), "configuration")
     if of_networks:
         return (
-            f"Being the highest of {many} flatters this network's number by {amount} {points} on these images; the luck of its"
+            f"Being the highest of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
     how = "chosen again without a seed and a fifth of the images"
-    return f"Being the best of {many} flatters its number by {amount} {points} ({how})."
+    return f"Being the best of {many} flatters its number by {amount} {noun} ({how})."
 
 
 def _ensemble(found: Ensembles) -> str:
@@ -220,7 +221,7 @@ def _next_steps(board: Leaderboard, sweeps: Sequence[str]) -> list[str]:
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
-        return [f"Next: three seeds or more {again}, so that an order of the points means something."]
+        return [f"Next: three seeds or more {again}, so that an order of the configurations means something."]
     steps = []
     if board.runs != "seeds":
         command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])
@@ -257,10 +258,10 @@ def runs_words(board: Leaderboard, n: int) -> str:
 
 
 def _by(found: Difference, board: Leaderboard) -> str:
-    """'0.8 points', '0.031 of loss'."""
+    """'0.8 pp', '0.031 of loss'."""
     info = board.info
     if not info.share:
         return f"{found.difference:.3f} of {info.noun}"
     digits = digits_of(board.images)
     points = f"{100 * found.difference:.{digits}f}"
-    return f"{points} points" if float(points) else f"less than {10.0**-digits:.{digits}f} points"
+    return f"{points} pp" if float(points) else f"less than {10.0**-digits:.{digits}f} pp"

@@ -9,13 +9,14 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.logs import job_logs, newest, newest_job, tail
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTrial, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.status.names import names_of, short_ids
-from cifar_hpc.status.words import number_text, plural
+from cifar_hpc.status.words import number_text
 
 _LINES = 40
 _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)

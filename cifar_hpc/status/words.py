@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.usage import Accounting
 
 
@@ -33,11 +34,6 @@ def duration_text(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s" if seconds >= 0.1 else "under 0.1 s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def plural(count: int, noun: str) -> str:
-    """'1 trial', '2 trials'."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def allocated_text(found: Accounting) -> str:

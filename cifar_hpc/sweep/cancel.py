@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor
 from cifar_hpc.executors.slurm.names import settle_names
@@ -21,7 +22,6 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, utc_now
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.where import reader_of
 
 

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.planning.cohorts import Cohort
 from cifar_hpc.planning.duration import Basis, Duration
 from cifar_hpc.planning.estimate import Experience, Sample, read_experience
 from cifar_hpc.planning.plan import Job, Plan, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.sweep import SweepSpec
-from cifar_hpc.status.words import duration_text, plural
+from cifar_hpc.status.words import duration_text
 from cifar_hpc.sweep import calibration
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States

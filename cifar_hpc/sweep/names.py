@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import known_plan
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.records.store import read_record
 
 
 def dropped_trials(layout: Layout, plan: PlanRecord) -> list[str]:
     """Trials that the sweep of that name had and this plan has not. Raises CifarHpcError where the name is taken."""
-    try:
-        before = read_record(layout.sweep(plan.sweep).plan, PlanRecord)
-    except (FileNotFoundError, RecordError):
+    before = known_plan(layout, plan.sweep)
+    if before is None:
         return []
     now = {trial.trial_id for trial in plan.trials}
     dropped = [trial.trial_id for trial in before.trials if trial.trial_id not in now]

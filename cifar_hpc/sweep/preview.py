@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import since_when
+from cifar_hpc.records.plans import known_plan, since_when
 from cifar_hpc.records.schema import Status
 from cifar_hpc.search.run import journal_of
 from cifar_hpc.spec.search import Scheduler, expected_epochs, replaced_n
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import stage_lines
-from cifar_hpc.status.words import plural
 from cifar_hpc.sweep import cost
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States, to_start, to_submit
 from cifar_hpc.sweep.preflight import inputs_lines
-from cifar_hpc.sweep.search_rounds import UNDONE, in_words, read_journal
+from cifar_hpc.sweep.search_rounds import UNDONE, in_words
 from cifar_hpc.sweep.submit import array_lines
 from cifar_hpc.sweep.where import Where, reader_of
 
@@ -46,7 +46,7 @@ def plan_lines(plan: Plan, states: States) -> list[str]:
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
-        f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'point')}), "
+        f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'configuration')}), "
         f"{plural(len(plan.cohorts), 'cohort')}",
         f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
@@ -74,14 +74,14 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     """What `--dry-run` can know of a search: its bounds."""
     search = spec.search
     assert search is not None
-    before = read_journal(layout, spec.name)
+    before = known_plan(layout, spec.name)
     record = journal_of(spec, before, 1)
     states = reader_of(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     new_n = record.trials_at_most - len(record.trials)
     each = search.max_epochs // search.generations
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
-    size = f"a grid of {search.space.size} points" if search.space.size is not None else "ranges"
+    size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec)}, from {size}",
         f"  to start  at most {len(open_) + new_n} trials, at most {left + new_n * each} epochs",

@@ -5,15 +5,13 @@ Owns: when their promise is measured, and that it is measured once a sweep.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 
 from cifar_hpc.config.trial import PARENT_PREFIX
-from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.base import promises_on_node
 from cifar_hpc.planning.plan import Plan, network_of
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import known_plan
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.where import Where
 
@@ -23,9 +21,8 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
     measured: that is no work for a login node, and the order stays the usual one."""
     if plan.spec.order is None:
         return plan
-    known: dict[str, float] = {}
-    with contextlib.suppress(CifarHpcError, OSError):
-        known = dict(read_plan(layout, plan.spec.name).promise)
+    before = known_plan(layout, plan.spec.name)
+    known = dict(before.promise) if before else {}
     ranked = {network_of(c): c for c in plan.trials if c.weights and not c.weights.startswith(PARENT_PREFIX)}
     missing = {name: config for name, config in ranked.items() if name not in known}
     if missing and where.slurm() is not None:

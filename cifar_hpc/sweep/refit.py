@@ -5,7 +5,6 @@ Owns: which trials those are. They form a sweep of their own, SWEEP-refit, whose
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from cifar_hpc.config.normalize import refitted
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import known_plan, read_plan
 from cifar_hpc.records.schema import PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.parts import Resources, SweepTrial
@@ -49,7 +48,9 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
     if not refits:
         raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {sweep}")
     if any(named.row.place is None for named in found):
-        listener.note("fewer than three seeds: the best points are those with the best numbers, and no ranking is claimed")
+        listener.note(
+            "fewer than three seeds: the best configurations are those with the best numbers, and no ranking is claimed"
+        )
     command = ("cifar-hpc", "refit", name, *(() if top is None else ("--top", str(top))))
     outcome = train_refits(layout, f"{sweep}-refit", refits, plan, command, where, listener)
     which = f"{sweep}-refit" if len(found) == 1 else f"{sweep}-refit#1"
@@ -79,11 +80,9 @@ def train_refits(
 
     Raises CifarHpcError where a sweep that is no refit has the name.
     """
-
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        before = read_record(layout.sweep(name).plan, PlanRecord)
-        if before.command[:2] != command[:2]:
-            raise CifarHpcError(f"refit: {name!r} is a sweep already, of {before.spec_path}: give that one another name")
+    before = known_plan(layout, name)
+    if before is not None and before.command[:2] != command[:2]:
+        raise CifarHpcError(f"refit: {name!r} is a sweep already, of {before.spec_path}: give that one another name")
     spec = SweepSpec(
         name=name,
         path=Path(like.spec_path),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
@@ -18,7 +19,7 @@ from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic
-from cifar_hpc.status.words import duration_text, plural
+from cifar_hpc.status.words import duration_text
 
 
 @dataclass(frozen=True, slots=True)

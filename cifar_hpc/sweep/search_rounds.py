@@ -7,12 +7,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator
 
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import known_plan
 from cifar_hpc.records.schema import PlanRecord, Status
-from cifar_hpc.records.store import append_records, read_record, write_changed, write_record
+from cifar_hpc.records.store import append_records, write_changed, write_record
 from cifar_hpc.search.run import SearchRun, journal_of
 from cifar_hpc.search.samplers import check_sampler
 from cifar_hpc.spec.sweep import SweepSpec
@@ -40,7 +41,7 @@ class SearchRounds:
         self._starts: Counter[str] = Counter()
         self._rounds_n = 0
         self._notes: list[str] = []
-        self.reader = reader_of(layout, journal_of(spec, read_journal(layout, spec.name), 1))
+        self.reader = reader_of(layout, journal_of(spec, known_plan(layout, spec.name), 1))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -58,7 +59,7 @@ class SearchRounds:
     def prepare(self, listener: Listener) -> States:
         findings = findings_of(self._spec.findings, self._spec.configs, self._notes, listener)
         self._spec = dataclasses.replace(self._spec, findings=findings)
-        self.reader.plan = journal_of(self._spec, read_journal(self._layout, self._spec.name), 1)
+        self.reader.plan = journal_of(self._spec, known_plan(self._layout, self._spec.name), 1)
         return self.reader.read()
 
     def begun(self, states: States) -> Begun | None:
@@ -103,7 +104,7 @@ class SearchRounds:
             write_record(files.plan, record)
 
         first_job = reserve_numbers(files, self.reader.plan.trials_at_most + len(self._spec.trials) + 1)
-        journal = read_journal(self._layout, self._spec.name)
+        journal = known_plan(self._layout, self._spec.name)
         run = SearchRun(self._layout, self._spec, journal, again=self._again, first_job=first_job, write=write)
         write(run.record)
         self._again = ()
@@ -122,19 +123,12 @@ class SearchRounds:
 
     def _preview(self) -> SearchRun:
         """The search as it would go on, written nowhere."""
-        journal = read_journal(self._layout, self._spec.name)
+        journal = known_plan(self._layout, self._spec.name)
         return SearchRun(self._layout, self._spec, journal, again=self._again, first_job=1, write=lambda record: None)
 
 
-def read_journal(layout: Layout, name: str) -> PlanRecord | None:
-    """The search of that name as it was left; None where there is none."""
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        return read_record(layout.sweep(name).plan, PlanRecord)
-    return None
-
-
 def in_words(spec: SweepSpec) -> str:
-    """'at most 8 points with 3 seeds each, sampled at random'."""
+    """'at most 8 configurations with 3 seeds each, sampled at random'."""
     assert spec.search is not None
     search, by = spec.search, spec.search.algorithm
     sampled = f"sampled {'at random' if by == 'random' else f'by {by}'}"
@@ -143,4 +137,4 @@ def in_words(spec: SweepSpec) -> str:
     n = min(search.num_points, search.space.size or search.num_points)
     seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
     folds = f" of {search.folds_n} folds each" if search.folds_n > 1 else ""
-    return f"at most {n} points{seeds}{folds}, {sampled}"
+    return f"at most {n} configurations{seeds}{folds}, {sampled}"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.arrays import ArrayPlan, Submission
 from cifar_hpc.executors.slurm.commands import SlurmError
@@ -23,7 +24,6 @@ from cifar_hpc.records.jobs import JobEvent, newest_events, next_number, reserve
 from cifar_hpc.records.layout import ArrayFiles, Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.store import append_records, read_records
-from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.cost import Asked, cluster_lines
 from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener

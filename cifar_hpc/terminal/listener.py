@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.status.words import plural
 from cifar_hpc.sweep.listener import Begun
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.live import make_view

@@ -16,12 +16,13 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.advice import first_line
 from cifar_hpc.status.names import names_of, short_ids
 from cifar_hpc.status.progress import Counts, Pace, best_point, images_per_s, is_open
-from cifar_hpc.status.words import duration_text, plural, score_text
+from cifar_hpc.status.words import duration_text, score_text
 
 SHOWN_RUNNING = 8
 BAR_WIDTH = 20

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar_hpc.config import catalog
 from cifar_hpc.models.zoo import make_network
+from cifar_hpc.train.clock import wait_for
 from cifar_hpc.train.device import choose_device
 
 NETWORKS = (("resnet18", 64, 32), ("simple_cnn", 8, 8))  # architecture, pixels, images a step
@@ -39,22 +40,17 @@ def measure(arch: str, side: int, batch: int, device: torch.device) -> tuple[flo
     steps, began = -LEAST_STEPS, time.perf_counter()
     while steps < LEAST_STEPS or time.perf_counter() - began < MEASURE_S:
         if steps == 0:
-            _wait(device)
+            wait_for(device)
             began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(network(x_NCHW), target_N).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         steps += 1
-    _wait(device)
+    wait_for(device)
     seconds = time.perf_counter() - began
     info = catalog.architecture(arch)
     assert info is not None
     return seconds, 3 * info.flops * (side / 224) ** 2 * batch * steps, steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

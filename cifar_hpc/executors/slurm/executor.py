@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.arrays import (
     ALONE_ROOM,
     OWN_FAILURES,
@@ -17,7 +16,6 @@ from cifar_hpc.executors.slurm.arrays import (
     canary_job,
     plan_submission,
 )
-from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.dependencies import RELAY, Order
 from cifar_hpc.executors.slurm.handles import handle_of, job_of, local_part
 from cifar_hpc.executors.slurm.profile import SlurmProfile
@@ -185,11 +183,3 @@ class SlurmExecutor:
                 f"first of them {ids[0]}"
             )
         self.notes = notes
-
-
-def check_slurm(profile: SlurmProfile) -> None:
-    """Raises CifarHpcError where this machine cannot submit, before anything is written."""
-    try:
-        read_limits(profile)
-    except SlurmError as error:
-        raise CifarHpcError(f"{error}. `cifar-hpc doctor` looks closer; --on inline or --on ray run here") from error
