@@ -241,11 +241,11 @@ def _stacking(seen: _Seen, rules: EnsembleRules) -> Combination:
     classes = library.probabilities.shape[2]
     coefficients = np.zeros((classes, features.shape[1]))
     intercept = np.full(classes, -1e9)  # a class that was never seen is never said
-    seen, fitted_coefficients, fitted_intercept = fitted.classes_, fitted.coef_, fitted.intercept_
-    if len(seen) == 2:  # scikit-learn keeps one row for two classes
+    met, fitted_coefficients, fitted_intercept = fitted.classes_, fitted.coef_, fitted.intercept_
+    if len(met) == 2:  # scikit-learn keeps one row for two classes
         fitted_coefficients = np.vstack([-fitted_coefficients, fitted_coefficients]) / 2
         fitted_intercept = np.concatenate([-fitted_intercept, fitted_intercept]) / 2
-    coefficients[seen], intercept[seen] = fitted_coefficients, fitted_intercept
+    coefficients[met], intercept[met] = fitted_coefficients, fitted_intercept
     return Combination("stacking", dict.fromkeys(members, 1 / len(members)), coefficients, intercept)
 
 
