@@ -192,7 +192,7 @@ class Experience:
     def _speed(self, config: Mapping[str, Any], device: str | None) -> Speed | None:
         if ("speed", device) not in self._known:
             points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
-            for sample in self._of(device):
+            for sample in self._of(device)[:NEWEST]:
                 if (work := _work(sample.config)) is not None:
                     for key in (_key(sample.config, _WIDE), _ANY):
                         points[key].append((sample.epoch_s, *work))

@@ -94,22 +94,26 @@ class Pace:
             self._began_s, self._first = now_s, epochs
         if sum(epochs.values()) != self._done_n:
             self._gained_s, self._done_n = now_s, sum(epochs.values())
-        measured = [
-            Sample(trial.config, fmean(epoch.train_s + epoch.val_s for epoch in done))
-            for trial in plan.trials
-            if (done := states[trial.trial_id].epochs)
-        ]
-        experience, gained, left, costs = Experience(measured), 0.0, 0.0, list[float]()
+        costs = _epoch_costs_s(plan, states)
+        gained, left = 0.0, _to_come(plan) * fmean(costs.values()) if costs else 0.0
         for trial in plan.trials:
-            cost, state = experience.epoch_s(trial.config) or 0.0, states[trial.trial_id]
+            cost, state = costs[trial.point_id], states[trial.trial_id]
             gained += (state.epochs_done - self._first.get(trial.trial_id, 0)) * cost
             left += _epochs_left(trial, states) * cost if is_open(state) else 0.0
-            costs.append(cost)
-        left += _to_come(plan) * fmean(costs) if costs else 0.0
         if not left or gained <= 0:
             return None
         left_s = left / gained * (self._gained_s - self._began_s) - (now_s - self._gained_s)
         return left_s if left_s >= 1 else None
+
+
+def _epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
+    """Of each point, seconds of one epoch by what those of this sweep took; 0 before any has ended."""
+    configs, seconds = {}, defaultdict[str, list[float]](list)
+    for trial in plan.trials:
+        configs[trial.point_id] = trial.config
+        seconds[trial.point_id] += [epoch.train_s + epoch.val_s for epoch in states[trial.trial_id].epochs]
+    experience = Experience([Sample(configs[point], fmean(taken)) for point, taken in seconds.items() if taken])
+    return {point: experience.epoch_s(config) or 0.0 for point, config in configs.items()}
 
 
 def _to_come(plan: PlanRecord) -> int:
