@@ -27,7 +27,7 @@ def hashed_fields(part: Any) -> dict[str, Any]:
 
 
 @cache
-def _hashed(kind: type) -> dict[str, tuple[Any, ...]]:
+def _hashed(kind: type[Any]) -> dict[str, tuple[Any, ...]]:
     """The fields that may enter an id -> the default of a late one, which does not; of others nothing."""
     known = [f for f in fields(kind) if f.metadata.get("hashed") is not False]
     return {f.name: (f.default,) if f.metadata.get("late") else () for f in known}

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import known_train_images
@@ -108,7 +109,8 @@ class Pace:
 
 def _epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[str, float]:
     """Of each point, seconds of one epoch by what those of this sweep took; 0 before any has ended."""
-    configs, seconds = {}, defaultdict[str, list[float]](list)
+    configs: dict[str, Mapping[str, Any]] = {}
+    seconds: dict[str, list[float]] = defaultdict(list)
     for trial in plan.trials:
         configs[trial.point_id] = trial.config
         seconds[trial.point_id] += [epoch.train_s + epoch.val_s for epoch in states[trial.trial_id].epochs]
