@@ -1,13 +1,13 @@
 """Labels in doubt and near-duplicates as sentences, tables to correct and a contact sheet. Finds none of them itself.
 
-Of the images it knows no more than Images tells, and reads none.
+It is handed the images, and reads none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,37 +22,11 @@ from cifar_hpc.report.figures_look import save_picture
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import TextColumn, to_csv
 
+if TYPE_CHECKING:
+    from cifar_hpc.data.duplicates import Pair
+    from cifar_hpc.data.labelled import LabelledImages
+
 _SHOWN_COUNTS = 12
-
-
-class Pair(Protocol):
-    """A measured image and the one of an earlier split or another fold that it is a near-duplicate of: data/duplicates.py has
-    them."""
-
-    @property
-    def split(self) -> str: ...
-    @property
-    def row(self) -> int: ...
-    @property
-    def other_split(self) -> str: ...
-    @property
-    def other_row(self) -> int: ...
-    @property
-    def difference(self) -> float: ...
-
-
-class Images(Protocol):
-    """The images that the predictions are of: data/labelled.py has them. A name is '' where an image is in no folder."""
-
-    @property
-    def splits(self) -> Collection[str]: ...
-    @property
-    def in_folder(self) -> bool: ...
-    def name(self, split: str, row: int) -> str: ...
-    def index(self, split: str, row: int) -> int: ...
-    def label(self, split: str, row: int) -> int: ...
-    def labels(self, split: str) -> list[int]: ...
-    def pixels(self, split: str, row: int) -> Any: ...
 
 
 def doubt_line(found: Doubts) -> str:
@@ -73,7 +47,7 @@ def doubt_columns(found: Doubts) -> list[TextColumn]:
     ]
 
 
-def doubt_records(found: Doubts, images: Images) -> list[dict[str, Any]]:
+def doubt_records(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:
     """A row for each image in doubt, the clearest first."""
     in_folder = images.in_folder
     return [
@@ -93,7 +67,7 @@ def doubt_records(found: Doubts, images: Images) -> list[dict[str, Any]]:
     ]
 
 
-def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Images) -> None:
+def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> None:
     """labels.png, the clearest on one sheet; labels.csv, to correct; duplicates.csv. Raises OSError."""
     shown = found.found[:MOST]
     pixels = [images.pixels(one.split, one.row) for one in shown]
@@ -103,11 +77,10 @@ def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Ima
         save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), folder / "labels.png")
     tables = {"labels.csv": _table_to_correct(found, images), "duplicates.csv": _pair_records(pairs, images, found.classes)}
     for name, records in tables.items():
-        text = to_csv(records)
-        write_text(folder / name, text)
+        write_text(folder / name, to_csv(records))
 
 
-def _table_to_correct(found: Doubts, images: Images) -> list[dict[str, Any]]:
+def _table_to_correct(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:
     """Of a folder every image, as `dataset.labels` takes it, those in doubt first; else those in doubt."""
     records = doubt_records(found, images)
     if not images.in_folder:
@@ -122,7 +95,7 @@ def _table_to_correct(found: Doubts, images: Images) -> list[dict[str, Any]]:
     return records
 
 
-def _pair_records(pairs: Sequence[Pair], images: Images, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _pair_records(pairs: Sequence[Pair], images: LabelledImages, classes: Sequence[str]) -> list[dict[str, Any]]:
     def side(split: str, row: int) -> dict[str, Any]:
         return {"image": images.name(split, row) or images.index(split, row), "label": classes[images.label(split, row)]}
 
