@@ -19,7 +19,7 @@ ID_LENGTH = 12  # base32 characters: 60 bits
 def hashed_fields(part: Any) -> dict[str, Any]:
     """The fields of a part of a config that enter its id: not those of hashed=False, nor a late one that has its default."""
     found = {}
-    for name, late in _hashed(type(part)).items():
+    for name, late in _hashed(part.__class__).items():
         value = getattr(part, name)
         if not (late and value == late[0]):
             found[name] = value
