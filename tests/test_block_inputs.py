@@ -31,9 +31,7 @@ def test_no_block_writes_into_its_input(arch):
 
 def test_a_classifier_that_begins_with_dropout_in_place_leaves_its_neighbours_alone(tmp_path):
     layout = Layout(tmp_path / "results")
-    configs = [
-        digits_config(arch="mobilenet_v3_small", image_size=32, freeze="all", lr=lr, epochs=1) for lr in (0.01, 0.02, 0.03)
-    ]
+    configs = [digits_config(arch="mobilenet_v3_small", image_size=32, freeze="all", lr=lr, epochs=1) for lr in (0.01, 0.02)]
     run_job(job_of(*configs, together=True), layout, executor="inline")
     for config in configs:
         assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))

@@ -113,7 +113,7 @@ def test_without_validation_images_an_automatic_c_is_found_by_leaving_out_traini
     assert result.c_found in few and result.val is None and result.test.acc > 0.8
 
 
-def test_classifiers_have_the_same_bits_beside_trained_members(layout, tmp_path):
+def test_classifiers_have_the_same_bits_beside_trained_members(layout, few, tmp_path):
     configs = [
         digits_config(classifier="svm"),
         digits_config(classifier="logreg"),

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,13 +131,8 @@ def test_predict_labels_what_can_be_read_and_names_the_rest(place):
     (new / "noname").write_bytes(good)
     (new / "b.png").write_bytes(good[:60])
     (new / "x.heic").write_bytes(b"x")
-    done = subprocess.run(
-        [sys.executable, "-m", "cifar_hpc", "predict", trial, "new"],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "CIFAR_HPC_RESULTS": str(place / "results")},
-        capture_output=True,
-        text=True,
-    )
+    done = CliRunner().invoke(app, ["predict", trial, "new"])
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["id", "a.png", "noname"]
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "2 images labelled, 2 files left out" in done.stderr
     assert "x.heic: no images" in done.stderr and "b.png is not a whole image" in done.stderr

@@ -24,9 +24,10 @@ from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
 
 
-@pytest.fixture
-def begun(tmp_path):
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
     """Trials that start from one file, some of which change little of it, and where they lie once trained."""
+    tmp_path = tmp_path_factory.mktemp("begun")
     state = build_model(digits_config(seed=5), 10, 1).state_dict()
     path = tmp_path / "start.safetensors"
     path.write_bytes(pack_state(state, {"mean": "[0.3]", "std": "[0.4]"}))
@@ -84,10 +85,15 @@ def test_a_child_of_a_delta_has_it_whole_and_its_own_rests_on_no_trial(begun):
 
 def test_a_start_that_is_gone_or_another_is_told_of_by_name_and_hash(begun):
     path, configs, layout = begun
-    files = layout.trial(configs["probe"].trial_id)
-    path.write_bytes(path.read_bytes()[:-1] + b"\0")
-    with pytest.raises(DataError, match=r"differs from .*start.safetensors of simple_cnn .* and that file is another one now"):
-        load_trained(files)
-    path.unlink()
-    with pytest.raises(DataError, match=r"which is missing: the file .*start.safetensors does not exist"):
-        load_trained(files)
+    files, whole = layout.trial(configs["probe"].trial_id), path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + b"\0")
+        with pytest.raises(
+            DataError, match=r"differs from .*start.safetensors of simple_cnn .* and that file is another one now"
+        ):
+            load_trained(files)
+        path.unlink()
+        with pytest.raises(DataError, match=r"which is missing: the file .*start.safetensors does not exist"):
+            load_trained(files)
+    finally:
+        path.write_bytes(whole)

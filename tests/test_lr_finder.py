@@ -32,9 +32,8 @@ def test_the_rules_read_a_curve_as_a_person_would():
     assert find_valley(rates, noisy) == pytest.approx(10**-2.5, rel=0.6)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_auto_trains_at_the_rate_found_and_says_it(tmp_path, optimizer):
-    config = digits_config(lr="auto", optimizer=optimizer, epochs=6, schedule="constant")
+def test_auto_trains_at_the_rate_found_and_says_it(tmp_path):
+    config = digits_config(lr="auto", optimizer="adamw", epochs=6, schedule="constant")
     result = run_alone(tmp_path, config)
     suggested = range_test_of(config, data_root())
     assert result.lr_found == suggested.valley == result.curves[-1].lr

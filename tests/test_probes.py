@@ -23,31 +23,32 @@ HEADS = [
 ]
 
 
-@pytest.mark.parametrize("augment", ["none", "flip_crop", "mixup"])
-def test_a_head_has_the_same_bits_alone_and_beside_others(tmp_path, augment):
+@pytest.mark.parametrize(("augment", "heads"), [("none", HEADS), ("flip_crop", HEADS[:3]), ("mixup", HEADS[3:])])
+def test_a_head_has_the_same_bits_alone_and_beside_others(tmp_path, augment, heads):
     layout = Layout(tmp_path / "results")
-    configs = [digits_config(freeze="all", augment=augment, **changes) for changes in HEADS]
+    configs = [digits_config(freeze="all", augment=augment, **changes) for changes in heads]
     runner.run_job(job_of(*configs, together=True), layout, executor="inline")
     for config in configs:
         assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config)), config
 
 
-@pytest.mark.parametrize("changes", HEADS)
-def test_a_batched_head_follows_torchs_optimiser(tmp_path, monkeypatch, changes):
-    config = digits_config(freeze="all", augment="flip_crop", **changes)
-    batched = run_alone(tmp_path / "batched", config)
+def test_batched_heads_follow_torchs_optimisers(tmp_path, monkeypatch):
+    configs = [digits_config(freeze="all", augment="flip_crop", **changes) for changes in HEADS]
+    batched, stepped = Layout(tmp_path / "batched"), Layout(tmp_path / "stepped")
+    runner.run_job(job_of(*configs, together=True), batched, executor="inline")
     monkeypatch.setattr(steps, "can_step", lambda member: False)
-    stepped = run_alone(tmp_path / "stepped", config)
-    for one, other in zip(batched.curves, stepped.curves, strict=True):
-        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
-        assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
-        assert one.lr == other.lr
+    runner.run_job(job_of(*configs, together=True), stepped, executor="inline")
+    for config in configs:
+        for one, other in zip(result_of(batched, config).curves, result_of(stepped, config).curves, strict=True):
+            assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+            assert one.val_loss == pytest.approx(other.val_loss, rel=1e-5)
+            assert one.lr == other.lr
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_heads_interrupted_at_any_step_go_on_alone_to_the_same_bits(tmp_path, optimizer):
     layout = Layout(tmp_path / "results")
-    configs = [digits_config(freeze="all", optimizer=optimizer, lr=lr, epochs=3) for lr in (0.001, 0.003, 0.01)]
+    configs = [digits_config(freeze="all", optimizer=optimizer, lr=lr, epochs=3) for lr in (0.001, 0.01)]
     left = itertools.count()
     with pytest.raises(Interrupted):
         runner.run_job(job_of(*configs, together=True), layout, executor="inline", interrupted=lambda: next(left) >= 7)
@@ -69,5 +70,5 @@ def test_a_classifier_with_dropout_or_clipped_gradients_is_not_batched(tmp_path,
 
     for changes in ({"dropout": 0.5}, {"grad_clip": 1.0}, {"ema": 0.9}, {"freeze": "none"}):
         asked.clear()
-        run_alone(tmp_path, digits_config(**({"freeze": "all"} | changes)))
+        run_alone(tmp_path, digits_config(**({"freeze": "all", "epochs": 1} | changes)))
         assert asked and not any(asked), changes

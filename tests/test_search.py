@@ -261,26 +261,6 @@ search:
 """
 
 
-def test_of_a_population_the_worst_goes_on_from_the_best_with_changed_settings_and_the_others_as_they_were(spec):
-    spec.write_text(POPULATION)
-    first = call("sweep", spec)
-    assert first.exit_code == 0, first.output
-    trials, found = journal().trials, results()
-    assert len(trials) == 12 and {len(result.curves) for result in found.values()} == {2}
-    for generation in (1, 2):
-        parents, heirs = trials[generation * 4 - 4 : generation * 4], trials[generation * 4 : generation * 4 + 4]
-        ranked = sorted(parents, key=lambda trial: -found[trial.trial_id].val.acc)
-        for parent, heir in zip(parents, heirs, strict=True):
-            if parent == ranked[-1]:
-                assert heir.config["weights"] == f"trial/{ranked[0].trial_id}" and heir.picks != ranked[0].picks
-            else:
-                assert heir.config["weights"] == f"trial/{parent.trial_id}" and heir.picks == parent.picks
-    again = call("sweep", spec)
-    assert again.exit_code == 0 and "nothing to start" in again.output
-    undisturbed = start_of(spec)
-    assert [suggestion.trial_id for suggestion in iter(undisturbed.next, None)] == [trial.trial_id for trial in trials]
-
-
 def test_a_population_trains_all_its_generations_whatever_its_trials_measure(spec, monkeypatch):
     """Whatever clashes: a small grid, where places may come upon the settings with which another goes on."""
     spec.write_text(
@@ -308,17 +288,32 @@ def _runner_that_dies_of(trial_id: str):
     return run
 
 
-def test_a_population_goes_on_after_a_worker_that_died_for_good(spec, monkeypatch):
+def test_of_a_population_the_worst_or_dead_goes_on_from_the_best_with_changed_settings_and_the_others_as_they_were(
+    spec, monkeypatch
+):
     spec.write_text(POPULATION)
-    first = start_of(spec).next()
-    dying = first.job.cohorts[0].trials[0].trial_id
+    dying = start_of(spec).next().job.trial_ids[0]
     monkeypatch.setattr(RayTuneExecutor.__init__, "__defaults__", (_runner_that_dies_of(dying),))
     swept = call("sweep", spec)
     assert swept.exit_code == 1, swept.output
-    layout = Layout(results_root())
-    states = {trial.trial_id: read_state(layout.trial(trial.trial_id), trial.trial_id) for trial in journal().trials}
+    layout, trials = Layout(results_root()), journal().trials
+    states = {trial.trial_id: read_state(layout.trial(trial.trial_id), trial.trial_id) for trial in trials}
     assert states[dying].status is Status.FAILED and len(states) == 12
-    assert sum(state.status is Status.COMPLETED for state in states.values()) == 11
+    found = {trial_id: state.result for trial_id, state in states.items() if trial_id != dying}
+    assert {state.status for trial_id, state in states.items() if trial_id != dying} == {Status.COMPLETED}
+    assert {len(result.curves) for result in found.values()} == {2}
+    for generation in (1, 2):
+        parents, heirs = trials[generation * 4 - 4 : generation * 4], trials[generation * 4 : generation * 4 + 4]
+        ranked = sorted(parents, key=lambda trial: -found[trial.trial_id].val.acc if trial.trial_id in found else 1.0)
+        for parent, heir in zip(parents, heirs, strict=True):
+            if parent == ranked[-1]:
+                assert heir.config["weights"] == f"trial/{ranked[0].trial_id}" and heir.picks != ranked[0].picks
+            else:
+                assert heir.config["weights"] == f"trial/{parent.trial_id}" and heir.picks == parent.picks
+    again = call("sweep", spec)
+    assert again.exit_code == 1 and "nothing to start" in again.output
+    undisturbed = start_of(spec)
+    assert [suggestion.trial_id for suggestion in iter(undisturbed.next, None)] == [trial.trial_id for trial in trials]
 
 
 def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(spec):
@@ -366,6 +361,7 @@ def test_a_changed_search_begins_anew_and_finds_what_was_trained(spec):
 
 
 def test_of_points_that_have_ended_no_record_is_read_again(spec, monkeypatch):
+    spec.write_text(SPEC.replace("epochs: 9", "epochs: 2").replace("num_points: 6", "num_points: 3"))
     reads: list[str] = []
     read = run.state_for
     monkeypatch.setattr(

@@ -64,7 +64,7 @@ def has(trial: Any, pattern: dict[str, Any]) -> bool:
     return all(type(value_of(trial, k)) is type(v) and value_of(trial, k) == v for k, v in pattern.items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(), st.integers(1, 3))
 def test_a_grid_is_the_product_of_its_axes_in_the_order_of_the_file_with_the_seed_fastest(
     grid: dict[str, list[Any]], n: int
@@ -79,7 +79,7 @@ def test_a_grid_is_the_product_of_its_axes_in_the_order_of_the_file_with_the_see
         assert list(trial.axes) == [*grid, *(["seed"] if n > 1 else [])]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(), st.randoms(use_true_random=False))
 def test_the_order_of_keys_and_values_changes_no_id(grid: dict[str, list[Any]], shuffle: random.Random) -> None:
     keys = list(grid)
@@ -87,7 +87,7 @@ def test_the_order_of_keys_and_values_changes_no_id(grid: dict[str, list[Any]], 
     assert set(ids(load({"grid": grid}))) == set(ids(load({"grid": {key: grid[key][::-1] for key in keys}})))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(st.tuples(*(st.sampled_from(VALUES[key]) for key in ("lr", "freeze", "epochs"))), min_size=1, max_size=5))
 def test_a_zip_is_the_list_of_its_rows(rows: list[tuple[Any, ...]]) -> None:
     columns = {key: list(column) for key, column in zip(("lr", "freeze", "epochs"), zip(*rows, strict=True), strict=True)}
@@ -95,7 +95,7 @@ def test_a_zip_is_the_list_of_its_rows(rows: list[tuple[Any, ...]]) -> None:
     assert ids(load({"zip": columns})) == ids(load({"include": listed}))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(least=2), st.lists(patterns(), min_size=1, max_size=2))
 def test_exclude_leaves_out_what_matches_and_nothing_else(grid: dict[str, list[Any]], exclude: list[dict[str, Any]]) -> None:
     whole = load({"grid": grid})
@@ -109,7 +109,7 @@ def test_exclude_leaves_out_what_matches_and_nothing_else(grid: dict[str, list[A
         assert not (all(matching) and left)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(least=2), patterns(), patterns())
 def test_when_changes_what_matches_and_equal_points_are_one(
     grid: dict[str, list[Any]], condition: dict[str, Any], changes: dict[str, Any]
@@ -124,14 +124,14 @@ def test_when_changes_what_matches_and_equal_points_are_one(
     assert bool(ruled.warnings and "no point matches" in ruled.warnings[0]) == (len(untouched) == len(whole.trials))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(), axes())
 def test_a_grown_grid_keeps_its_old_trials(grid: dict[str, list[Any]], more: dict[str, list[Any]]) -> None:
     grown = {key: [*values, *(v for v in more.get(key, []) if v not in values)] for key, values in grid.items()}
     assert set(ids(load({"grid": grid}))) <= set(ids(load({"grid": grown})))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(axes(least=2))
 def test_setting_an_axis_for_one_run_is_the_spec_with_that_value_in_base(grid: dict[str, list[Any]]) -> None:
     assume("epochs" in grid and len(grid) > 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import onnxruntime
@@ -45,6 +46,21 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+@pytest.fixture(scope="module")
+def trained_seeds(tmp_path_factory):
+    configs, root = [digits_config(keep="weights", seed=seed) for seed in (0, 1)], tmp_path_factory.mktemp("seeds") / "results"
+    run_job(job_of(*configs), Layout(root), executor="inline")
+    return configs, root
+
+
+@pytest.fixture
+def seeds(trained_seeds, layout):
+    """Two seeds of one configuration that kept their weights."""
+    configs, root = trained_seeds
+    shutil.copytree(root, layout.root)
+    return configs
+
+
 def softmax(logits):
     return torch.from_numpy(logits.astype(np.float32)).softmax(1).numpy()
 
@@ -64,10 +80,8 @@ def test_predict_labels_files_as_the_trial_labelled_its_test_split(layout, pictu
     assert np.allclose([float(row["probability"]) for row in rows], share.max(1), atol=5e-3)
 
 
-def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, pictures):
-    configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
-    run_job(job_of(*configs), layout, executor="inline")
-    point = configs[0].point_id
+def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, seeds, pictures):
+    configs, point = seeds, seeds[0].point_id
     assert run("predict", point, pictures).exit_code == 0
     layout.trial(configs[1].trial_id).result.write_text("{")
     answer = run("predict", point, pictures)
@@ -76,9 +90,8 @@ def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, pictures):
     assert run("predict", configs[0].trial_id, pictures).exit_code == 0
 
 
-def test_a_point_answers_with_the_mean_over_its_seeds_and_an_ensemble_file_with_its_weights(layout, pictures, tmp_path):
-    configs = [digits_config(keep="weights", seed=seed) for seed in (0, 1)]
-    run_job(job_of(*configs), layout, executor="inline")
+def test_a_point_answers_with_the_mean_over_its_seeds_and_an_ensemble_file_with_its_weights(layout, seeds, pictures, tmp_path):
+    configs = seeds
     shares = [softmax(np.load(layout.trial(c.trial_id).predictions)["test_logits"][:40]) for c in configs]
     rows = list(csv.DictReader(io.StringIO(run("predict", configs[0].point_id, pictures).stdout)))
     assert np.allclose([float(row["probability"]) for row in rows], ((shares[0] + shares[1]) / 2).max(1), atol=5e-3)
@@ -108,9 +121,9 @@ def test_a_trial_without_weights_says_how_to_keep_them_and_reproduce_brings_them
     assert run("predict", "nosuchtrial1", pictures).exit_code == 2
 
 
-def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout):
-    config = digits_config()
-    run_job(job_of(config), layout, executor="inline")
+def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seeds):
+    config, _ = seeds
+    layout.trial(config.trial_id).weights.unlink()
     path = layout.trial(config.trial_id).result
     record = json.loads(path.read_text())
     record["curves"][1]["val_loss"] += 1e-6
@@ -120,9 +133,8 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout):
     assert not layout.trial(config.trial_id).weights.exists()
 
 
-def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(layout, tmp_path, monkeypatch):
-    config = digits_config(keep="weights", freeze=1)
-    run_job(job_of(config), layout, executor="inline")
+def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(layout, seeds, tmp_path, monkeypatch):
+    config, _ = seeds
     path = tmp_path / "out.safetensors"
     answer = run("export", config.trial_id, "-o", path)
     assert answer.exit_code == 0 and answer.stdout.strip() == str(path), answer.output
