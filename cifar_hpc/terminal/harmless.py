@@ -73,6 +73,8 @@ class _HarmlessStream:
 
 
 class _HarmlessConsole(Console):
+    _file: IO[str] | None  # rich's own
+
     @property
     def file(self) -> IO[str]:
         """The terminal itself. A live picture puts a proxy of its own before what `harmless_streams` put there; rich looks
