@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
@@ -22,6 +23,8 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.metrics import macro_f1
+from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -30,6 +33,8 @@ from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
 from cifar_hpc.report.summary import headline, progress_text
 from cifar_hpc.report.tables import seeds_text
+from cifar_hpc.train.measure import measure as split_metrics
+from cifar_hpc.train.measure import split_arrays
 
 IMAGES = Images.draw(500, 100)
 
@@ -142,7 +147,7 @@ def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layo
     assert found.optimism < 0.02
     assert not found.of_networks
     chosen = compare_points(board.rows[0], board.rows[2], layout, "test")
-    assert (chosen.test, chosen.difference > 0.1) == ("paired t-test over seeds", True)
+    assert (chosen.test, chosen.difference > 0.1) == ("paired t-test over seeds and images", True)
 
 
 def test_of_one_seed_each_only_two_networks_are_compared_and_nothing_is_tied(layout: Layout) -> None:
@@ -261,6 +266,38 @@ def test_any_number_of_a_split_that_its_predictions_contradict_leaves_the_trial_
     (section,) = make_sections(scan(layout), layout)
     assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
     assert said in section.pool.rejected[0].reason
+
+
+def test_an_objective_that_its_predictions_contradict_leaves_the_trial_out_too(layout: Layout) -> None:
+    trials = [dataclasses.replace(config, objective="macro_f1") for config in configs(2, seeds=2, epochs=2)]
+    for config, edited in zip(trials, (0.0, 0.2), strict=True):
+        write_trial(layout, config, IMAGES, accuracy=0.7)
+        files = layout.trial(config.trial_id)
+        record = json.loads(files.result.read_text())
+        found = read_predictions(files, "val")
+        assert found is not None
+        record["val"]["more"] = {"macro_f1": macro_f1(found.logits, found.labels) + edited}
+        files.result.write_text(json.dumps(record))
+    (section,) = make_sections(scan(layout), layout)
+    assert [trial.trial_id for row in section.board.rows for trial in row.trials] == [trials[0].trial_id]
+    assert "gives val macro F1" in section.pool.rejected[0].reason
+
+
+def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout) -> None:
+    """A trial with a far too high rate: its logits are cut off at the end of float16, and its accuracy was counted before."""
+    (config,) = configs(1, seeds=1, epochs=2)
+    files, rng = layout.trial(config.trial_id), np.random.default_rng(0)
+    logits_NK, labels_N = torch.tensor(1e6 * rng.normal(size=(40, 10))), torch.tensor(rng.integers(0, 10, 40))
+    split = Split(torch.zeros(40, 1, 1, 1, dtype=torch.uint8), labels_N, torch.arange(40))
+    told = split_metrics(logits_NK, split, config)
+    assert told.loss is not None
+    files.folder.mkdir(parents=True)
+    np.savez_compressed(files.predictions, allow_pickle=False, **split_arrays("val", logits_NK, split))
+    found = read_predictions(files, "val", told)
+    assert found is not None
+    assert abs(found.right.mean() - told.acc) > 0.005
+    with pytest.raises(RecordError, match=r"result\.json says 1\.0000"):
+        read_predictions(files, "val", dataclasses.replace(told, acc=1.0))
 
 
 def test_what_is_left_out_is_counted_where_trials_and_hours_are(layout: Layout) -> None:

@@ -89,26 +89,40 @@ def photos(tmp_path):
     return tmp_path
 
 
-def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that_a_spec_takes(photos, monkeypatch):
+def labels_of(photos, monkeypatch, text):
+    """What `labels` answers on a sweep of nearest neighbours, and its table."""
     monkeypatch.setenv("CIFAR_HPC_RESULTS", str(photos / "results"))
     monkeypatch.setenv("CIFAR_HPC_DATA", str(photos / "data"))
     (photos / "x.yaml").write_text(
-        "name: look\ndataset: {folder: photos}\nbase: {arch: linear, image_size: 16, classifier: knn}\n"
-        "grid: {knn_k: [3, 5, 7]}\nfolds: 3\n"
+        f"name: look\nbase: {{arch: linear, image_size: 16, classifier: knn}}\ngrid: {{knn_k: [3, 5, 7]}}\n{text}"
     )
     layout, spec = Layout(photos / "results"), load_spec(photos / "x.yaml")
-    layout.sweep("look").plan.parent.mkdir(parents=True)
+    layout.sweep("look").plan.parent.mkdir(parents=True, exist_ok=True)
     write_record(layout.sweep("look").plan, plan_record(make_plan(spec)))
     run_job(job_of(*(trial.config for trial in spec.trials)), layout, executor="inline")
+    found = CliRunner().invoke(app, ["labels", "look"])
+    assert found.exit_code == 0, found.output
+    return found.stdout, layout.sweep("look").report / "labels"
+
+
+def test_where_each_seed_has_a_split_of_its_own_the_labels_of_one_split_are_judged_and_none_are_mixed(photos, monkeypatch):
+    text = "dataset: {folder: photos, split_seed: seed, val_frac: 0.5}\nseeds: "
+    alone, folder = labels_of(photos, monkeypatch, f"{text}1\n")
+    table = (folder / "labels.csv").read_text()
+    together, folder = labels_of(photos, monkeypatch, f"{text}3\n")
+    assert (folder / "labels.csv").read_text() == table
+    assert together.splitlines()[0] == alone.splitlines()[0]
+    assert "the validation images are those of seed 0." in together
+
+
+def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that_a_spec_takes(photos, monkeypatch):
+    said, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
     assert "not row #1" in CliRunner().invoke(app, ["labels", "look#1"]).stderr
     assert "by two configurations or more" in CliRunner().invoke(app, ["labels", "look", "knn_k=3"]).stderr
     assert "no trial matches 'knn_k=4'" in CliRunner().invoke(app, ["labels", "look knn_k=4"]).stderr
-    found = CliRunner().invoke(app, ["labels", "look"])
-    assert found.exit_code == 0, found.output
-    assert "1 label in doubt of 28 val images" in found.stdout
-    assert "1 test image has a near-duplicate in an earlier split" in found.stdout
-    assert "in another fold" not in found.stdout
-    folder = layout.sweep("look").report / "labels"
+    assert "1 label in doubt of 28 val images" in said
+    assert "1 test image has a near-duplicate in an earlier split" in said
+    assert "in another fold" not in said
     assert (folder / "labels.png").stat().st_size > 1000
     rows = list(csv.DictReader((folder / "labels.csv").open()))
     assert (rows[0]["file"], rows[0]["label"], rows[0]["suggested"]) == ("train/dark/wrong.png", "dark", "bright")

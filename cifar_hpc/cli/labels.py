@@ -44,12 +44,9 @@ def labels(
     if found is None:
         said = " ".join(words)
         raise CifarHpcError(f"{said}: labels are judged by two configurations or more with predictions of the same images")
-    best = board.measured[0]
-    images = labelled_images(
-        TrialConfig.from_json(read_record(layout.trial(best.trials[0].trial_id).result, TrialResult).config)
-    )
-    rounds = list(point_predictions(best, layout, "val").values())
-    pairs = near_duplicates(images.splits, rounds[0].fold if rounds else None)
+    images = labelled_images(TrialConfig.from_json(read_record(layout.trial(found.trial.trial_id).result, TrialResult).config))
+    (first, *_) = point_predictions(found.first, layout, "val").values()
+    pairs = near_duplicates(images.splits, first.fold)
     folder = report_folder(layout, asked.names, asked.terms) / "labels"
     write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):
@@ -58,6 +55,6 @@ def labels(
     typer.echo(doubt_line(found))
     if columns := doubt_columns(found):
         print_columns(columns, format)
-    for line in duplicate_lines(best, pairs, layout):
+    for line in duplicate_lines(found.first, pairs, layout):
         typer.echo(line)
     typer.echo(f"{folder / 'labels.png'}: look at them; {folder / 'labels.csv'}: correct the column `label`", err=True)

@@ -179,6 +179,13 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
     return found
 
 
+def on_same_images(rounds: Mapping[Round, SplitPredictions]) -> list[SplitPredictions]:
+    """The rounds on the first one's images: what is said image by image is of these alone. Where each seed has a split of its
+    own, the first seed's."""
+    found = list(rounds.values())
+    return [one for one in found if one.same_images(found[0])]
+
+
 def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
     """The out-of-fold predictions of a round's folds as one split, in the order of its images. Raises RecordError."""
     parts = []

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.collect.comparison import point_predictions
+from cifar_hpc.collect.comparison import on_same_images, point_predictions
 from cifar_hpc.collect.ensemble import calibrate, fit_temperature
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.collect.trials import Trial
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 
@@ -41,12 +42,22 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Doubts:
-    """found: the clearest first, by split; images: looked at, by split; networks: configurations asked, in words."""
+    """found: the clearest first, by split; images: looked at, by split; networks: configurations asked, in words; first: the
+    best of them, whose images these are: where each seed has a split of its own, those of its first seed."""
 
-    classes: tuple[str, ...]
+    first: Row
     found: tuple[Doubt, ...]
     images: dict[str, int]
     networks: tuple[str, ...]
+
+    @property
+    def trial(self) -> Trial:
+        """Whose images these are."""
+        return next(trial for trial in self.first.trials if trial.told("val"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.trial.classes
 
     def counts(self) -> dict[tuple[str, str], int]:
         """(label, suggestion) -> images, the most frequent first."""
@@ -66,7 +77,7 @@ def find_doubts(board: Leaderboard, layout: Layout) -> Doubts | None:
     asked: list[Row] = []
     for row in rows:
         try:
-            read = {split: list(point_predictions(row, layout, split).values()) for split in ("val", "test")}
+            read = {split: on_same_images(point_predictions(row, layout, split)) for split in ("val", "test")}
         except RecordError:
             continue
         if not read["val"] or (images and not read["val"][0].same_images(images["val"])):
@@ -80,7 +91,7 @@ def find_doubts(board: Leaderboard, layout: Layout) -> Doubts | None:
         return None
     found_doubts = [doubt for split, known in images.items() for doubt in doubts_of(split, shares[split], known)]
     return Doubts(
-        classes=asked[0].trials[0].classes,
+        first=asked[0],
         found=tuple(sorted(found_doubts, key=lambda one: -one.margin)),
         images={split: len(known.labels) for split, known in images.items()},
         networks=tuple(row.label for row in asked),

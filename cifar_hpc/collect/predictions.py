@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.schema import SplitMetrics
 from cifar_hpc.records.store import open_regular
 
-_TOLERANCE = 0.005  # of accuracy: float16 logits may tie where the trial's own did not
+_TOLERANCE = 0.005  # of a share of the images
+_OF_RANKS = ("macro_auroc",)  # objectives that take more of the logits than each image's largest
 
 
 class ContradictionError(RecordError):
@@ -36,6 +38,13 @@ class SplitPredictions:
     def right(self) -> NDArray[np.bool_]:
         """Whether the image was classified rightly, N."""
         found: NDArray[np.bool_] = self.logits.argmax(1) == self.labels
+        return found
+
+    @property
+    def undecided(self) -> NDArray[np.bool_]:
+        """Whether several classes share the image's largest logit, or none has it, N: float16 rounds logits and cuts them
+        off, so that nobody can tell any more which of these classes the trial took."""
+        found: NDArray[np.bool_] = (self.logits == self.logits.max(1, keepdims=True)).sum(1) != 1
         return found
 
     @property
@@ -98,9 +107,28 @@ def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = 
 def _check(found: SplitPredictions, told: SplitMetrics, gives: str) -> None:
     if len(found.labels) != told.n:
         raise ContradictionError(f"{gives} images {len(found.labels)}, result.json says {told.n}")
-    acc = float(found.right.mean())
-    if abs(acc - told.acc) > _TOLERANCE:
-        raise ContradictionError(f"{gives} accuracy {acc:.4f}, result.json says {told.acc:.4f}")
+    undecided_N = found.undecided
+    truth_N = found.logits[np.arange(len(found.labels)), found.labels]
+    perhaps_N = undecided_N & ~(truth_N < found.logits.max(1))
+    least, most = float((found.right & ~undecided_N).mean()), float(((found.right & ~undecided_N) | perhaps_N).mean())
+    if not least - _TOLERANCE <= told.acc <= most + _TOLERANCE:
+        raise ContradictionError(f"{gives} accuracy {float(found.right.mean()):.4f}, result.json says {told.acc:.4f}")
     rounding = 0.01 + 0.002 * float(np.abs(found.logits).max(initial=0.0))  # as the logits are rounded
     if told.loss is not None and found.loss is not None and abs(found.loss - told.loss) > rounding:
         raise ContradictionError(f"{gives} loss {found.loss:.4f}, result.json says {told.loss:.4f}")
+    images_K = np.bincount(found.labels)
+    moved = 4 * float(undecided_N.sum()) / float(images_K[images_K > 0].min(initial=1))  # by classes that cannot be told
+    for name, value in told.more.items():
+        measured = _measured(found, name)
+        allowed = rounding if name in _OF_RANKS else _TOLERANCE
+        if measured is not None and abs(measured - value) > allowed + moved:
+            raise ContradictionError(f"{gives} {OBJECTIVES[name].noun} {measured:.4f}, result.json says {value:.4f}")
+
+
+def _measured(found: SplitPredictions, name: str) -> float | None:
+    """An objective beside accuracy and loss; None of one of the user's own, whose code is not executed here."""
+    info = OBJECTIVES.get(name)
+    if info is None or info.measure is None or info.sha256 is not None:
+        return None
+    value = load(info.measure)(found.logits.astype(np.float64), found.labels)
+    return None if value is None else float(value)

@@ -188,7 +188,7 @@ def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
     error = known_error(error, one_SN, other_SN)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     p_value = _t_tail(mean, error, freedom, 2)
-    test = "paired t-test over seeds"
+    test = "paired t-test over seeds and images"
     return Difference(mean, p_value, test, mean - half, mean + half, error, freedom, of_images, images=images)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -100,8 +100,11 @@ class Trial:
         return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}
 
     def told(self, split: str) -> SplitMetrics | None:
-        """What the record says of 'val' or 'test'; None where it was not measured."""
-        return told_of(*(getattr(self, f"{split}_{key}") for key in ("loss", "acc", "n")))
+        """What the record says of 'val' or 'test', its objective included; None where it was not measured."""
+        told = told_of(*(getattr(self, f"{split}_{key}") for key in ("loss", "acc", "n")))
+        name = str(self.config.get("objective"))
+        value = self.more.get(f"{split}_{name}")
+        return told if told is None or value is None else replace(told, more={name: value})
 
     def metric(self, name: str) -> float | None:
         """val_acc, test_loss, macro_f1 (on validation), test_macro_f1, ...; None where it was not measured or is not finite."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_hpc.collect.comparison import point_predictions
+from cifar_hpc.collect.comparison import on_same_images, point_predictions
 from cifar_hpc.collect.doubts import Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.config.words import plural
@@ -30,9 +30,12 @@ _SHOWN_COUNTS = 12
 
 
 def doubt_line(found: Doubts) -> str:
-    """'3 labels in doubt of 400 val images, 100 test images, by 4 configurations.'"""
+    """'3 labels in doubt of 400 val images, 100 test images, by 4 configurations.'; and which split that is, of several."""
     looked = ", ".join(f"{n:,} {name} images" for name, n in found.images.items())
-    return f"{plural(len(found.found), 'label')} in doubt of {looked}, by {plural(len(found.networks), 'configuration')}."
+    said = f"{plural(len(found.found), 'label')} in doubt of {looked}, by {plural(len(found.networks), 'configuration')}."
+    if found.trial.own_split and found.trial.fold is None:
+        return f"{said} Each seed has a split of its own: the validation images are those of seed {found.trial.seed}."
+    return said
 
 
 def doubt_columns(found: Doubts) -> list[TextColumn]:
@@ -112,7 +115,7 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
     lines = []
     for split, words in (("val", "validation"), ("test", "test")):
         rows = [pair.row for pair in pairs if pair.split == split]
-        rounds = list(point_predictions(best, layout, split).values())
+        rounds = on_same_images(point_predictions(best, layout, split))
         if not rows or not rounds:
             continue
         right_N = np.mean([one.right for one in rounds], axis=0)
