@@ -65,11 +65,13 @@ def test_only_what_no_sweep_needs_and_nobody_trains_is_removed_and_only_with_yes
     assert "nothing to remove" in call("prune", "--yes").stderr
 
 
-def test_a_plan_that_cannot_be_read_lets_nothing_be_removed(layout):
+@pytest.mark.parametrize("damage", ["corrupt", "missing"])
+def test_a_plan_that_cannot_be_read_lets_nothing_be_removed(layout, damage):
     trial = next(iter(configs(1, seeds=1, epochs=2)))
     finished(layout, trial)
     write_plan(layout, [trial], "small")
-    layout.sweep("small").plan.write_text("{")
+    layout.sweep("small").spec.write_text("name: small\n")
+    layout.sweep("small").plan.write_text("{") if damage == "corrupt" else layout.sweep("small").plan.unlink()
     told = call("prune", "--yes")
     assert told.exit_code == 2 and "plan.json" in told.stderr
     assert layout.trial(trial.trial_id).result.exists()

@@ -145,6 +145,8 @@ def test_a_folder_lies_relative_to_its_spec_and_is_known_by_its_files(load, tmp_
     assert config.dataset.folder == str(tmp_path / "photos")
     assert config.image_size == 224
     assert train_images(config) == 18  # of 20: what it costs is not guessed from some other data set
+    assert load(text).warnings[-1] == "batch_size 128 is more than the 20 labelled images: one step an epoch"
+    assert not any("one step" in said for said in load(text.replace("linear", "linear, classifier: knn")).warnings)
     make_folder(tmp_path / "elsewhere")
     moved = load(text.replace("photos", "elsewhere")).trials[0].config
     assert moved.trial_id == config.trial_id

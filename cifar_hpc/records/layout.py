@@ -266,6 +266,11 @@ class Layout:
         """Every sweep that has a plan, by name."""
         return [SweepFiles(path.parent) for path in sorted(self.root.glob("*/plan.json")) if is_name(path.parent.name)]
 
+    def without_plan(self) -> list[Path]:
+        """Folders of sweeps whose spec is there and whose plan is not."""
+        folders = [path.parent for path in sorted(self.root.glob("*/spec.yaml")) if is_name(path.parent.name)]
+        return [folder for folder in folders if not self.sweep(folder.name).plan.exists()]
+
     def closed(self) -> list[Path]:
         """Folders of sweeps that this user may not read, or the results folder itself: another user's, under umask 077."""
         if not self.root.is_dir():

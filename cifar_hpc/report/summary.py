@@ -62,7 +62,8 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     elif few:
         notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
     if lost := [row for row in board.measured if row.last[0]]:
-        notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged stand last.")
+        stand = "stands" if len(lost) == 1 else "stand"
+        notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")
     return [*notes, *left_out(pool)]
 
 

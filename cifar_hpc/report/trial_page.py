@@ -119,7 +119,7 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
         (name, str(s.images), *(score_text(value, s.images) or "-" for value in (s.precision, s.recall, s.f1)))
         for name, s in found.scores.items()
     ]
-    where = "place in the test split" if split == "test" else "place in the official training split"
+    where = "place in the test split" if split == "test" else "place in what validation is drawn from"
     errors = [(str(place), true, taken, f"{100 * sure:.1f}") for place, true, taken, sure in found.confident_errors]
     return [
         PageTable(

@@ -79,9 +79,11 @@ def warnings_of(configs: Sequence[TrialConfig]) -> list[str]:
             f"image_size {', '.join(map(str, sorted(tiny)))} with ImageNet weights, which were trained at 224 pixels: below "
             f"{LEAST_PRETRAINED} the last maps of most networks are a single pixel; images are resized to any image_size"
         )
-    few = {c.batch_size: n for c in configs if (n := _training_images(c)) is not None and n < c.batch_size}
-    for batch_size, n in few.items():
-        sentences.append(f"batch_size {batch_size} is more than the {n} training images: one step an epoch")
+    stepped = [config for config in configs if _trains(config)]
+    few = {c.batch_size: f"{n} labelled" for c in stepped if (n := c.dataset.labelled) is not None and n < c.batch_size}
+    few |= {c.batch_size: f"{n} training" for c in stepped if (n := _training_images(c)) is not None and n < c.batch_size}
+    for batch_size, images in few.items():
+        sentences.append(f"batch_size {batch_size} is more than the {images} images: one step an epoch")
     return [*sentences, *_outlasting(configs)]
 
 

@@ -38,6 +38,11 @@ class Unnamed:
 
 def find_unnamed(layout: Layout) -> list[Unnamed]:
     """Trials of the pool that nothing needs, by id. Raises RecordError where a plan cannot be read: who knows what it names."""
+    for folder in layout.without_plan():
+        raise RecordError(
+            f"{folder}: its plan.json is missing, so that nobody knows which trials it needs; bring it back, sweep the spec "
+            "again, or remove the folder"
+        )
     links = {trial_id for trial_id in layout.trial_ids() if layout.trial(trial_id).folder.is_symlink()}  # to other pools
     ids = [trial_id for trial_id in layout.trial_ids() if _ID.fullmatch(trial_id) and trial_id not in links]
     states = {trial_id: state.status for trial_id, state in read_states(layout, ids, (), SlurmQueue(layout.queue)).items()}
