@@ -31,7 +31,7 @@ from cifar_hpc.records.store import write_record
 from cifar_hpc.report.figures_effects import draw_effects
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
-from cifar_hpc.report.summary import headline, progress_text
+from cifar_hpc.report.summary import covers_text, headline, progress_text
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.train.measure import measure as split_metrics
 from cifar_hpc.train.measure import split_arrays
@@ -281,6 +281,14 @@ def test_an_objective_that_its_predictions_contradict_leaves_the_trial_out_too(l
     (section,) = make_sections(scan(layout), layout)
     assert [trial.trial_id for row in section.board.rows for trial in row.trials] == [trials[0].trial_id]
     assert "gives val macro F1" in section.pool.rejected[0].reason
+
+
+def test_the_page_says_that_intervals_of_other_objectives_than_accuracy_leave_out_the_images(layout: Layout) -> None:
+    for config, objective in zip(configs(2, seeds=1, epochs=2), ("val_acc", "val_loss"), strict=True):
+        write_trial(layout, dataclasses.replace(config, objective=objective), IMAGES, accuracy=0.7)
+    accuracy, loss = sorted(scan(layout).trials, key=lambda trial: str(trial.config["objective"]))
+    assert "those of the objective, where it is not accuracy" in covers_text([accuracy, loss])
+    assert "those of the objective" not in covers_text([accuracy])
 
 
 def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout) -> None:

@@ -30,10 +30,12 @@ def covers_text(trials: Sequence[Trial]) -> str:
         )
     if any(trial.own_split for trial in trials):
         return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003)."
+    shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
+    alone = "" if shares else "those of the objective, where it is not accuracy, and "
     return (
         "Intervals are at 95 %: of several seeds they cover the luck of seeds (order and initialisation) and of images, of one"
-        " seed that of images alone; the bands of learning curves cover that of seeds alone. All seeds share one split into"
-        " training and validation images, whose luck nothing here covers."
+        f" seed that of images alone; {alone}the bands of learning curves cover that of seeds alone. All seeds share one split"
+        " into training and validation images, whose luck nothing here covers."
     )
 
 
