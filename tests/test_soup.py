@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -78,16 +79,23 @@ def test_trials_are_kin_only_with_one_start():
     assert kin_of(files[0]) != kin_of(files[1])  # another file under the same name
 
 
-@pytest.fixture
-def family():
-    """Two children of one parent that kept their weights, and a stranger."""
-    layout = Layout(results_root())
+@pytest.fixture(scope="module")
+def trained_family(tmp_path_factory):
+    layout = Layout(tmp_path_factory.mktemp("family") / "results")
     parent = digits_config(keep="weights", epochs=3)
     run_job(job_of(parent), layout, executor="inline")
     children = [digits_config(keep="weights", weights=f"trial/{parent.trial_id}", lr=lr, epochs=2) for lr in (0.02, 0.05)]
     for config in (*children, digits_config(keep="weights", seed=5)):
         run_job(job_of(config), layout, executor="inline")
     return layout, children
+
+
+@pytest.fixture
+def family(trained_family):
+    """Two children of one parent that kept their weights, and a stranger."""
+    layout, children = trained_family
+    shutil.copytree(layout.root, results_root())
+    return Layout(results_root()), children
 
 
 def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):

@@ -169,7 +169,7 @@ def test_a_claim_with_a_foreign_number_is_no_claim(tmp_path):
 
 def test_temporary_files_of_killed_writers_go_with_the_next_write(tmp_path):
     dead = owners.Process(owners.own_process().host, owners.boot_id(), 2**22 + 1, 5.0)
-    left = tmp_path / f".x.json.{owners._machine(dead)}-{dead.pid}-5-{'0' * 12}.tmp"
+    left = tmp_path / f".x.json.{owners.machine_mark(dead)}-{dead.pid}-5-{'0' * 12}.tmp"
     foreign = tmp_path / f".x.json.{'0' * 12}-7-5-{'0' * 12}.tmp"
     old = tmp_path / f".y.npz.{'1' * 12}-7-5-{'0' * 12}.tmp"
     mine = owners.temporary_for(tmp_path / "z")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import json
 import os
@@ -130,7 +131,7 @@ def test_a_trial_killed_at_any_moment_goes_on_to_the_same_bits(layout, tmp_path)
             if kills < 2 and state.epochs_done >= epochs_before + 2 + kills:
                 os.kill(child.pid, signal.SIGKILL)
                 kills += 1
-            time.sleep(0.01)
+            time.sleep(0.05)
         if not files.result.exists():
             assert claims.read_state(files, config.trial_id).status is Status.LOST
     assert kills == 2
@@ -192,7 +193,7 @@ MEMBERS = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     members=st.lists(MEMBERS, min_size=2, max_size=5, unique_by=lambda c: c.trial_id),
     augment=st.sampled_from(["none", "flip_crop"]),
@@ -269,6 +270,14 @@ def test_patience_ends_a_trial_and_the_best_epoch_is_the_one_tested(layout):
     assert result.outcome is Outcome.EARLY_STOPPED
     assert len(result.curves) == max(c.epoch for c in result.curves) < 40
     assert result.val.acc == max(c.val_acc for c in result.curves)
+
+
+def test_what_stood_before_a_job_is_not_searched_for_garbage_after_each_of_its_cohorts(layout):
+    seen = []
+    run_job(
+        job_of(digits_config(epochs=1)), layout, executor="x", on_epoch=lambda *_: seen.append(gc.get_freeze_count()) or True
+    )
+    assert seen[0] > 100_000 and gc.get_freeze_count() < 1000
 
 
 def test_a_scheduler_that_says_no_prunes_the_trial(layout):

@@ -24,7 +24,7 @@ from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.report.trial_page import _what_stayed
+from cifar_hpc.report.trial_page import what_stayed
 from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -203,7 +203,7 @@ def test_the_plan_shows_which_blocks_train_and_when(tmp_path):
 
 def test_a_trials_page_says_what_of_it_trained():
     def told(**config):
-        return _what_stayed(SimpleNamespace(config=config, frozen_blocks=1, total_blocks=4))
+        return what_stayed(SimpleNamespace(config=config, frozen_blocks=1, total_blocks=4))
 
     assert told(train="all", lora=None) == "1 of 4 blocks frozen" == told(train=None, lora=None)  # None: an SVM was fitted
     assert told(train="bias") == "the first 1 of 4 blocks frozen, of the others all but biases and the classifier"

@@ -26,7 +26,7 @@ class MixOp:
 
 def _draw_mixup(alpha: float, count: int, side: int, generator: torch.Generator) -> Draws:
     """The share (one uniform number), the partners (randperm)."""
-    share = torch.tensor(_share(alpha, generator), dtype=torch.float32)
+    share = torch.tensor(draw_share(alpha, generator), dtype=torch.float32)
     return share, torch.randperm(count, generator=generator)
 
 
@@ -39,7 +39,7 @@ def _mixup(x_NCHW: Tensor, y_N: Tensor, draws: Draws, num_classes: int) -> tuple
 def _draw_cutmix(alpha: float, count: int, side: int, generator: torch.Generator) -> Draws:
     """The share (one uniform number), the partners (randperm), the centre (two integers); and what follows from them: the box
     and the share of the image's own pixels."""
-    share = _share(alpha, generator)
+    share = draw_share(alpha, generator)
     partner = torch.randperm(count, generator=generator)
     half = round(side * (1 - share) ** 0.5) // 2
     row, column = torch.randint(0, side, (2,), generator=generator).tolist()
@@ -57,7 +57,7 @@ def _cutmix(x_NCHW: Tensor, y_N: Tensor, draws: Draws, num_classes: int) -> tupl
     return torch.where(inside_HW, x_NCHW[partner], x_NCHW), _targets(y_N, partner, own, num_classes)
 
 
-def _share(alpha: float, generator: torch.Generator) -> float:
+def draw_share(alpha: float, generator: torch.Generator) -> float:
     """Beta(alpha, alpha) by inversion, since torch's own sampler draws from the global generator only."""
     return float(betaincinv(alpha, alpha, torch.rand((), generator=generator, dtype=torch.float64).item()))
 

@@ -182,7 +182,7 @@ class _Launch:
         except (EOFError, OSError):
             code = self.processes[rank].wait()
             if rank not in self.ended and not any(failure.rank == rank for failure in self.failures):
-                self.failures.append(_death(rank, code, self.rendezvous.team.on_gpus))
+                self.failures.append(death_of(rank, code, self.rendezvous.team.on_gpus))
             del self.lines[line]
             return
         if isinstance(message, _Epoch):
@@ -201,7 +201,7 @@ class _Launch:
             line.close()
 
 
-def _death(rank: int, code: int, on_gpu: bool) -> Failure:
+def death_of(rank: int, code: int, on_gpu: bool) -> Failure:
     """Of a process that said nothing. NCCL's watchdog aborts one whose peers do not answer: that is no fault of its own."""
     if on_gpu and code == -signal.SIGABRT:
         message = f"the process of rank {rank} was aborted, as NCCL does where another process does not answer in time"

@@ -30,7 +30,7 @@ def nearby(path: Path) -> Path:
 
 def nearby_all(paths: Sequence[Path]) -> list[Path]:
     """The copies of files of one folder, in one folder; the files themselves where one of them cannot be copied."""
-    scratch = _scratch(os.environ.get(SCRATCH_VARIABLE, ""))
+    scratch = scratch_folder(os.environ.get(SCRATCH_VARIABLE, ""))
     if scratch is None or not paths:
         return list(paths)
     try:
@@ -42,7 +42,7 @@ def nearby_all(paths: Sequence[Path]) -> list[Path]:
 
 
 @cache
-def _scratch(given: str) -> Path | None:
+def scratch_folder(given: str) -> Path | None:
     """This user's own folder below the one that is named: what others may write into holds no weights of ours."""
     if not given:
         return None
@@ -72,7 +72,7 @@ def _copied(path: Path, scratch: Path) -> Path:
         return copy
     with _locked(folder / f".{path.name}.lock"):
         if not _is_copy(copy, source):
-            _copy(source, copy)
+            copy_over(source, copy)
     return copy
 
 
@@ -85,7 +85,7 @@ def _is_copy(copy: Path, source: Path) -> bool:
     return (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
-def _copy(source: Path, copy: Path) -> None:
+def copy_over(source: Path, copy: Path) -> None:
     """Reads the source once, and what was written again: a copy that differs is none."""
     size = source.stat().st_size
     disk = shutil.disk_usage(copy.parent)

@@ -120,11 +120,11 @@ def norm_side(arch: str, step: int) -> int:
     if not _norms(_network(arch, NATIVE_SIDE)):
         return 0
     sides = range(step, NATIVE_SIDE + 1, step)
-    at = bisect.bisect_left(sides, True, key=lambda side: _several(arch, side))
+    at = bisect.bisect_left(sides, True, key=lambda side: norms_take_one_image(arch, side))
     return sides[at] if at < len(sides) else 0
 
 
-def _several(arch: str, side: int) -> bool:
+def norms_take_one_image(arch: str, side: int) -> bool:
     """Whether one image of this side gives each BatchNorm several values a channel."""
     try:
         return _fewest_values(_network(arch, side), torch.empty(1, 3, side, side, device="meta")) > 1

@@ -74,7 +74,7 @@ def weights_missing(arch: str, weights: str | None) -> str | None:
         )
     folders = " or ".join(map(str, _folders()))
     return (
-        f"weights: {_file_name(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch SPEC` where "
+        f"weights: {file_name_of(arch, name)} ({arch}, {name}) is not in {folders}; run `cifar-hpc fetch SPEC` where "
         "there is network, or set TORCH_HOME to the torch folder that holds it"
     )
 
@@ -120,7 +120,7 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
 
         fetch_pretrained(arch, say)
         return
-    _fetch(_folders()[-1] / _file_name(arch, name), say)
+    fetch_file(_folders()[-1] / file_name_of(arch, name), say)
 
 
 def sources_of(file: str) -> tuple[Source, ...]:
@@ -137,7 +137,7 @@ def sources_of(file: str) -> tuple[Source, ...]:
     return tuple(sources)
 
 
-def _fetch(path: Path, say: Callable[[str], None]) -> None:
+def fetch_file(path: Path, say: Callable[[str], None]) -> None:
     by_hand = f"bring {path.name} here by other means and put it into {path.parent}, or let ${MIRROR}/weights hold it"
     try:
         with work_folder(path.parent / ".fetch" / path.name, path.name, say) as work:
@@ -162,7 +162,7 @@ def _find(arch: str, weights: str) -> Path | None:
         weights_name(arch, weights)  # refuses other names
         return pretrained_path(arch)
     else:
-        file_name = _file_name(arch, weights_name(arch, weights))
+        file_name = file_name_of(arch, weights_name(arch, weights))
         candidates = [folder / file_name for folder in _folders()]
     return next((path for path in candidates if path.is_file()), None)
 
@@ -176,7 +176,7 @@ def _names(arch: str) -> tuple[str, ...]:
     return catalog.imagenet_weights(arch)
 
 
-def _file_name(arch: str, name: str) -> str:
+def file_name_of(arch: str, name: str) -> str:
     info = catalog.architecture(arch)
     assert info is not None  # weights_name has refused architectures without weights
     return info.weights[name]

@@ -85,7 +85,7 @@ def file_system_now(folder: Path) -> float:
 def temporary_for(path: Path) -> Path:
     """A name beside `path` that nobody has and that says whose it is."""
     own = own_process()
-    return path.with_name(f".{path.name}.{_machine(own)}-{own.pid}-{own.started:.0f}-{secrets.token_hex(6)}.tmp")
+    return path.with_name(f".{path.name}.{machine_mark(own)}-{own.pid}-{own.started:.0f}-{secrets.token_hex(6)}.tmp")
 
 
 def remove_left(folder: Path) -> None:
@@ -103,11 +103,11 @@ def remove_left(folder: Path) -> None:
 def _is_at_work(found: re.Match[str], path: Path) -> bool:
     machine, pid, started = found.groups()
     own = own_process()
-    alive = lives(Process(own.host, own.boot_id, int(pid), float(started))) if machine == _machine(own) else None
+    alive = lives(Process(own.host, own.boot_id, int(pid), float(started))) if machine == machine_mark(own) else None
     return is_touched(path) if alive is None else alive
 
 
-def _machine(process: Process) -> str:
+def machine_mark(process: Process) -> str:
     return hashlib.sha256(f"{process.host}/{process.boot_id}".encode()).hexdigest()[:12]
 
 

@@ -92,7 +92,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
     lines.append(
         f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"
-        f" ({_what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
+        f" ({what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
         f" {trial.hardware}."
     )
     if found.confusions:
@@ -101,7 +101,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     return lines
 
 
-def _what_stayed(trial: Trial) -> str:
+def what_stayed(trial: Trial) -> str:
     train, lora = trial.config.get("train") or "all", trial.config.get("lora")
     first = f"the first {trial.frozen_blocks} of" if train != "all" or lora else f"{trial.frozen_blocks} of"
     stayed = f"{first} {trial.total_blocks} blocks frozen"

@@ -36,8 +36,8 @@ def machine_speed(resources: Resources, listener: Listener) -> Speed | None:
         except (OSError, subprocess.SubprocessError, ValueError, LookupError):
             return None
         with contextlib.suppress(OSError):
-            _file().parent.mkdir(parents=True, exist_ok=True)
-            write_text(_file(), json.dumps(known))
+            speeds_file().parent.mkdir(parents=True, exist_ok=True)
+            write_text(speeds_file(), json.dumps(known))
     try:
         return Speed.fitted([(float(s), float(flops), float(steps)) for s, flops, steps in known[key]])
     except (TypeError, ValueError):
@@ -50,13 +50,13 @@ def machine_of(resources: Resources) -> str:
     return f"{socket.gethostname()} {os.cpu_count()} gpus={gpus} threads={resources.cpus_per_gpu}"
 
 
-def _file() -> Path:
+def speeds_file() -> Path:
     """In the cache of the user, not beside the data: that may lie on a file system of many machines."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cifar-hpc" / "speed.json"
 
 
 def _remembered() -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads(_file().read_text())
+        found = json.loads(speeds_file().read_text())
         return found if isinstance(found, dict) else {}
     return {}

@@ -119,7 +119,7 @@ class Stack:
         loss_MN = (logits_MKN.log_softmax(1).mul_(smooth_MKN)).sum(1)
         grad_MKN = logits_MKN.softmax(1).sub_(smooth_MKN).div_(n)
         self._weight_gradients(grad_MKN.view(self.m * self.k, -1)[:, :n], batch.x_NE, way)
-        hits_M = _hits(logits_MKN, batch)[:, :n].sum(1)
+        hits_M = hits_of(logits_MKN, batch)[:, :n].sum(1)
         return self._grad_MP, -loss_MN[:, :n].double().sum(1), hits_M
 
     @torch.no_grad()
@@ -208,7 +208,7 @@ class Stack:
         return [slice(i * self.k, (i + 1) * self.k) for i in range(self.m)]
 
 
-def _hits(logits_MKN: Tensor, batch: Batch) -> Tensor:
+def hits_of(logits_MKN: Tensor, batch: Batch) -> Tensor:
     """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has."""
     assert batch.before_KN is not None
     label_M1N = batch.label_N.expand(len(logits_MKN), 1, -1)
@@ -240,9 +240,9 @@ def way_for(kind: str, m: int, n: int, k: int, d: int, threads: int) -> Way:
 
 def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> bool:
     draws = torch.Generator().manual_seed(0)
-    together = _drawn(kind, m, k, d, draws)
+    together = drawn_stack(kind, m, k, d, draws)
     tried = sorted({*range(0, m, -(-m // TRIED_MEMBERS)), m - 1})
-    alone = [_part(together, i) for i in tried]
+    alone = [part_of(together, i) for i in tried]
     lr_M1 = torch.rand(m, 1, generator=draws) * 0.1
     rates = Rates(lr_M1, lr_M1 * 1.5, lr_M1 + 0.5, 1 - lr_M1)
     steps = min(max(TRIED_STEPS, TRIED_NUMBERS // (len(tried) * k * (d + 1))), MOST_TRIED)
@@ -281,7 +281,7 @@ def logits(weight_MKD: Tensor, bias_MK: Tensor, x_ND: Tensor) -> Tensor:
     return product_JN.float().view(m, k, -1) + bias_MK[..., None]
 
 
-def _drawn(kind: str, m: int, k: int, d: int, draws: torch.Generator) -> Stack:
+def drawn_stack(kind: str, m: int, k: int, d: int, draws: torch.Generator) -> Stack:
     stack = Stack(kind, m, k, d, torch.device("cpu"))
     for name in stack.rows:
         stack.weights(name).copy_(torch.rand(m, k, d, generator=draws) * 0.1)
@@ -290,7 +290,7 @@ def _drawn(kind: str, m: int, k: int, d: int, draws: torch.Generator) -> Stack:
     return stack
 
 
-def _part(stack: Stack, i: int) -> Stack:
+def part_of(stack: Stack, i: int) -> Stack:
     """One of its classifiers, in memory of its own."""
     one = Stack(stack.kind, 1, stack.k, stack.d, torch.device("cpu"))
     for name, rows in one.rows.items():

@@ -107,12 +107,12 @@ def _follow(run: _Cohort, rendezvous: Rendezvous) -> None:
     asked = run.job.resources
     while True:
         with contextlib.suppress(RanksFailedError, Interrupted):
-            run_ranks(_train_as_rank, (run.node, None), rendezvous, timeout_s=asked.timeout_s, interrupted=run.interrupted)
+            run_ranks(train_as_rank, (run.node, None), rendezvous, timeout_s=asked.timeout_s, interrupted=run.interrupted)
         if not rendezvous.follow_rank_0(asked.timeout_s):
             return
 
 
-def _train_as_rank(world: World, link: Link, given: tuple[Node, Order | None]) -> None:
+def train_as_rank(world: World, link: Link, given: tuple[Node, Order | None]) -> None:
     """What each process of a world does. given: its own node, and rank 0's order; the others get that from there."""
     node, order = given[0], world.broadcast(given[1])
     assert order is not None
@@ -230,7 +230,7 @@ class _Cohort:
             rendezvous.begin_round()
             try:
                 run_ranks(
-                    _train_as_rank,
+                    train_as_rank,
                     (self.node, replace(order, attempts=tuple(left))),
                     rendezvous,
                     timeout_s=self.job.resources.timeout_s,

@@ -25,7 +25,7 @@ def fail_in_epoch_two(world: World, link: Link, order) -> None:
         step(member, tap, target)
 
     Member.train_step = failing
-    runner._train_as_rank(world, link, order)
+    runner.train_as_rank(world, link, order)
 
 
 def sleep_on_rank_one(world: World, link: Link, order) -> None:
@@ -34,7 +34,7 @@ def sleep_on_rank_one(world: World, link: Link, order) -> None:
 
     if world.rank == 1:
         time.sleep(600)
-    runner._train_as_rank(world, link, order)
+    runner.train_as_rank(world, link, order)
 
 
 def never_answer(world: World, link: Link, folder: Path) -> None:
@@ -58,7 +58,7 @@ def run_out_of_memory_beside_others(world: World, link: Link, order) -> None:
         step(member, tap, target)
 
     Member.train_step = limited
-    runner._train_as_rank(world, link, order)
+    runner.train_as_rank(world, link, order)
 
 
 def hold_half_a_share(world: World, link: Link, order) -> None:
@@ -74,4 +74,4 @@ def hold_half_a_share(world: World, link: Link, order) -> None:
         return passes(batches, tap, target, depth, size, *rest, **more)
 
     MicroBatches.passes = limited
-    runner._train_as_rank(world, link, order)
+    runner.train_as_rank(world, link, order)

@@ -149,7 +149,7 @@ class _Fit:
     def record_deaths(self) -> None:
         """The jobs' last errors as their trials' error records: a dead process, or what the runner itself raised."""
         for job, death in self._deaths.items():
-            _record(self._layout, job, death)
+            record_end(self._layout, job, death)
 
     def job_of(self, trial: Any) -> Job:
         job = trial.config["job"]
@@ -263,7 +263,7 @@ def _bundle(resources: dict[str, float]) -> dict[str, float]:
     return {{"cpu": "CPU", "gpu": "GPU"}.get(name, name): amount for name, amount in resources.items() if amount}
 
 
-def _record(layout: Layout, job: Job, death: Exception) -> None:
+def record_end(layout: Layout, job: Job, death: Exception) -> None:
     """The job's last error as its trials' error record: a dead process, or what the runner itself raised."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(death))  # without Ray's colours
     if _is_dead(death):
