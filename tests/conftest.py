@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -12,10 +13,17 @@ from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    gc.unfreeze()  # what is left of libraries may be collected at the end
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") == "true" and reporter is not None and reporter.stats.get("skipped"):
         reporter.write_line("CI must run every test, and some were skipped", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _what_stands_is_not_searched():
+    """Each job collects what it left: with torch's half a million objects among what is searched, that takes half a second."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -409,6 +409,7 @@ def test_trials_of_an_interrupted_job_whose_process_is_gone_are_interrupted_and_
 
 
 def test_what_stands_between_jobs_is_not_looked_through_again_and_is_freed_as_before_once_they_have_ended():
+    gc.unfreeze()
     Standing.loaded()
     assert gc.get_freeze_count() == 0, "nobody here trains many jobs"
     with Standing() as standing:
