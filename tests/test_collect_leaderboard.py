@@ -117,6 +117,10 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
         write(layout, dataclasses.replace(BASE, lr=lr), acc, train_s=train_s)
     front = {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}
     assert front == {0.1, 0.2}
+    write(layout, dataclasses.replace(BASE, lr=0.5), 0.6, train_s=1.0, outcome="diverged")
+    assert front == {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}, (
+        "it was quick for that reason"
+    )
 
 
 def test_points_of_different_data_are_told_apart(layout: Layout) -> None:

@@ -182,16 +182,19 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     measured = sorted(
         (row for row in rows if row.score), key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained)
     )
-    front = _pareto_front([(sign * _mean(row), row.train_s or 0.0) for row in measured])
+    # What diverged or was cut off was quick for that reason.
+    timed = [(row, row.train_s) for row in measured if row.train_s is not None and not any(row.last)]
+    on_front = _pareto_front([(sign * _mean(row), seconds) for row, seconds in timed])
+    front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
     places = itertools.count(1)
     ranked = [
         replace(
             row,
             number=number,
             place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] and row.whole_rounds else None,
-            pareto=on_front,
+            pareto=row.point_id in front,
         )
-        for number, (row, on_front) in enumerate(zip(measured, front, strict=True), 1)
+        for number, row in enumerate(measured, 1)
     ]
     others = (replace(row, number=number) for number, row in enumerate((row for row in rows if not row.score), len(ranked) + 1))
     return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others), own=pool.own)
