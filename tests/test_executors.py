@@ -414,13 +414,13 @@ def test_what_stands_between_jobs_is_not_looked_through_again_and_is_freed_as_be
     assert gc.get_freeze_count() == 0, "nobody here trains many jobs"
     with Standing() as standing:
         Standing.loaded()
-        loaded = gc.get_freeze_count()
+        assert gc.get_freeze_count() > 0
         standing.job_ended()
-        assert gc.get_freeze_count() >= loaded > 0
-        frozen = gc.get_freeze_count()
+        frozen = gc.get_freeze_count()  # falls where any of these objects is freed
+        later = [[] for _ in range(1000)]
         standing.job_ended()
-        assert frozen == gc.get_freeze_count() > 0
+        assert frozen >= gc.get_freeze_count() > 0, later[:1]
         with Standing() as inner:  # of a process that has frozen what stands by itself
             inner.job_ended()
-        assert gc.get_freeze_count() == frozen
+        assert frozen >= gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
