@@ -57,6 +57,7 @@ class Member:
             rank = int(dict(config.lora)["rank"])
             add_low_rank(self.suffix, ever[self.frozen :], rank, stream_seed(config.seed, "lora"))
         self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
+        # A trunk has frozen its blocks once for all members: a thousand probes do not walk it again.
         if not all(block.frozen for block in self.model.blocks[: self.frozen] if isinstance(block, Block)):
             freeze_blocks(BlockModel(start.names[: self.frozen], list(trunk.blocks)[: self.frozen]), self.frozen)
         self._trained: tuple[bool, ...] = ()  # what of the suffix was chosen to train
