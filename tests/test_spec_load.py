@@ -14,7 +14,9 @@ from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.cohorts import train_images
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.parts import Resources
+from cifar_hpc.spec.schema import spec_model
 from cifar_hpc.spec.sweep import SweepSpec
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
@@ -204,6 +206,10 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
     assert spec.resources.gpus == 0
     assert spec.text == text
     assert "exclude[0]: no point matches" in spec.warnings[0]  # an error in the file itself, a warning under --set
+
+
+def test_every_section_of_a_spec_is_changed_by_its_name() -> None:
+    assert set(TOP_LEVEL) == {field.alias for field in spec_model().model_fields.values()}
 
 
 def test_an_override_of_a_data_sets_key_goes_onto_each_value_of_the_axis(load) -> None:

@@ -10,8 +10,8 @@ from cifar_hpc.errors import Problem, SpecError, nearest
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree, parse_yaml
 
 TOP_LEVEL = (
-    *("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "objective", "stop", "search"),
-    *("stages", "resources", "keep", "ensemble", "plugins"),
+    *("name", "dataset", "base", "grid", "zip", "include", "exclude", "when", "seeds", "folds", "objective", "stop"),
+    *("search", "stages", "resources", "keep", "ensemble", "plugins"),
 )
 
 
