@@ -120,6 +120,8 @@ def test_a_sentence_on_a_terminal_ends_its_lines_between_words_and_what_is_to_co
     said = "Fewer than three seeds: no place is claimed for one configuration, which stands by its number."
     lines = laid_out(said, Terminal()).splitlines()
     assert len(lines) > 1 and all(len(line) <= 40 for line in lines) and " ".join(lines) == said
+    found = f"warning: {'/a_long/path' * 4}: {said}"
+    assert f"\n{'/a_long/path' * 4}:\n" in laid_out(found, Terminal())  # a path is whole, and the words beside it are
     copied = "next: cifar-hpc sweep sweeps/a_long_name.yaml --set epochs=2 --set seeds=3"
     assert laid_out(copied, Terminal()) == copied
     assert laid_out(said, io.StringIO()) == said

@@ -87,6 +87,17 @@ def test_findings_stand_in_the_dry_run_and_in_the_plan_for_the_report(place):
     assert any("no val/" in finding for finding in plan.findings)
 
 
+def test_what_is_known_of_a_folder_is_told_once_however_many_folds_it_has(place):
+    (place / "own.yaml").write_text(SPEC.replace(", val_frac: 0.25", "") + "folds: 3\n")
+    wide = place / "photos" / "train" / "dark" / "wide.png"
+    Image.new("RGB", (32, 8)).save(wide)
+    assert _run("data", "own.yaml")[0] == 0
+    said = _run("sweep", "own.yaml", "--dry-run")[1]
+    assert said.count("resize: crop cuts off") == 1
+    said = _run("fetch", "own.yaml")[1]
+    assert said.count("photos: your own folder, 17 labelled images: nothing to fetch") == 1
+
+
 def test_data_shows_classes_by_splits_and_everything_that_is_wrong_at_once(place):
     (place / "photos" / "train" / "dark" / "1.png").write_bytes(b"x")
     (place / "photos" / "train" / "pale" / "2.png").write_bytes(b"x")

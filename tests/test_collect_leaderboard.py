@@ -15,6 +15,11 @@ from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.report.summary import caveats
+from cifar_hpc.report.tables import leaderboard_records, leaderboard_text
+from cifar_hpc.status.progress import best_point
+from cifar_hpc.status.state import read_states
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", epochs=3)
 IMAGES = Images.draw(100, 50)
@@ -73,6 +78,39 @@ def test_fewer_than_three_seeds_claim_no_place(layout: Layout) -> None:
     board = board_of(layout, {0.1: [0.8, 0.9], 0.2: [0.7, 0.7, 0.7]})
     assert [row.place for row in board.rows] == [None, 1]  # a place among those that may claim one
     assert not board.claims_ranking
+
+
+def test_what_a_part_of_its_seeds_measured_stands_below_the_complete_however_high(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.99], 0.2: [0.80, 0.81, 0.82], 0.3: [0.95, 0.97]}, planned_seeds=3)
+    assert [(row.axes["lr"], row.partial, row.place) for row in board.rows] == [
+        *((0.2, False, 1), (0.1, True, None), (0.3, True, None)),
+    ]
+    assert [row["val_acc"] for row in leaderboard_records(board)] == [0.81, 0.99, 0.96]
+    shown = next(column for column in leaderboard_text(board)[0] if column.title == "val acc %")
+    assert [cell.rpartition("(")[2] for cell in shown.cells] == ["3)", "1 of 3)", "2 of 3)"]
+    assert "measured by a part of their seeds only and stand below the complete ones" in caveats(scan(layout, ["s"]), board)[0]
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and best.name == "lr=0.2" and best.score.endswith("(mean of 3)")
+
+
+def test_one_finished_fold_does_not_win_by_its_luck(layout: Layout) -> None:
+    trials = []
+    for lr, accuracies in {0.1: [0.99], 0.2: [0.80, 0.82]}.items():
+        for fold in (1, 2):
+            dataset = dataclasses.replace(BASE.dataset, folds=2, fold=fold)
+            trials.append(dataclasses.replace(BASE, lr=lr, dataset=dataset))
+            if fold <= len(accuracies):
+                write(layout, trials[-1], accuracies[fold - 1])
+    write_plan(layout, trials, "s")
+    whole, part = make_leaderboard(scan(layout, ["s"])).rows
+    assert (whole.axes["lr"], whole.partial, part.partial) == (0.2, False, True)
+    plan = read_plan(layout, "s")
+    states = read_states(layout, [trial.trial_id for trial in plan.trials], [plan])
+    assert str(best_point(plan, states)) == "lr=0.2  val acc 81.0 % (mean of 2)"
+    waiting = dict.fromkeys(whole.trial_ids, states[trials[1].trial_id])
+    alone = best_point(plan, {**states, **waiting})
+    assert alone is not None and alone.score == "val acc 99.0 % (1 of 2)"
 
 
 def test_a_point_whose_seeds_all_failed_or_diverged_stands_last_without_a_number(layout: Layout) -> None:

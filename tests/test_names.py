@@ -158,6 +158,24 @@ def test_compare_takes_rows_and_refuses_one_configuration_twice(layout):
     assert "are the same one" in call("compare", "photos", "photos#1").stderr
 
 
+def test_a_freezing_depth_has_the_specs_words_in_every_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layout = Layout(results_root())
+    for name, lr in (("one", 0.1), ("other", 0.2)):
+        text = f"name: {name}\ndataset: cifar10\nbase: {{arch: resnet18, epochs: 2, lr: {lr}}}\ngrid: {{freeze: [0.5, all]}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+        plan = make_plan(load_spec(tmp_path / f"{name}.yaml"))
+        write_record(layout.sweep(name).plan, plan_record(plan))
+        for config in plan.trials:
+            write_trial(layout, config, Images.draw(60, 30))
+    half = find_named(layout, "one freeze=0.5").row.point_id
+    for names in (["one"], ["one", "other"], []):  # of one sweep, of several, of the whole pool
+        assert {row.axes["freeze"] for row in _rows(layout, *names)} == {0.5, "all"}
+    for pair in (("one#1", "one#2"), ("one freeze=0.5", "other freeze=all")):
+        assert "freeze=0.5" in call("compare", *pair).stderr
+    assert call("report", half[:9]).exit_code == 0
+
+
 def test_the_page_of_a_row_is_that_of_its_best_trial(layout):
     done = call("report", "photos#2")
     assert done.exit_code == 0, done.stderr

@@ -18,6 +18,7 @@ from cifar_hpc.config.sources import OwnCodeError, find_source, load_source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
 from cifar_hpc.errors import SpecError, UnusableArchError
+from cifar_hpc.planning.cohorts import train_images
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.testing import check_dataset, check_network
@@ -209,6 +210,13 @@ def test_blocks_are_the_modules_own_where_tracing_fails(place: Path) -> None:
 def test_a_data_set_of_another_form_is_refused_in_four_parts(place: Path, kind: str, told: str) -> None:
     found = problem_of(spec_with(place, "n: 96", f"kind: {kind}"))
     assert told in found and "other.yaml:3" in found
+
+
+def test_ones_own_set_is_costed_by_the_images_that_it_has(place: Path) -> None:
+    spec = load_spec(place / "own.yaml")
+    assert {config.dataset.labelled for config in spec.configs} == {48} and train_images(spec.configs[0]) == 43.2
+    told = CliRunner().invoke(app, ["fetch", str(place / "own.yaml")])
+    assert "mydata.py:load: your own data set, 48 labelled images: nothing to fetch" in told.stderr
 
 
 def test_arguments_are_for_ones_own_alone(place: Path) -> None:

@@ -307,6 +307,10 @@ CASES: dict[str, tuple[str, str | list[tuple[str, ...]]]] = {  # what is wrong -
             )
         ],
     ),
+    "folds inside the data set": (
+        "name: x\ndataset: {name: digits, folds: 3}\nbase: {arch: linear}\n",
+        [("x.yaml:2: dataset.folds", "the key 'folds'", "it stands at the top level: mind the indentation", "folds")],
+    ),
     "no data set": (
         "name: x\nbase: {arch: linear}\n",
         [("x.yaml:1: dataset", "no dataset", "it stands at the top level: dataset: cifar10")],
@@ -474,6 +478,11 @@ def test_a_missing_spec_and_a_folder_are_told_as_such(tmp_path: Path) -> None:
         load_spec(tmp_path / "none.yaml")
     with pytest.raises(SpecError, match="cannot be read"):
         load_spec(tmp_path)
+
+
+def test_folds_are_set_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(RUNS)
+    assert {trial.config.dataset.folds for trial in load_spec(tmp_path / "x.yaml", ["folds=4"]).trials} == {4}
 
 
 @pytest.mark.parametrize(

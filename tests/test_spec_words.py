@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
@@ -53,6 +54,28 @@ def test_init_refuses_a_name_that_no_sweep_can_have(spec):
     assert not Path("my sweep.yaml").exists()
     assert CliRunner().invoke(app, ["init", "some folder/my_sweep.yaml"]).exit_code == 0
     assert load_spec(Path("some folder/my_sweep.yaml")).name == "my_sweep"
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_init_of_a_folder_of_images_writes_a_spec_for_them(spec, beside):
+    for number in range(8):
+        for place in (f"photos/ants{number % 2}", *(() if beside else (f"photos/val/ants{number % 2}",))):
+            folder = Path(place if beside else place.replace("photos/ants", "photos/train/ants"))
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number, len(place), 0)).save(folder / f"{number}.png")
+    told = CliRunner().invoke(app, ["init", "photos"])
+    assert told.exit_code == 0 and told.stdout == "photos.yaml\n" and "next: cifar-hpc fetch photos.yaml" in told.stderr
+    made = load_spec(Path("photos.yaml"))
+    assert {trial.config.dataset.folder for trial in made.trials} == {str(Path("photos").absolute())}
+    assert {trial.config.dataset.folds for trial in made.trials} == ({5} if beside else {None})  # else it has its val/
+
+
+def test_init_says_what_to_mend_in_a_folder_that_no_trial_can_start_with(spec):
+    Path("photos").mkdir()
+    Image.new("RGB", (8, 8)).save("photos/1.png")
+    told = CliRunner().invoke(app, ["init", "photos"])
+    assert told.exit_code == 2 and "1 image beside the class folders, of no class" in told.stderr
+    assert not Path("photos.yaml").exists()
 
 
 def test_the_home_folder_is_meant_in_every_path(spec, tmp_path, monkeypatch):

@@ -78,10 +78,12 @@ def compare(
     from cifar_hpc.report.in_terminal import prose
 
     layout = Layout(results_root())
-    ids = [find_named(layout, name).row.point_id for name in (one, other)]
+    found = [find_named(layout, name) for name in (one, other)]
+    ids = [named.row.point_id for named in found]
     if ids[0] == ids[1]:
         raise CifarHpcError(f"compare takes two different configurations; {one!r} and {other!r} are the same one")
-    pool = scan(layout)
+    sweeps = {named.sweep for named in found}
+    pool = scan(layout, [sweep for sweep in sweeps if sweep] if len(sweeps) == 1 else [])
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart
     by_id = {row.point_id: row for row in both.measured}
     for name, point_id in zip((one, other), ids, strict=True):
@@ -97,7 +99,7 @@ def compare(
 
 def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int, *, open_: bool) -> None:
     from cifar_hpc.collect.sections import chosen_sections
-    from cifar_hpc.report.in_terminal import print_sections, print_state, prose, sections_text, show_page
+    from cifar_hpc.report.in_terminal import print_answers, print_sections, print_state, prose, sections_text, show_page
 
     for name in names:
         if layout.has_sweep(name):
@@ -109,7 +111,9 @@ def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format,
         from cifar_hpc.report.bundle import write_report
         from cifar_hpc.report.findings import find
 
-        page = write_report([find(section, layout, terms) for section in sections], layout, terms)
+        findings = [find(section, layout, terms) for section in sections]
+        print_answers(findings, console)
+        page = write_report(findings, layout, terms)
         show_page(page, console, opened=open_)
         return
     typer.echo(sections_text(format, sections), nl=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
 import typer
 
+from cifar_hpc.cli.speech import say
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, to_csv
 
 
@@ -38,8 +40,13 @@ def schema(
     print_columns(columns, format)
 
 
-def init(name: Annotated[str, typer.Argument(help="Name of the sweep, or the path of the new file.")]) -> None:
-    """Write a commented spec that runs as it stands, and beside it the schema for editors. Nothing is overwritten."""
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the sweep, a folder of images, or the path of the new file.")],
+) -> None:
+    """Write a commented spec that runs as it stands, and beside it the schema for editors: of a folder of images one for these.
+    Nothing is overwritten."""
     from cifar_hpc.spec.begin import write_new_spec
 
-    typer.echo(write_new_spec(name))
+    path = write_new_spec(name)
+    typer.echo(path)
+    say(f"next: cifar-hpc fetch {shlex.quote(str(path))}")

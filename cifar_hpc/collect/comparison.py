@@ -17,12 +17,13 @@ from cifar_hpc.collect.image_sets import image_set
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
-from cifar_hpc.collect.statistics import MIN_SEEDS, Difference, compare_chosen, compare_networks, compare_splits, known_error
+from cifar_hpc.collect.statistics import Difference, compare_chosen, compare_networks, compare_splits, known_error
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.config.metrics import jackknife_counts
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import MIN_SEEDS
 
 _FAR_BELOW = 8  # so many points in a row that are worse than the best: those below them are not read
 _MOST = 100  # points read

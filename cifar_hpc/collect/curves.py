@@ -12,8 +12,9 @@ from scipy.special import stdtrit
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.statistics import CONFIDENCE, MIN_SEEDS
+from cifar_hpc.collect.statistics import CONFIDENCE
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
+from cifar_hpc.records.plans import MIN_SEEDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,9 @@ class Effects:
 
 
 def measure_effects(board: Leaderboard) -> Effects:
-    """Of the points' means of the objective; the axis whose values differ most first."""
+    """Of the points' means of the objective; the axis whose values differ most first. What a part of its folds or seeds has
+    measured is not among them."""
+    board = replace(board, rows=tuple(row for row in board.rows if not row.partial))
     rows = board.measured
     if not rows:
         return Effects((), (), {})

@@ -14,10 +14,11 @@ from typing import Any
 
 from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
-from cifar_hpc.collect.statistics import MIN_SEEDS, Estimate, estimate, estimate_over_splits
+from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
 
 FAILURES = (Status.FAILED, Status.LOST)
@@ -88,9 +89,18 @@ class Row:
     @property
     def whole_rounds(self) -> bool:
         """Whether all folds have measured, so that it was measured on all images; without folds always."""
-        folds = self.config.get("dataset.folds")
-        measured = [trial.round for trial in self.trials if trial.val_acc is not None and trial.fold is not None]
-        return folds is None or (bool(measured) and all(measured.count(round) == folds for round in measured))
+        return self.config.get("dataset.folds") is None or (self.score is not None and not self.partial)
+
+    @property
+    def runs_n(self) -> int:
+        """Its trials, finished or not."""
+        return len(self.trial_ids) + len(self.contradicted)
+
+    @property
+    def partial(self) -> bool:
+        """Whether it was measured, and by too few of its trials: see is_partial."""
+        rounds = [trial.round for trial in self.trials if trial.val_acc is not None]
+        return self.score is not None and is_partial(rounds, self.runs_n, self.config.get("dataset.folds"))
 
     @property
     def cut(self) -> bool:
@@ -102,9 +112,10 @@ class Row:
         return sum(trial.outcome is Outcome.DIVERGED for trial in self.trials)
 
     @property
-    def last(self) -> tuple[bool, bool]:
-        """Why it stands below points of a lower number: all its trials diverged, or a search cut one."""
-        return bool(self.trials) and self.diverged == len(self.trials), self.cut
+    def last(self) -> tuple[bool, bool, bool]:
+        """Why it stands below points of a lower number: all its trials diverged, a search cut one, or only a part of them has
+        measured it."""
+        return bool(self.trials) and self.diverged == len(self.trials), self.cut, self.partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +172,8 @@ def runs_of(trials: Sequence[Trial]) -> str:
 def make_leaderboard(pool: Pool) -> Leaderboard:
     """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters. A point of which a
     search ended a seed early stands below all that went on: its mean is of trials that are no longer alike. One of which every
-    trial diverged stands below these, and takes no place."""
+    trial diverged stands below these, and takes no place. One that a part of its folds or seeds has measured stands below those
+    that are complete, however high: it has been asked less."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}
     unfinished: dict[str, list[Unfinished]] = {}
@@ -182,7 +194,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     measured = sorted(
         (row for row in rows if row.score), key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained)
     )
-    # What diverged or was cut off was quick for that reason.
+    # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
     timed = [(row, row.train_s) for row in measured if row.train_s is not None and not any(row.last)]
     on_front = _pareto_front([(sign * _mean(row), seconds) for row, seconds in timed])
     front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
@@ -191,7 +203,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         replace(
             row,
             number=number,
-            place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] and row.whole_rounds else None,
+            place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] and not row.partial else None,
             pareto=row.point_id in front,
         )
         for number, row in enumerate(measured, 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from cifar_hpc.collect.trials import BY_SEED, Axis, Curves, Trial, Unfinished
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import RecordError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, read_plan
@@ -104,6 +104,9 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
     if len(plans) == 1:
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
+    else:
+        said = _depths_said(plans or _readable_plans(layout))
+        trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     chosen = objectives_of(layout, plans, trials)
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
@@ -214,7 +217,7 @@ def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> lis
     """The trials with freezing depths as the sweep's spec has them, a share or a block's name, and with their stage, the
     stage that they start from and what tells their parents apart; one config for each point."""
     stages: set[Any] = {trial.axes["stage"] for trial in planned.values() if "stage" in trial.axes}
-    configs: dict[str, Mapping[Axis, Any]] = {}
+    points: dict[str, Mapping[Axis, Any]] = {}
     for trial in trials:
         axes: dict[str, Any] = planned[trial.trial_id].axes
         own = {"stage", *(("weights",) if stages else ()), *(key for key in axes if key.partition(".")[0] in stages)}
@@ -223,8 +226,35 @@ def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> lis
             said["freeze"] = axes["freeze"]
         if planned[trial.trial_id].config["dataset"].get("split_by_seed"):  # also where it was trained by that split's number
             said["dataset.split_seed"] = BY_SEED
-        if trial.point_id not in configs and any(trial.config.get(key) != value for key, value in said.items()):
-            configs[trial.point_id] = {**trial.config, **said}
+        points.setdefault(trial.point_id, said)
+    return _as_said(trials, points)
+
+
+def _readable_plans(layout: Layout) -> Iterator[PlanRecord]:
+    for sweep in layout.sweeps():
+        with contextlib.suppress(RecordError, CifarHpcError, OSError):  # whoever asks for that sweep is told
+            yield read_plan(layout, sweep.name)
+
+
+def _depths_said(plans: Iterable[PlanRecord]) -> dict[str, dict[str, Any]]:
+    """Point -> its freezing depth as the specs have it, where all sweeps that have a network at that depth spell it alike."""
+    words: dict[tuple[str, str], set[Any]] = {}
+    points: dict[str, tuple[str, str]] = {}
+    for plan in plans:
+        for trial in plan.trials:
+            depth = str(trial.config["arch"]), str(trial.config["freeze"])
+            words.setdefault(depth, set()).add(trial.axes.get("freeze") or trial.config["freeze"])
+            points[trial.point_id] = depth
+    return {point: {"freeze": next(iter(words[depth]))} for point, depth in points.items() if len(words[depth]) == 1}
+
+
+def _as_said(trials: Sequence[T], said: Mapping[str, Mapping[Axis, Any]]) -> list[T]:
+    """The trials with these values in place of their config's; one config for each point."""
+    configs: dict[str, Mapping[Axis, Any]] = {}
+    for trial in trials:
+        own = said.get(trial.point_id, {})
+        if trial.point_id not in configs and any(trial.config.get(key) != value for key, value in own.items()):
+            configs[trial.point_id] = {**trial.config, **own}
     return [replace(trial, config=configs[trial.point_id]) if trial.point_id in configs else trial for trial in trials]
 
 

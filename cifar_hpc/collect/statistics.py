@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri, stdtr, stdtrit
 
+from cifar_hpc.records.plans import MIN_SEEDS
+
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of a test
-MIN_SEEDS = 3  # fewer: no ±, no test, no claim of a ranking
 Floats = NDArray[np.floating]
 
 

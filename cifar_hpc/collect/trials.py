@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.records.plans import round_of
 from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
 from cifar_hpc.status.query import config_text, flat_config, fold_of, spell
 
@@ -71,7 +72,7 @@ class Trial:
     @property
     def round(self) -> tuple[int, int]:
         """Seed and repeat: the trials of a point that have both in common measure each image once, fold by fold."""
-        return self.seed, 0 if self.fold is None else (self.fold - 1) // int(self.config["dataset.folds"])
+        return round_of(self.seed, self.fold, self.config.get("dataset.folds"))
 
     @property
     def own_split(self) -> bool:

@@ -58,7 +58,11 @@ class DatasetConfig:
     )
     channels: int | None = trial_key("their channels", Role.COMMON, None, derived=True, hashed=False)
     labelled: int | None = trial_key(
-        "a folder's images that may be trained on, of which the cost is made", Role.COMMON, None, derived=True, hashed=False
+        "images of one's own that may be trained on, of which the cost is made",
+        Role.COMMON,
+        None,
+        derived=True,
+        hashed=False,
     )
     split_by_seed: bool = trial_key(
         "whether each seed has a split of its own (split_seed: seed)", Role.COMMON, False, derived=True, hashed=False

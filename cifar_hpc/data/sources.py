@@ -9,7 +9,7 @@ import gzip
 import pickle
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,12 @@ class OwnImages:
     @property
     def channels(self) -> int:
         return int(self.train.images_NCHW.shape[1])
+
+    def labelled_n(self, classes: Collection[str], *, folds: bool) -> int:
+        """Images of these classes that are trained on or, where the set has no val of its own, held out of them."""
+        kept = [number for number, name in enumerate(self.classes) if name in classes]
+        splits = [self.train, self.val] if folds else [self.train]
+        return sum(int(np.isin(split.labels_N, kept).sum()) for split in splits if split is not None)
 
 
 def read_official(name: str, root: Path) -> tuple[LabelledImages, LabelledImages]:

@@ -111,6 +111,7 @@ def fetch_weights(arch: str, weights: str | None, say: Callable[[str], None]) ->
     if path is not None:
         if not is_file(weights):
             _check_digest(path)
+        say(f"{path.name}: there")
         return
     if is_file(weights):
         raise DataError(f"weights: the file {weights} does not exist")

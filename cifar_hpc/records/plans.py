@@ -1,14 +1,15 @@
 """The plan of a sweep by the sweep's name, and what a trial's files mean for it.
 
 Owns: what is said to who names a sweep that is not there, when a plan is rewritten, results that do not end a trial for it,
-what ranks its trials.
+what ranks its trials, and which of its configurations are measured by a part of their trials.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
@@ -20,6 +21,8 @@ from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout, is_name
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.records.store import read_record, read_records, write_record
+
+MIN_SEEDS = 3  # fewer: no ±, no test, no claim of a ranking
 
 
 def read_plan(layout: Layout, name: str) -> PlanRecord:
@@ -102,6 +105,20 @@ def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:
     parents = {str(trial.config.get("weights")).removeprefix(PARENT_PREFIX) for trial in plan.trials}
     earlier = {trial.axes["stage"] for trial in plan.trials if trial.trial_id in parents and "stage" in trial.axes}
     return tuple(trial for trial in plan.trials if trial.axes.get("stage") not in earlier)
+
+
+def is_partial(rounds: Sequence[Hashable], runs_n: int, folds: int | None) -> bool:
+    """Whether so few of a configuration's trials have measured it that luck may stand for it: not all folds of a repeat, or
+    fewer seeds than it is to have and than an order means something with. rounds: seed and repeat of each that measured;
+    runs_n: its trials, finished or not."""
+    if folds is not None:
+        return any(n != folds for n in Counter(rounds).values())
+    return len(rounds) < min(runs_n, MIN_SEEDS)
+
+
+def round_of(seed: int, fold: int | None, folds: int | None) -> tuple[int, int]:
+    """Seed and repeat: the trials of a point that have both in common measure each image once, fold by fold."""
+    return seed, 0 if fold is None or folds is None else (fold - 1) // folds
 
 
 def state_for(layout: Layout, trial_id: str, plans: Sequence[PlanRecord]) -> TrialState:

@@ -18,6 +18,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
+from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import words_of
 
 _ABSENT = 65_535
@@ -54,7 +55,9 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
 
 def _point(row: Row, *, loss: bool) -> list[Any]:
     """[id, words, validation's mean, low and high, test's]; test only in the unit of the objective."""
-    return [row.point_id, words_of(row), *_numbers(row.score), *_numbers(None if loss else row.test_acc)]
+    of_n = asked_n(row)
+    words = words_of(row) + (f" ({row.seeds} of {of_n})" if of_n else "")
+    return [row.point_id, words, *_numbers(row.score), *_numbers(None if loss else row.test_acc)]
 
 
 def _so_far(trial: Unfinished, name: str) -> NDArray[np.float32]:

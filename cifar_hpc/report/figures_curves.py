@@ -12,8 +12,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
-from cifar_hpc.collect.statistics import MIN_SEEDS
 from cifar_hpc.collect.trials import value_text
+from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, axis_title, colors_for, house_style, new_figure
 
 _ROWS, _COLUMNS = 6, 5  # panels of a page

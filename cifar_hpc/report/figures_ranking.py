@@ -12,6 +12,7 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, new_figure
+from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import words_of
 
 _MOST = 16  # rows
@@ -50,7 +51,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         below = f" {left} more below." if left else ""
         caption = f"Mean over {board.runs}, with its 95 % interval.{below} Order by validation alone."
         if len(rows) > 1:
-            caption += " All share the images: their intervals overlap more than the tests, which pair them, are unsure."
+            caption += " Two that overlap may still be told apart: the tests compare them image by image."
         return Drawing("ranking", "The best configurations", caption, figure)
 
 
@@ -86,5 +87,6 @@ def _legend(rows: Sequence[Row], *, hollow: bool, test: bool) -> Sequence[Line2D
 
 def _label(row: Row) -> str:
     text = words_of(row)
-    seeds = f" ({row.seeds})" if row.seeds > 1 else ""
+    of_n = asked_n(row)
+    seeds = f" ({row.seeds} of {of_n})" if of_n else f" ({row.seeds})" if row.seeds > 1 else ""
     return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + seeds

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.config.words import plural
-from cifar_hpc.report.summary import caveats, failures, progress_text
+from cifar_hpc.report.summary import caveats, failures, in_short, progress_text
 from cifar_hpc.report.tables import leaderboard_latex, leaderboard_text, section_records, sections_markdown
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.tables import Format, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from cifar_hpc.report.findings import Findings
 
 
 def prose() -> Console:
@@ -54,6 +56,14 @@ def print_state(section: Section, console: Console) -> None:
         console.print(f"failed: {line}", style="red", markup=False)
     for line in caveats(section.pool, section.board):
         console.print(line, style="yellow", markup=False)
+
+
+def print_answers(sections: Sequence[Findings], console: Console) -> None:
+    """Of each section in short which configuration to use, how sure that is and what to type next."""
+    for found in sections:
+        name = f"{found.name}: " if len(sections) > 1 else ""
+        for line in in_short(found):
+            console.print(f"{name}{line}", style="" if line.startswith("Next") else "bold", markup=False)
 
 
 def sections_text(format: Format, sections: Sequence[Section]) -> str:

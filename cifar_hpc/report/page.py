@@ -72,6 +72,7 @@ class Part:
     rows: Sequence[PageRow] = ()
     shading: str = ""
     runs: str = "seeds"
+    dots: str = ""
     next_seed: NextSeed | None = None
     explore: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = field(default=())
@@ -99,6 +100,7 @@ def make_part(
         rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
         shading=_shading(found),
         runs=found.board.runs,
+        dots=_dots_text(found),
         next_seed=next_seed(found, layout),
         explore=explorable(found.pool, found.board),
         notes=[] if drawn or not found.board.measured else [undrawn],
@@ -150,6 +152,17 @@ def _shading(found: Findings) -> str:
     return f"Shaded: the best and what is not told from it at the 5 % level ({tested[0].test})."
 
 
+def _dots_text(found: Findings) -> str:
+    """What the dots are."""
+    board = found.board
+    test = (
+        " validation, ◇ test" if board.info.metric != "loss" and any(row.test_acc for row in board.measured) else " validation"
+    )
+    several = any(row.seeds > 1 for row in board.measured)
+    what = f"mean over {board.runs} with its 95 % interval" if several else "one seed, with the 95 % interval of the images"
+    return f"● validation{test}: {what}, in the order of validation alone."
+
+
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:
     decision = found.comparison.decision(row.point_id) if found.comparison else "not tested"
     shaded = _shading(found) and decision in ("best", "tied")
@@ -162,9 +175,9 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
         )
         for column in columns
     ]
-    seeds = len(row.trials) + len(row.failed) + len(row.unfinished) + len(row.contradicted)
     details = {"facts": _facts(row, found), "trials": _trials(row, layout, root)}
-    return PageRow(cells, "tied" if shaded else "" if row.score else "empty", seeds, details)
+    style = "empty" if row.score is None or row.partial else "tied" if shaded else ""
+    return PageRow(cells, style, row.runs_n, details)
 
 
 def _interval(found: Estimate | None) -> str:

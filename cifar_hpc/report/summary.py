@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
@@ -15,8 +15,9 @@ from cifar_hpc.collect.trials import Trial, Unfinished, value_text
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
+from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
-from cifar_hpc.status.words import digits_of, score_text
+from cifar_hpc.status.words import digits_of, duration_text, score_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -57,8 +58,12 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
-    few = [row for row in board.measured if row.place is None and not row.last[0]]
-    why = "Fewer than three seeds" if board.runs == "seeds" else "Fewer than three folds, or not all of them have finished"
+    if part := [row for row in board.measured if row.partial and not row.last[0]]:
+        rest = "" if len(part) == len(board.measured) else " and stand below the complete ones, whatever their numbers"
+        many = "is" if len(part) == 1 else "are"
+        notes.append(f"{plural(len(part), 'configuration')} {many} measured by a part of their {board.runs} only{rest}.")
+    few = [row for row in board.measured if row.place is None and not row.last[0] and not row.partial]
+    why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
         notes.append(f"{why}: rows are in the order of their numbers, and no ranking is claimed.")
     elif few:
@@ -108,12 +113,21 @@ def headline(found: Findings) -> list[str]:
     return lines + _next_steps(board, found.pool.sweeps)
 
 
+def in_short(found: Findings) -> list[str]:
+    """What won, how sure that is, and what to try next."""
+    if not found.board.measured:
+        return []
+    return [headline(found)[0], *_next_steps(found.board, found.pool.sweeps)]
+
+
 def best_text(board: Leaderboard) -> str:
     """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.'"""
     best = board.measured[0]
     first = (
         "The only configuration measured"
         if len(board.measured) == 1
+        else "First so far"
+        if best.partial
         else "Best"
         if board.claims_ranking
         else "First by validation"
@@ -123,11 +137,11 @@ def best_text(board: Leaderboard) -> str:
     if info.metric != "acc" and best.score:
         scale, digits, unit = (100, 1, " %") if info.share else (1, 3, "")
         value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
-        parts.append(f"{value}{_spread_text(board, best.score, scale, digits)}")
+        parts.append(f"{value}{_spread_text(board, best.score, scale, digits, asked_n(best))}")
     if best.val_acc:
-        parts.append(
-            f"{_share(best.val_acc)} % on validation{_spread_text(board, best.val_acc, 100, digits_of(best.val_acc.images))}"
-        )
+        digits = digits_of(best.val_acc.images)
+        spread = _spread_text(board, best.val_acc, 100, digits, asked_n(best))
+        parts.append(f"{_share(best.val_acc)} % on validation{spread}")
     if best.test_acc:
         parts.append(f"{_share(best.test_acc)} % on test")
     return f"{first}: {words_of(best)}: {', '.join(parts)}."
@@ -145,6 +159,7 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     untested = {row.point_id for row in others if comparison.untested.get(row.point_id, FAR_BELOW) != FAR_BELOW}
     how_many = "the other" if len(others) == 1 else plural(tied or len(others) - len(untested), "other")
     parts = [f"Not distinguishable from {how_many}." if tied else f"Better than {how_many}."]
+    parts += _cheapest(board, [row for row, decision in zip(others, decisions, strict=True) if decision == "tied"])
     second = comparison.differences.get(others[0].point_id)
     if second:
         parts.append(
@@ -153,6 +168,19 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     if reasons := list(dict.fromkeys(why for why in comparison.untested.values() if why != FAR_BELOW)):
         parts.append(f"{len(untested)} could not be tested ({shortened(reasons, 2)}).")
     return " ".join(parts)
+
+
+def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
+    """Which of those that are not told from the best trains in half its time or less."""
+    best_s = board.measured[0].train_s
+    timed = [(row.train_s, row) for row in tied if row.train_s is not None]
+    if best_s is None or not timed:
+        return []
+    least_s, row = min(timed, key=lambda one: one[0])
+    if least_s > best_s / 2:
+        return []
+    times = f"{duration_text(least_s)} a trial against {duration_text(best_s)}"
+    return [f"Of these {words_of(row)} is the cheapest to train, {times}."]
 
 
 def _of_networks(board: Leaderboard, comparison: Comparison) -> str:
@@ -242,9 +270,9 @@ def _share(found: Estimate) -> str:
     return score_text(found.mean, found.images)
 
 
-def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int) -> str:
-    """' (mean of 3 seeds, 27.1 to 31.8)'."""
-    seeds = runs_words(board, found.n)
+def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int, of_n: int | None) -> str:
+    """' (mean of 3 seeds, 27.1 to 31.8)'. of_n: the seeds that are to measure it, where these are a part of them."""
+    seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
     if found.low is None or found.high is None:
         return f" ({seeds})"
     return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"

@@ -48,7 +48,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
         *_objective_columns(board),
-        Column("val acc %", lambda row: estimate_text(row.val_acc), lambda row: mean_of(row.val_acc)),
+        Column("val acc %", lambda row: estimate_text(row.val_acc, of_n=asked_n(row)), lambda row: mean_of(row.val_acc)),
         Column("test acc %", lambda row: estimate_text(row.test_acc), lambda row: mean_of(row.test_acc), 8),
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
@@ -67,10 +67,16 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
     if info.metric == "acc":
         return []
     if info.metric == "loss":
-        return [Column("val loss", lambda row: estimate_text(row.score, 1, 4), lambda row: mean_of(row.score))]
+        return [
+            Column("val loss", lambda row: estimate_text(row.score, 1, 4, asked_n(row)), lambda row: mean_of(row.score)),
+        ]
     scale, digits, unit = (100, 2, " %") if info.share else (1, 4, "")
     return [
-        Column(f"val {info.noun}{unit}", lambda row: estimate_text(row.score, scale, digits), lambda row: mean_of(row.score)),
+        Column(
+            f"val {info.noun}{unit}",
+            lambda row: estimate_text(row.score, scale, digits, asked_n(row)),
+            lambda row: mean_of(row.score),
+        ),
         Column(
             f"test {info.noun}{unit}",
             lambda row: estimate_text(row.test_score, scale, digits),
@@ -83,7 +89,7 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
 def leaderboard_text(board: Leaderboard, top: int | None = None) -> tuple[list[TextColumn], list[str | None]]:
     """The columns of the first `top` rows for a terminal, and the rows' styles."""
     rows = board.rows[:top]
-    return _as_text(board, rows), [None if row.score else "dim" for row in rows]
+    return _as_text(board, rows), [None if row.score and not row.partial else "dim" for row in rows]
 
 
 def leaderboard_markdown(board: Leaderboard) -> str:
@@ -117,14 +123,20 @@ def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
     return [{"images": section.name, **record} for section in sections for record in leaderboard_records(section.board)]
 
 
-def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | None = None) -> str:
-    """'91.30 ± 0.21 (5)': mean, standard deviation and number of seeds; without ± where there are too few seeds; empty where
-    nothing was measured. digits: None: as many as the images can tell."""
+def asked_n(row: Row) -> int | None:
+    """How many trials were to measure it, where only a part of them has."""
+    return max(row.runs_n, row.config.get("dataset.folds") or 0) if row.partial else None
+
+
+def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | None = None, of_n: int | None = None) -> str:
+    """'91.30 ± 0.21 (5)', '91 (1 of 5)': mean, standard deviation and number of seeds; without ± where there are too few seeds;
+    empty where nothing was measured. digits: None: as many as the images can tell; of_n: how many seeds were to measure it."""
     if estimate is None:
         return ""
     digits = digits_of(estimate.images) if digits is None else digits
     spread = f" ± {number_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
-    return f"{number_text(scale * estimate.mean, digits)}{spread} ({estimate.n})"
+    runs = f"{estimate.n} of {of_n}" if of_n else str(estimate.n)
+    return f"{number_text(scale * estimate.mean, digits)}{spread} ({runs})"
 
 
 def gap_text(row: Row) -> str:
@@ -204,6 +216,7 @@ def _record(row: Row, objectives: Iterable[str]) -> dict[str, Any]:
         "val_loss": _mean_metric(row, "val_loss"),
         "test_loss": _mean_metric(row, "test_loss"),
         "seeds": row.val_acc.n if row.val_acc else 0,
+        "partial": row.partial,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
         "epochs": row.epochs,

@@ -93,6 +93,8 @@ def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Pr
         return Problem(
             where, f"the key {word!r}", "it is no trial key", usual_setting(word, value) or nearest_key(word, "trial")
         )
+    if section in _PARTS and word in TOP_LEVEL and not in_stage:
+        return Problem(where, f"the key {word!r}", "it stands at the top level: mind the indentation", word)
     if section == "ranges" and word in TRIAL_KEYS:
         return Problem(where, f"the key {word!r}", "a range is of a key that is a number; the others are lists in grid")
     near = nearest_key(word, section)

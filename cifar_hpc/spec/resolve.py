@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
@@ -27,6 +27,9 @@ from cifar_hpc.errors import DataError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import BY_SEED, WEIGHT_SUFFIXES
+
+if TYPE_CHECKING:
+    from cifar_hpc.data.sources import OwnImages
 
 FOLDER_IMAGE_SIZE = 224  # of a folder's images where the spec says none: what ImageNet's networks were trained at
 
@@ -138,8 +141,10 @@ class Resolver:
         if own["name"].startswith(catalog.BROUGHT):
             own["folder"], own["name"] = self._brought(own["name"], own["folder"]), "folder"
         official = catalog.dataset(own["name"]).classes
+        made = None
         if is_own(own["name"]):
-            official, own["side"], own["channels"] = self._own_facts(own["name"], own["args"])
+            made = self._own_set(own["name"], own["args"])
+            official, own["side"], own["channels"] = made.classes, made.side, made.channels
         elif own["args"] is not None:
             allowed = "they are for one's own data set: FILE.py:FUNCTION or MODULE:FUNCTION"
             raise UnusableError("dataset.args", f"arguments for {own['name']}", allowed)
@@ -161,12 +166,14 @@ class Resolver:
             val_frac = own["val_frac"] if own["folds"] is None else 0.0
             self._check_images(listing, own["classes"], val_frac, own["train_size"])
             own["labelled"] = _labelled(listing, own["classes"] or official, folds=own["folds"] is not None)
+        elif made is not None:
+            own["labelled"] = made.labelled_n(own["classes"] or official, folds=own["folds"] is not None)
         kept = len(own["classes"] or official)
         if own["train_size"] is not None:
             _check_train_size(own["train_size"], kept)
-        made = DatasetConfig(**own)
-        self._classes[made] = own["classes"] or official
-        return made
+        config = DatasetConfig(**own)
+        self._classes[config] = own["classes"] or official
+        return config
 
     def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
         if folder is None:
@@ -212,13 +219,12 @@ class Resolver:
             found, _, allowed = str(error).partition(": ")
             raise UnusableError("dataset.name", found, allowed or "a data set that can be read") from error
 
-    def _own_facts(self, name: str, args: Arguments | None) -> tuple[tuple[str, ...], int, int]:
-        """Classes, side and channels of what the user's function returns: it is called here, so that its faults have a line."""
+    def _own_set(self, name: str, args: Arguments | None) -> OwnImages:
+        """What the user's function returns: it is called here, so that its faults have a line."""
         from cifar_hpc.data.own import read_own
 
         with _told_at("dataset.name"):
-            found = read_own(self._source("dataset", name), args or ())
-        return found.classes, found.side, found.channels
+            return read_own(self._source("dataset", name), args or ())
 
     def _check_images(
         self, listing: ImageFolder, classes: tuple[str, ...] | None, val_frac: float, train_size: int | None

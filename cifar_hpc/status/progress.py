@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,9 +12,10 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import known_train_images
 from cifar_hpc.planning.estimate import Experience, Sample
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.plans import answering, ranked_by
+from cifar_hpc.records.plans import answering, is_partial, ranked_by, round_of
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
+from cifar_hpc.status.query import fold_of
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import number_text, score_text
 
@@ -29,12 +30,14 @@ class Best:
     seeds: int
     images: int
     share: bool  # of 0..1
+    of_n: int | None = None  # the trials that it is to have, where these are too few of them
 
     @property
     def score(self) -> str:
-        """'val acc 81.20 % (mean of 3)'."""
+        """'val acc 81.20 % (mean of 3)', 'val acc 92 % (1 of 5)'."""
         shown = f"{score_text(self.value, self.images)} %" if self.share else number_text(self.value, 4)
-        return f"{self.metric.replace('_', ' ')} {shown}" + (f" (mean of {self.seeds})" if self.seeds > 1 else "")
+        mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
+        return f"{self.metric.replace('_', ' ')} {shown}{mean}"
 
     def __str__(self) -> str:
         return f"{self.name}  {self.score}"
@@ -43,16 +46,21 @@ class Best:
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
     """By what ranks the plan, on validation, of the last stages where there are some; None before anything was measured."""
     values: dict[str, list[float]] = defaultdict(list)
+    rounds: dict[str, list[tuple[int, int]]] = defaultdict(list)
     names: dict[str, str] = {}
     images: dict[str, int] = {}
     behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
     told, (objective, info) = names_of(plan.trials, seed=False), ranked_by(plan)
-    for trial in answering(plan):
+    asked = answering(plan)
+    runs = Counter(trial.point_id for trial in asked)
+    folds = {trial.point_id: trial.config["dataset"].get("folds") for trial in asked}
+    for trial in asked:
         result = states[trial.trial_id].result
         val = result.val if result else None
         value = None if val is None else val.value(objective, info.metric)
         if value is not None:
             values[trial.point_id].append(value)
+            rounds[trial.point_id].append(round_of(int(trial.config["seed"]), fold_of(trial.config), folds[trial.point_id]))
             assert result is not None
             assert val is not None
             images[trial.point_id] = val.n
@@ -62,8 +70,15 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     if not values:
         return None
     sign = -1 if info.mode == "max" else 1
-    point = min(values, key=lambda point_id: (behind[point_id][0], sign * fmean(values[point_id]), behind[point_id][1]))
-    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share)
+    partial = {point_id: is_partial(found, runs[point_id], folds[point_id]) for point_id, found in rounds.items()}
+
+    def place(point_id: str) -> tuple[bool, bool, float, int]:
+        cut, params = behind[point_id]
+        return cut, partial[point_id], sign * fmean(values[point_id]), params
+
+    point = min(values, key=place)
+    of_n = runs[point] if partial[point] else None
+    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share, of_n)
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:

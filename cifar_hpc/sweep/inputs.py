@@ -6,7 +6,7 @@ Owns: what is brought, what is looked into, and what `--dry-run` knows of it wit
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cifar_hpc.config import catalog
@@ -25,7 +25,7 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
     problems: list[str] = []
     notes: list[str] = []
     listings: dict[str | None, ImageFolder] = {}
-    for dataset in _folders(configs):
+    for dataset, of_it in _folders(configs):
         from cifar_hpc.data.check import check_folder, notes_of, problems_of
         from cifar_hpc.data.files import data_root, planned_folder
 
@@ -33,7 +33,7 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
         check = check_folder(listing, str(dataset.fingerprint), data_root())
         place = printable(str(listing.root))
         problems += [f"{place}: {problem}" for problem in problems_of(check)]
-        notes += [f"{place}: {note}" for note in notes_of(check, listing, [c for c in configs if c.dataset == dataset])]
+        notes += [f"{place}: {note}" for note in notes_of(check, listing, of_it)]
     for config in _with_weights(configs):
         source = config.source_of("dataset")
         classes = config.dataset.classes or catalog.dataset(config.dataset.name).classes
@@ -57,7 +57,7 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
     """What is known of them from before, and what nobody has looked into yet. Opens no image and no weights file."""
     notes: list[str] = []
     unseen: list[str] = []
-    for dataset in _folders(configs):
+    for dataset, of_it in _folders(configs):
         from cifar_hpc.data.check import known_check, notes_of, problems_of
         from cifar_hpc.data.files import data_root, folder_path, planned_folder
 
@@ -66,10 +66,10 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
         if check is None:
             unseen.append(f"the images of {printable(str(folder))}")
             continue
-        found = notes_of(check, planned_folder(dataset), [config for config in configs if config.dataset == dataset])
+        found = notes_of(check, planned_folder(dataset), of_it)
         notes += [f"{printable(str(folder))}: {sentence}" for sentence in (*problems_of(check), *found)]
     unseen += list(dict.fromkeys(str(config.weights) for config in _with_weights(configs) if config.weights_fingerprint))
-    return notes, unseen
+    return list(dict.fromkeys(notes)), list(dict.fromkeys(unseen))
 
 
 def fetch_inputs(configs: Sequence[TrialConfig], say: Callable[[str], None]) -> None:
@@ -83,16 +83,25 @@ def fetch_inputs(configs: Sequence[TrialConfig], say: Callable[[str], None]) -> 
 
     root = data_root()
     problems: list[str] = []
-    datasets: dict[DatasetConfig, None] = dict.fromkeys(config.dataset for config in configs)
-    wanted = {dataset.name: reason for dataset in datasets if (reason := why_missing(dataset, root))}
-    for name in dict.fromkeys(dataset.name for dataset in datasets):
-        if name not in wanted:
+    wanted: dict[str, str | None] = {}  # what it is, one's own by where it lies -> why it is not there
+    for dataset in {config.dataset.of_point: config.dataset for config in configs}.values():
+        reason = why_missing(dataset, root)
+        if dataset.name not in catalog.DATASETS:
+            say(f"{dataset.name}: your own data set, {dataset.labelled} labelled images: nothing to fetch")
+        elif dataset.name != "folder":
+            wanted[dataset.name] = wanted.get(dataset.name) or reason
+        elif reason:
+            problems.append(reason)
+        else:
+            say(f"{printable(str(dataset.folder))}: your own folder, {dataset.labelled} labelled images: nothing to fetch")
+    for name, reason in wanted.items():
+        if reason is None:
             say(f"{name}: there")
             continue
         try:
             fetch_dataset(name, root, say)
         except CifarHpcError as error:
-            problems.append(wanted[name] if name == "folder" else str(error))
+            problems.append(str(error))
     public = [config for config in configs if config.weights is not None and parent_of(config) is None]
     for arch, weights in dict.fromkeys((config.arch, config.weights) for config in public):
         try:
@@ -103,8 +112,14 @@ def fetch_inputs(configs: Sequence[TrialConfig], say: Callable[[str], None]) -> 
         raise CifarHpcError("\n".join(problems))
 
 
-def _folders(configs: Iterable[TrialConfig]) -> list[DatasetConfig]:
-    return list(dict.fromkeys(config.dataset for config in configs if config.dataset.name == "folder"))
+def _folders(configs: Iterable[TrialConfig]) -> Iterator[tuple[DatasetConfig, list[TrialConfig]]]:
+    """Each set of images of a folder, whatever part of it a fold or split holds out, with the trials on it."""
+    found: dict[DatasetConfig, list[TrialConfig]] = {}
+    for config in configs:
+        if config.dataset.name == "folder":
+            found.setdefault(config.dataset.of_point, []).append(config)
+    for of_it in found.values():
+        yield of_it[0].dataset, of_it
 
 
 def _with_weights(configs: Iterable[TrialConfig]) -> list[TrialConfig]:

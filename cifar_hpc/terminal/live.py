@@ -144,7 +144,7 @@ class _LiveView:
         if running:
             lines.append(_running_table(running, states, self._console.width))
         elif self._start.is_over:
-            lines.append(_one_line(f"  {waiting} wait to start", "dim"))
+            lines.append(_one_line(f"  {waiting} wait to start" if waiting else "  all have ended: closing", "dim"))
         else:
             self._spinner.update(text=_one_line(str(self._start), "dim"))
             lines.append(self._spinner)

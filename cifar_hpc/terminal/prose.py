@@ -1,6 +1,7 @@
 """Sentences on a terminal: their lines end between words. Knows nothing of what they say.
 
-A line that holds a command to copy, a path or an address stays whole, however long it is; so does everything in a pipe.
+A line that holds a command to copy stays whole, however long it is; a path or an address does in any line, and so does
+everything in a pipe.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import textwrap
 from typing import TextIO
 
-_TO_COPY = re.compile(r"cifar-hpc |\S*/\S*/|://")
+_TO_COPY = re.compile(r"cifar-hpc ")
 
 
 def laid_out(text: str, stream: TextIO) -> str:
