@@ -480,11 +480,6 @@ def test_a_missing_spec_and_a_folder_are_told_as_such(tmp_path: Path) -> None:
         load_spec(tmp_path)
 
 
-def test_folds_are_set_from_the_command_line(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text(RUNS)
-    assert {trial.config.dataset.folds for trial in load_spec(tmp_path / "x.yaml", ["folds=4"]).trials} == {4}
-
-
 @pytest.mark.parametrize(
     ("override", "answer"),
     [
