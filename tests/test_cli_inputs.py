@@ -139,11 +139,12 @@ def test_predict_labels_what_can_be_read_and_names_the_rest(place):
     new.mkdir()
     good = (place / "photos" / "train" / "pale" / "0.png").read_bytes()
     (new / "a.png").write_bytes(good)
+    (new / "=1+1.png").write_bytes(good)  # what reads the answer looks for just this name
     (new / "noname").write_bytes(good)
     (new / "b.png").write_bytes(good[:60])
     (new / "x.heic").write_bytes(b"x")
     done = CliRunner().invoke(app, ["predict", trial, "new"])
-    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["id", "a.png", "noname"]
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["id", "=1+1.png", "a.png", "noname"]
     assert done.exit_code == 1
-    assert "2 images labelled, 2 files left out" in done.stderr
+    assert "3 images labelled, 2 files left out" in done.stderr
     assert "x.heic: no images" in done.stderr and "b.png is not a whole image" in done.stderr

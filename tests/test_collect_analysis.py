@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures_effects import draw_effects
+from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
-from cifar_hpc.report.summary import covers_text, headline, progress_text
-from cifar_hpc.report.tables import seeds_text
+from cifar_hpc.report.summary import best_text, covers_text, headline, progress_text
+from cifar_hpc.report.tables import leaderboard_columns, seeds_text
 from cifar_hpc.train.measure import measure as split_metrics
 from cifar_hpc.train.measure import split_arrays
 
@@ -289,6 +292,36 @@ def test_the_page_says_that_intervals_of_other_objectives_than_accuracy_leave_ou
     accuracy, loss = sorted(scan(layout).trials, key=lambda trial: str(trial.config["objective"]))
     assert "those of the objective, where it is not accuracy" in covers_text([accuracy, loss])
     assert "those of the objective" not in covers_text([accuracy])
+
+
+def test_another_objective_has_the_digits_of_its_images_and_an_interval_that_says_what_it_leaves_out(layout: Layout) -> None:
+    few = Images.draw(60, 60)
+    for config in configs(6, seeds=3, epochs=2):
+        config = dataclasses.replace(config, objective="macro_f1")
+        write_trial(layout, config, few, accuracy=0.7)
+        files = layout.trial(config.trial_id)
+        record = json.loads(files.result.read_text())
+        for split in ("val", "test"):
+            found = read_predictions(files, split)
+            assert found is not None
+            record[split]["more"] = {"macro_f1": macro_f1(found.logits, found.labels)}
+        files.result.write_text(json.dumps(record))
+    found = find(make_sections(scan(layout), layout)[0], layout)
+    best = found.board.rows[0]
+    assert best.score is not None and best.test_score is not None and best.val_acc is not None
+    assert best.score.images == 60 and not best.score.of_images and best.val_acc.of_images
+    cells = {column.title: column.text(best) for column in leaderboard_columns(found.board)}
+    assert re.fullmatch(r"\d\d ± \d+ \(3\)", cells["val macro F1 %"]) and re.fullmatch(
+        r"\d\d ± \d+ \(3\)", cells["test macro F1 %"]
+    )
+    told = best_text(found.board)
+    assert re.search(
+        r": \d\d % validation macro F1 \(mean of 3 seeds, \d\d to \d\d by seeds alone\), \d\d % on validation \(", told
+    )
+    drawn = draw_ranking(found.board, found.comparison)
+    assert "which leaves out the luck of the images" in drawn.caption
+    explored = explorable(found.pool, found.board)
+    assert explored["decimals"] == 0 and explored["points"][0][5] == pytest.approx(best.test_score.mean, abs=1e-5)
 
 
 def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
-from cifar_hpc.collect.index import read_valid
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
 from cifar_hpc.records.store import append_records, write_record
+from cifar_hpc.records.ties import read_valid
 
 IMAGES = Images.draw(50, 20)
 

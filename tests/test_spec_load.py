@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +149,12 @@ def test_a_folder_lies_relative_to_its_spec_and_is_known_by_its_files(load, tmp_
     assert config.dataset.folder == str(tmp_path / "photos")
     assert config.image_size == 224
     assert train_images(config) == 18  # of 20: what it costs is not guessed from some other data set
+    for label in ("ants", "bees"):
+        (tmp_path / "photos" / "val" / label).mkdir(parents=True)
+        (tmp_path / "photos" / "val" / label / "0.jpg").write_bytes(b"x")
+    own_val = load(text).trials[0].config.dataset
+    assert own_val.trained_of(20) == 20 and dataclasses.replace(own_val, val_frac=0.0).trained_of(20) == 22
+    shutil.rmtree(tmp_path / "photos" / "val")
     assert load(text).warnings[-1] == "batch_size 128 is more than the 20 labelled images: one step an epoch"
     assert not any("one step" in said for said in load(text.replace("linear", "linear, classifier: knn")).warnings)
     make_folder(tmp_path / "elsewhere")

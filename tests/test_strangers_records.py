@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +17,12 @@ from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records import claims, owners, store
+from cifar_hpc.records.codec import Record
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, Status, TrialResult
+from cifar_hpc.records.schema import Claim, EnsembleRecord, PlanRecord, Status, TrialResult
+from cifar_hpc.records.usage import Accounting, Budget, Usage
 
 IMAGES = Images.draw(20, 20)
 TRIALS = list(configs(3, 1, 2))
@@ -75,6 +80,60 @@ def test_one_bad_result_is_left_out_and_named_and_the_others_stand(layout, spoil
     assert {trial.trial_id for trial in pool.trials} == {TRIALS[0].trial_id, TRIALS[2].trial_id}
     assert [rejected.path for rejected in pool.rejected] == [str(bad)]
     assert claims.read_state(layout.trial(TRIALS[1].trial_id), TRIALS[1].trial_id).status is Status.FAILED
+
+
+def _edits() -> Iterator[tuple[type[Record], tuple[str, ...], Any]]:
+    """Each number of each record, as it cannot be."""
+    for kind, keys in {
+        TrialResult: "train_s attempts frozen_blocks total_blocks params_total params_trained flops train_n best_epoch lost_s "
+        "saved_s trunk_shared_by lr_found c_found micro_batch val.n test.acc val.loss hardware.world_size hardware.threads "
+        "hardware.peak_memory_gb curves.0.epoch curves.0.lr curves.0.train_s curves.0.val_s curves.0.val_acc curves.0.val_loss",
+        EnsembleRecord: "val_acc val_n test_acc test_n members.0.weight members.0.temperature",
+        Claim: "attempt pid pid_started shared_by lost_s",
+        Usage: "restarts seconds gpus cpus",
+        Budget: "gpu_hours cpu_hours",
+        Accounting: "jobs starts hours gpu_hours cpu_hours trained_hours",
+    }.items():
+        for key in keys.split():
+            yield kind, tuple(key.split(".")), -1
+    yield TrialResult, ("curves", "0", "train_acc"), 1.5
+    yield TrialResult, ("test", "acc"), 1.5
+    yield TrialResult, ("test", "more", "macro_f1"), 1.5
+    yield TrialResult, ("frozen_blocks",), 10**6
+    yield TrialResult, ("params_trained",), 10**12
+    yield TrialResult, ("train_s",), math.nan
+
+
+def test_no_record_holds_a_number_that_cannot_be(layout):
+    member = {"trial_id": TRIALS[0].trial_id, "weight": 1, "temperature": 1}
+    numbers = dict.fromkeys(("coefficients", "intercept", "val_acc", "val_n", "test_acc", "test_n"))
+    hours = dict.fromkeys(("jobs", "starts", "hours", "gpu_hours", "cpu_hours", "trained_hours"), 1)
+    good = {
+        TrialResult: json.loads(layout.trial(TRIALS[0].trial_id).result.read_text()),
+        EnsembleRecord: {"method": "m", "created_at": "t", "classes": [], "members": [member], **numbers},
+        Claim: {
+            "trial_id": "t",
+            "attempt": 1,
+            "host": "",
+            "boot_id": "",
+            "pid": 1,
+            "pid_started": 1,
+            "job": "",
+            "claimed_at": "",
+        },
+        Usage: {"task": "", "restarts": 0, "seconds": 0, "gpus": 0, "cpus": 0},
+        Budget: {"gpu_hours": 1},
+        Accounting: {"at": "", "ended": True, **hours},
+    }
+    for kind, path, value in _edits():
+        record = json.loads(json.dumps(good[kind]))
+        kind.decode(json.dumps(record).encode())
+        place = record
+        for key in path[:-1]:
+            place = place[int(key) if key.isdecimal() else key]
+        place[path[-1]] = value
+        with pytest.raises(RecordError, match=f"{path[-1]}|more is frozen or trained"):
+            kind.decode(json.dumps(record).encode())
 
 
 def _pipe(path: Path) -> None:

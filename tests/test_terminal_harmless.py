@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app, of_the_place
+from cifar_hpc.config.image_table import read_rows
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.harmless import harmless, harmless_streams, make_console, one_line
 from cifar_hpc.terminal.tables import TextColumn, to_csv, to_latex, to_markdown
@@ -57,6 +58,7 @@ def test_a_cell_begins_no_line_in_any_form():
 def test_a_text_that_a_spreadsheet_takes_for_a_formula_gets_a_quotation_mark(text):
     row = to_csv([{"x": text}]).splitlines()[1]
     assert row.replace('"', "").startswith("'")
+    assert read_rows(io.StringIO(to_csv([{"file": text}])))[1] == [text]  # as `dataset.labels` reads it
 
 
 def test_numbers_stay_numbers_in_csv():

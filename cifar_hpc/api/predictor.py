@@ -20,6 +20,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import check_members, soup_weights
 from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
@@ -60,9 +61,10 @@ def members_of(layout: Layout, what: str) -> Members:
             record = read_record(path, EnsembleRecord)
         except FileNotFoundError as error:
             raise CifarHpcError(f"{what}: no such file; `cifar-hpc report` writes those of a sweep's ensembles") from error
+        check_members(layout, record.members, str(path))
         if record.weights is not None:  # a soup is one network, made as any member's is
             one = (dataclasses.replace(record.members[0], weight=1.0),)
-            return Members(record.classes, one, weights=path.parent / record.weights)
+            return Members(record.classes, one, weights=soup_weights(path, record))
         return Members(record.classes, record.members, record.coefficients, record.intercept)
     if layout.has_trial(what) and (result := _finished(layout, what)) is not None:  # a whole id: nothing has to be ranked
         return _equal([result])

@@ -172,7 +172,9 @@ class Best:
 
         Raises CifarHpcError where the data set has no labelled test images.
         """
-        found = read_predictions(self._layout.trial(self._trial.trial_id), "test", self._trial.told("test"))
+        found = read_predictions(
+            self._layout.trial(self._trial.trial_id), "test", self._trial.told("test"), self._trial.classes
+        )
         if found is None:
             raise CifarHpcError(f"trial {self._trial.trial_id}: its data set has no labelled test images")
         return found

@@ -61,7 +61,7 @@ def soup(
             rows.append(_row(arch, "most accurate member", 1, best))
             for found in make_soups(family):
                 stem = found.method if len(families) == 1 else f"{found.method}-{number}"
-                record = save_soup(found, fresh, stem)
+                record = save_soup(found, layout, fresh, stem)
                 path = str(folder / f"{stem}.json")
                 rows.append(_row(arch, found.method, len(found.members), record, path))
     titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
@@ -81,7 +81,7 @@ def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, for
         for number, (files, *_) in enumerate(families, 1):
             best, curve = trials[files.folder.name], find_curve(files)
             stem = "wise" if len(families) == 1 else f"wise-{number}"
-            record = save_soup(curve.soup, fresh, stem)
+            record = save_soup(curve.soup, layout, fresh, stem)
             whose = {"trial": best.trial_id, "arch": str(best.config["arch"])}
             found = {
                 "nested_val_acc": record.val_acc,

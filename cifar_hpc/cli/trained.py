@@ -13,7 +13,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.terminal.harmless import to_csv_text
+from cifar_hpc.terminal.harmless import to_data_csv
 
 TrialName = Annotated[
     str,
@@ -43,7 +43,8 @@ def predict(
 ) -> None:
     """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its seeds.
 
-    What cannot be read as an image is named on stderr, and the exit status is 1.
+    The ids are the files' names as they are, for programs: a spreadsheet is to import them as text. What cannot be read as an
+    image is named on stderr, and the exit status is 1.
     """
     from cifar_hpc.api.predictor import members_of, predict_images
 
@@ -54,7 +55,7 @@ def predict(
     for name, share_K in zip(found.names, found.probabilities_NK, strict=True):
         best = int(share_K.argmax())
         rows.append((name, found.classes[best], f"{share_K[best]:.6f}"))
-    typer.echo(to_csv_text(rows), nl=False)
+    typer.echo(to_data_csv(rows), nl=False)
     for line in members.unread:
         typer.echo(f"not in the mean over {plural(len(members.members), 'seed')}: {line}", err=True)
     if found.frames:

@@ -169,7 +169,7 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
         rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
         return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
     read = {
-        (trial.seed, trial.fold or 0): read_predictions(layout.trial(trial.trial_id), split, trial.told(split))
+        (trial.seed, trial.fold or 0): read_predictions(layout.trial(trial.trial_id), split, trial.told(split), trial.classes)
         for trial in measured
     }
     found = {key: predictions for key, predictions in read.items() if predictions is not None}
@@ -191,7 +191,7 @@ def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
     """The out-of-fold predictions of a round's folds as one split, in the order of its images. Raises RecordError."""
     parts = []
     for trial in trials:
-        found = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
+        found = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
         if found is None:
             raise RecordError(f"{layout.trial(trial.trial_id).predictions}: no predictions of validation images")
         parts.append((trial, found))

@@ -25,10 +25,11 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial, told_of
-from cifar_hpc.errors import RecordError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, EnsembleRules
+from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import read_record, utc_now
+from cifar_hpc.records.ties import check_members, member_of
 
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
 
@@ -59,6 +60,7 @@ class Ensembles:
     shown: tuple[Trial, ...]
     disagreement: NDArray[np.float64]
     soups: tuple[Measured, ...] = ()
+    stale: tuple[str, ...] = ()  # a sentence for each soup that is left out
 
     @property
     def highest(self) -> Measured:
@@ -100,9 +102,10 @@ def make_ensembles(
         return None
     needed = sorted({0, *(member for found in chosen for member in found.combination.weights)})
     tests = _read_tests(candidates, needed, layout)
-    measured = tuple(_measure(found, candidates, library, tests) for found in chosen)
+    measured = tuple(_measure(found, candidates, library, tests, layout) for found in chosen)
     greedy = next((found for found in chosen if found.combination.method == "greedy"), chosen[0])
     shown = list(greedy.combination.weights)[:12]
+    stale: list[str] = []
     return Ensembles(
         best=trials[0],
         members=len(trials),
@@ -110,17 +113,21 @@ def make_ensembles(
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),
         disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
-        soups=tuple(_read_soups(soups, tests[0][0] if tests and len(tests[0]) == 1 else None)) if soups else (),
+        soups=tuple(_read_soups(soups, layout, tests[0][0] if tests and len(tests[0]) == 1 else None, stale)) if soups else (),
+        stale=tuple(stale),
     )
 
 
-def _read_soups(folder: Path, best: SplitPredictions | None) -> Iterator[Measured]:
-    """Soups beside the best member on the test images. Those that cannot be read are left out."""
+def _read_soups(folder: Path, layout: Layout, best: SplitPredictions | None, stale: list[str]) -> Iterator[Measured]:
+    """Soups beside the best member on the test images. Those that cannot be read, or whose members were trained again or
+    deleted, are left out; why is added to `stale`."""
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
+            check_members(layout, record.members, path.stem)
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
-        except (RecordError, OSError):
+        except (CifarHpcError, OSError) as error:
+            stale.append(str(error))
             continue
         test = None
         if found is not None and best is not None and found.same_images(best):
@@ -164,7 +171,7 @@ def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Candidate], 
             if len(candidate.networks) > 1:
                 predictions: SplitPredictions | None = read_rounds(candidate.networks, layout)
             else:
-                predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"))
+                predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
         except RecordError:
             continue
         if predictions is not None and (not found or predictions.same_images(found[0])):
@@ -180,7 +187,7 @@ def _read_tests(candidates: Sequence[Candidate], needed: Sequence[int], layout: 
     for member in needed:
         for trial in candidates[member].networks:
             try:
-                found = read_predictions(layout.trial(trial.trial_id), "test", trial.told("test"))
+                found = read_predictions(layout.trial(trial.trial_id), "test", trial.told("test"), trial.classes)
             except RecordError:
                 return {}
             if found is None or (first is not None and not found.same_images(first)):
@@ -196,7 +203,7 @@ def _shares(networks: Sequence[SplitPredictions], temperature: float) -> Floats:
 
 
 def _measure(
-    found: Chosen, candidates: Sequence[Candidate], library: Library, tests: dict[int, list[SplitPredictions]]
+    found: Chosen, candidates: Sequence[Candidate], library: Library, tests: dict[int, list[SplitPredictions]], layout: Layout
 ) -> Measured:
     combination = found.combination
     best_right = library.probabilities[0].argmax(1) == library.labels
@@ -213,9 +220,7 @@ def _measure(
         created_at=utc_now(),
         classes=candidates[0].trial.classes,
         members=tuple(
-            EnsembleMember(
-                trial_id=network.trial_id, weight=weight / len(candidates[m].networks), temperature=library.temperatures[m]
-            )
+            member_of(layout.trial(network.trial_id), weight / len(candidates[m].networks), library.temperatures[m])
             for m, weight in combination.weights.items()
             for network in candidates[m].networks
         ),

@@ -1,6 +1,6 @@
 """The index of finished trials: one Parquet file, so that each result.json is parsed once.
 
-Owns: reading results, what makes one invalid, the file's columns. A row stands while the result's (mtime, size) is the same.
+Owns: the file's columns. A row stands while the result's (mtime, size) is the same.
 A lost, corrupt or older index is rebuilt; two collectors at once each write a whole one and the last stands.
 """
 
@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from cifar_hpc.collect.trials import CURVES, Curves, Trial, trial_of
 from cifar_hpc.config.identity import ID_SCHEME
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import RecordError
-from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, TrialResult
-from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.query import config_text, flat_config
 
-INDEX_VERSION = f"4/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
+INDEX_VERSION = f"5/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
 _ARROW |= {"str | None": pa.string(), "Outcome": pa.string(), "tuple[str, ...]": pa.list_(pa.string())}
 _ROW = {field.name: _ARROW.get(str(field.type), pa.string()) for field in fields(Trial)}  # config: its canonical JSON
@@ -78,32 +78,6 @@ def read_finished(
     row_of = {trial_id: row for row, trial_id in enumerate(table["trial_id"].to_pylist())}
     table = table.take(pa.array([row_of[i] for i in stamps if i in row_of], pa.int64()))
     return _trials(table), _curves(table), rejected
-
-
-def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
-    """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand) and OSError."""
-    result = read_record(files.result, TrialResult)
-    if result.trial_id != trial_id:
-        raise RecordError(f"bears the id {result.trial_id}")
-    try:
-        config = TrialConfig.from_json(result.config)
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RecordError(f"its config is not one of this version: {error}") from error
-    if config.trial_id != trial_id:
-        raise RecordError("its config does not hash to its id: edited by hand, or of another id scheme")
-    if [epoch.epoch for epoch in result.curves] != list(range(1, len(result.curves) + 1)):
-        raise RecordError("the epochs of its curves are not 1, 2, 3, ...")
-    if result.best_epoch is not None:
-        _check_best(result, result.best_epoch)
-    return result, config
-
-
-def _check_best(result: TrialResult, best_epoch: int) -> None:
-    if not 1 <= best_epoch <= len(result.curves):
-        raise RecordError(f"best_epoch {best_epoch} is not among its {len(result.curves)} epochs")
-    at_best = result.curves[best_epoch - 1].val_acc
-    if result.val and at_best is not None and abs(result.val.acc - at_best) > 1e-6:
-        raise RecordError(f"val.acc {result.val.acc:.4f} is not the curve's {at_best:.4f} at its best epoch {best_epoch}")
 
 
 def _load(layout: Layout) -> pa.Table:

@@ -147,8 +147,13 @@ class Leaderboard:
 
     @property
     def images(self) -> int | None:
-        """Of how many images the first row's objective is a share; None where it is none."""
+        """How many images measured the first row's objective; None where none did."""
         return self.measured[0].score.images if self.measured and self.measured[0].score else None
+
+    @property
+    def intervals_of_images(self) -> bool:
+        """Whether the intervals of the objective cover the luck of the images beside that of seeds."""
+        return all(row.score.of_images for row in self.measured if row.score and row.score.low is not None)
 
     @property
     def is_population(self) -> bool:
@@ -257,8 +262,8 @@ def _row(
         contradicted=tuple(contradicted),
         score=_over_seeds(trials, pool.objective, pool.info),
         val_acc=_over_seeds(trials, "val_acc", OBJECTIVES["val_acc"]),
-        test_acc=_over_seeds(trials, "test_acc"),
-        test_score=_over_seeds(trials, f"test_{pool.objective}") if pool.info.metric is None else None,
+        test_acc=_over_seeds(trials, "test_acc", OBJECTIVES["val_acc"], test=True),
+        test_score=_over_seeds(trials, f"test_{pool.objective}", pool.info, test=True) if pool.info.metric is None else None,
         own=known_own(config, pool.known),
         gap=_mean_of(gaps),
         best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
@@ -269,25 +274,25 @@ def _row(
     )
 
 
-def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo | None = None) -> Estimate | None:
-    """info: of the objective that it is on validation; None: it is of test."""
+def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, test: bool = False) -> Estimate | None:
+    """info: of the objective that it is. test: it was measured on the test images, not on validation."""
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
-    if info is not None and measured and measured[0][1].own_split:
-        return _over_splits(measured, in_unit=info.share)
-    images = {"val_acc": "val_n", "test_acc": "test_n"}.get(metric)
-    return estimate([value for value, _ in measured], getattr(measured[0][1], images) if measured and images else None)
-
-
-def _over_splits(measured: Sequence[tuple[float, Trial]], *, in_unit: bool) -> Estimate | None:
-    """in_unit: a share of images, which is between 0 and 1."""
-    weights = [trial.val_n or 1 for _, trial in measured]
-    rounds = len({trial.round for _, trial in measured})
-    first = measured[0][1]
-    found = estimate_over_splits([value for value, _ in measured], weights, rounds, weights[0] / max(first.train_n or 0, 1))
-    if found is None or not in_unit:
+    if measured and measured[0][1].own_split and not test:
+        found = _over_splits(measured)
+    else:
+        images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
+        found = estimate([value for value, _ in measured], images, counted=info.metric == "acc")
+    if found is None or not info.share:
         return found
     low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
     return replace(found, low=low, high=high)
+
+
+def _over_splits(measured: Sequence[tuple[float, Trial]]) -> Estimate | None:
+    weights = [trial.val_n or 1 for _, trial in measured]
+    rounds = len({trial.round for _, trial in measured})
+    first = measured[0][1]
+    return estimate_over_splits([value for value, _ in measured], weights, rounds, weights[0] / max(first.train_n or 0, 1))
 
 
 def _mean(row: Row) -> float:

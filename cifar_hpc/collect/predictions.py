@@ -14,6 +14,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.schema import SplitMetrics
 from cifar_hpc.records.store import open_regular
+from cifar_hpc.records.ties import CLASSES, of_classes
 
 _TOLERANCE = 0.005  # of a share of the images
 _OF_RANKS = ("macro_auroc",)  # objectives that take more of the logits than each image's largest
@@ -76,11 +77,13 @@ def join_folds(parts: Sequence[tuple[int, SplitPredictions]]) -> SplitPrediction
     return SplitPredictions(logits, labels, index[order], fold, counts)
 
 
-def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = None) -> SplitPredictions | None:
+def read_predictions(
+    files: TrialFiles, split: str, told: SplitMetrics | None = None, classes: tuple[str, ...] | None = None
+) -> SplitPredictions | None:
     """The predictions of 'val' or 'test'; None where the trial has no such split.
 
     Raises RecordError where there is no such file or it is corrupt, ContradictionError where it does not give what the record
-    has told of the split.
+    has told of the split, or is of other classes.
     """
     try:
         with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
@@ -90,6 +93,7 @@ def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = 
             labels = arrays[f"{split}_labels"].astype(np.int64)
             index = arrays["val_index"].astype(np.int64) if split == "val" else None
             counts = arrays[f"{split}_counts"].astype(np.float32) if f"{split}_counts" in arrays else None
+            names = tuple(map(str, arrays[CLASSES])) if classes is not None and CLASSES in arrays else classes
     except FileNotFoundError:
         raise RecordError(f"{files.predictions}: there is none") from None
     except Exception as error:  # whatever a stranger's file makes of numpy
@@ -99,6 +103,8 @@ def read_predictions(files: TrialFiles, split: str, told: SplitMetrics | None = 
     if counts is not None and counts.shape != labels.shape:
         raise RecordError(f"{files.predictions}: {split} has counts {counts.shape} for labels {labels.shape}")
     found = SplitPredictions(logits, labels, index, counts=counts)
+    if names != classes:
+        raise ContradictionError(f"{files.predictions}: {of_classes(names, classes)}")
     if told is not None:
         _check(found, told, f"{files.predictions}: gives {split}")
     return found

@@ -75,7 +75,7 @@ def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
         for split in ("val", "test"):
             try:
                 if told := trial.told(split):
-                    read_predictions(layout.trial(trial.trial_id), split, told)
+                    read_predictions(layout.trial(trial.trial_id), split, told, trial.classes)
             except ContradictionError as error:
                 yield trial.trial_id, str(error)
                 break

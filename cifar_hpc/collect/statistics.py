@@ -26,7 +26,8 @@ Floats = NDArray[np.floating]
 class Estimate:
     """A mean over n seeds. sd: with n - 1 in the denominator. low, high: 95 % interval. None: n does not allow it.
 
-    images: how many measured it, where it is a share of images.
+    images: how many measured it, None where that is not known. of_images: whether the interval covers what other images would
+    have given; it does of shares of them.
     """
 
     mean: float
@@ -35,10 +36,12 @@ class Estimate:
     low: float | None = None
     high: float | None = None
     images: int | None = None
+    of_images: bool = False
 
 
-def estimate(values: Sequence[float], images: int | None = None) -> Estimate | None:
-    """Mean and interval of a quantity that each seed measured once; where it is a share of `images`, of new seeds and images.
+def estimate(values: Sequence[float], images: int | None = None, *, counted: bool = True) -> Estimate | None:
+    """Mean and interval of a quantity that each seed measured once on so many images; of new seeds and, where it is counted as
+    the share of the images that are right, of new images.
 
     One seed: Wilson's interval over the images. Several: t over the seeds, to which the variance of the mean share over as many
     other images is added; that counts the part of it which differs from seed to seed twice, and is a little too wide. It ends
@@ -49,16 +52,17 @@ def estimate(values: Sequence[float], images: int | None = None) -> Estimate | N
     if n == 0:
         return None
     mean = float(np.mean(values))
+    counted_n = images if counted else None
     if n == 1:
-        low, high = wilson_interval(mean, images) if images else (None, None)
-        return Estimate(mean, 1, None, low, high, images)
+        low, high = wilson_interval(mean, counted_n) if counted_n else (None, None)
+        return Estimate(mean, 1, None, low, high, images, counted_n is not None)
     sd = float(np.std(values, ddof=1))
-    half = half_interval(sd * sd / n, n - 1, mean * (1 - mean) / images if images else 0.0, images)
+    half = half_interval(sd * sd / n, n - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
     low, high = mean - half, mean + half
-    if images:  # a share is not beyond 0 and 1; of shares near them the t interval knows too little of other images
-        wilson_low, wilson_high = wilson_interval(mean, images)
+    if counted_n:  # a share is not beyond 0 and 1; of shares near them the t interval knows too little of other images
+        wilson_low, wilson_high = wilson_interval(mean, counted_n)
         low, high = max(min(low, wilson_low), 0.0), min(max(high, wilson_high), 1.0)
-    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images)
+    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, counted_n is not None)
 
 
 def estimate_over_splits(values: Sequence[float], weights: Sequence[int], rounds: int, share: float) -> Estimate | None:
@@ -78,7 +82,7 @@ def estimate_over_splits(values: Sequence[float], weights: Sequence[int], rounds
         return Estimate(mean, 1, None, None, None, images)
     sd = float(np.std(values, ddof=1))
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)
-    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images)
+    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images, of_images=True)
 
 
 def half_interval(of_seeds: float, seeds_freedom: float, of_images: float, images: int | None) -> float:

@@ -64,6 +64,9 @@ class DatasetConfig:
         derived=True,
         hashed=False,
     )
+    own_val: int | None = trial_key(
+        "a set's own validation images, beside which val_frac holds none out", Role.COMMON, None, derived=True, hashed=False
+    )
     split_by_seed: bool = trial_key(
         "whether each seed has a split of its own (split_seed: seed)", Role.COMMON, False, derived=True, hashed=False
     )
@@ -101,7 +104,10 @@ class DatasetConfig:
         """This without the fold: equal for those that are parts of the same images."""
         return dataclasses.replace(self, fold=None)
 
-    @property
-    def train_frac(self) -> float:
-        """Share of the labelled images that is trained on, about."""
-        return 1 - (self.val_frac if self.folds is None else 1 / self.folds)
+    def trained_of(self, labelled_n: float) -> float:
+        """How many images a trial trains on, about, of so many that may be trained on."""
+        if self.folds is not None:
+            return labelled_n * (1 - 1 / self.folds)
+        if self.own_val is not None:
+            return labelled_n + (self.own_val if self.val_frac == 0 else 0)
+        return labelled_n * (1 - self.val_frac)

@@ -7,8 +7,10 @@ class or target), and optionally one of splits (train, val, test). Owns: list_ta
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, look_alikes, printable
 
@@ -26,7 +28,7 @@ def list_table(root: Path, table: Path) -> ImageFolder:
     left_out: list[LeftOut] = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream))
+            rows = read_rows(stream)
     except (UnicodeDecodeError, csv.Error) as error:
         rows, wrong = [], [f"{table.name}: no CSV ({error})"]
     header = columns_of(rows[0]) if rows else []
@@ -68,6 +70,12 @@ def list_table(root: Path, table: Path) -> ImageFolder:
             alike = "".join(f"; {pair} look the same and are not" for pair in look_alikes((*classes, *unknown)))
             wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image{alike}")
     return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
+
+
+def read_rows(stream: TextIO) -> list[list[str]]:
+    """The rows of a table, without the quotation mark that terminal/harmless puts before what a spreadsheet would take for a
+    formula: `labels` writes such tables, and people correct them there. Raises csv.Error."""
+    return [[cell[1:] if re.match(r"'[-=+@\t]", cell) else cell for cell in row] for row in csv.reader(stream)]
 
 
 def columns_of(row: Sequence[str]) -> list[str]:

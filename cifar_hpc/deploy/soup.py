@@ -8,6 +8,7 @@ Running statistics of batch normalisation are averaged as weights are.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.models.loading import pack_weights
-from cifar_hpc.records.layout import TrialFiles
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
-from cifar_hpc.records.store import read_record, utc_now, write_atomic, write_record
+from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.schema import EnsembleRecord
+from cifar_hpc.records.store import utc_now, write_atomic, write_record
+from cifar_hpc.records.ties import CLASSES, member_of, read_valid
 from cifar_hpc.train.measure import split_arrays
 
 State = dict[str, Tensor]
@@ -59,7 +61,7 @@ def families_of(trials: Iterable[TrialFiles], least: int = 2) -> list[list[Trial
     families: dict[object, list[TrialFiles]] = {}
     for files in trials:
         if files.weights.exists():
-            kin = kin_of(TrialConfig.from_json(read_record(files.result, TrialResult).config))
+            kin = kin_of(read_valid(files, files.folder.name)[1])
             if kin is not None:
                 families.setdefault(kin, []).append(files)
     return [family for family in families.values() if len(family) >= least]
@@ -103,13 +105,15 @@ def soup_at(
     arrays = split_arrays("val", val_NK, data.val)
     if data.test is not None:
         arrays |= split_arrays("test", logits_of(trained, state, data.test), data.test)
+    arrays[CLASSES] = np.array(trained.classes)
     trained.model.cpu().load_state_dict(state)
     weights = pack_weights(trained.model, (trained.mean, trained.std))
     return Soup(method, members, trained.classes, val_acc, weights, arrays)
 
 
-def save_soup(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
-    """<stem>.json, what `predict` takes, and beside it <stem>/ with the weights and predictions, named as a trial's are."""
+def save_soup(found: Soup, pool: Layout, folder: Path, stem: str) -> EnsembleRecord:
+    """Of trials of the pool: <stem>.json, what `predict` takes, and beside it <stem>/ with the weights and predictions, named
+    as a trial's are."""
     files = TrialFiles(folder / stem)
     write_atomic(files.weights, lambda stream: stream.write(found.weights))
     write_atomic(files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **found.arrays))
@@ -119,7 +123,7 @@ def save_soup(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
         method=f"{found.method} soup",
         created_at=utc_now(),
         classes=found.classes,
-        members=tuple(EnsembleMember(trial_id=i, weight=1 / len(found.members), temperature=1.0) for i in found.members),
+        members=tuple(member_of(pool.trial(trial_id), 1 / len(found.members)) for trial_id in found.members),
         coefficients=None,
         intercept=None,
         val_acc=found.val_acc,
@@ -127,6 +131,7 @@ def save_soup(found: Soup, folder: Path, stem: str) -> EnsembleRecord:
         test_acc=float(right_N.mean()) if right_N is not None else None,
         test_n=test_n,
         weights=str(files.weights.relative_to(folder)),
+        weights_sha256=hashlib.sha256(found.weights).hexdigest(),
     )
     write_record(folder / f"{stem}.json", record)
     return record

@@ -33,8 +33,8 @@ from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
 from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.records.store import write_atomic
+from cifar_hpc.records.ties import check_classes, own_weights, read_valid
 from cifar_hpc.train.device import choose_device
 
 BATCH_SIZE = 500
@@ -115,12 +115,12 @@ class TrainedTrial:
 def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial:
     """weights: others than its own for its network. Raises CifarHpcError where it is not finished or kept no weights."""
     name = files.folder.name
-    weights = weights or files.weights
+    own, weights = weights is None, weights or files.weights
     try:
-        result = read_record(files.result, TrialResult)
+        result, config = read_valid(files, name)
     except FileNotFoundError as error:
         raise CifarHpcError(f"trial {name} has no result: it is not finished") from error
-    config = TrialConfig.from_json(result.config)
+    check_classes(files, result.classes)
     look_in(Layout(files.folder.parent.parent).sources)
     if not CLASSIFIERS[config.classifier].keeps_weights:
         raise CifarHpcError(f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm")
@@ -129,6 +129,8 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "
             f"and `cifar-hpc reproduce {name}` brings back those of this one"
         )
+    if own:
+        own_weights(files, result)
     mean, _ = read_weights(weights).normalisation or ((), ())
     kept = dataclasses.replace(config, weights=str(weights))
     channels = in_channels(kept, len(mean))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.soup import Soup, State, logits_of, nested_accuracy, soup_at
@@ -23,8 +23,7 @@ from cifar_hpc.models.deltas import whole_weights
 from cifar_hpc.models.weights import weights_path
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import own_weights, read_valid
 
 ALPHAS = tuple(i / 10 for i in range(11))  # 0: the start, 1: the tuned network
 
@@ -62,12 +61,13 @@ def start_state(files: TrialFiles, trained: TrainedTrial) -> tuple[State, bool]:
 
     Raises CifarHpcError where it began at random values.
     """
-    config = TrialConfig.from_json(read_record(files.result, TrialResult).config)
+    _, config = read_valid(files, files.folder.name)
     if config.weights is None:
         raise CifarHpcError(f"trial {files.folder.name} started from random weights: there is no way back to them")
     if config.weights.startswith(PARENT_PREFIX):
-        parent = Layout(files.folder.parent.parent).trial(config.weights.removeprefix(PARENT_PREFIX))
-        config = dataclasses.replace(config, weights=str(parent.weights))
+        parent_id = config.weights.removeprefix(PARENT_PREFIX)
+        parent = Layout(files.folder.parent.parent).trial(parent_id)
+        config = dataclasses.replace(config, weights=str(own_weights(parent, read_valid(parent, parent_id)[0])))
     assert config.weights is not None
     model = build_model(config, len(trained.classes), trained.channels)
     begun, tuned = dict(model.state_dict()), trained.model.state_dict()

@@ -84,13 +84,13 @@ def image_flops(trial: TrialConfig) -> float | None:
 
 def train_images(trial: TrialConfig) -> float:
     """Estimated images of its training split."""
-    return known_train_images(trial.dataset) or DEFAULT_TRAIN_N * trial.dataset.train_frac
+    return known_train_images(trial.dataset) or trial.dataset.trained_of(DEFAULT_TRAIN_N)
 
 
 def known_train_images(dataset: DatasetConfig) -> float | None:
     """The same, where spec or catalogue tells."""
     labelled_n = dataset.train_size or dataset.labelled or catalog.labelled_images(dataset.name, dataset.classes)
-    return None if labelled_n is None else labelled_n * dataset.train_frac
+    return None if labelled_n is None else dataset.trained_of(labelled_n)
 
 
 def trunk_passes(trials: Sequence[TrialConfig]) -> int:

@@ -45,7 +45,7 @@ _CLOSE = (
     "optimizer",
     "classifier",
 )
-_CHOOSES_IMAGES = ("fold", "split_seed", "labelled")
+_CHOOSES_IMAGES = ("fold", "split_seed", "labelled", "own_val")
 _WIDE = ("arch", "arch_args", "dataset", "image_size", "stem")
 _ANY = ""
 

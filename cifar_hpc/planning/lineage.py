@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState, is_pruned, read_state
 from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
-from cifar_hpc.records.schema import ErrorRecord, Status
-from cifar_hpc.records.store import utc_now, write_record
+from cifar_hpc.records.schema import ErrorRecord, Status, TrialResult
+from cifar_hpc.records.store import read_record, utc_now, write_record
+from cifar_hpc.records.ties import own_weights
 
 
 def parent_of(config: TrialConfig) -> str | None:
@@ -117,7 +118,7 @@ def fail_with_parent(config: TrialConfig, layout: Layout) -> bool:
 def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     """The config with its parent's weights file in place of the parent's id, as networks are built from; else as it is.
 
-    Raises ParentFailedError where the file is not there.
+    Raises ParentFailedError where the file is not there, or is not the parent's own.
     """
     parent = parent_of(config)
     if parent is None:
@@ -125,7 +126,11 @@ def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     missing = parent_missing(config, layout)
     if missing is not None:
         raise ParentFailedError(missing)
-    return dataclasses.replace(config, weights=str(layout.trial(parent).weights))
+    files = layout.trial(parent)
+    try:
+        return dataclasses.replace(config, weights=str(own_weights(files, read_record(files.result, TrialResult))))
+    except RecordError as error:
+        raise ParentFailedError(f"weights: {error}") from error
 
 
 class Lineage:

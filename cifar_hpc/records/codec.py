@@ -17,6 +17,10 @@ from cifar_hpc.errors import RecordError
 SCHEMA_VERSION = 1
 
 Int = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what a table's column can hold; a stranger's file may hold any number
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(ge=1, lt=2**63)]  # of an epoch, an attempt; or how many of what there is at least one
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]  # of seconds, hours, gigabytes; a loss
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]  # what becomes part of a path, as layout.is_name
 MOST_DEPTH = 40
 
@@ -100,6 +104,9 @@ def _first_of(errors: list[ErrorDetails], kind: type[Record]) -> str:
     words = first["msg"][:1].lower() + first["msg"][1:]
     if first["type"] == "json_invalid":
         return "not JSON: " + first["msg"].removeprefix("Invalid JSON: ")
+    if first["type"] == "value_error":  # of a check of our own
+        where = ".".join(map(str, first["loc"]))
+        return f"no {kind.__name__}: {f'{where}: ' if where else ''}{first['ctx']['error']}{more}"
     if not first["loc"]:
         return f"no {kind.__name__}: expected a JSON object, found {type(first['input']).__name__}"
     where = ".".join(map(str, first["loc"]))

@@ -13,7 +13,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from cifar_hpc.records.codec import SCHEMA_VERSION, Int, Name, Plain, Record
+from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.records.codec import SCHEMA_VERSION, Amount, Count, Int, Name, Number, Plain, Record, Share
 
 
 class Status(StrEnum):
@@ -43,14 +44,14 @@ class Outcome(StrEnum):
 class EpochRecord(Record):
     """One epoch of one trial: a line of metrics.jsonl, an entry of result.json's curves."""
 
-    epoch: Int  # from 1
-    lr: float  # at the epoch's end
-    train_loss: float | None  # mean over the epoch's augmented images, in train mode; None: not finite
-    train_acc: float | None
-    val_loss: float | None
-    val_acc: float | None
-    train_s: float
-    val_s: float
+    epoch: Number
+    lr: Amount  # at the epoch's end
+    train_loss: Amount | None  # mean over the epoch's augmented images, in train mode; None: not finite
+    train_acc: Share | None
+    val_loss: Amount | None
+    val_acc: Share | None
+    train_s: Amount
+    val_s: Amount
     objective: float | None = None  # on validation, where it is neither accuracy nor loss
 
     def value(self, metric: str | None) -> float | None:
@@ -63,10 +64,15 @@ class EpochRecord(Record):
 class SplitMetrics(Record):
     """One measurement of one split: mean cross-entropy, share of the n images that are right."""
 
-    loss: Annotated[float, Field(ge=0)] | None
-    acc: Annotated[float, Field(ge=0, le=1)]
-    n: Annotated[Int, Field(gt=0)]
+    loss: Amount | None
+    acc: Share
+    n: Number
     more: dict[str, float] = dataclasses.field(default_factory=dict)  # objectives beside these, by name
+
+    def __post_init__(self) -> None:
+        for name, value in self.more.items():
+            if name in OBJECTIVES and OBJECTIVES[name].share and not 0 <= value <= 1:
+                raise ValueError(f"{name} {value} is no share")
 
     def value(self, objective: str, metric: str | None) -> float | None:
         """Of the objective; metric: acc or loss where it is one of them."""
@@ -81,10 +87,10 @@ class Hardware(Record):
     device: str  # cpu, cuda
     name: str  # the processor's or GPU's name
     host: str
-    world_size: Int
-    threads: Int  # CPU threads of a process
+    world_size: Number
+    threads: Number  # CPU threads of a process
     precision: str  # as resolved: fp32, tf32, bf16
-    peak_memory_gb: float | None  # of the device; None where not measured
+    peak_memory_gb: Amount | None  # of the device; None where not measured
     graphs: str | None = None  # of a GPU: whether its steps were captured as CUDA graphs, and why not; None where not known
 
 
@@ -120,23 +126,24 @@ class Claim(Record):
 
     schema_version: Int = SCHEMA_VERSION
     trial_id: Name
-    attempt: Int
+    attempt: Number
     host: str
     boot_id: str  # a pid means nothing after a reboot
-    pid: Int
-    pid_started: float  # the kernel's start time of that pid, clock ticks: pids are used again
+    pid: Number
+    pid_started: Amount  # the kernel's start time of that pid, clock ticks: pids are used again
     job: str  # <sweep>/<job id>
     claimed_at: str
     released_at: str | None = None  # the attempt ended in order, without a result
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
-    shared_by: Int = 1  # trials that the process was to train side by side, this one included
-    lost_s: float | None = None  # see TrialResult; of the attempts before this one
+    shared_by: Number = 1  # trials that the process was to train side by side, this one included
+    lost_s: Amount | None = None  # see TrialResult; of the attempts before this one
     ended: str | None = None  # of a released one under a scheduler: by the job's time limit (time), or on request (asked)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialResult(Record):
-    """result.json: the truth about a finished trial. Written last, atomically, never changed."""
+    """result.json: the truth about a finished trial. Written last, atomically, never changed, but that `reproduce` adds the
+    digest of a network that it brings back."""
 
     schema_version: Int = SCHEMA_VERSION
     trial_id: Name
@@ -145,35 +152,52 @@ class TrialResult(Record):
     outcome: Outcome
     reason: str  # one sentence for a person
     curves: tuple[EpochRecord, ...]
-    best_epoch: Int | None  # by the objective on validation; None where no epoch was finite
+    best_epoch: Number | None  # by the objective on validation; None where no epoch was finite
     train: SplitMetrics | None  # at the best epoch
     val: SplitMetrics | None  # at the best epoch
     test: SplitMetrics | None  # measured once, with the best epoch's weights; None where there is no labelled test split
     classes: tuple[str, ...]
-    train_n: Int
-    params_total: Int
-    params_trained: Int
-    frozen_blocks: Int
-    total_blocks: Int
-    flops: Int | None  # multiply-adds x 2 of one forward pass of one image; None where not measured
-    attempts: Int
-    train_s: float  # seconds in training and validation, all attempts that count
-    trunk_shared_by: Int  # trials that trained beside this one in its cohort, itself included
+    train_n: Count
+    params_total: Count
+    params_trained: Count
+    frozen_blocks: Count
+    total_blocks: Count
+    flops: Count | None  # multiply-adds x 2 of one forward pass of one image; None where not measured
+    attempts: Number
+    train_s: Amount  # seconds in training and validation, all attempts that count
+    trunk_shared_by: Number  # trials that trained beside this one in its cohort, itself included
     started_at: str
     finished_at: str
     executor: str
     job: str
     hardware: Hardware
     provenance: Provenance
-    lr_found: float | None = None  # by the range test of lr: auto
-    c_found: float | None = None  # on validation, of svm_c or logreg_c: auto
-    micro_batch: Int | None = None  # images that went through at once, where a batch did not fit the device's memory
+    lr_found: Amount | None = None  # by the range test of lr: auto
+    c_found: Amount | None = None  # on validation, of svm_c or logreg_c: auto
+    micro_batch: Number | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
     # This trial's share of what earlier attempts, killed without a word, had trained since their last checkpoint; not in
     # train_s. Up to the last heartbeat, so at most HEARTBEAT_S short an attempt. None: not measured.
-    lost_s: float | None = None
-    saved_s: float | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
+    lost_s: Amount | None = None
+    saved_s: Amount | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
     task: str | None = None  # what finished it under a scheduler, as its claim's restart_token
+    kept_sha256: str | None = None  # of weights.safetensors; None: it kept none, or is older than this key
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where it contradicts itself."""
+        if [epoch.epoch for epoch in self.curves] != list(range(1, len(self.curves) + 1)):
+            raise ValueError("the epochs of its curves are not 1, 2, 3, ...")
+        if self.frozen_blocks > self.total_blocks or self.params_trained > self.params_total:
+            raise ValueError("more is frozen or trained than there is")
+        if self.best_epoch is not None:
+            self._check_best(self.best_epoch)
+
+    def _check_best(self, best_epoch: int) -> None:
+        if best_epoch > len(self.curves):
+            raise ValueError(f"best_epoch {best_epoch} is not among its {len(self.curves)} epochs")
+        at_best = self.curves[best_epoch - 1].val_acc
+        if self.val and at_best is not None and abs(self.val.acc - at_best) > 1e-6:
+            raise ValueError(f"val.acc {self.val.acc:.4f} is not the curve's {at_best:.4f} at its best epoch {best_epoch}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +206,7 @@ class ErrorRecord(Record):
 
     schema_version: Int = SCHEMA_VERSION
     trial_id: Name
-    attempt: Int
+    attempt: Count
     kind: str  # exception class, or a signal's or scheduler's word
     message: str
     traceback: str
@@ -197,8 +221,9 @@ class EnsembleMember(Record):
     """One trial of an ensemble. weight: its share; temperature: what its logits are divided by before the softmax."""
 
     trial_id: Name
-    weight: float
-    temperature: float
+    weight: Share
+    temperature: Annotated[float, Field(gt=0)]
+    predictions_sha256: str | None = None  # of the predictions.npz by which it was chosen; None: older than this key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,11 +238,12 @@ class EnsembleRecord(Record):
     members: tuple[EnsembleMember, ...]
     coefficients: tuple[tuple[float, ...], ...] | None  # C, classes x (members classes)
     intercept: tuple[float, ...] | None  # b, classes
-    val_acc: float | None  # nested: members and weights chosen on other images; None: refits, which trained on them
-    val_n: Int | None
-    test_acc: float | None
-    test_n: Int | None
+    val_acc: Share | None  # nested: members and weights chosen on other images; None: refits, which trained on them
+    val_n: Number | None
+    test_acc: Share | None
+    test_n: Number | None
     weights: str | None = None  # of a soup: the file of the members' mean, as seen from this one's folder
+    weights_sha256: str | None = None  # its digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +264,7 @@ class EnsembleRules(Record):
     """Which ensembles a sweep's report makes, as spec.sweep.Ensembling has it."""
 
     methods: tuple[str, ...]
-    per_arch: Int = 1
+    per_arch: Count = 1
     above: float | None = None
 
 
@@ -246,8 +272,8 @@ class EnsembleRules(Record):
 class KeepRule(Record):
     """Whose networks stay, as spec.parts.Keep has it."""
 
-    best: Int = 1
-    max_gb: float = 2.0
+    best: Count = 1
+    max_gb: Amount = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cifar_hpc.records.codec import SCHEMA_VERSION, Int, Record
+from cifar_hpc.records.codec import SCHEMA_VERSION, Amount, Count, Int, Record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,18 +12,18 @@ class Usage(Record):
     """A line of usage.jsonl: what one start of a cluster's worker has taken so far. The last line of a start counts."""
 
     task: str
-    restarts: Int
-    seconds: float  # since it began
-    gpus: Int  # of all its nodes
-    cpus: Int
+    restarts: Count
+    seconds: Amount  # since it began
+    gpus: Count  # of all its nodes
+    cpus: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget(Record):
     """budget.json: beyond this no worker of the sweep claims further trials. One of the two is None."""
 
-    gpu_hours: float | None = None
-    cpu_hours: float | None = None
+    gpu_hours: Amount | None = None
+    cpu_hours: Amount | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +33,10 @@ class Accounting(Record):
 
     schema_version: Int = SCHEMA_VERSION
     at: str
-    jobs: Int
-    starts: Int
-    hours: float
-    gpu_hours: float
-    cpu_hours: float
-    trained_hours: float  # of the same trials, in training and validation
+    jobs: Count
+    starts: Count
+    hours: Amount
+    gpu_hours: Amount
+    cpu_hours: Amount
+    trained_hours: Amount  # of the same trials, in training and validation
     ended: bool

@@ -57,9 +57,16 @@ def write_report(sections: Sequence[Findings], layout: Layout, terms: str = "", 
     save_drawings([drawing for part in parts for drawing in part.drawings], folder / "figures")
     save_tables([table for part in parts for table in part.tables], folder / "tables")
     files = {"leaderboard.csv": to_csv(section_records(sections)), "leaderboard.md": sections_markdown(sections)}
-    for found, name in zip(sections, names, strict=True):
-        for method, record in ensemble_records(found).items():
-            write_record(folder / "ensembles" / f"{name}{method}.json", record)
+    made = {
+        f"{name}{method}.json": record
+        for found, name in zip(sections, names, strict=True)
+        for method, record in ensemble_records(found).items()
+    }
+    for file, record in made.items():
+        write_record(folder / "ensembles" / file, record)
+    for path in (folder / "ensembles").glob("*.json"):  # of an earlier report
+        if path.name not in made:
+            path.unlink()
     total = sum(len(found.board.rows) for found in sections)
     title = ", ".join(sweeps) if sweeps else f"All trials ({total} configurations)"
     page = render_page(parts, list(files), title=title + (f": {terms}" if terms else ""), refresh_s=refresh_s)

@@ -12,7 +12,7 @@ from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.words import p_text
-from cifar_hpc.status.words import points_text, score_text
+from cifar_hpc.status.words import decimals_of, points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 TABLE_TITLE = "Validation accuracy of each class, percent, mean over seeds:"
@@ -59,18 +59,18 @@ def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:
 
 
 def _amount(found: Difference, info: ObjectiveInfo) -> str:
-    if info.metric == "acc":
-        return f"{points_text(found.difference, found.images)} pp against"
-    higher = (found.difference > 0) is (info.mode == "max")  # a difference above 0 is for the better
-    return f"{abs(found.difference):.3f} {'higher' if higher else 'lower'} than"
+    signed = found.difference if info.mode == "max" else -found.difference  # a difference above 0 is for the better
+    if info.share:
+        return f"{points_text(signed, found.images)} pp against"
+    return f"{abs(signed):.{decimals_of(found.images, share=False)}f} {'higher' if signed > 0 else 'lower'} than"
 
 
 def _interval(found: Difference, info: ObjectiveInfo) -> str:
     if found.low is None or found.high is None:
         return ""
-    if info.metric == "acc":
-        low, high = (points_text(end, found.images) for end in (found.low, found.high))
+    ends = (found.low, found.high) if info.mode == "max" else (-found.high, -found.low)
+    if info.share:
+        low, high = (points_text(end, found.images) for end in ends)
     else:
-        ends = (found.low, found.high) if info.mode == "max" else (-found.high, -found.low)
-        low, high = (f"{end:+.3f}" for end in ends)
+        low, high = (f"{end:+.{decimals_of(found.images, share=False)}f}" for end in ends)
     return f" (95 % interval {low} to {high})"

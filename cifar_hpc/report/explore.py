@@ -18,8 +18,10 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
+from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.report.tables import asked_n
-from cifar_hpc.report.words import words_of
+from cifar_hpc.report.words import test_of, words_of
+from cifar_hpc.status.words import decimals_of
 
 _ABSENT = 65_535
 _WIDE = 50.0  # an axis whose largest value is so many times its smallest is drawn as a logarithm
@@ -29,7 +31,7 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     """For page.js; empty where there are no two points to compare. Points and their numbers are in the leaderboard's order."""
     if len(board.measured) < 2:
         return {}
-    loss = board.info.metric == "loss"
+    info = board.info
     position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
     trials: list[tuple[int, Trial]] = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
     running = [(point, trial) for point, row in enumerate(board.rows) for trial in row.unfinished if trial.running]
@@ -38,9 +40,10 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     ends = curves.start[-1] + np.cumsum([len(trial.running) for _, trial in running], dtype=np.int64)
     start = [*curves.start.tolist(), *ends.tolist()]
     return {
-        "objective": board.info.noun,
-        "loss": loss,
-        "points": [_point(row, loss=loss) for row in board.rows],
+        "objective": info.noun,
+        "share": info.share,
+        "decimals": decimals_of(board.images, share=info.share, most=1),
+        "points": [_point(row, info) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],
         "trials": [
             *([point, t.seed, t.trial_id] for point, t in trials),
@@ -53,11 +56,11 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _point(row: Row, *, loss: bool) -> list[Any]:
-    """[id, words, validation's mean, low and high, test's]; test only in the unit of the objective."""
+def _point(row: Row, info: ObjectiveInfo) -> list[Any]:
+    """[id, words, validation's mean, low and high, test's], all of the objective."""
     of_n = asked_n(row)
     words = words_of(row) + (f" ({row.seeds} of {of_n})" if of_n else "")
-    return [row.point_id, words, *_numbers(row.score), *_numbers(None if loss else row.test_acc)]
+    return [row.point_id, words, *_numbers(row.score), *_numbers(test_of(row, info))]
 
 
 def _so_far(trial: Unfinished, name: str) -> NDArray[np.float32]:

@@ -29,7 +29,8 @@ from cifar_hpc.report.figures import (
     new_figure,
     ramp_color,
 )
-from cifar_hpc.status.words import number_text, score_text
+from cifar_hpc.report.words import interval_words
+from cifar_hpc.status.words import decimals_of, number_text, score_text
 
 _COLUMNS = 3
 _MOST_LINES = 300  # of parallel coordinates
@@ -176,7 +177,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
         caption = (
-            f"Mean over {board.runs}, with its 95 % interval.{best_over(board, axis, *([color_axis] if color_axis else []))}"
+            f"Mean over {board.runs}, {interval_words(board)}.{best_over(board, axis, *([color_axis] if color_axis else []))}"
         )
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 
@@ -206,7 +207,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
-        caption = f"Best configuration at each depth: mean over {board.runs}, with its 95 % interval."
+        caption = f"Best configuration at each depth: mean over {board.runs}, {interval_words(board)}."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         return Drawing("freezing", "How much may stay frozen", caption, figure)
@@ -295,7 +296,9 @@ def _metric_words(board: Leaderboard) -> str:
 
 
 def _number(value: float, board: Leaderboard) -> str:
-    return score_text(value, board.images, most=1) if board.info.share else number_text(value, 3)
+    if board.info.share:
+        return score_text(value, board.images, most=1)
+    return number_text(value, decimals_of(board.images, share=False, most=1))
 
 
 def _format_score(axes: Axes, board: Leaderboard) -> None:

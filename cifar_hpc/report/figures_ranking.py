@@ -13,7 +13,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, new_figure
 from cifar_hpc.report.tables import asked_n
-from cifar_hpc.report.words import words_of
+from cifar_hpc.report.words import interval_words, test_of, words_of
 
 _MOST = 16  # rows
 _LONGEST = 70  # characters of a label
@@ -26,30 +26,29 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
     close = {point_id for point_id, decision in decisions.items() if decision in ("best", "tied")}
     tested = any(decision in ("tied", "worse") for decision in decisions.values())
     info = board.info
-    loss = not info.share
     with house_style():
         names = [_label(row) for row in rows]
         figure = new_figure(5.4 + 0.055 * max(map(len, names)), 0.9 + 0.29 * len(rows))
         axes = figure.subplots()
         for y, row in enumerate(rows):
             _dot(axes, row.score, y - 0.13, PALETTE[0], "o", hollow=tested and row.point_id not in close)
-            _dot(
-                axes, None if loss else row.test_acc if info.metric else row.test_score, y + 0.17, PALETTE[1], "D", hollow=True
-            )
+            _dot(axes, test_of(row, info), y + 0.17, PALETTE[1], "D", hollow=True)
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)
-        if not loss:
+        if info.share:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes.set_xlabel(info.noun)
         figure.legend(
-            handles=_legend(rows, hollow=tested and len(close) < len(rows), test=not loss), loc="outside upper center", ncols=4
+            handles=_legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)),
+            loc="outside upper center",
+            ncols=4,
         )
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
-        caption = f"Mean over {board.runs}, with its 95 % interval.{below} Order by validation alone."
+        caption = f"Mean over {board.runs}, {interval_words(board)}.{below} Order by validation alone."
         if len(rows) > 1:
             caption += " Two that overlap may still be told apart: the tests compare them image by image."
         return Drawing("ranking", "The best configurations", caption, figure)
@@ -70,14 +69,14 @@ def _dot(axes: Axes, found: Estimate | None, y: float, color: str, marker: str, 
     )
 
 
-def _legend(rows: Sequence[Row], *, hollow: bool, test: bool) -> Sequence[Line2D]:
+def _legend(*, hollow: bool, test: bool) -> Sequence[Line2D]:
     kinds = [("validation", PALETTE[0], "o", PALETTE[0])]
     if hollow:
         kinds = [
             ("validation: best, or not told from it", PALETTE[0], "o", PALETTE[0]),
             ("validation: the others", PALETTE[0], "o", "none"),
         ]
-    if test and any(row.test_acc for row in rows):
+    if test:
         kinds.append(("test", PALETTE[1], "D", "none"))
     return [
         Line2D([], [], color=color, marker=marker, markersize=5, linewidth=1.1, markerfacecolor=face, label=label)

@@ -170,7 +170,7 @@ const halves = text => { const bits = Uint32Array.from(unpack(text), u => u === 
 // The charts of one part: dots with intervals, curves, axes. They follow the board and tell it what is pointed at and brushed.
 function openCharts(section, part, board) {
   const { explore } = part, { state } = board, said = find(".said", section), holders = { dots: find(".chart.dots", section), curves: find(".chart.curves", section), axes: find(".chart.axes", section) };
-  const shownAs = explore.loss ? x => x.toFixed(3) : x => percent(x);
+  const shownAs = explore.share ? x => percent(x, explore.decimals) : x => x.toFixed(explore.decimals);
   const values = { acc: explore.acc.map(fractions), loss: explore.losses.map(halves) };
   const trialsOf = new Map();
   explore.trials.forEach(([point], t) => trialsOf.set(point, [...(trialsOf.get(point) || []), t]));
@@ -185,7 +185,7 @@ function openCharts(section, part, board) {
     return chart;
   };
   const ink = () => ({ text: color("--ink"), muted: color("--muted"), line: color("--line") });
-  const valueAxis = (more = {}) => ({ type: "value", scale: true, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.loss ? undefined : x => `${+(100 * x).toFixed(2)}%` }, ...more });
+  const valueAxis = (more = {}) => ({ type: "value", scale: true, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.share ? x => `${+(100 * x).toFixed(2)}%` : undefined }, ...more });
   const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
 
   const dotted = () => {
@@ -259,7 +259,7 @@ function openCharts(section, part, board) {
     charts.axes.points = rows.map(r => r.point);
     charts.axes.setOption({
       ...still, parallel: { left: 40, right: 90, top: 36, bottom: 18, axisExpandable: false },
-      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, formatter: dim === named.length - 1 && !explore.loss ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
         data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);

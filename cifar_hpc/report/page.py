@@ -25,8 +25,8 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
-from cifar_hpc.report.words import p_text, words_of
-from cifar_hpc.status.words import digits_of, score_text
+from cifar_hpc.report.words import interval_words, p_text, test_of, words_of
+from cifar_hpc.status.words import decimals_of, digits_of, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
@@ -155,11 +155,11 @@ def _shading(found: Findings) -> str:
 def _dots_text(found: Findings) -> str:
     """What the dots are."""
     board = found.board
-    test = (
-        " validation, ◇ test" if board.info.metric != "loss" and any(row.test_acc for row in board.measured) else " validation"
-    )
-    several = any(row.seeds > 1 for row in board.measured)
-    what = f"mean over {board.runs} with its 95 % interval" if several else "one seed, with the 95 % interval of the images"
+    test = " validation, ◇ test" if any(test_of(row, board.info) for row in board.measured) else " validation"
+    if any(row.seeds > 1 for row in board.measured):
+        what = f"mean over {board.runs} {interval_words(board)}"
+    else:
+        what = "one seed" + (", with the 95 % interval of the images" if board.info.metric == "acc" else "")
     return f"● validation{test}: {what}, in the order of validation alone."
 
 
@@ -194,7 +194,8 @@ def _facts(row: Row, found: Findings) -> list[str]:
     difference = comparison.differences.get(row.point_id) if comparison else None
     if difference is not None:
         info = found.board.info
-        unit, digits, noun = (100, digits_of(difference.images), "pp") if info.share else (1, 3, f"of {info.noun}")
+        unit, noun = (100, "pp") if info.share else (1, f"of {info.noun}")
+        digits = decimals_of(difference.images, share=info.share)
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = (
             ""

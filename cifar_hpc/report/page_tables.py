@@ -99,7 +99,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         " many. Test was measured once and decides nothing. p: McNemar on the same images, one-sided on validation, of these"
         " networks alone."
         " Files: ensembles/METHOD.json."
-    )
+    ) + "".join(f" Left out: {reason}." for reason in ensembles.stale)
     weights = [
         (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
         for one in ensembles.measured

@@ -17,7 +17,7 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
-from cifar_hpc.status.words import digits_of, duration_text, score_text
+from cifar_hpc.status.words import decimals_of, digits_of, duration_text, score_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -135,7 +135,8 @@ def best_text(board: Leaderboard) -> str:
     parts = []
     info = board.info
     if info.metric != "acc" and best.score:
-        scale, digits, unit = (100, 1, " %") if info.share else (1, 3, "")
+        scale, unit = (100, " %") if info.share else (1, "")
+        digits = decimals_of(best.score.images, share=info.share, most=1)
         value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
         parts.append(f"{value}{_spread_text(board, best.score, scale, digits, asked_n(best))}")
     if best.val_acc:
@@ -203,7 +204,7 @@ def found_images(board: Leaderboard) -> str:
 
 def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     info = board.info
-    unit, digits = (100, digits_of(board.images)) if info.share else (1, 3)
+    unit, digits = 100 if info.share else 1, decimals_of(board.images, share=info.share)
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     noun = "pp" if info.share else f"of {info.noun}"
@@ -275,7 +276,8 @@ def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int,
     seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
     if found.low is None or found.high is None:
         return f" ({seeds})"
-    return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f})"
+    of_seeds = "" if found.of_images else f" by {board.runs} alone"
+    return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}{of_seeds})"
 
 
 def runs_words(board: Leaderboard, n: int) -> str:
@@ -292,7 +294,7 @@ def _by(found: Difference, board: Leaderboard) -> str:
     """'0.8 pp', '0.031 of loss'."""
     info = board.info
     if not info.share:
-        return f"{found.difference:.3f} of {info.noun}"
+        return f"{found.difference:.{decimals_of(board.images, share=False)}f} of {info.noun}"
     digits = digits_of(board.images)
     points = f"{100 * found.difference:.{digits}f}"
     return f"{points} pp" if float(points) else f"less than {10.0**-digits:.{digits}f} pp"

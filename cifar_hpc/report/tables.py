@@ -15,7 +15,7 @@ from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.names import short_ids
-from cifar_hpc.status.words import digits_of, duration_text, number_text
+from cifar_hpc.status.words import decimals_of, digits_of, duration_text, number_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
 
 
@@ -68,18 +68,18 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
         return []
     if info.metric == "loss":
         return [
-            Column("val loss", lambda row: estimate_text(row.score, 1, 4, asked_n(row)), lambda row: mean_of(row.score)),
+            Column("val loss", lambda row: estimate_text(row.score, asked_n(row), share=False), lambda row: mean_of(row.score)),
         ]
-    scale, digits, unit = (100, 2, " %") if info.share else (1, 4, "")
+    unit, share = " %" if info.share else "", info.share
     return [
         Column(
             f"val {info.noun}{unit}",
-            lambda row: estimate_text(row.score, scale, digits, asked_n(row)),
+            lambda row: estimate_text(row.score, asked_n(row), share=share),
             lambda row: mean_of(row.score),
         ),
         Column(
             f"test {info.noun}{unit}",
-            lambda row: estimate_text(row.test_score, scale, digits),
+            lambda row: estimate_text(row.test_score, share=share),
             lambda row: mean_of(row.test_score),
             8,
         ),
@@ -128,12 +128,13 @@ def asked_n(row: Row) -> int | None:
     return max(row.runs_n, row.config.get("dataset.folds") or 0) if row.partial else None
 
 
-def estimate_text(estimate: Estimate | None, scale: float = 100, digits: int | None = None, of_n: int | None = None) -> str:
-    """'91.30 ± 0.21 (5)', '91 (1 of 5)': mean, standard deviation and number of seeds; without ± where there are too few seeds;
-    empty where nothing was measured. digits: None: as many as the images can tell; of_n: how many seeds were to measure it."""
+def estimate_text(estimate: Estimate | None, of_n: int | None = None, *, share: bool = True) -> str:
+    """'91.30 ± 0.21 (5)', '91 (1 of 5)': mean, standard deviation and number of seeds, as many digits as the images can
+    tell; without ± where there are too few seeds; empty where nothing was measured. of_n: how many seeds were to measure it;
+    share: one of 0..1, in percent."""
     if estimate is None:
         return ""
-    digits = digits_of(estimate.images) if digits is None else digits
+    scale, digits = 100 if share else 1, decimals_of(estimate.images, share=share)
     spread = f" ± {number_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
     runs = f"{estimate.n} of {of_n}" if of_n else str(estimate.n)
     return f"{number_text(scale * estimate.mean, digits)}{spread} ({runs})"

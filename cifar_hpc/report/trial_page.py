@@ -46,7 +46,7 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
         return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"
     for split in ("test", "val"):
         told = trial.told(split)
-        predictions = read_predictions(layout.trial(trial_id), split, told) if told else None
+        predictions = read_predictions(layout.trial(trial_id), split, told, trial.classes) if told else None
         if predictions is not None:
             return trial, diagnose(predictions, trial.classes), split
     raise CifarHpcError(f"trial {trial_id} measured no labelled split ({trial.reason})")

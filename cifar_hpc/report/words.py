@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from cifar_hpc.collect.leaderboard import Row
-from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Axis, value_text
+from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.status.words import points_text
 
 
@@ -21,6 +22,19 @@ def axis_words(axis: Axis, value: object) -> str:
         return said[axis, value]
     alone = axis in ("arch", "dataset", "optimizer", "classifier") or (axis in ("augment", "weights") and value != "imagenet")
     return value_text(value, axis) if alone else f"{axis} {value_text(value, axis)}"
+
+
+def interval_words(board: Leaderboard) -> str:
+    """What the bars beside the means of the objective are."""
+    if not any(row.score and row.score.low is not None for row in board.measured):
+        return "without an interval"
+    without = "" if board.intervals_of_images else ", which leaves out the luck of the images"
+    return f"with its 95 % interval{without}"
+
+
+def test_of(row: Row, info: ObjectiveInfo) -> Estimate | None:
+    """The objective on test, which may stand beside that on validation; None of a loss."""
+    return row.test_acc if info.metric == "acc" else row.test_score
 
 
 def p_text(p_value: float) -> str:

@@ -145,7 +145,7 @@ def _trials(n: int, of: int) -> str:
 def _training_images(config: TrialConfig) -> int | None:
     dataset = config.dataset
     total = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes)
-    return None if total is None else round(total * dataset.train_frac)
+    return None if total is None else round(dataset.trained_of(total))
 
 
 def _check_arch(arch: str | OwnNetwork) -> Finding | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,12 +165,17 @@ class Resolver:
         if listing is not None:
             val_frac = own["val_frac"] if own["folds"] is None else 0.0
             self._check_images(listing, own["classes"], val_frac, own["train_size"])
-            own["labelled"] = _labelled(listing, own["classes"] or official, folds=own["folds"] is not None)
+            kept = own["classes"] or official
+            own["labelled"] = _labelled(listing, kept, ("train", "val") if own["folds"] is not None else ("train",))
+            own["own_val"] = _labelled(listing, kept, ("val",)) if "val" in listing.splits else None
         elif made is not None:
-            own["labelled"] = made.labelled_n(own["classes"] or official, folds=own["folds"] is not None)
-        kept = len(own["classes"] or official)
+            kept = own["classes"] or official
+            own["labelled"] = made.labelled_n(kept, folds=own["folds"] is not None)
+            own["own_val"] = (
+                None if made.val is None else made.labelled_n(kept, folds=True) - made.labelled_n(kept, folds=False)
+            )
         if own["train_size"] is not None:
-            _check_train_size(own["train_size"], kept)
+            _check_train_size(own["train_size"], len(own["classes"] or official))
         config = DatasetConfig(**own)
         self._classes[config] = own["classes"] or official
         return config
@@ -258,10 +263,10 @@ def _arguments(key: str, point: Mapping[str, Any]) -> Arguments | None:
     return arguments({**(dict(point.get(key) or ())), **single})
 
 
-def _labelled(listing: ImageFolder, classes: Collection[str], *, folds: bool) -> int:
-    """Images of these classes that are trained on or, where the folder has no val/ of its own, held out of them."""
-    splits = [listing.splits.get(split, {}) for split in (("train", "val") if folds else ("train",))]
-    return sum(len(images) for split in splits for name, images in split.items() if name in classes)
+def _labelled(listing: ImageFolder, classes: Collection[str], splits: Sequence[str]) -> int:
+    """Images of these classes in these splits."""
+    found = [listing.splits.get(split, {}) for split in splits]
+    return sum(len(images) for split in found for name, images in split.items() if name in classes)
 
 
 def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -17,7 +17,7 @@ from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
 from cifar_hpc.status.query import fold_of
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import number_text, score_text
+from cifar_hpc.status.words import decimals_of, number_text, percent_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,8 @@ class Best:
     @property
     def score(self) -> str:
         """'val acc 81.20 % (mean of 3)', 'val acc 92 % (1 of 5)'."""
-        shown = f"{score_text(self.value, self.images)} %" if self.share else number_text(self.value, 4)
+        decimals = decimals_of(self.images, share=self.share)
+        shown = f"{percent_text(self.value, decimals)} %" if self.share else number_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
         return f"{self.metric.replace('_', ' ')} {shown}{mean}"
 

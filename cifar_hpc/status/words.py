@@ -16,6 +16,12 @@ def digits_of(images: int | None, most: int = 2) -> int:
     return min(most, 2 if images is None or images >= 1000 else 1 if images >= 100 else 0)
 
 
+def decimals_of(images: int | None, *, share: bool, most: int = 2) -> int:
+    """Of an objective's value: those of a percentage or, where it is no share, two more, which stand for as much. most: of a
+    percentage."""
+    return digits_of(images, most) + (0 if share else 2)
+
+
 def score_text(share: float | None, images: int | None, most: int = 2) -> str:
     """A share of images in percent, without the decimals that they cannot tell; empty for None."""
     return percent_text(share, digits_of(images, most))

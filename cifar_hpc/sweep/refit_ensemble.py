@@ -22,6 +22,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_record
+from cifar_hpc.records.ties import check_members, member_of
 from cifar_hpc.status.words import score_text
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
 from cifar_hpc.sweep.refit import refit_of, train_refits
@@ -65,6 +66,7 @@ def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTri
         raise CifarHpcError(f"{path}: a soup is one network, chosen on validation: `cifar-hpc refit SWEEP` trains its members")
     if record.val_acc is None:
         raise CifarHpcError(f"{path}: its members are refits already")
+    check_members(layout, record.members, str(path))
     points: dict[str, list[Trial]] = defaultdict(list)
     known: dict[str, Trial] = {}
     for trial in scan(layout).trials:
@@ -119,7 +121,10 @@ def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str], lis
             raise CifarHpcError(f"trial {result.trial_id}, which takes a member's place, has no weights: {result.reason}")
         if result.classes != record.classes:
             raise CifarHpcError(f"trial {result.trial_id} knows other classes than the ensemble")
-    members = [dataclasses.replace(m, trial_id=trial_id) for m, trial_id in zip(record.members, ids, strict=True)]
+    members = [
+        member_of(layout.trial(trial_id), member.weight, member.temperature)
+        for member, trial_id in zip(record.members, ids, strict=True)
+    ]
     made = dataclasses.replace(
         record, created_at=utc_now(), members=tuple(members), val_acc=None, val_n=None, test_acc=None, test_n=None
     )
@@ -135,7 +140,7 @@ def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResu
     first = None
     for i, (member, result) in enumerate(zip(made.members, results, strict=True)):
         try:
-            found = read_predictions(layout.trial(member.trial_id), "test", result.test)
+            found = read_predictions(layout.trial(member.trial_id), "test", result.test, result.classes)
         except RecordError as error:
             listener.note(f"test accuracy not measured: {error}")
             return made

@@ -18,7 +18,7 @@ from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlanRecord, TrialResult
-from cifar_hpc.records.store import read_record, write_atomic
+from cifar_hpc.records.store import read_record, write_atomic, write_record
 from cifar_hpc.status.words import duration_text
 
 
@@ -75,11 +75,15 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
         except FileNotFoundError:
             raise CifarHpcError(f"trial {trial_id} failed this time: {again.trial(trial_id).error.read_text()}") from None
         differences = compare_results(recorded, repeated)
+        if not differences and None is not recorded.kept_sha256 != repeated.kept_sha256:
+            differences = ["its numbers are the same and the bytes of its network are not"]
         kept, weights = again.trial(trial_id).weights, None
         if not differences and kept.exists() and not files.weights.exists():
             weights = files.weights
             with kept.open("rb") as source:
                 write_atomic(weights, lambda stream: shutil.copyfileobj(source, stream))
+            if recorded.kept_sha256 is None:  # what ties the network to the trial
+                write_record(files.result, dataclasses.replace(recorded, kept_sha256=repeated.kept_sha256))
     return Repeated(recorded, tuple(differences), weights)
 
 

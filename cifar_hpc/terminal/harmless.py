@@ -1,7 +1,7 @@
 """Text of strangers (a record, a file's name, a log) made harmless before a terminal or a spreadsheet acts on it.
 
-Owns: what passes to the terminal, in one place for what is printed and one for what rich draws, and what begins a cell of CSV.
-Knows nothing of what the text means.
+Owns: what passes to the terminal, in one place for what is printed and one for what rich draws, and what begins a cell of CSV
+that people open. Knows nothing of what the text means.
 """
 
 from __future__ import annotations
@@ -36,9 +36,14 @@ def one_line(text: str) -> str:
 
 
 def to_csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """CSV, each row a line. A text that a spreadsheet would take for a formula gets a quotation mark before it."""
+    """CSV for people, each row a line. A text that a spreadsheet would take for a formula gets a quotation mark before it."""
+    return to_data_csv([_cell(value) for value in row] for row in rows)
+
+
+def to_data_csv(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV for programs, each row a line: every text as it is, so that names match."""
     stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()
 
 

@@ -7,6 +7,7 @@ owns the attempts nor how many processes there are beside its world's size.
 from __future__ import annotations
 
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
 from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
 from cifar_hpc.records.store import utc_now
+from cifar_hpc.records.ties import CLASSES
 from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.device import choose_device
@@ -341,12 +343,14 @@ class Trainer:
             arrays |= self.insight.arrays(member, "test", data.test, test_logits_NK)
         elif member.best_val_logits is not None:
             arrays |= self.insight.arrays(member, "val", data.val, member.best_val_logits)
+        arrays[CLASSES] = np.array(data.classes)
         weights = None
         has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
         kept = member.config.keep
         if has_weights and (kept == "weights" or (kept == BY_RULE and self.keeper.takes(member.config.trial_id))):
             weights = pack_trained(member.evaluated_model(), self.inputs.normalisation, self._start)
-        return self._result(member, attempt, test_logits_NK), arrays, weights
+        kept_sha256 = None if weights is None else hashlib.sha256(weights).hexdigest()
+        return replace(self._result(member, attempt, test_logits_NK), kept_sha256=kept_sha256), arrays, weights
 
     def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
         config, progress, data = member.config, member.progress, self.inputs.data

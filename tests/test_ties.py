@@ -1,0 +1,126 @@
+"""Files of trials that were swapped, edited or trained again are noticed where they are used, and said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from cifar_hpc.cli import app
+from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.lineage import ParentFailedError, with_parents_file
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import EnsembleRecord, TrialResult
+from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.records.ties import check_members, member_of, read_valid
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    configs = [digits_config(keep="weights" if seed < 2 else None, seed=seed, arch="linear", epochs=1) for seed in (0, 1, 2)]
+    root = tmp_path_factory.mktemp("ties") / "results"
+    run_job(job_of(*configs), Layout(root), executor="inline")
+    return configs, root
+
+
+@pytest.fixture
+def trials(trained):
+    """Three seeds, of which two kept their networks."""
+    configs, root = trained
+    shutil.copytree(root, results_root())
+    return configs
+
+
+@pytest.fixture
+def layout():
+    return Layout(results_root())
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "=x.png")
+    return tmp_path / "=x.png"
+
+
+def swap(one, other):
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_networks_that_were_swapped_between_two_trials_are_refused_by_all_that_uses_them(layout, trials, picture, tmp_path):
+    first, second = (layout.trial(config.trial_id) for config in trials[:2])
+    assert run("predict", trials[0].trial_id, picture).exit_code == 0
+    swap(first.weights, second.weights)
+    for words in (("predict", trials[0].trial_id, picture), ("export", trials[0].trial_id, "-o", tmp_path / "x.safetensors")):
+        answer = run(*words)
+        assert answer.exit_code == 2 and f"is not the network that trial {trials[0].trial_id} kept" in answer.stderr
+        assert f"cifar-hpc reproduce {trials[0].trial_id}" in answer.stderr
+    child = digits_config(arch="linear", weights=f"{PARENT_PREFIX}{trials[0].trial_id}")
+    with pytest.raises(ParentFailedError, match="is not the network that"):
+        with_parents_file(child, layout)
+    swap(first.weights, second.weights)
+    assert with_parents_file(child, layout).weights == str(first.weights)
+
+
+def test_reproduce_ties_the_network_that_it_brings_back(layout, trials, picture):
+    files = layout.trial(trials[2].trial_id)
+    assert read_record(files.result, TrialResult).kept_sha256 is None and not files.weights.exists()
+    assert run("reproduce", trials[2].trial_id).exit_code == 0
+    assert run("predict", trials[2].trial_id, picture).exit_code == 0
+    shutil.copy(layout.trial(trials[0].trial_id).weights, files.weights)
+    assert "is not the network that" in run("predict", trials[2].trial_id, picture).stderr
+    files.weights.unlink()
+    assert run("reproduce", trials[2].trial_id).exit_code == 0
+    assert run("predict", trials[2].trial_id, picture).exit_code == 0
+
+
+def test_classes_in_another_order_are_refused_whatever_tells_the_right_one(layout, trials, picture):
+    files = layout.trial(trials[0].trial_id)
+    record = json.loads(files.result.read_text())
+    names = record["classes"]
+    files.result.write_text(json.dumps({**record, "classes": names[::-1]}))
+    with pytest.raises(RecordError, match="those of digits are 0, 1"):
+        read_valid(files, trials[0].trial_id)
+    assert run("predict", trials[0].trial_id, picture).exit_code == 2
+    files.result.write_text(json.dumps(record))
+    arrays = dict(np.load(files.predictions))
+    assert tuple(arrays["classes"]) == tuple(names)
+    np.savez(files.predictions, **arrays | {"classes": np.array(names[::-1])})
+    answer = run("predict", trials[0].trial_id, picture)
+    assert answer.exit_code == 2 and "is of the classes 9, 8" in answer.stderr
+    shown = run("report", "--format", "json")
+    assert trials[0].trial_id in shown.stderr and "is of the classes 9, 8" in shown.stderr
+    assert all(trials[0].trial_id not in row["trials"] for row in json.loads(shown.stdout))
+
+
+def test_an_ensemble_of_predictions_that_are_no_more_is_refused(layout, trials, picture, tmp_path):
+    members = tuple(member_of(layout.trial(config.trial_id), 0.5) for config in trials[:2])
+    path = tmp_path / "greedy.json"
+    record = EnsembleRecord(
+        method="greedy", created_at="", classes=read_record(layout.trial(trials[0].trial_id).result, TrialResult).classes,
+        members=members, coefficients=None, intercept=None, val_acc=0.5, val_n=10, test_acc=None, test_n=None,
+    )  # fmt: skip
+    write_record(path, record)
+    assert run("predict", path, picture).exit_code == 0
+    predictions = layout.trial(trials[1].trial_id).predictions
+    arrays = dict(np.load(predictions))
+    np.savez(predictions, **arrays | {"val_logits": arrays["val_logits"] + 1})
+    for words in (("predict", path, picture), ("refit", path)):
+        answer = run(*words)
+        assert answer.exit_code == 2 and f"{trials[1].trial_id} (trained again)" in answer.stderr
+    predictions.unlink()
+    with pytest.raises(CifarHpcError, match=rf"{trials[1].trial_id} \(deleted\)"):
+        check_members(layout, members, "greedy")
