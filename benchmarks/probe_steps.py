@@ -1,6 +1,6 @@
 """Linear classifiers stepped side by side: what equality to the last bit costs beside a step that does not care.
 
-    python benchmarks/probe_steps.py [--threads 2]
+    python benchmarks/probe_steps.py
 
 Prints, for some numbers of members, features and classes, the milliseconds of a step: of one that makes no promise, and of the
 ways of train/stack.py with their ratios to it, and which of them this machine takes. Best of some runs in turns, one process.
@@ -8,7 +8,6 @@ ways of train/stack.py with their ratios to it, and which of them this machine t
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
@@ -75,9 +74,7 @@ def best_ms(steps: dict[str, object], x_ND: Tensor, share_NK: Tensor) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
+    torch.set_num_threads(1)  # on which every stack is stepped
     torch.manual_seed(0)
     print(
         f"{'members':>8}{'images':>8}{'classes':>8}{'features':>9}{'careless':>10}{'together':>16}{'products apart':>16}  taken"
@@ -89,7 +86,7 @@ def main() -> None:
                 steps = {"careless": Careless(m, k, d), **{way.value: Stacked(m, k, d, way) for way in list(Way)[:2]}}
                 ms = best_ms(steps, x_ND, share_NK)
                 cells = "".join(f"{ms[way]:9.3f} ({ms[way] / ms['careless']:.2f})" for way in list(ms)[1:])
-                way = way_for("sgd", m, n, k, d, torch.get_num_threads())
+                way = way_for("sgd", m, n, k, d)
                 print(f"{m:8}{n:8}{k:8}{d:9}{ms['careless']:10.3f}{cells}  {way.value}", flush=True)
 
 

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from cifar_hpc.train import stack as stacks
+from cifar_hpc.train.lanes import one_thread
 from cifar_hpc.train.stack import Batch, Rates, Stack, Way, logits, together_as_alone, way_for
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
@@ -44,7 +45,7 @@ def test_each_classifier_of_a_stack_has_the_bits_that_it_has_alone(m, n, k, d, k
     alone = [stacks.part_of(together, i) for i in range(m)]
     lr_M1 = torch.rand(m, 1, generator=draws) * 0.1
     rates = Rates(lr_M1, lr_M1 * 2, lr_M1 + 0.3, 1 - lr_M1)
-    way = way_for(kind, m, n, k, d, threads_n)
+    way = way_for(kind, m, n, k, d)
     for _ in range(2):
         sums = _step(together, batch, rates, way)
         for i, one in enumerate(alone):
@@ -109,9 +110,7 @@ def test_a_step_of_one_classifier_is_torchs_own():
 
 def test_of_equal_logits_the_first_is_the_guess_and_among_nan_there_is_none():
     logits_MKN = torch.tensor([[[1.0, 1.0, torch.nan], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
-    batch = Batch.of(torch.zeros(3, 2), torch.tensor([0, 1, 0]), 3)
-    padded = torch.nn.functional.pad(logits_MKN, (0, batch.share_KN.shape[1] - 3))
-    assert stacks.hits_of(padded, batch)[0, :3].tolist() == [True, False, False]
+    assert stacks.hits_of(logits_MKN, torch.tensor([0, 1, 0]))[0].tolist() == [True, False, False]
 
 
 def test_logits_of_many_classifiers_have_the_bits_of_each_alone_where_that_is_said():
@@ -119,7 +118,7 @@ def test_logits_of_many_classifiers_have_the_bits_of_each_alone_where_that_is_sa
     weight_MKD, bias_MK, x_ND = (torch.randn(size, generator=draws) for size in ((9, 10, 33), (9, 10), (50, 33)))
     together = logits(weight_MKD, bias_MK, x_ND)
     torch.testing.assert_close(together, torch.einsum("mkd,nd->mkn", weight_MKD, x_ND) + bias_MK[..., None])
-    if together_as_alone(9, 50, 10, 33, torch.get_num_threads()):
+    if together_as_alone(9, 50, 10, 33):
         alone = [logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0] for i in range(9)]
         assert all(torch.equal(one, all_KN) for one, all_KN in zip(alone, together, strict=True))
 
@@ -150,10 +149,11 @@ def test_a_library_whose_batched_product_depends_on_the_company_is_found_out(mon
 
     monkeypatch.setattr(torch, "mm", companionable)
     way_for.cache_clear()
-    assert way_for("sgd", 3, 8, 4, 16, torch.get_num_threads()) is Way.PRODUCTS_APART
+    assert way_for("sgd", 3, 8, 4, 16) is Way.PRODUCTS_APART
     way_for.cache_clear()
 
 
+@one_thread()
 def _step(stack, batch, rates, way):
     grad_MP, *sums = stack.gradients(batch, way)
     stack.update(grad_MP, rates)

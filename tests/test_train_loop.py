@@ -84,7 +84,7 @@ def test_a_trial_interrupted_at_any_step_goes_on_to_the_same_bits(layout, tmp_pa
 
 
 def test_an_interruption_is_heard_in_validation_and_test_and_loses_no_step(layout, tmp_path, monkeypatch):
-    monkeypatch.setattr("cifar_hpc.train.loop.EVAL_BATCH_SIZE", 20)
+    monkeypatch.setattr("cifar_hpc.train.evaluation.EVAL_BATCH_SIZE", 20)
     config = digits_config(epochs=2)
     undisturbed = numbers(run_alone(tmp_path, config))
     within = []
@@ -158,9 +158,9 @@ def test_what_a_cohort_does_once_for_n_saves_each_n_minus_1_nth_of_it(monkeypatc
     ticks = itertools.count(step=8.0)
     monkeypatch.setattr(clock_module.time, "perf_counter", lambda: next(ticks))
     clock = clock_module.Clock(torch.device("cpu"))  # 0 s
-    with clock.common_to(members):  # 8 to 16 s
+    with clock.span(clock_module.Shares.common_to(members)):  # 8 to 16 s
         pass
-    with clock.spent_by(members[:1]):  # 24 to 32 s
+    with clock.span(clock_module.Shares.spent_by(members[:1])):  # 24 to 32 s
         pass
     clock.settle(members)  # 40 s: 24 s lay between
     assert [(m.progress.saved_s, m.progress.epoch_s) for m in members] == [(6.0, 16.0)] + [(6.0, 8.0)] * 3

@@ -27,7 +27,7 @@ from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import utc_now, write_atomic, write_record
 from cifar_hpc.records.ties import CLASSES, member_of, read_valid
-from cifar_hpc.train.measure import split_arrays
+from cifar_hpc.train.measure import split_arrays, write_arrays
 
 State = dict[str, Tensor]
 Measure = Callable[[tuple[int, ...]], NDArray[np.bool_]]  # members -> which validation images their mean has right
@@ -116,7 +116,7 @@ def save_soup(found: Soup, pool: Layout, folder: Path, stem: str) -> EnsembleRec
     as a trial's are."""
     files = TrialFiles(folder / stem)
     write_atomic(files.weights, lambda stream: stream.write(found.weights))
-    write_atomic(files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **found.arrays))
+    write_atomic(files.predictions, lambda stream: write_arrays(stream, found.arrays))
     test_n = len(found.arrays["test_labels"]) if "test_labels" in found.arrays else None
     right_N = found.arrays["test_logits"].argmax(1) == found.arrays["test_labels"] if test_n else None
     record = EnsembleRecord(

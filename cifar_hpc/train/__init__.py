@@ -9,8 +9,8 @@ One step of training, from the top of `loop.train_epoch` down:
    runs the frozen trunk (`features.Trunk`) once, without gradients, keeping its output at every depth that a member has.
    Without augmentation those outputs were computed once for the split and are gathered instead.
 3. Members whose whole trainable part is one linear layer are stepped as one batch by `probes.Probes` on a `stack.Stack`:
-   closed-form gradient, and the update rule that the optimiser's entry in config/registry.py names. All others step one by
-   one:
+   closed-form gradient, and the update rule that the optimiser's entry in config/registry.py names; on a CPU piece by piece,
+   each on one thread (`lanes`). All others step one by one:
 4. `member.Member.train_step` sets each parameter group's rate (`config.schedule.LrSchedule`, by the block's height) and seeds
    what dropout draws from. `micro_batches.MicroBatches` runs the member's own suffix forward and backward, in parts where the
    memory asks for it, and averages gradients over the processes of the world. They are clipped, the optimiser of `optimizers`
@@ -19,8 +19,9 @@ One step of training, from the top of `loop.train_epoch` down:
    each member with its time.
 6. `loop.Cohort.look` gives the hooks their turn: a checkpoint that is due, a claim that was lost, a signal to stop.
 
-After the last step `loop.evaluate` measures validation for the cohort at once (`evaluation.Evaluator` replays it) and
+After the last step `evaluation.Evaluator` measures validation for the cohort at once (a GPU replays it) and
 `member.Member.end_epoch` writes the curve; `early_stopping.EarlyStopping` judges whether the epoch is the best, whose weights
-are kept, and whether the trial is over. Everything random is seeded by (seed, purpose, epoch, step); nothing depends on who
-trains beside whom. `classifiers` are members that are fitted in their only epoch; `lr_finder` is a member that is thrown away.
+`member.keep_best` keeps, and whether the trial is over. Everything random is seeded by (seed, purpose, epoch, step); nothing
+depends on who trains beside whom. `classifiers` are members that are fitted in their only epoch; `lr_finder` is a member that
+is thrown away.
 """

@@ -23,11 +23,10 @@ from cifar_hpc.config.registry import CLASSIFIERS, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.records.schema import EpochRecord
+from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.features import Feed
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.measure import objective_value
-from cifar_hpc.train.member import Member
+from cifar_hpc.train.member import Member, epoch_sums, keep_best
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier
@@ -52,7 +51,7 @@ class FittedMember(Member):
         self.scaler = StandardScaler()
         self.num_classes = 0
 
-    def fit(self, train: Feed, val: Feed, num_classes: int, look: Callable[[], None] = lambda: None) -> EpochRecord:
+    def fit(self, train: Feed, val: Feed, num_classes: int, look: Callable[[], None] = lambda: None) -> None:
         """The one epoch: fits, measures training and validation images, keeps the outcome as the best. look: as in evaluate.
 
         Its time is without that of features which others use too: see `charge`.
@@ -69,9 +68,11 @@ class FittedMember(Member):
         self.sums.put(loss, (logits_NK.argmax(1) == train.labels_N).sum(), len(train))
         self.progress.epoch_s = time.perf_counter() - started - (train.filled_s - filled_s)
         started, filled_s = time.perf_counter(), val.filled_s
-        val_logits_NK = evaluate([self], val, look)[0]
+        val_logits_1NK = evaluate([self], val, look)
         val_s = time.perf_counter() - started - (val.filled_s - filled_s)
-        return self.end_epoch(self.epoch_sums(val_logits_NK, val.labels_N).tolist(), val_logits_NK, val.labels_N, val_s)
+        sums = epoch_sums([self], val_logits_1NK, val.labels_N)[0]
+        if self.end_epoch(sums, val_logits_1NK[0], val.labels_N, val_s):
+            keep_best([self], [val_logits_1NK[0]])
 
     def charge(self, seconds: float, saved_s: float) -> None:
         """Adds its share of the features to its one epoch. saved_s: what sharing them saved it."""

@@ -21,12 +21,30 @@ class Timed(Protocol):
     progress: Progress
 
 
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Whose work something is: each member's part of it; common: the part that is done once for all of them."""
+
+    members: Sequence[Timed]
+    parts: Sequence[float]
+    common: float
+
+    @classmethod
+    def common_to(cls, members: Sequence[Timed]) -> Shares:
+        """Of what is done once for all of them."""
+        return cls(members, [1 / len(members)] * len(members), 1.0)
+
+    @classmethod
+    def spent_by(cls, members: Sequence[Timed]) -> Shares:
+        """Of what each of them would have done alone."""
+        return cls(members, [1 / len(members)] * len(members), 0.0)
+
+
 @dataclass
 class Span:
-    """A stretch of work. shares: each member's of it; common: the share of it that was done once for all of them."""
+    """A stretch of work."""
 
-    shares: Sequence[tuple[Timed, float]]
-    common: float
+    shares: Shares
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
     seconds: float = 0.0
 
@@ -48,17 +66,9 @@ class Clock:
     spans: list[Span] = field(default_factory=list)
     began: float = field(default_factory=lambda: time.perf_counter())
 
-    def common_to(self, members: Sequence[Timed]) -> contextlib.AbstractContextManager[Span]:
-        """What is done inside is done once for all of them."""
-        return self.span([(member, 1 / len(members)) for member in members], 1.0)
-
-    def spent_by(self, members: Sequence[Timed]) -> contextlib.AbstractContextManager[Span]:
-        """What is done inside each of them would have done alone."""
-        return self.span([(member, 1 / len(members)) for member in members], 0.0)
-
     @contextlib.contextmanager
-    def span(self, shares: Sequence[tuple[Timed, float]], common: float) -> Iterator[Span]:
-        span = Span(shares, common)
+    def span(self, shares: Shares) -> Iterator[Span]:
+        span = Span(shares)
         self.spans.append(span)
         if self.device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
@@ -78,26 +88,32 @@ class Clock:
         now = time.perf_counter()
         left_s = now - self.began
         self.began = now
+        spent: dict[Shares, float] = {}
         for span in self.spans:
-            seconds = span.measure()
+            spent[span.shares] = spent.get(span.shares, 0.0) + span.measure()
+        for shares, seconds in spent.items():
             left_s -= seconds
-            for member, share in span.shares:
-                member.progress.epoch_s += seconds * share
-                saved_s = seconds * span.common * (len(span.shares) - 1) / len(span.shares)
+            n = len(shares.members)
+            saved_s = seconds * shares.common * (n - 1) / n
+            for member, part in zip(shares.members, shares.parts, strict=True):
+                member.progress.epoch_s += seconds * part
                 member.progress.saved_s = (member.progress.saved_s or 0.0) + saved_s
         self.spans.clear()
         for member in members:
             member.progress.epoch_s += max(0.0, left_s) / len(members)
 
 
-def divided_as(spans: Sequence[Span], members: Sequence[Timed]) -> tuple[Sequence[tuple[Timed, float]], float]:
-    """The shares and the common part of work of these members that is done in one piece, of which these spans, now over, were
-    the parts."""
+def divided_as(spans: Sequence[Span], members: Sequence[Timed]) -> Shares:
+    """Whose work of these members is that is done in one piece, of which these spans, now over, were the parts."""
     whole = sum(span.measure() for span in spans)
     if whole <= 0:
-        return [(member, 1 / len(members)) for member in members], 0.0
-    parts = [sum(span.seconds * share for span in spans for one, share in span.shares if one is member) for member in members]
-    return [(m, part / whole) for m, part in zip(members, parts, strict=True)], sum(s.seconds * s.common for s in spans) / whole
+        return Shares.spent_by(members)
+    parts = dict.fromkeys(map(id, members), 0.0)
+    for span in spans:
+        for member, part in zip(span.shares.members, span.shares.parts, strict=True):
+            if id(member) in parts:
+                parts[id(member)] += span.seconds * part / whole
+    return Shares(members, list(parts.values()), sum(span.seconds * span.shares.common for span in spans) / whole)
 
 
 def wait_for(device: torch.device) -> None:

@@ -46,15 +46,15 @@ class Insight:
         self._of_trunk: dict[int, Tensor] = {}
         self._small_of_trunk: dict[int, NDArray[np.float16] | None] = {}
 
-    def arrays(self, member: Member, name: str, split: Split, logits_NK: Tensor) -> Arrays:
-        """The arrays of a member whose best weights are in place. logits_NK: of the split that its page will show.
+    def arrays(self, member: Member) -> Arrays:
+        """The filters and the features of a member whose best weights are in place.
 
         Without features where the network has no layer before its classifier, their computation does not fit the memory, or
         they are not finite.
         """
         member.eval_mode()
         model = member.evaluated_model()
-        found = first_filters(model) | worst_errors(name, split, logits_NK)
+        found = first_filters(model)
         if not len(self._rows):  # a refit holds out no validation images
             return found
         try:

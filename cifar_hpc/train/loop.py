@@ -10,20 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.train.clock import Clock, wait_for
-from cifar_hpc.train.evaluation import Evaluator
+from cifar_hpc.train.evaluation import Evaluator, evaluate
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Graphs
-from cifar_hpc.train.member import Member
-from cifar_hpc.train.probes import SideBySide
+from cifar_hpc.train.member import Member, epoch_sums, keep_best
 from cifar_hpc.train.steps import Plan, Stepper
 
-EVAL_BATCH_SIZE = 500
 POLL_EVERY_S = 5.0  # how often the hooks that read the disk are called, at most
 
 
@@ -76,14 +73,12 @@ class Cohort:
         return self._stepper
 
     def evaluator(self, members: Sequence[Member], split: Feed) -> Evaluator | None:
-        """For the whole batches of a split, where they can be captured."""
-        if not self.graphs.on or not members or len(split) < EVAL_BATCH_SIZE:
-            return None
-        split.fill()
-        if not split.lies_on_device({member.depth for member in members}):
+        """Of these members as they stand, for the batches of a split."""
+        if not members or not len(split):
             return None
         if self._evaluator is None or not self._evaluator.serves(members, split):
-            self._evaluator = Evaluator(members, split, EVAL_BATCH_SIZE, self.graphs)
+            self._evaluator = None
+            self._evaluator = Evaluator(members, split, self.graphs)
         return self._evaluator
 
     def call(self, member: Member, action: Callable[[Member], None]) -> None:
@@ -157,16 +152,21 @@ def train_cohort(members: Sequence[Member], train: Feed, val: Feed, hooks: Hooks
             cohort.look()
 
 
-def end_epoch(cohort: Cohort, present: Sequence[Member], logits: Sequence[Tensor], val_labels_N: Tensor, val_s: float) -> None:
-    """Writes the epoch's record of every member that was not lost in the meantime."""
+def end_epoch(cohort: Cohort, present: Sequence[Member], logits_MNK: Tensor, val_labels_N: Tensor, val_s: float) -> None:
+    """Writes the epoch's record of every member that was not lost in the meantime, and keeps the weights of the best."""
     running = set(cohort.running)
-    ending = [(member, logits_NK) for member, logits_NK in zip(present, logits, strict=True) if member in running]
+    ending = [i for i, member in enumerate(present) if member in running]
     if not ending:
         return
-    sums = [member.epoch_sums(logits_NK, val_labels_N) for member, logits_NK in ending]
-    values = torch.stack(sums).tolist()  # of all at once: each question to a GPU waits for it
-    for (member, logits_NK), own in zip(ending, values, strict=True):
-        member.end_epoch(own, logits_NK, val_labels_N, val_s)
+    members = [present[i] for i in ending]
+    if len(members) < len(present):
+        logits_MNK = logits_MNK[ending]
+    better: list[int] = []
+    for i, (member, own) in enumerate(zip(members, epoch_sums(members, logits_MNK, val_labels_N), strict=True)):
+        if member.end_epoch(own, logits_MNK[i], val_labels_N, val_s):
+            better.append(i)
+    keep_best([members[i] for i in better], [logits_MNK[i] for i in better])
+    for member in members:
         cohort.call(member, cohort.hooks.epoch_ended)
 
 
@@ -193,36 +193,3 @@ def train_epoch(cohort: Cohort, present: Sequence[Member], train: Feed, epoch: i
     for member in left:
         member.average_statistics()
     cohort.clock.settle(left)
-
-
-@torch.no_grad()
-def evaluate(
-    members: Sequence[Member], split: Feed, look: Callable[[], None] = lambda: None, evaluator: Evaluator | None = None
-) -> list[Tensor]:
-    """Logits NK, float32, of every member over a whole split, in its order; the trunk runs once for all.
-
-    look: called between two batches; it may raise Interrupted. Processes of a world, whose spans may differ by an image, call
-    it equally often, so that they can agree there. evaluator: for the batches that are whole.
-
-    Each process of a world computes its span of the split, and all get all. Of an empty split: 0 x 0.
-    """
-    if not members or not len(split):
-        return [torch.zeros(0, 0, device=split.labels_N.device) for _ in members]
-    for member in members:
-        member.eval_mode()
-    side_by_side = SideBySide(members)
-    parts: list[list[Tensor]] = [[] for _ in members]
-    span = split.world.span(len(split))
-    common_n = len(split) // split.world.size  # images that every process has
-    for start in range(span.start, span.stop, EVAL_BATCH_SIZE):
-        if 0 < start - span.start < common_n:
-            look()
-        stop = min(start + EVAL_BATCH_SIZE, span.stop)
-        if evaluator is not None and stop - start == evaluator.size:
-            batch = evaluator.logits(start)
-        else:
-            features = split.eval_batch(start, stop, {member.depth for member in members})
-            batch = side_by_side.logits(features)
-        for part, logits_NK in zip(parts, batch, strict=True):
-            part.append(logits_NK)
-    return [split.world.join_rows(torch.cat(logits), len(split)) for logits in parts]

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_hpc.config.plugins import objective_of
@@ -32,7 +31,7 @@ from cifar_hpc.records.schema import EpochRecord
 from cifar_hpc.train.anchor import Anchor
 from cifar_hpc.train.average import Average
 from cifar_hpc.train.early_stopping import EarlyStopping
-from cifar_hpc.train.measure import objective_value
+from cifar_hpc.train.measure import losses_and_accuracies, objective_value
 from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
 from cifar_hpc.train.portions import Portions
@@ -122,13 +121,17 @@ class Member:
 
     def begin_epoch(self) -> None:
         """Sets which blocks train in this epoch; the others are in eval mode, statistics included, the trunk's always."""
-        self._choose(trained_in(self.config, self.model.names, self.progress.epoch)[self.frozen :])
-        self.suffix.train()
+        chosen = self._choose(trained_in(self.config, self.model.names, self.progress.epoch)[self.frozen :])
+        if chosen or not self.suffix.training:
+            self.suffix.train()
 
-    def _choose(self, trained: tuple[bool, ...]) -> None:
-        if trained != self._trained:
-            choose_trained(self.suffix, trained, self.part)
-            self._trained = trained
+    def _choose(self, trained: tuple[bool, ...]) -> bool:
+        """Whether that was a change."""
+        if trained == self._trained:
+            return False
+        choose_trained(self.suffix, trained, self.part)
+        self._trained = trained
+        return True
 
     def train_step(self, tap: Tensor, target: Tensor) -> None:
         """One optimiser step from the trunk's output at this member's depth, with the numbers that are set. target: N classes,
@@ -215,27 +218,17 @@ class Member:
         self.suffix.eval()
         self._evaluated().eval()
 
-    def epoch_sums(self, val_logits_NK: Tensor, val_labels_N: Tensor) -> Tensor:
-        """What `end_epoch` has to know of the epoch, on the device, float64: summed loss and hits in training, their number
-        of images; mean loss and accuracy of validation where there are images for it."""
-        self.sums.add_up(self.world)
-        sums = [self.sums.loss, self.sums.hits.double(), self.sums.loss.new_full((), self.sums.seen_n)]
-        if len(val_labels_N):
-            sums.append(functional.cross_entropy(val_logits_NK, val_labels_N).double())
-            sums.append((val_logits_NK.argmax(1) == val_labels_N).double().mean())
-        return torch.stack(sums)
-
-    def end_epoch(self, sums: Sequence[float], val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> EpochRecord:
-        """Writes the epoch's record, keeps the best weights, decides whether the trial is over. sums: of `epoch_sums`. Without
-        validation images the last epoch is taken for the best."""
+    def end_epoch(self, sums: Sequence[float], val_logits_NK: Tensor, val_labels_N: Tensor, val_s: float) -> bool:
+        """Writes the epoch's record and decides whether the trial is over. sums: of `epoch_sums`. Returns whether the epoch is
+        the best so far, for `keep_best`; without validation images the last one is taken for it."""
         progress = self.progress
-        loss_sum, hits, seen_n, *val = sums
+        loss_sum, hits, *val = sums
         measured = bool(val)
         record = EpochRecord(
             epoch=progress.epoch,
             lr=self.last_rate,
-            train_loss=_finite(loss_sum / seen_n),
-            train_acc=hits / seen_n,
+            train_loss=_finite(loss_sum / self.sums.seen_n),
+            train_acc=hits / self.sums.seen_n,
             val_loss=_finite(val[0]) if measured else None,
             val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),
@@ -244,12 +237,10 @@ class Member:
         )
         progress.curves.append(record)
         progress.seconds += progress.epoch_s + val_s
-        if self._stopping.judge(progress, record):
-            self.best = {key: tensor.detach().clone() for key, tensor in self._evaluated().state_dict().items()}
-            self.best_val_logits = val_logits_NK.detach().clone() if measured else None
+        better = self._stopping.judge(progress, record)
         progress.epoch, progress.step, progress.epoch_s = progress.epoch + 1, 0, 0.0
         self.sums.clear()
-        return record
+        return better
 
     @torch.no_grad()
     def average_statistics(self) -> None:
@@ -321,6 +312,39 @@ class Member:
 
     def _evaluated(self) -> BlockModel:
         return self.suffix if self.average is None else self.average.net
+
+
+def epoch_sums(members: Sequence[Member], val_logits_MNK: Tensor, val_labels_N: Tensor) -> list[list[float]]:
+    """What `end_epoch` of each has to know of the epoch: summed loss and hits in training; mean loss and accuracy of validation
+    where there are images for it. Of all at once: each question to a GPU waits for it."""
+    for member in members:
+        member.sums.add_up(member.world)
+    sums = [torch.stack([member.sums.loss for member in members]), torch.stack([member.sums.hits for member in members])]
+    if len(val_labels_N):
+        sums += losses_and_accuracies(val_logits_MNK, val_labels_N)
+    values: list[list[float]] = torch.stack([sum_M.double() for sum_M in sums], 1).tolist()
+    return values
+
+
+@torch.no_grad()
+def keep_best(members: Sequence[Member], val_logits: Sequence[Tensor]) -> None:
+    """Keeps the evaluated weights of these members, as they are now, as their best, and what they made of the validation
+    images, NK each; in few kernels."""
+    to: list[Tensor] = []
+    of: list[Tensor] = []
+    for member, logits_NK in zip(members, val_logits, strict=True):
+        now = member._evaluated().state_dict()
+        if not member.best:
+            member.best = {key: torch.empty_like(tensor) for key, tensor in now.items()}
+        to += [member.best[key] for key in now]
+        of += now.values()
+        if len(logits_NK):
+            if member.best_val_logits is None:
+                member.best_val_logits = torch.empty_like(logits_NK)
+            to.append(member.best_val_logits)
+            of.append(logits_NK)
+    if to:
+        torch._foreach_copy_(to, of)
 
 
 def _finite(value: float) -> float | None:

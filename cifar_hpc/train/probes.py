@@ -11,18 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, fx, nn
 
 from cifar_hpc.config.plugins import optimizer_of
+from cifar_hpc.data.pixels import move
 from cifar_hpc.models.blocks import Block
+from cifar_hpc.train.lanes import cut, in_lanes
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.stack import ADAM_BETAS, RULES, Batch, Rates, Stack, Way, logits, together_as_alone, way_for
 
 NUMBERS = len(Rates.__slots__)  # of each member in a step
-MOST_LOGITS = 2**23  # of one product when classifiers are evaluated
-MOST_NUMBERS = 2**18  # weights of one stack: more do not lie in a core's cache from one operation to the next
+MOST_LOGITS = 2**24  # of one product when classifiers are evaluated
 
 
 def can_step(member: Member) -> bool:
@@ -44,9 +46,7 @@ class Probes:
 
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = list(members)
-        numbers = sum(p.numel() for p in _layer(members[0]).parameters())
-        most = max(1, MOST_NUMBERS // numbers)
-        self._portions = [_Portion(self.members[i : i + most]) for i in range(0, len(members), most)]
+        self._portions = [_Portion(self.members[part]) for part in _parts([_layer(member) for member in members])]
 
     @property
     def numbers_n(self) -> int:
@@ -83,10 +83,14 @@ class Probes:
             self._portions = [_Portion([member]) for member in self.members]
             ways = [portion.way(x_ND) for portion in self._portions]
         numbers_RM, start = numbers.float().view(NUMBERS, -1), 0
+        steps = []
         for portion, way in zip(self._portions, ways, strict=True):
             stop = start + len(portion.members)
-            portion.step(batch, way, Rates(*numbers_RM[:, start:stop, None]))
+            steps.append(partial(portion.step, batch, way, Rates(*numbers_RM[:, start:stop, None])))
             start = stop
+        in_order = self.members[0].world.size > 1  # processes meet in each step, in the same one at a time
+        for side_by_side in [[step] for step in steps] if in_order else [steps]:
+            in_lanes(side_by_side, x_ND.device)
 
     def count(self, images_n: int) -> None:
         """A step was taken, or asked for."""
@@ -119,7 +123,7 @@ class _Portion:
         stack = self.stack
         if x_ND.is_cuda:
             return Way.TOGETHER
-        return way_for(stack.kind, stack.m, len(x_ND), stack.k, stack.d, torch.get_num_threads())
+        return way_for(stack.kind, stack.m, len(x_ND), stack.k, stack.d)
 
     @torch.no_grad()
     def step(self, batch: Batch, way: Way, rates: Rates) -> None:
@@ -150,36 +154,82 @@ class _Portion:
 
 
 class SideBySide:
-    """Evaluates members on the features of one batch: linear classifiers as one product, all others one by one."""
+    """Evaluates members on the features of batches: linear classifiers at one depth as one, all others one by one. Weights are
+    those that the members had when `begin` was called."""
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self._members = list(members)
-        self._heads: dict[int, list[tuple[Member, nn.Linear]]] = {}
-        for member in members:
+        self.members = list(members)
+        self.depths = [member.depth for member in members]
+        rows: dict[int, list[int]] = {}
+        for i, member in enumerate(members):
             if type(member) is Member and can_step(member):
-                self._heads.setdefault(member.depth, []).append((member, _layer(member)))
+                rows.setdefault(member.depth, []).append(i)
+        self._heads = {depth: _Heads([_layer(members[i]) for i in places]) for depth, places in rows.items()}
+        heads = [i for places in rows.values() for i in places]
+        apart = set(range(len(members))) - set(heads)
+        self._apart = [members[i] for i in sorted(apart)]
+        order = [*heads, *sorted(apart)]
+        self._place: Tensor | None = None
+        if order != sorted(order):
+            places = torch.empty(len(order), dtype=torch.int64)
+            places[order] = torch.arange(len(order))
+            self._place = move(places, members[0].device)
+
+    def begin(self) -> None:
+        for heads in self._heads.values():
+            heads.take_weights()
+        for member in self._apart:
+            member.eval_mode()
 
     @torch.no_grad()
-    def logits(self, features: Mapping[int, Tensor]) -> list[Tensor]:
-        """NK, float32, of each member, which is in evaluation mode. features: by depth."""
-        found: dict[Member, Tensor] = {}
+    def put_logits(self, features: Mapping[int, Tensor], logits_MNK: Tensor) -> None:
+        """Of each member, in an order of its own: see `in_order`. features: of N images, by depth."""
+        start = 0
         for depth, heads in self._heads.items():
-            x_ND = features[depth].flatten(1).contiguous()
-            classes_n = heads[0][1].out_features
-            most = max(1, MOST_LOGITS // (classes_n * len(x_ND)))
-            for start in range(0, len(heads), most):
-                part = heads[start : start + most]
-                theirs = _logits([layer for _, layer in part], x_ND)
-                found |= dict(zip((member for member, _ in part), theirs, strict=True))
-        return [found[m] if m in found else m.eval_logits(features[m.depth]) for m in self._members]
+            heads.put_logits(features[depth].flatten(1), logits_MNK[start : start + heads.m])
+            start += heads.m
+        for member, logits_NK in zip(self._apart, logits_MNK[start:], strict=True):
+            logits_NK.copy_(member.eval_logits(features[member.depth]))
+
+    def in_order(self, logits_MNK: Tensor) -> Tensor:
+        """In the members' order."""
+        return logits_MNK if self._place is None else logits_MNK[self._place]
 
 
-def _logits(layers: Sequence[nn.Linear], x_ND: Tensor) -> list[Tensor]:
-    weight_MKD, bias_MK = torch.stack([layer.weight for layer in layers]), torch.stack([layer.bias for layer in layers])
-    m, k, d = weight_MKD.shape
-    if x_ND.is_cuda or together_as_alone(m, len(x_ND), k, d, torch.get_num_threads()):
-        return list(logits(weight_MKD, bias_MK, x_ND).transpose(1, 2))
-    return [logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0].t() for i in range(m)]
+class _Heads:
+    """Linear classifiers of one shape and input."""
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self._layers, self.m = list(layers), len(layers)
+        self._weight_MKD = torch.stack([layer.weight.detach() for layer in layers])
+        self._bias_MK = torch.stack([layer.bias.detach() for layer in layers])
+        self._parts = _parts(layers)
+
+    @torch.no_grad()
+    def take_weights(self) -> None:
+        torch.stack([layer.weight for layer in self._layers], out=self._weight_MKD)
+        torch.stack([layer.bias for layer in self._layers], out=self._bias_MK)
+
+    def put_logits(self, x_ND: Tensor, logits_MNK: Tensor) -> None:
+        x_ND = x_ND.contiguous()
+        most = max(1, MOST_LOGITS // (len(x_ND) * self._bias_MK.shape[1]))
+        parts = [slice(i, min(i + most, part.stop)) for part in self._parts for i in range(part.start, part.stop, most)]
+        in_lanes([partial(self._put, x_ND, part, logits_MNK) for part in parts], x_ND.device)
+
+    @torch.no_grad()
+    def _put(self, x_ND: Tensor, part: slice, logits_MNK: Tensor) -> None:
+        m, (k, d) = part.stop - part.start, self._weight_MKD.shape[1:]
+        if x_ND.is_cuda or together_as_alone(m, len(x_ND), k, d):
+            parts = [part]
+        else:
+            parts = [slice(i, i + 1) for i in range(part.start, part.stop)]
+        for one in parts:
+            logits_MNK[one].copy_(logits(self._weight_MKD[one], self._bias_MK[one], x_ND).transpose(1, 2))
+
+
+def _parts(layers: Sequence[nn.Linear]) -> list[slice]:
+    """Layers of one shape in pieces that are computed at once."""
+    return cut(len(layers), sum(p.numel() for p in layers[0].parameters()), layers[0].weight.device)
 
 
 def _shape(member: Member) -> tuple[object, ...]:

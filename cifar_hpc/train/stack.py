@@ -1,11 +1,11 @@
 """Linear classifiers side by side in one memory, and one optimiser step of all of them: arithmetic on plain tensors.
 
-On a CPU a classifier's numbers shall be those that it has alone, to the last bit. By construction they are so: its part of each
-tensor begins on a boundary of 64 bytes (kernels choose by alignment); what is done element by element is one operation after
-another, each of which IEEE 754 rounds in one way only (no fused multiply-add, power or exponential, whose vectors and
-remainders may differ); sums run along a classifier's own rows; products are made one by one. A library's product of many at
-once may choose its kernel by their number: whether it has the same bits is tried out first (`way_for`), on this machine, and so
-is all the rest. On a GPU all are stepped at once, untried: there numbers are equal within rounding.
+On a CPU a classifier's numbers shall be those that it has alone, to the last bit. By construction they are so: all is done on
+one thread (lanes.py); its part of each tensor begins on a boundary of 64 bytes and fills whole lines (kernels choose by
+alignment, and treat remainders otherwise); what is done element by element is one operation after another (no fused
+multiply-add); sums run along a classifier's own rows; products are made one by one. A library's product of many at once may
+choose its kernel by their number: whether it has the same bits is tried out first (`way_for`), on this machine, and so is all
+the rest. On a GPU all are stepped at once, untried: there numbers are equal within rounding.
 
 Owns: Stack, Rates, the closed-form gradient, the update rules in stacked form. Knows nothing of members, epochs or schedules.
 """
@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cifar_hpc.train.lanes import one_thread
+
 ADAM_BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # torch.optim's defaults, which all other members have
 RULES = {  # the update rules, each with the running averages that its optimiser keeps
     "sgd": ("momentum_buffer",),
@@ -32,6 +34,7 @@ TRIED_STEPS = 2  # at least
 TRIED_NUMBERS = 20_000  # gradients that are compared, so that one rounded otherwise is among them; of few numbers in MOST_TRIED
 MOST_TRIED = 50  # steps
 TRIED_MEMBERS = 12
+_NONE = torch.tensor(-torch.inf)
 
 
 class Way(Enum):
@@ -56,13 +59,11 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What all stacks read of a batch, images last but in x. x_NE: the features, a 1 for the bias, zeros up to whole lines;
-    share_KN: of each class in a target; label_N: the largest one; before_KN: the classes before it. On a CPU the last three are
-    padded to whole lines of images; on a GPU the last is not needed."""
+    share_KN: of each class in a target; label_N: the largest one; on a CPU both are padded to whole lines of images."""
 
     x_NE: Tensor
     share_KN: Tensor
     label_N: Tensor
-    before_KN: Tensor | None
 
     @classmethod
     def of(cls, x_ND: Tensor, target: Tensor, k: int) -> Batch:
@@ -78,8 +79,7 @@ class Batch:
             share_KN.scatter_(0, label_N[None], 1.0)
         else:
             share_KN[:, :n] = target.t()
-        before_KN = None if x_ND.is_cuda else torch.arange(k)[:, None] < label_N
-        return cls(torch.cat([x_ND, tail_NE], 1), share_KN, label_N, before_KN)
+        return cls(torch.cat([x_ND, tail_NE], 1), share_KN, label_N)
 
 
 class Stack:
@@ -92,7 +92,8 @@ class Stack:
         self.hard_M11, self.soft_M11 = torch.ones(m, 1, 1, device=device), torch.zeros(m, 1, 1, device=device)
         self.decay_M1, self.momentum_M1 = torch.zeros(m, 1, device=device), torch.zeros(m, 1, device=device)
         self._grad_MP = torch.zeros(m, k * self.e, device=device)
-        self._logits: dict[int, Tensor] = {}  # for each number of images
+        self._work_MP: Tensor | None = None
+        self._rooms: dict[int, list[Tensor]] = {}  # for each number of images: fresh memory costs more than what is done in it
 
     def set_constants(self, smoothing_M: Tensor, decay_M: Tensor, momentum_M: Tensor) -> None:
         """What a classifier has in all its steps: label smoothing, weight decay, momentum."""
@@ -114,12 +115,14 @@ class Stack:
         if batch.x_NE.is_cuda:
             return self.gradients_in_few_kernels(batch)
         n = len(batch.x_NE)
-        logits_MKN = self._logits_of(batch.x_NE, way)
-        smooth_MKN = batch.share_KN * self.hard_M11 + self.soft_M11
-        loss_MN = (logits_MKN.log_softmax(1).mul_(smooth_MKN)).sum(1)
-        grad_MKN = logits_MKN.softmax(1).sub_(smooth_MKN).div_(n)
-        self._weight_gradients(grad_MKN.view(self.m * self.k, -1)[:, :n], batch.x_NE, way)
-        hits_M = hits_of(logits_MKN, batch)[:, :n].sum(1)
+        logits_MKN, smooth_MKN, log_p_MKN, work_MKN = self._room(n)
+        self._put_logits(logits_MKN, batch.x_NE, way)
+        torch.mul(batch.share_KN, self.hard_M11, out=smooth_MKN).add_(self.soft_M11)
+        torch.log_softmax(logits_MKN, 1, out=log_p_MKN)
+        loss_MN = torch.mul(log_p_MKN, smooth_MKN, out=work_MKN).sum(1)
+        hits_M = hits_of(logits_MKN, batch.label_N, work_MKN)[:, :n].sum(1)
+        grad_MKN = log_p_MKN.exp_().sub_(smooth_MKN).div_(n)
+        self._put_weight_gradients(grad_MKN.view(self.m * self.k, -1)[:, :n], batch.x_NE, way)
         return self._grad_MP, -loss_MN[:, :n].double().sum(1), hits_M
 
     @torch.no_grad()
@@ -141,24 +144,26 @@ class Stack:
 
     @torch.no_grad()
     def update(self, grad_MP: Tensor, rates: Rates) -> None:
-        """torch.optim's SGD (Nesterov), Adam and AdamW."""
+        """torch.optim's SGD (Nesterov), Adam and AdamW. Takes the gradients' place for its own."""
         if grad_MP.is_cuda:
             self.update_in_few_kernels(grad_MP, rates)
             return
-        parameter = self.rows["parameter"]
+        if self._work_MP is None:
+            self._work_MP = torch.empty_like(grad_MP)
+        parameter, work_MP = self.rows["parameter"], self._work_MP
         if self.kind == "adamw":
             parameter *= rates.shrink_M1
         else:
-            grad_MP = grad_MP + self.decay_M1 * parameter
+            grad_MP += torch.mul(parameter, self.decay_M1, out=work_MP)
         if self.kind == "sgd":
             buffer = self.rows["momentum_buffer"].mul_(self.momentum_M1).add_(grad_MP)
-            parameter -= (self.momentum_M1 * buffer).add_(grad_MP).mul_(rates.lr_M1)
+            parameter -= torch.mul(buffer, self.momentum_M1, out=work_MP).add_(grad_MP).mul_(rates.lr_M1)
             return
         (first, second), (beta_1, beta_2) = (self.rows[name] for name in RULES[self.kind]), ADAM_BETAS
-        first.mul_(beta_1).add_(grad_MP * (1 - beta_1))
-        second.mul_(beta_2).add_((grad_MP * grad_MP).mul_(1 - beta_2))
-        deviation = (second / rates.correction_M1).sqrt_().add_(ADAM_EPS)
-        parameter -= (first * rates.scale_M1).div_(deviation)
+        first.mul_(beta_1).add_(torch.mul(grad_MP, 1 - beta_1, out=work_MP))
+        second.mul_(beta_2).add_(torch.mul(grad_MP, grad_MP, out=work_MP).mul_(1 - beta_2))
+        deviation = torch.div(second, rates.correction_M1, out=work_MP).sqrt_().add_(ADAM_EPS)
+        parameter -= torch.mul(first, rates.scale_M1, out=grad_MP).div_(deviation)
 
     @torch.no_grad()
     def update_in_few_kernels(self, grad_MP: Tensor, rates: Rates) -> None:
@@ -180,20 +185,22 @@ class Stack:
         deviation = (second / rates.correction_M1).sqrt_().add_(ADAM_EPS)
         parameter.addcdiv_(first * rates.scale_M1, deviation, value=-1)
 
-    def _logits_of(self, x_NE: Tensor, way: Way) -> Tensor:
-        """MKN, images padded to whole lines by columns of no meaning."""
+    def _room(self, n: int) -> list[Tensor]:
+        """Four MKN, images padded to whole lines by columns of no meaning: the first zero at the beginning."""
+        if n not in self._rooms:
+            self._rooms[n] = [torch.zeros(self.m, self.k, _whole_lines(n)) for _ in range(4)]
+        return self._rooms[n]
+
+    def _put_logits(self, logits_MKN: Tensor, x_NE: Tensor, way: Way) -> None:
         n, weight_JE = len(x_NE), self.rows["parameter"].view(-1, self.e)
-        if n not in self._logits:
-            self._logits[n] = torch.zeros(self.m * self.k, _whole_lines(n))
-        logits_JN = self._logits[n]
+        logits_JN = logits_MKN.view(self.m * self.k, -1)
         for rows in self._products(way):
             if x_NE.dtype is torch.float32:
                 torch.mm(weight_JE[rows], x_NE.t(), out=logits_JN[rows, :n])
             else:  # autocast's
                 logits_JN[rows, :n] = weight_JE[rows].to(x_NE.dtype) @ x_NE.t()
-        return logits_JN.view(self.m, self.k, -1)
 
-    def _weight_gradients(self, grad_JN: Tensor, x_NE: Tensor, way: Way) -> None:
+    def _put_weight_gradients(self, grad_JN: Tensor, x_NE: Tensor, way: Way) -> None:
         grad_JE = self._grad_MP.view(-1, self.e)
         for rows in self._products(way):
             if x_NE.dtype is torch.float32:
@@ -208,13 +215,18 @@ class Stack:
         return [slice(i * self.k, (i + 1) * self.k) for i in range(self.m)]
 
 
-def hits_of(logits_MKN: Tensor, batch: Batch) -> Tensor:
-    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has."""
-    assert batch.before_KN is not None
-    label_M1N = batch.label_N.expand(len(logits_MKN), 1, -1)
+def hits_of(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None) -> Tensor:
+    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has: on a
+    CPU, where argmax takes many times as long."""
+    if logits_MKN.is_cuda:
+        return logits_MKN.argmax(1) == label_N
+    m, k, n = logits_MKN.shape
+    earlier = torch.arange(k)[:, None] < label_N
     best_MN = logits_MKN.amax(1)
-    earlier_MN = torch.where(batch.before_KN, logits_MKN, -torch.inf).amax(1)
-    return (logits_MKN.gather(1, label_M1N)[:, 0] == best_MN) & (earlier_MN < best_MN)
+    before_MN = torch.where(
+        earlier, logits_MKN, _NONE, out=torch.empty_like(logits_MKN) if work_MKN is None else work_MKN
+    ).amax(1)
+    return (logits_MKN.gather(1, label_N.expand(m, 1, n))[:, 0] == best_MN) & (before_MN < best_MN)
 
 
 @functools.lru_cache(maxsize=8)
@@ -226,9 +238,9 @@ def _tail(n: int, width: int, dtype: torch.dtype, device: torch.device) -> Tenso
 
 
 @functools.cache
-def way_for(kind: str, m: int, n: int, k: int, d: int, threads: int) -> Way:
+def way_for(kind: str, m: int, n: int, k: int, d: int) -> Way:
     """The most common way in which steps of m classifiers on n images have, on this CPU, the bits of each alone: tried out on
-    numbers drawn for it, some milliseconds once a process and shape. threads: torch's, which the kernels depend on."""
+    numbers drawn for it, some milliseconds once a process and shape."""
     if m == 1:
         return Way.PRODUCTS_APART
     for way in (Way.TOGETHER, Way.PRODUCTS_APART):
@@ -238,6 +250,7 @@ def way_for(kind: str, m: int, n: int, k: int, d: int, threads: int) -> Way:
     return Way.APART
 
 
+@one_thread()
 def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> bool:
     draws = torch.Generator().manual_seed(0)
     together = drawn_stack(kind, m, k, d, draws)
@@ -250,10 +263,11 @@ def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> b
         share_NK = torch.rand(n, k, generator=draws)
         batch = Batch.of(torch.randn(n, d, generator=draws), share_NK / share_NK.sum(1, keepdim=True), k)
         grad_MP, *sums = together.gradients(batch, way)
+        theirs = grad_MP[tried]
         together.update(grad_MP, rates)
-        for i, one in zip(tried, alone, strict=True):
+        for i, own_P, one in zip(tried, theirs, alone, strict=True):
             grad_1P, *own_sums = one.gradients(batch, Way.PRODUCTS_APART)
-            if not torch.equal(grad_MP[i], grad_1P[0]):
+            if not torch.equal(own_P, grad_1P[0]):
                 return False
             one.update(grad_1P, Rates(*(getattr(rates, name)[i : i + 1] for name in Rates.__slots__)))
             if not all(torch.equal(a[i : i + 1], b) for a, b in zip(sums, own_sums, strict=True)):
@@ -264,14 +278,15 @@ def _equals_each_alone(way: Way, kind: str, m: int, n: int, k: int, d: int) -> b
 
 
 @functools.cache
-def together_as_alone(m: int, n: int, k: int, d: int, threads: int) -> bool:
+def together_as_alone(m: int, n: int, k: int, d: int) -> bool:
     """Whether `logits` of m classifiers have on this CPU the bits of each alone, tried out as in `way_for`."""
     draws = torch.Generator().manual_seed(0)
     weight_MKD, bias_MK = torch.randn(m, k, d, generator=draws), torch.randn(m, k, generator=draws)
     x_ND = torch.randn(n, d, generator=draws)
-    all_MKN = logits(weight_MKD, bias_MK, x_ND)
     tried = sorted({*range(0, m, -(-m // TRIED_MEMBERS)), m - 1})
-    return all(torch.equal(all_MKN[i], logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0]) for i in tried)
+    with one_thread():
+        all_MKN = logits(weight_MKD, bias_MK, x_ND)
+        return all(torch.equal(all_MKN[i], logits(weight_MKD[i : i + 1], bias_MK[i : i + 1], x_ND)[0]) for i in tried)
 
 
 def logits(weight_MKD: Tensor, bias_MK: Tensor, x_ND: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.train.clock import Clock, Span, Timed, divided_as
+from cifar_hpc.train.clock import Clock, Shares, Span, divided_as
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Captured, Graphs, drawing_from
 from cifar_hpc.train.member import Member
@@ -100,6 +100,9 @@ class Stepper:
                 kinds.setdefault(member.config.optimizer, []).append(member)
         self._probes = [Probes(kind) for kind in kinds.values()]
         self._apart = [member for member in members if not can_step(member)]
+        self._common = Shares.common_to(self.members)
+        self._shares = [Shares.spent_by(piece.members) for piece in self._probes]
+        self._shares += [Shares.spent_by([member]) for member in self._apart]
         self._sizes: dict[int, _Sized] = {}
         self._generators: dict[int, torch.Generator] = {}
 
@@ -130,7 +133,7 @@ class Stepper:
         for i, own in self._generators.items():
             self._apart[i].seed_draws(step, own)
         sized.divided = sized.divided or divided_as(sized.spans, self.members)
-        with self._clock.span(*sized.divided):
+        with self._clock.span(sized.divided):
             sized.captured.run()
         for member in self.members:
             member.count(size)
@@ -156,11 +159,12 @@ class Stepper:
         return features, target, list(torch.split(numbers, [piece.numbers_n for piece in pieces]))
 
     def _eager(self, sized: _Sized) -> None:
-        with self._clock.common_to(self.members) as common:
+        with self._clock.span(self._common) as common:
             features, target, numbers = self._inputs(sized.table)
         spans = [common]
+        shares = iter(self._shares)
         for group, own in zip(self._probes, numbers, strict=False):
-            with self._clock.spent_by(group.members) as span:
+            with self._clock.span(next(shares)) as span:
                 try:
                     group.compute(features[group.members[0].depth], target, own)
                     group.count(len(target))
@@ -169,7 +173,7 @@ class Stepper:
                         self._fail(member, error)
             spans.append(span)
         for member, own in zip(self._apart, numbers[len(self._probes) :], strict=True):
-            with self._clock.spent_by([member]) as span:
+            with self._clock.span(next(shares)) as span:
                 try:
                     member.set_numbers(own)
                     member.train_step(features[member.depth], target)
@@ -209,4 +213,4 @@ class _Sized:
         self.table = table
         self.captured = Captured(graphs, partial(eager, self), partial(whole, self), generators)
         self.spans: list[Span] = []
-        self.divided: tuple[Sequence[tuple[Timed, float]], float] | None = None
+        self.divided: Shares | None = None

@@ -23,8 +23,8 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.data.splits import deal, subsample
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
+from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE
 from cifar_hpc.train.features import Feed, Trunk
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE
 
 FOLDS = 5
 MOST_IMAGES = 5000  # labelled images that are passed through, stratified: more would cost more than they tell

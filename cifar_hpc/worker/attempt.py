@@ -21,6 +21,7 @@ from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, TrialRecord, TrialResult
 from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
+from cifar_hpc.train.measure import write_arrays
 from cifar_hpc.train.member import Member
 from cifar_hpc.worker.checkpoint import CheckpointWriter, load_checkpoint
 
@@ -84,7 +85,7 @@ class Attempt:
         """Predictions first, the result last and atomically; then what only a running trial needs goes."""
         self.wait_for_checkpoint()
         self.check()
-        write_atomic(self.files.predictions, lambda stream: np.savez_compressed(stream, allow_pickle=False, **predictions))
+        write_atomic(self.files.predictions, lambda stream: write_arrays(stream, predictions))
         if weights is not None:
             write_atomic(self.files.weights, lambda stream: stream.write(weights))
         self.check()

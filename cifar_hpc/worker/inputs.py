@@ -24,9 +24,9 @@ from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.device import allow_tf32, choose_precision
+from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.inspection import glanced_at
-from cifar_hpc.train.loop import EVAL_BATCH_SIZE
 from cifar_hpc.train.pool import Pool
 from cifar_hpc.train.steps import steps_per_epoch
 

@@ -6,53 +6,39 @@ owns the attempts nor how many processes there are beside its world's size.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from cifar_hpc.config.plugins import objective_of
-from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import BY_RULE, TrialConfig
 from cifar_hpc.distributed.rendezvous import Failure, MemberFailedError
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import Interrupted
-from cifar_hpc.models.deltas import Start, pack_trained, start_of
-from cifar_hpc.models.weights import weights_sha256
 from cifar_hpc.planning.halving import Rungs
-from cifar_hpc.planning.lineage import parent_of, with_parents_file
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.node import Node
-from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
-from cifar_hpc.records.store import utc_now
-from cifar_hpc.records.ties import CLASSES
+from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.classifiers import FittedMember, build_member
 from cifar_hpc.train.device import choose_device
+from cifar_hpc.train.evaluation import evaluate
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.inspection import Insight
-from cifar_hpc.train.loop import Hooks, evaluate, train_cohort
+from cifar_hpc.train.loop import Hooks, train_cohort
 from cifar_hpc.train.lr_finder import run_range_test
-from cifar_hpc.train.measure import measure, metrics, split_arrays
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.portions import is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
-from cifar_hpc.worker.environment import describe_hardware, describe_provenance
 from cifar_hpc.worker.halving import Judge
 from cifar_hpc.worker.inputs import Inputs, Room
 from cifar_hpc.worker.keeper import Keeper, keeper_of
-
-WRITERS = 16  # threads that write records side by side: they wait for the disk, not for each other
-WRITTEN_AT_ONCE = 64  # trials whose records are in memory at once
+from cifar_hpc.worker.results import WRITERS, Results
 
 EpochHook = Callable[[str, EpochRecord], bool | str]  # True: go on; else the trial ends, a text says why
 
@@ -146,7 +132,17 @@ class Trainer:
         self.val = inputs.feed(inputs.data.val, depths, keep=True)
         test = inputs.data.test
         self.test = None if test is None else inputs.feed(test, depths, keep=len(self.members) > 1)
-        self.insight = Insight(self.val)
+        self.results = Results(
+            order.layout,
+            order.executor,
+            order.part_n,
+            order.attempts[0].config,
+            inputs,
+            keeper,
+            graphs,
+            Insight(self.val),
+            world.size,
+        )
         self.judge = None if order.rungs is None else Judge(order.rungs, order.layout, order.others)
 
     def train(self) -> None:
@@ -184,13 +180,6 @@ class Trainer:
             hooks,
             self.graphs,
         )
-
-    @functools.cached_property
-    def _start(self) -> Start | None:
-        """The weights file that all began with, from which what is kept of each may differ in little."""
-        config = self.order.attempts[0].config
-        weights = with_parents_file(config, self.order.layout).weights
-        return start_of(config.arch, weights, lasting=parent_of(config) is None)
 
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
@@ -300,8 +289,10 @@ class Trainer:
         measurable = [member for member in members if member.progress.best_epoch is not None]
         for member in measurable:
             member.load_best()
+        logits: Sequence[torch.Tensor] = ()
         try:
-            logits = evaluate(measurable, self.test, self._look_together) if self.test is not None and measurable else []
+            if self.test is not None and measurable:
+                logits = list(evaluate(measurable, self.test, self._look_together))
         except Interrupted:
             for member in members:
                 self._save(member)
@@ -311,87 +302,8 @@ class Trainer:
             if any(member.config.keep == BY_RULE for member in members):
                 reached = {m.config.trial_id: m.progress.best_value if len(self.val) else None for m in measurable}
                 self.keeper.hear(reached)
-            for start in range(0, len(members), WRITTEN_AT_ONCE):
-                self._write_results(members[start : start + WRITTEN_AT_ONCE], test_logits)
-
-    def _write_results(self, members: Sequence[Member], test_logits: Mapping[str, torch.Tensor]) -> None:
-        """Side by side, since each waits for the disk several times; what fails is its trial's own failure."""
-        with ThreadPoolExecutor(WRITERS) as pool:
-            written = []
-            for member in members:
-                attempt = self.attempts[member.config.trial_id]
-                try:
-                    record = self._record(member, attempt, test_logits.get(member.config.trial_id))
-                    written.append((attempt, pool.submit(attempt.finish, *record)))
-                except Exception as error:
-                    self._fail(attempt, error)
-            for attempt, writing in written:
-                try:
-                    writing.result()
-                except Exception as error:
-                    self._fail(attempt, error)
-
-    def _record(
-        self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None
-    ) -> tuple[TrialResult, dict[str, NDArray[np.generic]], bytes | None]:
-        """What `Attempt.finish` writes."""
-        data, objective = self.inputs.data, objective_of(member.config)
-        arrays = split_arrays("val", member.best_val_logits, data.val, objective)
-        if data.test is not None:
-            arrays |= split_arrays("test", test_logits_NK, data.test, objective)
-        if data.test is not None and test_logits_NK is not None:
-            arrays |= self.insight.arrays(member, "test", data.test, test_logits_NK)
-        elif member.best_val_logits is not None:
-            arrays |= self.insight.arrays(member, "val", data.val, member.best_val_logits)
-        arrays[CLASSES] = np.array(data.classes)
-        weights = None
-        has_weights = member.progress.best_epoch is not None and CLASSIFIERS[member.config.classifier].keeps_weights
-        kept = member.config.keep
-        if has_weights and (kept == "weights" or (kept == BY_RULE and self.keeper.takes(member.config.trial_id))):
-            weights = pack_trained(member.evaluated_model(), self.inputs.normalisation, self._start)
-        kept_sha256 = None if weights is None else hashlib.sha256(weights).hexdigest()
-        return replace(self._result(member, attempt, test_logits_NK), kept_sha256=kept_sha256), arrays, weights
-
-    def _result(self, member: Member, attempt: Attempt, test_logits_NK: torch.Tensor | None) -> TrialResult:
-        config, progress, data = member.config, member.progress, self.inputs.data
-        best = progress.curves[progress.best_epoch - 1] if progress.best_epoch is not None else None
-        return TrialResult(
-            trial_id=config.trial_id,
-            point_id=config.point_id,
-            config=config.to_json(),
-            outcome=progress.outcome or Outcome.FINISHED,
-            reason=progress.reason,
-            curves=tuple(progress.curves),
-            best_epoch=progress.best_epoch,
-            train=metrics(best.train_loss, best.train_acc, None, data.train, config) if best else None,
-            val=metrics(best.val_loss, best.val_acc, member.best_val_logits, data.val, config) if best else None,
-            test=None if data.test is None or test_logits_NK is None else measure(test_logits_NK.cpu(), data.test, config),
-            classes=data.classes,
-            train_n=len(data.train.labels_N),
-            params_total=sum(p.numel() for p in member.model.parameters()),
-            params_trained=sum(p.numel() for group in member.optimizer.param_groups for p in group["params"]),
-            frozen_blocks=member.frozen,
-            total_blocks=len(member.model.blocks),
-            flops=self.inputs.flops,
-            attempts=attempt.claim.attempt,
-            train_s=round(progress.seconds, 3),
-            trunk_shared_by=self.order.part_n,
-            started_at=attempt.started_at,
-            finished_at=utc_now(),
-            executor=self.order.executor,
-            job=attempt.claim.job,
-            task=attempt.claim.restart_token,
-            hardware=describe_hardware(self.inputs.device, self.inputs.precision, self.world.size, self.graphs.note),
-            lr_found=progress.lr_found,
-            c_found=progress.c_found,
-            micro_batch=member.micro_batches.size,
-            lost_s=attempt.claim.lost_s,
-            saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
-            warnings=member.model.warnings,
-            provenance=describe_provenance(
-                config, data.sha256, weights_sha256(config.arch, with_parents_file(config, self.order.layout).weights)
-            ),
-        )
+            over = [(member, self.attempts[member.config.trial_id]) for member in members]
+            self.results.write(over, test_logits, self._fail)
 
     def _fail(self, attempt: Attempt, error: Exception | Failure) -> None:
         """Records the failure and gives the trial up; memory that fewer trials would not lack is no failure, and raised.
