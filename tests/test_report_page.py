@@ -203,7 +203,7 @@ def test_report_prints_data_on_stdout_and_prose_on_stderr(layout: Layout) -> Non
 def test_report_of_a_trial_shows_its_classes_and_compare_its_differences(layout: Layout) -> None:
     trials = scan(layout, ["small"]).trials
     code, out, err = run(layout, "report", trials[0].trial_id)
-    assert (code, "airplane" in out, "most often takes" in err) == (0, True, True)
+    assert (code, "airplane" in out, "Most often taken for another" in err) == (0, True, True)
     code, out, err = run(layout, "compare", trials[0].trial_id, trials[-1].point_id)
     assert (code, "difference" in out, "paired t-test" in err) == (0, True, True)
 

@@ -43,7 +43,7 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
     words = {"val": "validation", "test": "test"}[split]
     over = best_over(board, *shown).replace("Best over", "Best on validation over")
-    note = f"Mean ± standard deviation (seeds), percent; empty: no measurement.{over}"
+    note = f"Mean ± standard deviation (number of {board.runs}), percent; empty: no measurement.{over}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
 
 

@@ -24,7 +24,7 @@ from cifar_hpc.report.words import test_of, words_of
 from cifar_hpc.status.words import decimals_of
 
 _ABSENT = 65_535
-_WIDE = 50.0  # an axis whose largest value is so many times its smallest is drawn as a logarithm
+_WIDE = 10.0  # an axis whose largest value is so many times its smallest is drawn as a logarithm
 
 
 def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
@@ -46,8 +46,8 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
         "points": [_point(row, info) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],
         "trials": [
-            *([point, t.seed, t.trial_id] for point, t in trials),
-            *([point, t.seed, t.trial_id] for point, t in running),
+            *([point, t.run, t.trial_id] for point, t in trials),
+            *([point, t.run, t.trial_id] for point, t in running),
         ],
         "curves": bool(max(np.diff(start), default=0) > 1),
         "start": start,

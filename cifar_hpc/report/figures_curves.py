@@ -117,9 +117,12 @@ def _caption(grid: CurveGrid) -> str:
     shown = (grid.row_axis, grid.column_axis, grid.color_axis)
     row = next((series.row for panel in grid.panels.values() for series in panel.values()), None)
     others = [axis for axis in row.axes if axis not in shown] if row else []
+    lines_n = sum(len(panel) for panel in grid.panels.values())
     seeds = max((len(series.row.trials) for panel in grid.panels.values() for series in panel.values()), default=0)
     over = runs_of([trial for panel in grid.panels.values() for series in panel.values() for trial in series.row.trials])
-    text = f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each."
+    text = (
+        f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each." if lines_n > 1 else "One trial."
+    )
     text += f" The band is the mean's 95 % interval over {over}, without the luck of the images." if seeds >= MIN_SEEDS else ""
     augmented = [
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")

@@ -143,10 +143,13 @@ def _intervals(rows: Sequence[Row]) -> list[list[float]]:
 
 
 def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing:
-    """The best point at each value of a numeric axis, a line for each value of another; log x where values span decades."""
+    """The best point at each value of a numeric axis, a line for each value of another; log x where values span decades, evenly
+    spaced where they do so from 0 on."""
     measured = {row.axes[axis] for row in board.measured}
     values = [value for value in board.values(axis) if isinstance(value, int | float) and value in measured]
-    log = min(values) > 0 and max(values) / min(values) >= 20
+    wide = max(values) / min((value for value in values if value > 0), default=1) >= 20
+    log, even = wide and min(values) > 0, wide and min(values) == 0
+    place = {value: float(number) if even else value for number, value in enumerate(values)}
     colors = colors_for(board.values(color_axis)) if color_axis else {None: PALETTE[0]}
     best = best_by(board, axis, color_axis) if color_axis else {(*key, None): row for key, row in best_by(board, axis).items()}
     with house_style():
@@ -157,7 +160,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
             if not points:
                 continue
             axes.errorbar(
-                [x for x, _ in points],
+                [place[x] for x, _ in points],
                 [_score(row) for _, row in points],
                 yerr=_intervals([row for _, row in points]),
                 fmt="o-",
@@ -168,8 +171,8 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
             )
         if log:
             axes.set_xscale("log")
-        ticks = _apart([math.log(value) if log else value for value in values])
-        axes.set_xticks([values[i] for i in ticks], [value_text(values[i]) for i in ticks])
+        ticks = _apart([math.log(value) if log else place[value] for value in values])
+        axes.set_xticks([place[values[i]] for i in ticks], [value_text(values[i]) for i in ticks])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel(axis)
         axes.set_ylabel(f"validation {_metric_words(board)}")

@@ -14,8 +14,9 @@ from cifar_hpc.status.words import digits_of, score_text
 _MOST_NUMBERS = 12  # classes for which each cell bears its number
 
 
-def draw_confusion(found: Diagnosis, split: str) -> Drawing:
-    """Rows are true classes, in percent of their images. The diagonal has a colour of its own, so that errors stand out."""
+def draw_confusion(found: Diagnosis, where: str) -> Drawing:
+    """where: the images, in words. Rows are true classes, in percent of their images. The diagonal has a colour of its own, so
+    that errors stand out."""
     share = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
     k = len(found.classes)
     digits = [digits_of(int(images), most=1) for images in found.confusion.sum(1)]
@@ -48,11 +49,11 @@ def draw_confusion(found: Diagnosis, split: str) -> Drawing:
         axes.set_ylabel("true class")
         frame_bare(axes)
         wrong = "errors in blue on a scale of their own" if np.nanmax(errors) > 0 else "and no image is taken for another class"
-        caption = f"Percent of each true class' {split} images: right in green, {wrong}."
+        caption = f"Percent of each true class' images ({where}): right in green, {wrong}."
         return Drawing("confusion", "Confusion matrix", caption, figure)
 
 
-def draw_reliability(found: Diagnosis, split: str) -> Drawing:
+def draw_reliability(found: Diagnosis, where: str) -> Drawing:
     """Accuracy against confidence above, how many images each bin holds below."""
     bins = found.reliability
     with house_style():
@@ -77,7 +78,7 @@ def draw_reliability(found: Diagnosis, split: str) -> Drawing:
         below.set_ylabel("images")
         below.set_xlabel("confidence")
         caption = (
-            f"On {split} images, by confidence, with the 95 % interval of each bin; on the dashed line it would be calibrated."
+            f"By confidence ({where}), with the 95 % interval of each bin; on the dashed line it would be calibrated."
             f" ECE {score_text(bins.ece, int(bins.count.sum()), most=1)} pp."
         )
         return Drawing("reliability", "Reliability", caption, figure)

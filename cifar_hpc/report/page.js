@@ -232,13 +232,24 @@ function openCharts(section, part, board) {
     const [train, val] = values[metric], points = [...new Set([...state.chosen, ...state.shown.map(r => r.point)])];
     const colored = points.filter(p => board.colorOf(p)), others = points.filter(p => !board.colorOf(p));
     const wanted = [...colored, ...others].flatMap(p => (trialsOf.get(p) || []).map(t => [p, t])).slice(0, MOST_LINES);
-    const lineOf = (p, t, kind) => {
-      const from = explore.start[t], to = explore.start[t + 1], source = kind === "val" ? val : train, c = board.colorOf(p);
-      const points = Array.from(source.subarray(from, to), (y, e) => [e + 1, Number.isNaN(y) ? null : y]);
-      return { id: `${kind}${t}`, type: "line", data: points, point: p, trial: t, triggerLineEvent: true, showSymbol: to - from === 1, symbolSize: 5, z: c ? 3 : 1,
-        lineStyle: { color: c || ink().muted, width: kind === "val" ? (c ? 2 : 1) : 1, type: kind === "val" ? "solid" : "dashed", opacity: c ? (kind === "val" ? 1 : 0.7) : 0.35 }, itemStyle: { color: c || ink().muted }, emphasis: { lineStyle: { width: 3, opacity: 1 } } };
+    // A configuration of several trials is their mean, with each of them thin behind it.
+    const curve = (p, t, kind) => Array.from((kind === "val" ? val : train).subarray(explore.start[t], explore.start[t + 1]), (y, e) => [e + 1, Number.isNaN(y) ? null : y]);
+    const meanOf = (p, kind) => {
+      const ys = trialsOf.get(p).map(t => curve(p, t, kind));
+      return Array.from({ length: Math.max(...ys.map(y => y.length)) }, (_, e) => ys.map(y => y[e] && y[e][1]).filter(y => y !== null && y !== undefined)).map((found, e) => [e + 1, found.length ? found.reduce((a, b) => a + b) / found.length : null]);
     };
-    const lines = wanted.flatMap(([p, t]) => board.colorOf(p) ? [lineOf(p, t, "train"), lineOf(p, t, "val")] : [lineOf(p, t, "val")]);
+    const several = p => (trialsOf.get(p) || []).length > 1;
+    const lineOf = (p, t, kind, points, width, opacity) => {
+      const c = board.colorOf(p) || ink().muted;
+      return { id: `${kind}${t ?? `mean${p}`}`, type: "line", data: points, point: p, trial: t, triggerLineEvent: true, showSymbol: points.length === 1, symbolSize: 5, z: !board.colorOf(p) ? 1 : t === undefined ? 4 : 3,
+        lineStyle: { color: c, width, type: kind === "val" ? "solid" : "dashed", opacity }, itemStyle: { color: c }, emphasis: { lineStyle: { width: Math.max(width, 1.5) + 1, opacity: 1 } } };
+    };
+    const single = ([p, t]) => {
+      const line = kind => lineOf(p, t, kind, curve(p, t, kind), ...(!board.colorOf(p) ? [1, 0.35] : several(p) ? [1, 0.35] : kind === "val" ? [2, 1] : [1, 0.7]));
+      return board.colorOf(p) && !several(p) ? [line("train"), line("val")] : [line("val")];
+    };
+    const means = colored.filter(several).flatMap(p => [lineOf(p, undefined, "train", meanOf(p, "train"), 1.2, 0.8), lineOf(p, undefined, "val", meanOf(p, "val"), 2.5, 1)]);
+    const lines = [...wanted.flatMap(single), ...means];
     const all_n = points.reduce((n, p) => n + (trialsOf.get(p) || []).length, 0);
     charts.curves.lines = lines;
     charts.curves.setOption({
@@ -247,7 +258,7 @@ function openCharts(section, part, board) {
       yAxis: metric === "acc" ? { ...valueAxis(), axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
       series: lines,
     }, true);
-    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}, a line a trial: validation solid, training dashed.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}`;
+    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}`;
   };
   const ceiling = lines => {  // one run that diverged hides nothing
     const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = ys[Math.floor(0.95 * (ys.length - 1))];
@@ -258,8 +269,8 @@ function openCharts(section, part, board) {
     const named = [...explore.axes, { name: `validation ${explore.objective}`, log: false }], rows = state.found.filter(r => score(r.point) !== null);
     charts.axes.points = rows.map(r => r.point);
     charts.axes.setOption({
-      ...still, parallel: { left: 40, right: 90, top: 36, bottom: 18, axisExpandable: false },
-      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      ...still, parallel: { left: 70, right: 90, top: 36, bottom: 18, axisExpandable: false },
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
         data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);
@@ -271,7 +282,7 @@ function openCharts(section, part, board) {
   charts.dots.on("click", x => board.choose(charts.dots.points[x.dataIndex]));
   if (holders.curves) {
     open("curves");
-    charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); say(l.trial); } });
+    charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); if (l.trial !== undefined) say(l.trial); } });
     charts.curves.on("click", x => board.choose(charts.curves.lines[x.seriesIndex].point));
     all(".metric button", section).forEach(b => { b.onclick = () => { metric = b.value; all(".metric button", section).forEach(o => { o.ariaPressed = String(o === b); }); drawCurves(); }; });
   }
@@ -282,9 +293,9 @@ function openCharts(section, part, board) {
     charts.axes.on("axisareaselected", x => { if (!x.quiet) board.setRange(+x.parallelAxisId.slice(4), x.intervals || []); });
   }
   const say = t => {
-    const [p, seed, id] = explore.trials[t], [from, to] = [explore.start[t], explore.start[t + 1]], ys = values[metric][1].subarray(from, to);
+    const [p, run, id] = explore.trials[t], [from, to] = [explore.start[t], explore.start[t + 1]], ys = values[metric][1].subarray(from, to);
     const last = ys.length ? ys[ys.length - 1] : NaN, text = Number.isNaN(last) ? "" : `: ${metric === "acc" ? percent(last) : last.toPrecision(2)} on validation after epoch ${ys.length}`;
-    said.textContent = `${explore.points[p][1]}, seed ${seed} (${id})${text}`;
+    said.textContent = `${explore.points[p][1]}, ${run} (${id})${text}`;
   };
   let brushing = false;
   board.listeners.push(what => {

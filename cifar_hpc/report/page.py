@@ -155,7 +155,7 @@ def _shading(found: Findings) -> str:
 def _dots_text(found: Findings) -> str:
     """What the dots are."""
     board = found.board
-    test = " validation, ◇ test" if any(test_of(row, board.info) for row in board.measured) else " validation"
+    test = ", ◇ test" if any(test_of(row, board.info) for row in board.measured) else ""
     if any(row.seeds > 1 for row in board.measured):
         what = f"mean over {board.runs} {interval_words(board)}"
     else:

@@ -110,14 +110,14 @@ def headline(found: Findings) -> list[str]:
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
     lines.append(cost_text(found.ledger))
-    return lines + _next_steps(board, found.pool.sweeps)
+    return lines + _next_steps(found)
 
 
 def in_short(found: Findings) -> list[str]:
     """What won, how sure that is, and what to try next."""
     if not found.board.measured:
         return []
-    return [headline(found)[0], *_next_steps(found.board, found.pool.sweeps)]
+    return [headline(found)[0], *_next_steps(found)]
 
 
 def best_text(board: Leaderboard) -> str:
@@ -163,9 +163,8 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     parts += _cheapest(board, [row for row, decision in zip(others, decisions, strict=True) if decision == "tied"])
     second = comparison.differences.get(others[0].point_id)
     if second:
-        parts.append(
-            f"The second, {words_of(others[0])}, is {_by(second, board)} behind (p {p_text(second.p_value)}, {second.test})."
-        )
+        behind = f"is {_by(second, board)} behind" if second.difference > 0 else "is not behind"
+        parts.append(f"The second, {words_of(others[0])}, {behind} (p {p_text(second.p_value)}, {second.test}).")
     if reasons := list(dict.fromkeys(why for why in comparison.untested.values() if why != FAR_BELOW)):
         parts.append(f"{len(untested)} could not be tested ({shortened(reasons, 2)}).")
     return " ".join(parts)
@@ -249,7 +248,8 @@ def cost_text(ledger: Ledger) -> str:
     return (f"It cost {' and '.join(parts)}." if parts else "It has cost nothing yet.") + reused
 
 
-def _next_steps(board: Leaderboard, sweeps: Sequence[str]) -> list[str]:
+def _next_steps(found: Findings) -> list[str]:
+    board, sweeps = found.board, found.pool.sweeps
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
@@ -258,10 +258,13 @@ def _next_steps(board: Leaderboard, sweeps: Sequence[str]) -> list[str]:
     if board.runs != "seeds":
         command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])
         steps.append(f"Next: `{command}` trains the best configuration once on all labelled images.")
+    comparison = found.comparison
+    close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
         numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
         value = best.axes[axis]
-        if len(numbers) == len(board.values(axis)) > 2 and value in (numbers[0], numbers[-1]):
+        alike = {row.axes[axis] for row in close} == {value}  # else what is not told from the best stands elsewhere
+        if len(numbers) == len(board.values(axis)) > 2 and alike and value and value in (numbers[0], numbers[-1]):
             end = "smallest" if value == numbers[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
     return steps

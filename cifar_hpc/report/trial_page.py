@@ -60,15 +60,23 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
     inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split)
-    drawn = [draw_confusion(found, split), draw_reliability(found, split), *inside, *curves]
+    where = images_words(trial, found, split)
+    drawn = [draw_confusion(found, where), draw_reliability(found, where), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
     save_tables(tables, folder / "tables")
-    part = Part(str(trial.config["dataset"]), trial_summary(trial, found, split), drawings, tables, [trial], trial.reason)
+    ended = trial.reason[:1].upper() + trial.reason[1:]
+    part = Part(str(trial.config["dataset"]), trial_summary(trial, found, split), drawings, tables, [trial], ended)
     page = render_page([part], [], title=trial_title(trial), links=_links(trial, layout, folder))
     write_text(folder / "index.html", page)
     return folder / "index.html"
+
+
+def images_words(trial: Trial, found: Diagnosis, split: str) -> str:
+    """'test', 'validation', or 'validation, all 5 folds together': which images it was diagnosed on."""
+    together = split == "val" and trial.fold is not None and int(found.confusion.sum()) != trial.val_n
+    return f"{SPLITS[split]}, all {trial.config['dataset.folds']} folds together" if together else SPLITS[split]
 
 
 def trial_title(trial: Trial) -> str:
@@ -97,7 +105,8 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     )
     if found.confusions:
         mixed = " and ".join(f"{a} for {b} ({n})" for a, b, n in found.confusions[:2])
-        lines.append(f"On the {SPLITS[split]} images it most often takes {mixed}.")
+        of = f"{images_words(trial, found, split)}, {int(found.confusion.sum()):,} images"
+        lines.append(f"Most often taken for another ({of}): {mixed}.")
     return lines
 
 
@@ -124,7 +133,7 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
     return [
         PageTable(
             "classes",
-            f"Per class ({SPLITS[split]})",
+            f"Per class ({images_words(trial, found, split)})",
             ("class", "images", "precision %", "recall %", "F1 %"),
             per_class,
             "Recall is the class' accuracy; precision: how many of the images taken for it are of it.",

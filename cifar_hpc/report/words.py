@@ -43,8 +43,8 @@ def p_text(p_value: float) -> str:
 
 
 def difference_text(found: Difference | None) -> str:
-    """'+0.4 (p = 0.03)'; empty for None."""
-    return f"{points_text(found.difference, found.images)} (p {p_text(found.p_value)})" if found else ""
+    """'+0.4 pp (p = 0.03)'; empty for None."""
+    return f"{points_text(found.difference, found.images)} pp (p {p_text(found.p_value)})" if found else ""
 
 
 def hours_text(hours: float) -> str:
