@@ -268,17 +268,17 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tm
         page,
         r"""
         await wait();
-        const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2).map(s => s.point);
+        const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2.5).map(s => s.point);
         say("best five " + new Set(colored()).size);
         const box = visible()[7].querySelector("input"); box.focus(); box.click();
         const point = +visible()[7].dataset.point;
         say("chosen alone " + colored().every(p => p === point) + " " + colored().length);
         say("swatch " + (visible()[7].querySelector(".swatch").style.background !== "transparent"));
         say("still focused " + (document.activeElement === box));
-        const option = chart("curves").getOption(), n = option.series.findIndex(s => s.lineStyle.width === 2);
+        const option = chart("curves").getOption(), n = option.series.findIndex(s => s.lineStyle.width === 2.5);
         const [x, y] = chart("curves").convertToPixel({ seriesIndex: n }, option.series[n].data[2]);
         mouse($(".chart.curves"), "mousemove", x, y); await wait();
-        say("hovered " + visible()[7].classList.contains("hot") + " " + /seed \d \(\w+\)/.test($(".said").textContent));
+        say("hovered " + visible()[7].classList.contains("hot") + " " + /mean of 3 trials/.test($(".said").textContent));
         const named = $(".said").textContent;
         say("says its accuracy " + /: \d+\.\d % on validation/.test(named));
         $$(".metric button")[1].click(); say("loss " + $(".lines").textContent.startsWith("Loss"));
@@ -286,7 +286,7 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tm
         tmp_path,
     )
     assert seen == [
-        "best five 5", "chosen alone true 3", "swatch true", "still focused true", "hovered true true",
+        "best five 5", "chosen alone true 1", "swatch true", "still focused true", "hovered true true",
         "says its accuracy true", "loss true",
     ]  # fmt: skip
 
@@ -296,9 +296,9 @@ def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated
     brush = """
         await wait();
         const top = 36, bottom = $(".chart.axes").clientHeight - 18, holder = $(".chart.axes");
-        mouse(holder, "mousedown", 40, (top + bottom) / 2); mouse(holder, "mousemove", 40, bottom - 40);
-        mouse(holder, "mousemove", 40, bottom);
-        mouse(holder, "mouseup", 40, bottom); await wait();
+        mouse(holder, "mousedown", 70, (top + bottom) / 2); mouse(holder, "mousemove", 70, bottom - 40);
+        mouse(holder, "mousemove", 70, bottom);
+        mouse(holder, "mouseup", 70, bottom); await wait();
         """
     look = """
         await wait();
@@ -355,7 +355,7 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
         """
     assert browse(big, look, tmp_path) == [
         "200 rows, 3,333 of 3,333 configurations",
-        "135 lines",
+        "130 lines",
         "333 of 3,333 configurations",
     ]
 

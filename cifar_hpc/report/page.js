@@ -282,7 +282,7 @@ function openCharts(section, part, board) {
   charts.dots.on("click", x => board.choose(charts.dots.points[x.dataIndex]));
   if (holders.curves) {
     open("curves");
-    charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); if (l.trial !== undefined) say(l.trial); } });
+    charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); if (l.trial === undefined) sayMean(l); else say(l.trial); } });
     charts.curves.on("click", x => board.choose(charts.curves.lines[x.seriesIndex].point));
     all(".metric button", section).forEach(b => { b.onclick = () => { metric = b.value; all(".metric button", section).forEach(o => { o.ariaPressed = String(o === b); }); drawCurves(); }; });
   }
@@ -296,6 +296,10 @@ function openCharts(section, part, board) {
     const [p, run, id] = explore.trials[t], [from, to] = [explore.start[t], explore.start[t + 1]], ys = values[metric][1].subarray(from, to);
     const last = ys.length ? ys[ys.length - 1] : NaN, text = Number.isNaN(last) ? "" : `: ${metric === "acc" ? percent(last) : last.toPrecision(2)} on validation after epoch ${ys.length}`;
     said.textContent = `${explore.points[p][1]}, ${run} (${id})${text}`;
+  };
+  const sayMean = line => {
+    const [epoch, y] = line.data.at(-1), kind = line.id.startsWith("train") ? "training" : "validation";
+    said.textContent = `${explore.points[line.point][1]}, mean of ${trialsOf.get(line.point).length} trials${y === null ? "" : `: ${metric === "acc" ? percent(y) : y.toPrecision(2)} on ${kind} after epoch ${epoch}`}`;
   };
   let brushing = false;
   board.listeners.push(what => {
