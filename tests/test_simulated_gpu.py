@@ -19,6 +19,7 @@ TRIALS = [
     "probes sgd",
     "probes adamw",
     "augmented",
+    "ghosts",
     "svm",
     "knn",
     "lr auto",

@@ -39,16 +39,21 @@ class PartedBatchNorm(_BatchNorm):
         raise NotImplementedError
 
     @torch.no_grad()
-    def track(self, statistics: Callable[[], tuple[Tensor, Tensor]]) -> None:
+    def track(self, statistics: Callable[[], Sequence[Tensor]]) -> None:
         """Moves the running statistics, where there are any, to the given mean and variance (without bias) of the channels, as
         the plain layer does; momentum None: to the mean over all batches."""
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if self.running_mean is None or self.running_var is None:
             return
-        mean_C, var_C = statistics()
-        self.num_batches_tracked.add_(1)
-        momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean_C, momentum)
-        self.running_var.lerp_(var_C, momentum)
+        if self.num_batches_tracked is not None:  # else whoever calls this counts for all layers at once
+            self.num_batches_tracked.add_(1)
+        momentum = 1 / self._count if self.momentum is None else self.momentum
+        for running_C, found_C in zip((self.running_mean, self.running_var), statistics(), strict=True):
+            running_C.lerp_(found_C, momentum)
+
+    @property
+    def _count(self) -> Tensor:
+        assert self.num_batches_tracked is not None
+        return self.num_batches_tracked
 
 
 class GlobalBatchNorm(PartedBatchNorm):
@@ -90,6 +95,7 @@ class GhostBatchNorm(PartedBatchNorm):
     def __init__(self, plain: _BatchNorm, local_parts: int) -> None:
         super().__init__(plain)
         self._parts = local_parts
+        self._found_2J: Tensor | None = None  # where the parts' means and variances are put, at one place for captured steps
 
     def normalised(self, input: Tensor) -> Tensor:
         whole = len(input) % self._parts == 0
@@ -105,17 +111,86 @@ class GhostBatchNorm(PartedBatchNorm):
 
     def in_one(self, input: Tensor) -> Tensor:
         """The same within rounding, of equal parts, by a few kernels however many they are: as channels of their own."""
-        parts, layout = self._parts, torch.channels_last if _has_channels_last(input) else torch.contiguous_format
-        x = input.reshape(len(input) // parts, parts * self.num_features, *input.shape[2:])
-        mean_J, var_J = (torch.zeros(x.shape[1], device=x.device) for _ in range(2))
+        parts, x_NJ = self._parts, self._as_channels(input)
+        found_2J = self._found_2J
+        if found_2J is None or found_2J.device != x_NJ.device:
+            found_2J = self._found_2J = torch.zeros(2, x_NJ.shape[1], device=x_NJ.device)
         weight_J, bias_J = (None if own_C is None else own_C.repeat(parts) for own_C in (self.weight, self.bias))
-        y = functional.batch_norm(x, mean_J, var_J, weight_J, bias_J, True, 1.0, self.eps)
-        self.track(lambda: (mean_J.view(parts, -1).mean(0), var_J.view(parts, -1).mean(0)))
-        return y.reshape(input.shape).contiguous(memory_format=layout)
+        y_NJ = functional.batch_norm(x_NJ, found_2J[0], found_2J[1], weight_J, bias_J, True, 1.0, self.eps)
+        self.track(lambda: found_2J.view(2, parts, -1).mean(1).unbind())
+        return self._as_images(y_NJ, input)
+
+    def _as_channels(self, x: Tensor) -> Tensor:
+        """N C ... -> N/P PC ..., laid out as before: the parts become channels."""
+        if _has_channels_last(x):
+            dealt: Tensor = _Deal.apply(x, self._parts)
+            return dealt
+        return x.reshape(len(x) // self._parts, -1, *x.shape[2:])
+
+    def _as_images(self, y: Tensor, like: Tensor) -> Tensor:
+        """The inverse."""
+        if _has_channels_last(like):
+            collected: Tensor = _Collect.apply(y, self._parts)
+            return collected
+        return y.reshape(like.shape)
 
 
 def _has_channels_last(x: Tensor) -> bool:
-    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def _deal(x_NCHW: Tensor, parts: int) -> Tensor:
+    """N C H W -> N/P PC H W, in channels_last: one copy, of whole pixels."""
+    count, channels, *sides = x_NCHW.shape
+    y_NJHW = _made(x_NCHW, count // parts, parts * channels, *sides)
+    x_NPHWC = x_NCHW.permute(0, 2, 3, 1).view(-1, parts, *sides, channels)
+    _copy(y_NJHW.permute(0, 2, 3, 1).view(-1, *sides, parts, channels), x_NPHWC.permute(0, 2, 3, 1, 4))
+    return y_NJHW
+
+
+def _collect(y_NJHW: Tensor, parts: int) -> Tensor:
+    """The inverse."""
+    count, channels, *sides = y_NJHW.shape
+    x_NCHW = _made(y_NJHW, count * parts, channels // parts, *sides)
+    y_NHWPC = y_NJHW.permute(0, 2, 3, 1).view(count, *sides, parts, -1)
+    _copy(x_NCHW.permute(0, 2, 3, 1).view(count, parts, *sides, -1), y_NHWPC.permute(0, 3, 1, 2, 4))
+    return x_NCHW
+
+
+def _made(like: Tensor, *shape: int) -> Tensor:
+    """No view of another: layers after it may work in place."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _copy(to: Tensor, x: Tensor) -> None:
+    """Moves numbers by 8 bytes where they come so: by two bytes a GPU moves far less at once."""
+    wide = x.shape[-1] * x.itemsize % 8 == 0 and x.storage_offset() * x.itemsize % 8 == 0
+    if wide:
+        to.view(torch.int64).copy_(x.view(torch.int64))
+    else:
+        to.copy_(x)
+
+
+class _Deal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NCHW: Tensor, parts: int) -> Tensor:
+        ctx.parts = parts
+        return _deal(x_NCHW, parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _collect(grad.contiguous(memory_format=torch.channels_last), ctx.parts), None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, y_NJHW: Tensor, parts: int) -> Tensor:
+        ctx.parts = parts
+        return _collect(y_NJHW, parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _deal(grad.contiguous(memory_format=torch.channels_last), ctx.parts), None
 
 
 def _mean_statistics(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

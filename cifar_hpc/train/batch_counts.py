@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from cifar_hpc.distributed.norms import GhostBatchNorm
+
+KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, GhostBatchNorm)
 
 
 class BatchCounts:
@@ -23,7 +25,7 @@ class BatchCounts:
     def together(self) -> Iterator[None]:
         """Around a forward pass."""
         if self._layers is None:  # those without momentum take their mean by the count
-            layers = [layer for layer in self._model.modules() if isinstance(layer, _BatchNorm) and type(layer) in PLAIN]
+            layers = [layer for layer in self._model.modules() if isinstance(layer, _BatchNorm) and type(layer) in KNOWN]
             self._layers = [layer for layer in layers if layer.momentum is not None]
         counting = [(layer, layer.num_batches_tracked) for layer in self._layers if layer.training]
         counts = [count for _, count in counting if count is not None]

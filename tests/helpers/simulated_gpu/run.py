@@ -74,6 +74,7 @@ SCENARIOS: dict[str, list[TrialConfig]] = {
     "knn": [config(freeze="all", classifier="knn", epochs=1)],
     "lr auto": [config(lr="auto", freeze=1)],
     "weights kept": [config(keep="weights", freeze=1)],
+    "ghosts": [config(ghost_batches=4, lr=0.01)],
     "dropout": [config(dropout=0.3, lr=0.01, epochs=3)],
 }
 
