@@ -18,7 +18,7 @@ from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.summary import covers_text
-from cifar_hpc.report.trial_page import diagnose_trial
+from cifar_hpc.report.trial_page import diagnose_trial, images_words
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
@@ -89,8 +89,9 @@ def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_
 def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
     pool = scan(layout, ["folded"])
     assert "split, order, initialisation" in covers_text(pool.trials) and "out of fold" in covers_text(pool.trials)
-    _, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
+    trial, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
     assert split == "val" and found.confusion.sum() == 90
+    assert images_words(trial, found, split) == "validation, all 3 folds together"  # 90 images, of which this fold has 30
     assert pool.trials[0].run == "seed 0, fold 1" and pool.trials[0].facts["fold"] == 1
 
 

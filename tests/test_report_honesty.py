@@ -13,11 +13,13 @@ from cifar_hpc.cli import app
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose
 from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
+from cifar_hpc.report.summary import cost_text
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
 from cifar_hpc.status.words import digits_of, points_text, score_text
 
@@ -73,3 +75,8 @@ def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: La
     board = make_leaderboard(pool)
     drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "loss"))
     assert "over seeds, without the luck of the images" in drawing.caption
+
+
+def test_what_still_runs_is_no_waste() -> None:
+    spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", UNFINISHED): Entry(1, 0.5)}
+    assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."

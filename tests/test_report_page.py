@@ -140,7 +140,7 @@ def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layou
     (section,) = make_sections(scan(layout, ["small"]), layout)
     text = " ".join(headline(find(section, layout)))
     assert re.match(
-        r"Best: \w+, [\w ,.]+: [\d.]+ % on validation \(mean of 3 seeds, [\d.]+ to [\d.]+\), [\d.]+ % on test\.", text
+        r"Best so far: \w+, [\w ,.]+: [\d.]+ % on validation \(mean of 3 seeds, [\d.]+ to [\d.]+\), [\d.]+ % on test\.", text
     )
     assert words_of(section.board.rows[0]) in text
     assert "Not distinguishable from" in text or "Better than" in text

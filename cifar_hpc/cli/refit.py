@@ -39,7 +39,10 @@ def refit(
     if ensemble is None:
         from cifar_hpc.sweep.refit import refit_named
 
-        conclude(refit_named(layout, what, top, where, Shown()))
+        outcome = refit_named(layout, what, top, where, Shown())
+        points = {trial.point_id for trial in outcome.plan.trials}
+        which = outcome.plan.sweep if len(points) == 1 else f"{outcome.plan.sweep}#1"
+        conclude(outcome, f"label new images: cifar-hpc predict {which} FOLDER > labels.csv")
         return
     if top is not None:
         raise CifarHpcError("refit: --top chooses among a sweep's configurations; of an ensemble all members are trained again")

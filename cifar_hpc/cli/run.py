@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.query import spell
 from cifar_hpc.sweep.where import On, Where, reader_of
 from cifar_hpc.terminal.listener import Shown
+from cifar_hpc.terminal.prose import laid_out
 from cifar_hpc.terminal.tables import TextColumn, print_columns
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def sweep(
     loaded = load_named(layout, spec, set_ or (), shown.note)
     if dry_run:
         for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
-            typer.echo(line)
+            typer.echo(laid_out(line, sys.stdout))
         if list_:
             _print_configurations(layout, loaded, share=share)
         return

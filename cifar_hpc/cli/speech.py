@@ -41,11 +41,14 @@ def say(line: str) -> None:
     typer.echo(laid_out(line, sys.stderr), err=True)
 
 
-def conclude(outcome: SweepOutcome) -> None:
-    """The last lines; raises typer.Exit: 1 where a trial has no result, 130 where it was interrupted."""
+def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
+    """The last lines; raises typer.Exit: 1 where a trial has no result, 130 where it was interrupted. then: what to do with its
+    trials once they have finished, where that is not to rank them."""
     plan, states = outcome.plan, outcome.states
     if outcome.submitted:
         say(f"next: cifar-hpc status {plan.sweep}")
+        if then:
+            say(f"once it has finished, {then}")
         return
     if outcome.interrupted:
         say(f"interrupted: {Counts.of(plan, states)} are kept. To go on: {sweep_command(plan)}")
@@ -68,6 +71,6 @@ def conclude(outcome: SweepOutcome) -> None:
         for line in failure_lines(plan):
             say(line)
     if outcome.completed:
-        say(f"the leaderboard: cifar-hpc report {plan.sweep}")
+        say(then or f"the leaderboard: cifar-hpc report {plan.sweep}")
     if unfinished:
         raise typer.Exit(1)

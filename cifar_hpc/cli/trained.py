@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.cli.speech import ONE_NAME
+from cifar_hpc.cli.speech import ONE_NAME, say
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
@@ -50,6 +50,7 @@ def predict(
 
     layout = Layout(results_root())
     members = members_of(layout, what)
+    say(f"{plural(len(members.members), 'network')} of {what}: labelling the images of {folder}")
     found = predict_images(layout, members, folder)
     rows: list[tuple[str, ...]] = [("id", "label", "probability")]
     for name, share_K in zip(found.names, found.probabilities_NK, strict=True):
@@ -67,6 +68,7 @@ def predict(
             typer.echo(f"  {line}", err=True)
     if found.left_out or members.unread:
         raise typer.Exit(1)
+    say(f"{plural(len(found.names), 'image')} labelled")
 
 
 def export(

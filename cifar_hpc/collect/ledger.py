@@ -20,7 +20,8 @@ _OUTCOMES = {
     Outcome.DIVERGED: "diverged",
     Outcome.PRUNED: "stopped by the search",
 }
-_UNFINISHED = {Status.FAILED: "failed", Status.LOST: "lost without a word"}
+UNFINISHED = "unfinished"
+_LEFT = {Status.FAILED: "failed", Status.LOST: "lost without a word"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
         _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
     device = next(iter(outcomes), ("device", ""))[0]
     for waiting in pool.unfinished:
-        if waiting.spent_s or waiting.status in _UNFINISHED:
-            _add(outcomes, (device, _UNFINISHED.get(waiting.status, "unfinished")), Entry(1, waiting.spent_s / 3600))
+        if waiting.spent_s or waiting.status in _LEFT:
+            _add(outcomes, (device, _LEFT.get(waiting.status, UNFINISHED)), Entry(1, waiting.spent_s / 3600))
     return Ledger(outcomes, axes, reused, saved, lost)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
-from cifar_hpc.collect.ledger import Ledger
+from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Trial, Unfinished, value_text
@@ -123,15 +123,13 @@ def in_short(found: Findings) -> list[str]:
 def best_text(board: Leaderboard) -> str:
     """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.'"""
     best = board.measured[0]
-    first = (
-        "The only configuration measured"
-        if len(board.measured) == 1
-        else "First so far"
-        if best.partial
-        else "Best"
-        if board.claims_ranking
-        else "First by validation"
-    )
+    if len(board.measured) == 1:
+        first = "The only configuration measured"
+    elif best.partial:
+        first = "First"
+    else:
+        first = "Best" if board.claims_ranking else "First by validation"
+    first += " so far" if best.partial or _goes_on(board) else ""
     parts = []
     info = board.info
     if info.metric != "acc" and best.score:
@@ -146,6 +144,11 @@ def best_text(board: Leaderboard) -> str:
     if best.test_acc:
         parts.append(f"{_share(best.test_acc)} % on test")
     return f"{first}: {words_of(best)}: {', '.join(parts)}."
+
+
+def _goes_on(board: Leaderboard) -> bool:
+    """Whether a configuration has trials to come, so that the first one may be another at the end."""
+    return any(row.unfinished for row in board.rows)
 
 
 def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
@@ -237,7 +240,9 @@ def cost_text(ledger: Ledger) -> str:
         name = "GPU" if device == "cuda" else device.upper() if device == "cpu" else device
         entries = {outcome: entry for (where, outcome), entry in ledger.by_outcome.items() if where == device}
         lost = sum(
-            entry.hours for outcome, entry in entries.items() if outcome not in ("finished", "stopped early by patience")
+            entry.hours
+            for outcome, entry in entries.items()
+            if outcome not in ("finished", "stopped early by patience", UNFINISHED)
         )
         waste = f", {hours_text(lost)} of them in trials that diverged, failed or were stopped" if lost else ""
         killed = f", {hours_text(ledger.lost[device].hours)} of them lost to preemption" if device in ledger.lost else ""
@@ -255,7 +260,7 @@ def _next_steps(found: Findings) -> list[str]:
         again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
         return [f"Next: three seeds or more {again}, so that an order of the configurations means something."]
     steps = []
-    if board.runs != "seeds":
+    if board.runs != "seeds" and not _goes_on(board):
         command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])
         steps.append(f"Next: `{command}` trains the best configuration once on all labelled images.")
     comparison = found.comparison

@@ -55,7 +55,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
         *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
         Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
-        Column("seeds", seeds_text, lambda row: len(row.failed), 6, False),
+        Column("seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed), 6, False),
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]

@@ -52,11 +52,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
             "fewer than three seeds: the best configurations are those with the best numbers, and no ranking is claimed"
         )
     command = ("cifar-hpc", "refit", name, *(() if top is None else ("--top", str(top))))
-    outcome = train_refits(layout, f"{sweep}-refit", refits, plan, command, where, listener)
-    which = f"{sweep}-refit" if len(found) == 1 else f"{sweep}-refit#1"
-    listener.note("once they have finished, all seeds of the best configuration label new images:")
-    listener.note(f"  cifar-hpc predict {which} FOLDER")
-    return outcome
+    return train_refits(layout, f"{sweep}-refit", refits, plan, command, where, listener)
 
 
 def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:

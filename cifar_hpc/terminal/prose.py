@@ -11,6 +11,7 @@ import shutil
 import textwrap
 from typing import TextIO
 
+_COLUMN = re.compile(r" +(?:\S+ {2,})?")
 _TO_COPY = re.compile(r"cifar-hpc ")
 
 
@@ -23,7 +24,8 @@ def laid_out(text: str, stream: TextIO) -> str:
 
 
 def _folded(line: str, width: int) -> str:
-    indent = line[: len(line) - len(line.lstrip())]
+    """What stands behind a word in a column of its own, as in a dry run, stays behind it."""
+    indent = " " * (column.end() if (column := _COLUMN.match(line)) else 0)
     return textwrap.fill(
         line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
     )

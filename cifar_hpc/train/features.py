@@ -309,7 +309,8 @@ class Feed:
             if not self._agrees(depth, size):
                 del self._kept[depth]
                 text = (
-                    "features after block {} are computed for each batch: on this machine they depend on the images beside them"
+                    "features after block {} are computed for each batch, which is slower: on this machine their last bits"
+                    " depend on the images beside them"
                 )
                 print(text.format(depth), file=sys.stderr)
 
