@@ -126,6 +126,7 @@ def test_bfloat16_learns_what_float32_does(pool):
         [config()],
         [tiny(dropout=0.3, ema=0.9, optimizer="adamw", lr=1e-3)],
         [config(optimizer="muon", lr=1e-3, grad_clip=1.0)],
+        [config(ghost_batches=4)],
         [
             config(freeze="layer3", lr=lr, dropout=p, epochs=n, unfreeze_epoch=u)
             for lr, p, n, u in ((1e-3, 0.3, 2, None), (1e-2, 0.1, 3, 1))
@@ -133,7 +134,7 @@ def test_bfloat16_learns_what_float32_does(pool):
         [config(freeze="layer3", lr=lr, augment="none") for lr in (1e-3, 1e-2)],
         [config(freeze="all", lr=lr, optimizer=o, augment="none") for lr in (1e-3, 1e-2) for o in ("sgd", "adam")],
     ],
-    ids=["whole", "dropout and average", "muon", "suffixes", "kept features", "probes"],
+    ids=["whole", "dropout and average", "muon", "ghosts", "suffixes", "kept features", "probes"],
 )
 def test_replayed_steps_are_the_eager_ones(pool, members):
     with eager():

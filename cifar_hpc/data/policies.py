@@ -131,11 +131,12 @@ def _stage(choice_B: Tensor, strength_B: Tensor) -> Draws:
 
 def _apply(args: Args, x_NCHW: Tensor, draws: Draws, mean_pixel: Tensor) -> Tensor:
     """Each operation on the images that chose it; the geometric ones of all images in one resampling."""
+    first, last = _NAMES.index("ShearX"), _NAMES.index("Rotate")
     for choice_B, strength_B, maps_B23 in zip(draws[::3], draws[1::3], draws[2::3], strict=True):
-        first, last = _NAMES.index("ShearX"), _NAMES.index("Rotate")
-        x_NCHW = on_some((choice_B >= first) & (choice_B <= last), x_NCHW, pixels.warp, maps_B23)
+        hit_OB = choice_B == torch.arange(len(_NAMES), device=choice_B.device)[:, None]
+        x_NCHW = on_some(hit_OB[first : last + 1].any(0), x_NCHW, pixels.warp, maps_B23)
         for name, change in _COLOUR.items():
-            x_NCHW = on_some(choice_B == _NAMES.index(name), x_NCHW, change, strength_B)
+            x_NCHW = on_some(hit_OB[_NAMES.index(name)], x_NCHW, change, strength_B)
     return x_NCHW
 
 

@@ -56,13 +56,15 @@ class SmallMapConv2d(nn.Conv2d):
 
 
 class _Taps(torch.autograd.Function):
-    """A window of the taps, whose gradient is zero elsewhere: in one pass, in the memory format of the weight."""
+    """A window of the taps, whose gradient is zero elsewhere: in one pass, in the memory format of the weight. On a GPU it is
+    read where it lies."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.window = (top, bottom, left, right)
-        return weight[:, :, top:bottom, left:right].contiguous()
+        taps = weight[:, :, top:bottom, left:right]
+        return taps if weight.is_cuda else taps.contiguous()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,7 @@
 """Optimisers over the blocks of a model: the builders that config/registry.OPTIMIZERS names. Knows no schedule.
 
-On a GPU a learning rate is a number on the device, so that a step reads nothing of the host and may be captured.
+On a GPU a learning rate is a number on the device, where the step's table has it, so that a step reads nothing of the host and
+may be captured.
 """
 
 from __future__ import annotations
@@ -37,10 +38,6 @@ def build_optimizer(config: TrialConfig, blocks: Sequence[nn.Module]) -> torch.o
         for (height, anchored), parameters in parts.items()
     ]
     optimizer: torch.optim.Optimizer = load(optimizer_of(config).build)(config, groups, blocks)
-    for group in optimizer.param_groups:
-        device = next((p.device for p in group["params"]), torch.device("cpu"))
-        if device.type == "cuda":
-            group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
     return optimizer
 
 
@@ -50,23 +47,15 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: Callable[[int], float]) ->
 
 
 def put_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float] | Tensor) -> None:
-    """A learning rate for every parameter group: numbers, or a tensor on the optimiser's device."""
+    """A learning rate for every parameter group: numbers, or a tensor on the optimiser's device, of which each group holds its
+    element."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if not isinstance(group["lr"], Tensor):
-            group["lr"] = float(rate)
-        elif isinstance(rate, Tensor):
-            group["lr"].copy_(rate)
-        else:
-            group["lr"].fill_(rate)
+        group["lr"] = rate
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict` that leaves the rates where a captured step reads them, and averages as their parameters lie, which
-    fused optimisers demand."""
-    rates = [group["lr"] for group in optimizer.param_groups]
+    """`load_state_dict` that leaves averages as their parameters lie, which fused optimisers demand."""
     optimizer.load_state_dict(state)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
     for part in (optimizer, optimizer.adamw) if isinstance(optimizer, Muon) else (optimizer,):
         for parameter, averages in part.state.items():
             for name, value in averages.items():
