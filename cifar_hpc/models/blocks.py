@@ -12,6 +12,7 @@ Must not know: configs, weights files, which architectures exist.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
@@ -40,6 +41,15 @@ class Block(nn.Module):
         self.frozen = self.still = False
         self._spare_input()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Block:
+        """Modules and numbers of its own, and the original's code, which took longer to compile than all else takes to copy."""
+        block, body = Block.__new__(Block), object.__new__(type(self.body))
+        memo[id(self)], memo[id(self.body)] = block, body
+        for own, of in ((body, self.body), (block, self)):
+            vars(own).update(copy.deepcopy({name: value for name, value in vars(of).items() if name != "_graph"}, memo))
+        vars(body)["_graph"] = self.body.graph
+        return block
+
     def _spare_input(self) -> None:
         """Lets the operations before the first weighted layer leave the block's input as it is: others may read it too."""
         for node in self.body.graph.nodes:
@@ -66,7 +76,7 @@ class Block(nn.Module):
         return self
 
     def prepend_dropout(self, p: float) -> None:
-        """Put a dropout before the block's first layer."""
+        """Put a dropout before the first layer of the block, of which there is no copy yet."""
         source = next(node for node in self.body.graph.nodes if node.op == "placeholder")
         self.body.add_submodule("dropout", nn.Dropout(p))
         with self.body.graph.inserting_after(source):

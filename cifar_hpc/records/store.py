@@ -164,12 +164,20 @@ def append_records(path: Path, records: Iterable[Record]) -> None:
     block = b"".join(record.encode() + b"\n" for record in records)
     if not block:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as stream:
-        if stream.tell() and (stream.seek(-1, os.SEEK_END), stream.read(1))[1] != b"\n":
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, flags, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
             block = b"\n" + block
-        stream.write(block)
-        stream.flush()
+        while block:
+            block = block[os.write(handle, block) :]
+    finally:
+        os.close(handle)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> None:

@@ -117,6 +117,8 @@ def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
     """The ERRORS images that were taken for another class with the highest confidence, at most THUMBNAIL_PX wide."""
     confidence_N, taken_N = logits_NK.cpu().softmax(1).max(1)
     wrong_N = torch.nonzero(taken_N != split.labels_N).flatten()
+    if len(wrong_N) > ERRORS:  # of equal ones the first
+        wrong_N = wrong_N[confidence_N[wrong_N] >= confidence_N[wrong_N].topk(ERRORS)[0][-1]]
     worst = wrong_N[confidence_N[wrong_N].argsort(descending=True, stable=True)][:ERRORS]
     images_NCHW = split.images(worst)
     if images_NCHW.shape[-1] > THUMBNAIL_PX and len(worst):

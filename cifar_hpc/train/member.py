@@ -35,7 +35,7 @@ from cifar_hpc.train.measure import losses_and_accuracies, objective_value
 from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
 from cifar_hpc.train.portions import Portions
-from cifar_hpc.train.progress import Progress, Sums
+from cifar_hpc.train.progress import Progress, Sums, clear
 
 
 class Member:
@@ -222,13 +222,13 @@ class Member:
         """Writes the epoch's record and decides whether the trial is over. sums: of `epoch_sums`. Returns whether the epoch is
         the best so far, for `keep_best`; without validation images the last one is taken for it."""
         progress = self.progress
-        loss_sum, hits, *val = sums
+        loss_sum, hits, seen_n, *val = sums
         measured = bool(val)
         record = EpochRecord(
             epoch=progress.epoch,
             lr=self.last_rate,
-            train_loss=_finite(loss_sum / self.sums.seen_n),
-            train_acc=hits / self.sums.seen_n,
+            train_loss=_finite(loss_sum / seen_n),
+            train_acc=hits / seen_n,
             val_loss=_finite(val[0]) if measured else None,
             val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),
@@ -239,7 +239,6 @@ class Member:
         progress.seconds += progress.epoch_s + val_s
         better = self._stopping.judge(progress, record)
         progress.epoch, progress.step, progress.epoch_s = progress.epoch + 1, 0, 0.0
-        self.sums.clear()
         return better
 
     @torch.no_grad()
@@ -314,16 +313,22 @@ class Member:
         return self.suffix if self.average is None else self.average.net
 
 
+@torch.no_grad()
 def epoch_sums(members: Sequence[Member], val_logits_MNK: Tensor, val_labels_N: Tensor) -> list[list[float]]:
-    """What `end_epoch` of each has to know of the epoch: summed loss and hits in training; mean loss and accuracy of validation
-    where there are images for it. Of all at once: each question to a GPU waits for it."""
+    """What `end_epoch` of each has to know of the epoch, whose sums are over by it: summed loss and hits in training, their
+    number of images; mean loss and accuracy of validation where there are images for it. Of all at once: each question to a GPU
+    waits for it."""
+    all_sums = [member.sums for member in members]
     for member in members:
         member.sums.add_up(member.world)
-    sums = [torch.stack([member.sums.loss for member in members]), torch.stack([member.sums.hits for member in members])]
+    loss_M, hits_M = torch.stack([sums.loss for sums in all_sums]), torch.stack([sums.hits for sums in all_sums])
+    found = [loss_M, hits_M]
     if len(val_labels_N):
-        sums += losses_and_accuracies(val_logits_MNK, val_labels_N)
-    values: list[list[float]] = torch.stack([sum_M.double() for sum_M in sums], 1).tolist()
-    return values
+        found += losses_and_accuracies(val_logits_MNK, val_labels_N)
+    values = torch.stack([value_M.double() for value_M in found], 1).tolist()
+    told = [[loss, hits, sums.seen_n, *val] for (loss, hits, *val), sums in zip(values, all_sums, strict=True)]
+    clear(all_sums)
+    return told
 
 
 @torch.no_grad()
