@@ -3,7 +3,7 @@ PYTHON ?= python3
 UV := uv==0.13.9
 BIN := .venv/bin
 
-.PHONY: help demo test check setup lock clean docs gpu gpu-kit release-check slurm-up slurm-down chaos faults
+.PHONY: help demo test check setup lock clean docs published gpu gpu-kit release-check slurm-up slurm-down chaos faults
 help:  ## say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
 
@@ -35,6 +35,10 @@ setup: .venv/.ready  ## make .venv from requirements.lock
 
 docs: setup  ## build the guide into build/docs, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+published: setup  ## renew results/published from the sweeps in results/, and check that its text and tables agree
+	$(BIN)/python docs/published.py
+	$(BIN)/pytest -q tests/test_published.py
 
 release-check: setup  ## build wheel and sdist, check them, install and run them outside of the checkout
 	$(BIN)/python .ci/release_check.py

@@ -18,7 +18,7 @@ def draw_gain(found: Ensembles) -> Drawing:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
         axes.set_xlabel("members, counted with repetition")
         axes.set_ylabel("validation accuracy")
-        caption = "Greedy ensembles: chosen on half of the validation images, measured on the other half."
+        caption = "Greedy ensembles: chosen on half of the validation images and measured on the other half, both ways round."
         return Drawing("ensemble_gain", "Gain by size", caption, figure)
 
 

@@ -1,0 +1,88 @@
+"""make published: renews results/published from the records of results/: tables, figures, and the tables within the pages.
+
+The page of a sweep, results/published/<sweep>/README.md, is written by hand; between the marks `table` and `end of table` stand
+the first rows of its leaderboard, which this program writes. A sweep whose trials are not in results/ keeps what it has, and is
+named. tests/test_published.py checks the rest: that the prose quotes its tables, and that its commands plan their rows.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "results" / "published"
+_TABLE = re.compile(r"(<!-- table: (\d+) rows? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+# The figures that stand on a sweep's page. `2/layers` is that of the trial page of the leaderboard's second row.
+FIGURES = {
+    "quickstart": ("ranking",),
+    "quickstart_scratch": ("curves_accuracy",),
+    "baselines": ("curves_accuracy",),
+    "mnist_cnn": ("1/confusion", "1/layers", "1/worst_errors"),
+    "alexnet": ("curves_accuracy", "curves_loss", "1/confusion", "1/layers"),
+    "convnet_augment": ("ranking", "curves_accuracy", "1/confusion"),
+    "vgg11_transfer": ("curves_accuracy",),
+    "freeze_depth": ("freezing",),
+    "reptiles": ("freezing", "curves_accuracy"),
+    "transfer_strategies": ("curves_accuracy", "1/layers", "2/layers", "3/layers", "4/layers"),
+    "small_sets": ("ranking",),
+    "ensemble_zoo": ("ranking", "ensemble_gain"),
+    "lr_search": ("along_lr",),
+}
+TABLES = ("leaderboard.csv", "leaderboard.md")
+MORE_TABLES = {"ensemble_zoo": ("tables/ensembles.md",)}
+
+
+def table(leaderboard: str, rows_n: int) -> str:
+    """Head and first rows of a table in Markdown."""
+    return "\n".join(leaderboard.splitlines()[: 2 + rows_n]) + "\n"
+
+
+def with_table(page: str, leaderboard: str) -> str:
+    """The page with the first rows of the leaderboard between its marks."""
+    return _TABLE.sub(lambda found: found[1] + "\n" + table(leaderboard, int(found[2])) + "\n" + found[3], page)
+
+
+def report(what: str) -> Path:
+    """Runs `cifar-hpc report` and returns the folder of the page that it wrote."""
+    command = [sys.executable, "-m", "cifar_hpc", "report", what]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "1000"}, check=True, capture_output=True, text=True)
+    return Path(done.stderr.strip().splitlines()[-1]).parent
+
+
+def file_of(name: str) -> str:
+    """The file of one of FIGURES: that of the first row bears no number."""
+    row, _, figure = name.rpartition("/")
+    return f"{figure}.png" if row in ("", "1") else f"{figure}_{row}.png"
+
+
+def renew(sweep: str) -> None:
+    source, target = report(sweep), PUBLISHED / sweep
+    for path in target.glob("*.png"):  # a figure of an earlier name
+        path.unlink()
+    for name in (*TABLES, *MORE_TABLES.get(sweep, ())):
+        shutil.copyfile(source / name, target / Path(name).name)
+    for name in FIGURES[sweep]:
+        row, slash, figure = name.rpartition("/")
+        folder = report(f"{sweep}#{row}") if slash else source
+        shutil.copyfile(folder / "figures" / f"{figure}.png", target / file_of(name))
+    page = target / "README.md"
+    page.write_text(with_table(page.read_text(), (target / "leaderboard.md").read_text()))
+
+
+def main() -> None:
+    results = Path(os.environ.get("CIFAR_HPC_RESULTS", ROOT / "results"))
+    for sweep in sys.argv[1:] or FIGURES:
+        if (results / sweep / "plan.json").exists():
+            renew(sweep)
+            print(f"{sweep}: renewed")
+        else:
+            print(f"{sweep}: left as it is, {results / sweep} holds no such sweep")
+
+
+if __name__ == "__main__":
+    main()
