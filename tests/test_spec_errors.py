@@ -234,11 +234,11 @@ CASES: dict[str, tuple[str, str | list[tuple[str, ...]]]] = {  # what is wrong -
     ),
     "an exclude pattern that matches none, with the value that no point has": (
         RUNS + "grid: {lr: [0.1, 0.2]}\nexclude:\n  - {lr: 0.1}\n  - {arch: linear, lr: 0.5}\n",
-        [("x.yaml:7: exclude[1]", "no point matches: none has lr 0.5", "a pattern leaves out at least one point")],
+        [("x.yaml:7: exclude[1]", "no configuration matches: none has lr 0.5", "a pattern leaves out at least one")],
     ),
     "everything excluded": (
         RUNS + "exclude: [{arch: linear}]\n",
-        [("x.yaml:4: exclude", "every point is left out", "at least one trial is needed")],
+        [("x.yaml:4: exclude", "every configuration is left out", "at least one trial is needed")],
     ),
     "zipped lists of two lengths": (
         RUNS + "zip: {lr: [1, 2], epochs: [1]}\n",

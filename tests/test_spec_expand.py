@@ -105,7 +105,9 @@ def test_exclude_leaves_out_what_matches_and_nothing_else(grid: dict[str, list[A
         assert ids(load({"grid": grid, "exclude": exclude})) == left
         assert all(matching)
     except SpecError as error:
-        assert "no point matches" in str(error) if not all(matching) else "every point is left out" in str(error)
+        assert (
+            "no configuration matches" in str(error) if not all(matching) else "every configuration is left out" in str(error)
+        )
         assert not (all(matching) and left)
 
 
@@ -121,7 +123,7 @@ def test_when_changes_what_matches_and_equal_points_are_one(
     untouched = [trial.config.trial_id for trial in whole.trials if not has(trial, condition)]
     assert set(untouched) <= set(ids(ruled))
     assert len(set(ids(ruled))) == len(ruled.trials) <= len(whole.trials)
-    assert bool(ruled.warnings and "no point matches" in ruled.warnings[0]) == (len(untouched) == len(whole.trials))
+    assert bool(ruled.warnings and "no configuration matches" in ruled.warnings[0]) == (len(untouched) == len(whole.trials))
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

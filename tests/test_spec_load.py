@@ -213,7 +213,7 @@ def test_overrides_change_one_run_and_not_the_file(load) -> None:
     assert spec.trials[0].config.stop.patience == 1
     assert spec.resources.gpus == 0
     assert spec.text == text
-    assert "exclude[0]: no point matches" in spec.warnings[0]  # an error in the file itself, a warning under --set
+    assert "exclude[0]: no configuration matches" in spec.warnings[0]  # an error in the file itself, a warning under --set
 
 
 def test_every_section_of_a_spec_is_changed_by_its_name() -> None:

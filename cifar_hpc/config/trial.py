@@ -130,7 +130,7 @@ class TrialConfig:
         choices=catalog.STEMS,
     )
     freeze: str | int | float = trial_key(
-        "none; all (all but the classifier); n (first n blocks); 0..1 with a point (share of the backbone's blocks); a block",
+        "none; all (all but the classifier); n (first n blocks); 0..1, as 0.5 (share of the backbone's blocks); a block",
         Role.MEMBER | Role.PBT | Role.RATES | Role.FITTED | Role.AS_WRITTEN_IF_ACTING,
         "none",
     )

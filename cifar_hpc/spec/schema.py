@@ -146,18 +146,18 @@ _SECTION_DOCS = {
     "base": "keys fixed for every trial",
     "grid": "axes: every combination of their values",
     "zip": "axes that move together; lists of one length",
-    "include": "extra points: base and these keys",
-    "exclude": "points left out: every key of the pattern matches (a list matches any of its values)",
-    "when": "rules in order: points that match `if` get the keys of `set`, `resources` too; points that become equal are one",
-    "seeds": "seeds of every point: a list, or a count n for 0..n-1",
-    "folds": "cross-validation: a count of parts, each held out once, or a mapping; all labelled images measure every point",
-    "objective": "what chooses the best epoch and ranks points; validation only",
+    "include": "extra configurations: base and these keys",
+    "exclude": "configurations left out: every key of the pattern matches (a list matches any of its values)",
+    "when": "rules in order: what matches `if` gets the keys of `set`, `resources` too; what becomes equal is one",
+    "seeds": "seeds of every configuration: a list, or a count n for 0..n-1",
+    "folds": "cross-validation: a count of parts, each held out once, or a mapping; all labelled images measure each",
+    "objective": "what chooses the best epoch and ranks configurations; validation only",
     "stop": "when a trial ends before its last epoch",
     "keep": KEEP.doc,
     "resources": "what one trial needs",
     "plugins": "Python files, relative to the spec, or modules, that register optimisers, schedules, augmentation operations",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
-    "search": "sample points instead of training the full grid; on one machine, through Ray Tune",
+    "search": "sample configurations instead of training the full grid; on one machine, through Ray Tune",
     "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number; three digits are sampled",
     "low": "smallest value",
     "high": "largest value",
@@ -165,7 +165,7 @@ _SECTION_DOCS = {
     "scheduler": "which trials go on, by what others reached on validation; absent: every trial gets all its epochs",
     "ensemble": "which ensembles of its trials `report` makes, chosen on validation",
     "members": "which trials `uniform` and `accuracy` take; the other methods choose by themselves",
-    "if": "the pattern that a point must match",
+    "if": "the pattern that a configuration must match",
     "set": "the keys that it then gets",
 }
 
@@ -208,7 +208,7 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
     resources = _part("Resources", "What one trial needs.", RESOURCE_KEYS)
     settable = {**{name: (kind, None) for name, kind in setters.items()}, "resources": (resources, None)}
     changed = _model("Set", "Trial keys with one value each, and resources.", settable)
-    rule = _model("Rule", "Points that match `if` get the keys of `set`.", {"if": (pattern, ...), "set": (changed, ...)})
+    rule = _model("Rule", "What matches `if` gets the keys of `set`.", {"if": (pattern, ...), "set": (changed, ...)})
     objective = _model(
         "Objective",
         "The metric, and max or min, as the metric wants it.",
@@ -264,7 +264,7 @@ def _search_part() -> type[BaseModel]:
     own = {key.name.removeprefix("search."): (value_type(key), key.default) for key in SEARCH_KEYS.values()}
     either: Any = Annotated[scheduler, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
     fields = {**own, "ranges": (ranges, None), "scheduler": (either, None)}
-    return _model("Search", "Points sampled instead of the full grid.", fields, "search.")
+    return _model("Search", "Configurations sampled instead of the full grid.", fields, "search.")
 
 
 def _keep_part() -> Any:

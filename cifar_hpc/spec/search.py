@@ -51,11 +51,11 @@ class SearchKeys:
     """The plain keys of `search`."""
 
     algorithm: str = spec_key(
-        "who samples the points: random, or optuna (TPE, which learns from those before)", "random", choices=ALGORITHMS
+        "who samples the configurations: random, or optuna (TPE, which learns from those before)", "random", choices=ALGORITHMS
     )
     num_points: int | None = spec_key(
-        "points sampled from grid, zip and ranges; each with every seed; null: all of them, with order: rank alone or with "
-        "scheduler halving alone",
+        "configurations sampled from grid, zip and ranges; each with every seed; null: all of them, with order: rank alone or "
+        "with scheduler halving alone",
         None,
         ge=1,
     )

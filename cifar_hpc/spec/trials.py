@@ -79,7 +79,7 @@ def as_trial(config: TrialConfig, point: Point, axes: Sequence[str]) -> SweepTri
 def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
     """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
     rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
-    warnings = [f"{tree.where(('when', n, 'if'))}: no point matches" for n in rules]
+    warnings = [f"{tree.where(('when', n, 'if'))}: no configuration matches" for n in rules]
     problems = []
     for n, uses in enumerate(expansion.pattern_uses):
         if not uses:
@@ -91,12 +91,12 @@ def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tr
             }
             why = f": none has {' or '.join(absent)}" if absent else ""
             problems.append(
-                Problem(tree.where(("exclude", n)), f"no point matches{why}", "a pattern leaves out at least one point")
+                Problem(tree.where(("exclude", n)), f"no configuration matches{why}", "a pattern leaves out at least one")
             )
     if problems and strict:
         raise SpecError(problems)
     if not expansion.points:
-        raise SpecError([Problem(tree.where(("exclude",)), "every point is left out", "at least one trial is needed")])
+        raise SpecError([Problem(tree.where(("exclude",)), "every configuration is left out", "at least one trial is needed")])
     return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
 
 

@@ -57,7 +57,9 @@ def read_yaml(path: Path) -> tuple[YamlTree, str]:
         found = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise SpecError([Problem(str(path), found, "the path of a YAML file is needed", _nearest_file(path))]) from error
     if len(data) > MAX_BYTES:
-        raise SpecError([Problem(str(path), f"more than {MAX_BYTES} bytes", "write a grid instead of listing every point")])
+        raise SpecError(
+            [Problem(str(path), f"more than {MAX_BYTES} bytes", "write a grid instead of listing every configuration")]
+        )
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
