@@ -99,6 +99,8 @@ def test_the_folder_holds_the_page_the_tables_the_figures_and_the_ensembles(page
     assert pngs == {path.stem for path in (folder / "figures").glob("*.svg")}
     assert {"ranking", "effects", "heat_map", "freezing", "curves_accuracy", "curves_loss"} <= pngs
     assert read_record(folder / "ensembles" / "greedy.json", EnsembleRecord).method == "greedy"
+    member = (folder / "tables" / "weights.csv").read_text().splitlines()[1]
+    assert re.match(r"\d+,\"resnet18, .*\",seed \d,", member)  # its row, its configuration and its seed, and no id alone
 
 
 def test_the_page_is_well_formed_and_needs_nothing_from_a_network(page: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.trials import Trial
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, hours_text, words_of
@@ -48,9 +50,9 @@ def running_table(found: Findings) -> list[PageTable]:
             acc = score_text(last.val_acc, val.images if val else None)
             left = duration_text(epoch_s * max(wanted - last.epoch, 0))
             rows.append(
-                (trial.trial_id, words_of(row), str(trial.seed), f"{last.epoch} of {wanted}", acc, duration_text(epoch_s), left)
+                (trial.trial_id, words_of(row), trial.run, f"{last.epoch} of {wanted}", acc, duration_text(epoch_s), left)
             )
-    header = ("trial", "configuration", "seed", "epoch", "val acc %", "an epoch", "left")
+    header = ("trial", "configuration", "run", "epoch", "val acc %", "an epoch", "left")
     return (
         [PageTable("running", "Running now", header, rows, "left: at the mean of its epochs so far, at most.")] if rows else []
     )
@@ -100,11 +102,21 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         " networks alone."
         " Files: ensembles/METHOD.json."
     ) + "".join(f" Left out: {reason}." for reason in ensembles.stale)
+    trials = {trial.trial_id: (row, trial) for row in found.board.rows for trial in row.trials}
     weights = [
-        (one.record.method, member.trial_id, f"{100 * member.weight:.1f}", f"{member.temperature:.2f}")
+        (*_named(member.trial_id, trials), f"{100 * member.weight:.1f}", f"{member.temperature:.2f}", member.trial_id)
         for one in ensembles.measured
         if one.record.method == "greedy" and len(one.record.members) > 1
         for member in one.record.members
     ]
-    weights_table = PageTable("weights", "Greedy's weights", ("method", "trial", "weight %", "temperature"), weights)
+    titles = ("#", "configuration", "run", "weight %", "temperature", "trial")
+    weights_table = PageTable("weights", "Greedy's weights", titles, weights)
     return [PageTable("ensembles", "Ensembles", header, rows, note), *([weights_table] if weights else [])]
+
+
+def _named(trial_id: str, trials: Mapping[str, tuple[Row, Trial]]) -> tuple[str, str, str]:
+    """A member's row in the leaderboard, its configuration and its seed in words; empty for one of another sweep."""
+    if trial_id not in trials:
+        return "", "", ""
+    row, trial = trials[trial_id]
+    return str(row.number or ""), words_of(row), trial.run
