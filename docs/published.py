@@ -27,6 +27,7 @@ FIGURES = {
     "convnet_augment": ("ranking", "curves_accuracy", "1/confusion"),
     "vgg11_transfer": ("curves_accuracy",),
     "freeze_depth": ("freezing",),
+    "freeze_sizes": ("1_cifar10_train_size_2000_freezing", "2_cifar10_train_size_500_freezing"),
     "reptiles": ("freezing", "curves_accuracy"),
     "transfer_strategies": ("curves_accuracy", "1/layers", "2/layers", "3/layers", "4/layers"),
     "small_sets": ("ranking",),
@@ -38,8 +39,12 @@ MORE_TABLES = {"ensemble_zoo": ("tables/ensembles.md",)}
 
 
 def table(leaderboard: str, rows_n: int) -> str:
-    """Head and first rows of a table in Markdown."""
-    return "\n".join(leaderboard.splitlines()[: 2 + rows_n]) + "\n"
+    """Head and first rows of a leaderboard in Markdown, of each of its sections where it has several."""
+    _, *sections = leaderboard.split("## ")
+    if not sections:
+        return "\n".join(leaderboard.splitlines()[: 2 + rows_n]) + "\n"
+    parts = [section.partition("\n\n") for section in sections]
+    return "\n".join(f"**{name}**\n\n{table(rows, rows_n)}" for name, _, rows in parts)
 
 
 def with_table(page: str, leaderboard: str) -> str:
