@@ -149,6 +149,8 @@ def test_what_trials_took_beside_their_epochs_is_counted_once_a_cohort(tmp_path)
     (sample,) = read_experience(layout, ["slurm"]).samples
     assert (sample.epoch_s, sample.beside_s) == (1.5 * result.hardware.world_size, 6.0)
     assert not read_experience(layout, ["inline", "ray"]).samples
+    assert read_experience(layout, ["slurm"], host=result.hardware.host).samples == [sample]
+    assert not read_experience(layout, ["slurm"], host="another machine").samples
 
 
 def test_this_machine_is_measured_once_and_remembered(measures_machine, monkeypatch):

@@ -202,8 +202,11 @@ class Experience:
         return found
 
 
-def read_experience(layout: Layout, executors: Sequence[str], calibration: Speed | None = None) -> Experience:
-    """Of the newest finished trials of the pool, the times of those that these executors ran."""
+def read_experience(
+    layout: Layout, executors: Sequence[str], calibration: Speed | None = None, host: str | None = None
+) -> Experience:
+    """Of the newest finished trials of the pool, the times of those that these executors ran, and ran on that host if one is
+    named."""
     samples: list[Sample] = []
     sizes: dict[str, list[int]] = defaultdict(list)
     for trial_id in _newest(layout):
@@ -211,7 +214,7 @@ def read_experience(layout: Layout, executors: Sequence[str], calibration: Speed
             result = read_record(layout.trial(trial_id).result, TrialResult)
             with os.scandir(layout.trial(trial_id).folder) as entries:
                 sizes[str(result.config.get("keep"))].append(sum(entry.stat().st_size for entry in entries))
-            if result.executor in executors and result.curves:
+            if result.executor in executors and result.curves and host in (None, result.hardware.host):
                 samples.append(_sample(result))
     return Experience(samples, {keep: fmean(values) for keep, values in sizes.items()}, calibration)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def _local_experience(layout: Layout, trials: Sequence[TrialConfig], states: Sta
         for trial_id, state in states.items()
         if state.epochs and state.result is None and trial_id in configs
     ]
-    found = read_experience(layout, LOCAL)
+    found = read_experience(layout, LOCAL, host=socket.gethostname())  # a pool may hold another machine's trials
     return Experience([*own, *found.samples], found.trial_bytes)
 
 
