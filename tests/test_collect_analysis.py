@@ -36,8 +36,8 @@ from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
 from cifar_hpc.report.summary import best_text, covers_text, headline, progress_text
 from cifar_hpc.report.tables import leaderboard_columns, seeds_text
+from cifar_hpc.train.measure import halved, split_arrays
 from cifar_hpc.train.measure import measure as split_metrics
-from cifar_hpc.train.measure import split_arrays
 
 IMAGES = Images.draw(500, 100)
 
@@ -333,7 +333,12 @@ def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout
     told = split_metrics(logits_NK, split, config)
     assert told.loss is not None
     files.folder.mkdir(parents=True)
-    np.savez_compressed(files.predictions, allow_pickle=False, **split_arrays("val", logits_NK, split))
+    arrays = split_arrays("val", logits_NK, split)
+    np.savez_compressed(files.predictions, allow_pickle=False, **arrays)
+    found = read_predictions(files, "val", told)
+    assert found is not None and found.right.mean() == told.acc
+    arrays["val_logits"] = logits_NK.clamp(-65504, 65504).numpy().astype(np.float16)  # as earlier versions wrote them
+    np.savez_compressed(files.predictions, allow_pickle=False, **arrays)
     found = read_predictions(files, "val", told)
     assert found is not None
     assert abs(found.right.mean() - told.acc) > 0.005
@@ -452,3 +457,13 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
     assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
     assert rows[-2:] == ["lost to preemption, not in the above", "saved by cohorts, not in the above"]
     assert "1.0 of them lost to preemption" in text
+
+
+def test_the_class_that_a_network_takes_is_still_the_largest_of_the_logits_that_are_kept() -> None:
+    logits_NK = 3 * torch.randn(500, 10, generator=torch.Generator().manual_seed(0))
+    logits_NK[:, 3] = logits_NK.max(1).values + 1e-5
+    logits_NK[:3] = torch.tensor([[1e6, 2e6, 0.0], [-1e9, -1e8, -1e9], [5e4, 9e4, 9e4 + 1]]).repeat(1, 4)[:, :10]
+    found = halved(logits_NK)
+    assert np.array_equal(found.argmax(1), logits_NK.argmax(1).numpy())
+    assert ((found == found.max(1, keepdims=True)).sum(1) == 1)[3:].all()
+    assert np.isfinite(found).all() and np.abs(found[3:] - logits_NK[3:].numpy()).max() < 0.02

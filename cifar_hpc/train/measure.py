@@ -82,15 +82,28 @@ def split_arrays(
     reads results does not execute its code."""
     if logits_NK is None:
         return {}
-    largest = float(np.finfo(np.float16).max)
     arrays: dict[str, NDArray[np.generic]] = {
-        f"{name}_logits": logits_NK.clamp(-largest, largest).cpu().numpy().astype(np.float16, order="C"),
+        f"{name}_logits": halved(logits_NK),
         f"{name}_labels": split.labels_N.numpy().astype(np.int32),
         f"{name}_index": split.index_N.numpy().astype(np.int32),
     }
     if objective is not None and objective not in OBJECTIVES.values() and torch.isfinite(logits_NK).all():
         arrays[f"{name}_counts"] = _counts(objective, logits_NK, split.labels_N)
     return arrays
+
+
+def halved(logits_NK: torch.Tensor) -> NDArray[np.float16]:
+    """The logits in half of the bytes, each image's largest still its largest: where rounding or cutting off made another as
+    large, that other is put a step below."""
+    largest = np.finfo(np.float16).max
+    least = np.nextafter(-largest, np.float16(0))  # so that there is a step below it
+    half_NK = logits_NK.clamp(float(least), float(largest)).cpu().numpy().astype(np.float16, order="C")
+    taken_N1 = logits_NK.argmax(1, keepdim=True).cpu().numpy()
+    most_N1 = np.take_along_axis(half_NK, taken_N1, 1)
+    others_NK = half_NK >= most_N1
+    np.put_along_axis(others_NK, taken_N1, values=False, axis=1)
+    below_N1 = np.nextafter(most_N1, np.float16(-np.inf))
+    return np.where(others_NK, below_N1, half_NK)
 
 
 def _counts(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> NDArray[np.float32]:
