@@ -160,3 +160,16 @@ def test_batch_norm_takes_one_image_from_the_side_that_the_catalogue_says():
         info = catalog.architecture(arch)
         assert facts.norms_take_one_image(arch, info.norm_side) and not facts.norms_take_one_image(arch, info.norm_side - 1)
     assert catalog.architecture("vit_b_16").norm_side == 0
+
+
+def test_a_copy_of_a_network_has_numbers_of_its_own_and_the_same_code():
+    torch.manual_seed(0)
+    original = cut(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)))
+    model, x_NCHW = copy.deepcopy(original), torch.randn(2, 1, 4, 4)
+    before = original.eval()(x_NCHW)
+    assert torch.equal(model.eval()(x_NCHW), before)
+    assert {p.data_ptr() for p in original.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
+    with torch.no_grad():
+        list(model.parameters())[-1].add_(1)
+    assert torch.equal(original(x_NCHW), before)
+    torch.testing.assert_close(model(x_NCHW), before + 1)
