@@ -9,6 +9,7 @@ import torch
 
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.train.features import Trunk
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.optimizers import set_rates
 from tests.test_cli_sweep import call
@@ -28,7 +29,7 @@ def test_the_table_is_what_a_member_trains_in_each_epoch_and_block(tmp_path):
     for trial in load_spec(path).trials:
         config = trial.config
         model = build_model(config, 10, 1)
-        member = Member(config, model, build_model(config, 10, 1), 100, torch.float32)
+        member = Member(config, model, Trunk(model, torch.float32), 100)
         for epoch in range(1, 5):
             member.progress.epoch = epoch
             told = [

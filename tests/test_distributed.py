@@ -21,7 +21,7 @@ from torchvision.ops import StochasticDepth
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.distributed import norms
 from cifar_hpc.distributed.launch import death_of
-from cifar_hpc.distributed.norms import GhostBatchNorm, GlobalBatchNorm, GlobalDropout
+from cifar_hpc.distributed.norms import GhostBatchNorm, GlobalBatchNorm, GlobalDropout, see_global_batch
 from cifar_hpc.distributed.rendezvous import DIED, Team
 from cifar_hpc.distributed.world import PeerLostError, World
 from cifar_hpc.errors import CifarHpcError, Interrupted
@@ -125,6 +125,14 @@ def test_the_parts_of_a_ghost_norm_in_one_are_those_one_by_one(layout):
     for name, value in apart.state_dict().items():
         torch.testing.assert_close(value, together.state_dict()[name])
     torch.testing.assert_close(apart.weight.grad, together.weight.grad)
+
+
+def test_norms_stay_plain_where_a_processs_images_are_one_part():
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(3))
+    see_global_batch(network, World(0, 2), 2)
+    assert type(network[0]) is torch.nn.BatchNorm2d
+    see_global_batch(network, World(0, 2), 4)
+    assert type(network[0]) is GhostBatchNorm
 
 
 def test_ghost_batches_are_other_statistics_and_the_same_in_any_number_of_processes(tmp_path, alone):

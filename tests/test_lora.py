@@ -26,6 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.load import spec_of
+from cifar_hpc.train.features import Trunk
 from cifar_hpc.train.member import Member
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -61,7 +62,7 @@ def test_the_steps_are_those_of_linear_layers_with_small_ones_beside_them_alone_
     start = build_model(config, 10, 1)
     net.load_state_dict(start.state_dict())
     net.requires_grad_(False)
-    begun = factors_of(Member(config, start, start, 1, torch.float32).model)
+    begun = factors_of(Member(config, start, Trunk(start, torch.float32), 1).model)
     for key, (down, _) in begun.items():
         path = key.removesuffix(".weight")
         net.set_submodule(path, Adapted(net.get_submodule(path), down.detach()))
@@ -133,7 +134,7 @@ def test_a_file_holds_the_factors_and_is_merged_for_all_who_load_it(tmp_path):
 def test_what_has_no_linear_layer_or_no_use_for_it_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(CifarHpcError, match="lora: rank 4: no block that is not frozen"):
         start = build_model(digits_config(), 10, 1)
-        Member(dataclasses.replace(digits_config(), lora=(("rank", 4),)), start, start, 1, torch.float32)
+        Member(dataclasses.replace(digits_config(), lora=(("rank", 4),)), start, Trunk(start, torch.float32), 1)
     for line, words in {
         "lora: 8": "Did you mean '{rank: 8}'?",
         "lora: {rank: 0}": "the rank 0; {rank: 8}, a whole number from 1 on",

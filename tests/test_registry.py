@@ -12,6 +12,7 @@ from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, OPTIMIZERS, SCHED
 from cifar_hpc.errors import UnknownNameError
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.train.classifiers import build_member
+from cifar_hpc.train.features import Trunk
 from cifar_hpc.train.optimizers import build_optimizer
 from cifar_hpc.train.probes import Probes, can_step
 from cifar_hpc.train.stack import RULES
@@ -58,7 +59,7 @@ def test_an_optimiser_of_which_nobody_says_how_probes_step_is_never_stepped_as_o
     config = digits_config(optimizer="rmsprop", freeze="all")
     assert config.momentum is None
     start = build_model(config, 10, 1)
-    member = build_member(config, start, start, 10, torch.float32)
+    member = build_member(config, start, Trunk(start, torch.float32), 10)
     assert type(member.optimizer) is torch.optim.RMSprop
     assert not can_step(member)
     optimizers["rmsprop"] = dataclasses.replace(optimizers["rmsprop"], probe_rule="rmsprop")

@@ -229,7 +229,8 @@ class GlobalDropout(nn.Module):
 
 def see_global_batch(module: nn.Module, world: World, ghost_batches: int | None) -> None:
     """Makes all below the module that depends on the whole batch depend on the global one: dropout, and BatchNorm, or on
-    ghost_batches equal parts of it. In a world of one and without parts leaves all as it is.
+    ghost_batches equal parts of it. In a world of one and without parts leaves all as it is; and BatchNorm where a process's
+    images are one part.
 
     Raises CifarHpcError where the processes cannot hold whole parts.
     """
@@ -237,10 +238,11 @@ def see_global_batch(module: nn.Module, world: World, ghost_batches: int | None)
         return
     if ghost_batches is not None and ghost_batches % world.size:
         raise CifarHpcError(f"ghost_batches {ghost_batches} cannot be dealt to {world.size} processes: a multiple is needed")
+    parts = ghost_batches and ghost_batches // world.size
     for name, child in module.named_children():
         if isinstance(child, _BatchNorm):
-            parts = ghost_batches and ghost_batches // world.size
-            setattr(module, name, GhostBatchNorm(child, parts) if parts else _global(child, world))
+            if parts != 1:
+                setattr(module, name, GhostBatchNorm(child, parts) if parts else _global(child, world))
         elif _draws(child) and world.size > 1:
             setattr(module, name, GlobalDropout(child, world))
         else:

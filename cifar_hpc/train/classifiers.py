@@ -24,7 +24,7 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE, evaluate
-from cifar_hpc.train.features import Feed
+from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.measure import objective_value
 from cifar_hpc.train.member import Member, epoch_sums, keep_best
 
@@ -41,12 +41,10 @@ Solution = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]
 class FittedMember(Member):
     """A trial whose classifier is fitted to the training features in its only epoch; how, its kinds below say."""
 
-    def __init__(
-        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
-    ) -> None:
+    def __init__(self, config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> None:
         from sklearn.preprocessing import StandardScaler  # here: a second that other trials need not wait
 
-        super().__init__(config, start, trunk, steps_per_epoch, precision)
+        super().__init__(config, start, trunk, steps_per_epoch)
         self.progress.step = steps_per_epoch  # no step is left to take
         self.scaler = StandardScaler()
         self.num_classes = 0
@@ -104,10 +102,8 @@ class LayerMember(FittedMember):
 
     noun: str
 
-    def __init__(
-        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
-    ) -> None:
-        super().__init__(config, start, trunk, steps_per_epoch, precision)
+    def __init__(self, config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> None:
+        super().__init__(config, start, trunk, steps_per_epoch)
         self.layer = _linear_layer(start, config)
 
     @property
@@ -218,10 +214,8 @@ class LogregMember(LayerMember):
 class NeighboursMember(FittedMember):
     """Votes of the nearest training images."""
 
-    def __init__(
-        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
-    ) -> None:
-        super().__init__(config, start, trunk, steps_per_epoch, precision)
+    def __init__(self, config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> None:
+        super().__init__(config, start, trunk, steps_per_epoch)
         self.neighbours: KNeighborsClassifier | None = None
 
     def fit_classifier(self, scaled_ND: NDArray[np.float64], labels_N: NDArray[np.int64], val: Feed, look: Look) -> None:
@@ -241,11 +235,9 @@ class NeighboursMember(FittedMember):
         return torch.from_numpy(np.log(share_NK)).float().to(tap.device)
 
 
-def build_member(
-    config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
-) -> Member:
+def build_member(config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> Member:
     """The member that the trial's classifier needs. Raises CifarHpcError where the network cannot have that classifier."""
-    member: Member = load(CLASSIFIERS[config.classifier].build)(config, start, trunk, steps_per_epoch, precision)
+    member: Member = load(CLASSIFIERS[config.classifier].build)(config, start, trunk, steps_per_epoch)
     return member
 
 

@@ -46,7 +46,7 @@ class RangeTest:
 
 
 def run_range_test(
-    member: Member, start: BlockModel, trunk: BlockModel, train: Feed, look: Callable[[], None] = lambda: None
+    member: Member, start: BlockModel, trunk: Trunk, train: Feed, look: Callable[[], None] = lambda: None
 ) -> RangeTest:
     """The test of a member that has not begun. start, trunk: what it was built from; look: called before each step.
 
@@ -55,7 +55,7 @@ def run_range_test(
     config = dataclasses.replace(
         member.config, lr=LOWEST, schedule="constant", warmup_epochs=0.0, unfreeze_epoch=member.config.unfreeze_epoch and STEPS
     )
-    probe = Member(config, start, trunk, member.steps_per_epoch, member.precision)
+    probe = Member(config, start, trunk, member.steps_per_epoch)
     probe.weigh_classes(member.micro_batches.class_weight_K)
     probe.join(member.world)
     probe.begin_epoch()
@@ -120,10 +120,10 @@ def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
         augmented=True,
     )
     steps = steps_per_epoch(config, len(data.train.labels_N))
-    member = Member(dataclasses.replace(config, lr=LOWEST), start, start, steps, precision)
+    member = Member(dataclasses.replace(config, lr=LOWEST), start, trunk, steps)
     member.weigh_classes(weights_of_classes(config, data.train.labels_N, data.classes))
     train = Feed(trunk, batches, member.depths, -(-len(data.train.labels_N) // steps), keep=config.augment == "none")
-    return run_range_test(member, start, start, train)
+    return run_range_test(member, start, trunk, train)
 
 
 def _batches_of(config: TrialConfig, train_n: int) -> Iterator[Tensor]:

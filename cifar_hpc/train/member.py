@@ -24,13 +24,14 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.norms import see_global_batch
 from cifar_hpc.distributed.world import World
-from cifar_hpc.models.blocks import Block, BlockModel
-from cifar_hpc.models.freezing import choose_trained, freeze_blocks
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.freezing import choose_trained
 from cifar_hpc.models.lora import add_low_rank
 from cifar_hpc.records.schema import EpochRecord
 from cifar_hpc.train.anchor import Anchor
 from cifar_hpc.train.average import Average
 from cifar_hpc.train.early_stopping import EarlyStopping
+from cifar_hpc.train.features import Trunk
 from cifar_hpc.train.measure import losses_and_accuracies, objective_value
 from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
@@ -41,13 +42,11 @@ from cifar_hpc.train.progress import Progress, Sums, clear
 class Member:
     """A trial's trainable suffix and all that changes while it trains. Its frozen blocks are the trunk's own, held once."""
 
-    def __init__(
-        self, config: TrialConfig, start: BlockModel, trunk: BlockModel, steps_per_epoch: int, precision: torch.dtype
-    ) -> None:
+    def __init__(self, config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> None:
         """start: the model as this trial begins, from which the suffix is copied; trunk: the cohort's, with equal weights."""
         self.config = config
         self.steps_per_epoch = steps_per_epoch
-        self.precision = precision
+        self.precision = trunk.precision
         self.frozen = trunk_depth(config, start.names)
         self.part = "lora" if config.lora else config.train if isinstance(config.train, str) else "all"
         self.suffix = BlockModel(start.names[self.frozen :], copy.deepcopy(list(start.blocks)[self.frozen :]))
@@ -55,16 +54,13 @@ class Member:
         if config.lora:
             rank = int(dict(config.lora)["rank"])
             add_low_rank(self.suffix, ever[self.frozen :], rank, stream_seed(config.seed, "lora"))
-        self.model = BlockModel(start.names, [*list(trunk.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
-        # A trunk has frozen its blocks once for all members: a thousand probes do not walk it again.
-        if not all(block.frozen for block in self.model.blocks[: self.frozen] if isinstance(block, Block)):
-            freeze_blocks(BlockModel(start.names[: self.frozen], list(trunk.blocks)[: self.frozen]), self.frozen)
+        self.model = BlockModel(start.names, [*list(trunk.model.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
         self._trained: tuple[bool, ...] = ()  # what of the suffix was chosen to train
         self._choose(ever[self.frozen :])
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
         self.anchor = Anchor(self.optimizer, config.anchor) if config.anchor is not None else None
         self.average = Average(self.suffix, config.ema) if config.ema is not None else None
-        self.micro_batches = MicroBatches(config, self.model, self.suffix.parameters(), precision)
+        self.micro_batches = MicroBatches(config, self.model, self.suffix.parameters(), self.precision)
         self.best: dict[str, Tensor] = {}
         self.best_val_logits: Tensor | None = None
         self.progress = Progress()

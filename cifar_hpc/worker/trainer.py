@@ -184,7 +184,7 @@ class Trainer:
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
             start = self.inputs.starting_model(member.config)
-            member.progress.lr_found = run_range_test(member, start, self.inputs.trunk.model, train, self._look).valley
+            member.progress.lr_found = run_range_test(member, start, self.inputs.trunk, train, self._look).valley
         except Interrupted:
             raise
         except Exception as error:
@@ -214,7 +214,7 @@ class Trainer:
         """The trial as its checkpoint left it, or at its beginning; None where it cannot be built."""
         try:
             inputs, start = self.inputs, self.inputs.starting_model(attempt.config)
-            member = build_member(attempt.config, start, inputs.trunk.model, inputs.steps_per_epoch, inputs.precision)
+            member = build_member(attempt.config, start, inputs.trunk, inputs.steps_per_epoch)
             member.weigh_classes(weights_of_classes(attempt.config, inputs.data.train.labels_N, inputs.data.classes))
             member.join(self.world)
             member.micro_batches.allowed = not self.order.may_shrink
