@@ -340,7 +340,7 @@ def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout
     arrays["val_logits"] = logits_NK.clamp(-65504, 65504).numpy().astype(np.float16)  # as earlier versions wrote them
     np.savez_compressed(files.predictions, allow_pickle=False, **arrays)
     found = read_predictions(files, "val", told)
-    assert found is not None
+    assert found is not None and found.cut_off and found.loss is None
     assert abs(found.right.mean() - told.acc) > 0.005
     with pytest.raises(RecordError, match=r"result\.json says 1\.0000"):
         read_predictions(files, "val", dataclasses.replace(told, acc=1.0))

@@ -45,6 +45,13 @@ def test_nothing_measured_is_no_estimate() -> None:
     assert estimate([]) is None
 
 
+def test_an_interval_holds_its_mean_also_as_numbers_are_rounded():
+    for n in range(1, 300):
+        for share in (0.0, 1 / n, (n - 1) / n, 1.0):
+            low, high = wilson_interval(share, n)
+            assert 0 <= low <= share <= high <= 1
+
+
 def test_mcnemar_is_the_exact_binomial_test_of_the_disagreements() -> None:
     a, b = np.zeros(100, bool), np.zeros(100, bool)
     a[:15], b[15:20], a[50:], b[50:] = True, True, True, True

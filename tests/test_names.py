@@ -87,6 +87,9 @@ def test_the_beginning_of_an_id_is_a_trial_or_a_configuration(layout):
     assert find_named(layout, trial[:9]).trial_ids == (trial,)
     assert find_named(layout, row.point_id[:9]).trial_ids == row.trial_ids
     assert find_trial(layout, trial[:9].upper()) == trial
+    for asked in (find_named, find_trial):
+        with pytest.raises(CifarHpcError, match="sweeps: "):  # a misspelt sweep is not answered with some trial
+            asked(layout, trial[:2])
     best = max(row.trials, key=lambda one: one.val_acc or 0.0)
     assert find_trial(layout, row.point_id[:9]) == find_trial(layout, "photos#2") == best.trial_id
 

@@ -223,6 +223,8 @@ def _values(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read |
     found = point_predictions(row, layout, split)
     if not found:
         return f"no predictions of {'validation' if split == 'val' else split} images"
+    if any(predictions.cut_off for predictions in found.values()):  # they are not those that were measured
+        return "its logits are larger than predictions.npz can hold"
     counts = [_counts(predictions, info) for predictions in found.values()]
     if any(counts_N is None for counts_N in counts):
         return f"its predictions do not say what each image counts for {info.noun}"

@@ -17,7 +17,7 @@ from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.status.names import parse_words, resolve_id
+from cifar_hpc.status.names import begins, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
 from cifar_hpc.status.state import Queue
 
@@ -81,7 +81,7 @@ def find_trial(layout: Layout, words: str | Sequence[str]) -> str:
     asked = parse_words(words)
     if len(asked.names) == 1 and not layout.has_sweep(asked.names[0]):  # where an id is given nothing has to be ranked
         trials = layout.trial_ids()
-        if any(trial_id.startswith(asked.names[0].lower()) for trial_id in trials):
+        if any(begins(asked.names[0], trial_id) for trial_id in trials):
             return resolve_id(asked.names[0], trials)
     return find_named(layout, words).best
 
@@ -118,7 +118,7 @@ def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[st
         return sweep, [*find_named(layout, [f"{sweep}#{asked.number}", *terms]).trial_ids, *ids]
     if not layout.has_sweep(sweep):
         planned = {one: plan.sweep for plan in _plans(layout) for t in plan.trials for one in (t.trial_id, t.point_id)}
-        if any(one.startswith(sweep.lower()) for one in planned):
+        if any(begins(sweep, one) for one in planned):
             found = resolve_id(sweep, planned)
             return planned[found], [found, *ids, *terms]
     return sweep, [*ids, *terms]
@@ -127,7 +127,7 @@ def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[st
 def _of_id(layout: Layout, prefix: str, queue: Queue | None) -> Named:
     """In the leaderboard of the first sweep that has it, which names it best; else in that of the whole pool."""
     ids = _ids(layout)
-    if not any(one.startswith(prefix.lower()) for one in ids):
+    if not any(begins(prefix, one) for one in ids):
         raise _unknown(layout, prefix)
     found = resolve_id(prefix, ids)
     sweep = next((plan.sweep for plan in _plans(layout) if any(found in (t.trial_id, t.point_id) for t in plan.trials)), None)

@@ -49,11 +49,16 @@ class SplitPredictions:
         return found
 
     @property
+    def cut_off(self) -> bool:
+        """Whether a logit was too large for its float16 and lies at the end of it, as a diverged trial's may."""
+        return not np.abs(self.logits).max(initial=0.0) < np.finfo(np.float16).max  # NaN is not below either
+
+    @property
     def loss(self) -> float | None:
-        """The mean cross-entropy; None where a logit was too large for its float16 and lies at the end of it."""
-        logits = self.logits.astype(np.float64)
-        if not np.isfinite(logits).all() or np.abs(logits).max(initial=0.0) >= np.finfo(np.float16).max:
+        """The mean cross-entropy; None where logits are cut off."""
+        if self.cut_off:
             return None
+        logits = self.logits.astype(np.float64)
         return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(logits)), self.labels]))
 
     def same_images(self, other: SplitPredictions) -> bool:

@@ -104,7 +104,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     z = float(ndtri((1 + CONFIDENCE) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)  # as rounded, the share is inside
 
 
 @dataclass(frozen=True, slots=True)

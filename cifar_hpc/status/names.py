@@ -16,6 +16,7 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord
 from cifar_hpc.status.query import parse_filter, spell, split_terms, trial_facts, values_there
 
 SHORTEST_ID = 8
+FEWEST_LETTERS = 4  # that name an id, as git has it: fewer are a misspelt sweep sooner than a trial
 _ROW = re.compile(r"(.*?)\s*#\s*(.*)", re.S)
 
 
@@ -47,12 +48,18 @@ def parse_words(words: str | Iterable[str] | None) -> Asked:
 
 def resolve_id(prefix: str, ids: Collection[str]) -> str:
     """The one id that begins so, as git does with commits. Raises CifarHpcError where there is none, or several."""
-    found = sorted({one for one in ids if one.startswith(prefix.lower())})
+    found = sorted({one for one in ids if begins(prefix, one)})
     if len(found) == 1:
         return found[0]
     if found:
         raise CifarHpcError(f"{prefix!r} begins {len(found)} ids ({', '.join(found[:4])}...): give more letters")
-    raise CifarHpcError(f"{prefix!r} begins no id of a trial or configuration here")
+    few = f"; {FEWEST_LETTERS} letters or more name one" if len(prefix) < FEWEST_LETTERS else ""
+    raise CifarHpcError(f"{prefix!r} begins no id of a trial or configuration here{few}")
+
+
+def begins(prefix: str, id_: str) -> bool:
+    """Whether these letters are the beginning of the id, and enough of it."""
+    return len(prefix) >= FEWEST_LETTERS and id_.startswith(prefix.lower())
 
 
 def select_trials(

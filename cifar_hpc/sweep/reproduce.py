@@ -16,8 +16,8 @@ from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
-from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import PlanRecord, TrialResult
+from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.schema import ErrorRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic, write_record
 from cifar_hpc.status.words import duration_text
 
@@ -73,7 +73,7 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
         try:
             repeated = read_record(again.trial(trial_id).result, TrialResult)
         except FileNotFoundError:
-            raise CifarHpcError(f"trial {trial_id} failed this time: {again.trial(trial_id).error.read_text()}") from None
+            raise CifarHpcError(f"trial {trial_id} failed this time: {_why(again.trial(trial_id))}") from None
         differences = compare_results(recorded, repeated)
         if not differences and None is not recorded.kept_sha256 != repeated.kept_sha256:
             differences = ["its numbers are the same and the bytes of its network are not"]
@@ -85,6 +85,14 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
             if recorded.kept_sha256 is None:  # what ties the network to the trial
                 write_record(files.result, dataclasses.replace(recorded, kept_sha256=repeated.kept_sha256))
     return Repeated(recorded, tuple(differences), weights)
+
+
+def _why(files: TrialFiles) -> str:
+    try:
+        error = read_record(files.error, ErrorRecord)
+    except (OSError, RecordError) as unread:
+        return str(unread)
+    return f"{error.kind}: {error.message}"
 
 
 def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
