@@ -154,6 +154,7 @@ def check_objective(part: OwnPart) -> None:
     first, again = (load(info.measure)(logits_NK.copy(), labels_N.copy()) for _ in range(2))
     assert first == again, f"objective {name}: the same logits give {first} and {again}"
     assert first is None or math.isfinite(first), f"objective {name}: {first}; a finite number or None is needed"
+    assert first is None or not info.share or 0 <= first <= 1, f"objective {name}: {first} is no share of 0..1 (share=False)"
 
 
 def _built(network: OwnNetwork) -> BlockModel:

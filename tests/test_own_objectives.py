@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from cifar_hpc.collect.comparison import compare_with_best
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
-from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.config.sources import look_in
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
+from cifar_hpc.config.sources import OwnCodeError, look_in
 from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import ranked_by, read_plan, write_plan
@@ -25,6 +26,7 @@ from cifar_hpc.report.comparison_table import comparison_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
+from cifar_hpc.train.measure import objective_value
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
 
@@ -91,6 +93,13 @@ def test_the_plan_ranks_by_it_and_tests_by_what_each_image_counts(swept: Path) -
         found = compare_with_best(board, layout).differences[other.point_id]
         assert found.difference == pytest.approx(other.score.mean - best.score.mean, abs=1e-4)
         assert comparison_lines(best, other, layout)[0].startswith("validation sevenfold error")
+
+
+def test_a_number_beyond_0_and_1_that_is_registered_as_a_share_is_refused() -> None:
+    info = ObjectiveInfo(doc="", mode="max", noun="gain", share=True, measure=lambda logits, labels: 1.5)
+    with pytest.raises(OwnCodeError, match=r"gain 1\.5.*share=False"):
+        objective_value(info, torch.zeros(2, 2), torch.zeros(2))
+    assert objective_value(dataclasses.replace(info, share=False), torch.zeros(2, 2), torch.zeros(2)) == 1.5
 
 
 def test_a_plan_that_says_nothing_of_its_objective_is_ranked_by_accuracy_and_the_report_says_so(swept: Path) -> None:

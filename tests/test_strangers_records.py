@@ -87,7 +87,7 @@ def _edits() -> Iterator[tuple[type[Record], tuple[str, ...], Any]]:
     for kind, keys in {
         TrialResult: "train_s attempts frozen_blocks total_blocks params_total params_trained flops train_n best_epoch lost_s "
         "saved_s trunk_shared_by lr_found c_found micro_batch val.n test.acc val.loss hardware.world_size hardware.threads "
-        "hardware.peak_memory_gb curves.0.epoch curves.0.lr curves.0.train_s curves.0.val_s curves.0.val_acc curves.0.val_loss",
+        "hardware.peak_memory_gb curves.0.epoch curves.0.train_s curves.0.val_s curves.0.val_acc curves.0.val_loss",
         EnsembleRecord: "val_acc val_n test_acc test_n members.0.weight members.0.temperature",
         Claim: "attempt pid pid_started shared_by lost_s",
         Usage: "restarts seconds gpus cpus",
@@ -99,6 +99,8 @@ def _edits() -> Iterator[tuple[type[Record], tuple[str, ...], Any]]:
     yield TrialResult, ("curves", "0", "train_acc"), 1.5
     yield TrialResult, ("test", "acc"), 1.5
     yield TrialResult, ("test", "more", "macro_f1"), 1.5
+    yield TrialResult, ("train", "acc"), 0.987
+    yield TrialResult, ("val", "loss"), 9.0
     yield TrialResult, ("frozen_blocks",), 10**6
     yield TrialResult, ("params_trained",), 10**12
     yield TrialResult, ("train_s",), math.nan

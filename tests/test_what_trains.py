@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +21,7 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import Interrupted, SpecError
+from cifar_hpc.models.loading import pack_state
 from cifar_hpc.models.zoo import build_model, network_of
 from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.layout import Layout
@@ -27,6 +30,7 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.report.trial_page import what_stayed
 from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.worker.job import run_job
+from tests.helpers.killed import cohorts_of
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_cli_sweep import call
 
@@ -121,6 +125,55 @@ def test_members_of_one_cohort_and_interrupted_ones_have_the_bits_of_trials_alon
             continue
     for config in configs_alone:
         assert numbers(result_of(apart, config)) == numbers(result_of(together, config))
+
+
+NET = """\
+from torch import nn
+
+
+def net(num_classes, in_channels):
+    def block(fan_in, fan_out):
+        return nn.Sequential(nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU())
+
+    network, head = nn.Sequential(), nn.Linear(24, num_classes)
+    for name, part in {"flat": nn.Flatten(), "low": block(64, 32), "high": block(32, 24), "head": head}.items():
+        network.add_module(name, part)
+    return network
+"""
+KILLED = """\
+name: x
+dataset: {name: digits, train_size: 120}
+base: {arch: net.py:net, weights: start.safetensors, batch_size: 20, epochs: 2, lr: 0.05}
+include:
+- {train: bias}
+- {train: norm, optimizer: adamw}
+- {train: [high]}
+- {anchor: 0.1, ema: 0.9}
+- {unfreeze: {1: head, 2: high}}
+- {lora: {rank: 4}}
+- {start: probe}
+"""
+
+
+def test_each_way_of_tuning_that_is_killed_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "x.yaml").write_text(KILLED.replace("weights: start.safetensors, ", "").partition("include")[0])
+    start = build_model(load_spec(tmp_path / "x.yaml").trials[0].config, 10, 1)
+    (tmp_path / "start.safetensors").write_bytes(pack_state(start.state_dict(), {"mean": "[0.3]", "std": "[0.4]"}))
+    (tmp_path / "x.yaml").write_text(KILLED)
+    killed, straight = (Layout(tmp_path / name) for name in ("killed", "straight"))
+    command = [sys.executable, "-m", "tests.helpers.killed", str(tmp_path / "x.yaml"), str(killed.root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == sum(members[0].trains for members in cohorts_of(tmp_path / "x.yaml")) == 2
+    for members in cohorts_of(tmp_path / "x.yaml"):
+        for layout in (killed, straight):
+            run_job(job_of(*members, together=True), layout, executor="inline")
+        for config in members:
+            again, undisturbed = (result_of(layout, config) for layout in (killed, straight))
+            assert again.attempts == 1 + config.trains
+            assert numbers(again) == numbers(undisturbed), config.to_json()
 
 
 def test_the_trunk_of_a_list_is_what_stands_before_its_first_block(tmp_path):

@@ -282,7 +282,7 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
     else:
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
         found = estimate([value for value, _ in measured], images, counted=info.metric == "acc")
-    if found is None or not info.share:
+    if found is None or not info.share or not 0 <= found.mean <= 1:
         return found
     low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
     return replace(found, low=low, high=high)

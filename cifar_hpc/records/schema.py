@@ -45,7 +45,7 @@ class EpochRecord(Record):
     """One epoch of one trial: a line of metrics.jsonl, an entry of result.json's curves."""
 
     epoch: Number
-    lr: Amount  # at the epoch's end
+    lr: float  # at the epoch's end
     train_loss: Amount | None  # mean over the epoch's augmented images, in train mode; None: not finite
     train_acc: Share | None
     val_loss: Amount | None
@@ -195,9 +195,13 @@ class TrialResult(Record):
     def _check_best(self, best_epoch: int) -> None:
         if best_epoch > len(self.curves):
             raise ValueError(f"best_epoch {best_epoch} is not among its {len(self.curves)} epochs")
-        at_best = self.curves[best_epoch - 1].val_acc
-        if self.val and at_best is not None and abs(self.val.acc - at_best) > 1e-6:
-            raise ValueError(f"val.acc {self.val.acc:.4f} is not the curve's {at_best:.4f} at its best epoch {best_epoch}")
+        at_best = self.curves[best_epoch - 1]
+        for split, found in (("train", self.train), ("val", self.val)):
+            for name in ("acc", "loss"):
+                told: float | None = getattr(found, name, None)
+                curve: float | None = getattr(at_best, f"{split}_{name}")
+                if told is not None and curve is not None and abs(told - curve) > 1e-6 * max(1.0, abs(curve)):
+                    raise ValueError(f"{split}.{name} {told:.4f} is not the curve's {curve:.4f} at its best epoch {best_epoch}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,14 +65,19 @@ def _others(logits_NK: torch.Tensor, labels_N: torch.Tensor, config: TrialConfig
 
 
 def objective_value(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> float | None:
-    """Of one beside accuracy and loss; else None. None also where it is not defined, or not finite."""
+    """Of one beside accuracy and loss; else None. None also where it is not defined, or not finite. Raises OwnCodeError
+    where it is no share and registered as one."""
     if info.measure is None:
         return None
     logits, labels = logits_NK.detach().float().cpu().numpy(), labels_N.cpu().numpy()
     if not np.isfinite(logits).all():
         return None
     value = load(info.measure)(logits, labels)
-    return None if value is None or not np.isfinite(value) else float(value)
+    if value is None or not np.isfinite(value):
+        return None
+    if info.share and not 0 <= value <= 1:
+        raise OwnCodeError(OBJECTIVES.what, f"{info.noun} {value:g}", "0 to 1, as it is registered as a share, or share=False")
+    return float(value)
 
 
 def split_arrays(
