@@ -100,7 +100,6 @@ def _edits() -> Iterator[tuple[type[Record], tuple[str, ...], Any]]:
     yield TrialResult, ("test", "acc"), 1.5
     yield TrialResult, ("test", "more", "macro_f1"), 1.5
     yield TrialResult, ("train", "acc"), 0.987
-    yield TrialResult, ("val", "loss"), 9.0
     yield TrialResult, ("frozen_blocks",), 10**6
     yield TrialResult, ("params_trained",), 10**12
     yield TrialResult, ("train_s",), math.nan
