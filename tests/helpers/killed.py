@@ -1,5 +1,5 @@
-"""A program that begins to train a spec's trials and is killed by SIGKILL on the way, once all of a cohort have a checkpoint, and
-again a few steps later.
+"""A program that begins to train a spec's trials and is killed by SIGKILL on the way, once all of a cohort have a checkpoint,
+and again a few steps later.
 
     python -m tests.helpers.killed SPEC RESULTS
 
