@@ -36,10 +36,13 @@ def quoted_in(sweep: str) -> str:
 
 
 def first_of(sweep: str, **group: str) -> dict[str, str]:
-    """The row that is first by validation among those of the group."""
+    """The row that is first by validation among those of the group; one that a part of its seeds measured only where there is
+    no other."""
     with (PUBLISHED / sweep / "leaderboard.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if all(row.get(key, "") == value for key, value in group.items())]
-    return max((row for row in rows if row["val_acc"]), key=lambda row: float(row["val_acc"]))
+    measured = [row for row in rows if row["val_acc"]]
+    whole = [row for row in measured if row.get("partial") != "True"]
+    return max(whole or measured, key=lambda row: float(row["val_acc"]))
 
 
 CHOSEN = [
@@ -52,6 +55,7 @@ CHOSEN = [
     ("baselines", {"arch": "convnet5"}, "test_acc", "87.2"),
     ("baselines", {"arch": "simple_cnn"}, "test_acc", "80.9"),
     ("baselines", {"arch": "linear"}, "test_acc", "39.0"),
+    ("mnist_cnn", {}, "test_acc", "98.85"),
     ("transfer_strategies", {"weights": ""}, "val_acc", "70.2"),
     ("transfer_strategies", {"classifier": "svm"}, "val_acc", "85.0"),
     ("transfer_strategies", {"classifier": "linear", "augment": "none"}, "val_acc", "89.3"),
@@ -102,14 +106,9 @@ def test_a_quoted_accuracy_is_that_of_its_groups_first_by_validation(
     assert figure in quoted_in(sweep)
 
 
-def test_the_mnist_figure_is_its_only_rows() -> None:
-    assert f"{100 * float(first_of('mnist_cnn')['test_acc']):.2f}" in quoted_in("mnist_cnn")
-
-
 def test_no_accuracy_is_quoted_in_the_table_of_sweeps_that_is_not_checked_here() -> None:
     """Beside the references, in a column of their own, and the differences."""
     checked = {sweep: {figure for name, _, _, figure in CHOSEN if name == sweep} for sweep in SWEEPS}
-    checked["mnist_cnn"] = {"98.85"}
     checked["ensemble_zoo"] = {"95.2", "0.9"}
     checked["lr_search"] = {"0.7"}
     for sweep in SWEEPS:
