@@ -294,6 +294,26 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tm
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_mean_that_is_pointed_at_says_of_how_many_trials_its_last_epoch_is(layout: Layout, tmp_path: Path) -> None:
+    pool = scan(layout, ["small"])
+    first = {trial.point_id: trial.trial_id for trial in reversed(pool.trials)}
+    lengths = [5 if first[trial.point_id] == trial.trial_id else 2 for trial in pool.trials]  # two of three end early
+    start = np.cumsum([0, *lengths], dtype=np.int64)
+    curves = Curves(start, {name: np.full(start[-1], 0.5, np.float32) for name in CURVES})
+    found = find(make_sections(dataclasses.replace(pool, curves=curves), layout)[0], layout)
+    (tmp_path / "uneven.html").write_text(
+        render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="uneven")
+    )
+    point = """
+        await wait();
+        const n = chart("curves").lines.findIndex(l => l.trial === undefined && l.id.startsWith("val"));
+        chart("curves").trigger("mouseover", { seriesIndex: n }); await wait(); say($(".said").textContent);
+        """
+    (said,) = browse(tmp_path / "uneven.html", point, tmp_path)
+    assert "mean of 1 of 3 trials: 50.0 % on validation after epoch 5" in said
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated: Path, tmp_path: Path) -> None:
     brush = """
         await wait();

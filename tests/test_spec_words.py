@@ -70,6 +70,17 @@ def test_init_of_a_folder_of_images_writes_a_spec_for_them(spec, beside):
     assert {trial.config.dataset.folds for trial in made.trials} == ({5} if beside else {None})  # else it has its val/
 
 
+def test_a_dot_in_a_folders_name_ends_no_name(spec):
+    for number in range(4):
+        folder = Path(f"photos.2/ants{number % 2}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    for given, file in (("photos.2", "photos.2.yaml"), ("spec/photos.2.yaml", "spec/photos.2.yaml")):
+        told = CliRunner().invoke(app, ["init", given])
+        assert told.exit_code == 0 and told.stdout == f"{file}\n"
+    assert 'dataset: {folder: "photos.2"}' in Path("photos.2.yaml").read_text()
+
+
 def test_init_says_what_to_mend_in_a_folder_that_no_trial_can_start_with(spec):
     Path("photos").mkdir()
     Image.new("RGB", (8, 8)).save("photos/1.png")

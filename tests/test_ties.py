@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.deploy.trained import load_trained
+from cifar_hpc.deploy.wise import start_state
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.planning.lineage import ParentFailedError, with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
@@ -124,3 +126,29 @@ def test_an_ensemble_of_predictions_that_are_no_more_is_refused(layout, trials, 
     predictions.unlink()
     with pytest.raises(CifarHpcError, match=rf"{trials[1].trial_id} \(deleted\)"):
         check_members(layout, members, "greedy")
+
+
+def test_a_soup_is_made_of_networks_alone_and_says_when_its_own_is_gone(layout, trials, picture, tmp_path):
+    files = layout.trial(trials[0].trial_id)
+    files.predictions.unlink()
+    member = member_of(files, 1.0)
+    assert member.predictions_sha256 is None
+    path = tmp_path / "uniform.json"
+    record = EnsembleRecord(
+        method="uniform soup", created_at="", classes=read_record(files.result, TrialResult).classes, members=(member,),
+        coefficients=None, intercept=None, val_acc=0.5, val_n=10, test_acc=None, test_n=None,
+        weights="uniform/weights.safetensors", weights_sha256="0" * 64,
+    )  # fmt: skip
+    write_record(path, record)
+    answer = run("predict", path, picture)
+    assert answer.exit_code == 2 and "is not there; `cifar-hpc soup` makes it again" in answer.stderr
+
+
+def test_no_way_leads_back_to_a_start_that_is_kept_no_more(layout, trials):
+    child = digits_config(arch="linear", weights=f"{PARENT_PREFIX}{trials[0].trial_id}", keep="weights", epochs=1)
+    run_job(job_of(child), layout, executor="inline")
+    files = layout.trial(child.trial_id)
+    trained = load_trained(files)
+    layout.trial(trials[0].trial_id).weights.unlink()
+    with pytest.raises(CifarHpcError, match=f"started from trial {trials[0].trial_id}, of which no network is kept"):
+        start_state(files, trained)

@@ -59,7 +59,7 @@ def find_curve(files: TrialFiles) -> Curve:
 def start_state(files: TrialFiles, trained: TrainedTrial) -> tuple[State, bool]:
     """The state that the trial began with, and whether its start holds the classifier; else that is the tuned one.
 
-    Raises CifarHpcError where it began at random values.
+    Raises CifarHpcError where it began at random values, or at a trial's network that is kept no more.
     """
     _, config = read_valid(files, files.folder.name)
     if config.weights is None:
@@ -67,7 +67,13 @@ def start_state(files: TrialFiles, trained: TrainedTrial) -> tuple[State, bool]:
     if config.weights.startswith(PARENT_PREFIX):
         parent_id = config.weights.removeprefix(PARENT_PREFIX)
         parent = Layout(files.folder.parent.parent).trial(parent_id)
-        config = dataclasses.replace(config, weights=str(own_weights(parent, read_valid(parent, parent_id)[0])))
+        try:
+            weights = own_weights(parent, read_valid(parent, parent_id)[0])
+        except FileNotFoundError as error:
+            raise CifarHpcError(
+                f"trial {files.folder.name} started from trial {parent_id}, of which no network is kept"
+            ) from error
+        config = dataclasses.replace(config, weights=str(weights))
     assert config.weights is not None
     model = build_model(config, len(trained.classes), trained.channels)
     begun, tuned = dict(model.state_dict()), trained.model.state_dict()

@@ -225,7 +225,7 @@ class EnsembleMember(Record):
     trial_id: Name
     weight: Share
     temperature: Annotated[float, Field(gt=0)]
-    predictions_sha256: str | None = None  # of the predictions.npz by which it was chosen; None: older than this key
+    predictions_sha256: str | None = None  # of its predictions.npz at that time; None: it had none, or is older than this key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

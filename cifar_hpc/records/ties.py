@@ -89,20 +89,21 @@ def own_weights(files: TrialFiles, result: TrialResult) -> Path:
 
 
 def soup_weights(path: Path, record: EnsembleRecord) -> Path:
-    """The file of a soup's network. path: of its record. Raises RecordError where another lies there, OSError where there is
-    none."""
+    """The file of a soup's network. path: of its record. Raises RecordError where another lies there, or none."""
     assert record.weights is not None
     file = path.parent / record.weights
     if not file.resolve().is_relative_to(path.parent.resolve()):
         raise RecordError(f"{path}: its weights {record.weights!r:.80} lie outside its folder")
+    if not file.exists():
+        raise RecordError(f"{file}: is not there; `cifar-hpc soup` makes it again")
     if record.weights_sha256 is not None and sha256_of(file) != record.weights_sha256:
         raise RecordError(f"{file}: is not the network of {path}: another's, or corrupt; `cifar-hpc soup` makes it again")
     return file
 
 
 def member_of(files: TrialFiles, weight: float, temperature: float = 1.0) -> EnsembleMember:
-    """A trial as a member of an ensemble that was made of the predictions which it has now."""
-    found = sha256_of(files.predictions)
+    """A trial as a member of an ensemble that was made of the predictions which it has now, if any: a soup needs none."""
+    found = sha256_of(files.predictions) if files.predictions.exists() else None
     return EnsembleMember(trial_id=files.folder.name, weight=weight, temperature=temperature, predictions_sha256=found)
 
 

@@ -298,8 +298,9 @@ function openCharts(section, part, board) {
     said.textContent = `${explore.points[p][1]}, ${run} (${id})${text}`;
   };
   const sayMean = line => {
-    const [epoch, y] = line.data.at(-1), kind = line.id.startsWith("train") ? "training" : "validation";
-    said.textContent = `${explore.points[line.point][1]}, mean of ${trialsOf.get(line.point).length} trials${y === null ? "" : `: ${metric === "acc" ? percent(y) : y.toPrecision(2)} on ${kind} after epoch ${epoch}`}`;
+    const [epoch, y] = line.data.at(-1), kind = line.id.startsWith("train") ? "training" : "validation", trials = trialsOf.get(line.point);
+    const there_n = trials.filter(t => explore.start[t + 1] - explore.start[t] >= epoch).length;  // the others had ended
+    said.textContent = `${explore.points[line.point][1]}, mean of ${there_n < trials.length ? `${there_n} of ` : ""}${trials.length} trials${y === null ? "" : `: ${metric === "acc" ? percent(y) : y.toPrecision(2)} on ${kind} after epoch ${epoch}`}`;
   };
   let brushing = false;
   board.listeners.push(what => {

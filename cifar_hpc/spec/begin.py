@@ -74,12 +74,13 @@ def write_new_spec(name: str) -> Path:
     Raises CifarHpcError.
     """
     given = Path(name)
-    path = given if given.suffix in (".yaml", ".yml") else given.with_name(f"{given.name}.yaml")
+    is_file = given.suffix in (".yaml", ".yml")
+    path = given if is_file else given.with_name(f"{given.name}.yaml")
     if given.parent == Path() and given.suffix == "" and Path("sweeps").is_dir():
         path = Path("sweeps") / path
     if problem := wrong_name(path.stem):
         raise CifarHpcError(f"init: {problem}")
-    text = _text(path, given.with_suffix(""))
+    text = _text(path, given.with_suffix("") if is_file else given)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:
