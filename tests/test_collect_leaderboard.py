@@ -35,8 +35,8 @@ def write(
     if val is None:
         record |= {"best_epoch": None, "train": None, "val": None, "test": None, "outcome": "diverged"}
     else:
-        record["curves"][record["best_epoch"] - 1]["val_acc"] = val
         record["train"]["acc"] = min(val + 0.05, 1.0)
+        record["curves"][record["best_epoch"] - 1] |= {"val_acc": val, "train_acc": record["train"]["acc"]}
         record["val"] |= {"acc": val, "loss": loss}
         record["test"]["acc"] = test
     path.write_text(json.dumps(record | values))
