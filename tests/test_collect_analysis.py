@@ -346,6 +346,17 @@ def test_large_logits_that_float16_makes_equal_contradict_nothing(layout: Layout
         read_predictions(files, "val", dataclasses.replace(told, acc=1.0))
 
 
+def test_a_logit_that_is_cut_off_at_the_lower_end_alone_contradicts_nothing(layout: Layout) -> None:
+    (config,) = configs(1, seeds=1, epochs=2)
+    files = layout.trial(config.trial_id)
+    logits_NK, labels_N = torch.tensor([[5.0, 1.0, -1e6]] * 10), torch.tensor([0] * 9 + [2])
+    split = Split(torch.zeros(10, 1, 1, 1, dtype=torch.uint8), labels_N, torch.arange(10))
+    files.folder.mkdir(parents=True)
+    np.savez(files.predictions, allow_pickle=False, **split_arrays("val", logits_NK, split))
+    found = read_predictions(files, "val", split_metrics(logits_NK, split, config))
+    assert found is not None and found.cut_off and found.loss is None
+
+
 def test_what_is_left_out_is_counted_where_trials_and_hours_are(layout: Layout) -> None:
     trials = list(configs(3, seeds=2, epochs=2))  # one seed of the second point stands alone
     hours = 0.0

@@ -50,8 +50,10 @@ class SplitPredictions:
 
     @property
     def cut_off(self) -> bool:
-        """Whether a logit was too large for its float16 and lies at the end of it, as a diverged trial's may."""
-        return not np.abs(self.logits).max(initial=0.0) < np.finfo(np.float16).max  # NaN is not below either
+        """Whether a logit was too large for its float16 and lies at the end of it, as a diverged trial's may: at the lower end
+        a step above the last, where train/measure.halved puts it."""
+        end = np.nextafter(np.finfo(np.float16).max, np.float16(0))
+        return not np.abs(self.logits).max(initial=0.0) < end  # NaN is not below either
 
     @property
     def loss(self) -> float | None:
