@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def with_table(page: str, leaderboard: str) -> str:
 def report(what: str) -> Path:
     """Runs `cifar-hpc report` and returns the folder of the page that it wrote."""
     command = [sys.executable, "-m", "cifar_hpc", "report", what]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "1000"}, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "1000"}, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{shlex.join(command)}:\n{done.stderr}")
     return Path(done.stderr.strip().splitlines()[-1]).parent
 
 
@@ -67,14 +70,17 @@ def file_of(name: str) -> str:
 
 def renew(sweep: str) -> None:
     source, target = report(sweep), PUBLISHED / sweep
-    for path in target.glob("*.png"):  # a figure of an earlier name
-        path.unlink()
-    for name in (*TABLES, *MORE_TABLES.get(sweep, ())):
-        shutil.copyfile(source / name, target / Path(name).name)
+    figures = {}
     for name in FIGURES[sweep]:
         row, slash, figure = name.rpartition("/")
         folder = report(f"{sweep}#{row}") if slash else source
-        shutil.copyfile(folder / "figures" / f"{figure}.png", target / file_of(name))
+        figures[file_of(name)] = folder / "figures" / f"{figure}.png"
+    for path in target.glob("*.png"):  # all reports are made: a figure of an earlier name goes
+        path.unlink()
+    for file, path in figures.items():
+        shutil.copyfile(path, target / file)
+    for name in (*TABLES, *MORE_TABLES.get(sweep, ())):
+        shutil.copyfile(source / name, target / Path(name).name)
     page = target / "README.md"
     page.write_text(with_table(page.read_text(), (target / "leaderboard.md").read_text()))
 

@@ -154,6 +154,26 @@ def test_a_page_shows_every_figure_that_is_published_with_it_and_the_head_of_its
     assert all(f"]({name})" in page for name in figures)
 
 
+def test_a_report_that_fails_is_told_and_takes_no_published_figure_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=r"report no_such_sweep_at_all:\n.*no_such_sweep_at_all"):
+        published.report("no_such_sweep_at_all")
+    (tmp_path / "alexnet").mkdir()
+    (tmp_path / "alexnet" / "layers.png").write_bytes(b"as it was")
+
+    def report(what: str) -> Path:
+        if "#" in what:
+            raise SystemExit(what)
+        return tmp_path
+
+    monkeypatch.setattr(published, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(published, "report", report)
+    with pytest.raises(SystemExit):
+        published.renew("alexnet")
+    assert (tmp_path / "alexnet" / "layers.png").read_bytes() == b"as it was"
+
+
 def test_every_published_sweep_is_in_the_table_and_in_the_guide() -> None:
     guide = (ROOT / "mkdocs.yml").read_text()
     assert sorted(published.FIGURES) == SWEEPS
