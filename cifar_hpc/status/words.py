@@ -42,6 +42,12 @@ def duration_text(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def about_text(seconds: float) -> str:
+    """'about 48 s', of an estimate; 'under 0.1 s'."""
+    text = duration_text(seconds)
+    return text if text.startswith("under") else f"about {text}"
+
+
 def allocated_text(found: Accounting) -> str:
     """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'. Trials side by side on one GPU share its time."""
     hours = f"{found.gpu_hours:.3g} GPU-hours" if found.gpu_hours else f"{found.cpu_hours:.3g} CPU-hours"

@@ -19,7 +19,7 @@ from cifar_hpc.planning.estimate import Experience, Sample, read_experience
 from cifar_hpc.planning.plan import Job, Plan, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.sweep import SweepSpec
-from cifar_hpc.status.words import duration_text
+from cifar_hpc.status.words import about_text, duration_text
 from cifar_hpc.sweep import calibration
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States
@@ -53,7 +53,7 @@ def local_lines(layout: Layout, plan: Plan, states: States, todo: Collection[str
     if not times:
         return [UNKNOWN]
     total = functools.reduce(operator.add, times)
-    return [f"  cost      about {duration_text(total.expected_s)} one after another ({total.basis.value})"]
+    return [f"  cost      {about_text(total.expected_s)} one after another ({total.basis.value})"]
 
 
 def search_lines(layout: Layout, spec: SweepSpec, states: States, epochs: int, listener: Listener) -> list[str]:
@@ -65,7 +65,7 @@ def search_lines(layout: Layout, spec: SweepSpec, states: States, epochs: int, l
         return [UNKNOWN] if epochs else []
     epoch_s = sum(time.expected_s for time in times) / sum(cohort.trials[0].epochs for cohort in corners)
     basis = functools.reduce(operator.add, times).basis
-    return [f"  cost      at most about {duration_text(epoch_s * epochs)} one after another ({basis.value})"]
+    return [f"  cost      at most {about_text(epoch_s * epochs)} one after another ({basis.value})"]
 
 
 def _times(

@@ -19,7 +19,7 @@ from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import ErrorRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic, write_record
-from cifar_hpc.status.words import duration_text
+from cifar_hpc.status.words import about_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def lacking_text(layout: Layout, plan: PlanRecord) -> str:
     some = ", ".join(lacking[:4]) + ", ..." * (len(lacking) > 4)
     return (
         f"{plural(len(lacking), 'finished trial')} kept no weights ({some}): `cifar-hpc reproduce ID` trains one again and "
-        f"keeps them; all take about {duration_text(seconds)}"
+        f"keeps them; all take {about_text(seconds)}"
     )
 
 

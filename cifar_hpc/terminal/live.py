@@ -22,7 +22,7 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.advice import first_line
 from cifar_hpc.status.names import names_of, short_ids
 from cifar_hpc.status.progress import Counts, Pace, best_point, images_per_s, is_open
-from cifar_hpc.status.words import duration_text, score_text
+from cifar_hpc.status.words import about_text, duration_text, score_text
 
 SHOWN_RUNNING = 8
 BAR_WIDTH = 20
@@ -108,7 +108,7 @@ class _LineView:
             running = len(_running(plan, states))
             lines = [f"{running} running"] if running else [] if self._start.is_over else [str(self._start)]
             self._silence_s = min(2 * self._silence_s, LONGEST_SILENCE_S)
-        left = f"  about {duration_text(left_s)} left" if left_s else ""
+        left = f"  {about_text(left_s)} left" if left_s else ""
         for line in lines:
             text = f"{time.strftime('%H:%M:%S')}  {Counts.of(plan, states)}  {line}{left}"
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -154,7 +154,7 @@ class _LiveView:
 
     def _head(self, plan: PlanRecord, counts: Counts, left_s: float | None) -> Table:
         """The name gives way, then the bar; what is counted and the time stay."""
-        time_text = _clock(self._start.elapsed_s) + (f", about {duration_text(left_s)} left" if left_s else "")
+        time_text = _clock(self._start.elapsed_s) + (f", {about_text(left_s)} left" if left_s else "")
         numbers = [f"{counts.done}/{counts.trials} trials", f"{counts.epochs_done}/{counts.epochs} epochs", time_text]
         rest = self._console.width - sum(len(text) + GAP for text in numbers)
         bar = min(BAR_WIDTH, max(EPOCH_BAR, rest - len(plan.sweep) - GAP))

@@ -5,6 +5,7 @@ Owns: Inputs, the data sets that stay in a process. Knows neither attempts nor m
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Inputs:
         self._pooled_as: Normalisation | None = None  # the normalisation of the pool's images
         self.data = self._data_of(config)
         self._config, self._layout, self._world, self._room = config, layout, world, room
-        self._channels = in_channels(with_parents_file(config, layout), self.data.channels)
+        self._files: dict[str | None, str | None] = {}  # of weights as the configs name them
+        self._channels = in_channels(self._with_file(config), self.data.channels)
         self._starts: dict[float | None, BlockModel] = {}
         self.trunk = Trunk(self.starting_model(config), self.precision)
 
@@ -72,13 +74,13 @@ class Inputs:
     def starting_model(self, config: TrialConfig) -> BlockModel:
         """The network of a trial before its first step: members of a cohort start alike but for their dropout."""
         if config.dropout not in self._starts:
-            model = build_model(with_parents_file(config, self._layout), len(self.data.classes), self._channels)
+            model = build_model(self._with_file(config), len(self.data.classes), self._channels)
             self._starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
         return self._starts[config.dropout]
 
     @property
     def normalisation(self) -> Normalisation:
-        return normalisation(with_parents_file(self._config, self._layout)) or (self.data.mean, self.data.std)
+        return normalisation(self._with_file(self._config)) or (self.data.mean, self.data.std)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,6 +106,12 @@ class Inputs:
         return self._feed(
             self._batches(split), depths, EVAL_BATCH_SIZE, keep=keep, training=False, source=source, glances=looked_at
         )
+
+    def _with_file(self, config: TrialConfig) -> TrialConfig:
+        """With a parent's file in place of its id. Whether it is the parent's own is asked once: that reads it whole."""
+        if config.weights not in self._files:
+            self._files[config.weights] = with_parents_file(config, self._layout).weights
+        return dataclasses.replace(config, weights=self._files[config.weights])
 
     def _data_of(self, config: TrialConfig) -> Dataset:
         return _load(config) if self._folds is None else self._folds.part(config.dataset)
