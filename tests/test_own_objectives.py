@@ -100,6 +100,8 @@ def test_a_number_beyond_0_and_1_that_is_registered_as_a_share_is_refused() -> N
     with pytest.raises(OwnCodeError, match=r"gain 1\.5.*share=False"):
         objective_value(info, torch.zeros(2, 2), torch.zeros(2))
     assert objective_value(dataclasses.replace(info, share=False), torch.zeros(2, 2), torch.zeros(2)) == 1.5
+    rounded = dataclasses.replace(info, measure=lambda logits, labels: 1 + 1e-7)  # as a sum of float32 may be
+    assert objective_value(rounded, torch.zeros(2, 2), torch.zeros(2)) == 1
 
 
 def test_a_plan_that_says_nothing_of_its_objective_is_ranked_by_accuracy_and_the_report_says_so(swept: Path) -> None:

@@ -22,6 +22,8 @@ from cifar_hpc.records.schema import SplitMetrics
 from cifar_hpc.train.lanes import cut, in_lanes
 from cifar_hpc.train.stack import hits_of
 
+_ROUNDING = 1e-6  # by which a share that was summed may lie beyond 0 or 1
+
 
 def metrics(
     loss: float | None, acc: float | None, logits_NK: torch.Tensor | None, split: Split, config: TrialConfig
@@ -75,9 +77,11 @@ def objective_value(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torc
     value = load(info.measure)(logits, labels)
     if value is None or not np.isfinite(value):
         return None
-    if info.share and not 0 <= value <= 1:
+    if not info.share:
+        return float(value)
+    if not -_ROUNDING <= value <= 1 + _ROUNDING:
         raise OwnCodeError(OBJECTIVES.what, f"{info.noun} {value:g}", "0 to 1, as it is registered as a share, or share=False")
-    return float(value)
+    return min(max(float(value), 0.0), 1.0)
 
 
 def split_arrays(
