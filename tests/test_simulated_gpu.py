@@ -30,6 +30,7 @@ TRIALS = [
 OTHERS = ["dropout", "resumed", "given back", "augmentations", "launches"]
 LAUNCHES = {  # of a step done eagerly, in float32; captured ones are a single launch
     "simple_cnn": 55,
+    "simple_cnn with ghosts": 142,  # whatever the number of parts
     "resnet18": 226,  # all but 18 of them its own layers, forward and back: none is done twice, but nothing in torch joins two
     "resnet18 with an average": 230,
     "resnet18 with muon": 514,

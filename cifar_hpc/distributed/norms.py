@@ -5,7 +5,7 @@ Owns: GlobalBatchNorm, GhostBatchNorm, GlobalDropout, see_global_batch. Knows a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,8 +98,7 @@ class GhostBatchNorm(PartedBatchNorm):
         self._found_2J: Tensor | None = None  # where the parts' means and variances are put, at one place for captured steps
 
     def normalised(self, input: Tensor) -> Tensor:
-        whole = len(input) % self._parts == 0
-        return self.in_one(input) if input.is_cuda and whole else self.one_by_one(input)
+        return self.together(input) if input.is_cuda and len(input) >= self._parts else self.one_by_one(input)
 
     def one_by_one(self, input: Tensor) -> Tensor:
         """A part is every P-th image."""
@@ -109,88 +108,96 @@ class GhostBatchNorm(PartedBatchNorm):
         place_N = torch.cat([torch.arange(part, n, self._parts, device=input.device) for part in range(self._parts)])
         return torch.empty_like(input, dtype=outputs[0].dtype).index_copy(0, place_N, torch.cat(outputs))
 
-    def in_one(self, input: Tensor) -> Tensor:
-        """The same within rounding, of equal parts, by a few kernels however many they are: as channels of their own."""
-        parts, x_NJ = self._parts, self._as_channels(input)
+    def together(self, input: Tensor) -> Tensor:
+        """The same within rounding, by a few kernels however many parts there are: as channels of their own, first of the
+        parts that have an image more than the others, then of those."""
         found_2J = self._found_2J
-        if found_2J is None or found_2J.device != x_NJ.device:
-            found_2J = self._found_2J = torch.zeros(2, x_NJ.shape[1], device=x_NJ.device)
-        weight_J, bias_J = (None if own_C is None else own_C.repeat(parts) for own_C in (self.weight, self.bias))
-        y_NJ = functional.batch_norm(x_NJ, found_2J[0], found_2J[1], weight_J, bias_J, True, 1.0, self.eps)
-        self.track(lambda: found_2J.view(2, parts, -1).mean(1).unbind())
-        return self._as_images(y_NJ, input)
-
-    def _as_channels(self, x: Tensor) -> Tensor:
-        """N C ... -> N/P PC ..., laid out as before: the parts become channels."""
-        if _has_channels_last(x):
-            dealt: Tensor = _Deal.apply(x, self._parts)
-            return dealt
-        return x.reshape(len(x) // self._parts, -1, *x.shape[2:])
-
-    def _as_images(self, y: Tensor, like: Tensor) -> Tensor:
-        """The inverse."""
-        if _has_channels_last(like):
-            collected: Tensor = _Collect.apply(y, self._parts)
-            return collected
-        return y.reshape(like.shape)
-
-
-def _has_channels_last(x: Tensor) -> bool:
-    return x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def _deal(x_NCHW: Tensor, parts: int) -> Tensor:
-    """N C H W -> N/P PC H W, in channels_last: one copy, of whole pixels."""
-    count, channels, *sides = x_NCHW.shape
-    y_NJHW = _made(x_NCHW, count // parts, parts * channels, *sides)
-    x_NPHWC = x_NCHW.permute(0, 2, 3, 1).view(-1, parts, *sides, channels)
-    _copy(y_NJHW.permute(0, 2, 3, 1).view(-1, *sides, parts, channels), x_NPHWC.permute(0, 2, 3, 1, 4))
-    return y_NJHW
-
-
-def _collect(y_NJHW: Tensor, parts: int) -> Tensor:
-    """The inverse."""
-    count, channels, *sides = y_NJHW.shape
-    x_NCHW = _made(y_NJHW, count * parts, channels // parts, *sides)
-    y_NHWPC = y_NJHW.permute(0, 2, 3, 1).view(count, *sides, parts, -1)
-    _copy(x_NCHW.permute(0, 2, 3, 1).view(count, parts, *sides, -1), y_NHWPC.permute(0, 3, 1, 2, 4))
-    return x_NCHW
-
-
-def _made(like: Tensor, *shape: int) -> Tensor:
-    """No view of another: layers after it may work in place."""
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-
-
-def _copy(to: Tensor, x: Tensor) -> None:
-    """Moves numbers by 8 bytes where they come so: by two bytes a GPU moves far less at once."""
-    wide = x.shape[-1] * x.itemsize % 8 == 0 and x.storage_offset() * x.itemsize % 8 == 0
-    if wide:
-        to.view(torch.int64).copy_(x.view(torch.int64))
-    else:
-        to.copy_(x)
+        if found_2J is None or found_2J.device != input.device:
+            found_2J = self._found_2J = torch.zeros(2, self._parts * input.shape[1], device=input.device)
+        outputs, first = [], 0
+        for x_NJ in _Deal.apply(input, self._parts):
+            mean_J, var_J = found_2J[:, first : first + x_NJ.shape[1]]
+            first += len(mean_J)
+            parts = len(mean_J) // input.shape[1]
+            weight_J, bias_J = (None if own_C is None else own_C.repeat(parts) for own_C in (self.weight, self.bias))
+            outputs.append(functional.batch_norm(x_NJ, mean_J, var_J, weight_J, bias_J, True, 1.0, self.eps))
+        self.track(lambda: found_2J.view(2, self._parts, -1).mean(1).unbind())
+        y: Tensor = _Collect.apply(self._parts, *outputs)
+        return y
 
 
 class _Deal(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x_NCHW: Tensor, parts: int) -> Tensor:
-        ctx.parts = parts
-        return _deal(x_NCHW, parts)
+    """N C ... -> M PC ..., laid out as before: the parts, every P-th image each, become channels; the parts of each size on
+    their own. No view, so that layers after it may work in place."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _collect(grad.contiguous(memory_format=torch.channels_last), ctx.parts), None
+    def forward(ctx: Any, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        ctx.parts = parts
+        return _deal(x, parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _collect(grads, ctx.parts), None
 
 
 class _Collect(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, y_NJHW: Tensor, parts: int) -> Tensor:
-        ctx.parts = parts
-        return _collect(y_NJHW, parts)
+    """The inverse."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _deal(grad.contiguous(memory_format=torch.channels_last), ctx.parts), None
+    def forward(ctx: Any, parts: int, *dealt: Tensor) -> Tensor:
+        ctx.parts = parts
+        return _collect(dealt, parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *_deal(grad, ctx.parts)
+
+
+def _deal(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    layout, (count, longer) = _layout(x), divmod(len(x), parts)
+    shapes = [(count + 1, longer), (count, parts - longer)]
+    dealt = tuple(_made(x, layout, images, group * x.shape[1], *x.shape[2:]) for images, group in shapes if group)
+    for whole, part in _places(x.contiguous(memory_format=layout), dealt, parts, layout):
+        part.copy_(whole)
+    return dealt
+
+
+def _collect(dealt: Sequence[Tensor], parts: int) -> Tensor:
+    layout, channels = _layout(dealt[0]), sum(y.shape[1] for y in dealt) // parts
+    images = sum(len(y) * y.shape[1] for y in dealt) // channels
+    x = _made(dealt[0], layout, images, channels, *dealt[0].shape[2:])
+    for whole, part in _places(x, [y.contiguous(memory_format=layout) for y in dealt], parts, layout):
+        whole.copy_(part)
+    return x
+
+
+def _places(x: Tensor, dealt: Sequence[Tensor], parts: int, layout: torch.memory_format) -> Iterator[tuple[Tensor, Tensor]]:
+    """Views of the same numbers in a batch and in its dealt parts."""
+    x_NSK, first = _pixels(x, layout), 0
+    body_MPSK = x_NSK[: len(x) // parts * parts].view(-1, parts, *x_NSK.shape[1:])
+    for y in dealt:
+        group = y.shape[1] // x.shape[1]
+        y_MSPK = _pixels(y, layout).view(len(y), -1, group, x_NSK.shape[2])
+        yield body_MPSK[:, first : first + group].transpose(1, 2), y_MSPK[: len(body_MPSK)]
+        if len(y) > len(body_MPSK):
+            yield x_NSK[-group:].transpose(0, 1), y_MSPK[-1]
+        first += group
+
+
+def _pixels(x: Tensor, layout: torch.memory_format) -> Tensor:
+    """N images of S pixels of K channels, or of one with all numbers of the image: as they lie in memory."""
+    if layout is torch.channels_last:
+        return x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])
+    return x.view(len(x), 1, -1)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _made(like: Tensor, layout: torch.memory_format, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def _mean_statistics(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

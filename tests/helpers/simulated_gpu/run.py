@@ -74,7 +74,7 @@ SCENARIOS: dict[str, list[TrialConfig]] = {
     "knn": [config(freeze="all", classifier="knn", epochs=1)],
     "lr auto": [config(lr="auto", freeze=1)],
     "weights kept": [config(keep="weights", freeze=1)],
-    "ghosts": [config(ghost_batches=4, lr=0.01)],
+    "ghosts": [config(ghost_batches=7, lr=0.01)],  # some parts have an image more
     "dropout": [config(dropout=0.3, lr=0.01, epochs=3)],
 }
 
@@ -171,6 +171,7 @@ def launches() -> dict[str, Any]:
     graphs.EAGER_FIRST = 10**9
     kinds = {
         "simple_cnn": [config(epochs=1)],
+        "simple_cnn with ghosts": [config(epochs=1, ghost_batches=7)],
         "resnet18": [few(lr=0.01)],
         "resnet18 with an average": [few(lr=0.01, ema=0.9)],
         "resnet18 with muon": [few(lr=0.001, optimizer="muon")],
