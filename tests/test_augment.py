@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ import torchvision.transforms as reference
 import torchvision.transforms.functional as exact
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.packages import KORNIA_OPS
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.data import pixels, policies
 from cifar_hpc.data.augment import resolve
@@ -152,18 +152,16 @@ def test_an_unknown_operation_is_refused_with_the_nearest():
         resolve((AugmentOp(name="mixup"), AugmentOp(name="flip")))
 
 
-def test_flip_and_crop_do_without_kornia():
-    code = (
-        "import sys, torch\n"
-        "from cifar_hpc.data.batches import Batches\n"
-        "from cifar_hpc.data.dataset import Split\n"
-        "split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), torch.arange(4))\n"
-        "batches = Batches(split, image_size=8, in_channels=3, mean=(0,), std=(1,), augment='flip_crop', num_classes=2, "
-        "device=torch.device('cpu'))\n"
-        "batches.train_batch(torch.arange(4), torch.Generator())\n"
-        "sys.exit('kornia' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("name", catalog.AUGMENT_OPS)
+def test_an_operation_does_without_kornia_or_says_at_once_that_it_is_missing(monkeypatch, name):
+    for module in ("kornia", "kornia.enhance", "kornia.filters"):
+        monkeypatch.setitem(sys.modules, module, None)
+    operations = (AugmentOp(name=name),)
+    if name in KORNIA_OPS:
+        with pytest.raises(CifarHpcError, match=f"augment {name}: kornia, .* pip install 'kornia>=0.8'"):
+            _batches(_split(), operations)
+    else:
+        _batches(_split(), operations).train_batch(torch.arange(B), torch.Generator())
 
 
 # --- geometry and colour against torchvision -------------------------------------------------------------------------

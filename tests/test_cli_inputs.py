@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,15 @@ def test_a_broken_image_stops_the_sweep_before_it_starts_and_mended_the_same_com
     assert not Layout(place / "results").pool.exists() or not any(Layout(place / "results").pool.iterdir())
     bad.write_bytes(whole)
     assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
+
+
+def test_a_package_that_an_augmentation_needs_is_missed_once_and_before_the_first_trial(place, monkeypatch):
+    for module in ("kornia", "kornia.enhance"):
+        monkeypatch.setitem(sys.modules, module, None)
+    coloured = ("--set", "grid.lr=[0.05, 0.06]", "--set", "augment=trivialaugment")
+    code, said = _run("sweep", "own.yaml", "--on", "inline", *coloured)
+    assert code == 2 and said.count("kornia, which computes it, is not installed here: pip install 'kornia>=0.8'") == 1
+    assert not Layout(place / "results").pool.exists() or not any(Layout(place / "results").pool.iterdir())
 
 
 def test_after_images_changed_retry_says_what_to_type_and_that_works(place):

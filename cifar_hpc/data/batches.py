@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.plugins import operations_of
 from cifar_hpc.config.registry import AugmentInfo
 from cifar_hpc.config.trial import AugmentOp, TrialConfig
@@ -24,6 +25,7 @@ from cifar_hpc.data import augment as augmentation
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.pixels import Draws, move, per_image
 from cifar_hpc.data.staged import Staged
+from cifar_hpc.errors import CifarHpcError
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory that the images of a split may take
 
@@ -81,6 +83,8 @@ class Batches:
                 f"{channels}-channel images, {in_channels} channels asked, {len(mean)} means, {len(std)} deviations"
             )
         chosen = augmentation.resolve(augment, operations)
+        if missing := augment_missing(augment):
+            raise CifarHpcError(missing)
         self.image_size = image_size
         self.in_channels = in_channels
         self.num_classes = num_classes

@@ -1,9 +1,10 @@
-"""What must be here before anything starts: data, weights, parents. Everything that is missing is told at once."""
+"""What must be here before anything starts: data, weights, parents, packages. Everything that is missing is told at once."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_missing, parent_of
@@ -12,11 +13,13 @@ from cifar_hpc.sweep.inputs import judge_inputs, known_inputs
 from cifar_hpc.sweep.listener import Listener
 
 
-def check_there(layout: Layout, configs: Sequence[TrialConfig], awaiting: Collection[str] = ()) -> list[str]:
+def check_there(
+    layout: Layout, configs: Sequence[TrialConfig], awaiting: Collection[str] = (), *, by_this_python: bool = True
+) -> list[str]:
     """What is worth knowing of the images and the weights files. Raises CifarHpcError with all that is missing or cannot be
     used, and the fetch lines.
 
-    awaiting: ids of those whose parent trains first.
+    awaiting: ids of those whose parent trains first; by_this_python: whether the trials run with the packages that are here.
     """
     from cifar_hpc.data.files import data_root, why_missing
     from cifar_hpc.models.weights import weights_missing
@@ -26,6 +29,7 @@ def check_there(layout: Layout, configs: Sequence[TrialConfig], awaiting: Collec
     problems += [parent_missing(config, layout) for config in configs if config.trial_id not in awaiting]
     plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
     problems += [weights_missing(*pair) for pair in plain]
+    problems += [augment_missing(config.augment) for config in configs if by_this_python]
     missing = list(dict.fromkeys(problem for problem in problems if problem))
     if missing:
         raise CifarHpcError("\n".join(missing))
