@@ -7,13 +7,14 @@ named. tests/test_published.py checks the rest: that the prose quotes its tables
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+from cifar_hpc import CifarHpcError, Results, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published"
@@ -33,7 +34,7 @@ FIGURES = {
     "transfer_strategies": ("curves_accuracy", "1/layers", "2/layers", "3/layers", "4/layers"),
     "small_sets": ("ranking",),
     "ensemble_zoo": ("ranking", "ensemble_gain"),
-    "lr_search": ("along_lr",),
+    "lr_search": ("along_lr",),  # of the grid; the tables of its search and of PBT are of results folders of their own
 }
 TABLES = ("leaderboard.csv", "leaderboard.md")
 MORE_TABLES = {"ensemble_zoo": ("tables/ensembles.md",)}
@@ -53,27 +54,19 @@ def with_table(page: str, leaderboard: str) -> str:
     return _TABLE.sub(lambda found: found[1] + "\n" + table(leaderboard, int(found[2])) + "\n" + found[3], page)
 
 
-def report(what: str) -> Path:
-    """Runs `cifar-hpc report` and returns the folder of the page that it wrote."""
-    command = [sys.executable, "-m", "cifar_hpc", "report", what]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "1000"}, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(command)}:\n{done.stderr}")
-    return Path(done.stderr.strip().splitlines()[-1]).parent
-
-
 def file_of(name: str) -> str:
     """The file of one of FIGURES: that of the first row bears no number."""
     row, _, figure = name.rpartition("/")
     return f"{figure}.png" if row in ("", "1") else f"{figure}_{row}.png"
 
 
-def renew(sweep: str) -> None:
-    source, target = report(sweep), PUBLISHED / sweep
+def renew(results: Results, sweep: str) -> None:
+    """Raises CifarHpcError where its report cannot be made: then nothing of what is published changed."""
+    source, target = results.report(sweep), PUBLISHED / sweep
     figures = {}
     for name in FIGURES[sweep]:
         row, slash, figure = name.rpartition("/")
-        folder = report(f"{sweep}#{row}") if slash else source
+        folder = results.report(f"{sweep}#{row}") if slash else source
         figures[file_of(name)] = folder / "figures" / f"{figure}.png"
     for path in target.glob("*.png"):  # all reports are made: a figure of an earlier name goes
         path.unlink()
@@ -86,13 +79,17 @@ def renew(sweep: str) -> None:
 
 
 def main() -> None:
-    results = Path(os.environ.get("CIFAR_HPC_RESULTS", ROOT / "results"))
+    results = Path(os.environ.get("CIFAR_HPC_RESULTS", ROOT / "results")).absolute()
     for sweep in sys.argv[1:] or FIGURES:
-        if (results / sweep / "plan.json").exists():
-            renew(sweep)
-            print(f"{sweep}: renewed")
-        else:
+        if not (results / sweep / "plan.json").exists():
             print(f"{sweep}: left as it is, {results / sweep} holds no such sweep")
+            continue
+        try:
+            with contextlib.chdir(ROOT):  # where images are, too
+                renew(read_results(results), sweep)
+        except CifarHpcError as error:
+            raise SystemExit(f"{sweep}: {error}") from None
+        print(f"{sweep}: renewed")
 
 
 if __name__ == "__main__":

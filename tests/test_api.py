@@ -94,6 +94,15 @@ def test_status_and_leaderboard_and_curves_are_frames_of_the_same_trials(finishe
         results.leaderboard("apy")
 
 
+def test_a_report_is_the_folder_of_its_page(finished):
+    _, results, _, _ = finished
+    folder = results.report("api#1")
+    assert folder.name in results.best("api#1").trial_ids
+    assert (folder / "index.html").exists() and (folder / "figures" / "confusion.png").exists()
+    with pytest.raises(ch.CifarHpcError, match="no row #9"):
+        results.report("api#9")
+
+
 def test_the_best_network_labels_images_as_it_did_in_the_test(finished):
     from cifar_hpc.config.trial import DatasetConfig
     from cifar_hpc.data.dataset import load_dataset

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hpc import CifarHpcError, Results
 from cifar_hpc.spec.load import load_spec
 
 ROOT = Path(__file__).parents[1]
@@ -157,20 +158,23 @@ def test_a_page_shows_every_figure_that_is_published_with_it_and_the_head_of_its
 def test_a_report_that_fails_is_told_and_takes_no_published_figure_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SystemExit, match=r"report no_such_sweep_at_all:\n.*no_such_sweep_at_all"):
-        published.report("no_such_sweep_at_all")
     (tmp_path / "alexnet").mkdir()
     (tmp_path / "alexnet" / "layers.png").write_bytes(b"as it was")
 
-    def report(what: str) -> Path:
-        if "#" in what:
-            raise SystemExit(what)
+    (tmp_path / "results" / "alexnet").mkdir(parents=True)
+    (tmp_path / "results" / "alexnet" / "plan.json").write_text("{}")
+
+    def report(self: Results, *words: str) -> Path:
+        if "#" in words[0]:
+            raise CifarHpcError("no such row")
         return tmp_path
 
     monkeypatch.setattr(published, "PUBLISHED", tmp_path)
-    monkeypatch.setattr(published, "report", report)
-    with pytest.raises(SystemExit):
-        published.renew("alexnet")
+    monkeypatch.setattr(Results, "report", report)
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr("sys.argv", ["published.py", "alexnet"])
+    with pytest.raises(SystemExit, match="alexnet: no such row"):
+        published.main()
     assert (tmp_path / "alexnet" / "layers.png").read_bytes() == b"as it was"
 
 

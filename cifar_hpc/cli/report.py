@@ -51,7 +51,9 @@ def report(
     layout = Layout(results_root())
     asked = parse_words(words)
     names, terms = list(asked.names), asked.terms
-    if asked.number is not None or (len(names) == 1 and not layout.has_sweep(names[0])):
+    from cifar_hpc.collect.names import means_one
+
+    if means_one(layout, asked):
         _report_trial(layout, words or (), open_=open_)
     elif export is not None:
         _export(layout, names, terms, export)

@@ -17,7 +17,7 @@ from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.status.names import begins, parse_words, resolve_id
+from cifar_hpc.status.names import Asked, begins, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
 from cifar_hpc.status.state import Queue
 
@@ -74,6 +74,11 @@ def find_best(layout: Layout, words: str | Sequence[str], top: int | None = None
     if not best:
         raise CifarHpcError(f"no trial of {asked.names[0]} has a figure on validation yet: cifar-hpc status {asked.names[0]}")
     return best
+
+
+def means_one(layout: Layout, asked: Asked) -> bool:
+    """Whether a configuration or a trial is named, and not sweeps or a filter of theirs."""
+    return asked.number is not None or (len(asked.names) == 1 and not layout.has_sweep(asked.names[0]))
 
 
 def find_trial(layout: Layout, words: str | Sequence[str]) -> str:
