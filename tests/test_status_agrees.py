@@ -68,6 +68,25 @@ def test_a_trial_that_another_sweeps_search_stopped_is_planned_for_both(sweep):
     assert _of_report(layout) == _of_status(layout)
 
 
+@pytest.mark.parametrize(
+    "edit", [lambda found: {"config": {**found.config, "lr": 77.0}}, lambda found: {"classes": found.classes[::-1]}]
+)
+def test_a_record_that_was_edited_is_no_result_for_both_and_retry_trains_it_again(sweep, edit, monkeypatch):
+    layout, plan = sweep
+    for config in plan.trials:
+        write_trial(layout, config, Images.draw(50, 10))
+    trial_id = plan.trials[0].trial_id
+    files = layout.trial(trial_id)
+    found = read_record(files.result, TrialResult)
+    write_record(files.result, dataclasses.replace(found, **edit(found)))
+    assert _of_status(layout)[trial_id] == "failed"
+    assert _of_report(layout) == _of_status(layout)
+    monkeypatch.setattr("cifar_hpc.sweep.retry.rerun", lambda *words: None)
+    told = call("retry", "s")
+    assert f"{files.result}: its " in told.stderr.replace("\n", " ")
+    assert _of_status(layout)[trial_id] == "planned"
+
+
 def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):
     layout, plan = sweep
     append_records(layout.sweep("s").jobs, [_event("submitted", plan.trials[0].trial_id, "slurm", "77_0")])

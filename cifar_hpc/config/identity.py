@@ -28,8 +28,8 @@ def hashed_fields(part: Any) -> dict[str, Any]:
 
 @cache
 def _hashed(kind: type[Any]) -> dict[str, tuple[Any, ...]]:
-    """The fields that may enter an id -> the default of a late one, which does not; of others nothing."""
-    known = [f for f in fields(kind) if f.metadata.get("hashed") is not False]
+    """The fields that may enter an id, by name -> the default of a late one, which does not; of others nothing."""
+    known = sorted((f for f in fields(kind) if f.metadata.get("hashed") is not False), key=lambda f: f.name)
     return {f.name: (f.default,) if f.metadata.get("late") else () for f in known}
 
 
@@ -41,13 +41,13 @@ def canonical_part(part: Any) -> str:
 def member_texts(config: Any) -> dict[str, str]:
     """key -> '"key":value' of canonical JSON, keys sorted, for what enters the id. A part has it ready as `canonical`."""
     texts = {}
-    for key, value in sorted(hashed_fields(config).items()):
-        if isinstance(value, tuple):
-            texts[key] = f'"{key}":{canonical([hashed_fields(item) if is_dataclass(item) else item for item in value])}'
-        elif is_dataclass(value):
-            texts[key] = f'"{key}":{value.canonical}'  # type: ignore[union-attr]
-        else:
+    for key, value in hashed_fields(config).items():
+        if value is None or isinstance(value, str | int | float):
             texts[key] = member_text(key, value)
+        elif isinstance(value, tuple):
+            texts[key] = f'"{key}":{canonical([hashed_fields(item) if is_dataclass(item) else item for item in value])}'
+        else:
+            texts[key] = f'"{key}":{value.canonical}'
     return texts
 
 

@@ -21,6 +21,7 @@ from cifar_hpc.records.owners import Process, is_touched, lives, own_process
 from cifar_hpc.records.repeated import repeated
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import create_record, read_record, read_records, utc_now, write_record
+from cifar_hpc.records.ties import read_valid
 
 HEARTBEAT_S = 15.0
 
@@ -160,9 +161,9 @@ def clear_finished(files: TrialFiles, trial_id: str) -> None:
     if not (left or claims) or _owner(claims)[1]:
         return
     with contextlib.suppress(OSError, RecordError):
-        if read_record(files.result, TrialResult).trial_id == trial_id:
-            for path in [*left, *claims]:  # the claims last: as long as they stand the rest is found again
-                path.unlink(missing_ok=True)
+        read_valid(files, trial_id)
+        for path in [*left, *claims]:  # the claims last: as long as they stand the rest is found again
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -190,17 +191,15 @@ def is_alive(claim: Claim, path: Path) -> bool:
 def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     """The trial's status from its files: COMPLETED, STOPPED, RUNNING, LOST, FAILED or, where nothing tells, PLANNED.
 
-    A result that does not parse or bears another id is no result: the trial is FAILED with the reason, and runs again.
+    A result that `read_valid` refuses is no result: the trial is FAILED with the reason, until a retry runs it again.
     """
     if not files.folder.exists():  # one question for the thousands of a sweep that has just been planned
         return TrialState(trial_id, Status.PLANNED)
     reason = ""
     try:
-        result = read_record(files.result, TrialResult)
-        if result.trial_id == trial_id:
-            status = Status.STOPPED if result.outcome is Outcome.PRUNED else Status.COMPLETED
-            return TrialState(trial_id, status, result.reason, result.curves, result=result)
-        reason = f"{files.result} bears the id {result.trial_id}"
+        result, _ = read_valid(files, trial_id)
+        status = Status.STOPPED if result.outcome is Outcome.PRUNED else Status.COMPLETED
+        return TrialState(trial_id, status, result.reason, result.curves, result=result)
     except FileNotFoundError:
         pass
     except RecordError as corrupt:

@@ -8,8 +8,8 @@ from pathlib import Path
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import PlanRecord, Status, TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.schema import PlanRecord, Status
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.advice import sweep_command
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.sweep.driver import rerun
@@ -51,13 +51,11 @@ def _remove_corrupt_result(layout: Layout, trial_id: str, listener: Listener) ->
     """A result that cannot be read keeps its trial from running; one of a newer program is left alone."""
     path = layout.trial(trial_id).result
     try:
-        foreign = read_record(path, TrialResult).trial_id != trial_id
+        read_valid(layout.trial(trial_id), trial_id)
     except FileNotFoundError:
         return
     except RecordError as corrupt:
         if "newer than this program" in str(corrupt):
             raise
-        foreign = True
-    if foreign:
-        listener.note(f"removed {path}, which is no result of this trial")
+        listener.note(f"removed what is no result of this trial: {corrupt}")
         path.unlink()
