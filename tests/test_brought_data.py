@@ -14,11 +14,14 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from cifar_hpc.config.image_folder import printable
+from cifar_hpc.config.image_table import list_table
 from cifar_hpc.data import brought
 from cifar_hpc.data.brought import TORCHVISION, fetch_torchvision, hf_folder, torchvision_folder
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.errors import DataError, SpecError
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.terminal.tables import to_csv
 
 
 def picture(number: int, side: int = 12) -> Image.Image:
@@ -89,6 +92,33 @@ def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, 
     assert [len(split.labels_N) for split in (data.train, data.val, data.test)] == [8, 4, 4]
     monkeypatch.setattr(brought, "_write", lambda *arguments: pytest.fail("made again"))
     assert str(hf_folder(source, tmp_path / "root")) == config.dataset.folder
+
+
+def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    names = [
+        "'-x.png",
+        "-x.png",
+        "''=q.png",
+        "=1+1.png",
+        " lead.png",
+        "trail .png",
+        "a\nb.png",
+        "\x1b[31m.png",
+        "a,b.png",
+        "x'.png",
+    ]
+    for name in names:
+        picture(1).save(tmp_path / "photos" / name)
+    records = [{"file": printable(name), "label": "-odd" if number % 2 else "even"} for number, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text(to_csv(records))
+    listing = list_table(tmp_path / "photos", tmp_path / "labels.csv")
+    assert listing.wrong == () and listing.classes == ("-odd", "even")
+    assert [path.name for path in listing.splits["train"]["even"]] == names[::2]
+    assert [path.name for path in listing.splits["train"]["-odd"]] == names[1::2]
+    (tmp_path / "photos" / "-x.png").unlink()
+    (tmp_path / "labels.csv").write_text("file,label\n'-x.png,a\n x'.png ,b\n")
+    assert [path.name for path in list_table(tmp_path / "photos", tmp_path / "labels.csv").splits["train"]["a"]] == ["'-x.png"]
 
 
 def test_a_table_says_the_labels_and_splits_of_a_folder(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cifar_hpc.collect.doubts import confident_class, doubts_of
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.data.duplicates import near_duplicates
+from cifar_hpc.data.labelled import labelled_images
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -103,6 +104,21 @@ def labels_of(photos, monkeypatch, text):
     found = CliRunner().invoke(app, ["labels", "look"])
     assert found.exit_code == 0, found.output
     return found.stdout, layout.sweep("look").report / "labels"
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_the_table_to_correct_keeps_a_folders_own_validation_images_where_they_are(photos, monkeypatch, folds):
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(photos / "data"))
+    for name in ("bright", "dark"):
+        (photos / "photos/val" / name).mkdir(parents=True)
+        for number in range(5, 9):
+            (photos / f"photos/train/{name}/{number}.png").rename(photos / f"photos/val/{name}/{number}.png")
+    text = "name: x\nbase: {arch: linear, image_size: 16}\ndataset: {folder: photos}\n" + (f"folds: {folds}\n" if folds else "")
+    (photos / "x.yaml").write_text(text)
+    images = labelled_images(load_spec(photos / "x.yaml").trials[0].config)
+    for split in images.splits:
+        for row in range(len(images.splits[split].labels_N)):
+            assert images.name(split, row).startswith(f"{images.split_in_folder(split, row)}/")
 
 
 def test_where_each_seed_has_a_split_of_its_own_the_labels_of_one_split_are_judged_and_none_are_mixed(photos, monkeypatch):

@@ -43,8 +43,8 @@ def predict(
 ) -> None:
     """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its seeds.
 
-    The ids are the files' names as they are, for programs: a spreadsheet is to import them as text. What cannot be read as an
-    image is named on stderr, and the exit status is 1.
+    The ids are the files' names as they are, for programs (control characters and bytes that are no UTF-8 spelled out, such as
+    \\n): a spreadsheet is to import them as text. What cannot be read as an image is named on stderr, and the exit status is 1.
     """
     from cifar_hpc.api.predictor import members_of, predict_images
 

@@ -5,6 +5,7 @@ Owns: what `folds.by` means. Decodes nothing; imports no torch.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_hpc.config.image_folder import ImageFolder
-from cifar_hpc.config.image_table import columns_of, file_column, read_rows
+from cifar_hpc.config.image_table import FilesByName, columns_of, file_column, unmarked
 from cifar_hpc.errors import UnusableError, nearest
 
 KEY = "folds.by"
@@ -64,7 +65,7 @@ def _of_column(listing: ImageFolder, by: str, paths: Sequence[tuple[Path, str]])
             KEY, f"by {by!r} without a table of labels", f"{PREFIX}, or dataset.labels names a CSV with that column", PREFIX
         )
     with table.open(newline="", encoding="utf-8-sig") as stream:
-        rows = [row for row in read_rows(stream) if any(cell.strip() for cell in row)]
+        rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
     header = columns_of(rows[0])
     wanted = by.strip().lower()
     if wanted not in header:
@@ -72,8 +73,11 @@ def _of_column(listing: ImageFolder, by: str, paths: Sequence[tuple[Path, str]])
             KEY, f"by {by!r}", f"{PREFIX}, or a column of {table.name}: {', '.join(header)}", nearest(wanted, header)
         )
     file_at, group_at = file_column(header), header.index(wanted)
+    files = FilesByName(listing.root)
     groups = {
-        os.fspath(listing.root / row[file_at].strip()): row[group_at].strip() for row in rows[1:] if len(row) == len(header)
+        os.fspath(path): unmarked(row[group_at]).strip()
+        for row in rows[1:]
+        if len(row) == len(header) and (path := files.find(row[file_at])) is not None
     }
     empty = [path for path, _ in paths if not groups[os.fspath(path)]]
     if empty:

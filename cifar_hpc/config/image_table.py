@@ -10,7 +10,6 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, look_alikes, printable
 
@@ -28,7 +27,7 @@ def list_table(root: Path, table: Path) -> ImageFolder:
     left_out: list[LeftOut] = []
     try:
         with table.open(newline="", encoding="utf-8-sig") as stream:
-            rows = read_rows(stream)
+            rows = list(csv.reader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
         rows, wrong = [], [f"{table.name}: no CSV ({error})"]
     header = columns_of(rows[0]) if rows else []
@@ -41,19 +40,20 @@ def list_table(root: Path, table: Path) -> ImageFolder:
         file_at, label_at, split_at = columns
         assert file_at is not None and label_at is not None
         seen: dict[Path, int] = {}
+        files = FilesByName(root)
         for line, row in enumerate(rows[1:], 2):
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
                 wrong.append(f"{table.name}:{line}: {len(row)} cells; the header has {len(header)}")
                 continue
-            path, label = root / row[file_at].strip(), row[label_at].strip()
+            path, label = files.find(row[file_at]), unmarked(row[label_at]).strip()
             word = row[split_at].strip().lower() if split_at is not None else "train"
             if word not in SPLITS:
                 wrong.append(
                     f"{table.name}:{line}: the split {printable(row[split_at or 0])!r}; train, val and test are allowed"
                 )
-            elif not path.is_file():
+            elif path is None:
                 wrong.append(f"{table.name}:{line}: no file {printable(row[file_at])!r} in the folder")
             elif path in seen:
                 wrong.append(f"{table.name}:{line}: {printable(row[file_at])!r} a second time (first on line {seen[path]})")
@@ -72,10 +72,33 @@ def list_table(root: Path, table: Path) -> ImageFolder:
     return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
 
 
-def read_rows(stream: TextIO) -> list[list[str]]:
-    """The rows of a table, without the quotation mark that terminal/harmless puts before what a spreadsheet would take for a
-    formula: `labels` writes such tables, and people correct them there. Raises csv.Error."""
-    return [[cell[1:] if re.match(r"'[-=+@\t]", cell) else cell for cell in row] for row in csv.reader(stream)]
+def unmarked(cell: str) -> str:
+    """The text of a cell without the quotation mark that terminal/harmless puts before what a spreadsheet would take for a
+    formula, and before such a mark: `labels` writes such tables, and people correct them there."""
+    return cell[1:] if re.match(r"'+[-=+@\t]", cell) else cell
+
+
+class FilesByName:
+    """The files of a folder by the names that a table has for them."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._printed: dict[str, list[Path]] | None = None
+
+    def find(self, cell: str) -> Path | None:
+        """As `labels` writes names, else as a person does; None where there is no such file, or where several look alike."""
+        written = unmarked(cell)
+        for name in dict.fromkeys((written, written.strip(), cell, cell.strip())):
+            if name and "\0" not in name and (self._root / name).is_file():
+                return self._root / name
+        if self._printed is None:  # of names that no table can hold: not UTF-8, or with control characters
+            self._printed = {}
+            for path in self._root.rglob("*"):
+                name = path.relative_to(self._root).as_posix()
+                if printable(name) != name and path.is_file():
+                    self._printed.setdefault(printable(name), []).append(path)
+        alike = self._printed.get(written, ())
+        return alike[0] if len(alike) == 1 else None
 
 
 def columns_of(row: Sequence[str]) -> list[str]:

@@ -19,10 +19,12 @@ from cifar_hpc.data.folder import labelled_files
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """names: of their files, by split and row, relative to the folder; empty where they are in no folder."""
+    """names: of their files, by split and row, relative to the folder; empty where they are in no folder. own_val: the names of
+    those that the folder itself has as validation images."""
 
     splits: Mapping[str, Split]
     names: Mapping[str, Sequence[str]]
+    own_val: frozenset[str] = frozenset()
 
     @property
     def in_folder(self) -> bool:
@@ -32,6 +34,10 @@ class LabelledImages:
         """'' where it has none."""
         names = self.names.get(split)
         return names[row] if names else ""
+
+    def split_in_folder(self, split: str, row: int) -> str:
+        """train, val or test, as a table of the folder has it: what is held out of train is train."""
+        return split if split == "test" else "val" if self.name(split, row) in self.own_val else "train"
 
     def index(self, split: str, row: int) -> int:
         """Its place in the official split."""
@@ -57,14 +63,16 @@ def labelled_images(config: TrialConfig) -> LabelledImages:
         splits = {"val": data.train.view(data.train.index_N.argsort())}
     if data.test is not None:
         splits["test"] = data.test
-    return LabelledImages(splits, _file_names(config, splits))
+    files = labelled_files(config.dataset) if config.dataset.name == "folder" else None
+    if files is None:
+        return LabelledImages(splits, {})
+    return LabelledImages(splits, _file_names(config, splits, files), frozenset(files["val"]))
 
 
-def _file_names(config: TrialConfig, splits: Mapping[str, Split]) -> dict[str, list[str]]:
+def _file_names(
+    config: TrialConfig, splits: Mapping[str, Split], files: Mapping[str, Sequence[str]]
+) -> dict[str, Sequence[str]]:
     """Of a folder's images, relative to it."""
-    if config.dataset.name != "folder":
-        return {}
-    files = labelled_files(config.dataset)
     joined = config.dataset.fold is not None or config.dataset.val_frac == 0
     known = {
         "train": files["train"],

@@ -61,7 +61,7 @@ def doubt_records(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]
                 else {"image": one.row if one.index is None else one.index}
             ),
             "label": found.classes[one.label],
-            "split": one.split if one.split == "test" or not in_folder else "train",
+            "split": images.split_in_folder(one.split, one.row) if in_folder else one.split,
             "suggested": found.classes[one.suggested],
             "confidence": round(one.confidence, 4),
             "networks": f"{one.agree} of {len(found.networks)}",
@@ -93,8 +93,8 @@ def _table_to_correct(found: Doubts, images: LabelledImages) -> list[dict[str, A
     for split in images.splits:
         for row, label in enumerate(images.labels(split)):
             if (split, row) not in known:
-                word = "train" if split == "val" else split
-                records.append({"file": images.name(split, row), "label": found.classes[label], "split": word, **empty})
+                told = {"file": images.name(split, row), "label": found.classes[label]}
+                records.append({**told, "split": images.split_in_folder(split, row), **empty})
     return records
 
 

@@ -20,6 +20,7 @@ from rich.segment import Segment
 _COLOURS = re.compile(r"\x1b\[[0-9;:]*m")  # of a library's message: dropped, the words stay
 # What moves the cursor, clears the screen, ends or turns a line round; not the tab and not the newline.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_FORMULA = re.compile(r"'*[-=+@\t]")  # what is marked already is marked once more, so that a reader takes one mark off
 _NUMBER = re.compile(r"[-+0-9.,eE %±()]*")
 
 
@@ -108,4 +109,4 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = harmless(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t") and not _NUMBER.fullmatch(text) else text
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
