@@ -13,7 +13,7 @@ from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_wi
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.statistics import estimate_over_splits
+from cifar_hpc.collect.statistics import estimate_over_splits, wilson_interval
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -65,6 +65,15 @@ def test_a_point_is_measured_on_all_images_and_its_spread_is_that_of_its_folds(l
 def test_the_interval_is_that_of_nadeau_and_bengio():
     found = estimate_over_splits([0.8, 0.7, 0.9], [10, 10, 10], 1, 0.5)
     assert found.high - found.mean == pytest.approx(student.ppf(0.975, 2) * 0.1 * math.sqrt(1 / 3 + 0.5)) and found.images == 30
+
+
+def test_folds_that_measure_the_same_do_not_make_a_number_certain():
+    found = estimate_over_splits([1.0] * 5, [10] * 5, 1, 0.25)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(1.0, 50))
+    found = estimate_over_splits([1 / 3] * 3, [27] * 3, 3, 0.43)
+    assert (found.low, found.high) == pytest.approx(wilson_interval(1 / 3, 27))
+    found = estimate_over_splits([0.5] * 3, [27] * 3, 3, 0.43, counted=False)
+    assert found.low is None and found.high is None
 
 
 def test_two_points_are_compared_fold_by_fold(layout):

@@ -278,7 +278,7 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
     """info: of the objective that it is. test: it was measured on the test images, not on validation."""
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
     if measured and measured[0][1].own_split and not test:
-        found = _over_splits(measured)
+        found = _over_splits(measured, counted=info.metric == "acc")
     else:
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
         found = estimate([value for value, _ in measured], images, counted=info.metric == "acc")
@@ -288,11 +288,12 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
     return replace(found, low=low, high=high)
 
 
-def _over_splits(measured: Sequence[tuple[float, Trial]]) -> Estimate | None:
+def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:
     weights = [trial.val_n or 1 for _, trial in measured]
     rounds = len({trial.round for _, trial in measured})
     first = measured[0][1]
-    return estimate_over_splits([value for value, _ in measured], weights, rounds, weights[0] / max(first.train_n or 0, 1))
+    share = weights[0] / max(first.train_n or 0, 1)
+    return estimate_over_splits([value for value, _ in measured], weights, rounds, share, counted=counted)
 
 
 def _mean(row: Row) -> float:

@@ -65,14 +65,17 @@ def estimate(values: Sequence[float], images: int | None = None, *, counted: boo
     return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, counted_n is not None)
 
 
-def estimate_over_splits(values: Sequence[float], weights: Sequence[int], rounds: int, share: float) -> Estimate | None:
+def estimate_over_splits(
+    values: Sequence[float], weights: Sequence[int], rounds: int, share: float, *, counted: bool = True
+) -> Estimate | None:
     """Mean and interval of what each of several splits measured: folds, or splits drawn again. values, weights: of each trial
     its measurement and its validation images; rounds: how often all images were measured; share: validation over training
-    images.
+    images; counted: as in `estimate`.
 
     Splits share most of their training images: the variance of their mean is (1 / J + share) of that between them (Nadeau and
     Bengio 2003, Machine Learning 52: 239), J the splits. It covers split, order and initialisation; images, too, as each split
-    has its own. None where there are no values.
+    has its own. Where all splits happen to measure the same, such as 100 %, that tells nothing of others: Wilson's interval
+    over the images stands there, of what is counted. None where there are no values.
     """
     n = len(values)
     if n == 0:
@@ -81,6 +84,9 @@ def estimate_over_splits(values: Sequence[float], weights: Sequence[int], rounds
     if n == 1:
         return Estimate(mean, 1, None, None, None, images)
     sd = float(np.std(values, ddof=1))
+    if sd < 1e-9:
+        low, high = wilson_interval(mean, images) if counted else (None, None)
+        return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, of_images=counted)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)
     return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images, of_images=True)
 
