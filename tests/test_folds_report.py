@@ -114,3 +114,13 @@ def test_seeds_with_splits_of_their_own_are_one_row_whose_spread_covers_the_spli
     assert [row.score.n for row in board.rows] == [3, 3, 3] and {trial.seed for trial in pool.trials} == {0, 1, 2}
     assert "split of its own" in covers_text(pool.trials)
     assert {d.test for d in compare_with_best(board, layout).differences.values()} == {SPLITS_TEST}
+
+
+def test_folds_that_each_seed_draws_itself_are_as_many_splits(tmp_path):
+    text = SPEC.replace("folds: {n: 3, repeats: 2}", "folds: 3\nseeds: 2").replace("size: 90", "size: 90, split_seed: seed")
+    board = make_leaderboard(scan(swept(Layout(tmp_path), text), ["folded"]))
+    one, other = board.measured[0], board.measured[-1]
+    gaps = np.array([a.val_acc - b.val_acc for a, b in zip(one.trials, other.trials, strict=True)])
+    found = compare_points(one, other, Layout(tmp_path))
+    t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
+    assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.freedom == 5

@@ -18,7 +18,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
 from cifar_hpc.collect.statistics import Difference, compare_chosen, compare_networks, compare_splits, known_error
-from cifar_hpc.collect.trials import Trial
+from cifar_hpc.collect.trials import BY_SEED, Trial
 from cifar_hpc.config.metrics import jackknife_counts
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
 from cifar_hpc.errors import CifarHpcError, RecordError
@@ -64,13 +64,14 @@ Round = tuple[int, int]  # seed and repeat: see Trial.round
 class Read:
     """The predictions of a point's rounds, as what each image counts for the objective, S x N. parts: where each round has
     images of its own the number of the split that measured each image, S x N, and share its validation images over those that
-    it trained on; None: all rounds have one split."""
+    it trained on; None: all rounds have one split. by_seed: whether each seed has splits, or folds, of its own."""
 
     rounds: tuple[Round, ...]
     values: NDArray[np.float32]
     images: Mapping[Round, SplitPredictions]
     parts: NDArray[np.int64] | None
     share: float
+    by_seed: bool
 
     def same_images(self, other: Read) -> bool:
         """Whether both have the same images in all rounds that both have, and have one in common."""
@@ -80,13 +81,13 @@ class Read:
         return bool(common) and all(self.images[one].same_images(other.images[one]) for one in common)
 
     def of_splits(self) -> dict[tuple[int, ...], float]:
-        """The mean of each split over the seeds that have it: by repeat and fold, or by seed where each has its own."""
+        """The mean of each split over the seeds that have it: by repeat and fold, and by seed where each has its own."""
         assert self.parts is not None
         found: dict[tuple[int, ...], list[float]] = {}
         for (seed, repeat), values_N, part_N in zip(self.rounds, self.values, self.parts, strict=True):
             for part in np.unique(part_N):
-                key = (repeat, int(part)) if part else (seed,)
-                found.setdefault(key, []).append(float(values_N[part_N == part].mean(dtype=np.float64)))
+                split = (seed, repeat, int(part)) if self.by_seed else (repeat, int(part))
+                found.setdefault(split, []).append(float(values_N[part_N == part].mean(dtype=np.float64)))
         return {key: float(np.mean(means)) for key, means in found.items()}
 
 
@@ -233,7 +234,8 @@ def _values(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read |
     if split == "val" and row.trials[0].own_split:
         parts = np.stack([np.zeros(len(p.labels), np.int64) if p.fold is None else p.fold for p in found.values()])
     first = row.trials[0]
-    return Read(tuple(found), values, found, parts, (first.val_n or 0) / max(first.train_n or 0, 1))
+    share = (first.val_n or 0) / max(first.train_n or 0, 1)
+    return Read(tuple(found), values, found, parts, share, by_seed=row.config.get("dataset.split_seed") == BY_SEED)
 
 
 def _counts(predictions: SplitPredictions, info: ObjectiveInfo) -> NDArray[np.float32] | None:
