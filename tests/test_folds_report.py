@@ -7,13 +7,14 @@ import statistics
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import t as student
 
 from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best, point_predictions
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.statistics import estimate_over_splits, wilson_interval
+from cifar_hpc.collect.statistics import estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -124,3 +125,23 @@ def test_folds_that_each_seed_draws_itself_are_as_many_splits(tmp_path):
     found = compare_points(one, other, Layout(tmp_path))
     t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
     assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.freedom == 5
+
+
+def test_seeds_that_draw_from_a_set_with_validation_images_of_its_own_are_measured_on_the_same_images(tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 8)):
+        for name, level in (("bright", 150), ("dark", 90)):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray((level + rng.integers(-80, 80, (8, 8))).astype(np.uint8)).save(folder / f"{number}.png")
+    text = (
+        f"name: folded\ndataset: {{folder: {tmp_path / 'photos'}, train_size: 20, split_seed: seed}}\nseeds: 3\n"
+        "base: {arch: linear, classifier: knn, image_size: 8}\ngrid: {knn_k: [1, 3]}\n"
+    )
+    pool = scan(swept(Layout(tmp_path / "results"), text), ["folded"])
+    board = make_leaderboard(pool)
+    assert board.measured[0].score == estimate([trial.val_acc for trial in board.measured[0].trials], 16)
+    assert "that the data set brings" in covers_text(pool.trials)
+    (found,) = compare_with_best(board, Layout(tmp_path / "results")).differences.values()
+    assert found.test != SPLITS_TEST and found.images == 16

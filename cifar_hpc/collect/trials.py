@@ -43,6 +43,7 @@ class Trial:
     val_loss: float | None
     val_acc: float | None
     val_n: int | None
+    own_val: int | None  # validation images that the data set itself brings; None: it brings none, or an older record
     test_loss: float | None
     test_acc: float | None
     test_n: int | None
@@ -76,8 +77,9 @@ class Trial:
 
     @property
     def own_split(self) -> bool:
-        """Whether the trials of its point are validated with images of their own: folds, or a split for each seed."""
-        return self.fold is not None or self.config.get("dataset.split_seed") == BY_SEED
+        """Whether the trials of its point are validated with images of their own: folds, or a split for each seed. Where the
+        set brings its validation images a split is of those to train on alone."""
+        return self.fold is not None or (self.config.get("dataset.split_seed") == BY_SEED and self.own_val is None)
 
     @property
     def run(self) -> str:
@@ -185,6 +187,7 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         val_loss=val.loss if val else None,
         val_acc=val.acc if val else None,
         val_n=val.n if val else None,
+        own_val=result.config["dataset"].get("own_val"),
         test_loss=test.loss if test else None,
         test_acc=test.acc if test else None,
         test_n=test.n if test else None,

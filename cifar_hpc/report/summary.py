@@ -11,7 +11,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
-from cifar_hpc.collect.trials import Trial, Unfinished, value_text
+from cifar_hpc.collect.trials import BY_SEED, Trial, Unfinished, value_text
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
@@ -35,9 +35,22 @@ def covers_text(trials: Sequence[Trial]) -> str:
     alone = "" if shares else "those of the objective, where it is not accuracy, and "
     return (
         "Intervals are at 95 %: of several seeds they cover the luck of seeds (order and initialisation) and of images, of one"
-        f" seed that of images alone; {alone}the bands of learning curves cover that of seeds alone. All seeds share one split"
-        " into training and validation images, whose luck nothing here covers."
+        f" seed that of images alone; {alone}the bands of learning curves cover that of seeds alone. {_split_text(trials)}"
     )
+
+
+def _split_text(trials: Sequence[Trial]) -> str:
+    """Whose luck the seeds' common split is."""
+    drawn = any(
+        trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size") for trial in trials
+    )
+    if drawn:
+        return (
+            "Each seed trains on images that it draws itself, whose luck the ± covers; all are measured on the validation"
+            " images that the data set brings."
+        )
+    whose = "the data set's own split" if any(trial.own_val for trial in trials) else "one split"
+    return f"All seeds share {whose} into training and validation images, whose luck nothing here covers."
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
