@@ -94,6 +94,20 @@ def test_what_a_part_of_its_seeds_measured_stands_below_the_complete_however_hig
     assert best is not None and best.name == "lr=0.2" and best.score.endswith("(mean of 3)")
 
 
+def test_the_best_of_several_that_measured_the_same_is_said_to_equal_them(layout: Layout) -> None:
+    board_of(layout, {0.1: [0.9, 0.9], 0.2: [0.9, 0.9], 0.3: [0.8, 0.8]})
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and best.score.endswith("(mean of 2), equal to 1 other")
+
+
+def test_no_interval_of_a_loss_ends_below_none(layout: Layout) -> None:
+    for seed, loss in enumerate((0.01, 0.02, 0.2)):
+        write(layout, dataclasses.replace(BASE, seed=seed, objective="val_loss"), 0.5, loss=loss)
+    score = make_leaderboard(scan(layout)).rows[0].score
+    assert score is not None and score.low == 0.0
+
+
 def test_one_finished_fold_does_not_win_by_its_luck(layout: Layout) -> None:
     trials = []
     for lr, accuracies in {0.1: [0.99], 0.2: [0.80, 0.82]}.items():

@@ -282,10 +282,13 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
     else:
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
         found = estimate([value for value, _ in measured], images, counted=info.metric == "acc")
-    if found is None or not info.share or not 0 <= found.mean <= 1:
+    if found is None or found.low is None or found.high is None:
         return found
-    low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (found.low, found.high))
-    return replace(found, low=low, high=high)
+    if info.metric == "loss":  # no number that it could not be
+        return replace(found, low=max(found.low, 0.0))
+    if not info.share or not 0 <= found.mean <= 1:
+        return found
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:

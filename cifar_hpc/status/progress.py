@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.planning.cohorts import known_train_images
 from cifar_hpc.planning.estimate import Experience, Sample
 from cifar_hpc.records.claims import TrialState
@@ -31,14 +32,16 @@ class Best:
     images: int
     share: bool  # of 0..1
     of_n: int | None = None  # the trials that it is to have, where these are too few of them
+    equals: int = 0  # other points that measured the very same
 
     @property
     def score(self) -> str:
-        """'val acc 81.20 % (mean of 3)', 'val acc 92 % (1 of 5)'."""
+        """'val acc 81.20 % (mean of 3)', 'val acc 92 % (1 of 5), equal to 2 others'."""
         decimals = decimals_of(self.images, share=self.share)
         shown = f"{percent_text(self.value, decimals)} %" if self.share else number_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
-        return f"{self.metric.replace('_', ' ')} {shown}{mean}"
+        equal = f", equal to {plural(self.equals, 'other')}" if self.equals else ""
+        return f"{self.metric.replace('_', ' ')} {shown}{mean}{equal}"
 
     def __str__(self) -> str:
         return f"{self.name}  {self.score}"
@@ -79,7 +82,8 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
 
     point = min(values, key=place)
     of_n = runs[point] if partial[point] else None
-    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share, of_n)
+    equals = sum(place(other)[:3] == place(point)[:3] for other in values) - 1
+    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share, of_n, equals)
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:
