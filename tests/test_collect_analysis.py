@@ -116,8 +116,8 @@ def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
 def test_what_is_the_best_of_unlike_values_says_so() -> None:
     """arch b was tried at one lr alone: the best of each arch is not the best over the same lr."""
     whole = {(arch, lr): 0.5 for arch in "ab" for lr in (1.0, 2.0)}
-    assert best_over(additive_board(whole), "arch") == " Best over lr."
-    assert "Not the same values of lr" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
+    assert best_over(additive_board(whole), "arch") == " Of those that differ only in lr, the best on validation."
+    assert "Not the same values were tried" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
     assert best_over(additive_board(whole), "arch", "lr") == ""
 
 
@@ -290,8 +290,8 @@ def test_the_page_says_that_intervals_of_other_objectives_than_accuracy_leave_ou
     for config, objective in zip(configs(2, seeds=1, epochs=2), ("val_acc", "val_loss"), strict=True):
         write_trial(layout, dataclasses.replace(config, objective=objective), IMAGES, accuracy=0.7)
     accuracy, loss = sorted(scan(layout).trials, key=lambda trial: str(trial.config["objective"]))
-    assert "those of the objective, where it is not accuracy" in covers_text([accuracy, loss])
-    assert "those of the objective" not in covers_text([accuracy])
+    assert "Those of other objectives" in covers_text([accuracy, loss])
+    assert "Those of other objectives" not in covers_text([accuracy])
 
 
 def test_another_objective_has_the_digits_of_its_images_and_an_interval_that_says_what_it_leaves_out(layout: Layout) -> None:
@@ -316,10 +316,11 @@ def test_another_objective_has_the_digits_of_its_images_and_an_interval_that_say
     )
     told = best_text(found.board)
     assert re.search(
-        r": \d\d % validation macro F1 \(mean of 3 seeds, \d\d to \d\d by seeds alone\), \d\d % on validation \(", told
+        r": \d\d % validation macro F1 \(mean of 3 seeds, \d\d to \d\d without the luck of the images\), accuracy \d\d % on va",
+        told,
     )
     drawn = draw_ranking(found.board, found.comparison)
-    assert "which leaves out the luck of the images" in drawn.caption
+    assert "which counts the luck of the seeds and not that of the images" in drawn.caption
     explored = explorable(found.pool, found.board)
     assert explored["decimals"] == 0 and explored["points"][0][5] == pytest.approx(best.test_score.mean, abs=1e-5)
 

@@ -98,7 +98,7 @@ def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_
 
 def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
     pool = scan(layout, ["folded"])
-    assert "split, order, initialisation" in covers_text(pool.trials) and "out of fold" in covers_text(pool.trials)
+    assert "split, seed and images" in covers_text(pool.trials) and "out of fold" in covers_text(pool.trials)
     trial, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
     assert split == "val" and found.confusion.sum() == 90
     assert images_words(trial, found, split) == "validation, all 3 folds together"  # 90 images, of which this fold has 30

@@ -74,7 +74,7 @@ def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: La
     pool = scan(layout)
     board = make_leaderboard(pool)
     drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "loss"))
-    assert "over seeds, without the luck of the images" in drawing.caption
+    assert "which counts the luck of the seeds and not that of the images" in drawing.caption
 
 
 def test_what_still_runs_is_no_waste() -> None:

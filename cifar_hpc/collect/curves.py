@@ -82,8 +82,8 @@ def best_over(board: Leaderboard, *axes: Axis) -> str:
         return ""
     names = ", ".join(others)
     alike = len({frozenset(values) for values in tried.values()}) < 2
-    unlike = f" Not the same values of {names} were tried for each: they differ in these too."
-    return f" Best over {names}.{'' if alike else unlike}"
+    unlike = " Not the same values were tried for each: they differ in these too."
+    return f" Of those that differ only in {names}, the best on validation.{'' if alike else unlike}"
 
 
 def rank_axes(board: Leaderboard) -> list[Axis]:

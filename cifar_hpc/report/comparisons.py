@@ -42,7 +42,7 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     ]
     across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
     words = {"val": "validation", "test": "test"}[split]
-    over = best_over(board, *shown).replace("Best over", "Best on validation over")
+    over = best_over(board, *shown)
     note = f"Mean ± standard deviation (number of {board.runs}), percent; empty: no measurement.{over}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
 
@@ -112,7 +112,10 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
     left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
-    note = f"Percent of each class' {words} images, mean over all, the hardest first; best of each kind.{left}"
+    note = (
+        f"Percent of each class' {words} images that are right, mean over all runs, the hardest class first. A row is the best"
+        f" configuration of its kind.{left}"
+    )
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 
 

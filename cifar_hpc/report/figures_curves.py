@@ -123,12 +123,20 @@ def _caption(grid: CurveGrid) -> str:
     text = (
         f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each." if lines_n > 1 else "One trial."
     )
-    text += f" The band is the mean's 95 % interval over {over}, without the luck of the images." if seeds >= MIN_SEEDS else ""
+    text += (
+        f" The band is its 95 % interval, which counts the luck of the {over} and not that of the images."
+        if seeds >= MIN_SEEDS
+        else ""
+    )
     augmented = [
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
     ]
-    text += " Training accuracy and loss are of the images as augmented, in train mode." if augmented else ""
-    return text + (f" Each curve is the best configuration over {', '.join(others)}." if others else "")
+    text += (
+        " Training accuracy and loss are of augmented images, while the network learns: they may be worse than validation."
+        if augmented
+        else ""
+    )
+    return text + (f" Each curve is of the configuration whose {', '.join(others)} did best." if others else "")
 
 
 def _values(board: Leaderboard, axis: str | None, present: set[Any]) -> list[Any]:

@@ -122,7 +122,10 @@ def _effects_caption(effects: Effects) -> str:
     if left:
         caption += f" Without a match: {', '.join(left[:6])}{' and others' if len(left) > 6 else ''}."
     if effects.importance:
-        caption += " Shares of the variance between all configurations are omega squared, less what chance alone gives."
+        caption += (
+            " The share of the variance: how much of all differences between configurations goes with the axis, less what"
+            " chance alone gives (omega squared)."
+        )
     return caption
 
 
@@ -261,7 +264,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         return Drawing(
             "parallel",
             "All configurations",
-            f"A line is a configuration; lighter is better; the strong one is the best.{most}",
+            f"A line is a configuration; lighter is better, and the thick one is the best.{most}",
             figure,
         )
 

@@ -18,7 +18,10 @@ def draw_gain(found: Ensembles) -> Drawing:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
         axes.set_xlabel("members, counted with repetition")
         axes.set_ylabel("validation accuracy")
-        caption = "Greedy ensembles: chosen on half of the validation images and measured on the other half, both ways round."
+        caption = (
+            "The accuracy of a greedy ensemble as members are added. They are chosen on one half of the validation images and"
+            " measured on the other; then the halves change places, so that each image is measured once."
+        )
         return Drawing("ensemble_gain", "Gain by size", caption, figure)
 
 
@@ -38,5 +41,5 @@ def draw_disagreement(found: Ensembles) -> Drawing:
         axes.set_xticks(range(count), [trial.trial_id[:5] for trial in found.shown], rotation=60, ha="right")
         axes.set_yticks(range(count), names)
         frame_bare(axes)
-        caption = "Percent of validation images on which two of greedy's members differ."
+        caption = "Percent of the validation images to which two members of the greedy ensemble give different classes."
         return Drawing("ensemble_disagreement", "How differently the members err", caption, figure)

@@ -48,9 +48,11 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         )
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
-        caption = f"Mean over {board.runs}, {interval_words(board)}.{below} Order by validation alone."
+        caption = f"Mean over {board.runs}, {interval_words(board)}.{below} In the order of validation."
         if len(rows) > 1:
-            caption += " Two that overlap may still be told apart: the tests compare them image by image."
+            caption += (
+                " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."
+            )
         return Drawing("ranking", "The best configurations", caption, figure)
 
 

@@ -78,7 +78,8 @@ def draw_reliability(found: Diagnosis, where: str) -> Drawing:
         below.set_ylabel("images")
         below.set_xlabel("confidence")
         caption = (
-            f"By confidence ({where}), with the 95 % interval of each bin; on the dashed line it would be calibrated."
-            f" ECE {score_text(bins.ece, int(bins.count.sum()), most=1)} pp."
+            f"How often it is right at each confidence ({where}), with 95 % intervals; on the dashed line it is right as often"
+            " as it says. The mean distance from that line, the expected calibration error, is"
+            f" {score_text(bins.ece, int(bins.count.sum()), most=1)} pp."
         )
         return Drawing("reliability", "Reliability", caption, figure)

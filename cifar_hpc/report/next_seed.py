@@ -60,7 +60,7 @@ def _chances(found: Findings, difference: Difference) -> str:
     if found.board.info.share:
         worth = difference.chance_above(_LEAST_POINTS / 100) or 0.0
         text += f", that it is better by more than {_LEAST_POINTS} pp {_percent(worth)}"
-    return f"{text} (Bayes' correlated t-test over shared images and seeds; the choice of the best is not corrected for)."
+    return f"{text} (Bayesian t-test over the same images and seeds; that the first was chosen as the best is not allowed for)."
 
 
 def _percent(chance: float) -> str:

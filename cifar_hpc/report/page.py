@@ -149,7 +149,7 @@ def _shading(found: Findings) -> str:
     tested = [d for d in comparison.differences.values() if not d.networks] if comparison else []
     if not tested:
         return ""
-    return f"Shaded: the best and what is not told from it at the 5 % level ({tested[0].test})."
+    return f"Shaded: the best, and those that cannot be told from it at the 5 % level ({tested[0].test})."
 
 
 def _dots_text(found: Findings) -> str:
@@ -160,7 +160,7 @@ def _dots_text(found: Findings) -> str:
         what = f"mean over {board.runs} {interval_words(board)}"
     else:
         what = "one seed" + (", with the 95 % interval of the images" if board.info.metric == "acc" else "")
-    return f"● validation{test}: {what}, in the order of validation alone."
+    return f"● validation{test}: {what}; in the order of validation."
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:

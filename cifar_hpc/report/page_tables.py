@@ -77,7 +77,9 @@ def ledger_table(found: Findings) -> PageTable:
     if ledger.lost:
         notes.append("Lost: training since the last checkpoint of attempts that were killed, whoever killed them.")
     if ledger.saved:
-        notes.append("Saved: batches drawn and passed through frozen blocks once for all, in training alone: at least so much.")
+        notes.append(
+            "Saved, at least: training batches were made and passed through frozen blocks once for all trials of a cohort."
+        )
     return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, " ".join(notes))
 
 
@@ -96,10 +98,10 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         scores = score_text(record.val_acc, record.val_n), score_text(record.test_acc, record.test_n)
         rows.append((record.method, size, scores[0], val, scores[1], test))
     note = (
-        f"From {ensembles.members} trials. Members and weights are chosen on validation; an ensemble's validation accuracy is"
-        " nested (chosen on four fifths, measured on the fifth), so it is fair; the most accurate member's is the highest of"
-        " many. Test was measured once and decides nothing. p: McNemar on the same images, one-sided on validation, of these"
-        " networks alone."
+        f"From {ensembles.members} trials. Members and weights are chosen on validation: on four fifths of its images, and"
+        " measured on the last fifth, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
+        " accurate member is the highest of many, and flattered. Test was measured once and chooses nothing. p: McNemar's test"
+        " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
         " Files: ensembles/METHOD.json."
     ) + "".join(f" Left out: {reason}." for reason in ensembles.stale)
     trials = {trial.trial_id: (row, trial) for row in found.board.rows for trial in row.trials}

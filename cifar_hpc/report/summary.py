@@ -23,19 +23,22 @@ from cifar_hpc.status.words import decimals_of, digits_of, duration_text, score_
 def covers_text(trials: Sequence[Trial]) -> str:
     """Which sources of luck the intervals and the ± of these trials' validation cover."""
     runs = runs_of(trials)
-    cover = "cover split, order, initialisation and images; the intervals count that splits share training images (Nadeau and"
+    cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
     if runs != "seeds":
         return (
-            "Validation is out of fold: every labelled image is measured by networks that did not train on it. The ± over"
+            "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
             f" {runs} and the intervals, at 95 %, {cover} Bengio 2003)."
         )
     if any(trial.own_split for trial in trials):
         return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003)."
     shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
-    alone = "" if shares else "those of the objective, where it is not accuracy, and "
+    others = (
+        "The bands of learning curves count" if shares else "Those of other objectives, and the bands of learning curves, count"
+    )
     return (
-        "Intervals are at 95 %: of several seeds they cover the luck of seeds (order and initialisation) and of images, of one"
-        f" seed that of images alone; {alone}the bands of learning curves cover that of seeds alone. {_split_text(trials)}"
+        "Intervals are at 95 %. Those of accuracy count two kinds of luck: that of the seeds (the first weights, the order of"
+        " the images), where there are several, and that of which images happen to be measured."
+        f" {others} that of the seeds only. {_split_text(trials)}"
     )
 
 
@@ -46,11 +49,11 @@ def _split_text(trials: Sequence[Trial]) -> str:
     )
     if drawn:
         return (
-            "Each seed trains on images that it draws itself, whose luck the ± covers; all are measured on the validation"
+            "Each seed trains on images that it draws itself, whose luck the ± counts; all are measured on the validation"
             " images that the data set brings."
         )
     whose = "the data set's own split" if any(trial.own_val for trial in trials) else "one split"
-    return f"All seeds share {whose} into training and validation images, whose luck nothing here covers."
+    return f"All seeds share {whose} into training and validation images: how lucky that split is, nothing here tells."
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
@@ -153,7 +156,8 @@ def best_text(board: Leaderboard) -> str:
     if best.val_acc:
         digits = digits_of(best.val_acc.images)
         spread = _spread_text(board, best.val_acc, 100, digits, asked_n(best))
-        parts.append(f"{_share(best.val_acc)} % on validation{spread}")
+        accuracy = "accuracy " if info.metric != "acc" else ""
+        parts.append(f"{accuracy}{_share(best.val_acc)} % on validation{spread}")
     if best.test_acc:
         parts.append(f"{_share(best.test_acc)} % on test")
     return f"{first}: {words_of(best)}: {', '.join(parts)}."
@@ -229,7 +233,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
             f"Being the highest of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
-    how = "chosen again without a seed and a fifth of the images"
+    how = "found by choosing again without one seed and a fifth of the images, and measuring on those"
     return f"Being the best of {many} flatters its number by {amount} {noun} ({how})."
 
 
@@ -238,9 +242,7 @@ def _ensemble(found: Ensembles) -> str:
     test = f"; on test {difference_text(best.test)}" if best.test else ""
     against = f"{difference_text(best.val)} on validation against the most accurate trial{test}"
     if not found.gains:
-        return (
-            f"No ensemble is measurably better than the most accurate trial: {best.record.method}, the highest, is {against}."
-        )
+        return f"No ensemble is measurably better than the most accurate trial. The highest is {best.record.method}: {against}."
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
@@ -297,7 +299,7 @@ def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int,
     seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
     if found.low is None or found.high is None:
         return f" ({seeds})"
-    of_seeds = "" if found.of_images else f" by {board.runs} alone"
+    of_seeds = "" if found.of_images else " without the luck of the images"
     return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}{of_seeds})"
 
 

@@ -28,7 +28,7 @@ def interval_words(board: Leaderboard) -> str:
     """What the bars beside the means of the objective are."""
     if not any(row.score and row.score.low is not None for row in board.measured):
         return "without an interval"
-    without = "" if board.intervals_of_images else ", which leaves out the luck of the images"
+    without = "" if board.intervals_of_images else ", which counts the luck of the seeds and not that of the images"
     return f"with its 95 % interval{without}"
 
 
