@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.train.features import Feed
+from cifar_hpc.worker import inputs
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 
@@ -168,7 +170,7 @@ def test_out_of_fold_accuracy_of_nearest_neighbours_is_scikit_learns(tmp_path):
     assert abs(right - np.sum(found == y)) <= 1, "a tie of votes may fall either way"
 
 
-def test_the_trunk_runs_once_for_all_folds(tmp_path, weights, monkeypatch):
+def test_the_trunk_runs_and_its_weights_are_read_once_for_all_folds(tmp_path, weights, monkeypatch):
     passed = []
     computed = Feed._compute
 
@@ -183,8 +185,17 @@ def test_the_trunk_runs_once_for_all_folds(tmp_path, weights, monkeypatch):
     forward_blocks = BlockModel.forward_blocks
     monkeypatch.setattr(Feed, "_compute", counting)
     monkeypatch.setattr(BlockModel, "forward_blocks", of_the_suffix)
-    run_job(job_of(*probes(weights), together=True), Layout(tmp_path), executor="inline")
-    arrays = np.load(Layout(tmp_path).trial(probes(weights)[0].trial_id).predictions)
+    asked = Counter()
+
+    def counted(name, function):
+        return lambda *given, **named: asked.update([name]) or function(*given, **named)
+
+    for name in ("normalisation", "build_model", "start_of", "weights_sha256"):  # each reads the file of weights whole
+        monkeypatch.setattr(inputs, name, counted(name, getattr(inputs, name)))
+    configs = probes(weights, keep="weights")
+    run_job(job_of(*configs, together=True), Layout(tmp_path), executor="inline")
+    assert len(asked) == 4 and set(asked.values()) == {1}
+    arrays = np.load(Layout(tmp_path).trial(configs[0].trial_id).predictions)
     assert len(arrays["features_middle"]) == len(arrays["features_last"]) == 40
     assert passed.count(120) == 1 and not [n for n in passed if n not in (120, 360)], "all images, then the test split"
 
@@ -222,7 +233,7 @@ def test_seeds_may_split_otherwise_and_still_are_one_point(tmp_path):
     [
         ("folds: 1\n", "at least 2 and at most 100"),
         ("folds: {n: 5, by: patient}\n", "groups of digits"),
-        ("folds: 5\nsearch: {num_points: 2, scheduler: asha}\n", "folds beside scheduler asha"),
+        ("folds: 5\nsearch: {num_points: 2, scheduler: asha}\n", "folds beside scheduler asha.*scheduler: halving"),
         ("folds: {m: 5}\n", "'m'"),
     ],
 )

@@ -67,7 +67,7 @@ def test_every_part_of_a_classifier_begins_on_a_boundary_of_64_bytes():
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
 @pytest.mark.parametrize("soft", [False, True])
-def test_a_step_in_few_kernels_is_the_same_within_rounding(kind, soft):
+def test_gradients_in_few_kernels_are_the_same_within_rounding(kind, soft):
     draws = torch.Generator().manual_seed(0)
     x_ND, share_NK = torch.randn(37, 20, generator=draws), torch.randn(37, 5, generator=draws).softmax(1)
     batch = Batch.of(x_ND, share_NK if soft else share_NK.argmax(1), 5)
@@ -77,7 +77,7 @@ def test_a_step_in_few_kernels_is_the_same_within_rounding(kind, soft):
     for _ in range(3):
         sums = _step(one, batch, rates, Way.TOGETHER)
         grad_MP, *few = other.gradients_in_few_kernels(batch)
-        other.update_in_few_kernels(grad_MP, rates)
+        other.update(grad_MP, rates)
         torch.testing.assert_close(few[0].double(), sums[0], rtol=1e-5, atol=1e-5)
         assert torch.equal(few[1], sums[1])
     for name, rows in one.rows.items():

@@ -42,7 +42,9 @@ def read_search(
     keys = all_of(spec["search"])
     if "folds" in spec and keys["scheduler"] is not None:
         found = f"folds beside scheduler {all_of(keys['scheduler'])['name']}"
-        allowed = "it judges trials one by one, and folds are not alike; halving, or a search without scheduler, takes folds"
+        allowed = (
+            "it judges trials one by one, and folds are not alike: `search: {scheduler: halving}` judges a grid by their means"
+        )
         raise SpecError([Problem(tree.where(("folds",)), found, allowed)])
     ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
     scheduler = keys.pop("scheduler")

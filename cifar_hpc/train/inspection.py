@@ -22,6 +22,7 @@ from cifar_hpc.data.dataset import Split
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.train.features import Feed, pooled
 from cifar_hpc.train.member import Member
+from cifar_hpc.train.stack import hits_of
 
 IMAGES, COMPONENTS = 300, 32
 FILTERS, FILTER_BYTES = 64, 2**16
@@ -115,8 +116,9 @@ def first_filters(model: BlockModel) -> Arrays:
 
 def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
     """The ERRORS images that were taken for another class with the highest confidence, at most THUMBNAIL_PX wide."""
-    confidence_N, taken_N = logits_NK.cpu().softmax(1).max(1)
-    wrong_N = torch.nonzero(taken_N != split.labels_N).flatten()
+    logits_KN = logits_NK.cpu().t()
+    confidence_N = logits_KN.softmax(0).amax(0)
+    wrong_N = torch.nonzero(~hits_of(logits_KN.contiguous()[None], split.labels_N)[0]).flatten()
     if len(wrong_N) > ERRORS:  # of equal ones the first
         wrong_N = wrong_N[confidence_N[wrong_N] >= confidence_N[wrong_N].topk(ERRORS)[0][-1]]
     worst = wrong_N[confidence_N[wrong_N].argsort(descending=True, stable=True)][:ERRORS]

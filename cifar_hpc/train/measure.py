@@ -106,13 +106,18 @@ def halved(logits_NK: torch.Tensor) -> NDArray[np.float16]:
     large, that other is put a step below."""
     largest = np.finfo(np.float16).max
     least = np.nextafter(-largest, np.float16(0))  # so that there is a step below it
-    half_NK = logits_NK.clamp(float(least), float(largest)).cpu().numpy().astype(np.float16, order="C")
-    taken_N1 = logits_NK.argmax(1, keepdim=True).cpu().numpy()
-    most_N1 = np.take_along_axis(half_NK, taken_N1, 1)
-    others_NK = half_NK >= most_N1
-    np.put_along_axis(others_NK, taken_N1, values=False, axis=1)
-    below_N1 = np.nextafter(most_N1, np.float16(-np.inf))
-    return np.where(others_NK, below_N1, half_NK)
+    logits_NK = logits_NK.detach().cpu()
+    half_NK = logits_NK.clamp(float(least), float(largest)).half()
+    there_KN = half_NK.t().float()
+    equal_N = torch.nonzero((there_KN == there_KN.amax(0)).sum(0) > 1).flatten()  # images of which two are the largest
+    half = np.ascontiguousarray(half_NK.numpy())
+    if len(equal_N):
+        rows_NK, taken_N1 = half[equal_N.numpy()], logits_NK[equal_N].argmax(1, keepdim=True).numpy()
+        most_N1 = np.take_along_axis(rows_NK, taken_N1, 1)
+        others_NK = rows_NK >= most_N1
+        np.put_along_axis(others_NK, taken_N1, values=False, axis=1)
+        half[equal_N.numpy()] = np.where(others_NK, np.nextafter(most_N1, np.float16(-np.inf)), rows_NK)
+    return half
 
 
 def _counts(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> NDArray[np.float32]:

@@ -130,9 +130,9 @@ class _Portion:
         grad_MP, loss_M, hits_M = self.stack.gradients(batch, way)
         world = self.members[0].world
         if world.size > 1:
-            grad_MP *= len(batch.x_NE)
+            grad_MP *= batch.n
             for row_P in grad_MP:  # one by one: where a number stands in a sum over processes may decide on its last bit
-                world.average([row_P], len(batch.x_NE))
+                world.average([row_P], batch.n)
         self._loss_sum_M += loss_M
         self._hits_M += hits_M
         self.stack.update(grad_MP, rates)

@@ -2,10 +2,10 @@
 
 On a CPU a classifier's numbers shall be those that it has alone, to the last bit. By construction they are so: all is done on
 one thread (lanes.py); its part of each tensor begins on a boundary of 64 bytes and fills whole lines (kernels choose by
-alignment, and treat remainders otherwise); what is done element by element is one operation after another (no fused
-multiply-add); sums run along a classifier's own rows; products are made one by one. A library's product of many at once may
-choose its kernel by their number: whether it has the same bits is tried out first (`way_for`), on this machine, and so is all
-the rest. On a GPU all are stepped at once, untried: there numbers are equal within rounding.
+alignment, and treat remainders otherwise); what is done element by element meets whole lines only, at the same places in each
+row; sums run along a classifier's own rows; products are made one by one. A library's product of many at once may choose its
+kernel by their number: whether it has the same bits is tried out first (`way_for`), on this machine, and so is all the rest. On
+a GPU all are stepped at once, untried: there numbers are equal within rounding.
 
 Owns: Stack, Rates, the closed-form gradient, the update rules in stacked form. Knows nothing of members, epochs or schedules.
 """
@@ -34,7 +34,6 @@ TRIED_STEPS = 2  # at least
 TRIED_NUMBERS = 20_000  # gradients that are compared, so that one rounded otherwise is among them; of few numbers in MOST_TRIED
 MOST_TRIED = 50  # steps
 TRIED_MEMBERS = 12
-_NONE = torch.tensor(-torch.inf)
 
 
 class Way(Enum):
@@ -58,9 +57,11 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What all stacks read of a batch, images last but in x. x_NE: the features, a 1 for the bias, zeros up to whole lines;
-    share_KN: of each class in a target; label_N: the largest one; on a CPU both are padded to whole lines of images."""
+    """What all stacks read of a batch of n images, which stand last but in x. x_NE: the features, a 1 for the bias, zeros up to
+    whole lines; share_KN: of each class in a target; label_N: the largest one. On a CPU all are padded to whole lines of
+    images, which are computed faster: x by zeros, so that no gradient comes of them."""
 
+    n: int
     x_NE: Tensor
     share_KN: Tensor
     label_N: Tensor
@@ -70,16 +71,16 @@ class Batch:
         """target: N classes, or NK shares."""
         n, d = x_ND.shape
         wide_n = n if x_ND.is_cuda else _whole_lines(n)
-        tail_NE = _tail(n, _whole_lines(d + 1) - d, x_ND.dtype, x_ND.device)
+        x_NE = torch.cat([x_ND, _tail(n, _whole_lines(d + 1) - d, x_ND.dtype, x_ND.device)], 1)
         label_N = target if target.ndim == 1 else target.argmax(1)
         if wide_n > n:
-            label_N = functional.pad(label_N, (0, wide_n - n))
+            x_NE, label_N = functional.pad(x_NE, (0, 0, 0, wide_n - n)), functional.pad(label_N, (0, wide_n - n))
         share_KN = torch.zeros(k, wide_n, device=x_ND.device)
         if target.ndim == 1:
             share_KN.scatter_(0, label_N[None], 1.0)
         else:
             share_KN[:, :n] = target.t()
-        return cls(torch.cat([x_ND, tail_NE], 1), share_KN, label_N)
+        return cls(n, x_NE, share_KN, label_N)
 
 
 class Stack:
@@ -92,7 +93,7 @@ class Stack:
         self.hard_M11, self.soft_M11 = torch.ones(m, 1, 1, device=device), torch.zeros(m, 1, 1, device=device)
         self.decay_M1, self.momentum_M1 = torch.zeros(m, 1, device=device), torch.zeros(m, 1, device=device)
         self._grad_MP = torch.zeros(m, k * self.e, device=device)
-        self._work_MP: Tensor | None = None
+        self._work_MP = torch.zeros_like(self._grad_MP) if kind != "sgd" else self._grad_MP  # which sgd does not need
         self._rooms: dict[int, list[Tensor]] = {}  # for each number of images: fresh memory costs more than what is done in it
 
     def set_constants(self, smoothing_M: Tensor, decay_M: Tensor, momentum_M: Tensor) -> None:
@@ -114,21 +115,22 @@ class Stack:
         """Of the mean loss over the images, MP; and the summed loss of each classifier (float64) and its hits, M."""
         if batch.x_NE.is_cuda:
             return self.gradients_in_few_kernels(batch)
-        n = len(batch.x_NE)
-        logits_MKN, smooth_MKN, log_p_MKN, work_MKN = self._room(n)
-        self._put_logits(logits_MKN, batch.x_NE, way)
-        torch.mul(batch.share_KN, self.hard_M11, out=smooth_MKN).add_(self.soft_M11)
-        torch.log_softmax(logits_MKN, 1, out=log_p_MKN)
-        loss_MN = torch.mul(log_p_MKN, smooth_MKN, out=work_MKN).sum(1)
+        n, x_NE = batch.n, batch.x_NE
+        logits_MKN, smooth_MKN, power_MKN, work_MKN = self._room(len(x_NE))
+        self._put_logits(logits_MKN, x_NE, way)
         hits_M = hits_of(logits_MKN, batch.label_N, work_MKN)[:, :n].sum(1)
-        grad_MKN = log_p_MKN.exp_().sub_(smooth_MKN).div_(n)
-        self._put_weight_gradients(grad_MKN.view(self.m * self.k, -1)[:, :n], batch.x_NE, way)
-        return self._grad_MP, -loss_MN[:, :n].double().sum(1), hits_M
+        logits_MKN -= logits_MKN.amax(1, keepdim=True)
+        sum_M1N = torch.exp(logits_MKN, out=power_MKN).sum(1, keepdim=True)
+        torch.addcmul(self.soft_M11, self.hard_M11, batch.share_KN, out=smooth_MKN)
+        loss_MN = sum_M1N[:, 0].log() - torch.mul(logits_MKN, smooth_MKN, out=work_MKN).sum(1)
+        grad_MKN = power_MKN.div_(sum_M1N).sub_(smooth_MKN)
+        self._put_weight_gradients(grad_MKN.view(self.m * self.k, -1), x_NE, 1 / n, way)
+        return self._grad_MP, loss_MN[:, :n].double().sum(1), hits_M
 
     @torch.no_grad()
     def gradients_in_few_kernels(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The same within rounding, for a GPU, where a step takes as long as its kernels take to launch."""
-        x_NE, n, weight_JE = batch.x_NE, len(batch.x_NE), self.rows["parameter"].view(-1, self.e)
+        n, x_NE, weight_JE = batch.n, batch.x_NE[: batch.n], self.rows["parameter"].view(-1, self.e)
         logits_MKN = (weight_JE.to(x_NE.dtype) @ x_NE.t()).view(self.m, self.k, n).float()
         log_p_MKN = logits_MKN.log_softmax(1)
         smooth_MKN = torch.addcmul(self.soft_M11, self.hard_M11, batch.share_KN[:, :n])
@@ -145,29 +147,6 @@ class Stack:
     @torch.no_grad()
     def update(self, grad_MP: Tensor, rates: Rates) -> None:
         """torch.optim's SGD (Nesterov), Adam and AdamW. Takes the gradients' place for its own."""
-        if grad_MP.is_cuda:
-            self.update_in_few_kernels(grad_MP, rates)
-            return
-        if self._work_MP is None:
-            self._work_MP = torch.empty_like(grad_MP)
-        parameter, work_MP = self.rows["parameter"], self._work_MP
-        if self.kind == "adamw":
-            parameter *= rates.shrink_M1
-        else:
-            grad_MP += torch.mul(parameter, self.decay_M1, out=work_MP)
-        if self.kind == "sgd":
-            buffer = self.rows["momentum_buffer"].mul_(self.momentum_M1).add_(grad_MP)
-            parameter -= torch.mul(buffer, self.momentum_M1, out=work_MP).add_(grad_MP).mul_(rates.lr_M1)
-            return
-        (first, second), (beta_1, beta_2) = (self.rows[name] for name in RULES[self.kind]), ADAM_BETAS
-        first.mul_(beta_1).add_(torch.mul(grad_MP, 1 - beta_1, out=work_MP))
-        second.mul_(beta_2).add_(torch.mul(grad_MP, grad_MP, out=work_MP).mul_(1 - beta_2))
-        deviation = torch.div(second, rates.correction_M1, out=work_MP).sqrt_().add_(ADAM_EPS)
-        parameter -= torch.mul(first, rates.scale_M1, out=grad_MP).div_(deviation)
-
-    @torch.no_grad()
-    def update_in_few_kernels(self, grad_MP: Tensor, rates: Rates) -> None:
-        """The same within rounding, for a GPU."""
         parameter = self.rows["parameter"]
         if self.kind == "adamw":
             parameter *= rates.shrink_M1
@@ -182,31 +161,31 @@ class Stack:
         (first, second), (beta_1, beta_2) = (self.rows[name] for name in RULES[self.kind]), ADAM_BETAS
         first.lerp_(grad_MP, 1 - beta_1)
         second.mul_(beta_2).addcmul_(grad_MP, grad_MP, value=1 - beta_2)
-        deviation = (second / rates.correction_M1).sqrt_().add_(ADAM_EPS)
-        parameter.addcdiv_(first * rates.scale_M1, deviation, value=-1)
+        deviation_MP = torch.div(second, rates.correction_M1, out=self._work_MP).sqrt_().add_(ADAM_EPS)
+        parameter.addcdiv_(torch.mul(first, rates.scale_M1, out=grad_MP), deviation_MP, value=-1)
 
-    def _room(self, n: int) -> list[Tensor]:
-        """Four MKN, images padded to whole lines by columns of no meaning: the first zero at the beginning."""
-        if n not in self._rooms:
-            self._rooms[n] = [torch.zeros(self.m, self.k, _whole_lines(n)) for _ in range(4)]
-        return self._rooms[n]
+    def _room(self, wide_n: int) -> list[Tensor]:
+        """Four MKN, which hold anything."""
+        if wide_n not in self._rooms:
+            self._rooms[wide_n] = [torch.empty(self.m, self.k, wide_n) for _ in range(4)]
+        return self._rooms[wide_n]
 
     def _put_logits(self, logits_MKN: Tensor, x_NE: Tensor, way: Way) -> None:
-        n, weight_JE = len(x_NE), self.rows["parameter"].view(-1, self.e)
-        logits_JN = logits_MKN.view(self.m * self.k, -1)
+        weight_JE, logits_JN = self.rows["parameter"].view(-1, self.e), logits_MKN.view(self.m * self.k, -1)
         for rows in self._products(way):
             if x_NE.dtype is torch.float32:
-                torch.mm(weight_JE[rows], x_NE.t(), out=logits_JN[rows, :n])
+                torch.mm(weight_JE[rows], x_NE.t(), out=logits_JN[rows])
             else:  # autocast's
-                logits_JN[rows, :n] = weight_JE[rows].to(x_NE.dtype) @ x_NE.t()
+                logits_JN[rows] = weight_JE[rows].to(x_NE.dtype) @ x_NE.t()
 
-    def _put_weight_gradients(self, grad_JN: Tensor, x_NE: Tensor, way: Way) -> None:
+    def _put_weight_gradients(self, grad_JN: Tensor, x_NE: Tensor, share: float, way: Way) -> None:
+        """share: of each image in their mean."""
         grad_JE = self._grad_MP.view(-1, self.e)
         for rows in self._products(way):
             if x_NE.dtype is torch.float32:
-                torch.mm(grad_JN[rows], x_NE, out=grad_JE[rows])
+                torch.addmm(grad_JE[rows], grad_JN[rows], x_NE, beta=0, alpha=share, out=grad_JE[rows])
             else:
-                grad_JE[rows] = (grad_JN[rows].to(x_NE.dtype) @ x_NE).float()
+                grad_JE[rows] = (grad_JN[rows].to(x_NE.dtype) @ x_NE).float().mul_(share)
 
     def _products(self, way: Way) -> list[slice]:
         """The rows of the product, K for each classifier, that are computed at once."""
@@ -216,16 +195,14 @@ class Stack:
 
 
 def hits_of(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None) -> Tensor:
-    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has: on a
-    CPU, where argmax takes many times as long."""
+    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has, nor an
+    infinite one, on a CPU, where argmax takes many times as long."""
     if logits_MKN.is_cuda:
         return logits_MKN.argmax(1) == label_N
     m, k, n = logits_MKN.shape
-    earlier = torch.arange(k)[:, None] < label_N
+    earlier_KN = torch.where(torch.arange(k)[:, None] < label_N, 0.0, -torch.inf)  # added, the others have no part in a maximum
     best_MN = logits_MKN.amax(1)
-    before_MN = torch.where(
-        earlier, logits_MKN, _NONE, out=torch.empty_like(logits_MKN) if work_MKN is None else work_MKN
-    ).amax(1)
+    before_MN = torch.add(logits_MKN, earlier_KN, out=torch.empty_like(logits_MKN) if work_MKN is None else work_MKN).amax(1)
     return (logits_MKN.gather(1, label_N.expand(m, 1, n))[:, 0] == best_MN) & (before_MN < best_MN)
 
 

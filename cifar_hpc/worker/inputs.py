@@ -20,9 +20,11 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.deltas import Start, start_of
 from cifar_hpc.models.summary import flops
+from cifar_hpc.models.weights import weights_sha256
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
-from cifar_hpc.planning.lineage import with_parents_file
+from cifar_hpc.planning.lineage import parent_of, with_parents_file
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.device import allow_tf32, choose_precision
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE
@@ -64,7 +66,6 @@ class Inputs:
         """Goes on to the fold of this trial, which has all else in common with those before."""
         if config.dataset.fold != self._config.dataset.fold:
             self._config, self.data = config, self._data_of(config)
-            self._starts.clear()
 
     @property
     def shared_s(self) -> float:
@@ -80,7 +81,22 @@ class Inputs:
 
     @property
     def normalisation(self) -> Normalisation:
-        return normalisation(self._with_file(self._config)) or (self.data.mean, self.data.std)
+        return self._normalisation_of_weights or (self.data.mean, self.data.std)
+
+    @functools.cached_property
+    def _normalisation_of_weights(self) -> Normalisation | None:
+        """Which all trials begin with: asked once, since a file is read whole for it."""
+        return normalisation(self._with_file(self._config))
+
+    @functools.cached_property
+    def start(self) -> Start | None:
+        """The weights file that all begin with, from which what is kept of each may differ in little."""
+        config = self._config
+        return start_of(config.arch, self._with_file(config).weights, lasting=parent_of(config) is None)
+
+    @functools.cached_property
+    def weights_sha256(self) -> str | None:
+        return weights_sha256(self._config.arch, self._with_file(self._config).weights)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -5,8 +5,8 @@ Owns: Results. Knows neither when trials end nor who may go on in their place.
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +17,9 @@ from torch import Tensor
 
 from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import BY_RULE, TrialConfig
+from cifar_hpc.config.trial import BY_RULE
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.deltas import Start, pack_trained, start_of
-from cifar_hpc.models.weights import weights_sha256
-from cifar_hpc.planning.lineage import parent_of, with_parents_file
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.models.deltas import pack_trained
 from cifar_hpc.records.schema import Hardware, Outcome, Provenance, TrialResult
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.records.ties import CLASSES
@@ -60,21 +57,19 @@ class Results:
 
     def __init__(
         self,
-        layout: Layout,
         executor: str,
         part_n: int,
-        first: TrialConfig,
         inputs: Inputs,
         keeper: Keeper,
         graphs: Graphs,
         insight: Insight,
         world_size: int,
     ) -> None:
-        """first: one of the trials, which all begin with the same weights."""
-        self._layout, self._executor, self._part_n, self._first = layout, executor, part_n, first
+        self._executor, self._part_n = executor, part_n
         self._inputs, self._keeper, self._graphs, self._insight = inputs, keeper, graphs, insight
         self._world_size = world_size
         self._frozen_params: dict[int, int] = {}  # by the number of blocks
+        self._cores = threading.Semaphore(torch.get_num_threads())
 
     def write(
         self,
@@ -119,7 +114,7 @@ class Results:
             self._insight.arrays(member) if val_NK is not None or test_NK is not None else {},
             self._weights_of(member),
             self._inputs.flops,
-            describe_provenance(member.config, self._inputs.data.sha256, self._weights_sha256),
+            describe_provenance(member.config, self._inputs.data.sha256, self._inputs.weights_sha256),
         )
 
     def _weights_of(self, member: Member) -> bytes | None:
@@ -128,10 +123,16 @@ class Results:
             return None
         kept = member.config.keep
         if kept == "weights" or (kept == BY_RULE and self._keeper.takes(member.config.trial_id)):
-            return pack_trained(member.evaluated_model(), self._inputs.normalisation, self._start)
+            return pack_trained(member.evaluated_model(), self._inputs.normalisation, self._inputs.start)
         return None
 
     def _finish(self, ended: _Ended, hardware: Hardware) -> None:
+        with self._cores:  # who computes takes turns; who waits for the disk does not
+            arrays, result = self._arrays(ended), self._result(ended, hardware)
+        ended.attempt.finish(result, arrays, ended.weights)
+
+    def _arrays(self, ended: _Ended) -> Arrays:
+        """Of predictions.npz."""
         data, objective = self._inputs.data, objective_of(ended.member.config)
         arrays = split_arrays("val", ended.val_NK, data.val, objective) | ended.seen
         if data.test is not None and ended.test_NK is not None:
@@ -140,7 +141,7 @@ class Results:
         elif ended.val_NK is not None:
             arrays |= worst_errors("val", data.val, ended.val_NK)
         arrays[CLASSES] = np.array(data.classes)
-        ended.attempt.finish(self._result(ended, hardware), arrays, ended.weights)
+        return arrays
 
     def _result(self, ended: _Ended, hardware: Hardware) -> TrialResult:
         member, attempt, data = ended.member, ended.attempt, self._inputs.data
@@ -190,16 +191,6 @@ class Results:
             trunk = BlockModel(model.names[:frozen], list(model.blocks)[:frozen])
             self._frozen_params[frozen] = sum(p.numel() for p in trunk.parameters())
         return self._frozen_params[frozen] + sum(p.numel() for p in member.suffix.parameters())
-
-    @functools.cached_property
-    def _start(self) -> Start | None:
-        """The weights file that all began with, from which what is kept of each may differ in little."""
-        weights = with_parents_file(self._first, self._layout).weights
-        return start_of(self._first.arch, weights, lasting=parent_of(self._first) is None)
-
-    @functools.cached_property
-    def _weights_sha256(self) -> str | None:
-        return weights_sha256(self._first.arch, with_parents_file(self._first, self._layout).weights)
 
 
 def _on_host(logits: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -133,10 +133,8 @@ class Trainer:
         test = inputs.data.test
         self.test = None if test is None else inputs.feed(test, depths, keep=len(self.members) > 1)
         self.results = Results(
-            order.layout,
             order.executor,
             order.part_n,
-            order.attempts[0].config,
             inputs,
             keeper,
             graphs,
