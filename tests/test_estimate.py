@@ -19,8 +19,9 @@ from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.status.words import duration_text
 from cifar_hpc.sweep import calibration
-from cifar_hpc.sweep.cost import Asked, cluster_lines
+from cifar_hpc.sweep.cost import Asked, cluster_lines, time_text
 from cifar_hpc.sweep.listener import Silent
 from tests.helpers.training import digits_config
 
@@ -151,6 +152,12 @@ def test_what_trials_took_beside_their_epochs_is_counted_once_a_cohort(tmp_path)
     assert not read_experience(layout, ["inline", "ray"]).samples
     assert read_experience(layout, ["slurm"], host=result.hardware.host).samples == [sample]
     assert not read_experience(layout, ["slurm"], host="another machine").samples
+
+
+def test_a_time_that_was_not_measured_says_how_far_off_it_may_be():
+    guess = _of(Experience(calibration=Speed(1e-9, 0.1)))
+    assert time_text(guess) == f"about {duration_text(guess.expected_s)}, perhaps {duration_text(3 * guess.expected_s)},"
+    assert time_text(_of(Experience([_sample(2.0)]))) == "about 20 s"
 
 
 def test_this_machine_is_measured_once_and_remembered(measures_machine, monkeypatch):

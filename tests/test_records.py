@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.pool import Images, configs, write_trial
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records import claims, owners, store
 from cifar_hpc.records.codec import SCHEMA_VERSION
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import Claim, EpochRecord, Status, TrialRecord
+from cifar_hpc.records.schema import Claim, EpochRecord, Status, TrialRecord, TrialResult
 from tests.helpers.training import digits_config
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.5, train_acc=0.5, val_loss=None, val_acc=0.25, train_s=2.0, val_s=0.5)
@@ -86,6 +87,21 @@ def test_a_file_that_is_not_the_record_is_an_error_that_names_the_file(tmp_path,
     path.write_text(text)
     with pytest.raises(RecordError, match=f"x.json: .*{message}"):
         store.read_record(path, EpochRecord)
+
+
+def test_a_number_of_a_result_that_was_corrected_by_hand_is_noticed_and_a_new_layout_is_none(tmp_path):
+    result = write_trial(Layout(tmp_path), next(configs(1, seeds=1, epochs=2)), Images.draw(20, 10))
+    files = Layout(tmp_path).trial(result.trial_id)
+    store.write_record(files.result, result)
+    assert store.read_record(files.result, TrialResult) == result
+    plain = json.loads(files.result.read_text())
+    files.result.write_text(json.dumps(plain, indent=1))
+    assert store.read_record(files.result, TrialResult) == result
+    for edited in (plain | {"train_s": 0.001}, plain | {"params_trained": 1}, plain | {"reason": "all well"}):
+        for text in (json.dumps(edited), json.dumps(edited, separators=(",", ":"))):
+            files.result.write_text(text)
+            with pytest.raises(RecordError, match="edited by hand"):
+                store.read_record(files.result, TrialResult)
 
 
 def test_a_record_of_a_newer_program_with_more_keys_still_reads(tmp_path):

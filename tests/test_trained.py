@@ -128,6 +128,9 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
     record = json.loads(path.read_text())
     record["curves"][1]["val_loss"] += 1e-6
     path.write_text(json.dumps(record))
+    assert "was edited by hand" in run("reproduce", config.trial_id).stderr
+    del record["digest"]  # as an older record
+    path.write_text(json.dumps(record))
     answer = run("reproduce", config.trial_id)
     assert answer.exit_code == 1 and answer.stdout.startswith("val_loss differs from epoch 2 on:")
     assert not layout.trial(config.trial_id).weights.exists()

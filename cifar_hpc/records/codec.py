@@ -1,12 +1,14 @@
 """The one codec of everything on disk that is a record: pydantic reads the dataclasses themselves, strictly.
 
-Owns: Record, and the kinds of values that records share. Knows no record and no file.
+Owns: Record, SealedRecord, and the kinds of values that records share. Knows no record and no file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import re
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -23,6 +25,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]  # of seconds, hours, gigabytes; a loss
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]  # what becomes part of a path, as layout.is_name
 MOST_DEPTH = 40
+_DIGEST = "digest"
+_SEALED = re.compile(rb',"digest":"([0-9a-f]{64})"}\s*\Z')
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
@@ -76,6 +80,36 @@ class Record:
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The record from its JSON object; raises as `decode`."""
         return cls.decode(json.dumps(data).encode())
+
+
+class SealedRecord(Record):
+    """A record of numbers that nobody is to change: its JSON ends with a digest of all that stands before it, so that a number
+    corrected by hand is noticed whatever it is. One without a digest is older than this.
+
+    It keeps no secret: who wants to deceive can make another.
+    """
+
+    def encode(self) -> bytes:
+        body = super().encode()
+        return body[:-1] + f',"{_DIGEST}":"{hashlib.sha256(body).hexdigest()}"}}'.encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """As a Record's; raises RecordError where it is not what was written, too."""
+        record = super().decode(data)
+        if _is_changed(data):
+            raise RecordError("was edited by hand: its digest is of other numbers")
+        return record
+
+
+def _is_changed(data: bytes) -> bool:
+    """Whether a record's own digest is of something else; a file that was only laid out again is the same."""
+    if found := _SEALED.search(data):
+        return hashlib.sha256(data[: found.start()] + b"}").hexdigest() != found[1].decode()
+    plain = json.loads(data)
+    digest = plain.pop(_DIGEST, None)
+    body = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
+    return digest is not None and hashlib.sha256(body).hexdigest() != digest
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # of each record class, made at its first use: that takes longer than reading one

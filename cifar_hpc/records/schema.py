@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import Field
 
 from cifar_hpc.config.registry import OBJECTIVES
-from cifar_hpc.records.codec import SCHEMA_VERSION, Amount, Count, Int, Name, Number, Plain, Record, Share
+from cifar_hpc.records.codec import SCHEMA_VERSION, Amount, Count, Int, Name, Number, Plain, Record, SealedRecord, Share
 
 
 class Status(StrEnum):
@@ -141,7 +141,7 @@ class Claim(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrialResult(Record):
+class TrialResult(SealedRecord):
     """result.json: the truth about a finished trial. Written last, atomically, never changed, but that `reproduce` adds the
     digest of a network that it brings back."""
 

@@ -53,7 +53,7 @@ def local_lines(layout: Layout, plan: Plan, states: States, todo: Collection[str
     if not times:
         return [UNKNOWN]
     total = functools.reduce(operator.add, times)
-    return [f"  cost      {about_text(total.expected_s)} one after another ({total.basis.value})"]
+    return [f"  cost      {time_text(total)} one after another ({total.basis.value})"]
 
 
 def search_lines(layout: Layout, spec: SweepSpec, states: States, epochs: int, listener: Listener) -> list[str]:
@@ -63,9 +63,15 @@ def search_lines(layout: Layout, spec: SweepSpec, states: States, epochs: int, l
     times = _times(layout, spec.configs, states, asked, {}, listener) if epochs else ()
     if not times:
         return [UNKNOWN] if epochs else []
-    epoch_s = sum(time.expected_s for time in times) / sum(cohort.trials[0].epochs for cohort in corners)
-    basis = functools.reduce(operator.add, times).basis
-    return [f"  cost      at most {about_text(epoch_s * epochs)} one after another ({basis.value})"]
+    total, share = functools.reduce(operator.add, times), epochs / sum(cohort.trials[0].epochs for cohort in corners)
+    whole = Duration(share * total.expected_s, share * total.p95_s, total.basis)
+    return [f"  cost      {time_text(whole)} for all of these epochs, one after another ({total.basis.value})"]
+
+
+def time_text(time: Duration) -> str:
+    """'about 35 s'; 'about 35 s, perhaps 1.8 min' where nothing like it was measured."""
+    unsure = time.basis is not Basis.EPOCHS and time.expected_s >= 1
+    return about_text(time.expected_s) + (f", perhaps {duration_text(time.p95_s)}," if unsure else "")
 
 
 def _times(
