@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.pool import Images, configs, write_trial
+from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records import claims, owners, store
 from cifar_hpc.records.codec import SCHEMA_VERSION
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Claim, EpochRecord, Status, TrialRecord, TrialResult
 from tests.helpers.training import digits_config
 
@@ -102,6 +103,20 @@ def test_a_number_of_a_result_that_was_corrected_by_hand_is_noticed_and_a_new_la
             files.result.write_text(text)
             with pytest.raises(RecordError, match="edited by hand"):
                 store.read_record(files.result, TrialResult)
+
+
+def test_a_plan_that_was_edited_by_hand_is_refused_and_says_what_writes_it_again(tmp_path):
+    layout = Layout(tmp_path)
+    trials = list(configs(2, seeds=1, epochs=2))
+    write_plan(layout, trials, "s")
+    plan = read_plan(layout, "s")  # of the benchmark: without a digest, as an older one
+    store.write_record(layout.sweep("s").plan, plan)
+    assert read_plan(layout, "s") == plan
+    text = layout.sweep("s").plan.read_text()
+    assert f'"lr":{trials[0].lr}' in text
+    layout.sweep("s").plan.write_text(text.replace(f'"lr":{trials[0].lr}', '"lr":0.5'))
+    with pytest.raises(RecordError, match=r"edited by hand.*`cifar-hpc sweep SPEC` writes it again"):
+        read_plan(layout, "s")
 
 
 def test_a_record_of_a_newer_program_with_more_keys_still_reads(tmp_path):

@@ -26,7 +26,7 @@ from cifar_hpc.planning.plan import Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.progress import Progress
 from cifar_hpc.worker.attempt import Attempt
@@ -360,7 +360,7 @@ def test_a_result_that_bears_another_id_is_no_result(layout):
     config = digits_config()
     run_job(job_of(config), layout, executor="inline")
     files = layout.trial(config.trial_id)
-    files.result.write_text(files.result.read_text().replace(config.trial_id, "x" * 12))
+    write_record(files.result, dataclasses.replace(read_record(files.result, TrialResult), trial_id="x" * 12))
     state = claims.read_state(files, config.trial_id)
     assert state.status is Status.FAILED and "bears the id" in state.reason
 

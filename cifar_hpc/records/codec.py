@@ -26,6 +26,7 @@ Amount = Annotated[float, Field(ge=0)]  # of seconds, hours, gigabytes; a loss
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]  # what becomes part of a path, as layout.is_name
 MOST_DEPTH = 40
 _DIGEST = "digest"
+_SEAL_BYTES = 100  # at the end of a file
 _SEALED = re.compile(rb',"digest":"([0-9a-f]{64})"}\s*\Z')
 
 
@@ -86,8 +87,10 @@ class SealedRecord(Record):
     """A record of numbers that nobody is to change: its JSON ends with a digest of all that stands before it, so that a number
     corrected by hand is noticed whatever it is. One without a digest is older than this.
 
-    It keeps no secret: who wants to deceive can make another.
+    It keeps no secret: who wants to deceive can make another. _mend: what to do about one that was changed.
     """
+
+    _mend: ClassVar[str] = ""
 
     def encode(self) -> bytes:
         body = super().encode()
@@ -98,14 +101,17 @@ class SealedRecord(Record):
         """As a Record's; raises RecordError where it is not what was written, too."""
         record = super().decode(data)
         if _is_changed(data):
-            raise RecordError("was edited by hand: its digest is of other numbers")
+            raise RecordError(f"was edited by hand, its digest is of something else; {cls._mend}")
         return record
 
 
 def _is_changed(data: bytes) -> bool:
     """Whether a record's own digest is of something else; a file that was only laid out again is the same."""
-    if found := _SEALED.search(data):
-        return hashlib.sha256(data[: found.start()] + b"}").hexdigest() != found[1].decode()
+    before = max(0, len(data) - _SEAL_BYTES)
+    if found := _SEALED.search(data, before):
+        body_sum = hashlib.sha256(memoryview(data)[: found.start()])
+        body_sum.update(b"}")
+        return body_sum.hexdigest() != found[1].decode()
     plain = json.loads(data)
     digest = plain.pop(_DIGEST, None)
     body = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()

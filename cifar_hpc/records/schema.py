@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -144,6 +144,8 @@ class Claim(Record):
 class TrialResult(SealedRecord):
     """result.json: the truth about a finished trial. Written last, atomically, never changed, but that `reproduce` adds the
     digest of a network that it brings back."""
+
+    _mend: ClassVar[str] = "`cifar-hpc retry SWEEP` trains it again"
 
     schema_version: Int = SCHEMA_VERSION
     trial_id: Name
@@ -299,8 +301,10 @@ class Ended(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRecord(Record):
+class PlanRecord(SealedRecord):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
+
+    _mend: ClassVar[str] = "`cifar-hpc sweep SPEC` writes it again"
 
     schema_version: Int = SCHEMA_VERSION
     sweep: Name
