@@ -2,10 +2,10 @@
 
 One grid of learning rate x weight decay x label smoothing over the frozen features of a ResNet-18 with random weights, 5,000
 images of CIFAR-10 (4,000 to train on; $CIFAR_HPC_DATA), 20 epochs, from the claims to the records and the leaderboard, in one
-process with two threads. Printed: seconds on the clock and of the processor for one probe and for the grid, each with the
-trunk's pass over the images and, in a row of its own, without the time that this very run spent in that pass: what it takes
-with the features already there. Then, on the same features, scikit-learn's LogisticRegression along a path of C, warm-started,
-and Ray Tune with one trial for each probe. What is printed was timed; nothing is multiplied up.
+process with two threads. Printed: seconds on the clock and of the processor for one probe and for the grid, with the trunk's
+pass over the images, and of the grid, in a row of its own, without the time that this very run spent in that pass: what it
+takes with the features already there. Then, on the same features, scikit-learn's LogisticRegression along a path of C,
+warm-started, and Ray Tune with one trial for each probe. What is printed was timed; nothing is multiplied up.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def main() -> None:
         configs = grid(asked.probes)
         passed, there = "with the trunk's pass over the images", "the same, with the features already there"
         timer.print("imports and data, a probe of one epoch", lambda: train(layout, [dataclasses.replace(BASE, epochs=1)]))
-        timer.print(f"one probe, {passed}", lambda: train(layout, [dataclasses.replace(BASE, lr=0.05)]), there)
+        timer.print(f"one probe, {passed}", lambda: train(layout, [dataclasses.replace(BASE, lr=0.05)]))
         timer.print(f"{len(configs)} probes, {passed}", lambda: train(layout, configs), there)
         timer.print("their leaderboard", lambda: make_leaderboard(scan(layout)))
         results = sum(layout.trial(config.trial_id).result.exists() for config in configs)
