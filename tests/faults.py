@@ -2,20 +2,22 @@
 
     python -m tests.faults [--kills 100] [--failures 200] [--seconds 600] [--seed 0]
 
-Real commands on real data (digits, and files of a mirror), each in a process of its own that is forked from one which has
-imported everything. A write is refused where Python hands it to the system (opening, writing, syncing, renaming, linking,
-making folders), below the results or the data. Prints its counts; exit status 1 where an attack left a traceback or another
-number.
+Real commands on real data (digits, and files of a mirror), each in a process of its own. It is forked from one that has
+imported what the commands import: starting would take most of the time. Attacks follow one another on what the last has left,
+up to MOST_CHAINED, then the command goes on in peace and its numbers are compared. Every site of a command that writes below
+the results or the data is refused once before any is refused twice, as far as the number of failures goes. Prints its counts;
+exit status 1 where an attack left a traceback or another number.
 """
 
 from __future__ import annotations
 
 import argparse
-import builtins
 import contextlib
 import errno
+import gc
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -27,10 +29,12 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from tests.helpers.refused_writes import Refusal, refusing
 
 SPEC = """\
 name: faulty
@@ -44,7 +48,7 @@ stages:
     grid: {label_smoothing: [0.0, 0.1]}
 """
 REFUSALS = (errno.ENOSPC, errno.EIO)
-MOST_CHAINED = 4  # kills of one command before it may end
+MOST_CHAINED = 4  # kills, or refused writes, of one command before it may end
 DATASET = "fashion_mnist"
 UNNAMED = "a" * 12  # a trial that no sweep names, for `prune`
 
@@ -103,41 +107,58 @@ COMMANDS = (
 
 @dataclass
 class Ended:
-    """status: of the process, negative where a signal ended it; writes: how many the system was asked for."""
+    """status: of the process, negative where a signal ended it. sites: of its writes, in their order; refused: whether one was;
+    modules: what it had imported in the end. All three are empty where it was killed."""
 
     status: int
     said: str
-    writes: int
+    sites: list[str] = field(default_factory=list)
+    refused: bool = False
+    modules: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> str:
+        """What it should not have done, or nothing."""
+        if "Traceback" in self.said or self.status not in (0, 1, 2, 130, -signal.SIGKILL):
+            return f"status {self.status}:\n{self.said}"
+        return ""
 
 
 class Place:
-    """A folder with the states that commands begin from, and what each gives when nothing disturbs it."""
+    """A folder with the states that commands begin from, and what each does and gives when nothing disturbs it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, commands: Sequence[Command] = COMMANDS) -> None:
         self.root = root
-        self.writes: dict[str, int] = {}
+        self.commands = tuple(commands)
+        self.sites: dict[str, list[str]] = {}
         self.seconds: dict[str, float] = {}
         self.numbers: dict[str, Any] = {}
         empty = root / "empty"
         (empty / "results").mkdir(parents=True)
         (empty / "faulty.yaml").write_text(SPEC)
         _make_mirror(root / "mirror" / DATASET)
-        self._undisturbed(COMMANDS[0])
-        (root / "reference-sweep").rename(root / "swept")
+        home = self._undisturbed(COMMANDS[0])
+        home.rename(root / "swept")
         shutil.copytree(root / "swept", root / "unnamed")
         named = next(iter((root / "unnamed/results/trials").iterdir()))
         shutil.copytree(named, named.with_name(UNNAMED))
-        for command in COMMANDS[1:]:
-            self._undisturbed(command)
+        for command in self.commands:
+            if command is not COMMANDS[0]:
+                self._undisturbed(command)
+        gc.freeze()  # what is imported is the same in all processes: no collection of theirs goes through it
 
-    def _undisturbed(self, command: Command) -> None:
-        home = self.copy(command.start, f"reference-{command.name}")
-        begun = time.monotonic()
-        ended = self.run(home, command.words)
-        assert ended.status == 0, f"{command.name} fails by itself:\n{ended.said}"
-        self.seconds[command.name] = time.monotonic() - begun
-        self.writes[command.name] = ended.writes
-        self.numbers[command.name] = command.numbers(home)
+    def _undisturbed(self, command: Command) -> Path:
+        """Once to see what it imports, and once more without the time that this takes."""
+        for _ in range(2):
+            home = self.copy(command.start, f"reference-{command.name}")
+            begun = time.monotonic()
+            ended = self.run(home, command.words)
+            assert ended.status == 0, f"{command.name} fails by itself:\n{ended.said}"
+            self.seconds[command.name] = time.monotonic() - begun
+            self.sites[command.name] = ended.sites
+            self.numbers[command.name] = command.numbers(home)
+            _import(ended.modules)
+        return home
 
     def copy(self, state: str, name: str) -> Path:
         home = self.root / name
@@ -146,41 +167,36 @@ class Place:
         return home
 
     def run(
-        self,
-        home: Path,
-        words: tuple[str, ...],
-        refuse: tuple[int, int, bool] | None = None,
-        kill_after_s: float | None = None,
+        self, home: Path, words: tuple[str, ...], refusal: Refusal | None = None, kill_after_s: float | None = None
     ) -> Ended:
-        """refuse: the number of the write that fails, its errno, whether all later ones fail too."""
-        log, counted = self.root / f"{home.name}.log", self.root / f"{home.name}.writes"
-        counted.unlink(missing_ok=True)
+        log, told = self.root / f"{home.name}.log", self.root / f"{home.name}.json"
+        told.unlink(missing_ok=True)
         child = os.fork()
         if child == 0:
-            _become(home, words, log, counted, refuse, self.root / "mirror")
+            _become(home, words, log, told, refusal, self.root / "mirror")
         if kill_after_s is not None:
             time.sleep(kill_after_s)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        writes = int(counted.read_text()) if counted.exists() else 0
-        return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), writes)
+        facts = json.loads(told.read_text()) if told.exists() else {}
+        return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), **facts)
 
-    def recover(self, home: Path, command: Command) -> str:
+    def next_words(self, command: Command, last: Ended | None) -> tuple[str, ...]:
+        """What is typed after a run that ended so: trials that have failed are run again by `retry` alone."""
+        retried = command.sweep is not None and last is not None and last.status == 1
+        return ("retry", str(command.sweep), "--on", "inline") if retried else command.words
+
+    def recover(self, home: Path, command: Command, last: Ended | None) -> str:
         """Goes on without disturbance; what is wrong then, in words, or nothing."""
-        said = ""
-        for _ in range(3):
-            ended = self.run(home, command.words)
-            said = ended.said
-            if ended.status == 1 and command.sweep:
-                ended = self.run(home, ("retry", command.sweep, "--on", "inline"))
-                said += ended.said
-            if "Traceback" in said:
-                return f"a traceback on the way back:\n{said}"
-            if ended.status == 0:
+        for _ in range(6):
+            last = self.run(home, self.next_words(command, last))
+            if last.wrong:
+                return f"on the way back {last.wrong}"
+            if last.status == 0:
                 break
         else:
-            return f"did not recover:\n{said}"
+            return f"did not recover:\n{last.said if last else ''}"
         found = command.numbers(home)
         if found != self.numbers[command.name]:
             return f"other numbers:\n{json.dumps(found)[:1500]}\nthan\n{json.dumps(self.numbers[command.name])[:1500]}"
@@ -190,43 +206,47 @@ class Place:
 
 def attack_with_kills(place: Place, command: Command, draw: random.Random, name: str, most: int) -> tuple[int, str]:
     """Kills the command up to `most` times in a row; how often it was killed at work, and what was wrong."""
-    home = place.copy(command.start, name)
-    kills = 0
+    home, last, kills = place.copy(command.start, name), None, 0
     for _ in range(most):
-        ended = place.run(home, command.words, kill_after_s=draw.uniform(0, place.seconds[command.name]))
-        kills += ended.status == -signal.SIGKILL
-        if "Traceback" in ended.said:
-            return kills, f"{command.name}: a traceback:\n{ended.said}"
-        if ended.status >= 0:
+        last = place.run(home, place.next_words(command, last), kill_after_s=draw.uniform(0, place.seconds[command.name]))
+        kills += last.status == -signal.SIGKILL
+        if last.wrong:
+            return kills, f"{command.name}, killed {kills} times: {last.wrong}"
+        if last.status >= 0:
             break
-    wrong = place.recover(home, command)
-    return kills, f"{command.name} after {kills} kills: {wrong}" if wrong else ""
+    wrong = place.recover(home, command, last)
+    return kills, f"{command.name}, killed {kills} times: {wrong}" if wrong else ""
 
 
-def attack_with_refusal(place: Place, command: Command, at: int, number: int, sticky: bool, name: str) -> str:
-    """The write of that number is refused, and with sticky all that follow; what was wrong, or nothing."""
-    home = place.copy(command.start, name)
-    what = f"{command.name}, write {at} of {place.writes[command.name]}: {errno.errorcode[number]}{' from then on' * sticky}"
-    ended = place.run(home, command.words, refuse=(at, number, sticky))
-    if "Traceback" in ended.said or ended.status not in (0, 1, 2, 130):
-        return f"{what}: status {ended.status}:\n{ended.said}"
-    wrong = place.recover(home, command)
-    return f"{what}: {wrong}\nit had said: {ended.said[-1500:]}" if wrong else ""
+def attack_with_refusals(place: Place, command: Command, refusals: Sequence[Refusal], name: str) -> tuple[list[Refusal], str]:
+    """Each refusal in a run of its own on what the last has left, until one comes to its end without: those that came to pass,
+    and what was wrong."""
+    home, last = place.copy(command.start, name), None
+    done: list[Refusal] = []
+    for refusal in refusals:
+        last = place.run(home, place.next_words(command, last), refusal)
+        done += [refusal] if last.refused else []
+        if last.wrong:
+            return done, f"{_told(command, done)}: {last.wrong}"
+        if not last.refused:
+            break
+    wrong = place.recover(home, command, last)
+    return done, f"{_told(command, done)}: {wrong}\nit had said: {last.said[-1500:] if last else ''}" if wrong else ""
 
 
-def import_everything() -> None:
-    """What commands would import one by one in each process."""
-    import cifar_hpc.cli
-    import cifar_hpc.collect.scan
-    import cifar_hpc.data.fetch
-    import cifar_hpc.deploy.soup
-    import cifar_hpc.report.bundle
-    import cifar_hpc.worker.job  # noqa: F401
+def _told(command: Command, done: Sequence[Refusal]) -> str:
+    return f"{command.name}, " + ", then ".join(map(str, done))
 
 
-def _become(
-    home: Path, words: tuple[str, ...], log: Path, counted: Path, refuse: tuple[int, int, bool] | None, mirror: Path
-) -> None:
+def _import(modules: Sequence[str]) -> None:
+    """What a command has imported, in its order, so that the next ones need not."""
+    for name in modules:
+        if name not in sys.modules and name != "__main__":
+            with contextlib.suppress(ImportError):  # a name that its package made up
+                importlib.import_module(name)
+
+
+def _become(home: Path, words: tuple[str, ...], log: Path, told: Path, refusal: Refusal | None, mirror: Path) -> None:
     """The child: this process is the command from here on."""
     status = 70
     try:
@@ -241,88 +261,16 @@ def _become(
         from cifar_hpc.cli import app
 
         _know_the_mirror(mirror / DATASET)
-        with refusing(home, refuse) as writes:
+        with refusing(home, refusal) as writes:
             try:
                 app(list(words))
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        counted.write_text(str(writes()))
+        told.write_text(json.dumps({"sites": writes.sites, "refused": writes.refused, "modules": list(sys.modules)}))
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(status)
-
-
-@contextlib.contextmanager
-def refusing(below: Path, refuse: tuple[int, int, bool] | None) -> Iterator[Callable[[], int]]:
-    """Counts the writes below the folder while inside, in this process, and refuses some; gives how many there were."""
-    count = 0
-    at, number, sticky = refuse or (0, 0, False)
-    inside = f"{below}{os.sep}"
-    known: dict[int, str] = {}
-    absolute = os.path.abspath  # no Path: it would follow links, and ask the system
-
-    def ask(path: object) -> None:
-        nonlocal count
-        if not absolute(os.fspath(path)).startswith(inside):  # type: ignore[call-overload]
-            return
-        count += 1
-        if count == at or (sticky and 0 < at < count):
-            raise OSError(number, os.strerror(number), os.fspath(path))  # type: ignore[call-overload]
-
-    class Raw(io.FileIO):
-        def write(self, data: Any) -> int:
-            ask(path_of(self.name))
-            return super().write(data)
-
-    def path_of(file: Any) -> Any:
-        return known.get(file, "/") if isinstance(file, int) else file
-
-    originals = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "rename", "link", "mkdir", "close")}
-    original_open = io.open
-
-    def os_open(path: Any, flags: int, *args: Any, **more: Any) -> int:
-        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes:
-            ask(path)
-        handle: int = originals["open"](path, flags, *args, **more)
-        known[handle] = absolute(os.fspath(path)) if not more else "/"
-        return handle
-
-    def stream_open(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, *args: Any, **more: Any) -> Any:
-        if not set(mode) & set("wax+") or not absolute(os.fspath(path_of(file))).startswith(inside):
-            return original_open(file, mode, buffering, encoding, *args, **more)
-        if not isinstance(file, int):
-            ask(file)
-        raw = Raw(file, mode.replace("b", "").replace("t", ""), closefd=more.get("closefd", True))
-        if buffering == 0:
-            return raw
-        binary = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
-        if "b" in mode:
-            return binary
-        return io.TextIOWrapper(binary, encoding or "utf-8", write_through=True)
-
-    def asking(name: str, which: int) -> Callable[..., Any]:
-        def call(*args: Any, **more: Any) -> Any:
-            ask(path_of(args[which]))
-            return originals[name](*args, **more)
-
-        return call
-
-    def close(handle: int) -> None:
-        known.pop(handle, None)
-        originals["close"](handle)
-
-    patched = {name: asking(name, 1 if name in ("replace", "rename", "link") else 0) for name in originals}
-    for name, call in {**patched, "open": os_open, "close": close}.items():
-        setattr(os, name, call)
-    io.open = builtins.open = stream_open
-    try:
-        yield lambda: count
-    finally:
-        for name, call in originals.items():
-            setattr(os, name, call)
-        io.open = builtins.open = original_open
 
 
 def _make_mirror(folder: Path) -> None:
@@ -345,69 +293,94 @@ def _know_the_mirror(folder: Path) -> None:
 
 @dataclass
 class Score:
-    kills: Counter[str]
-    refusals: Counter[str]
-    wrong: list[str]
+    """kills: of each command; refusals: of each command and site; wrong: what was, in words."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
 
     def add(self, wrong: str) -> None:
         if wrong:
             print(wrong, end="\n\n", flush=True)
             self.wrong.append(wrong)
 
+    def dump(self) -> str:
+        return json.dumps([list(self.kills.items()), list(self.refusals.items()), self.wrong])
 
-def attack(root: Path, kills: int, refusals: int, until: float, seed: int) -> Score:
+    def load(self, dumped: str) -> None:
+        """Adds what another process has dumped."""
+        kills, refusals, wrong = json.loads(dumped)
+        self.kills.update(dict(kills))
+        self.refusals.update({(command, site): count for (command, site), count in refusals})
+        self.wrong += wrong
+
+
+def attack(place: Place, kills: int, failures: int, until: float, seed: int) -> Score:
     """As many attacks as asked for, shared among as many processes as there are cores, until the time is up."""
-    place, workers = Place(root), len(os.sched_getaffinity(0))
-    shares = [(_share(kills, n, workers), _share(refusals, n, workers)) for n in range(workers)]
+    workers, total = len(os.sched_getaffinity(0)), Score()
+    goals = draw_goals(place, failures, random.Random(seed))
     children = []
-    for number, share in enumerate(shares):
+    for number in range(workers):
         child = os.fork()
         if child == 0:
             try:
-                score = attack_as(number, place, *share, until, seed)
-                (root / f"score-{number}.json").write_text(json.dumps([score.kills, score.refusals, score.wrong]))
+                share = kills // workers + (number < kills % workers)
+                score = attack_as(number, place, share, goals[number::workers], until, seed)
+                (place.root / f"score-{number}.json").write_text(score.dump())
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(0)
         children.append(child)
-    total = Score(Counter(), Counter(), [])
     for number, child in enumerate(children):
         os.waitpid(child, 0)
-        found = root / f"score-{number}.json"
-        if not found.exists():
+        found = place.root / f"score-{number}.json"
+        if found.exists():
+            total.load(found.read_text())
+        else:
             total.wrong.append(f"process {number} of the attackers ended by itself")
-            continue
-        done_kills, done_refusals, wrong = json.loads(found.read_text())
-        total.kills.update(done_kills)
-        total.refusals.update(done_refusals)
-        total.wrong += wrong
     return total
 
 
-def _share(count: int, number: int, workers: int) -> int:
-    return count // workers + (number < count % workers)
+Goal = tuple[Command, Refusal]
 
 
-def attack_as(worker: int, place: Place, kills: int, refusals: int, until: float, seed: int) -> Score:
+def draw_goals(place: Place, failures: int, draw: random.Random) -> list[Goal]:
+    """Which writes are refused: one at every site of every command, then any."""
+    every = [(command, site) for command in place.commands for site in place.sites[command.name]]
+    once = list(dict.fromkeys(every))
+    draw.shuffle(once)
+    chosen = once[:failures] + draw.choices(every, k=max(failures - len(once), 0))
+    return [
+        (
+            command,
+            Refusal(site, draw.randint(1, place.sites[command.name].count(site)), draw.choice(REFUSALS), draw.random() < 0.5),
+        )
+        for command, site in chosen
+    ]
+
+
+def attack_as(worker: int, place: Place, kills: int, goals: Sequence[Goal], until: float, seed: int) -> Score:
     """One process's share: both kinds in turns over all commands."""
-    draw, score, name = random.Random(1000 * seed + worker), Score(Counter(), Counter(), []), f"attacked-{worker}"
-    number = worker * (len(COMMANDS) // 2)
-    while time.monotonic() < until and (score.kills.total() < kills or score.refusals.total() < refusals):
-        command = COMMANDS[number % len(COMMANDS)]
+    draw, score, name = random.Random(1000 * seed + worker), Score(), f"attacked-{worker}"
+    waiting = {command: [refusal for other, refusal in goals if other is command] for command in place.commands}
+    number = worker * (len(place.commands) // 2)
+    while time.monotonic() < until and (score.kills.total() < kills or any(waiting.values())):
+        command = place.commands[number % len(place.commands)]
         number += 1
-        if score.kills.total() < kills:
-            most = min(MOST_CHAINED, kills - score.kills.total())
-            done, wrong = attack_with_kills(place, command, draw, name, most)
+        if (left := kills - score.kills.total()) > 0:
+            done, wrong = attack_with_kills(place, command, draw, name, min(MOST_CHAINED, left))
             score.kills[command.name] += done
             score.add(wrong)
-        for _ in range(3):
-            if score.refusals.total() >= refusals or time.monotonic() > until:
-                break
-            at, refusal, sticky = draw.randint(1, place.writes[command.name]), draw.choice(REFUSALS), draw.random() < 0.5
-            wrong = attack_with_refusal(place, command, at, refusal, sticky, name)
-            score.refusals[command.name] += 1
+        if chain := waiting[command][:MOST_CHAINED]:
+            order = place.sites[command.name]
+            came, wrong = attack_with_refusals(place, command, sorted(chain, key=lambda one: order.index(one.site)), name)
+            score.refusals.update((command.name, one.site) for one in came)
             score.add(wrong)
+            again = (
+                [] if not came else [one for one in chain if one not in came]
+            )  # one that does not come to pass from the start on never will
+            waiting[command] = waiting[command][MOST_CHAINED:] + again
     return score
 
 
@@ -419,17 +392,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     begun = time.monotonic()
-    import_everything()
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        score = attack(Path(folder), args.kills, args.failures, begun + args.seconds, args.seed)
+        place = Place(Path(folder))
+        print(f"{time.monotonic() - begun:.0f} s to make ready; undisturbed: {_each(place.seconds)} s", flush=True)
+        score = attack(place, args.kills, args.failures, begun + args.seconds, args.seed)
+    by_command: Counter[str] = Counter()
+    for (name, _), count in score.refusals.items():
+        by_command[name] += count
+    sites = sum(len(set(sites)) for sites in place.sites.values())
     print(f"kills -9: {score.kills.total()} of {args.kills} ({_each(score.kills)})")
-    print(f"refused writes: {score.refusals.total()} of {args.failures} ({_each(score.refusals)})")
+    print(f"refused writes: {by_command.total()} of {args.failures} ({_each(by_command)})")
+    print(f"at {len(score.refusals)} of the {sites} sites where the commands write")
     print(f"{len(score.wrong)} left a traceback or other numbers; {time.monotonic() - begun:.0f} s, seed {args.seed}")
-    raise SystemExit(1 if score.wrong else 0)
+    sys.stdout.flush()
+    os._exit(1 if score.wrong else 0)  # compiled modules that a command never unloads would have their say here
 
 
-def _each(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts.items())
+def _each(counts: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {n:.3g}" for name, n in counts.items())
 
 
 if __name__ == "__main__":

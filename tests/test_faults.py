@@ -13,13 +13,14 @@ PROGRAM = """
 import random, sys
 from pathlib import Path
 from tests import faults
-faults.import_everything()
-faults.COMMANDS = tuple(command for command in faults.COMMANDS if command.name in ("sweep", "prune", "fetch"))
-place = faults.Place(Path(sys.argv[1]))
+place = faults.Place(Path(sys.argv[1]), [command for command in faults.COMMANDS if command.name in ("sweep", "prune", "fetch")])
 draw, wrong = random.Random(0), []
-for number, command in enumerate(faults.COMMANDS):
-    at = max(1, place.writes[command.name] // 2)
-    wrong.append(faults.attack_with_refusal(place, command, at, faults.REFUSALS[number % 2], number % 2 == 0, "attacked"))
+for number, command in enumerate(place.commands):
+    sites = place.sites[command.name]
+    at = sorted({len(sites) // 3, len(sites) // 2})
+    refusals = [faults.Refusal(sites[n], sites[: n + 1].count(sites[n]), faults.REFUSALS[number % 2], n % 2 == 0) for n in at]
+    done, said = faults.attack_with_refusals(place, command, refusals, "attacked")
+    wrong += [said] if done else [f"{command.name}: no write was refused"]
     wrong.append(faults.attack_with_kills(place, command, draw, "attacked", 1)[1])
 print("".join(wrong))
 sys.exit(1 if any(wrong) else 0)
@@ -38,21 +39,24 @@ def test_commands_that_are_killed_or_refused_a_write_say_so_and_give_the_same_nu
 
 
 def test_the_writes_that_are_refused_are_those_below_the_folder_in_their_order(tmp_path):
-    from tests.faults import refusing
+    from tests.helpers.refused_writes import Refusal, refusing
 
     inside, outside = tmp_path / "in", tmp_path / "out"
     outside.mkdir()
     inside.mkdir()
-    with refusing(inside, None) as writes:
+    with refusing(inside) as writes:
         (inside / "a").write_text("1")
         (outside / "a").write_text("1")
-        whole = writes()
-    assert whole >= 2
-    for at in range(1, whole + 1):
-        with refusing(inside, (at, errno.ENOSPC, False)), pytest.raises(OSError, match="No space left"):
+    sites = list(writes.sites)
+    assert [site.split(" < ")[0] for site in sites] == ["open", "write"]
+    for site in sites:
+        with refusing(inside, Refusal(site, 1, errno.ENOSPC)) as writes, pytest.raises(OSError, match="No space left"):
             (inside / "a").write_text("1")
-    with refusing(inside, (whole + 1, errno.EIO, True)):
+        assert writes.refused
+    with refusing(inside, Refusal(sites[0], 2, errno.EIO, lasting=True)) as writes:
         (inside / "a").write_text("2")
-        with pytest.raises(OSError, match="Input/output"):
-            (inside / "a").write_text("3")
+        assert not writes.refused
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                (inside / "a").write_text("3")
     assert (inside / "a").read_text() == "2"
