@@ -1,74 +1,135 @@
-"""Sweeps of equal configurations, as records on disk, and what their leaderboards claim of them.
+"""Sweeps of equal configurations, drawn in bulk, and what the report's statistics claim of them.
 
-    python benchmarks/null_sweeps.py [--sweeps 100]
+    python -m benchmarks.null_sweeps [--sweeps 1000]
 
-Every configuration is right on 90 % of images, its seeds around that by 1 pp; images are hard or easy for all alike. The
-records are read as `report` reads them. Prints, for each size of sweep: how often some configuration is called worse than the
-best, how often all are ("is best"), and by how much the winner's number flatters it, as told and in truth.
+Every configuration is right on 90 % of all images there are, its seeds around that by 0.3 or 1 pp; images are hard or easy for
+all alike. The tests and the optimism are the program's own (collect/ranking), fed with what they need of right and wrong.
+Prints a table for Markdown: for each size of sweep how often some configuration is called worse than the best, how often all
+are ("is best"), by how much the winner's number flatters it, as told and in truth, and their ratio; ± is the standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import tempfile
-from pathlib import Path
+import itertools
+import math
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
-from benchmarks import pool
-from cifar_hpc.collect.comparison import compare_with_best
-from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.sections import make_sections
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.collect.ranking import FOLDS, compare_means, spread_of, step_down, winners_optimism
 
-SIZES = ((8, 5, 500), (20, 3, 500), (20, 5, 500))  # configurations, seeds, validation images
-TRUTH, SD = 0.9, 0.01
-
-
-def draw_logits(accuracy: float, images: pool.Images, arch: str, rng: np.random.Generator) -> np.ndarray:
-    """Of a network that is right on an image by chance, more often where it is easy: on `accuracy` of all images there are."""
-    n = len(images.labels)
-    ease_N = np.random.default_rng(int(images.hardness.sum() * 1e6)).standard_normal(n)
-    right_N = rng.standard_normal(n) < np.sqrt(2) * ndtri(accuracy) + ease_N
-    logits_NK = 0.1 * rng.standard_normal((n, 10))
-    logits_NK[np.arange(n), np.where(right_N, images.labels, (images.labels + 1) % 10)] += 3
-    return logits_NK.astype(np.float16)
+TRUTH = 0.9
+EASE = ndtri((np.arange(1024) + 0.5) / 1024)  # how easy an image is, in as many classes
+_LEVELS = np.linspace(-3, 8, 2001)
+_ACCURACIES = np.array([ndtr(level + EASE).mean() for level in _LEVELS])
+CELLS = tuple(itertools.product((2, 8, 20), (1, 3, 5), (500, 5000), (0.003, 0.01)))  # configurations, seeds, images, sd
 
 
-def null_sweep(number: int, configurations: int, seeds: int, images_n: int) -> tuple[bool, bool, float, float]:
-    """Whether any is called worse, whether all are, the optimism as told and in truth."""
-    rng = np.random.default_rng([number, configurations, seeds])
-    drawn = pool.Images.draw(images_n, 10)
-    images = dataclasses.replace(drawn, hardness=drawn.hardness + rng.random())
-    with tempfile.TemporaryDirectory(prefix="null-") as place:
-        layout = Layout(Path(place))
-        for config in list(pool.configs(configurations * seeds, seeds, 2)):
-            config = dataclasses.replace(config, seed=config.seed + 1000 * number)
-            pool.write_trial(layout, config, images, accuracy=float(np.clip(TRUTH + SD * rng.standard_normal(), 0.5, 0.99)))
-        board = make_sections(scan(layout), layout)[0].board
-        found = compare_with_best(board, layout)
-    assert found is not None and found.optimism is not None and board.measured[0].score is not None
-    decisions = [found.decision(row.point_id) for row in board.measured[1:]]
-    assert len(decisions) == configurations - 1
-    worse = [decision == "worse" for decision in decisions]
-    return any(worse), all(worse), found.optimism, board.measured[0].score.mean - TRUTH
+@dataclass(frozen=True)
+class Sweep:
+    """right: P x S x N, 1 or 0; accuracies: P x S, of these networks on all images there are."""
+
+    right: NDArray[np.float32]
+    accuracies: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """worse: whether some configuration is called worse than the best; best: whether all are. told, true: by how much the
+    winner's number flatters it."""
+
+    worse: bool
+    best: bool
+    told: float
+    true: float
+
+
+def draw_sweep(rng: np.random.Generator, truth_P: NDArray[np.float64], seeds: int, images: int, sd: float) -> Sweep:
+    accuracy_PS = np.clip(truth_P[:, None] + sd * rng.standard_normal((len(truth_P), seeds)), 0.02, 0.998)
+    level_PS = np.interp(accuracy_PS, _ACCURACIES, _LEVELS)
+    chance_PSE = np.rint(65535 * ndtr(level_PS[..., None] + EASE)).astype(np.uint16)
+    ease_N = rng.integers(0, len(EASE), images)
+    drawn_PSN = rng.integers(0, 65535, (*accuracy_PS.shape, images), dtype=np.uint16)
+    return Sweep((drawn_PSN < chance_PSE.take(ease_N, 2)).astype(np.float32), accuracy_PS)
+
+
+def claims_of(sweep: Sweep) -> Claims:
+    """As the report makes them, by the program's functions; only what these need of the images is computed for all pairs at
+    once (that it is the same is tested)."""
+    configurations, seeds, images = sweep.right.shape
+    right_TN = sweep.right.reshape(-1, images)
+    mean_PS = right_TN.mean(1, dtype=np.float64).reshape(configurations, seeds)
+    order = np.argsort(-mean_PS.mean(1), kind="stable")
+    best = int(order[0])
+    fold_N = np.random.default_rng(0).permutation(images) % FOLDS
+    inside_NK = np.eye(FOLDS, dtype=np.float32)[fold_N]
+    means_PSK = (right_TN @ (inside_NK / inside_NK.sum(0))).reshape(configurations, seeds, FOLDS).astype(np.float64)
+    told = winners_optimism(list(means_PSK), [range(seeds)] * configurations)
+    assert told is not None
+    truth = sweep.accuracies[best, 0] if seeds == 1 else TRUTH  # of one seed each the report speaks of these networks
+    true = float(mean_PS[best].mean() - truth)
+    if seeds == 1:
+        return Claims(False, False, told, true)
+    values = mean_PS[order].tolist()
+    of_images_P = _image_variances(sweep.right, best)
+    found = {
+        str(other): compare_means(
+            float(mean_PS[best].mean() - mean_PS[other].mean()),
+            float(of_images_P[other]),
+            spread_of(values, place),
+            configurations,
+            images,
+            1 / images,
+        )
+        for place, other in enumerate(order)
+        if place
+    }
+    worse = [one.better for one in step_down(found, configurations, intervals=False).values()]
+    return Claims(any(worse), all(worse), told, true)
+
+
+def _image_variances(right_PSN: NDArray[np.float32], best: int) -> NDArray[np.float64]:
+    """Of each configuration against the best what statistics.image_variance gives, from the counts of images that two networks
+    have right in common."""
+    configurations, seeds, images = right_PSN.shape
+    right_TN = right_PSN.reshape(-1, images)
+    count_T = right_TN.sum(1, dtype=np.float64)
+    covariance_TT = ((right_TN @ right_TN.T).astype(np.float64) - np.outer(count_T, count_T) / images) / (images - 1)
+    own_P = np.diag(covariance_TT).reshape(configurations, seeds).sum(1)
+    total_PP = covariance_TT.reshape(configurations, seeds, configurations, seeds).sum((1, 3))
+    lasting_P = (np.diag(total_PP) - own_P) / (seeds * (seeds - 1))
+    return np.maximum(lasting_P[best] + lasting_P - 2 * total_PP[best] / seeds**2, 0.0) / images
+
+
+def measure(cell: tuple[int, int, int, float], sweeps: int) -> NDArray[np.float64]:
+    """Claims of so many sweeps, one a row: worse, best, told, true."""
+    configurations, seeds, images, sd = cell
+    rng = np.random.default_rng([configurations, seeds, images, int(1000 * sd)])
+    drawn = (draw_sweep(rng, np.full(configurations, TRUTH), seeds, images, sd) for _ in range(sweeps))
+    return np.array([[one.worse, one.best, one.told, one.true] for one in map(claims_of, drawn)], float)
+
+
+def _row(cell: tuple[int, int, int, float], rows: NDArray[np.float64]) -> str:
+    worse, best, told, true = rows.mean(0)
+    n = len(rows)
+    ratio_error = (rows[:, 2] - told / true * rows[:, 3]).std(ddof=1) / math.sqrt(n) / true
+    tested = [f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / n):.1f} %" for rate in (worse, best)]
+    names = [str(cell[0]), str(cell[1]), str(cell[2]), f"{100 * cell[3]:g} pp"]
+    optimism = [f"{100 * told:.2f} pp", f"{100 * true:.2f} pp", f"{told / true:.2f} ± {ratio_error:.2f}"]
+    return "| " + " | ".join([*names, *(tested if cell[1] > 1 else ["-", "-"]), *optimism]) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--sweeps", type=int, default=100, help="of each size")
+    parser.add_argument("--sweeps", type=int, default=1000, help="of each size")
     count = parser.parse_args().sweeps
-    pool.draw_logits = draw_logits
-    for size in SIZES:
-        rows = np.array([null_sweep(number, *size) for number in range(count)], float)
-        worse, best, told, true = rows.mean(0)
-        print(
-            f"{size[0]} x {size[1]} seeds, {size[2]} images, {count} sweeps: some worse {worse:.1%}, one is best {best:.1%}, "
-            f"optimism told {100 * told:.2f} pp, true {100 * true:.2f} pp",
-            flush=True,
-        )
+    heads = "configurations", "seeds", "images", "sd of seeds", "some is worse", "one is best", "optimism told", "true", "ratio"
+    print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
+    for cell in CELLS:
+        print(_row(cell, measure(cell, count)), flush=True)
 
 
 if __name__ == "__main__":

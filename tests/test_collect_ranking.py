@@ -8,7 +8,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import ndtri
 
+from benchmarks import pool
+from benchmarks.null_sweeps import CELLS, claims_of, draw_sweep, measure
+from cifar_hpc.collect.comparison import compare_with_best
 from cifar_hpc.collect.ranking import (
+    compare_means,
     compare_with_first,
     fold_means,
     moderate_variances,
@@ -19,32 +23,17 @@ from cifar_hpc.collect.ranking import (
     step_down,
     winners_optimism,
 )
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Difference, compare_chosen, compare_networks
-
-Draw = tuple[NDArray[np.float32], NDArray[np.float64]]
-
-
-def draw_sweep(
-    rng: np.random.Generator, truth_P: NDArray[np.float64], seeds: int, images: int, sd: float, own: float = 0.0
-) -> Draw:
-    """Right or wrong, P x S x N, of networks whose accuracies lie around their configuration's; those accuracies, P x S.
-
-    Images are hard or easy for all alike, and, with `own`, for each configuration by itself too.
-    """
-    accuracy_PS = np.clip(truth_P[:, None] + sd * rng.standard_normal((len(truth_P), seeds)), 0.02, 0.995)
-    ease_N = rng.standard_normal(images, dtype=np.float32)
-    own_PN = own * rng.standard_normal((len(truth_P), images), dtype=np.float32)
-    level_PS = (np.sqrt(2 + own**2) * ndtri(accuracy_PS)).astype(np.float32)
-    noise_PSN = rng.standard_normal((len(truth_P), seeds, images), dtype=np.float32)
-    right_PSN = noise_PSN < level_PS[:, :, None] + ease_N + own_PN[:, None]
-    return right_PSN.astype(np.float32), accuracy_PS
+from cifar_hpc.records.layout import Layout
 
 
 def ranked(right_PSN: NDArray[np.float32]) -> tuple[int, dict[str, Difference]]:
     """The best, and the others against it by their numbers, as a report compares them."""
-    order = np.argsort(-right_PSN.mean((1, 2)))
+    order = np.argsort(-right_PSN.mean((1, 2), dtype=np.float64), kind="stable")
     best, k = int(order[0]), len(order)
-    values = right_PSN.mean(2)[order].tolist()
+    values = right_PSN.mean(2, dtype=np.float64)[order].tolist()
     found = {
         str(other): compare_with_first(right_PSN[best], right_PSN[other], spread_of(values, place), k)
         for place, other in enumerate(order)
@@ -60,27 +49,10 @@ def optimism_of(right_PSN: NDArray[np.float32]) -> float:
     return found
 
 
-NULL = [(k, seeds, images, sd) for k in (2, 8, 20) for seeds in (1, 3, 5) for images in (500, 5000) for sd in (0.003, 0.01)]
-
-
 @pytest.fixture(scope="module")
 def null_sweeps() -> dict[tuple[int, int, int, float], NDArray[np.float64]]:
-    """Of sweeps of equal configurations (90 %): (any called worse, all called worse, optimism told, optimism true) a sweep."""
-    found = {}
-    for k, seeds, images, sd in NULL:
-        rng = np.random.default_rng([k, seeds, images, int(1000 * sd)])
-        rows = []
-        for _ in range(40 if k * seeds * images < 20_000 else 6 if k * seeds * images < 200_000 else 1):
-            right_PSN, accuracy_PS = draw_sweep(rng, np.full(k, 0.9), seeds, images, sd)
-            worse = [False]
-            if seeds > 1:
-                best, others = ranked(right_PSN)
-                worse = [other.better for other in others.values()]
-            best = int(right_PSN.mean((1, 2)).argmax())
-            true = accuracy_PS[best, 0] if seeds == 1 else 0.9  # of one seed each the sentence is about these networks
-            rows.append((any(worse), all(worse), optimism_of(right_PSN), float(right_PSN[best].mean()) - true))
-        found[k, seeds, images, sd] = np.array(rows, float)
-    return found
+    """Of sweeps of equal configurations (90 %): any called worse, all called worse, optimism told, optimism true, one a row."""
+    return {cell: measure(cell, 40 if cell[0] * cell[2] <= 10_000 else 8) for cell in CELLS}
 
 
 def test_of_equal_configurations_hardly_any_is_called_worse_and_none_the_best(null_sweeps) -> None:
@@ -88,7 +60,7 @@ def test_of_equal_configurations_hardly_any_is_called_worse_and_none_the_best(nu
     tested = np.concatenate([rows for (_, seeds, _, _), rows in null_sweeps.items() if seeds > 1])
     n = len(tested)
     worse, best = tested[:, :2].sum(0)
-    assert n > 200
+    assert n > 400
     assert worse / n <= 0.07
     assert best / n <= 0.05
 
@@ -100,8 +72,35 @@ def test_the_winners_optimism_is_what_other_seeds_and_images_take_away(null_swee
         assert told == pytest.approx(true, rel=0.2)
 
 
+def test_what_is_measured_in_bulk_is_what_the_program_says_of_each_sweep() -> None:
+    rng = np.random.default_rng(1)
+    for truth in ([0.9] * 8, [0.95, 0.9, 0.9, 0.85]):
+        sweep = draw_sweep(rng, np.array(truth), 3, 997, 0.01)
+        claims, others = claims_of(sweep), ranked(sweep.right)[1].values()
+        assert claims.worse == any(other.better for other in others)
+        assert claims.best == all(other.better for other in others)
+        assert claims.told == pytest.approx(optimism_of(sweep.right), abs=2e-3)  # where two are equal either is chosen
+
+
+def test_what_the_program_says_of_arrays_is_what_it_says_of_records(tmp_path, monkeypatch) -> None:
+    right_PSN = draw_sweep(np.random.default_rng(2), np.array([0.95, 0.93, 0.7, 0.5]), 3, 200, 0.01).right
+    images = pool.Images(np.zeros(200, int), np.zeros(200), 200)
+    rows = iter(right_PSN.reshape(-1, 200))
+    monkeypatch.setattr(pool, "draw_logits", lambda *_: np.eye(10, dtype=np.float16)[1 - next(rows).astype(int)])
+    layout = Layout(tmp_path)
+    for config in pool.configs(12, 3, 2):
+        pool.write_trial(layout, config, images)
+    board = make_sections(scan(layout), layout)[0].board
+    found = compare_with_best(board, layout)
+    assert found is not None
+    said = [found.decision(row.point_id) for row in board.measured[1:]]
+    by_mean = sorted(ranked(right_PSN)[1].values(), key=lambda one: one.difference)
+    assert said == ["worse" if one.better else "tied" for one in by_mean] == ["tied", "worse", "worse"]
+    assert found.optimism == pytest.approx(optimism_of(right_PSN))
+
+
 def test_a_clear_winner_is_best_and_not_flattered() -> None:
-    right_PSN, _ = draw_sweep(np.random.default_rng(3), np.array([0.95, 0.8, 0.8, 0.8]), 3, 1000, 0.003)
+    right_PSN = draw_sweep(np.random.default_rng(3), np.array([0.95, 0.8, 0.8, 0.8]), 3, 1000, 0.003).right
     best, others = ranked(right_PSN)
     assert best == 0
     assert all(other.better for other in others.values())
@@ -111,9 +110,9 @@ def test_a_clear_winner_is_best_and_not_flattered() -> None:
 def test_a_real_difference_is_found_among_many_that_are_far_below() -> None:
     """Three points apart, with seeds of a spread of 0.2: twenty bad configurations of a wide spread do not hide it."""
     rng = np.random.default_rng(5)
-    good, _ = draw_sweep(rng, np.array([0.92, 0.89]), 5, 2000, 0.002)
-    bad, _ = draw_sweep(rng, np.full(20, 0.6), 5, 2000, 0.05)
-    best, others = ranked(np.concatenate([good, bad]))
+    good = draw_sweep(rng, np.array([0.92, 0.89]), 5, 2000, 0.002)
+    bad = draw_sweep(rng, np.full(20, 0.6), 5, 2000, 0.05)
+    best, others = ranked(np.concatenate([good.right, bad.right]))
     assert best == 0
     assert others["1"].better
 
@@ -121,10 +120,12 @@ def test_a_real_difference_is_found_among_many_that_are_far_below() -> None:
 def test_configurations_that_err_on_other_images_are_not_told_apart_by_few_images() -> None:
     """Equal ones that differ from image to image in every seed: the images' share of the error keeps them tied."""
     rng = np.random.default_rng(6)
-    called = [
-        any(o.better for o in ranked(draw_sweep(rng, np.full(3, 0.9), 3, 300, 0.002, own=1.0)[0])[1].values())
-        for _ in range(40)
-    ]
+    called = []
+    for _ in range(40):
+        level_PS = 3**0.5 * ndtri(0.9 + 0.002 * rng.standard_normal((3, 3)))
+        ease_PN = rng.standard_normal(300) + rng.standard_normal((3, 300))
+        right_PSN = rng.standard_normal((3, 3, 300)) < level_PS[:, :, None] + ease_PN[:, None]
+        called.append(any(other.better for other in ranked(right_PSN.astype(np.float32))[1].values()))
     assert np.mean(called) <= 0.12
 
 
@@ -139,11 +140,27 @@ def test_variances_lean_on_one_another_as_far_as_they_are_alike() -> None:
     rng = np.random.default_rng(0)
     alike = moderate_variances(rng.normal(0, 1, (30, 3)).tolist())
     assert alike.variances == pytest.approx(np.ones(30), rel=0.9)
-    assert alike.of_difference(0, 1)[1] > 30
+    assert alike.of_difference(0, 1)[1] > 10
     unlike = moderate_variances((rng.normal(0, 1, (30, 3)) * 10.0 ** rng.integers(-3, 3, (30, 1))).tolist())
     assert unlike.of_difference(0, 1)[1] < 8
     two = moderate_variances([[0.1, 0.2, 0.3], [0.1, 0.1, 0.4]])
     assert two.variances == pytest.approx([0.01, 0.03])
+
+
+def test_configurations_of_unequal_spread_are_hardly_ever_called_worse_either() -> None:
+    """Twelve equal ones, three seeds each, whose spreads differ by factors: the best of them is likely one that varies much."""
+    rng, wrong = np.random.default_rng(4), 0
+    for _ in range(120):
+        values = rng.normal(0, np.exp(0.35 * rng.standard_normal((12, 1))), (12, 3))
+        values = values[np.argsort(-values.mean(1))]
+        found = {
+            str(place): compare_means(
+                float(values[0].mean() - values[place].mean()), 0.0, spread_of(values.tolist(), place), 12, 10**6
+            )
+            for place in range(1, 12)
+        }
+        wrong += any(one.better for one in found.values())
+    assert wrong / 120 <= 0.06
 
 
 def test_more_seeds_settle_a_difference_that_the_images_can_tell_and_no_other() -> None:

@@ -19,6 +19,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of a test
+NO_ERROR = 1e-9  # a standard error that is none but for rounding
 Floats = NDArray[np.floating]
 
 
@@ -214,7 +215,7 @@ def compare_splits(difference_J: Floats, share: float) -> tuple[float, float, fl
 def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | NDArray[np.bool_]) -> float:
     """The standard error of a difference; where shares of right images happen to leave none, one image more or less: seeds that
     agree in number, or two that are right on every image, do not make a difference certain."""
-    if error > 1e-9 or not (np.isin(one, (0, 1)).all() and np.isin(other, (0, 1)).all()):
+    if error > NO_ERROR or not (np.isin(one, (0, 1)).all() and np.isin(other, (0, 1)).all()):
         return error
     images: int = one.shape[-1]
     return 1 / images

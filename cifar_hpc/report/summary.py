@@ -233,7 +233,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
             f"Being the highest of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
-    how = "found by choosing again without one seed and a fifth of the images, and measuring on those"
+    how = "found by choosing again without one seed and a tenth of the images, and measuring on those"
     return f"Being the best of {many} flatters its number by {amount} {noun} ({how})."
 
 
