@@ -39,7 +39,7 @@ class Sweep:
 @dataclass(frozen=True)
 class Claims:
     """worse: whether some configuration is called worse than the best; best: whether all are. told, true: by how much the
-    winner's number flatters it."""
+    winner's number flatters it, true without what happens to all alike."""
 
     worse: bool
     best: bool
@@ -69,8 +69,9 @@ def claims_of(sweep: Sweep) -> Claims:
     means_PSK = (right_TN @ (inside_NK / inside_NK.sum(0))).reshape(configurations, seeds, FOLDS).astype(np.float64)
     told = winners_optimism(list(means_PSK), [range(seeds)] * configurations)
     assert told is not None
-    truth = sweep.accuracies[best, 0] if seeds == 1 else TRUTH  # of one seed each the report speaks of these networks
-    true = float(mean_PS[best].mean() - truth)
+    truth_PS = sweep.accuracies if seeds == 1 else np.full_like(mean_PS, TRUTH)  # of one seed each: of these networks
+    luck_P = (mean_PS - truth_PS).mean(1)
+    true = float(luck_P[best] - luck_P.mean())  # the mean is 0 in the long run: the images' luck, which all share
     if seeds == 1:
         return Claims(False, False, told, true)
     values = mean_PS[order].tolist()
