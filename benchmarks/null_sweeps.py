@@ -118,19 +118,30 @@ def _row(cell: tuple[int, int, int, float], rows: NDArray[np.float64]) -> str:
     n = len(rows)
     ratio_error = (rows[:, 2] - told / true * rows[:, 3]).std(ddof=1) / math.sqrt(n) / true
     tested = [f"{100 * rate:.1f} ± {100 * math.sqrt(rate * (1 - rate) / n):.1f} %" for rate in (worse, best)]
-    names = [str(cell[0]), str(cell[1]), str(cell[2]), f"{100 * cell[3]:g} pp"]
+    names = [str(cell[0]), str(cell[1]), str(cell[2]), f"{100 * cell[3]:g} pp", f"{n:,}"]
     optimism = [f"{100 * told:.2f} pp", f"{100 * true:.2f} pp", f"{told / true:.2f} ± {ratio_error:.2f}"]
     return "| " + " | ".join([*names, *(tested if cell[1] > 1 else ["-", "-"]), *optimism]) + " |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--sweeps", type=int, default=1000, help="of each size")
+    parser.add_argument("--sweeps", type=int, default=1000, help="of 20 configurations; of fewer, more")
     count = parser.parse_args().sweeps
-    heads = "configurations", "seeds", "images", "sd of seeds", "some is worse", "one is best", "optimism told", "true", "ratio"
+    heads = (
+        "configurations",
+        "seeds",
+        "images",
+        "sd of seeds",
+        "sweeps",
+        "some is worse",
+        "one is best",
+        "told",
+        "true",
+        "ratio",
+    )
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     for cell in CELLS:
-        print(_row(cell, measure(cell, count)), flush=True)
+        print(_row(cell, measure(cell, count * 20 // cell[0])), flush=True)
 
 
 if __name__ == "__main__":
