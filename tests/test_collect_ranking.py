@@ -52,7 +52,7 @@ def optimism_of(right_PSN: NDArray[np.float32]) -> float:
 @pytest.fixture(scope="module")
 def null_sweeps() -> dict[tuple[int, int, int, float], NDArray[np.float64]]:
     """Of sweeps of equal configurations (90 %): any called worse, all called worse, optimism told, optimism true, one a row."""
-    return {cell: measure(cell, 40 if cell[0] * cell[2] <= 10_000 else 8) for cell in CELLS}
+    return {cell: measure(cell, 24 if cell[0] * cell[2] <= 10_000 else 6) for cell in CELLS}
 
 
 def test_of_equal_configurations_hardly_any_is_called_worse_and_none_the_best(null_sweeps) -> None:
