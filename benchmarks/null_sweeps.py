@@ -127,7 +127,7 @@ def _row(cell: tuple[int, int, int, float], rows: NDArray[np.float64]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--sweeps", type=int, default=1000, help="of 20 configurations; of fewer, more")
+    parser.add_argument("--sweeps", type=int, default=1000, help="of 20 configurations; of fewer, and of one seed, more")
     count = parser.parse_args().sweeps
     heads = (
         "configurations",
@@ -143,7 +143,8 @@ def main() -> None:
     )
     print("| " + " | ".join(heads) + " |\n" + "| --- " * len(heads) + "|")
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as workers:
-        for cell, rows in zip(CELLS, workers.map(measure, CELLS, (count * 20 // cell[0] for cell in CELLS)), strict=True):
+        counts = [10 * count if seeds == 1 else count * 20 // configurations for configurations, seeds, _, _ in CELLS]
+        for cell, rows in zip(CELLS, workers.map(measure, CELLS, counts), strict=True):
             print(_row(cell, rows), flush=True)
 
 
