@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -101,6 +102,16 @@ def test_dropout_sets_that_of_the_fully_connected_layers_or_adds_one(arch: str, 
     x_NCHW = torch.randn(2, 3, 32, 32)
     assert not torch.equal(model(x_NCHW), model(x_NCHW))
     assert torch.equal(model.eval()(x_NCHW), model(x_NCHW))
+
+
+def test_a_dropout_before_a_block_is_not_before_its_copies():
+    block = build_model(_config("simple_cnn"), 10, 3).blocks[-1]
+    before, x = copy.deepcopy(block), torch.ones(2, 128)
+    block.prepend_dropout(0.5)
+    after = copy.deepcopy(block)
+    assert [sum(isinstance(m, nn.Dropout) for m in one.modules()) for one in (before, block, after)] == [0, 1, 1]
+    assert torch.equal(before(x), block.eval()(x)) and torch.equal(before(x), after.eval()(x))
+    assert list(before.state_dict()) == list(block.state_dict())
 
 
 @pytest.mark.parametrize(

@@ -76,13 +76,14 @@ class Block(nn.Module):
         return self
 
     def prepend_dropout(self, p: float) -> None:
-        """Put a dropout before the first layer of the block, of which there is no copy yet."""
-        source = next(node for node in self.body.graph.nodes if node.op == "placeholder")
+        """Put a dropout before the first layer of the block, and of none of its copies: these keep the code that they share."""
+        graph = copy.deepcopy(self.body.graph)
+        source = next(node for node in graph.nodes if node.op == "placeholder")
         self.body.add_submodule("dropout", nn.Dropout(p))
-        with self.body.graph.inserting_after(source):
-            dropped = self.body.graph.call_module("dropout", (source,))
+        with graph.inserting_after(source):
+            dropped = graph.call_module("dropout", (source,))
         source.replace_all_uses_with(dropped, delete_user_cb=lambda user: user is not dropped)
-        self.body.recompile()
+        self.body = fx.GraphModule(self.body, graph)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         state: dict[str, Any] = self.body.state_dict(*args, **kwargs)
