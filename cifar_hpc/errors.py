@@ -19,7 +19,15 @@ class DataError(CifarHpcError):
 
 
 class RecordError(CifarHpcError):
-    """A file under results/ that cannot be read as what its name says."""
+    """A file under results/ that cannot be read as what its name says. mend: what to type, where the reader knows that."""
+
+    def __init__(self, found: str, mend: str = "") -> None:
+        super().__init__(f"{found}; {mend}" if mend else found)
+        self.found, self.mend = found, mend
+
+
+class OtherVersionError(RecordError):
+    """A file that is whole, but that another version of this program wrote: that one reads it."""
 
 
 class UnusableError(CifarHpcError):

@@ -115,7 +115,7 @@ def test_a_plan_that_was_edited_by_hand_is_refused_and_says_what_writes_it_again
     text = layout.sweep("s").plan.read_text()
     assert f'"lr":{trials[0].lr}' in text
     layout.sweep("s").plan.write_text(text.replace(f'"lr":{trials[0].lr}', '"lr":0.5'))
-    with pytest.raises(RecordError, match=r"edited by hand.*`cifar-hpc sweep SPEC` writes it again"):
+    with pytest.raises(RecordError, match=r"edited by hand.*or move it away, and `cifar-hpc sweep SPEC` plans it"):
         read_plan(layout, "s")
 
 

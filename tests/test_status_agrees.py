@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -68,23 +69,75 @@ def test_a_trial_that_another_sweeps_search_stopped_is_planned_for_both(sweep):
     assert _of_report(layout) == _of_status(layout)
 
 
-@pytest.mark.parametrize(
-    "edit", [lambda found: {"config": {**found.config, "lr": 77.0}}, lambda found: {"classes": found.classes[::-1]}]
-)
-def test_a_record_that_was_edited_is_no_result_for_both_and_retry_trains_it_again(sweep, edit, monkeypatch):
+@pytest.fixture
+def finished(sweep, monkeypatch):
+    """Files of a finished trial, its bytes and its record; a retry starts nothing."""
     layout, plan = sweep
     for config in plan.trials:
         write_trial(layout, config, Images.draw(50, 10))
-    trial_id = plan.trials[0].trial_id
-    files = layout.trial(trial_id)
-    found = read_record(files.result, TrialResult)
-    write_record(files.result, dataclasses.replace(found, **edit(found)))
-    assert _of_status(layout)[trial_id] == "failed"
+    files = layout.trial(plan.trials[0].trial_id)
+    write_record(files.result, read_record(files.result, TrialResult))
+    monkeypatch.setattr("cifar_hpc.sweep.retry.drive", lambda *words: None)
+    return layout, files, files.result.read_bytes()
+
+
+def _sealed(plain: dict) -> bytes:
+    """As a program of another version, which knows more, writes it."""
+    body = json.dumps({key: value for key, value in plain.items() if key != "digest"}, separators=(",", ":"))
+    return f'{body[:-1]},"digest":"{hashlib.sha256(body.encode()).hexdigest()}"}}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda data: _sealed(json.loads(data) | {"classes": json.loads(data)["classes"][::-1]}),  # of another data set
+        lambda data: _sealed(json.loads(data) | {"trial_id": "x" * 12}),  # copied here
+        lambda data: data.replace(b'"train_s":', b'"train_s":9'),  # edited by hand
+        lambda data: data[:300],  # corrupt
+    ],
+)
+def test_what_is_no_result_is_none_for_both_and_retry_puts_it_aside(finished, edit):
+    layout, files, data = finished
+    files.result.write_bytes(edit(data))
+    assert _of_status(layout)[files.folder.name] == "failed"
     assert _of_report(layout) == _of_status(layout)
-    monkeypatch.setattr("cifar_hpc.sweep.retry.rerun", lambda *words: None)
+    told = call("retry", "s").stderr.replace("\n", " ")
+    assert f"put aside as result.json.refused: {files.result}: " in told and "cifar-hpc retry" not in told
+    assert (files.folder / "result.json.refused").read_bytes() == edit(data) and not files.result.exists()
+    assert _of_status(layout)[files.folder.name] == "planned"
+    assert files.refused_result().name == "result.json.refused-2"
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        lambda plain: {"config": plain["config"] | {"later_key": None}},
+        lambda plain: {"config": plain["config"] | {"lr": 77.0}},  # hashes to another id: of another id scheme
+        lambda plain: {"outcome": "a later one"},
+        lambda plain: {"schema_version": 99},
+    ],
+)
+def test_retry_leaves_a_result_of_another_version_of_this_program_alone_and_says_so(finished, later):
+    layout, files, data = finished
+    plain = json.loads(data)
+    written = _sealed(plain | later(plain))
+    files.result.write_bytes(written)
+    assert _of_status(layout)[files.folder.name] == "failed"
+    told = call("retry", "s").stderr.replace("\n", " ")
+    assert "left as it is" in told and f"mv {files.result} {files.result}.refused" in told
+    assert files.result.read_bytes() == written
+
+
+def test_retry_puts_nothing_aside_where_the_plan_itself_cannot_run(finished):
+    layout, files, data = finished
+    files.result.write_bytes(data[:300])
+    plan = layout.sweep("s").plan
+    plain = json.loads(plan.read_bytes())
+    plain["trials"][0]["config"]["later_key"] = None
+    plan.write_bytes(_sealed(plain))
     told = call("retry", "s")
-    assert f"{files.result}: its " in told.stderr.replace("\n", " ")
-    assert _of_status(layout)[trial_id] == "planned"
+    assert told.exit_code == 2 and "is not a plan of this version" in told.stderr.replace("\n", " ")
+    assert files.result.read_bytes() == data[:300]
 
 
 def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from cifar_hpc.errors import RecordError
+from cifar_hpc.errors import OtherVersionError, RecordError
 
 SCHEMA_VERSION = 1
 
@@ -66,8 +66,8 @@ class Record:
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """What `encode` gave. Raises RecordError where it is not JSON, a key is missing, a value is of another type or the
-        schema_version is newer than this program."""
+        """What `encode` gave. Raises RecordError where it is not JSON, a key is missing or a value is of another type,
+        OtherVersionError where the schema_version is newer than this program."""
         try:
             record: Self = _adapter(cls).validate_json(data)
         except ValidationError as error:
@@ -87,10 +87,8 @@ class SealedRecord(Record):
     """A record of numbers that nobody is to change: its JSON ends with a digest of all that stands before it, so that a number
     corrected by hand is noticed whatever it is. One without a digest is older than this.
 
-    It keeps no secret: who wants to deceive can make another. _mend: what to do about one that was changed.
+    It keeps no secret: who wants to deceive can make another.
     """
-
-    _mend: ClassVar[str] = ""
 
     def encode(self) -> bytes:
         body = super().encode()
@@ -98,15 +96,37 @@ class SealedRecord(Record):
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """As a Record's; raises RecordError where it is not what was written, too."""
-        record = super().decode(data)
+        """As a Record's; raises RecordError where it is not what was written, too, and OtherVersionError where it is, but is
+        no record of this version."""
+        try:
+            record = super().decode(data)
+        except OtherVersionError:
+            raise
+        except RecordError as error:
+            if _is_as_written(data):
+                raise OtherVersionError(f"{error}; its digest holds, so another version of this program wrote it") from error
+            raise
         if _is_changed(data):
-            raise RecordError(f"was edited by hand, its digest is of something else; {cls._mend}")
+            raise RecordError("was edited by hand: its content is not what was written", record.mend())
         return record
+
+    def mend(self) -> str:
+        """What to type where it was changed."""
+        raise NotImplementedError
+
+
+def _is_as_written(data: bytes) -> bool:
+    """Whether it has a digest and is what that was made of."""
+    try:
+        return f'"{_DIGEST}"'.encode() in data and not _is_changed(data)
+    except (ValueError, AttributeError, RecursionError):  # not JSON, no object
+        return False
 
 
 def _is_changed(data: bytes) -> bool:
-    """Whether a record's own digest is of something else; a file that was only laid out again is the same."""
+    """Whether a record's own digest is of something else; a file of which white space alone differs is the same."""
+    if f'"{_DIGEST}"'.encode() not in data:
+        return False
     before = max(0, len(data) - _SEAL_BYTES)
     if found := _SEALED.search(data, before):
         body_sum = hashlib.sha256(memoryview(data)[: found.start()])
@@ -135,7 +155,7 @@ def _refuse_newer(data: bytes) -> None:
         return
     version = value.get("schema_version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise RecordError(f"schema_version {version} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc")
+        raise OtherVersionError(f"schema_version {version} is newer than this program's {SCHEMA_VERSION}: update cifar-hpc")
 
 
 def _first_of(errors: list[ErrorDetails], kind: type[Record]) -> str:

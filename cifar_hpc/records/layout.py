@@ -5,6 +5,7 @@ Owns: what may be a name. Whether it came from a record or a command line, it is
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import socket
@@ -61,6 +62,11 @@ class TrialFiles:
     @property
     def result(self) -> Path:
         return self.folder / "result.json"
+
+    def refused_result(self) -> Path:
+        """Where a result that is none is put aside; a name that nothing has."""
+        names = (f"result.json.refused{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
+        return next(path for name in names if not (path := self.folder / name).exists())
 
     @property
     def predictions(self) -> Path:

@@ -7,9 +7,10 @@ Knows no file.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -145,8 +146,6 @@ class TrialResult(SealedRecord):
     """result.json: the truth about a finished trial. Written last, atomically, never changed, but that `reproduce` adds the
     digest of a network that it brings back."""
 
-    _mend: ClassVar[str] = "`cifar-hpc retry SWEEP` trains it again"
-
     schema_version: Int = SCHEMA_VERSION
     trial_id: Name
     point_id: Name
@@ -184,6 +183,9 @@ class TrialResult(SealedRecord):
     saved_s: Amount | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
     task: str | None = None  # what finished it under a scheduler, as its claim's restart_token
     kept_sha256: str | None = None  # of weights.safetensors; None: it kept none, or is older than this key
+
+    def mend(self) -> str:
+        return "`cifar-hpc retry SWEEP` trains it again"
 
     def __post_init__(self) -> None:
         """Raises ValueError where it contradicts itself."""
@@ -304,8 +306,6 @@ class Ended(Protocol):
 class PlanRecord(SealedRecord):
     """plan.json: the trials of a sweep, in the spec's order, and how they train together."""
 
-    _mend: ClassVar[str] = "`cifar-hpc sweep SPEC` writes it again"
-
     schema_version: Int = SCHEMA_VERSION
     sweep: Name
     created_at: str
@@ -327,6 +327,10 @@ class PlanRecord(SealedRecord):
     # Where the trials of each cohort are judged together: the keys of the scheduler, and first_job, the number of the first job
     # that ended trials by them.
     halving: Plain | None = None
+
+    def mend(self) -> str:
+        again = shlex.join(self.command) if self.command else "cifar-hpc sweep SPEC"
+        return f"put it back as it was, or move it away, and `{again}` plans it from the beginning"
 
     @property
     def trials_at_most(self) -> int:

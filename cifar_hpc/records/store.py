@@ -105,11 +105,13 @@ def write_record(path: Path, record: Record) -> None:
 
 
 def read_record(path: Path, kind: type[R]) -> R:
-    """Raises FileNotFoundError where there is none, RecordError where it is corrupt, foreign or newer than this program, and
-    OSError where the disk does not give it."""
+    """Raises FileNotFoundError where there is none, RecordError where it is corrupt or foreign, OtherVersionError where it is
+    another program version's, and OSError where the disk does not give it."""
     data = read_regular(path)
     try:
         return kind.decode(data)
+    except RecordError as error:
+        raise type(error)(f"{path}: {error.found}", error.mend) from error
     except Exception as error:  # whatever a stranger's file makes of a parser
         raise RecordError(f"{path}: {error}") from error
 

@@ -18,7 +18,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import listed
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.errors import CifarHpcError, OtherVersionError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import open_regular, read_record
@@ -27,16 +27,17 @@ CLASSES = "classes"  # the array of predictions.npz that names what its logits a
 
 
 def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
-    """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand) and OSError."""
+    """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand),
+    OtherVersionError and OSError."""
     result = read_record(files.result, TrialResult)
     if result.trial_id != trial_id:
         raise RecordError(f"{files.result}: bears the id {result.trial_id}")
     try:
         config = TrialConfig.from_json(result.config)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RecordError(f"{files.result}: its config is not one of this version: {error}") from error
+        raise OtherVersionError(f"{files.result}: its config is not one of this version: {error}") from error
     if config.trial_id != trial_id:
-        raise RecordError(f"{files.result}: its config does not hash to its id: edited by hand, or of another id scheme")
+        raise OtherVersionError(f"{files.result}: its config does not hash to its id: of another id scheme, or edited by hand")
     known = _known_order(config.dataset, result.classes)
     if known is not None and result.classes != known:
         raise RecordError(

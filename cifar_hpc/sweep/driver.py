@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, OtherVersionError
 from cifar_hpc.executors.slurm.usage import set_budget
 from cifar_hpc.planning.changes import changed_code
 from cifar_hpc.planning.plan import Plan, make_plan, plan_record, recorded_plan
@@ -122,11 +122,16 @@ def run_plan(
     return drive(GridRounds(layout, plan, reader_of(layout, record), where, again), listener)
 
 
-def rerun(layout: Layout, record: PlanRecord, where: Where, listener: Listener, again: Collection[str]) -> SweepOutcome:
-    """The failed trials in `again` once more, as they were planned. Raises SpecError where a search's spec is gone."""
-    if record.search is None:
-        return run_plan(layout, recorded_plan(record), record, where, listener, again)
-    return drive(SearchRounds(layout, load_spec(Path(record.spec_path), record.overrides), where, again), listener)
+def rounds_again(layout: Layout, record: PlanRecord, where: Where, again: Collection[str]) -> Rounds:
+    """The rounds of the failed trials in `again`, as they were planned. Raises SpecError where a search's spec is gone,
+    CifarHpcError where the plan is not one of this version."""
+    if record.search is not None:
+        return SearchRounds(layout, load_spec(Path(record.spec_path), record.overrides), where, again)
+    try:
+        plan = recorded_plan(record)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise OtherVersionError(f"{layout.sweep(record.sweep).plan}: is not a plan of this version: {error}") from error
+    return GridRounds(layout, plan, reader_of(layout, record), where, again)
 
 
 def drive(rounds: Rounds, listener: Listener) -> SweepOutcome:

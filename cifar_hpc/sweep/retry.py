@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.errors import CifarHpcError, OtherVersionError, RecordError
+from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.advice import sweep_command
 from cifar_hpc.status.names import select_trials
-from cifar_hpc.sweep.driver import rerun
+from cifar_hpc.sweep.driver import drive, rounds_again
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
 from cifar_hpc.sweep.where import Where, reader_of
 
@@ -29,9 +30,14 @@ def retry_failed(
         listener.note(why or f"{name}: no failed trial to run again")
         return None
     _refuse_changed_spec(layout, plan)
-    for trial_id in chosen:
-        _remove_corrupt_result(layout, trial_id, listener)
-    return rerun(layout, plan, where, listener, chosen)
+    free = _free_to_run(layout, chosen, listener)
+    if not free:
+        return None
+    rounds = rounds_again(layout, plan, where, list(free))  # raises where the plan cannot run: nothing is put aside then
+    for trial_id, refused in free.items():
+        if refused is not None:
+            _put_aside(layout.trial(trial_id), refused, listener)
+    return drive(rounds, listener)
 
 
 def _refuse_changed_spec(layout: Layout, plan: PlanRecord) -> None:
@@ -47,15 +53,26 @@ def _refuse_changed_spec(layout: Layout, plan: PlanRecord) -> None:
         )
 
 
-def _remove_corrupt_result(layout: Layout, trial_id: str, listener: Listener) -> None:
-    """A result that cannot be read keeps its trial from running; one of a newer program is left alone."""
-    path = layout.trial(trial_id).result
-    try:
-        read_valid(layout.trial(trial_id), trial_id)
-    except FileNotFoundError:
-        return
-    except RecordError as corrupt:
-        if "newer than this program" in str(corrupt):
-            raise
-        listener.note(f"removed what is no result of this trial: {corrupt}")
-        path.unlink()
+def _free_to_run(layout: Layout, trial_ids: Sequence[str], listener: Listener) -> dict[str, RecordError | None]:
+    """The trials, each with what is wrong with its result, if it has one: that is to be put aside. What another version of
+    this program wrote is left alone, and its trial with it."""
+    free: dict[str, RecordError | None] = {}
+    for trial_id in trial_ids:
+        files = layout.trial(trial_id)
+        try:
+            read_valid(files, trial_id)
+        except FileNotFoundError:
+            free[trial_id] = None
+        except OtherVersionError as foreign:
+            typed = shlex.join(["mv", str(files.result), str(files.refused_result())])
+            listener.note(f"left as it is: {foreign}. To train it again all the same: {typed}")
+        except RecordError as refused:
+            free[trial_id] = refused
+    return free
+
+
+def _put_aside(files: TrialFiles, refused: RecordError, listener: Listener) -> None:
+    """A result that cannot be read keeps its trial from running; it stays beside its place under another name."""
+    aside = files.refused_result()
+    files.result.rename(aside)
+    listener.note(f"put aside as {aside.name}: {refused.found}")
