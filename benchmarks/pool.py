@@ -197,7 +197,7 @@ def write_trial(
     if test is not None:
         splits |= {"test_logits": logits_NK[v:], "test_labels": images.labels[v:]}
     np.savez(files.predictions, **splits)
-    files.result.write_text(json.dumps(result.to_json()))
+    files.result.write_bytes(result.encode() + b"\n")
     return result
 
 
@@ -222,7 +222,7 @@ def write_plan(layout: Layout, trials: Sequence[TrialConfig], sweep: str = "pool
     )
     files = layout.sweep(sweep)
     files.folder.mkdir(parents=True, exist_ok=True)
-    files.plan.write_text(json.dumps(plan.to_json()))
+    files.plan.write_bytes(plan.encode() + b"\n")
 
 
 def main() -> None:

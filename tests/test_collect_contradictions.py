@@ -63,11 +63,24 @@ def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layo
         write_trial(layout, config, IMAGES, accuracy=accuracy)
     path = layout.trial(trials[-1].trial_id).result
     record = json.loads(path.read_text())
+    del record["digest"]  # as an older record, which has none
     record["val"]["acc"] = record["curves"][record["best_epoch"] - 1]["val_acc"] = 0.99
     path.write_text(json.dumps(record))
     (section,) = make_sections(scan(layout), layout)
     assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
     assert "result.json says 0.9900" in section.pool.rejected[0].reason
+
+
+def test_a_number_that_was_edited_by_hand_leaves_its_trial_out_whatever_its_predictions_say(layout: Layout) -> None:
+    trials = list(configs(2, seeds=2, epochs=2))
+    for config in trials:
+        write_trial(layout, config, IMAGES, accuracy=0.7)
+    path = layout.trial(trials[-1].trial_id).result
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"train_s": 1.0}))
+    (section,) = make_sections(scan(layout), layout)
+    assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
+    assert "edited by hand" in section.pool.rejected[0].reason
 
 
 @pytest.mark.parametrize(
@@ -84,6 +97,7 @@ def test_any_number_of_a_split_that_its_predictions_contradict_leaves_the_trial_
     assert not section.pool.rejected
     path = layout.trial(trials[-1].trial_id).result
     record = json.loads(path.read_text())
+    del record["digest"]  # as an older record, which has none
     record[split][key] = value
     path.write_text(json.dumps(record))
     (section,) = make_sections(scan(layout), layout)
@@ -97,6 +111,7 @@ def test_an_objective_that_its_predictions_contradict_leaves_the_trial_out_too(l
         write_trial(layout, config, IMAGES, accuracy=0.7)
         files = layout.trial(config.trial_id)
         record = json.loads(files.result.read_text())
+        del record["digest"]
         found = read_predictions(files, "val")
         assert found is not None
         record["val"]["more"] = {"macro_f1": macro_f1(found.logits, found.labels) + edited}
@@ -146,6 +161,7 @@ def test_what_is_left_out_is_counted_where_trials_and_hours_are(layout: Layout) 
         hours += write_trial(layout, config, IMAGES, accuracy=0.7).train_s / 3600
     path = layout.trial(trials[-1].trial_id).result
     record = json.loads(path.read_text())
+    del record["digest"]  # as an older record, which has none
     record["val"]["n"] = 9
     path.write_text(json.dumps(record))
     (section,) = make_sections(scan(layout), layout)

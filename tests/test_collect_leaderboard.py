@@ -32,6 +32,7 @@ def write(
     write_trial(layout, config, IMAGES, sweep="s")
     path = layout.trial(config.trial_id).result
     record = json.loads(path.read_text())
+    del record["digest"]
     if val is None:
         record |= {"best_epoch": None, "train": None, "val": None, "test": None, "outcome": "diverged"}
     else:

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records import claims, owners, store
+from cifar_hpc.records import claims, owners, plans, store
 from cifar_hpc.records.codec import SCHEMA_VERSION
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import Claim, EpochRecord, Status, TrialRecord, TrialResult
+from cifar_hpc.records.plans import read_plan, since_when
+from cifar_hpc.records.schema import Claim, EpochRecord, PlanRecord, Status, TrialRecord, TrialResult
+from cifar_hpc.sweep.names import dropped_trials
 from tests.helpers.training import digits_config
 
 EPOCH = EpochRecord(epoch=1, lr=0.1, train_loss=1.5, train_acc=0.5, val_loss=None, val_acc=0.25, train_s=2.0, val_s=0.5)
@@ -93,7 +94,6 @@ def test_a_file_that_is_not_the_record_is_an_error_that_names_the_file(tmp_path,
 def test_a_number_of_a_result_that_was_corrected_by_hand_is_noticed_and_a_new_layout_is_none(tmp_path):
     result = write_trial(Layout(tmp_path), next(configs(1, seeds=1, epochs=2)), Images.draw(20, 10))
     files = Layout(tmp_path).trial(result.trial_id)
-    store.write_record(files.result, result)
     assert store.read_record(files.result, TrialResult) == result
     plain = json.loads(files.result.read_text())
     files.result.write_text(json.dumps(plain, indent=1))
@@ -109,14 +109,43 @@ def test_a_plan_that_was_edited_by_hand_is_refused_and_says_what_writes_it_again
     layout = Layout(tmp_path)
     trials = list(configs(2, seeds=1, epochs=2))
     write_plan(layout, trials, "s")
-    plan = read_plan(layout, "s")  # of the benchmark: without a digest, as an older one
-    store.write_record(layout.sweep("s").plan, plan)
-    assert read_plan(layout, "s") == plan
+    plan = read_plan(layout, "s")
     text = layout.sweep("s").plan.read_text()
     assert f'"lr":{trials[0].lr}' in text
     layout.sweep("s").plan.write_text(text.replace(f'"lr":{trials[0].lr}', '"lr":0.5'))
     with pytest.raises(RecordError, match=r"edited by hand.*or move it away, and `cifar-hpc sweep SPEC` plans it"):
         read_plan(layout, "s")
+    refit = dataclasses.replace(plan, command=("cifar-hpc", "refit", "s"))
+    with pytest.raises(RecordError, match="`cifar-hpc refit s` plans it"):
+        PlanRecord.decode(refit.encode().replace(b'"lr":', b'"lr":1'))
+
+
+@pytest.mark.parametrize("damage", [lambda text: text.replace('"lr":', '"lr":1'), lambda text: text[:90], lambda text: "{}"])
+def test_no_plan_that_cannot_be_read_is_written_over_or_taken_for_none(tmp_path, damage):
+    layout = Layout(tmp_path)
+    write_plan(layout, list(configs(2, seeds=1, epochs=2)), "s")
+    plan, path = read_plan(layout, "s"), layout.sweep("s").plan
+    path.write_text(damage(path.read_text()))
+    left = path.read_bytes()
+    judged = dataclasses.replace(plan, halving={"reduction": 2, "first_job": 1})
+    for writer in (
+        lambda: plans.write_plan(layout, plan),
+        lambda: since_when(layout, judged),
+        lambda: dropped_trials(layout, plan),
+    ):
+        with pytest.raises(RecordError, match=r"plan\.json: .*put it back as it was, or move it away"):
+            writer()
+    assert path.read_bytes() == left
+
+
+def test_an_older_plan_has_its_digest_once_it_is_planned_again(tmp_path):
+    layout = Layout(tmp_path)
+    write_plan(layout, list(configs(2, seeds=1, epochs=2)), "s")
+    plan, path = read_plan(layout, "s"), layout.sweep("s").plan
+    sealed = path.read_bytes()
+    path.write_text(json.dumps(plan.to_json()))
+    assert plans.write_plan(layout, dataclasses.replace(plan, created_at="later")) is None
+    assert path.read_bytes() == sealed
 
 
 def test_a_record_of_a_newer_program_with_more_keys_still_reads(tmp_path):

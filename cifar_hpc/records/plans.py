@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout, is_name
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
-from cifar_hpc.records.store import read_record, read_records, write_record
+from cifar_hpc.records.store import read_record, read_records, write_changed, write_record
 
 MIN_SEEDS = 3  # fewer: no ±, no test, no claim of a ranking
 
@@ -46,10 +47,17 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
 
 
 def known_plan(layout: Layout, name: str) -> PlanRecord | None:
-    """The plan as it stands; None where there is none, or none that can be read. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError, RecordError):
-        return read_record(layout.sweep(name).plan, PlanRecord)
-    return None
+    """The plan as it stands; None where there is none. Raises OSError, and RecordError where one stands that cannot be read:
+    who takes that for none would write over a search's sampled points, or take another sweep's name."""
+    path = layout.sweep(name).plan
+    try:
+        return read_record(path, PlanRecord)
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        away = shlex.join(["mv", str(path), f"{path}.refused"])
+        mend = error.mend or "it is not written over: put it back as it was, or move it away to plan from the beginning"
+        raise type(error)(error.found, f"{mend}: {away}") from error
 
 
 def _may_not_read(folder: Path) -> str:
@@ -67,7 +75,9 @@ def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
     kept = None
     if (before := known_plan(layout, plan.sweep)) is not None:
         same_time = dataclasses.replace(plan, created_at=before.created_at)
-        if before.encode() == same_time.encode():
+        if (same := same_time.encode()) == before.encode():
+            with contextlib.suppress(OSError):  # where one may only read, an older one stays without its digest
+                write_changed(files.plan, same + b"\n")
             return None
         if {trial.trial_id for trial in before.trials} - {trial.trial_id for trial in plan.trials}:
             kept = files.earlier_plan(before.created_at)
