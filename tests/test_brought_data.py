@@ -87,6 +87,8 @@ def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, 
                 writer.write_table(table)
     monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "root"))
     config = load_spec(spec_of(tmp_path / "x.yaml", "hf/pets")).trials[0].config
+    with pytest.raises(SpecError, match="'dog/wolf'; hf/pets has cat, dog_wolf"):
+        load_spec(spec_of(tmp_path / "x.yaml", "{name: hf/pets, classes: [cat, dog/wolf]}"))
     data = load_dataset_of(config, tmp_path / "root")
     assert data.classes == ("cat", "dog_wolf")
     assert [len(split.labels_N) for split in (data.train, data.val, data.test)] == [8, 4, 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -101,7 +102,9 @@ def test_what_is_known_of_a_folder_is_told_once_however_many_folds_it_has(place)
     (place / "own.yaml").write_text(SPEC.replace(", val_frac: 0.25", "") + "folds: 3\n")
     wide = place / "photos" / "train" / "dark" / "wide.png"
     Image.new("RGB", (32, 8)).save(wide)
-    assert _run("data", "own.yaml")[0] == 0
+    code, said = _run("data", "own.yaml")
+    assert code == 0 and said.count("dealt into 3 folds") == said.count("class  ") == 1
+    assert re.search(r"all +17 +0 +0\n", said) and "val/" not in said
     said = _run("sweep", "own.yaml", "--dry-run")[1]
     assert said.count("resize: crop cuts off") == 1
     said = _run("fetch", "own.yaml")[1]

@@ -90,6 +90,8 @@ def test_what_a_part_of_its_seeds_measured_stands_below_the_complete_however_hig
     shown = next(column for column in leaderboard_text(board)[0] if column.title == "val acc %")
     assert [cell.rpartition("(")[2] for cell in shown.cells] == ["3)", "1 of 3)", "2 of 3)"]
     assert "measured by a part of their seeds only and stand below the complete ones" in caveats(scan(layout, ["s"]), board)[0]
+    one = dataclasses.replace(board, rows=tuple(row for row in board.rows if row.axes["lr"] != 0.1))
+    assert "1 configuration is measured by a part of its seeds only and stands below" in caveats(scan(layout, ["s"]), one)[0]
     plan = read_plan(layout, "s")
     best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
     assert best is not None and best.name == "lr=0.2" and best.score.endswith("(mean of 3)")

@@ -333,6 +333,8 @@ def test_a_class_of_one_image_and_validation_that_cannot_choose_are_refused(tmp_
     assert "train_size 7: there are 6 images" in list_folder(root).problems(("a", "b"), 0.35, 7)[0]
     _folder(root, splits=("val",), classes=("a",))
     assert "val/ holds images of 'a' alone: validation cannot choose" in _wrong(root)
+    assert _wrong(root, val_frac=0.0) == ""  # of folds, and of a refit: val/ joins train/
+    assert not any("val/" in note for note in list_folder(root).notes(None, 0.0))
     _folder(root, splits=("val",), classes=("a", "b"))
     assert _wrong(root) == ""
     assert "val/ holds no image of c" in list_folder(root).notes(None, 0.1)

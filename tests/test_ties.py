@@ -118,6 +118,12 @@ def test_an_ensemble_of_predictions_that_are_no_more_is_refused(layout, trials, 
     )  # fmt: skip
     write_record(path, record)
     assert run("predict", path, picture).exit_code == 0
+    kept = path.read_text()
+    path.write_text(kept.replace('"val_acc":0.5', '"val_acc":0.9'))
+    for words in (("predict", path, picture), ("refit", path)):
+        answer = run(*words)
+        assert answer.exit_code == 2 and "was edited by hand" in answer.stderr and "`cifar-hpc report`" in answer.stderr
+    path.write_text(kept)
     predictions = layout.trial(trials[1].trial_id).predictions
     arrays = dict(np.load(predictions))
     np.savez(predictions, **arrays | {"val_logits": arrays["val_logits"] + 1})

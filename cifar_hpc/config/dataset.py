@@ -104,6 +104,13 @@ class DatasetConfig:
         """This without the fold: equal for those that are parts of the same images."""
         return dataclasses.replace(self, fold=None)
 
+    @cached_property
+    def whole(self) -> DatasetConfig:
+        """All the labelled images that its folds are parts of; this where there are none."""
+        if self.folds is None:
+            return self
+        return dataclasses.replace(self, folds=None, fold=None, fold_groups=None, val_frac=0.0)
+
     def trained_of(self, labelled_n: float) -> float:
         """How many images a trial trains on, about, of so many that may be trained on."""
         if self.folds is not None:

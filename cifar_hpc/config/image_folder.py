@@ -59,7 +59,7 @@ class ImageFolder:
 
     def problems(self, classes: Collection[str] | None, val_frac: float, train_size: int | None = None) -> list[str]:
         """A sentence for each thing without which no trial can start. classes: those that are kept; None: all. val_frac,
-        train_size: as in DatasetConfig."""
+        train_size: as in DatasetConfig; with val_frac 0, of a refit or of folds, val/ joins train/."""
         kept = [name for name in self.classes if classes is None or name in classes]
         found = list(self.wrong)
         for name, files_n in self.empty.items():
@@ -77,7 +77,7 @@ class ImageFolder:
         images_n = sum(len(self.splits["train"][name]) for name in kept)
         if train_size is not None and train_size > images_n:
             found.append(f"train_size {train_size}: there are {plural(images_n, 'image')} to train on")
-        if "val" in self.splits:
+        if "val" in self.splits and val_frac > 0:
             there = [name for name in kept if self.splits["val"].get(name)]
             if len(there) < 2 and len(kept) > 1:
                 only = f"images of {printable(there[0])!r} alone" if there else "no image of the classes that are kept"
@@ -89,7 +89,7 @@ class ImageFolder:
         return found
 
     def notes(self, classes: Collection[str] | None, val_frac: float) -> list[str]:
-        """A sentence for each thing that a person should know before the first trial."""
+        """A sentence for each thing that a person should know before the first trial; the arguments as of `problems`."""
         kept = [name for name in self.classes if classes is None or name in classes]
         found = [f"{pair} look the same and are two classes: rename one, or merge them" for pair in look_alikes(kept)]
         if not self.own_splits and self.labelled_by is None:
@@ -98,7 +98,7 @@ class ImageFolder:
             images_n = sum(len(self.splits["train"].get(name, ())) for name in kept)
             few = "" if round(val_frac * images_n) >= len(kept) else ", but at least one of each class"
             found.append(f"no val/: {100 * val_frac:g} % of the training images are held out, stratified, by split_seed{few}")
-        for split in ("val", "test"):
+        for split in ("val", "test") if val_frac > 0 else ("test",):
             absent = [printable(name) for name in kept if split in self.splits and not self.splits[split].get(name)]
             if 0 < len(absent) < len(kept) or (absent and split == "test"):
                 found.append(f"{split}/ holds no image of {listed(absent)}")

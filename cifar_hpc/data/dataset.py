@@ -87,8 +87,7 @@ class Dataset:
 
 def whole_of(config: TrialConfig) -> TrialConfig:
     """The trial on all the labelled images that its folds are parts of."""
-    whole = dataclasses.replace(config.dataset, folds=None, fold=None, fold_groups=None, val_frac=0.0)
-    return dataclasses.replace(config, dataset=whole)
+    return dataclasses.replace(config, dataset=config.dataset.whole)
 
 
 class Folds:

@@ -43,23 +43,25 @@ def overview_of_folder(folder: Path) -> Overview:
     """Of a folder as a spec that names no more than it would take it."""
     listing = list_folder(folder.absolute())
     plain = DatasetConfig(name="folder", folder=str(listing.root), fingerprint=folder_fingerprint(listing))
-    return _folder_overview(listing, [TrialConfig(dataset=plain, arch="linear")])
+    return _folder_overview(listing, plain, [TrialConfig(dataset=plain, arch="linear")])
 
 
 def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
-    """Of each data set that the trials take. Raises CifarHpcError where one is not on this machine."""
+    """Of each data set that the trials take; of folds all the images that they are parts of. Raises CifarHpcError where one is
+    not on this machine."""
     found = []
-    for dataset in dict.fromkeys(config.dataset for config in configs):
-        theirs = [config for config in configs if config.dataset == dataset]
+    for dataset in dict.fromkeys(config.dataset.whole for config in configs):
+        theirs = [config for config in configs if config.dataset.whole == dataset]
         if dataset.name == "folder":
-            found.append(_folder_overview(planned_folder(dataset), theirs))
+            found.append(_folder_overview(planned_folder(dataset), dataset, theirs))
         else:
             found.append(_official_overview(dataset, theirs[0].image_size or 0))
+        folds = sorted({config.dataset.folds for config in theirs if config.dataset.folds is not None})
+        found[-1].notes.extend(f"dealt into {n} folds, each of them held out in turn" for n in folds)
     return found
 
 
-def _folder_overview(listing: ImageFolder, configs: Sequence[TrialConfig]) -> Overview:
-    dataset = configs[0].dataset
+def _folder_overview(listing: ImageFolder, dataset: DatasetConfig, configs: Sequence[TrialConfig]) -> Overview:
     problems = listing.problems(dataset.classes, dataset.val_frac, dataset.train_size)
     notes = listing.notes(dataset.classes, dataset.val_frac)
     about: dict[str, Any] = {}

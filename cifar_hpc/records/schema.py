@@ -185,7 +185,7 @@ class TrialResult(SealedRecord):
     kept_sha256: str | None = None  # of weights.safetensors; None: it kept none, or is older than this key
 
     def mend(self) -> str:
-        return "`cifar-hpc retry SWEEP` trains it again"
+        return "a retry trains it again"
 
     def __post_init__(self) -> None:
         """Raises ValueError where it contradicts itself."""
@@ -233,7 +233,7 @@ class EnsembleMember(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EnsembleRecord(Record):
+class EnsembleRecord(SealedRecord):
     """An ensemble as `predict` takes it: the weighted mean of its members' probabilities or, for stacking, softmax(C f + b)
     of f, the members' log-probabilities one after another, each less its mean over the classes."""
 
@@ -250,6 +250,9 @@ class EnsembleRecord(Record):
     test_n: Number | None
     weights: str | None = None  # of a soup: the file of the members' mean, as seen from this one's folder
     weights_sha256: str | None = None  # its digest
+
+    def mend(self) -> str:
+        return "`cifar-hpc report`, or the `soup` or `refit` that wrote it, makes it again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,9 +75,10 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
     if part := [row for row in board.measured if row.partial and not row.last[0]]:
-        rest = "" if len(part) == len(board.measured) else " and stand below the complete ones, whatever their numbers"
-        many = "is" if len(part) == 1 else "are"
-        notes.append(f"{plural(len(part), 'configuration')} {many} measured by a part of their {board.runs} only{rest}.")
+        are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
+        whole = len(part) == len(board.measured)
+        rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
+        notes.append(f"{plural(len(part), 'configuration')} {are} measured by a part of {their} {board.runs} only{rest}.")
     few = [row for row in board.measured if row.place is None and not row.last[0] and not row.partial]
     why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
@@ -272,8 +273,8 @@ def _next_steps(found: Findings) -> list[str]:
     board, sweeps = found.board, found.pool.sweeps
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
-        again = "the same under other names with other values of search.seed" if board.is_population else "(`seeds: 3`)"
-        return [f"Next: three seeds or more {again}, so that an order of the configurations means something."]
+        again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
+        return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     if board.runs != "seeds" and not _goes_on(board):
         command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])

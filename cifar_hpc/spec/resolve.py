@@ -138,7 +138,8 @@ class Resolver:
         own = {name.partition(".")[2]: value for name, value in values.items()}
         if own["name"] is ...:
             raise UnusableError("dataset.name", "no dataset", "it stands at the top level: dataset: cifar10")
-        if own["name"].startswith(catalog.BROUGHT):
+        given = own["name"]  # as a person calls it
+        if given.startswith(catalog.BROUGHT):
             own["folder"], own["name"] = self._brought(own["name"], own["folder"]), "folder"
         official = catalog.dataset(own["name"]).classes
         made = None
@@ -157,7 +158,7 @@ class Resolver:
             raise UnusableError("dataset.labels", f"labels for {own['name']}", "a table of labels is for a folder")
         elif own["folder"] is not None:
             raise UnusableError("dataset.folder", f"a folder for {own['name']}", "a folder is for `name: folder` only")
-        own["classes"] = _resolve_classes(own["name"], own["classes"], official)
+        own["classes"] = _resolve_classes(given, own["classes"], official)
         if own["folds"] is not None and own["val_frac"] != DATASET_KEYS["dataset.val_frac"].default:
             raise UnusableError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
         if own["fold_by"] is not None:
