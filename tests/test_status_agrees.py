@@ -94,6 +94,8 @@ def _sealed(plain: dict) -> bytes:
         lambda data: _sealed(json.loads(data) | {"trial_id": "x" * 12}),  # copied here
         lambda data: data.replace(b'"train_s":', b'"train_s":9'),  # edited by hand
         lambda data: data[:300],  # corrupt
+        lambda data: b'["digest"]',  # no object
+        lambda data: b'{"outcome": {"digest": 1}}',  # has no digest of its own
     ],
 )
 def test_what_is_no_result_is_none_for_both_and_retry_puts_it_aside(finished, edit):

@@ -103,10 +103,10 @@ class SealedRecord(Record):
         except OtherVersionError:
             raise
         except RecordError as error:
-            if _is_as_written(data):
+            if _digest_holds(data):
                 raise OtherVersionError(f"{error}; its digest holds, so another version of this program wrote it") from error
             raise
-        if _is_changed(data):
+        if _digest_holds(data) is False:
             raise RecordError("was edited by hand: its content is not what was written", record.mend())
         return record
 
@@ -115,27 +115,23 @@ class SealedRecord(Record):
         raise NotImplementedError
 
 
-def _is_as_written(data: bytes) -> bool:
-    """Whether it has a digest and is what that was made of."""
-    try:
-        return f'"{_DIGEST}"'.encode() in data and not _is_changed(data)
-    except (ValueError, AttributeError, RecursionError):  # not JSON, no object
-        return False
-
-
-def _is_changed(data: bytes) -> bool:
-    """Whether a record's own digest is of something else; a file of which white space alone differs is the same."""
+def _digest_holds(data: bytes) -> bool | None:
+    """Whether a record's own digest is of all the rest, white space apart; None where it has none."""
     if f'"{_DIGEST}"'.encode() not in data:
-        return False
+        return None
     before = max(0, len(data) - _SEAL_BYTES)
     if found := _SEALED.search(data, before):
         body_sum = hashlib.sha256(memoryview(data)[: found.start()])
         body_sum.update(b"}")
-        return body_sum.hexdigest() != found[1].decode()
-    plain = json.loads(data)
-    digest = plain.pop(_DIGEST, None)
-    body = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).encode()
-    return digest is not None and hashlib.sha256(body).hexdigest() != digest
+        return body_sum.hexdigest() == found[1].decode()
+    try:
+        plain = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(plain, dict) or (digest := plain.pop(_DIGEST, None)) is None:
+        return None
+    body = json.dumps(plain, separators=(",", ":"), ensure_ascii=False)
+    return bool(hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest() == digest)
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}  # of each record class, made at its first use: that takes longer than reading one
