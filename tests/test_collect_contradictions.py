@@ -180,3 +180,16 @@ def test_the_class_that_a_network_takes_is_still_the_largest_of_the_logits_that_
     assert np.array_equal(found.argmax(1), logits_NK.argmax(1).numpy())
     assert ((found == found.max(1, keepdims=True)).sum(1) == 1)[3:].all()
     assert np.isfinite(found).all() and np.abs(found[3:] - logits_NK[3:].numpy()).max() < 0.02
+
+
+def test_a_diverged_trial_with_infinite_logits_is_not_contradicted_by_its_own_predictions(layout: Layout) -> None:
+    logits_NK, labels_N = torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), torch.arange(100) % 3
+    logits_NK[torch.arange(100), labels_N] = torch.inf
+    config = next(iter(configs(1, seeds=1, epochs=1)))
+    split = Split(torch.zeros(100, 1, 1, 1, dtype=torch.uint8), labels_N, torch.arange(100))
+    found = split_metrics(logits_NK, split, config)
+    assert (found.acc, found.loss) == (1.0, None)
+    files = layout.trial(config.trial_id)
+    files.folder.mkdir(parents=True)
+    np.savez(files.predictions, **split_arrays("val", logits_NK, split))
+    assert read_predictions(files, "val", found) is not None

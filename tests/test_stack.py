@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from cifar_hpc.train import stack as stacks
 from cifar_hpc.train.lanes import one_thread
-from cifar_hpc.train.stack import Batch, Rates, Stack, Way, logits, together_as_alone, way_for
+from cifar_hpc.train.stack import RULES, Batch, Rates, Stack, Way, logits, together_as_alone, way_for
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
 
@@ -84,25 +86,33 @@ def test_gradients_in_few_kernels_are_the_same_within_rounding(kind, soft):
         torch.testing.assert_close(other.rows[name], rows, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_of_one_classifier_is_torchs_own():
+@pytest.mark.parametrize("kind", ["sgd", "adam", "adamw"])
+def test_a_step_of_one_classifier_is_torchs_own(kind):
     draws = torch.Generator().manual_seed(0)
     x_ND, labels_N = torch.randn(37, 20, generator=draws), torch.randint(0, 5, (37,), generator=draws)
-    stack = stacks.drawn_stack("sgd", 1, 5, 20, draws)
+    stack = stacks.drawn_stack(kind, 1, 5, 20, draws)
     stack.set_constants(torch.tensor([0.1]), torch.tensor([0.01]), torch.tensor([0.9]))
-    stack.rows["momentum_buffer"].zero_()
+    for name in RULES[kind]:
+        stack.rows[name].zero_()
     layer = torch.nn.Linear(20, 5)
     with torch.no_grad():
         layer.weight.copy_(stack.weights("parameter")[0])
         layer.bias.copy_(stack.biases("parameter")[0])
-    solver = torch.optim.SGD(layer.parameters(), 0.05, 0.9, weight_decay=0.01, nesterov=True)
-    for _ in range(3):
+    solvers = {
+        "sgd": partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    solver = solvers[kind](layer.parameters(), lr=0.05, weight_decay=0.01)
+    for step in range(1, 4):
         solver.zero_grad()
         loss = torch.nn.functional.cross_entropy(layer(x_ND), labels_N, label_smoothing=0.1)
         hits = (layer(x_ND).argmax(1) == labels_N).sum()
         loss.backward()
         solver.step()
-        rate = torch.tensor([[0.05]])
-        loss_M, hits_M = _step(stack, Batch.of(x_ND, labels_N, 5), Rates(rate, rate, rate, rate), Way.PRODUCTS_APART)
+        beta_1, beta_2 = stacks.ADAM_BETAS
+        rates = Rates(*torch.tensor([0.05, 0.05 / (1 - beta_1**step), 1 - beta_2**step, 1 - 0.05 * 0.01]).view(4, 1, 1))
+        loss_M, hits_M = _step(stack, Batch.of(x_ND, labels_N, 5), rates, Way.PRODUCTS_APART)
         assert loss_M.item() == pytest.approx(loss.item() * 37, rel=1e-5) and hits_M.item() == hits
     torch.testing.assert_close(stack.weights("parameter")[0], layer.weight.detach())
     torch.testing.assert_close(stack.biases("parameter")[0], layer.bias.detach())
@@ -111,6 +121,15 @@ def test_a_step_of_one_classifier_is_torchs_own():
 def test_of_equal_logits_the_first_is_the_guess_and_among_nan_there_is_none():
     logits_MKN = torch.tensor([[[1.0, 1.0, torch.nan], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
     assert stacks.hits_of(logits_MKN, torch.tensor([0, 1, 0]))[0].tolist() == [True, False, False]
+
+
+def test_of_infinite_logits_the_guess_is_argmaxs_too():
+    draws, values = torch.Generator().manual_seed(0), torch.tensor([-torch.inf, 0.0, 1.0, torch.inf])
+    logits_MKN, label_N = (
+        values[torch.randint(0, 4, (3, 4, 200), generator=draws)],
+        torch.randint(0, 4, (200,), generator=draws),
+    )
+    assert torch.equal(stacks.hits_of(logits_MKN, label_N), logits_MKN.argmax(1) == label_N)
 
 
 def test_logits_of_many_classifiers_have_the_bits_of_each_alone_where_that_is_said():

@@ -3,9 +3,12 @@
 Arrays only. The best is chosen by the very numbers that are compared, and out of k: a configuration counts as worse only where
 the largest of all k (k - 1) / 2 differences would rarely be so large among equals (Tukey's studentised range); what is found
 worse then counts no more among the k (a step down, as Holm's). The seeds' variances are moderated (Smyth 2004, Stat. Appl.
-Genet. Mol. Biol. 3: 3): three seeds hardly tell one, so that they lean on one another as far as they are alike. How much they
-are is estimated from few of them, and the best tends to be one of those that vary most: they are taken for less alike than they
-look by one standard error of that estimate. benchmarks/null_sweeps.py measures how often a claim is wrong.
+Genet. Mol. Biol. 3: 3): three seeds hardly tell one, so that they lean on one another as far as they are alike. Three things
+are not as there. How much they are alike is estimated from few of them, and the best tends to be one of those that vary most:
+they are taken for less alike than they look, by 0.7 to 0.8 of the estimate's standard error for 8 configurations of 3 to 5
+seeds (sqrt(2 / (n - 1)) is that of normal values, and logarithms of variances are skewed), chosen so that null sweeps hold.
+Where they still look alike, all have their pooled variance. And a difference has the prior's freedom plus that of the
+variance that is known less. benchmarks/null_sweeps.py measures how often a claim is wrong.
 """
 
 from __future__ import annotations
@@ -52,7 +55,7 @@ def moderate_variances(values: Sequence[Sequence[float]]) -> Spread:
     variances = np.array([_variance(seeds) for seeds in values])
     freedoms = np.array([len(seeds) - 1.0 for seeds in values])
     pooled = float(freedoms.sum())
-    known = variances > 0
+    known = variances > NO_ERROR**2  # not of seeds that agree in number
     if known.sum() < 3:
         return Spread(variances, freedoms, 0.0, pooled)
     v, d = variances[known], freedoms[known]

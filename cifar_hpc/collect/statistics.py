@@ -85,7 +85,7 @@ def estimate_over_splits(
     if n == 1:
         return Estimate(mean, 1, None, None, None, images)
     sd = float(np.std(values, ddof=1))
-    if sd < 1e-9:
+    if sd < NO_ERROR:
         low, high = wilson_interval(mean, images) if counted else (None, None)
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, of_images=counted)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)

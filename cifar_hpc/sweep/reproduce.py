@@ -118,4 +118,12 @@ def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
         lines += [
             f"{n}: {getattr(one, n)} then, {getattr(other, n)} now" for n in names if getattr(one, n) != getattr(other, n)
         ]
+    if _version(recorded) != _version(repeated):
+        lines.append("the record is of another version of this program or of a library, which may round differently")
     return lines
+
+
+def _version(result: TrialResult) -> tuple[str | None, ...]:
+    """What decides on how a trial's numbers are rounded, beside the machine."""
+    code = result.provenance
+    return code.cifar_hpc, code.commit, code.diff_sha256, code.torch, code.torchvision, code.timm

@@ -195,15 +195,18 @@ class Stack:
 
 
 def hits_of(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None) -> Tensor:
-    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it; MN. Among NaN none has, nor an
-    infinite one, on a CPU, where argmax takes many times as long."""
+    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it, which takes many times as long
+    on a CPU; MN. Among NaN none has, on a CPU."""
     if logits_MKN.is_cuda:
         return logits_MKN.argmax(1) == label_N
     m, k, n = logits_MKN.shape
-    earlier_KN = torch.where(torch.arange(k)[:, None] < label_N, 0.0, -torch.inf)  # added, the others have no part in a maximum
+    most_KN = torch.where(
+        torch.arange(k)[:, None] < label_N, torch.inf, -torch.inf
+    )  # by which all but the earlier are left out
     best_MN = logits_MKN.amax(1)
-    before_MN = torch.add(logits_MKN, earlier_KN, out=torch.empty_like(logits_MKN) if work_MKN is None else work_MKN).amax(1)
-    return (logits_MKN.gather(1, label_N.expand(m, 1, n))[:, 0] == best_MN) & (before_MN < best_MN)
+    work_MKN = torch.empty_like(logits_MKN) if work_MKN is None else work_MKN
+    before_MN = torch.minimum(logits_MKN, most_KN, out=work_MKN).amax(1)
+    return (logits_MKN.gather(1, label_N.expand(m, 1, n))[:, 0] == best_MN) & ((before_MN < best_MN) | (label_N == 0))
 
 
 @functools.lru_cache(maxsize=8)
