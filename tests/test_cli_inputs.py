@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import ErrorRecord, PlanRecord
 from cifar_hpc.records.store import read_record, write_record
@@ -63,7 +64,10 @@ def test_a_package_that_an_augmentation_needs_is_missed_once_and_before_the_firs
     for module in ("kornia", "kornia.enhance"):
         monkeypatch.setitem(sys.modules, module, None)
     coloured = ("--set", "grid.lr=[0.05, 0.06]", "--set", "augment=trivialaugment")
+    missing, asked = augment_missing, []
+    monkeypatch.setattr("cifar_hpc.sweep.preflight.augment_missing", lambda augment: asked.append(augment) or missing(augment))
     code, said = _run("sweep", "own.yaml", "--on", "inline", *coloured)
+    assert asked == ["trivialaugment"]  # of two trials
     assert code == 2 and said.count("kornia, which computes it, is not installed here: pip install 'kornia>=0.8'") == 1
     assert not Layout(place / "results").pool.exists() or not any(Layout(place / "results").pool.iterdir())
 

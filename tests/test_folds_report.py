@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,8 @@ def test_seeds_that_draw_from_a_set_with_validation_images_of_its_own_are_measur
     pool = scan(swept(Layout(tmp_path / "results"), text), ["folded"])
     board = make_leaderboard(pool)
     assert board.measured[0].score == estimate([trial.val_acc for trial in board.measured[0].trials], 16)
-    assert "that the data set brings" in covers_text(pool.trials)
+    assert covers_text(pool.trials).endswith("the validation images that the data set brings.")
+    whole = replace(pool.trials[0], config={**pool.trials[0].config, "dataset.train_size": None})
+    assert "Of some configurations, not of all, each seed" in covers_text([*pool.trials, whole])
     (found,) = compare_with_best(board, Layout(tmp_path / "results")).differences.values()
     assert found.test != SPLITS_TEST and found.images == 16

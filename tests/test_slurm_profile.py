@@ -133,6 +133,12 @@ def test_a_job_has_the_first_class_that_it_fits_into_with_its_keys_and_its_limit
     assert profile.of_class("") is profile
 
 
+def test_jobs_in_a_container_by_whichever_key_have_another_python():
+    assert SlurmProfile(srun={"cpu-bind": "none"}).by_this_python
+    for other in ({"srun": {"container-image": "a.sqsh"}}, {"container": "apptainer exec a.sif"}, {"python": "/opt/python"}):
+        assert not SlurmProfile(**other).by_this_python
+
+
 @pytest.mark.parametrize(
     ("command", "wanted"),
     [

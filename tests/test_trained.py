@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks import pool
 from cifar_hpc.cli import app
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
@@ -22,6 +24,7 @@ from cifar_hpc.models.loading import read_weights
 from cifar_hpc.models.zoo import make_network
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.sweep.reproduce import compare_results
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
 from tests.test_train_loop import result_of
@@ -134,6 +137,16 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
     answer = run("reproduce", config.trial_id)
     assert answer.exit_code == 1 and answer.stdout.startswith("val_loss differs from epoch 2 on:")
     assert not layout.trial(config.trial_id).weights.exists()
+
+
+def test_of_numbers_that_differ_reproduce_says_where_another_version_made_the_record(tmp_path):
+    (config,) = pool.configs(1, 1, 2)
+    found = pool.write_trial(Layout(tmp_path), config, pool.Images.draw(20, 0))
+    other = replace(found, best_epoch=7)
+    older = replace(found, provenance=replace(found.provenance, cifar_hpc="0.0.1"))
+    assert compare_results(found, other) and "another version" not in compare_results(found, other)[-1]
+    assert "the record is of another version" in compare_results(older, other)[-1]
+    assert compare_results(older, found) == []
 
 
 def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(layout, seeds, tmp_path, monkeypatch):

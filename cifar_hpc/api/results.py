@@ -87,7 +87,8 @@ class Results:
 
     def report(self, *words: str) -> Path:
         """Writes the page that `cifar-hpc report` writes, with its figures and tables, and returns its folder: index.html,
-        leaderboard.csv, figures/, tables/. Of a configuration that is named ("mysweep#3") the page of its best trial."""
+        leaderboard.csv, figures/, tables/. Of a configuration that is named ("mysweep#3") the page of its best trial, with
+        figures/ and tables/ alone beside it."""
         asked = parse_words(words)
         if means_one(self._layout, asked):
             from cifar_hpc.collect.scan import scan

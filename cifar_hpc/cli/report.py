@@ -48,11 +48,11 @@ def report(
     export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
     """Rank the configurations of sweeps by validation over seeds, and write a page with figures; or show one trial."""
+    from cifar_hpc.collect.names import means_one
+
     layout = Layout(results_root())
     asked = parse_words(words)
     names, terms = list(asked.names), asked.terms
-    from cifar_hpc.collect.names import means_one
-
     if means_one(layout, asked):
         _report_trial(layout, words or (), open_=open_)
     elif export is not None:

@@ -32,7 +32,7 @@ from cifar_hpc.records.store import read_record
 NEWEST = 300  # finished trials that are read: enough for a mean, and cheap on a network file system
 FEW_FRAC = 0.5  # by which the longest time of a kind is above its mean at least where one trial was measured; of n, / sqrt(n)
 # Times the expected: the longest time where only FLOPs tell. A calibration knows neither what a trial takes beside its epochs
-# nor its images: sweeps of small images took 1.5 to 2.8 times what it had guessed.
+# nor its images: three sweeps of small images took 1.5 to 2.8 times what it had guessed (2026-11-26, two cores under load).
 BY_FLOPS, BY_CALIBRATION = 2.0, 3.0
 _CLOSE = (
     "arch",

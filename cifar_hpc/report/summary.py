@@ -44,15 +44,16 @@ def covers_text(trials: Sequence[Trial]) -> str:
 
 def _split_text(trials: Sequence[Trial]) -> str:
     """Whose luck the seeds' common split is."""
-    drawn = any(
-        trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size") for trial in trials
-    )
-    if drawn:
+    drawn = [
+        bool(trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size")) for trial in trials
+    ]
+    if any(drawn):
+        whose = "Each seed trains" if all(drawn) else "Of some configurations, not of all, each seed trains"
         return (
-            "Each seed trains on images that it draws itself, whose luck the ± counts; all are measured on the validation"
+            f"{whose} on images that it draws itself, whose luck the ± counts; all are measured on the validation"
             " images that the data set brings."
         )
-    whose = "the data set's own split" if any(trial.own_val for trial in trials) else "one split"
+    whose = "the data set's own split" if all(trial.own_val for trial in trials) else "one split"
     return f"All seeds share {whose} into training and validation images: how lucky that split is, nothing here tells."
 
 

@@ -29,7 +29,7 @@ def check_there(
     problems += [parent_missing(config, layout) for config in configs if config.trial_id not in awaiting]
     plain = dict.fromkeys((config.arch, config.weights) for config in configs if parent_of(config) is None)
     problems += [weights_missing(*pair) for pair in plain]
-    problems += [augment_missing(config.augment) for config in configs if by_this_python]
+    problems += map(augment_missing, dict.fromkeys(config.augment for config in configs if by_this_python))
     missing = list(dict.fromkeys(problem for problem in problems if problem))
     if missing:
         raise CifarHpcError("\n".join(missing))

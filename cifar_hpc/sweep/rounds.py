@@ -126,7 +126,6 @@ class GridRounds:
 
     def _check(self, todo: Collection[str], states: States) -> list[str]:
         configs = [trial for trial in self._plan.trials if trial.trial_id in todo]
-        site = self._site
         awaiting = [t for t in todo if self._lineage.await_parents(t, states)]
-        here = site is None or (site.python is None and site.container is None)
+        here = self._site is None or self._site.by_this_python
         return check_there(self._layout, configs, awaiting, by_this_python=here)

@@ -93,7 +93,7 @@ class Stack:
         self.hard_M11, self.soft_M11 = torch.ones(m, 1, 1, device=device), torch.zeros(m, 1, 1, device=device)
         self.decay_M1, self.momentum_M1 = torch.zeros(m, 1, device=device), torch.zeros(m, 1, device=device)
         self._grad_MP = torch.zeros(m, k * self.e, device=device)
-        self._work_MP = torch.zeros_like(self._grad_MP) if kind != "sgd" else self._grad_MP  # which sgd does not need
+        self._work_MP = torch.zeros_like(self._grad_MP) if kind != "sgd" else None  # which sgd does not need
         self._rooms: dict[int, list[Tensor]] = {}  # for each number of images: fresh memory costs more than what is done in it
 
     def set_constants(self, smoothing_M: Tensor, decay_M: Tensor, momentum_M: Tensor) -> None:

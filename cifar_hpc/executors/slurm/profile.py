@@ -146,6 +146,11 @@ class SlurmProfile:
         metadata={"doc": "jobs with keys of their own, by name: the first class that a job fits into has it; the rest none"},
     )
 
+    @property
+    def by_this_python(self) -> bool:
+        """Whether jobs run with the Python that submits, and its packages: no other one, and no container by whichever key."""
+        return self.python is None and self.container is None and not {"container", "container-image"} & set(self.srun)
+
     def container_command(self, results: Path) -> str | None:
         """What stands before python, with the folders that it shows."""
         folders = [str(results), *self.binds]
