@@ -142,7 +142,7 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
 def test_of_numbers_that_differ_reproduce_says_where_another_version_made_the_record(tmp_path):
     (config,) = pool.configs(1, 1, 2)
     found = pool.write_trial(Layout(tmp_path), config, pool.Images.draw(20, 0))
-    other = replace(found, best_epoch=7)
+    other = replace(found, curves=(replace(found.curves[0], lr=9.0), *found.curves[1:]))
     older = replace(found, provenance=replace(found.provenance, cifar_hpc="0.0.1"))
     assert compare_results(found, other) and "another version" not in compare_results(found, other)[-1]
     assert "the record is of another version" in compare_results(older, other)[-1]
