@@ -86,8 +86,8 @@ class Dataset:
 
 
 def whole_of(config: TrialConfig) -> TrialConfig:
-    """The trial on all the labelled images that its folds are parts of."""
-    return dataclasses.replace(config, dataset=config.dataset.whole)
+    """The trial on all the labelled images: those that its folds are parts of, or training and validation together."""
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset.whole, val_frac=0.0))
 
 
 class Folds:
