@@ -31,7 +31,7 @@ FIGURES = {
     "freeze_depth": ("freezing",),
     "freeze_sizes": ("1_cifar10_train_size_2000_freezing", "2_cifar10_train_size_500_freezing"),
     "reptiles": ("freezing", "curves_accuracy"),
-    "transfer_strategies": ("curves_accuracy",),
+    "transfer_strategies": ("curves_accuracy", "1/layers", "2/layers", "3/layers", "4/layers", "5/layers"),
     "small_sets": ("ranking",),
     "ensemble_zoo": ("ranking", "ensemble_gain"),
     "lr_search": ("along_lr",),  # of the grid; the tables of its search and of PBT are of results folders of their own

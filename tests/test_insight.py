@@ -8,7 +8,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from benchmarks.pool import Images, configs, write_trial
-from cifar_hpc.collect.insight import embed, read_insight
+from cifar_hpc.collect import insight
+from cifar_hpc.collect.insight import LAYERS, embed, read_insight
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
@@ -68,7 +69,7 @@ def test_the_map_keeps_far_groups_apart():
     assert (nearest == groups).all()
 
 
-def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layout):
+def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layout, monkeypatch):
     config = digits_config(epochs=2)
     run_job(job_of(config), layout, executor="inline")
     files = layout.trial(config.trial_id)
@@ -81,7 +82,9 @@ def test_a_trial_leaves_its_worst_errors_filters_and_layers_in_little_room(layou
     test = load_dataset(config.dataset, 8, data_root()).test
     assert np.array_equal(saved["test_errors_pixels"], test.images_NCHW[saved["test_errors"]].numpy())
     found = read_insight(files, "test")
-    assert found.maps == {}  # of 144 validation images: too few to be drawn as a map
+    assert {words: len(place) for words, place in found.maps.items()} == dict.fromkeys(LAYERS.values(), 144)
+    monkeypatch.setattr(insight, "_FEWEST", 145)
+    assert read_insight(files, "test").maps == {}  # too few to be drawn as a map
     assert found.filters.shape[1:] == (1, 3, 3)
     assert found.wrong[0].confidence == pytest.approx(share[saved["test_errors"][0]].max(), abs=0.01)
     extra = sum(
