@@ -11,7 +11,6 @@ import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.catalog import architecture
 from cifar_hpc.data.dataset import load_dataset_of, whole_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import SpecError
@@ -88,7 +87,8 @@ def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_pa
     records = json.loads(found.stdout)
     assert [record["weights"] for record in records] == weights and records[0]["standing"] == ""
     assert records[0]["low"] < records[0]["ridge_acc"] < records[0]["high"] and records[0]["seconds"] > 0
-    assert records[0]["macs"] == round(architecture("simple_cnn").flops * (8 / 224) ** 2 / 2), "of images of this size"
+    macs = 9 * (32 * 8 * 8 + 32 * 64 * 4 * 4 + 64 * 128 * 2 * 2) + 128 * 10
+    assert records[0]["macs"] == macs, "counted, of gray images of this size and ten classes"
 
 
 def test_a_grid_in_the_order_of_rank_starts_the_promising_first_and_drops_none(weights, tmp_path):

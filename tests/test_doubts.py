@@ -131,6 +131,16 @@ def test_where_each_seed_has_a_split_of_its_own_the_labels_of_one_split_are_judg
     assert "the validation images are those of seed 0." in together
 
 
+def test_where_no_label_is_in_doubt_no_sheet_is_told_of_or_left(photos, monkeypatch):
+    (photos / "photos/train/dark/wrong.png").unlink()
+    sheet = photos / "results/look/report/labels/labels.png"
+    sheet.parent.mkdir(parents=True)
+    sheet.write_bytes(b"of labels that were corrected")
+    said, _ = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
+    assert "0 labels in doubt" in said and not sheet.exists()
+    assert "labels.png" not in CliRunner().invoke(app, ["labels", "look"]).output
+
+
 def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that_a_spec_takes(photos, monkeypatch):
     said, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
     assert "not row #1" in CliRunner().invoke(app, ["labels", "look#1"]).stderr

@@ -123,6 +123,12 @@ def test_an_ensemble_is_named_by_its_sweep_and_method(layout):
         find_ensemble(layout, "photos/gredy")
 
 
+@pytest.mark.parametrize("command", ["export", "compare", "reproduce", "status", "logs", "soup", "report"])
+def test_an_ensemble_is_called_one_where_a_sweep_or_a_trial_is_meant(layout, command):
+    told = call(command, "photos/greedy", *(["photos#1"] if command == "compare" else []))
+    assert told.exit_code == 2 and "'photos/greedy' names an ensemble of photos: `predict` and `refit` take one" in told.stderr
+
+
 def test_what_is_of_one_sweep_becomes_ids_of_its_trials(layout):
     row = _rows(layout, "photos")[2]
     assert in_sweep(layout, "photos#3", ()) == ("photos", list(row.trial_ids))

@@ -21,7 +21,10 @@ NAMES = (
 )
 
 ARCHS = "one of 86 architectures (`cifar-hpc arch` lists them), or one's own: FILE.py:NAME or MODULE:NAME"
-WEIGHTS = "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
+WEIGHTS = (
+    "null, imagenet, one of torchvision's weights such as IMAGENET1K_V1, a weights file (.pt, .pth, .safetensors), "
+    "{stage: NAME} or {trial: ID}"
+)
 
 CASES: dict[str, tuple[str, str | list[tuple[str, ...]]]] = {  # what is wrong -> the file, its problems or the whole answer
     "a typo in an architecture names the line and the nearest": (
@@ -203,6 +206,10 @@ CASES: dict[str, tuple[str, str | list[tuple[str, ...]]]] = {  # what is wrong -
     "weights of another network": (
         HEAD + "base: {arch: resnet18, weights: IMAGENET1K_V2}\n",
         [("x.yaml:3: base.weights", "weights IMAGENET1K_V2 with arch resnet18", "it has imagenet, IMAGENET1K_V1")],
+    ),
+    "weights by the name that torchvision's pages give them": (
+        HEAD + "base: {arch: resnet18, weights: ResNet18_Weights.IMAGENET1K_V1}\n",
+        [("x.yaml:3: base.weights", "'ResNet18_Weights.IMAGENET1K_V1'", WEIGHTS, "IMAGENET1K_V1")],
     ),
     "the word none for no weights": (
         HEAD + "base: {arch: resnet18, weights: none}\n",

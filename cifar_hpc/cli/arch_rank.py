@@ -9,10 +9,8 @@ from typing import Any
 import typer
 
 from cifar_hpc.cli.speech import say
-from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.planning.cohorts import image_flops
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
@@ -41,7 +39,7 @@ def print_ranks(spec: str, format: Format) -> None:
         TextColumn("95 %", tuple(_interval(record) for record in records), keep=6),
         TextColumn("against the first", tuple(record["standing"] for record in records), keep=5),
         TextColumn("LogME", tuple(f"{record['logme']:.3f}" for record in records), right=True),
-        TextColumn("GMACs", tuple(_giga(record["macs"]) for record in records), keep=5, right=True),
+        TextColumn("MMACs", tuple(f"{record['macs'] / 1e6:,.1f}" for record in records), keep=5, right=True),
         TextColumn("pass s", tuple(f"{record['seconds']:.1f}" for record in records), keep=4, right=True),
     ]
     print_columns(columns, format)
@@ -66,7 +64,7 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
     first, records = found[0][1], []
     for config, promise in found:
         p_value, standing = (None, "") if promise is first else stand_below(first.right_N, promise.right_N)
-        info, (low, high) = known_architecture(config.network), wilson_interval(promise.acc, promise.images)
+        low, high = wilson_interval(promise.acc, promise.images)
         records.append(
             {
                 "arch": config.arch,
@@ -80,8 +78,8 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
                 "logme": promise.logme,
                 "images": promise.images,
                 "features": promise.features,
-                "params": info.params if info else None,
-                "macs": round(flops / 2) if (flops := image_flops(config)) else None,
+                "params": promise.params,
+                "macs": promise.macs,
                 "seconds": round(promise.seconds, 2),
             }
         )
@@ -102,7 +100,3 @@ def _names(weights: Sequence[str]) -> tuple[str, ...]:
     """Files by their names, where these tell them apart."""
     names = tuple(Path(one).name for one in weights)
     return names if len(set(names)) == len(set(weights)) else tuple(weights)
-
-
-def _giga(macs: float | None) -> str:
-    return "" if macs is None else f"{macs / 1e9:,.2f}"

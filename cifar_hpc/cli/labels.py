@@ -48,7 +48,7 @@ def labels(
     (first, *_) = point_predictions(found.first, layout, "val").values()
     pairs = near_duplicates(images.splits, first.fold)
     folder = report_folder(layout, asked.names, asked.terms) / "labels"
-    write_labels(folder, found, pairs, images)
+    sheet = write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):
         print_records(doubt_records(found, images), format)
         return
@@ -57,4 +57,5 @@ def labels(
         print_columns(columns, format)
     for line in duplicate_lines(found.first, pairs, layout):
         typer.echo(line)
-    typer.echo(f"{folder / 'labels.png'}: look at them; {folder / 'labels.csv'}: correct the column `label`", err=True)
+    if sheet is not None:
+        typer.echo(f"{sheet}: look at them; {folder / 'labels.csv'}: correct the column `label`", err=True)

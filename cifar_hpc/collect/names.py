@@ -15,7 +15,7 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import ensemble_said, read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.status.names import Asked, begins, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
@@ -188,6 +188,8 @@ def _best_row(sections: Sequence[Section], said: str) -> Row:
 
 
 def _unknown(layout: Layout, name: str) -> CifarHpcError:
+    if said := ensemble_said(layout, name):
+        return CifarHpcError(said)
     names = [sweep.name for sweep in layout.sweeps()]
     near = nearest(name, names) or nearest(Path(name).stem, names)
     return CifarHpcError(

@@ -78,7 +78,8 @@ class TrialConfig:
         "the code of what is not the package's, which enters the id by its hash", Role.COMMON, None, derived=True, late=True
     )
     weights: str | None = trial_key(
-        "null (from scratch), imagenet, a torchvision weight enum, a weights file (.pt, .safetensors), {trial: ID}",
+        "null (from scratch), imagenet, one of torchvision's weights such as IMAGENET1K_V1, a weights file (.pt, .safetensors) "
+        "or {trial: ID}",
         Role.COMMON,
         None,
     )

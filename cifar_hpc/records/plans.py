@@ -37,6 +37,8 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     except FileNotFoundError:
         if layout.root in layout.closed():
             raise RecordError(_may_not_read(layout.root)) from None
+        if said := ensemble_said(layout, name):
+            raise CifarHpcError(said) from None
         names = [sweep.name for sweep in layout.sweeps()]
         near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
         there = ", ".join(names) or "none yet"
@@ -44,6 +46,16 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     if plan.sweep != name:
         raise RecordError(f"{layout.sweep(name).plan}: is a plan of {plan.sweep!r:.80}, another sweep than its folder's")
     return plan
+
+
+def ensemble_said(layout: Layout, name: str) -> str | None:
+    """What there is to say where a sweep, a configuration or a trial is meant and an ensemble is named; None of other names."""
+    sweep, stroke, _ = name.partition("/")
+    if not stroke or not layout.has_sweep(sweep):
+        return None
+    return (
+        f"{name!r} names an ensemble of {sweep}: `predict` and `refit` take one, this takes a sweep, a configuration or a trial"
+    )
 
 
 def known_plan(layout: Layout, name: str) -> PlanRecord | None:

@@ -70,17 +70,21 @@ def doubt_records(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]
     ]
 
 
-def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> None:
-    """labels.png, the clearest on one sheet; labels.csv, to correct; duplicates.csv. Raises OSError."""
+def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> Path | None:
+    """labels.png, the clearest on one sheet, which is returned where any is in doubt; labels.csv, to correct; duplicates.csv.
+    Raises OSError."""
+    sheet = folder / "labels.png"
     shown = found.found[:MOST]
     pixels = [images.pixels(one.split, one.row) for one in shown]
     words = [(found.classes[one.label], found.classes[one.suggested]) for one in shown]
     folder.mkdir(parents=True, exist_ok=True)
+    sheet.unlink(missing_ok=True)  # of labels that were in doubt before
     if shown:
-        save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), folder / "labels.png")
+        save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), sheet)
     tables = {"labels.csv": _table_to_correct(found, images), "duplicates.csv": _pair_records(pairs, images, found.classes)}
     for name, records in tables.items():
         write_text(folder / name, to_csv(records))
+    return sheet if shown else None
 
 
 def _table_to_correct(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ TRAIN_ALLOWED = "all, bias, norm, or a list of blocks: [layer2, fc]; head means 
 LORA_ALLOWED = "{rank: 8}, a whole number from 1 on, or null"
 UNFREEZE_ALLOWED = "epochs from 1 on, each with a block from which on all train: {1: fc, 3: layer4, 5: layer3}, or null"
 WEIGHTS_ALLOWED = (
-    "null, imagenet, a torchvision weight enum, a weights file (.pt, .pth, .safetensors), {stage: NAME} or {trial: ID}"
+    "null, imagenet, one of torchvision's weights such as IMAGENET1K_V1, a weights file (.pt, .pth, .safetensors), "
+    "{stage: NAME} or {trial: ID}"
 )
 AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
 BY_SEED = "seed"  # of split_seed: the trial's own
@@ -202,7 +203,8 @@ def read_weights(value: Any) -> str | None:
     if value in ("imagenet", *_ENUMS) or value.endswith(WEIGHT_SUFFIXES):
         return value
     near = usual_weights(value) or nearest(value, ["imagenet"])
-    near = near or nearest(value.upper().lower(), [name.lower() for name in _ENUMS])
+    name = value.rpartition(".")[2]  # torchvision writes ResNet18_Weights.IMAGENET1K_V1; whose they are `arch` says
+    near = near or nearest(name.lower(), [name.lower() for name in _ENUMS])
     raise refuse(show(value), WEIGHTS_ALLOWED, near.upper() if near and near.upper() in _ENUMS else near)
 
 

@@ -21,6 +21,8 @@ from cifar_hpc.data.batches import batches_for
 from cifar_hpc.data.dataset import Dataset, load_dataset_of, whole_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.data.splits import deal, subsample
+from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.summary import flops
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
 from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE
@@ -34,12 +36,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """acc: in cross-validation, of images N; right_N: which of them; logme: higher is better; seconds: of pass and fits."""
+    """acc: in cross-validation, of images N; right_N: which of them; logme: higher is better; params, macs: of the network with
+    a classifier of these classes, for one image of its size; seconds: of pass and fits."""
 
     acc: float
     images: int
     logme: float
     features: int
+    params: int
+    macs: int
     seconds: float
     right_N: NDArray[np.bool_]
 
@@ -57,10 +62,15 @@ def measure_promise(config: TrialConfig, whole: Dataset, device: torch.device) -
     at_N = np.arange(len(labels_N))
     if len(labels_N) > MOST_IMAGES:
         at_N = subsample(labels_N, MOST_IMAGES, config.dataset.split_seed)
-    features_ND, labels_N = _features(config, whole, at_N, device), labels_N[at_N]
+    assert config.image_size is not None  # a spec fills it in from the data set
+    channels = in_channels(config, whole.channels)
+    model = build_model(config, len(whole.classes), channels)
+    params, macs = sum(one.numel() for one in model.parameters()), flops(model, config.image_size, channels) // 2
+    features_ND, labels_N = _features(config, model, whole, at_N, device), labels_N[at_N]
     right_N = ridge_right(features_ND, labels_N, config.dataset.split_seed)
     logme = log_evidence(features_ND, labels_N)
-    return Promise(float(right_N.mean()), len(labels_N), logme, features_ND.shape[1], time.perf_counter() - started, right_N)
+    seconds = time.perf_counter() - started
+    return Promise(float(right_N.mean()), len(labels_N), logme, features_ND.shape[1], params, macs, seconds, right_N)
 
 
 def ridge_right(features_ND: Floats, labels_N: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
@@ -110,10 +120,10 @@ def _evidence_of(z_R: Floats, sigma_R: Floats, length: float, n: int, d: int) ->
     return (evidence - beta / 2 * error - alpha / 2 * square - curvature / 2) / n
 
 
-def _features(config: TrialConfig, whole: Dataset, at_N: NDArray[np.int64], device: torch.device) -> Floats:
+def _features(config: TrialConfig, model: BlockModel, whole: Dataset, at_N: NDArray[np.int64], device: torch.device) -> Floats:
     channels, precision = in_channels(config, whole.channels), choose_precision(config.precision, device)
     allow_tf32(config.precision == "tf32")
-    model = build_model(config, len(whole.classes), channels).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     depth = len(model.blocks) - 1
     split = whole.train.view(torch.from_numpy(at_N))
     batches = batches_for(
