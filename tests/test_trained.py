@@ -17,12 +17,14 @@ from typer.testing import CliRunner
 
 from benchmarks import pool
 from cifar_hpc.cli import app
+from cifar_hpc.config.trial import StopConfig
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.loading import read_weights
 from cifar_hpc.models.zoo import make_network
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import Outcome
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.reproduce import compare_results
 from cifar_hpc.worker.job import run_job
@@ -137,6 +139,19 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
     answer = run("reproduce", config.trial_id)
     assert answer.exit_code == 1 and answer.stdout.startswith("val_loss differs from epoch 2 on:")
     assert not layout.trial(config.trial_id).weights.exists()
+
+
+@pytest.mark.parametrize("ended_by", [Outcome.PRUNED, Outcome.OUT_OF_TIME])
+def test_reproduce_trains_a_trial_that_was_ended_from_outside_as_far_as_its_record_goes(layout, ended_by):
+    late = ended_by is Outcome.OUT_OF_TIME
+    config = digits_config(epochs=4, stop=StopConfig(max_minutes=1e-9 if late else None))
+    run_job(job_of(config), layout, executor="inline", on_epoch=lambda trial_id, epoch: epoch.epoch < 2 or "enough")
+    recorded = result_of(layout, config)
+    assert recorded.outcome is ended_by and len(recorded.curves) == (1 if late else 2)
+    answer = run("reproduce", config.trial_id)
+    assert answer.exit_code == 0, answer.output
+    told = f"{len(recorded.curves)} of 4 epochs, as far as the record goes ({recorded.reason})"
+    assert told in answer.stdout and layout.trial(config.trial_id).weights.exists()
 
 
 def test_of_numbers_that_differ_reproduce_says_where_another_version_made_the_record(tmp_path):

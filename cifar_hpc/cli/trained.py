@@ -95,7 +95,7 @@ def export(
 
 def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME)]) -> None:
     """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record; of a configuration,
-    all its seeds and folds.
+    all its seeds and folds. One that a search or its limit of time ended is trained as far as its record goes.
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
     """
@@ -107,8 +107,7 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
         found = reproduce_trial(layout, trial_id)
         if found.weights:
             typer.echo(f"weights kept: {found.weights}", err=True)
-        same = f"{trial_id}: the same numbers to the last bit, {plural(len(found.recorded.curves), 'epoch')}"
-        for line in found.differences or [same]:
+        for line in found.differences or [f"{trial_id}: the same numbers to the last bit, {found.extent}"]:
             typer.echo(line)
         differ = differ or bool(found.differences)
     if differ:

@@ -40,6 +40,11 @@ class Outcome(StrEnum):
     DIVERGED = "diverged"  # loss or weights not finite
     PRUNED = "pruned"  # a search scheduler's decision; its status is STOPPED
 
+    @property
+    def is_from_outside(self) -> bool:
+        """Whether others, or a clock, ended it, and not what it measured: trained again by itself it would go on."""
+        return self in (Outcome.PRUNED, Outcome.OUT_OF_TIME)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpochRecord(Record):

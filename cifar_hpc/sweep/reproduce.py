@@ -6,19 +6,20 @@ import contextlib
 import dataclasses
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import ErrorRecord, PlanRecord, TrialResult
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic, write_record
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.words import about_text
 
 
@@ -30,6 +31,14 @@ class Repeated:
     recorded: TrialResult
     differences: tuple[str, ...]
     weights: Path | None
+
+    @property
+    def extent(self) -> str:
+        """How far it was trained: '6 epochs', '2 of 6 epochs, as far as the record goes (REASON)'."""
+        done, epochs = len(self.recorded.curves), self.recorded.config["epochs"]
+        if not self.recorded.outcome.is_from_outside:
+            return plural(done, "epoch")
+        return f"{done} of {plural(epochs, 'epoch')}, as far as the record goes ({self.recorded.reason})"
 
 
 def lacking_text(layout: Layout, plan: PlanRecord) -> str:
@@ -54,13 +63,14 @@ def lacking_text(layout: Layout, plan: PlanRecord) -> str:
 
 
 def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
-    """Raises CifarHpcError where the trial has not finished, or fails this time. Weights are kept where no number differs."""
+    """Trains it as far as its record goes, and no limit of time ends it before. Raises CifarHpcError where the trial has not
+    finished, or fails this time. Weights are kept where no number differs."""
     files = layout.trial(trial_id)
     try:
-        recorded = read_record(files.result, TrialResult)
+        recorded, config = read_valid(files, trial_id)
     except FileNotFoundError:
         raise CifarHpcError(f"trial {trial_id} has not finished: there is nothing to compare with") from None
-    config = dataclasses.replace(TrialConfig.from_json(recorded.config), keep="weights")
+    config = dataclasses.replace(config, keep="weights", stop=dataclasses.replace(config.stop, max_minutes=None))
     resources = Resources(cpus_per_gpu=recorded.hardware.threads)
     with tempfile.TemporaryDirectory(prefix="cifar-hpc-reproduce-") as place:
         again = Layout(Path(place))
@@ -69,15 +79,16 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
             again.pool.mkdir()
             again.trial(parent).folder.symlink_to(layout.trial(parent).folder)
         job = Job(sweep="reproduce", job_id="job-0001", cohorts=(Cohort(trials=(config,)),), resources=resources)
-        run_on_node(job, again, executor="inline")
+        files_again = again.trial(config.trial_id)  # of another id where that counts a limit of time
+        run_on_node(job, again, executor="inline", on_epoch=_until_end_of(recorded))
         try:
-            repeated = read_record(again.trial(trial_id).result, TrialResult)
+            repeated = _ended_alike(recorded, read_record(files_again.result, TrialResult))
         except FileNotFoundError:
-            raise CifarHpcError(f"trial {trial_id} failed this time: {_why(again.trial(trial_id))}") from None
+            raise CifarHpcError(f"trial {trial_id} failed this time: {_why(files_again)}") from None
         differences = compare_results(recorded, repeated)
         if not differences and None is not recorded.kept_sha256 != repeated.kept_sha256:
             differences = ["its numbers are the same and the bytes of its network are not"]
-        kept, weights = again.trial(trial_id).weights, None
+        kept, weights = files_again.weights, None
         if not differences and kept.exists() and not files.weights.exists():
             weights = files.weights
             with kept.open("rb") as source:
@@ -85,6 +96,19 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
             if recorded.kept_sha256 is None:  # what ties the network to the trial
                 write_record(files.result, dataclasses.replace(recorded, kept_sha256=repeated.kept_sha256))
     return Repeated(recorded, tuple(differences), weights)
+
+
+def _until_end_of(recorded: TrialResult) -> Callable[[str, EpochRecord], bool | str] | None:
+    """What ends the repetition where the record was ended from outside; None: it ends by itself."""
+    if not recorded.outcome.is_from_outside:
+        return None
+    return lambda trial_id, epoch: epoch.epoch < len(recorded.curves) or recorded.reason
+
+
+def _ended_alike(recorded: TrialResult, repeated: TrialResult) -> TrialResult:
+    """The repetition with the record's word for being ended from outside."""
+    ended = repeated.outcome.is_from_outside and recorded.outcome.is_from_outside
+    return dataclasses.replace(repeated, outcome=recorded.outcome) if ended else repeated
 
 
 def _why(files: TrialFiles) -> str:
