@@ -27,7 +27,12 @@ class RecordError(CifarHpcError):
 
 
 class OtherVersionError(RecordError):
-    """A file that is whole, but that another version of this program wrote: that one reads it."""
+    """A file that is whole, but that another version of this program wrote: that one reads it. without: what to type to do
+    without it all the same, where the reader knows that; no part of the message."""
+
+    def __init__(self, found: str, mend: str = "", without: str = "") -> None:
+        super().__init__(found, mend)
+        self.without = without
 
 
 class UnusableError(CifarHpcError):

@@ -48,7 +48,7 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
     rows = tuple(
         Row(
             number=None, place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(),
-            unfinished=(), contradicted=(),
+            lost=(), unfinished=(), contradicted=(),
             score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
             train_s=None, device_hours=0.0, pareto=False,
         )
@@ -216,6 +216,11 @@ def test_the_page_says_that_intervals_of_other_objectives_than_accuracy_leave_ou
     accuracy, loss = sorted(scan(layout).trials, key=lambda trial: str(trial.config["objective"]))
     assert "Those of other objectives" in covers_text([accuracy, loss])
     assert "Those of other objectives" not in covers_text([accuracy])
+    own = dataclasses.replace(accuracy, config={**accuracy.config, "dataset.split_seed": "seed"}, own_val=None)
+    assert covers_text([accuracy, own]) == (
+        f"Of configurations whose seeds have splits of their own: {covers_text([own])}"
+        f" Of those on one split: {covers_text([accuracy])}"
+    )
 
 
 def test_another_objective_has_the_digits_of_its_images_and_an_interval_that_says_what_it_leaves_out(layout: Layout) -> None:

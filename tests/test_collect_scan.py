@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
-from cifar_hpc.records.store import append_records, write_record
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status, TrialResult
+from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.records.ties import read_valid
 
 IMAGES = Images.draw(50, 20)
@@ -201,3 +202,11 @@ def test_a_sweep_shows_depths_as_its_spec_has_them_and_no_axis_that_only_a_fitte
     assert sorted(str(trial.config["freeze"]) for trial in pool.trials) == ["0.5", "0.5", "all"]
     assert set(varying_axes(pool)) == {"freeze", "lr", "classifier"}
     assert {trial.config["freeze"] for trial in scan(layout).trials} == {0.5, "all"}  # as the only sweep spells it
+
+
+def test_a_refit_has_no_best_epoch_since_no_validation_chose_one(layout: Layout) -> None:
+    (config,) = configs(1, 1, 2)
+    write_trial(layout, config, IMAGES)
+    files = layout.trial(config.trial_id)
+    write_record(files.result, dataclasses.replace(read_record(files.result, TrialResult), val=None))
+    assert make_leaderboard(scan(layout)).rows[0].best_epoch is None

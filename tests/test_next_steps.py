@@ -118,7 +118,7 @@ def test_what_is_printed_is_found() -> None:
 
 def test_the_advice_for_a_sweep_is_typed_and_works(place: Path, words: dict[str, str]) -> None:
     plan = read_plan(Layout(place / "results"), "small")
-    lines = failure_lines(plan)
+    lines = failure_lines(plan, [TrialState(plan.trials[0].trial_id, Status.FAILED)])
     for status in (Status.PLANNED, Status.COMPLETED):
         lines += next_lines(plan, {trial.trial_id: TrialState(trial.trial_id, status) for trial in plan.trials})
     commands = [shlex.split(found) for line in lines for found in re.findall(r"cifar-hpc [^()\n]*?(?=   |\)|$)", line)]

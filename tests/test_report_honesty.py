@@ -17,9 +17,11 @@ from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.report.comparison_table import TABLE_TITLE
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.summary import cost_text
+from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
 from cifar_hpc.status.words import digits_of, points_text, score_text
 
@@ -80,3 +82,21 @@ def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: La
 def test_what_still_runs_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", UNFINISHED): Entry(1, 0.5)}
     assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."
+
+
+def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
+    one, other = configs(2, seeds=1, epochs=2)
+    write_trial(Layout(tmp_path), one, Images.draw(60, 20))
+    write_trial(Layout(tmp_path), other, Images.draw(80, 20))
+    found = CliRunner().invoke(app, ["compare", one.point_id, other.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
+    assert found.exit_code == 2 and "did not classify the same val images" in " ".join(found.stderr.split())
+    assert found.stdout == "" and TABLE_TITLE not in found.stderr
+
+
+def test_what_ranks_has_an_interval_as_accuracy_has(layout: Layout) -> None:
+    board = make_leaderboard(scan(layout))
+    first, titles = board.rows[0], ("val loss", "val acc %")
+    told = {column.title: column.under(first) for column in leaderboard_columns(board) if column.title in titles}
+    assert told["val loss"] == f"{first.score.low:.2f} to {first.score.high:.2f}" and " to " in told["val acc %"]
+    record = leaderboard_records(board)[0]
+    assert (record["val_loss_low"], record["val_loss_high"]) == (first.score.low, first.score.high)

@@ -118,9 +118,11 @@ def test_a_step_of_one_classifier_is_torchs_own(kind):
     torch.testing.assert_close(stack.biases("parameter")[0], layer.bias.detach())
 
 
-def test_of_equal_logits_the_first_is_the_guess_and_among_nan_there_is_none():
-    logits_MKN = torch.tensor([[[1.0, 1.0, torch.nan], [1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
-    assert stacks.hits_of(logits_MKN, torch.tensor([0, 1, 0]))[0].tolist() == [True, False, False]
+@pytest.mark.parametrize("hits", [stacks.hits_by_index, stacks.hits_by_value])  # a GPU's way, a CPU's
+def test_of_equal_logits_the_first_is_the_guess_and_among_nan_there_is_none(hits):
+    nan = torch.nan
+    logits_MKN = torch.tensor([[[1.0, 1.0, nan, 2.0, nan], [1.0, 1.0, 0.0, nan, nan], [0.0, 0.0, 0.0, 0.0, nan]]])
+    assert hits(logits_MKN, torch.tensor([0, 1, 0, 0, 0]))[0].tolist() == [True, False, False, False, False]
 
 
 def test_of_infinite_logits_the_guess_is_argmaxs_too():

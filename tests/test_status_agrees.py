@@ -47,9 +47,10 @@ def _of_status(layout: Layout) -> dict[str, str]:
 def _of_report(layout: Layout) -> dict[str, str]:
     rows = json.loads(call("report", "s", "--format", "json").stdout)
     found = {trial_id: "completed" for row in rows for trial_id in row["trials"]}
-    for trial_id in (i for row in rows for i in (*row["failed"], *row["unfinished"])):
+    found |= {trial_id: word for row in rows for word in ("failed", "lost") for trial_id in row[word]}
+    for trial_id in (i for row in rows for i in row["unfinished"]):
         told = call("report", "s", f"id={trial_id}", "--format", "json").stderr
-        found[trial_id] = next(word for word in ("planned", "queued", "running", "cancelled", "failed", "lost") if word in told)
+        found[trial_id] = next(word for word in ("planned", "queued", "running", "cancelled") if word in told)
     return found
 
 
@@ -128,6 +129,19 @@ def test_retry_leaves_a_result_of_another_version_of_this_program_alone_and_says
     told = call("retry", "s").stderr.replace("\n", " ")
     assert "left as it is" in told and f"mv {files.result} {files.result}.refused" in told
     assert files.result.read_bytes() == written
+    advised = call("status", "s").stderr
+    assert f"mv {files.result} {files.result}.refused" in advised and "cifar-hpc retry" not in advised
+
+
+def test_a_result_that_a_search_ended_stays_where_another_version_of_this_program_wrote_it(finished):
+    _, files, data = finished
+    plain = json.loads(data) | {"outcome": "pruned"}
+    written = _sealed(plain | {"config": plain["config"] | {"lr": 77.0}})
+    files.result.write_bytes(written)
+    assert claim_trial(files, files.folder.name, "s/job-0002") is None
+    assert files.result.read_bytes() == written
+    files.result.write_bytes(_sealed(plain))  # this version's goes
+    assert claim_trial(files, files.folder.name, "s/job-0002") is not None and not files.result.exists()
 
 
 def test_retry_puts_nothing_aside_where_the_plan_itself_cannot_run(finished):
@@ -162,6 +176,19 @@ def test_an_interrupted_trial_says_its_epoch_and_is_no_failure_for_both(sweep):
     assert "interrupted after epoch 2" in call("status", "s").stdout
     assert _of_report(layout) == _of_status(layout)
     assert "lost" not in call("report", "s").stderr
+
+
+def test_a_trial_whose_process_died_is_lost_and_not_failed_for_both(sweep):
+    layout, plan = sweep
+    trial_id = plan.trials[0].trial_id
+    claim = claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
+    write_record(layout.trial(trial_id).claim(1), dataclasses.replace(claim, pid_started=claim.pid_started + 1))
+    assert _of_status(layout)[trial_id] == "lost"
+    assert _of_report(layout) == _of_status(layout)
+    told = call("report", "s")
+    assert "Lost: attempt ended without a word" in told.stderr and "ailed" not in told.stderr
+    page = (layout.sweep("s").folder / "report" / "index.html").read_text()
+    assert "Lost: attempt ended without a word" in page and "ailed:" not in page
 
 
 def test_a_watched_report_ends_where_a_trial_was_cancelled_and_nobody_trains(sweep, monkeypatch):

@@ -92,10 +92,10 @@ def compare(
         if point_id not in by_id:
             raise CifarHpcError(f"compare: {name} has no figure on validation yet")
     rows = (by_id[ids[0]], by_id[ids[1]])
-    table = comparison_table(*rows, layout)
+    table, lines = comparison_table(*rows, layout), comparison_lines(*rows, layout)  # refused before anything is printed
     prose().print(TABLE_TITLE, markup=False)
     print_columns(table)
-    for line in comparison_lines(*rows, layout):
+    for line in lines:
         prose().print(line, markup=False)
 
 

@@ -68,7 +68,7 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     for reason, n in reasons.most_common(5):
         say(f"  {n} {reason}")
     if outcome.failed:
-        for line in failure_lines(plan):
+        for line in failure_lines(plan, states.values()):
             say(line)
     if outcome.completed:
         say(then or f"the leaderboard: cifar-hpc report {plan.sweep}")

@@ -21,13 +21,11 @@ from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
 
-FAILURES = (Status.FAILED, Status.LOST)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One point. Accuracies are fractions; None: no seed measured it. trials, failed, unfinished, contradicted (by their own
-    predictions, so that none of the numbers is of them): its seeds."""
+    """One point. Accuracies are fractions; None: no seed measured it. trials, failed, lost, unfinished, contradicted (by their
+    own predictions, so that none of the numbers is of them): its seeds."""
 
     number: int | None  # of its row, from 1, by which it is named: SWEEP#3; None: the whole leaderboard has no such row
     place: int | None  # from 1, among the points with enough seeds to claim one; None: too few
@@ -36,6 +34,7 @@ class Row:
     config: Mapping[Axis, Any]
     trials: tuple[Trial, ...]
     failed: tuple[Unfinished, ...]
+    lost: tuple[Unfinished, ...]
     unfinished: tuple[Unfinished, ...]
     contradicted: tuple[Trial, ...]
     score: Estimate | None  # the objective on validation, at each seed's best epoch
@@ -73,7 +72,7 @@ class Row:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         """Of all its seeds, the finished ones first."""
-        return (*(t.trial_id for t in self.trials), *(t.trial_id for t in self.failed), *(t.trial_id for t in self.unfinished))
+        return (*(t.trial_id for t in self.trials), *(t.trial_id for t in (*self.failed, *self.lost, *self.unfinished)))
 
     @property
     def ended_early(self) -> bool:
@@ -257,8 +256,9 @@ def _row(
         axes={axis: config.get(axis) for axis in axes},
         config=config,
         trials=tuple(trials),
-        failed=tuple(trial for trial in unfinished if trial.status in FAILURES),
-        unfinished=tuple(trial for trial in unfinished if trial.status not in FAILURES),
+        failed=tuple(trial for trial in unfinished if trial.status is Status.FAILED),
+        lost=tuple(trial for trial in unfinished if trial.status is Status.LOST),
+        unfinished=tuple(trial for trial in unfinished if trial.status not in (Status.FAILED, Status.LOST)),
         contradicted=tuple(contradicted),
         score=_over_seeds(trials, pool.objective, pool.info),
         val_acc=_over_seeds(trials, "val_acc", OBJECTIVES["val_acc"]),

@@ -21,7 +21,6 @@ _OUTCOMES = {
     Outcome.PRUNED: "stopped by the search",
 }
 UNFINISHED = "unfinished"
-_LEFT = {Status.FAILED: "failed", Status.LOST: "lost without a word"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +80,9 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
         _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
     device = next(iter(outcomes), ("device", ""))[0]
     for waiting in pool.unfinished:
-        if waiting.spent_s or waiting.status in _LEFT:
-            _add(outcomes, (device, _LEFT.get(waiting.status, UNFINISHED)), Entry(1, waiting.spent_s / 3600))
+        left = waiting.status in (Status.FAILED, Status.LOST)
+        if waiting.spent_s or left:
+            _add(outcomes, (device, waiting.status.value if left else UNFINISHED), Entry(1, waiting.spent_s / 3600))
     return Ledger(outcomes, axes, reused, saved, lost)
 
 

@@ -37,8 +37,10 @@ class SplitPredictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether the image was classified rightly, N."""
+        """Whether the image was classified rightly, N; with a logit that is NaN it was not, as train/stack.hits_of has it."""
         found: NDArray[np.bool_] = self.logits.argmax(1) == self.labels
+        if np.isnan(self.logits.min(initial=0.0)):
+            found &= ~np.isnan(self.logits).any(1)
         return found
 
     @property

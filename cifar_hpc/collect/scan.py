@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from cifar_hpc.records.plans import answering, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
 from cifar_hpc.records.usage import Accounting
+from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text
@@ -61,8 +63,8 @@ class Pool:
         for stage in self.earlier_stages:
             done = sum(trial.config.get("stage") == stage for trial in self.trials)
             open_ = [trial for trial in self.unfinished if trial.config.get("stage") == stage]
-            failed = sum(trial.status in (Status.FAILED, Status.LOST) for trial in open_)
-            state = f"{done} of {done + len(open_)} trials finished" + (f", {failed} failed" if failed else "")
+            counts = Counter(trial.status for trial in open_ if trial.status in (Status.FAILED, Status.LOST))
+            state = ", ".join([f"{done} of {done + len(open_)} trials finished", *filter(None, [counts_text(counts)])])
             notes.append(f"Stage {stage}, from which others start, is not among the rows ({state}): stage={stage} shows it.")
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
         return replace(chosen, notes=(*chosen.notes, *notes))
@@ -192,15 +194,14 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         raise RecordError(broken.get(str(files.result), "no trial.json in it")) from None
     except (TypeError, KeyError) as error:
         raise RecordError(f"its config is not one of this version: {error}") from error
-    is_broken = str(files.result) in broken
     return Unfinished(
         trial_id=state.trial_id,
         point_id=point_id,
         config=flat_config(config_text(config)),
         seed=int(config["seed"]),
         fold=fold_of(config),
-        status=Status.FAILED if is_broken else state.status,
-        reason=f"result.json: {broken[str(files.result)]}" if is_broken else state.reason,
+        status=state.status,
+        reason=state.reason,
         epochs=state.epochs_done,
         spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
         running=tuple(state.epochs) if state.status is Status.RUNNING else (),

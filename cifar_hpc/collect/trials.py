@@ -26,7 +26,8 @@ value_text = spell  # what a table prints is what a filter takes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """A finished trial. Fields as in TrialResult; accuracies are fractions; None: not measured."""
+    """A finished trial. Fields as in TrialResult, but that best_epoch is one that validation chose; accuracies are fractions;
+    None: not measured."""
 
     trial_id: str
     point_id: str
@@ -180,7 +181,7 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         outcome=result.outcome,
         reason=result.reason,
         epochs=len(result.curves),
-        best_epoch=result.best_epoch,
+        best_epoch=result.best_epoch if val else None,  # without validation it is the last, which nothing chose
         train_loss=train.loss if train else None,
         train_acc=train.acc if train else None,
         train_n=train.n if train else None,

@@ -62,6 +62,7 @@ class TrialState:
     result: TrialResult | None = None
     error: ErrorRecord | None = None
     claim: Claim | None = None
+    refused: RecordError | None = None  # why its result.json is no result
 
     @property
     def epochs_done(self) -> int:
@@ -195,15 +196,15 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     """
     if not files.folder.exists():  # one question for the thousands of a sweep that has just been planned
         return TrialState(trial_id, Status.PLANNED)
-    reason = ""
+    refused: RecordError | None = None
     try:
         result, _ = read_valid(files, trial_id)
         status = Status.STOPPED if result.outcome is Outcome.PRUNED else Status.COMPLETED
         return TrialState(trial_id, status, result.reason, result.curves, result=result)
     except FileNotFoundError:
         pass
-    except RecordError as corrupt:
-        reason = str(corrupt)
+    except RecordError as error:
+        refused = error
     epochs: tuple[EpochRecord, ...] = ()
     with contextlib.suppress(RecordError):
         epochs = tuple(read_records(files.metrics, EpochRecord))
@@ -215,8 +216,9 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:
             return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error)
-    if reason:
-        return TrialState(trial_id, Status.FAILED, reason, epochs)
+    if refused:
+        reason = f"{files.result.name}: {str(refused).removeprefix(f'{files.result}: ')}"
+        return TrialState(trial_id, Status.FAILED, reason, epochs, refused=refused)
     if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is corrupt"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
@@ -225,9 +227,10 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
 
 
 def is_pruned(files: TrialFiles) -> bool:
-    """Whether its result is of a search's decision to stop it, and not of the whole trial."""
+    """Whether its result is of a search's decision to stop it, and not of the whole trial. One that `read_valid` refuses tells
+    nothing, and stays: of another version of this program it is not ours to judge."""
     with contextlib.suppress(OSError, RecordError):
-        return read_record(files.result, TrialResult).outcome is Outcome.PRUNED
+        return read_valid(files, files.folder.name)[0].outcome is Outcome.PRUNED
     return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shlex
 from collections.abc import Iterable, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -29,21 +30,29 @@ CLASSES = "classes"  # the array of predictions.npz that names what its logits a
 def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
     """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand),
     OtherVersionError and OSError."""
-    result = read_record(files.result, TrialResult)
+    try:
+        result = read_record(files.result, TrialResult)
+    except OtherVersionError as error:
+        raise _of_other_version(files, error.found) from error
     if result.trial_id != trial_id:
         raise RecordError(f"{files.result}: bears the id {result.trial_id}")
     try:
         config = TrialConfig.from_json(result.config)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise OtherVersionError(f"{files.result}: its config is not one of this version: {error}") from error
+        raise _of_other_version(files, f"{files.result}: its config is not one of this version: {error}") from error
     if config.trial_id != trial_id:
-        raise OtherVersionError(f"{files.result}: its config does not hash to its id: of another id scheme, or edited by hand")
+        found = f"{files.result}: its config does not hash to its id: of another id scheme, or edited by hand"
+        raise _of_other_version(files, found)
     known = _known_order(config.dataset, result.classes)
     if known is not None and result.classes != known:
         raise RecordError(
             f"{files.result}: its classes are {listed(result.classes)}; those of {config.dataset.name} are {listed(known)}"
         )
     return result, config
+
+
+def _of_other_version(files: TrialFiles, found: str) -> OtherVersionError:
+    return OtherVersionError(found, without=shlex.join(["mv", str(files.result), str(files.refused_result())]))
 
 
 def _known_order(dataset: DatasetConfig, classes: Iterable[str]) -> tuple[str, ...] | None:

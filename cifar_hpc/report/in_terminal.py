@@ -53,7 +53,7 @@ def print_state(section: Section, console: Console) -> None:
     """How far the trials are, why some failed, and what the numbers do not say."""
     console.print(progress_text(section.pool, section.board))
     for line in failures(section.pool.unfinished):
-        console.print(f"failed: {line}", style="red", markup=False)
+        console.print(line, style="red", markup=False)
     for line in caveats(section.pool, section.board):
         console.print(line, style="yellow", markup=False)
 

@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cifar_hpc.collect.leaderboard import Row
-from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import DATASET, Trial, value_text
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
@@ -26,7 +25,7 @@ from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
 from cifar_hpc.report.words import interval_words, p_text, test_of, words_of
-from cifar_hpc.status.words import decimals_of, digits_of, score_text
+from cifar_hpc.status.words import decimals_of, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
@@ -171,20 +170,13 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
             column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""),
             column.key(row),
             column.right,
-            {"val acc %": _interval(row.val_acc), "test acc %": _interval(row.test_acc)}.get(column.title, ""),
+            column.under(row),
         )
         for column in columns
     ]
     details = {"facts": _facts(row, found), "trials": _trials(row, layout, root)}
     style = "empty" if row.score is None or row.partial else "tied" if shaded else ""
     return PageRow(cells, style, row.runs_n, details)
-
-
-def _interval(found: Estimate | None) -> str:
-    if found is None or found.low is None or found.high is None:
-        return ""
-    digits = digits_of(found.images, most=1)
-    return f"{100 * found.low:.{digits}f} to {100 * found.high:.{digits}f}"
 
 
 def _facts(row: Row, found: Findings) -> list[str]:
@@ -230,7 +222,7 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
         found.append(
             (trial.trial_id, f"{root}/trials/{trial.trial_id}/", text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/")
         )
-    for other in (*row.failed, *row.unfinished):
+    for other in (*row.failed, *row.lost, *row.unfinished):
         text = f"{other.run}: {other.status}{f': {other.reason}' if other.reason else ''}"
         found.append((other.trial_id, f"{root}/trials/{other.trial_id}/", text, "", ""))
     return found

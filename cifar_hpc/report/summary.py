@@ -21,7 +21,18 @@ from cifar_hpc.status.words import decimals_of, digits_of, duration_text, score_
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
-    """Which sources of luck the intervals and the ± of these trials' validation cover."""
+    """Which sources of luck the intervals and the ± of these trials' validation cover; of unlike ones, those of each kind."""
+    kinds: dict[str, list[Trial]] = {}
+    for trial in trials:
+        of_own = "Of configurations whose seeds have splits of their own: " if trial.own_split else "Of those on one split: "
+        kinds.setdefault("Of configurations in folds: " if trial.fold is not None else of_own, []).append(trial)
+    if len(kinds) < 2:
+        return _covers_of_alike(trials)
+    return " ".join(f"{whose}{_covers_of_alike(kinds[whose])}" for whose in sorted(kinds))
+
+
+def _covers_of_alike(trials: Sequence[Trial]) -> str:
+    """Of trials that are all in folds, all on splits of their own, or neither."""
     runs = runs_of(trials)
     cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
     if runs != "seeds":
@@ -98,8 +109,9 @@ def left_out(pool: Pool) -> list[str]:
 
 
 def failures(trials: Sequence[Unfinished]) -> list[str]:
-    """One line for each reason: the failed trials of that kind, named."""
-    return _by_reason((t.reason, t.trial_id) for t in trials if t.status in (Status.FAILED, Status.LOST))
+    """'Failed: REASON [TRIALS]', a line for each reason, then those of the lost ones."""
+    found = {status: [(t.reason, t.trial_id) for t in trials if t.status is status] for status in (Status.FAILED, Status.LOST)}
+    return [f"{status.value.capitalize()}: {line}" for status, pairs in found.items() for line in _by_reason(pairs)]
 
 
 def _by_reason(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -251,7 +263,7 @@ def _ensemble(found: Ensembles) -> str:
 
 
 def cost_text(ledger: Ledger) -> str:
-    """'It cost 1.5 GPU-hours, 0.2 of them in trials that diverged, failed or were stopped.'"""
+    """'It cost 1.5 GPU-hours, 0.2 of them in trials that diverged, failed, were lost or stopped.'"""
     parts = []
     for device in ledger.devices:
         name = "GPU" if device == "cuda" else device.upper() if device == "cpu" else device
@@ -261,7 +273,7 @@ def cost_text(ledger: Ledger) -> str:
             for outcome, entry in entries.items()
             if outcome not in ("finished", "stopped early by patience", UNFINISHED)
         )
-        waste = f", {hours_text(lost)} of them in trials that diverged, failed or were stopped" if lost else ""
+        waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
         killed = f", {hours_text(ledger.lost[device].hours)} of them lost to preemption" if device in ledger.lost else ""
         parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}{killed}")
     reused = (

@@ -13,7 +13,6 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
-from cifar_hpc.records.schema import Status
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import decimals_of, digits_of, duration_text, number_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
@@ -32,13 +31,15 @@ class Ranked(Protocol):
 @dataclass(frozen=True, slots=True)
 class Column:
     """One column for people. key: what it sorts by, None last. keep: a narrow terminal loses those with the smallest first,
-    none from terminal.tables.NEVER_LEAVES on; one below 9 is not shown where nothing of it was measured."""
+    none from terminal.tables.NEVER_LEAVES on; one below 9 is not shown where nothing of it was measured. under: what a page has
+    below the text in smaller letters."""
 
     title: str
     text: Callable[[Row], str]
     key: Callable[[Row], float | str | None]
     keep: int = 9
     right: bool = True
+    under: Callable[[Row], str] = lambda row: ""
 
 
 def leaderboard_columns(board: Leaderboard) -> list[Column]:
@@ -48,14 +49,16 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
         *_objective_columns(board),
-        Column("val acc %", lambda row: estimate_text(row.val_acc, of_n=asked_n(row)), lambda row: mean_of(row.val_acc)),
-        Column("test acc %", lambda row: estimate_text(row.test_acc), lambda row: mean_of(row.test_acc), 8),
+        _measured_column("val acc %", lambda row: row.val_acc, asked_n=asked_n),
+        _measured_column("test acc %", lambda row: row.test_acc, keep=8),
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
         *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
         Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
-        Column("seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed), 6, False),
+        Column(
+            "seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
+        ),
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]
@@ -67,23 +70,30 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
     if info.metric == "acc":
         return []
     if info.metric == "loss":
-        return [
-            Column("val loss", lambda row: estimate_text(row.score, asked_n(row), share=False), lambda row: mean_of(row.score)),
-        ]
+        return [_measured_column("val loss", lambda row: row.score, share=False, asked_n=asked_n)]
     unit, share = " %" if info.share else "", info.share
     return [
-        Column(
-            f"val {info.noun}{unit}",
-            lambda row: estimate_text(row.score, asked_n(row), share=share),
-            lambda row: mean_of(row.score),
-        ),
-        Column(
-            f"test {info.noun}{unit}",
-            lambda row: estimate_text(row.test_score, share=share),
-            lambda row: mean_of(row.test_score),
-            8,
-        ),
+        _measured_column(f"val {info.noun}{unit}", lambda row: row.score, share=share, asked_n=asked_n),
+        _measured_column(f"test {info.noun}{unit}", lambda row: row.test_score, share=share, keep=8),
     ]
+
+
+def _measured_column(
+    title: str,
+    found: Callable[[Row], Estimate | None],
+    *,
+    share: bool = True,
+    keep: int = 9,
+    asked_n: Callable[[Row], int | None] = lambda row: None,
+) -> Column:
+    """Of what was measured, with its interval. asked_n: as `estimate_text` has of_n."""
+    return Column(
+        title,
+        lambda row: estimate_text(found(row), asked_n(row), share=share),
+        lambda row: mean_of(found(row)),
+        keep,
+        under=lambda row: interval_text(found(row), share=share),
+    )
 
 
 def leaderboard_text(board: Leaderboard, top: int | None = None) -> tuple[list[TextColumn], list[str | None]]:
@@ -106,7 +116,7 @@ def leaderboard_records(board: Leaderboard) -> list[dict[str, Any]]:
     """One flat mapping a point, for CSV, JSON and the page: fractions, seconds, null where nothing was measured."""
     ids = short_ids([row.point_id for row in board.rows])
     objectives = dict.fromkeys((*measured_objectives(), *((board.objective,) if board.own else ())))
-    return [{"#": row.number, "id": ids[row.point_id], **_record(row, objectives)} for row in board.rows]
+    return [{"#": row.number, "id": ids[row.point_id], **_record(row, objectives, board)} for row in board.rows]
 
 
 def sections_markdown(sections: Sequence[Ranked]) -> str:
@@ -140,6 +150,14 @@ def estimate_text(estimate: Estimate | None, of_n: int | None = None, *, share: 
     return f"{number_text(scale * estimate.mean, digits)}{spread} ({runs})"
 
 
+def interval_text(found: Estimate | None, *, share: bool = True) -> str:
+    """'88.1 to 93.2'; empty where there is none."""
+    if found is None or found.low is None or found.high is None:
+        return ""
+    scale, digits = 100 if share else 1, decimals_of(found.images, share=share, most=1)
+    return f"{scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}"
+
+
 def gap_text(row: Row) -> str:
     """Points that training accuracy is above validation accuracy."""
     digits = digits_of(row.val_acc.images if row.val_acc else None, most=1)
@@ -170,9 +188,8 @@ def epochs_text(row: Row) -> str:
 def seeds_text(row: Row) -> str:
     """What became of the seeds that have no number: '1 failed (seed 2), 2 to go'; empty where all finished."""
     parts = []
-    for word, status in (("failed", Status.FAILED), ("lost", Status.LOST)):
-        trials = [trial for trial in row.failed if trial.status is status]
-        every = len(trials) > 1 and len(trials) == len(row.failed) and not row.trials and not row.unfinished
+    for word, trials in (("failed", row.failed), ("lost", row.lost)):
+        every = len(trials) > 1 and len(trials) == row.runs_n
         names = "" if every else f" ({', '.join(trial.run for trial in trials)})"
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged:
@@ -203,7 +220,7 @@ def mean_of(estimate: Estimate | None) -> float | None:
     return estimate.mean if estimate else None
 
 
-def _record(row: Row, objectives: Iterable[str]) -> dict[str, Any]:
+def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str, Any]:
     record: dict[str, Any] = {"place": row.place, "point_id": row.point_id}
     record |= {axis: list(value) if isinstance(value, tuple) else value for axis, value in row.axes.items()}
     for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
@@ -213,9 +230,12 @@ def _record(row: Row, objectives: Iterable[str]) -> dict[str, Any]:
         for split in ("val", "test"):
             record[f"{split}_{name}"] = _mean_metric(row, f"{split}_{name}")
     trial = row.trials[0] if row.trials else None
+    record |= {"val_loss": _mean_metric(row, "val_loss"), "test_loss": _mean_metric(row, "test_loss")}
+    if board.info.metric != "acc":  # what ranks has its spread, as accuracies do
+        name = board.info.metric or board.objective
+        for key, found in ((f"val_{name}", row.score), (f"test_{name}", row.test_score)):
+            record |= {f"{key}_sd": found.sd, f"{key}_low": found.low, f"{key}_high": found.high} if found else {}
     return record | {
-        "val_loss": _mean_metric(row, "val_loss"),
-        "test_loss": _mean_metric(row, "test_loss"),
         "seeds": row.val_acc.n if row.val_acc else 0,
         "partial": row.partial,
         "gap": row.gap,
@@ -229,6 +249,8 @@ def _record(row: Row, objectives: Iterable[str]) -> dict[str, Any]:
         "diverged": row.diverged,
         "failed": [trial.trial_id for trial in row.failed],
         "failed_why": [trial.reason for trial in row.failed],
+        "lost": [trial.trial_id for trial in row.lost],
+        "lost_why": [trial.reason for trial in row.lost],
         "unfinished": [trial.trial_id for trial in row.unfinished],
         "left_out": [trial.trial_id for trial in row.contradicted],
         "trials": [trial.trial_id for trial in row.trials],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from cifar_hpc.errors import OtherVersionError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 
 MOST_LETTERS = 200
+MOST_FOREIGN = 3
 
 
 def sweep_command(plan: PlanRecord) -> str:
@@ -20,19 +22,32 @@ def sweep_command(plan: PlanRecord) -> str:
     return shlex.join(words if plan.share else [*words, "--no-share"])
 
 
-def failure_lines(plan: PlanRecord) -> list[str]:
-    """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one."""
-    return [
-        f"why: cifar-hpc logs {plan.sweep}",
-        f"once mended: cifar-hpc retry {plan.sweep}   (of the spec or the images: mend them, then {sweep_command(plan)})",
-    ]
+def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
+    """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one. It
+    leaves alone what another version of this program has finished."""
+    failed = [state.refused for state in states if state.status is Status.FAILED]
+    foreign = [refused for refused in failed if isinstance(refused, OtherVersionError)]
+    lines = []
+    if len(foreign) < len(failed):
+        lines = [
+            f"why: cifar-hpc logs {plan.sweep}",
+            f"once mended: cifar-hpc retry {plan.sweep}   (of the spec or the images: mend them, then {sweep_command(plan)})",
+        ]
+    lines += [left_line(one) for one in foreign[:MOST_FOREIGN]]
+    more_n = len(foreign) - MOST_FOREIGN
+    return [*lines, *([f"... and {more_n} more of another version: --format json names them"] if more_n > 0 else [])]
+
+
+def left_line(foreign: OtherVersionError) -> str:
+    """What became of a result of another version of this program, and what to type to do without it."""
+    return f"left as it is: {foreign}. To train it again all the same: {foreign.without}"
 
 
 def next_lines(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[str]:
     """What to type now, as these trials stand."""
     by_status = {status: [s for s in states.values() if s.status is status] for status in Status}
     if by_status[Status.FAILED]:
-        return failure_lines(plan)
+        return failure_lines(plan, states.values())
     open_ = [state for status in (Status.PLANNED, Status.LOST, Status.CANCELLED) for state in by_status[status]]
     if open_:
         kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.ties import read_valid
-from cifar_hpc.status.advice import sweep_command
+from cifar_hpc.status.advice import left_line, sweep_command
 from cifar_hpc.status.names import select_trials
 from cifar_hpc.sweep.driver import drive, rounds_again
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
@@ -64,8 +63,7 @@ def _free_to_run(layout: Layout, trial_ids: Sequence[str], listener: Listener) -
         except FileNotFoundError:
             free[trial_id] = None
         except OtherVersionError as foreign:
-            typed = shlex.join(["mv", str(files.result), str(files.refused_result())])
-            listener.note(f"left as it is: {foreign}. To train it again all the same: {typed}")
+            listener.note(left_line(foreign))
         except RecordError as refused:
             free[trial_id] = refused
     return free

@@ -27,6 +27,7 @@ from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.measure import objective_value
 from cifar_hpc.train.member import Member, epoch_sums, keep_best
+from cifar_hpc.train.stack import hits_of
 
 if TYPE_CHECKING:
     from sklearn.neighbors import KNeighborsClassifier
@@ -63,7 +64,7 @@ class FittedMember(Member):
         self.fit_classifier(scaled_ND, labels_N, val, look)
         logits_NK = evaluate([self], train, look)[0]
         loss = nn.functional.cross_entropy(logits_NK, train.labels_N).double() * len(train)
-        self.sums.put(loss, (logits_NK.argmax(1) == train.labels_N).sum(), len(train))
+        self.sums.put(loss, _hits_of(logits_NK, train.labels_N).sum(), len(train))
         self.progress.epoch_s = time.perf_counter() - started - (train.filled_s - filled_s)
         started, filled_s = time.perf_counter(), val.filled_s
         val_logits_1NK = evaluate([self], val, look)
@@ -186,7 +187,11 @@ class LayerMember(FittedMember):
             return -math.inf if value is None else value if info.mode == "max" else -value
         if info.metric == "loss":
             return -nn.functional.cross_entropy(logits_NK, labels_N).item()
-        return (logits_NK.argmax(1) == labels_N).double().mean().item()
+        return _hits_of(logits_NK, labels_N).double().mean().item()
+
+
+def _hits_of(logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+    return hits_of(logits_NK.t().contiguous()[None], labels_N)[0]
 
 
 class SvmMember(LayerMember):

@@ -224,7 +224,7 @@ class Member:
             epoch=progress.epoch,
             lr=self.last_rate,
             train_loss=_finite(loss_sum / seen_n),
-            train_acc=hits / seen_n,
+            train_acc=None if math.isnan(loss_sum) else hits / seen_n,  # of logits that are NaN no class is guessed
             val_loss=_finite(val[0]) if measured else None,
             val_acc=val[1] if measured else None,
             train_s=round(progress.epoch_s, 4),

@@ -195,10 +195,18 @@ class Stack:
 
 
 def hits_of(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None) -> Tensor:
-    """Whether the label has the largest logit, and the first of equal ones, as argmax takes it, which takes many times as long
-    on a CPU; MN. Among NaN none has, on a CPU."""
-    if logits_MKN.is_cuda:
-        return logits_MKN.argmax(1) == label_N
+    """Whether the label has the largest logit, and the first of equal ones; where one is NaN none has. MN."""
+    return hits_by_index(logits_MKN, label_N) if logits_MKN.is_cuda else hits_by_value(logits_MKN, label_N, work_MKN)
+
+
+def hits_by_index(logits_MKN: Tensor, label_N: Tensor) -> Tensor:
+    """In few kernels. Of NaN, which torch takes for the largest, the largest is not equal to itself."""
+    best_MN, guess_MN = logits_MKN.max(1)
+    return (guess_MN == label_N) & (best_MN == best_MN)
+
+
+def hits_by_value(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None) -> Tensor:
+    """On a CPU in a fraction of the time that looking for the index takes."""
     m, k, n = logits_MKN.shape
     most_KN = torch.where(
         torch.arange(k)[:, None] < label_N, torch.inf, -torch.inf
