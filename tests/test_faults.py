@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,19 @@ def test_the_writes_that_are_refused_are_those_below_the_folder_in_their_order(t
             with pytest.raises(OSError, match="Input/output"):
                 (inside / "a").write_text("3")
     assert (inside / "a").read_text() == "2"
+
+
+def test_removals_are_refused_too_also_of_what_stands_in_an_open_folder(tmp_path):
+    from tests.helpers.refused_writes import Refusal, refusing
+
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    for folder in (inside / "deep", outside / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "a").write_text("1")
+    with refusing(inside) as writes:
+        shutil.rmtree(outside)
+    assert not writes.sites
+    for operation in ("unlink", "rmdir"):
+        with refusing(inside, Refusal(f"{operation} < elsewhere", 1, errno.EIO)) as writes, pytest.raises(OSError, match="Inp"):
+            shutil.rmtree(inside)
+        assert writes.refused and inside.exists()

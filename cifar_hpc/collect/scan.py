@@ -63,8 +63,9 @@ class Pool:
         for stage in self.earlier_stages:
             done = sum(trial.config.get("stage") == stage for trial in self.trials)
             open_ = [trial for trial in self.unfinished if trial.config.get("stage") == stage]
-            counts = Counter(trial.status for trial in open_ if trial.status in (Status.FAILED, Status.LOST))
-            state = ", ".join([f"{done} of {done + len(open_)} trials finished", *filter(None, [counts_text(counts)])])
+            counts = Counter(trial.status for trial in open_)
+            ended = counts_text({status: counts[status] for status in (Status.FAILED, Status.LOST)})
+            state = f"{done} of {done + len(open_)} trials finished" + (f", {ended}" if ended else "")
             notes.append(f"Stage {stage}, from which others start, is not among the rows ({state}): stage={stage} shows it.")
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
         return replace(chosen, notes=(*chosen.notes, *notes))

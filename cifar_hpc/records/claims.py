@@ -203,8 +203,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         return TrialState(trial_id, status, result.reason, result.curves, result=result)
     except FileNotFoundError:
         pass
-    except RecordError as error:
-        refused = error
+    except RecordError as unread:
+        refused = unread
     epochs: tuple[EpochRecord, ...] = ()
     with contextlib.suppress(RecordError):
         epochs = tuple(read_records(files.metrics, EpochRecord))

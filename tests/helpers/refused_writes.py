@@ -1,7 +1,7 @@
 """Writes that the disk refuses, in this process: counts the writes below a folder, says where each was asked for, refuses some.
 
-A write is what Python hands to the system: opening for writing, writing, syncing, renaming, linking, making folders. What
-compiled code writes by itself is not seen. Knows nothing of commands and attacks.
+A write is what Python hands to the system: opening for writing, writing, syncing, renaming, linking, making folders,
+removing. What compiled code writes by itself is not seen. Knows nothing of commands and attacks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 _FRAMES = 3  # of the program's own that tell one site from another
 _PROGRAM = f"{os.sep}cifar_hpc{os.sep}"
-_PATCHED = ("open", "write", "fsync", "replace", "rename", "link", "mkdir", "close")
+_PATCHED = ("open", "write", "fsync", "replace", "rename", "link", "mkdir", "unlink", "remove", "rmdir", "close")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def refusing(below: Path, refusal: Refusal | None = None) -> Iterator[Writes]:
     def is_inside(path: Any) -> bool:
         return absolute(os.fspath(path)).startswith(inside)
 
+    def placed(path: Any, more: dict[str, Any]) -> str:
+        """The path, of one in an open folder too."""
+        folder = more.get("dir_fd")
+        return absolute(os.fspath(path) if folder is None else f"{known.get(folder, '/')}{os.sep}{os.fspath(path)}")
+
     def ask(operation: str, path: Any) -> None:
         if is_inside(path):
             writes.ask(operation, path, refusal)
@@ -92,9 +97,9 @@ def refusing(below: Path, refusal: Refusal | None = None) -> Iterator[Writes]:
 
     def os_open(path: Any, flags: int, *args: Any, **more: Any) -> int:
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            ask("open", path)
+            ask("open", placed(path, more))
         handle: int = originals["open"](path, flags, *args, **more)
-        known[handle] = absolute(os.fspath(path)) if not more else "/"
+        known[handle] = placed(path, more)
         return handle
 
     def stream_open(file: Any, mode: str = "r", buffering: int = -1, encoding: Any = None, *args: Any, **more: Any) -> Any:
@@ -110,7 +115,7 @@ def refusing(below: Path, refusal: Refusal | None = None) -> Iterator[Writes]:
 
     def asking(name: str, which: int) -> Callable[..., Any]:
         def call(*args: Any, **more: Any) -> Any:
-            ask(name, path_of(args[which]))
+            ask(name, path_of(args[which]) if isinstance(args[which], int) else placed(args[which], more))
             return originals[name](*args, **more)
 
         return call
