@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.data.dataset import load_dataset_of, whole_of
+from cifar_hpc.data.dataset import load_dataset_of, trainval_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import jobs_for, make_plan, network_of, plan_record, recorded_plan
@@ -71,7 +71,7 @@ def test_features_of_a_trained_network_promise_more_than_of_a_random_one(weights
     found = []
     for path in weights:
         config = dataclasses.replace(digits_config(), weights=path, weights_fingerprint="f" * 64)
-        found.append(measure_promise(config, load_dataset_of(whole_of(config), tmp_path), torch.device("cpu")))
+        found.append(measure_promise(config, load_dataset_of(trainval_of(config), tmp_path), torch.device("cpu")))
     assert found[0].images == 400 and found[0].acc > found[1].acc and found[0].logme > found[1].logme
 
 

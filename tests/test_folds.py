@@ -14,7 +14,7 @@ from cifar_hpc.config.normalize import normalise, refitted
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import find_source
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.dataset import Folds, load_dataset_of, whole_of
+from cifar_hpc.data.dataset import Folds, load_dataset_of, trainval_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import DataError, Interrupted, SpecError
 from cifar_hpc.models.blocks import BlockModel
@@ -122,7 +122,7 @@ def test_a_fold_is_the_same_alone_in_company_and_after_an_interruption(tmp_path,
 
 def test_a_folds_numbers_are_those_of_a_plain_trial_on_its_images(tmp_path, weights):
     _, config, _ = probes(weights)
-    folds = Folds(config.dataset, load_dataset_of(whole_of(config), tmp_path))
+    folds = Folds(config.dataset, load_dataset_of(trainval_of(config), tmp_path))
     part = folds.part(config.dataset)
     arrays = {
         f"{name}_{key}": value.numpy()
@@ -159,7 +159,7 @@ def test_out_of_fold_accuracy_of_nearest_neighbours_is_scikit_learns(tmp_path):
     configs = in_folds(digits_config(arch="linear", classifier="knn"))
     layout = Layout(tmp_path)
     run_job(job_of(*configs), layout, executor="inline")
-    whole = load_dataset_of(whole_of(configs[0]), tmp_path)
+    whole = load_dataset_of(trainval_of(configs[0]), tmp_path)
     folds = Folds(configs[0].dataset, whole)
     fold_N = np.empty(len(whole.train.labels_N), int)
     for config in configs:

@@ -105,7 +105,7 @@ class DatasetConfig:
         return dataclasses.replace(self, fold=None)
 
     @cached_property
-    def whole(self) -> DatasetConfig:
+    def without_folds(self) -> DatasetConfig:
         """All the labelled images that its folds are parts of; this where there are none."""
         if self.folds is None:
             return self

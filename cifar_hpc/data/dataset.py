@@ -85,9 +85,9 @@ class Dataset:
     sha256: str
 
 
-def whole_of(config: TrialConfig) -> TrialConfig:
+def trainval_of(config: TrialConfig) -> TrialConfig:
     """The trial on all the labelled images: those that its folds are parts of, or training and validation together."""
-    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset.whole, val_frac=0.0))
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset.without_folds, val_frac=0.0))
 
 
 class Folds:
@@ -127,7 +127,7 @@ def load_dataset_of(config: TrialConfig, root: Path) -> Dataset:
     """The data set of a trial, as load_dataset gives it, of a fold its part. Raises CifarHpcError where the trial has no image
     size."""
     if config.dataset.fold is not None:
-        return Folds(config.dataset, load_dataset_of(whole_of(config), root)).part(config.dataset)
+        return Folds(config.dataset, load_dataset_of(trainval_of(config), root)).part(config.dataset)
     if config.image_size is None:
         raise CifarHpcError(f"trial {config.trial_id} has no image_size: a spec fills it in from the data set")
     source = config.source_of("dataset")

@@ -126,7 +126,7 @@ def planned_folder(config: DatasetConfig) -> ImageFolder:
             f"{folder} changed since the sweep was planned (fingerprint {fingerprint}, planned {config.fingerprint}): "
             f"put the images back, or plan it again with `cifar-hpc sweep SPEC`"
         )
-    problems = listing.problems(config.classes, config.whole.val_frac, config.train_size)
+    problems = listing.problems(config.classes, config.without_folds.val_frac, config.train_size)
     if problems:
         raise DataError("\n".join(f"{folder}: {problem}" for problem in problems))
     return listing

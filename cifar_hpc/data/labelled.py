@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.data.dataset import Split, load_dataset_of, whole_of
+from cifar_hpc.data.dataset import Split, load_dataset_of, trainval_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.data.folder import labelled_files
 
@@ -57,7 +57,7 @@ class LabelledImages:
 def labelled_images(config: TrialConfig) -> LabelledImages:
     """Of a trial's splits; of folds all labelled images are `val`, as its predictions are. Raises DataError."""
     in_folds = config.dataset.fold is not None
-    data = load_dataset_of(whole_of(config) if in_folds else config, data_root())
+    data = load_dataset_of(trainval_of(config) if in_folds else config, data_root())
     splits = {"train": data.train, "val": data.val}
     if in_folds:  # predictions stand in the order of the images
         splits = {"val": data.train.view(data.train.index_N.argsort())}

@@ -50,8 +50,8 @@ def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
     """Of each data set that the trials take; of folds all the images that they are parts of. Raises CifarHpcError where one is
     not on this machine."""
     found = []
-    for dataset in dict.fromkeys(config.dataset.whole for config in configs):
-        theirs = [config for config in configs if config.dataset.whole == dataset]
+    for dataset in dict.fromkeys(config.dataset.without_folds for config in configs):
+        theirs = [config for config in configs if config.dataset.without_folds == dataset]
         if dataset.name == "folder":
             found.append(_folder_overview(planned_folder(dataset), dataset, theirs))
         else:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
-from cifar_hpc.data.dataset import Dataset, load_dataset_of, whole_of
+from cifar_hpc.data.dataset import Dataset, load_dataset_of, trainval_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.data.splits import deal, subsample
 from cifar_hpc.models.blocks import BlockModel
@@ -51,7 +51,7 @@ class Promise:
 
 def promise_of(config: TrialConfig) -> Promise:
     """Of the network and weights of a trial, here, on the data set under the data root. Raises CifarHpcError."""
-    return measure_promise(config, load_dataset_of(whole_of(config), data_root()), choose_device(None))
+    return measure_promise(config, load_dataset_of(trainval_of(config), data_root()), choose_device(None))
 
 
 def measure_promise(config: TrialConfig, whole: Dataset, device: torch.device) -> Promise:

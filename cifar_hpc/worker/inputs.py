@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches, batches_for
-from cifar_hpc.data.dataset import Dataset, Folds, Split, load_dataset_of, whole_of
+from cifar_hpc.data.dataset import Dataset, Folds, Split, load_dataset_of, trainval_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.distributed.world import World
 from cifar_hpc.errors import CifarHpcError
@@ -52,7 +52,7 @@ class Inputs:
         self.device = device
         self.precision = choose_precision(config.precision, device)
         allow_tf32(config.precision == "tf32")
-        self._folds = Folds(config.dataset, _load(whole_of(config))) if config.dataset.fold is not None else None
+        self._folds = Folds(config.dataset, _load(trainval_of(config))) if config.dataset.fold is not None else None
         self._pool: Pool | None = None
         self._pooled_as: Normalisation | None = None  # the normalisation of the pool's images
         self.data = self._data_of(config)
