@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.collect.leaderboard import Row
-from cifar_hpc.collect.names import find_named, find_trial, means_one
+from cifar_hpc.collect.names import find_named
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.collect.trials import CURVES, Trial
@@ -90,18 +90,9 @@ class Results:
         """Writes the page that `cifar-hpc report` writes, with its figures and tables, and returns its folder: index.html,
         leaderboard.csv, figures/, tables/. Of a configuration that is named ("mysweep#3") the page of its best trial, with
         figures/ and tables/ alone beside it."""
-        asked = parse_words(words)
-        if means_one(self._layout, asked):
-            from cifar_hpc.collect.scan import scan
-            from cifar_hpc.report.trial_page import diagnose_trial, write_trial_page
+        from cifar_hpc.report.asked import asked_report
 
-            pool, trial_id = scan(self._layout), find_trial(self._layout, words)
-            return write_trial_page(pool, *diagnose_trial(pool, trial_id, self._layout), self._layout).parent
-        from cifar_hpc.report.bundle import write_report
-        from cifar_hpc.report.findings import find
-
-        findings = [find(section, self._layout, asked.terms) for section in self._sections(words)]
-        return write_report(findings, self._layout, asked.terms).parent
+        return asked_report(self._layout, words, SlurmQueue(self._layout.queue)).write().parent
 
     def best(self, *words: str) -> Best:
         """The configuration that is best on validation, or the one that is named: "mysweep#3", the beginning of an id. Raises

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from cifar_hpc.status.names import parse_words
 from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.terminal.tables import Format, plain_columns, print_columns, print_records
+
+if TYPE_CHECKING:
+    from cifar_hpc.report.asked import TrialReport
 
 
 class Exported(StrEnum):
@@ -53,18 +56,20 @@ def report(
     layout = Layout(results_root())
     asked = parse_words(words)
     names, terms = list(asked.names), asked.terms
-    if means_one(layout, asked):
-        _report_trial(layout, words or (), open_=open_)
+    of_sweeps = {"--export": export is not None, "--pivot": pivot is not None, "--watch": watch, "--serve": serve is not None}
+    given = [option for option, is_given in of_sweeps.items() if is_given]
+    if not given:
+        _print_report(layout, words, names, format, top, open_=open_)
+    elif means_one(layout, asked):
+        raise CifarHpcError(f"{given[0]} is for sweeps, and {' '.join(words or ())} names one configuration")
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
         _print_pivot(layout, names, terms, pivot, format)
-    elif watch or serve is not None:
+    else:
         from cifar_hpc.report.watching import watch_report
 
         watch_report(layout, names, terms, top, serve, lambda: SlurmQueue(layout.queue))
-    else:
-        _report_sweeps(layout, names, terms, format, top, open_=open_)
 
 
 def compare(
@@ -99,28 +104,38 @@ def compare(
         prose().print(line, markup=False)
 
 
-def _report_sweeps(layout: Layout, names: list[str], terms: str, format: Format, top: int, *, open_: bool) -> None:
-    from cifar_hpc.collect.sections import chosen_sections
+def _print_report(
+    layout: Layout, words: Sequence[str] | None, names: Sequence[str], format: Format, top: int, *, open_: bool
+) -> None:
+    from cifar_hpc.report.asked import TrialReport, asked_report
     from cifar_hpc.report.in_terminal import print_answers, print_sections, print_state, prose, sections_text, show_page
 
     for name in names:
         if layout.has_sweep(name):
             look_up(layout, name, reader_of(layout, read_plan(layout, name)).read)
-    sections = chosen_sections(layout, names, terms, SlurmQueue(layout.queue))
-    console = prose()
-    if format is Format.TABLE:
-        print_sections(sections, top, console)
-        from cifar_hpc.report.bundle import write_report
-        from cifar_hpc.report.findings import find
-
-        findings = [find(section, layout, terms) for section in sections]
-        print_answers(findings, console)
-        page = write_report(findings, layout, terms)
-        show_page(page, console, opened=open_)
+    report, console = asked_report(layout, words, SlurmQueue(layout.queue)), prose()
+    if isinstance(report, TrialReport):
+        _print_trial(report)
+    elif format is Format.TABLE:
+        print_sections(report.sections, top, console)
+        print_answers(report.findings, console)
+    else:
+        typer.echo(sections_text(format, report.sections), nl=False)
+        for section in report.sections:
+            print_state(section, console)
         return
-    typer.echo(sections_text(format, sections), nl=False)
-    for section in sections:
-        print_state(section, console)
+    show_page(report.write(), console, opened=open_)
+
+
+def _print_trial(report: TrialReport) -> None:
+    from cifar_hpc.report.in_terminal import prose
+    from cifar_hpc.report.trial_page import trial_summary, trial_tables
+
+    told = report.trial, report.found, report.split
+    classes = trial_tables(*told)[0]
+    print_columns(plain_columns(classes.header, classes.rows))
+    for line in trial_summary(*told):
+        prose().print(line, markup=False)
 
 
 def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
@@ -152,18 +167,3 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
     for table in tables.values():
         prose().print(table.title, markup=False)
         print_columns(plain_columns(table.header, table.rows, len(axes_of(axes)[0])), format)
-
-
-def _report_trial(layout: Layout, words: Sequence[str], *, open_: bool) -> None:
-    from cifar_hpc.collect.names import find_trial
-    from cifar_hpc.collect.scan import scan
-    from cifar_hpc.report.in_terminal import prose, show_page
-    from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables, write_trial_page
-
-    pool, trial_id = scan(layout), find_trial(layout, words)
-    trial, found, split = diagnose_trial(pool, trial_id, layout)
-    classes = trial_tables(trial, found, split)[0]
-    print_columns(plain_columns(classes.header, classes.rows))
-    for line in trial_summary(trial, found, split):
-        prose().print(line, markup=False)
-    show_page(write_trial_page(pool, trial, found, split, layout), prose(), opened=open_)

@@ -10,8 +10,7 @@ from typing import Any
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.bundle import write_report
-from cifar_hpc.report.findings import find
+from cifar_hpc.report.asked import SweepsReport
 from cifar_hpc.report.in_terminal import print_sections, prose
 from cifar_hpc.report.places import report_folder
 from cifar_hpc.report.server import serve
@@ -34,12 +33,11 @@ def watch_report(
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = is_going_on(layout, pool.unfinished, pool.sweeps)
         if now != seen:
-            sections, console = chosen_sections(layout, names, terms, queue()), prose()
+            report, console = SweepsReport(layout, chosen_sections(layout, names, terms, queue()), terms), prose()
             if console.is_terminal:
                 console.clear()
-            print_sections(sections, top, console)
-            findings = [find(section, layout, terms) for section in sections]
-            page = write_report(findings, layout, terms, refresh_s=POLL_EVERY_S if coming else None)
+            print_sections(report.sections, top, console)
+            page = report.write(refresh_s=POLL_EVERY_S if coming else None)
             console.print(
                 f"{address}/" if address else str(page), markup=False, soft_wrap=True
             )  # alone on its line, as terminals open it
