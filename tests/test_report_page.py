@@ -373,11 +373,13 @@ def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes(big: Path) -> N
 def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big: Path, tmp_path: Path) -> None:
     look = """
         await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
+        say($(".dotted").textContent.trim());
         $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
         """
     assert browse(big, look, tmp_path) == [
         "200 rows, 3,333 of 3,333 configurations",
         "130 lines",
+        "Its first 16 of 3,333 rows.",
         "333 of 3,333 configurations",
     ]
 

@@ -110,11 +110,11 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
         return []
     order = sorted(classes, key=lambda label: min(found.get(label, (1.0, 0))[0] for found in accuracy.values()))[:_MOST_CLASSES]
     cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
-    left = f" The {_MOST_CLASSES} hardest of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
+    left = f" These {_MOST_CLASSES} of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
     note = (
-        f"Percent of each class' {words} images that are right, mean over all runs, the hardest class first. A row is the best"
-        f" configuration of its kind.{left}"
+        f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best configuration of"
+        f" its kind; first the class with the lowest number of all.{left}"
     )
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 

@@ -189,7 +189,8 @@ function openCharts(section, part, board) {
   const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
 
   const dotted = () => {
-    const best = state.shown.filter(r => score(r.point) !== null).slice(0, MOST_DOTS).map(r => r.point);
+    const measured = state.shown.filter(r => score(r.point) !== null), best = measured.slice(0, MOST_DOTS).map(r => r.point);
+    find(".dotted", section).textContent = best.length < measured.length ? `Its first ${best.length} of ${measured.length.toLocaleString("en")} rows. ` : "";
     return [...best, ...state.chosen.filter(p => score(p) !== null && !best.includes(p))];
   };
   const drawDots = () => {

@@ -159,7 +159,7 @@ def _dots_text(found: Findings) -> str:
         what = f"mean over {board.runs} {interval_words(board)}"
     else:
         what = "one seed" + (", with the 95 % interval of the images" if board.info.metric == "acc" else "")
-    return f"● validation{test}: {what}; in the order of validation."
+    return f"● validation{test}: {what}; in the order of the table."
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:
