@@ -336,7 +336,7 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
     def tell() -> tuple[Ledger, list[str], str]:
         pool = scan(layout, ["a"])
         found = find(make_sections(pool, layout)[0], layout)
-        return found.ledger, [row[1] for row in ledger_table(found).rows], " ".join(headline(found))
+        return found.ledger, [row[1] for row in ledger_table(found)[0].rows], " ".join(headline(found))
 
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({}, {})  # records of an older program, which have neither key

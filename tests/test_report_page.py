@@ -161,7 +161,8 @@ def test_several_data_sets_stand_in_sections_and_are_never_ranked_together(tmp_p
     other = Layout(tmp_path)
     for name, mark, accuracy in (("ants_bees", "a", 0.6), ("cats_dogs", "b", 0.9)):
         for config in configs(6, 3, 2):
-            dataset = DatasetConfig(name="folder", folder=f"/home/ann/{name}", fingerprint=mark * 64)
+            own = {"split_seed": config.seed, "split_by_seed": True} if name == "cats_dogs" else {}
+            dataset = DatasetConfig(name="folder", folder=f"/home/ann/{name}", fingerprint=mark * 64, **own)
             write_trial(other, dataclasses.replace(config, dataset=dataset), Images.draw(90, 0), accuracy=accuracy)
     code, out, err = run(other, "report")
     assert code == 0
@@ -170,6 +171,9 @@ def test_several_data_sets_stand_in_sections_and_are_never_ranked_together(tmp_p
     text = (other.report / "index.html").read_text()
     assert 'id="part-1">ants_bees<' in text and 'id="part-2">cats_dogs<' in text
     assert "fingerprint" not in text and "a" * 64 not in text
+    first, second = text.split('id="part-2"')
+    assert "All seeds share one split" in first and "Each seed has a split of its own" not in first
+    assert "Each seed has a split of its own" in second and "All seeds share one split" not in second
     found = Balance()
     found.feed(text)
     assert (found.wrong, found.open) == ([], [])
@@ -184,10 +188,9 @@ def test_a_pool_without_results_still_has_a_page(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_plan(layout, list(configs(2, 1, 2)), "new")
     pool = scan(layout, ["new"])
-    assert (
-        "No trial has finished"
-        in write_report([find(section, layout) for section in make_sections(pool, layout)], layout).read_text()
-    )
+    text = write_report([find(section, layout) for section in make_sections(pool, layout)], layout).read_text()
+    assert "No trial has finished" in text
+    assert not [words for words in ("share", "Ledger", "Ran on") if words in text.split("</style>")[1].split("<dialog")[0]]
 
 
 def run(layout: Layout, *words: str) -> tuple[int, str, str]:

@@ -120,7 +120,7 @@ def _part(found: Findings, layout: Layout, name: str, root: str, *, drawn: bool)
         *running_table(found),
         *comparison_tables(found, layout),
         *ensemble_tables(found),
-        ledger_table(found),
+        *ledger_table(found),
         *hours_table(found),
     ]
     return make_part(

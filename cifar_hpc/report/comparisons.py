@@ -113,8 +113,8 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     left = f" These {_MOST_CLASSES} of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
     note = (
-        f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best configuration of"
-        f" its kind; first the class with the lowest number of all.{left}"
+        f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best"
+        f" configuration of its kind; first the class with the lowest number of all.{left}"
     )
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 

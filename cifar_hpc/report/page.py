@@ -70,6 +70,7 @@ class Part:
     columns: Sequence[Column] = ()
     rows: Sequence[PageRow] = ()
     shading: str = ""
+    covers: str = ""
     runs: str = "seeds"
     dots: str = ""
     next_seed: NextSeed | None = None
@@ -98,6 +99,7 @@ def make_part(
         columns=columns,
         rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
         shading=_shading(found),
+        covers=summary.covers_text(found.pool.trials) if found.board.measured else "",
         runs=found.board.runs,
         dots=_dots_text(found),
         next_seed=next_seed(found, layout),
@@ -132,9 +134,8 @@ def render_page(
         files=files,
         links=links,
         theme_css=Markup(theme_css()),
-        covers=summary.covers_text(trials),
-        hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})) or "nothing yet",
-        versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})) or "-",
+        hardware=", ".join(sorted({f"{t.hardware} ({t.precision})" for t in trials})),
+        versions=", ".join(sorted({f"{t.version} ({t.commit[:10]})" if t.commit else t.version for t in trials})),
         printed=_PRINTED,
         library=_script("vendor/echarts.js") if any(part.explore for part in parts) else "",
         script=_script("page.js"),

@@ -58,8 +58,8 @@ def running_table(found: Findings) -> list[PageTable]:
     )
 
 
-def ledger_table(found: Findings) -> PageTable:
-    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved."""
+def ledger_table(found: Findings) -> list[PageTable]:
+    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved; empty where nothing has run."""
     ledger = found.ledger
     entries = [
         *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
@@ -80,7 +80,8 @@ def ledger_table(found: Findings) -> PageTable:
         notes.append(
             "Saved, at least: training batches were made and passed through frozen blocks once for all trials of a cohort."
         )
-    return PageTable("ledger", "Ledger", ("device", "outcome", "trials", "hours"), rows, " ".join(notes))
+    columns = ("device", "outcome", "trials", "hours")
+    return [PageTable("ledger", "Ledger", columns, rows, " ".join(notes))] if rows else []
 
 
 def ensemble_tables(found: Findings) -> list[PageTable]:
