@@ -19,6 +19,7 @@ from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import DataError, Interrupted, SpecError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.planning.cohorts import group_cohorts
+from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
@@ -38,6 +39,20 @@ def result_of(layout: Layout, config: TrialConfig) -> TrialResult:
 def in_folds(config: TrialConfig, n: int = 3) -> list[TrialConfig]:
     dataset = dataclasses.replace(config.dataset, val_frac=0.1, folds=n)
     return [normalise(dataclasses.replace(config, dataset=dataclasses.replace(dataset, fold=f))) for f in range(1, n + 1)]
+
+
+def test_folds_that_wait_for_others_of_their_cohort_are_told_as_waiting(tmp_path):
+    layout, seen = Layout(tmp_path), []
+    configs = in_folds(digits_config(dataset=DatasetConfig(name="digits", train_size=120), arch="linear", epochs=1))
+
+    def look(trial_id, epoch):
+        states = [read_state(layout.trial(config.trial_id), config.trial_id) for config in configs]
+        seen.append([state.waits for state in states])
+        assert all(("waits for others" in state.reason) is state.waits for state in states)
+        return True
+
+    run_job(job_of(*configs, together=True), layout, executor="inline", on_epoch=look)
+    assert seen == [[False, True, True], [False, False, True], [False, False, False]]
 
 
 @pytest.fixture(scope="module")

@@ -185,6 +185,12 @@ def test_a_freezing_depth_has_the_specs_words_in_every_command(tmp_path, monkeyp
     assert call("report", half[:9]).exit_code == 0
 
 
+@pytest.mark.parametrize("option", [("--watch",), ("--export", "tensorboard"), ("--pivot", "lr/arch")])
+def test_what_is_for_sweeps_is_refused_for_a_row(layout, option):
+    told = call("report", "photos#2", *option)
+    assert told.exit_code == 2 and f"{option[0]} is for sweeps, and photos#2 names one" in " ".join(told.stderr.split())
+
+
 def test_the_page_of_a_row_is_that_of_its_best_trial(layout):
     done = call("report", "photos#2")
     assert done.exit_code == 0, done.stderr

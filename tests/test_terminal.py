@@ -26,7 +26,7 @@ def test_the_picture_of_a_sweep_keeps_its_numbers_whatever_the_axes(tmp_path, co
         began = screen.until("starting Ray:", "0/72 trials", "0/720 epochs")
         assert "a_question_with" in began
         (tmp_path / "go on").touch()
-        screen.until("val 55.00 %", "15/720 epochs", "left")
+        screen.until("val 55.00 %", "15/720 epochs", "left", "66 wait")
         lines = [line for line in screen.lines if re.match(r"  [a-z2-7]{8}  ", line)]
     assert len(lines) == 6
     assert all(len(line) <= columns for line in lines)

@@ -105,7 +105,7 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     names = names_of(plan.trials)
     for trial in rows:
         state = states[trial.trial_id]
-        if state.status is Status.RUNNING and not detailed:
+        if state.status is Status.RUNNING and not state.waits and not detailed:
             epoch = f"epoch {state.epochs_done}/{trial.config['epochs']}"
             typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
     reasons = Counter((s.status, first_line(s.reason)) for s in shown.values() if s.reason and s.status not in ENDED)

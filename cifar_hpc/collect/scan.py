@@ -205,7 +205,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         reason=state.reason,
         epochs=state.epochs_done,
         spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
-        running=tuple(state.epochs) if state.status is Status.RUNNING else (),
+        running=tuple(state.epochs) if state.status is Status.RUNNING and not state.waits else (),
     )
 
 

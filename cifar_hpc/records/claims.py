@@ -65,17 +65,22 @@ class TrialState:
     refused: RecordError | None = None  # why its result.json is no result
 
     @property
+    def waits(self) -> bool:
+        """Whether it is running only as far as that a process has it, which trains others first."""
+        return self.status is Status.RUNNING and self.claim is not None and self.claim.waits
+
+    @property
     def epochs_done(self) -> int:
         return max((epoch.epoch for epoch in self.epochs), default=0)
 
 
-def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) -> Claim | None:
+def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1, *, waits: bool = False) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
     One that a search's scheduler ended is not finished for who asks for it here: its result and its weights go, and it trains
     again.
 
-    Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by: see Claim.
+    Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by, waits: see Claim.
     """
     token, own = _RESTART_TOKEN.get(), own_process()
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -100,6 +105,7 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1) 
             claimed_at=utc_now(),
             restart_token=token,
             shared_by=shared_by,
+            waits=waits,
             lost_s=lost_before(files, newest) if claims else 0.0,
         )
         if create_record(files.claim(claim.attempt), claim):
@@ -211,7 +217,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     claims = files.claims()
     claim, alive = _owner(claims)
     if alive:
-        return TrialState(trial_id, Status.RUNNING, "" if claim else f"{claims[-1]} cannot be read", epochs, claim=claim)
+        told = f"{claims[-1]} cannot be read" if claim is None else "waits for others that its process trains" * claim.waits
+        return TrialState(trial_id, Status.RUNNING, told, epochs, claim=claim)
     with contextlib.suppress(FileNotFoundError, RecordError):
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:

@@ -143,6 +143,7 @@ class Claim(Record):
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
     shared_by: Number = 1  # trials that the process was to train side by side, this one included
     lost_s: Amount | None = None  # see TrialResult; of the attempts before this one
+    waits: bool = False  # its process trains others of the cohort before it: other folds, or what the memory holds at once
     ended: str | None = None  # of a released one under a scheduler: by the job's time limit (time), or on request (asked)
 
 

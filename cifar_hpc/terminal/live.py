@@ -143,6 +143,7 @@ class _LiveView:
         waiting = sum(is_open(state) for state in states.values()) - len(running)
         if running:
             lines.append(_running_table(running, states, self._console.width))
+            lines += [_one_line(f"  {waiting} wait", "dim")] if waiting else []
         elif self._start.is_over:
             lines.append(_one_line(f"  {waiting} wait to start" if waiting else "  all have ended: closing", "dim"))
         else:
@@ -225,7 +226,9 @@ def _shortened(label: str, room: int) -> str:
 
 
 def _running(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[PlannedTrial]:
-    return [trial for trial in plan.trials if states[trial.trial_id].status is Status.RUNNING]
+    """Those that train now: not what a process has beside those, for later."""
+    states_of = ((trial, states[trial.trial_id]) for trial in plan.trials)
+    return [trial for trial, state in states_of if state.status is Status.RUNNING and not state.waits]
 
 
 def _outcome(state: TrialState) -> str:

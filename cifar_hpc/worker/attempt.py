@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,10 @@ class Attempt:
     _writer: CheckpointWriter | None = field(default=None, repr=False)
 
     @classmethod
-    def begin(cls, config: TrialConfig, layout: Layout, job: str, shared_by: int = 1) -> Attempt | None:
-        """Claims the trial; None where it is finished or a living attempt has it. shared_by: see Claim."""
+    def begin(cls, config: TrialConfig, layout: Layout, job: str, shared_by: int = 1, *, waits: bool = False) -> Attempt | None:
+        """Claims the trial; None where it is finished or a living attempt has it. shared_by, waits: see Claim."""
         files = layout.trial(config.trial_id)
-        claim = claims.claim_trial(files, config.trial_id, job, shared_by)
+        claim = claims.claim_trial(files, config.trial_id, job, shared_by, waits=waits)
         return None if claim is None else cls(config, files, claim)
 
     @property
@@ -53,6 +53,14 @@ class Attempt:
         if not self.files.trial.exists():
             record = TrialRecord(trial_id=self.claim.trial_id, config=self.config.to_json(), created_at=utc_now())
             write_record(self.files.trial, record)
+
+    def let_wait(self, waits: bool) -> None:
+        """Tells readers whether others train before it. That they are not told ends nothing."""
+        if self.claim.waits is not waits:
+            self.claim = replace(self.claim, waits=waits)
+            with contextlib.suppress(OSError, claims.ClaimLostError):
+                self.check()
+                write_record(self.claim_path, self.claim)
 
     def check(self) -> None:
         claims.check_claim(self.files, self.claim)

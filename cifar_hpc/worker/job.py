@@ -146,7 +146,8 @@ class _Cohort:
         open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
         try:
             for config in trials:
-                attempt = Attempt.begin(config, self.layout, job_name, open_n)
+                waits = bool(self.attempts) and self.attempts[0].config.dataset.fold != config.dataset.fold
+                attempt = Attempt.begin(config, self.layout, job_name, open_n, waits=waits)
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
                 parts = self._parts(rendezvous)
@@ -168,6 +169,8 @@ class _Cohort:
         done: list[list[Attempt]] = []
         while parts:
             part, *parts = parts
+            for attempt in itertools.chain(*parts):
+                attempt.let_wait(True)
             others = tuple(a.claim.trial_id for a in _unfinished(self.attempts) if a not in part)
             order = Order(self.job, self.layout, self.executor, tuple(part), len(part), self.features_on_device, rungs, others)
             if self._train(order, rendezvous):

@@ -89,11 +89,20 @@ def train_order(order: Order, node: Node, world: World, on_epoch: EpochHook | No
         keeper = keeper_of(order.layout, order.job.sweep)
         try:
             for part in _by_fold(order):
+                if world.leads:
+                    _let_wait(part.attempts, False)
                 inputs.enter(part.attempts[0].config)
                 Trainer(part, world, inputs, graphs, keeper, on_epoch, interrupted).train()
+                if world.leads and part.others:
+                    _let_wait([attempt for attempt in part.attempts if not attempt.over], True)  # at a rung
         finally:
             if world.leads:
                 keeper.settle()
+
+
+def _let_wait(attempts: Sequence[Attempt], waits: bool) -> None:
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(lambda attempt: attempt.let_wait(waits), attempts))
 
 
 def _by_fold(order: Order) -> list[Order]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.schema import EpochRecord, Status
+from cifar_hpc.records.schema import Claim, EpochRecord, Status
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.live import make_view
@@ -40,6 +40,10 @@ def main(folder: Path) -> None:
     for done, trial in enumerate(plan.trials[10:16]):
         epochs = tuple(_epoch(number) for number in range(1, done + 1))
         states[trial.trial_id] = dataclasses.replace(states[trial.trial_id], status=Status.RUNNING, epochs=epochs)
+    claim = dict.fromkeys(("trial_id", "host", "boot_id", "job", "claimed_at"), "x")
+    waits = Claim(attempt=1, pid=1, pid_started=1.0, waits=True, **claim)
+    last = plan.trials[16].trial_id  # a process has it, and trains the others first
+    states[last] = dataclasses.replace(states[last], status=Status.RUNNING, claim=waits)
     while True:
         view.show(plan, states)
         time.sleep(0.5)
