@@ -224,17 +224,12 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
     record: dict[str, Any] = {"place": row.place, "point_id": row.point_id}
     record |= {axis: list(value) if isinstance(value, tuple) else value for axis, value in row.axes.items()}
     for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
-        record |= {name: found and found.mean, f"{name}_sd": found and found.sd}
-        record |= {f"{name}_low": found and found.low, f"{name}_high": found and found.high}
-    for name in objectives:
-        for split in ("val", "test"):
-            record[f"{split}_{name}"] = _mean_metric(row, f"{split}_{name}")
+        record |= {name: found and found.mean, **_spread(name, found)}
+    ranked = {f"val_{board.info.metric or board.objective}": row.score}  # what ranks has its spread, as accuracies have
+    ranked |= {f"test_{board.objective}": row.test_score} if board.info.metric is None else {}
+    for name in (f"{split}_{objective}" for objective in (*objectives, "loss") for split in ("val", "test")):
+        record |= {name: _mean_metric(row, name), **(_spread(name, ranked[name]) if name in ranked else {})}
     trial = row.trials[0] if row.trials else None
-    record |= {"val_loss": _mean_metric(row, "val_loss"), "test_loss": _mean_metric(row, "test_loss")}
-    if board.info.metric != "acc":  # what ranks has its spread, as accuracies do
-        name = board.info.metric or board.objective
-        for key, found in ((f"val_{name}", row.score), (f"test_{name}", row.test_score)):
-            record |= {f"{key}_sd": found.sd, f"{key}_low": found.low, f"{key}_high": found.high} if found else {}
     return record | {
         "seeds": row.val_acc.n if row.val_acc else 0,
         "partial": row.partial,
@@ -255,6 +250,10 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "left_out": [trial.trial_id for trial in row.contradicted],
         "trials": [trial.trial_id for trial in row.trials],
     }
+
+
+def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
+    return {f"{name}_sd": found and found.sd, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
 
 
 def _mean_metric(row: Row, name: str) -> float | None:

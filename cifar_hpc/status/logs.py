@@ -10,11 +10,13 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from cifar_hpc.config.words import plural
+from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.logs import job_logs, newest, newest_job, tail
-from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTrial, Status, TrialResult
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTrial, Status
 from cifar_hpc.records.store import read_record, read_records
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.names import names_of, short_ids
 from cifar_hpc.status.words import number_text
 
@@ -24,7 +26,7 @@ _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 
 def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
     """Why a trial failed or how it ended, and what its processes printed last; whole lines. reason: what is known of one that
-    neither finished nor failed. Raises RecordError, OSError."""
+    neither finished nor failed. Raises RecordError where its error cannot be read, OSError."""
     files = layout.trial(trial_id)
     lines = [f"== trial {trial_id}"]
     job, task = "", None
@@ -35,11 +37,14 @@ def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
         lines += [error.traceback.rstrip()] if error.traceback else []
     except FileNotFoundError:
         try:
-            result = read_record(files.result, TrialResult)
+            result, _ = read_valid(files, trial_id)
             job, task = result.job, result.task
             lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
         except FileNotFoundError:
             lines.append(f"neither finished nor failed: {reason or 'no error is recorded'}")
+            job, task = newest_job(layout, trial_id)
+        except RecordError as refused:
+            lines.append(f"its result is none: {refused}")
             job, task = newest_job(layout, trial_id)
     if job:
         paths = newest(job_logs(layout, job, task))
