@@ -11,13 +11,16 @@ import pytest
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.report.summary import caveats
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.summary import best_text, caveats, in_short
 from cifar_hpc.report.tables import leaderboard_records, leaderboard_text
+from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
 
@@ -128,6 +131,65 @@ def test_one_finished_fold_does_not_win_by_its_luck(layout: Layout) -> None:
     waiting = dict.fromkeys(whole.trial_ids, states[trials[1].trial_id])
     alone = best_point(plan, {**states, **waiting})
     assert alone is not None and alone.score == "val acc 99.0 % (1 of 2)"
+
+
+def test_the_best_says_how_many_of_its_seeds_measured_it_and_what_became_of_the_others(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.9, None, 0.9, None, 0.9], 0.2: [0.8] * 5})
+    assert "(3 of 5 seeds, 2 diverged, " in best_text(board)
+    shown = next(column for column in leaderboard_text(board)[0] if column.title == "val acc %")
+    assert [cell.rpartition("(")[2] for cell in shown.cells] == ["3 of 5)", "5)"]
+    plan = read_plan(layout, "s")
+    states = read_states(layout, [trial.trial_id for trial in plan.trials], [plan])
+    best = best_point(plan, states)
+    assert best is not None and best.score == "val acc 90.0 % (3 of 5)"
+    assert reasons_of(states.values())["diverged", "all 3 epochs"] == 2
+
+
+def test_more_seeds_are_advised_only_where_fewer_than_three_were_asked_for(layout: Layout) -> None:
+    def advice(name: str) -> str:
+        (section,) = make_sections(scan(layout, [name]), layout)
+        return " ".join(in_short(find(section, layout)))
+
+    trials = [dataclasses.replace(BASE, lr=lr, seed=seed) for lr in (0.1, 0.2) for seed in range(3)]
+    for trial in trials:
+        write_trial(layout, trial, IMAGES, sweep="s")
+    write_plan(layout, [trial for trial in trials if trial.seed == 0], "one")
+    assert "seeds: 3" in advice("one")
+    for trial in trials[1:3]:
+        write(layout, trial, None)
+    write_plan(layout, trials, "three")
+    assert advice("three") and "seeds: 3" not in advice("three")
+
+
+def test_what_a_search_cut_off_is_said_to_stand_below_and_is_no_rival_of_the_first(layout: Layout) -> None:
+    for lr, accuracy in ((0.1, 0.6), (0.2, 0.9), (0.3, 0.5)):
+        cut = {"outcome": "pruned"} if lr == 0.2 else {}
+        write(layout, dataclasses.replace(BASE, lr=lr), accuracy, **cut)
+    board = make_leaderboard(scan(layout))
+    assert [row.axes["lr"] for row in board.rows] == [0.1, 0.3, 0.2]
+    assert [row.axes["lr"] for row in board.rivals] == [0.1, 0.3]
+    notes = " ".join(caveats(scan(layout), board))
+    assert "1 configuration of which the search ended a trial early stands below those that it let go on" in notes
+    assert "in the order of their numbers" not in notes
+
+
+def test_folds_of_unequal_size_have_one_mean_in_table_csv_and_sweep(layout: Layout) -> None:
+    """That over all images, each counted once."""
+    trials = []
+    for fold, (accuracy, loss, images) in enumerate(((0.5, 1.0, 30), (1.0, 0.1, 10)), 1):
+        dataset = dataclasses.replace(BASE.dataset, folds=2, fold=fold)
+        trials.append(dataclasses.replace(BASE, objective="val_loss", dataset=dataset))
+        write(layout, trials[-1], accuracy, loss=loss)
+        path = layout.trial(trials[-1].trial_id).result
+        record = json.loads(path.read_text())
+        record["val"]["n"] = images
+        path.write_text(json.dumps(record))
+    write_plan(layout, trials, "s")
+    (row,) = leaderboard_records(make_leaderboard(scan(layout, ["s"])))
+    assert (row["val_acc"], row["val_loss"]) == (pytest.approx(0.625), pytest.approx(0.775))
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and (best.metric, best.value) == ("val_acc", pytest.approx(0.625))
 
 
 def test_a_point_whose_seeds_all_failed_or_diverged_stands_last_without_a_number(layout: Layout) -> None:

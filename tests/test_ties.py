@@ -15,11 +15,12 @@ from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.deploy.trained import load_trained
 from cifar_hpc.deploy.wise import start_state
 from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.planning.lineage import ParentFailedError, with_parents_file
+from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import EnsembleRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.records.ties import check_members, member_of, read_valid
+from cifar_hpc.status.state import read_states
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
 
@@ -71,8 +72,11 @@ def test_networks_that_were_swapped_between_two_trials_are_refused_by_all_that_u
         assert answer.exit_code == 2 and f"is not the network that trial {trials[0].trial_id} kept" in answer.stderr
         assert f"cifar-hpc reproduce {trials[0].trial_id}" in answer.stderr
     child = digits_config(arch="linear", weights=f"{PARENT_PREFIX}{trials[0].trial_id}")
-    with pytest.raises(ParentFailedError, match="is not the network that"):
+    with pytest.raises(RecordError, match="is not the network that"):
         with_parents_file(child, layout)
+    run_job(job_of(child), layout, executor="inline")
+    (state,) = read_states(layout, [child.trial_id]).values()
+    assert state.status is Status.FAILED and "is not the network that" in state.reason  # and does not wait without a word
     swap(first.weights, second.weights)
     assert with_parents_file(child, layout).weights == str(first.weights)
 

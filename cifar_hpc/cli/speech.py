@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from typing import Annotated
 
 import typer
 
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
-from cifar_hpc.status.advice import failure_lines, first_line, sweep_command
+from cifar_hpc.status.advice import failure_lines, reasons_of, sweep_command
 from cifar_hpc.status.progress import Counts
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import On
@@ -63,14 +62,12 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     say(f"{plan.sweep}: {len(outcome.completed)} of {len(states)} trials finished")
     if outcome.best:
         say(f"best configuration: {outcome.best}")
-    unfinished = [states[trial_id] for trial_id in outcome.unfinished]
-    reasons = Counter(f"{state.status.value}: {first_line(state.reason)}".rstrip(": ") for state in unfinished)
-    for reason, n in reasons.most_common(5):
-        say(f"  {n} {reason}")
+    for (word, reason), n in reasons_of(states.values()).most_common(5):
+        say(f"  {n} {word}: {reason}".rstrip(": "))
     if outcome.failed:
         for line in failure_lines(plan, states.values()):
             say(line)
     if outcome.completed:
         say(then or f"the leaderboard: cifar-hpc report {plan.sweep}")
-    if unfinished:
+    if outcome.unfinished:
         raise typer.Exit(1)

@@ -15,7 +15,7 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
-from cifar_hpc.status.advice import counts_text, first_line, next_lines, stage_lines
+from cifar_hpc.status.advice import counts_text, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.names import names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
@@ -108,9 +108,9 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
         if state.status is Status.RUNNING and not state.waits and not detailed:
             epoch = f"epoch {state.epochs_done}/{trial.config['epochs']}"
             typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
-    reasons = Counter((s.status, first_line(s.reason)) for s in shown.values() if s.reason and s.status not in ENDED)
-    for (status, reason), n in reasons.most_common(MOST_REASONS):
-        typer.echo(f"  {status.value:<9}  {n} x {reason}")
+    reasons = Counter({key: n for key, n in reasons_of(shown.values()).items() if key[1]})
+    for (word, reason), n in reasons.most_common(MOST_REASONS):
+        typer.echo(f"  {word:<9}  {n} x {reason}")
     if len(reasons) > MOST_REASONS:
         say(f"... and {len(reasons) - MOST_REASONS} more reasons: --format json")
     for line in next_lines(plan, shown):

@@ -37,7 +37,8 @@ class Comparison:
     """The best point against those below it. differences: by point id, the best's advantage over that point; of one seed each
     only for the second, and then of these two networks. untested: why there is none, for points that could not be tested.
 
-    optimism: by how much the best's validation number flatters it, in the objective's unit; None where nothing could be read.
+    optimism: by how much the best's validation number flatters it, in the objective's unit; None where nothing could be read,
+    and where there was no other that could have been the best.
     of_networks: whether it speaks of these networks (one seed each), not of configurations.
     """
 
@@ -101,6 +102,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     untested: dict[str, str] = {}
     means: list[tuple[NDArray[np.float64], tuple[Round, ...]]] = []
     first: Read | None = None
+    rivals = {row.point_id for row in board.rivals}
     below = 0
     far_below: Sequence[Row] = ()
     for number, row in enumerate(board.measured[:_MOST], 1):
@@ -111,7 +113,8 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
                 untested |= dict.fromkeys((other.point_id for other in board.measured), reason)
                 return Comparison(best.point_id, {}, untested, None, False)
             continue
-        means.append((fold_means(found.values), found.rounds))
+        if row.point_id in rivals:
+            means.append((fold_means(found.values), found.rounds))
         if first is None:
             first = found
             continue

@@ -145,6 +145,11 @@ class Leaderboard:
         return tuple(row for row in self.rows if row.score is not None)
 
     @property
+    def rivals(self) -> tuple[Row, ...]:
+        """The rows among which the first one's number was the best; not those that stand below it whatever theirs are."""
+        return tuple(row for row in self.measured if row.last == self.measured[0].last)
+
+    @property
     def images(self) -> int | None:
         """How many images measured the first row's objective; None where none did."""
         return self.measured[0].score.images if self.measured and self.measured[0].score else None

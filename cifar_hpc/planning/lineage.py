@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
-from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState, is_pruned, read_state
 from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
 from cifar_hpc.records.schema import ErrorRecord, Status, TrialResult
@@ -118,7 +118,8 @@ def fail_with_parent(config: TrialConfig, layout: Layout) -> bool:
 def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     """The config with its parent's weights file in place of the parent's id, as networks are built from; else as it is.
 
-    Raises ParentFailedError where the file is not there, or is not the parent's own.
+    Raises ParentFailedError where the file is not there; RecordError where it is not the parent's own, which no other process
+    will mend: the trial has failed, and does not wait.
     """
     parent = parent_of(config)
     if parent is None:
@@ -127,10 +128,7 @@ def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     if missing is not None:
         raise ParentFailedError(missing)
     files = layout.trial(parent)
-    try:
-        return dataclasses.replace(config, weights=str(own_weights(files, read_record(files.result, TrialResult))))
-    except RecordError as error:
-        raise ParentFailedError(f"weights: {error}") from error
+    return dataclasses.replace(config, weights=str(own_weights(files, read_record(files.result, TrialResult))))
 
 
 class Lineage:

@@ -13,9 +13,10 @@ from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import BY_SEED, Trial, Unfinished, value_text
 from cifar_hpc.config.words import plural
+from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import asked_n
+from cifar_hpc.report.tables import asked_n, seeds_text
 from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
 from cifar_hpc.status.words import decimals_of, digits_of, duration_text, score_text
 
@@ -91,10 +92,18 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         whole = len(part) == len(board.measured)
         rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
         notes.append(f"{plural(len(part), 'configuration')} {are} measured by a part of {their} {board.runs} only{rest}.")
+    cut = [row for row in board.measured if row.cut and not row.last[0] and not row.partial]
+    if cut and len(cut) < len(board.measured):
+        stands, its = ("stands", "its number") if len(cut) == 1 else ("stand", "their numbers")
+        notes.append(
+            f"{plural(len(cut), 'configuration')} of which the search ended a trial early {stands} below those that it let go"
+            f" on, whatever {its}."
+        )
     few = [row for row in board.measured if row.place is None and not row.last[0] and not row.partial]
     why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
-        notes.append(f"{why}: rows are in the order of their numbers, and no ranking is claimed.")
+        order = "" if cut else "rows are in the order of their numbers, and "
+        notes.append(f"{why}: {order}no ranking is claimed.")
     elif few:
         notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
     if lost := [row for row in board.measured if row.last[0]]:
@@ -135,7 +144,7 @@ def headline(found: Findings) -> list[str]:
         why = "These trials had no validation images" if refitted else "No trial has finished with a measurement yet"
         return [f"{why}.", cost_text(found.ledger)]
     lines = [f"{best_text(board)} {certainty_text(board, comparison)}".rstrip()]
-    if comparison and comparison.optimism is not None and len(board.measured) > 1:
+    if comparison and comparison.optimism is not None:
         lines.append(_flattery(board, comparison.optimism, of_networks=comparison.of_networks))
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
@@ -166,10 +175,10 @@ def best_text(board: Leaderboard) -> str:
         scale, unit = (100, " %") if info.share else (1, "")
         digits = decimals_of(best.score.images, share=info.share, most=1)
         value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
-        parts.append(f"{value}{_spread_text(board, best.score, scale, digits, asked_n(best))}")
+        parts.append(f"{value}{_spread_text(board, best, best.score, scale, digits)}")
     if best.val_acc:
         digits = digits_of(best.val_acc.images)
-        spread = _spread_text(board, best.val_acc, 100, digits, asked_n(best))
+        spread = _spread_text(board, best, best.val_acc, 100, digits)
         accuracy = "accuracy " if info.metric != "acc" else ""
         parts.append(f"{accuracy}{_share(best.val_acc)} % on validation{spread}")
     if best.test_acc:
@@ -241,7 +250,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     least = 10.0**-digits
     amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     noun = "pp" if info.share else f"of {info.noun}"
-    many = plural(len(board.measured), "configuration")
+    many = plural(len(board.rivals), "configuration")
     if of_networks:
         return (
             f"Being the highest of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
@@ -286,6 +295,8 @@ def _next_steps(found: Findings) -> list[str]:
     board, sweeps = found.board, found.pool.sweeps
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
+        if all(row.runs_n >= MIN_SEEDS for row in board.measured[:2]):
+            return []  # some failed, diverged or are still to come: more would not mend that
         again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
@@ -308,9 +319,11 @@ def _share(found: Estimate) -> str:
     return score_text(found.mean, found.images)
 
 
-def _spread_text(board: Leaderboard, found: Estimate, scale: float, digits: int, of_n: int | None) -> str:
-    """' (mean of 3 seeds, 27.1 to 31.8)'. of_n: the seeds that are to measure it, where these are a part of them."""
-    seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
+def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, digits: int) -> str:
+    """' (mean of 3 seeds, 27.1 to 31.8)', ' (3 of 5 seeds, 2 diverged, 27.1 to 31.8)'. found: an estimate of the row's."""
+    of_n = asked_n(row)
+    others = f", {seeds_text(row)}" if of_n and seeds_text(row) else ""
+    seeds = f"{found.n} of {of_n} {board.runs}{others}" if of_n else runs_words(board, found.n)
     if found.low is None or found.high is None:
         return f" ({seeds})"
     of_seeds = "" if found.of_images else " without the luck of the images"

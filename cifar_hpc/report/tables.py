@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Protocol
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
@@ -134,8 +135,9 @@ def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
 
 
 def asked_n(row: Row) -> int | None:
-    """How many trials were to measure it, where only a part of them has."""
-    return max(row.runs_n, row.config.get("dataset.folds") or 0) if row.partial else None
+    """How many trials were to measure it, where only a part of them has: others failed, diverged, or are still to come."""
+    asked = max(row.runs_n, row.config.get("dataset.folds") or 0)
+    return asked if row.score is not None and row.seeds < asked else None
 
 
 def estimate_text(estimate: Estimate | None, of_n: int | None = None, *, share: bool = True) -> str:
@@ -257,5 +259,9 @@ def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
 
 
 def _mean_metric(row: Row, name: str) -> float | None:
-    values = [value for trial in row.trials if (value := trial.metric(name)) is not None]
-    return sum(values) / len(values) if values else None
+    """Over all images, as the accuracy's: folds are not of one size."""
+    found = [(value, trial) for trial in row.trials if (value := trial.metric(name)) is not None]
+    if not found:
+        return None
+    images = [(trial.test_n if name.startswith("test_") else trial.val_n) or 1 for _, trial in found]
+    return fmean([value for value, _ in found], images)

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from cifar_hpc.errors import OtherVersionError
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.status.state import ENDED
 
 MOST_LETTERS = 200
 MOST_FOREIGN = 3
@@ -64,6 +65,17 @@ def first_line(reason: str) -> str:
 def counts_text(counts: Mapping[Status, int]) -> str:
     """'3 running, 2 failed'."""
     return ", ".join(f"{counts[status]} {status.value}" for status in Status if counts.get(status))
+
+
+def reasons_of(states: Iterable[TrialState]) -> Counter[tuple[str, str]]:
+    """How often each word and reason stands for a trial that has no number: ('failed', 'OSError: ...'), ('diverged', '...')."""
+    found: Counter[tuple[str, str]] = Counter()
+    for state in states:
+        if state.result is not None and state.result.outcome is Outcome.DIVERGED:
+            found[Outcome.DIVERGED.value, first_line(state.reason)] += 1
+        elif state.status not in ENDED:
+            found[state.status.value, first_line(state.reason)] += 1
+    return found
 
 
 def stage_lines(trials: Sequence[PlannedTrial], states: Mapping[str, TrialState]) -> list[str]:

@@ -31,7 +31,7 @@ class Best:
     seeds: int
     images: int
     share: bool  # of 0..1
-    of_n: int | None = None  # the trials that it is to have, where these are too few of them
+    of_n: int | None = None  # the trials that it is to have, where these are a part of them
     equals: int = 0  # other points that measured the very same
 
     @property
@@ -52,7 +52,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     values: dict[str, list[float]] = defaultdict(list)
     rounds: dict[str, list[tuple[int, int]]] = defaultdict(list)
     names: dict[str, str] = {}
-    images: dict[str, int] = {}
+    counted: dict[str, list[int]] = defaultdict(list)  # the images of each measurement
     behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
     told, (objective, info) = names_of(plan.trials, seed=False), ranked_by(plan)
     asked = answering(plan)
@@ -67,23 +67,25 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
             rounds[trial.point_id].append(round_of(int(trial.config["seed"]), fold_of(trial.config), folds[trial.point_id]))
             assert result is not None
             assert val is not None
-            images[trial.point_id] = val.n
+            counted[trial.point_id].append(val.n)
             names.setdefault(trial.point_id, told[trial.trial_id])
             cut, params = behind.get(trial.point_id, (False, result.params_trained))
             behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
     if not values:
         return None
     sign = -1 if info.mode == "max" else 1
+    means = {point_id: fmean(found, counted[point_id]) for point_id, found in values.items()}  # folds are not of one size
     partial = {point_id: is_partial(found, runs[point_id], folds[point_id]) for point_id, found in rounds.items()}
 
     def place(point_id: str) -> tuple[bool, bool, float, int]:
         cut, params = behind[point_id]
-        return cut, partial[point_id], sign * fmean(values[point_id]), params
+        return cut, partial[point_id], sign * means[point_id], params
 
     point = min(values, key=place)
-    of_n = runs[point] if partial[point] else None
+    of_n = runs[point] if len(values[point]) < runs[point] else None
     equals = sum(place(other)[:3] == place(point)[:3] for other in values) - 1
-    return Best(names[point], objective, fmean(values[point]), len(values[point]), images[point], info.share, of_n, equals)
+    images = max(counted[point])
+    return Best(names[point], objective, means[point], len(values[point]), images, info.share, of_n, equals)
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:
