@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, write_plan, write_trial
+from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import best_text, caveats, in_short
-from cifar_hpc.report.tables import leaderboard_records, leaderboard_text
+from cifar_hpc.report.summary import best_text, caveats, certainty_text, in_short
+from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
@@ -171,6 +173,17 @@ def test_what_a_search_cut_off_is_said_to_stand_below_and_is_no_rival_of_the_fir
     notes = " ".join(caveats(scan(layout), board))
     assert "1 configuration of which the search ended a trial early stands below those that it let go on" in notes
     assert "in the order of their numbers" not in notes
+    assert seeds_text(board.rows[2]) == "1 stopped early"
+
+
+def test_what_a_search_cut_off_is_not_called_cheap_to_train(layout: Layout) -> None:
+    for seed in range(3):
+        for lr, train_s in ((0.1, 100.0), (0.2, 60.0), (0.3, 1.0)):
+            cut = {"outcome": "pruned"} if lr == 0.3 else {}
+            write(layout, dataclasses.replace(BASE, lr=lr, seed=seed), 0.6, train_s=train_s, **cut)
+    board = make_leaderboard(scan(layout))
+    tied = dict.fromkeys((row.point_id for row in board.rows[1:]), Difference(0.0, 1.0, "t-test"))
+    assert "cheapest" not in certainty_text(board, Comparison(board.rows[0].point_id, tied, {}, None, False))
 
 
 def test_folds_of_unequal_size_have_one_mean_in_table_csv_and_sweep(layout: Layout) -> None:

@@ -102,9 +102,9 @@ class Row:
         return self.score is not None and is_partial(rounds, self.runs_n, self.config.get("dataset.folds"))
 
     @property
-    def cut(self) -> bool:
-        """Whether a search ended one of its trials."""
-        return any(trial.outcome is Outcome.PRUNED for trial in self.trials)
+    def cut(self) -> int:
+        """How many of its trials a search ended early."""
+        return sum(trial.outcome is Outcome.PRUNED for trial in self.trials)
 
     @property
     def diverged(self) -> int:
@@ -114,7 +114,7 @@ class Row:
     def last(self) -> tuple[bool, bool, bool]:
         """Why it stands below points of a lower number: all its trials diverged, a search cut one, or only a part of them has
         measured it."""
-        return bool(self.trials) and self.diverged == len(self.trials), self.cut, self.partial
+        return bool(self.trials) and self.diverged == len(self.trials), self.cut > 0, self.partial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

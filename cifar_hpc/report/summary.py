@@ -216,7 +216,7 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
 def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     """Which of those that are not told from the best trains in half its time or less."""
     best_s = board.measured[0].train_s
-    timed = [(row.train_s, row) for row in tied if row.train_s is not None]
+    timed = [(row.train_s, row) for row in tied if row.train_s is not None and not any(row.last)]  # else quick for that reason
     if best_s is None or not timed:
         return []
     least_s, row = min(timed, key=lambda one: one[0])
@@ -321,9 +321,9 @@ def _share(found: Estimate) -> str:
 
 def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, digits: int) -> str:
     """' (mean of 3 seeds, 27.1 to 31.8)', ' (3 of 5 seeds, 2 diverged, 27.1 to 31.8)'. found: an estimate of the row's."""
-    of_n = asked_n(row)
-    others = f", {seeds_text(row)}" if of_n and seeds_text(row) else ""
-    seeds = f"{found.n} of {of_n} {board.runs}{others}" if of_n else runs_words(board, found.n)
+    of_n, others = asked_n(row), seeds_text(row)
+    seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
+    seeds += f", {others}" if others else ""
     if found.low is None or found.high is None:
         return f" ({seeds})"
     of_seeds = "" if found.of_images else " without the luck of the images"

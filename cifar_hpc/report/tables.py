@@ -188,7 +188,7 @@ def epochs_text(row: Row) -> str:
 
 
 def seeds_text(row: Row) -> str:
-    """What became of the seeds that have no number: '1 failed (seed 2), 2 to go'; empty where all finished."""
+    """What became of the seeds that did not train to their end: '1 failed (seed 2), 2 to go'; empty where all did."""
     parts = []
     for word, trials in (("failed", row.failed), ("lost", row.lost)):
         every = len(trials) > 1 and len(trials) == row.runs_n
@@ -196,6 +196,8 @@ def seeds_text(row: Row) -> str:
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
+    if row.cut:
+        parts.append(f"{row.cut} stopped early")
     if row.contradicted:
         parts.append(f"{len(row.contradicted)} left out (seed {', '.join(str(trial.seed) for trial in row.contradicted)})")
     if row.unfinished:
