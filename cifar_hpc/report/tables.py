@@ -257,7 +257,8 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
 
 
 def _spread(name: str, found: Estimate | None) -> dict[str, float | None]:
-    return {f"{name}_sd": found and found.sd, f"{name}_low": found and found.low, f"{name}_high": found and found.high}
+    values = (None, None, None) if found is None else (found.sd, found.low, found.high)
+    return dict(zip((f"{name}_sd", f"{name}_low", f"{name}_high"), values, strict=True))
 
 
 def _mean_metric(row: Row, name: str) -> float | None:
