@@ -104,10 +104,17 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
         f" {trial.hardware}."
     )
     if found.confusions:
-        mixed = " and ".join(f"{a} for {b} ({n})" for a, b, n in found.confusions[:2])
         of = f"{images_words(trial, found, split)}, {int(found.confusion.sum()):,} images"
-        lines.append(f"Most often taken for another ({of}): {mixed}.")
+        lines.append(f"Most often taken for another ({of}): {most_confused(found.confusions)}.")
     return lines
+
+
+def most_confused(confusions: Sequence[tuple[str, str, int]]) -> str:
+    """The two most frequent and those that are as frequent; where that makes more than four, the two and that there are others."""
+    tied = [each for each in confusions[2:] if each[2] == confusions[1][2]]
+    named = [f"{a} for {b} ({n})" for a, b, n in (*confusions[:2], *(tied if len(tied) <= 2 else ()))]
+    words = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f"{words}; others as often" if len(tied) > 2 else words
 
 
 def what_stayed(trial: Trial) -> str:
