@@ -110,7 +110,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
 
 
 def most_confused(confusions: Sequence[tuple[str, str, int]]) -> str:
-    """The two most frequent and those that are as frequent; where that makes more than four, the two and that there are others."""
+    """The two most frequent and those as frequent; where that makes more than four, the two and that there are others."""
     tied = [each for each in confusions[2:] if each[2] == confusions[1][2]]
     named = [f"{a} for {b} ({n})" for a, b, n in (*confusions[:2], *(tied if len(tied) <= 2 else ()))]
     words = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
