@@ -72,7 +72,7 @@ def _run(*words: str) -> str:
 
 def test_status_tells_gpu_hours_and_efficiency_and_asks_once_after_all_has_ended(asked):
     for _ in range(2):
-        assert "cluster    2 GPU-hours in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
+        assert "cluster    2.0 GPU-hours in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
     assert asked.calls("sacct") == 1
     assert "-j 1000 " in (asked.folder / "calls").read_text()
 
@@ -81,11 +81,11 @@ def test_where_the_accounts_leave_gpus_out_the_workers_own_word_counts(asked):
     _sacct(asked, "1000_0|COMPLETED|3600|4|billing=4,cpu=4,mem=8G,node=1")
     usage = Usage(task="1000_0@alps", restarts=0, seconds=3500.0, gpus=2, cpus=4)
     append_records(Layout(results_root()).sweep("s").usage, [usage])
-    assert "cluster    2 GPU-hours in 1 start of jobs" in _run("status", "s")
+    assert "cluster    2.0 GPU-hours in 1 start of jobs" in _run("status", "s")
 
 
 def test_the_report_tells_them_too(asked):
-    assert "The cluster counted for s: 2 GPU-hours in 1 start of jobs" in _run("report", "s")
+    assert "The cluster counted for s: 2.0 GPU-hours in 1 start of jobs" in _run("report", "s")
 
 
 def test_while_jobs_run_the_cluster_is_asked_once_a_minute(asked):
@@ -93,6 +93,13 @@ def test_while_jobs_run_the_cluster_is_asked_once_a_minute(asked):
     for _ in range(3):
         assert "of that time in training, so far" in _run("status", "s")
     assert asked.calls("sacct") == 1
+
+
+def test_what_waits_for_its_first_start_is_no_start(asked):
+    _sacct(asked, "1000|PENDING|0|4|cpu=4")
+    assert "cluster" not in _run("status", "s")
+    _sacct(asked, "1000|RUNNING|1|4|cpu=4\n1000_[1-3%2]|PENDING|0|4|cpu=4")
+    assert "cluster    under 0.01 CPU-hours in 1 start of jobs" in _run("status", "s")
 
 
 def test_a_cluster_without_accounting_says_nothing(asked):

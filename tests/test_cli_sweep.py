@@ -165,7 +165,7 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
         while not list(results_root().glob("trials/*/metrics.jsonl")):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        assert "1 jobs asked to stop" in call("cancel", "small").stderr
+        assert "1 job asked to stop" in call("cancel", "small").stderr
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
     assert "To go on: cifar-hpc sweep" in told

@@ -340,12 +340,12 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
 
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({}, {})  # records of an older program, which have neither key
-    assert not [row for row in rows if "lost to" in row or "saved by" in row] and "lost to preemption" not in text
+    assert not [row for row in rows if "lost to" in row or "saved by" in row] and "attempts that were killed" not in text
     known = [{"lost_s": 3600.0, "saved_s": 36_000.0}, {"lost_s": 0.0, "saved_s": 1800.0}, {"lost_s": None, "saved_s": None}]
     for result, values in zip(results, known, strict=False):
         write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, **values))
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({"cuda": Entry(1, 1.0)}, {"cuda": Entry(2, 10.5)})
     assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
-    assert rows[-2:] == ["lost to preemption, not in the above", "saved by cohorts, not in the above"]
-    assert "1.0 of them lost to preemption" in text
+    assert rows[-2:] == ["lost with attempts that were killed, not in the above", "saved by cohorts, not in the above"]
+    assert "1.0 of them lost with attempts that were killed" in text

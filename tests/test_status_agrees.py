@@ -166,6 +166,10 @@ def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):
     monkeypatch.setattr(f"{queue}.explain", lambda self, handles: dict.fromkeys(handles, "PENDING (Priority)"))
     assert _of_status(layout)[plan.trials[0].trial_id] == "queued"
     assert _of_report(layout) == _of_status(layout)
+    assert "1 x PENDING (Priority)" in call("status", "s").stdout
+    monkeypatch.setattr(f"{queue}.states", lambda self, handles: dict.fromkeys(handles, JobState.RUNNING))
+    monkeypatch.setattr(f"{queue}.explain", lambda self, handles: dict.fromkeys(handles, "RUNNING"))
+    assert "1 x its job runs and has not come to it" in call("status", "s").stdout
 
 
 def test_an_interrupted_trial_says_its_epoch_and_is_no_failure_for_both(sweep):

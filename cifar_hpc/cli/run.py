@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.cli.speech import FilterText, OnOption, ProfileOption, SetOption, SpecName, SweepName, conclude, meant, say
+from cifar_hpc.config.words import plural
 from cifar_hpc.executors.slurm.usage import parse_budget
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import PlannedTrial
@@ -86,9 +87,14 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
     for note in done.notes:
         say(note)
     if done.shared:
-        say(f"{len(done.shared)} jobs go on: they carry trials beside those of the filter")
+        go_on = "1 job goes on: it carries" if len(done.shared) == 1 else f"{len(done.shared)} jobs go on: they carry"
+        say(f"{go_on} trials beside those of the filter")
     if done.stopped or not done.unasked:
-        say(f"{name}: {len(done.stopped)} jobs asked to stop" if done.stopped else f"{name}: nothing that was meant runs")
+        say(
+            f"{name}: {plural(len(done.stopped), 'job')} asked to stop"
+            if done.stopped
+            else f"{name}: nothing that was meant runs"
+        )
     if done.unasked:
         raise typer.Exit(2)
 

@@ -15,8 +15,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import estimate_text
-from cifar_hpc.report.words import hours_text
-from cifar_hpc.status.words import score_text
+from cifar_hpc.status.words import hours_text, score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12

@@ -10,8 +10,8 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.words import difference_text, hours_text, words_of
-from cifar_hpc.status.words import duration_text, score_text
+from cifar_hpc.report.words import difference_text, words_of
+from cifar_hpc.status.words import duration_text, hours_text, score_text
 from cifar_hpc.terminal.tables import left_columns, to_csv, to_markdown
 
 
@@ -63,7 +63,7 @@ def ledger_table(found: Findings) -> list[PageTable]:
     ledger = found.ledger
     entries = [
         *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
-        *(((device, "lost to preemption, not in the above"), entry) for device, entry in ledger.lost.items()),
+        *(((device, "lost with attempts that were killed, not in the above"), entry) for device, entry in ledger.lost.items()),
         *(((device, "saved by cohorts, not in the above"), entry) for device, entry in ledger.saved.items()),
     ]
     rows = [

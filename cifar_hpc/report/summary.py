@@ -17,8 +17,8 @@ from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n, seeds_text
-from cifar_hpc.report.words import difference_text, hours_text, p_text, words_of
-from cifar_hpc.status.words import decimals_of, digits_of, duration_text, score_text
+from cifar_hpc.report.words import difference_text, p_text, words_of
+from cifar_hpc.status.words import decimals_of, digits_of, duration_text, hours_text, score_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -283,7 +283,11 @@ def cost_text(ledger: Ledger) -> str:
             if outcome not in ("finished", "stopped early by patience", UNFINISHED)
         )
         waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
-        killed = f", {hours_text(ledger.lost[device].hours)} of them lost to preemption" if device in ledger.lost else ""
+        killed = (
+            f", {hours_text(ledger.lost[device].hours)} of them lost with attempts that were killed"
+            if device in ledger.lost
+            else ""
+        )
         parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}{killed}")
     reused = (
         f" {plural(ledger.reused.trials, 'trial')} came from other sweeps through the pool." if ledger.reused.trials else ""

@@ -45,10 +45,3 @@ def p_text(p_value: float) -> str:
 def difference_text(found: Difference | None) -> str:
     """'+0.4 pp (p = 0.03)'; empty for None."""
     return f"{points_text(found.difference, found.images)} pp (p {p_text(found.p_value)})" if found else ""
-
-
-def hours_text(hours: float) -> str:
-    """'under 0.01', '0.02', '1.5', '140'."""
-    if 0 < hours < 0.01:
-        return "under 0.01"
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"

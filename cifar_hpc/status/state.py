@@ -169,6 +169,9 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
         state, said = known[handle], words.get(handle, "")
         if state is JobState.UNKNOWN:
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
+        elif state is JobState.RUNNING:
+            reason = "its job runs and has not come to it"
+            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=reason)
         elif state is not JobState.GONE:
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said)
         elif said.startswith("CANCELLED"):

@@ -48,9 +48,16 @@ def about_text(seconds: float) -> str:
     return text if text.startswith("under") else f"about {text}"
 
 
+def hours_text(hours: float) -> str:
+    """'under 0.01', '0.02', '1.5', '140'."""
+    if 0 < hours < 0.01:
+        return "under 0.01"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
+
+
 def allocated_text(found: Accounting) -> str:
     """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'. Trials side by side on one GPU share its time."""
-    hours = f"{found.gpu_hours:.3g} GPU-hours" if found.gpu_hours else f"{found.cpu_hours:.3g} CPU-hours"
+    hours = f"{hours_text(found.gpu_hours)} GPU-hours" if found.gpu_hours else f"{hours_text(found.cpu_hours)} CPU-hours"
     share = f", {100 * min(1.0, found.trained_hours / found.hours):.0f} % of that time in training" if found.hours else ""
     return f"{hours} in {plural(found.starts, 'start')} of jobs{share}{'' if found.ended else ', so far'}"
 

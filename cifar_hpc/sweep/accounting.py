@@ -39,7 +39,7 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
     own = SlurmQueue(layout.queue).cluster
     jobs = {job_of(handle) for handle in handles if cluster_of(handle) in (None, own)}
     allocations = read_allocations(jobs)
-    if not allocations:
+    if not allocations or not any(one.began for one in allocations):
         return known
     states = read_states()
     trained = {trial_id for event in events for trial_id in event.trial_ids} & states.keys()
@@ -61,7 +61,7 @@ def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, t
     return Accounting(
         at=utc_now(),
         jobs=jobs,
-        starts=len(allocations),
+        starts=sum(one.began for one in allocations),
         hours=sum(one.seconds for one in allocations) / 3600,
         gpu_hours=sum(one.seconds * _gpus(one, gpus) for one in allocations) / 3600,
         cpu_hours=sum(one.seconds * one.cpus for one in allocations) / 3600,

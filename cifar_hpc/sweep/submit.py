@@ -76,8 +76,8 @@ def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfi
             append_records(layout.sweep(name).jobs, waiting)
     trials = {trial_id for job, _ in sent for trial_id in job.trial_ids}
     arrays = {handle for _, handle in sent}
-    jobs_n = plural(executor.jobs_n, "job")
-    listener.note(f"{name}: {len(trials)} trials submitted, to {jobs_n} that share them, {plural(len(arrays), 'sbatch call')}")
+    told = plural(executor.jobs_n, "job") + (" that share them" if executor.jobs_n > 1 else "")
+    listener.note(f"{name}: {plural(len(trials), 'trial')} submitted, to {told}, {plural(len(arrays), 'sbatch call')}")
     for note in executor.notes:
         listener.note(note)
 

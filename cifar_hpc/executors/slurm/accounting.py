@@ -19,14 +19,18 @@ _GPUS = re.compile(r"(?:^|,)gres/gpu(?P<kind>:[^=,]+)?=(?P<count>\d+)")
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One start of a job or array task. job: the id of the job, or of the whole array; gpus: None where the cluster counts
-    none, which is Slurm's default (AccountingStorageTRES)."""
+    """One start of a job or array task, or one that waits for its first. job: the id of the job, or of the whole array; gpus:
+    None where the cluster counts none, which is Slurm's default (AccountingStorageTRES)."""
 
     job: str
     state: str
     seconds: int
     cpus: int
     gpus: int | None
+
+    @property
+    def began(self) -> bool:
+        return self.seconds > 0 or not self.state.startswith("PENDING")
 
     @property
     def ended(self) -> bool:
