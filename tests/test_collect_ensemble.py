@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,14 @@ def test_stacking_of_two_classes_and_of_a_class_never_seen_gives_probabilities()
     assert p.sum(1) == pytest.approx(1)
     assert p[:, 2].max() < 1e-6
     assert found.right.mean() > 0.8
+
+
+def test_stacking_of_few_images_of_many_classes_warns_of_nothing() -> None:
+    labels = np.arange(60) % 40
+    logits = list(np.random.default_rng(0).standard_normal((3, 60, 40)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_ensembles(make_library(logits, labels, ["a"] * 3), EnsembleRules(methods=("stacking",)))
 
 
 def test_disagreement_is_the_share_of_images_classified_differently() -> None:

@@ -47,6 +47,12 @@ def test_a_sign_that_no_font_draws_gets_plain_letters_and_the_caption_says_which
     assert "read U+732B for 猫, [grinning face] for 😀" in drawing.caption
 
 
+def test_long_names_keep_their_ends_and_stay_apart():
+    names = ["ant", "a_very_long_name_of_beetle_001", "a_very_long_name_of_beetle_002", "a_very_short_name_of_beetle_002"]
+    assert lettering.fitting_names(names, 12) == ["ant", "a_very…e_001", "2 a_very…e_002", "3 a_very…e_002"]
+    assert lettering.fitting_names(names, 40) == names
+
+
 def test_installed_fonts_are_used_for_what_they_draw():
     assert lettering.font_families()[0] == "DejaVu Sans"
     assert lettering.plain_sign("a") == "a" and lettering.plain_sign("é") == "é"

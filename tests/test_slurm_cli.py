@@ -51,7 +51,7 @@ def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: C
     assert "3 trials submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48]}")
     assert _statuses(run) == ["queued"] * 3
     assert "nothing to submit" in run("sweep", "s.yaml")
-    assert "1 trials submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
+    assert "1 trial submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
     told = run("sweep", "s.yaml", "--prune", grid="{batch_size: [16, 32, 48]}")
     assert "no longer in the spec: 1 trials" in told and "pruned: 1 queued jobs" in told
     run("cancel", "s")
@@ -64,7 +64,7 @@ def test_a_filter_cancels_single_trials_also_where_the_array_goes_on_with_others
     run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
     events = read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
     first = next(e.trial_ids[0] for e in events if e.event == "submitted" and e.job_id == "job-0002")
-    assert "1 jobs asked to stop" in run("cancel", "s", first)
+    assert "1 job asked to stop" in run("cancel", "s", first)
     assert sorted(_statuses(run)) == ["cancelled"] + ["queued"] * 3
     assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 5, "four workers, who claim it no more, and the canary"
     assert "4 jobs asked to stop" in run("cancel", "s", "batch_size>0")

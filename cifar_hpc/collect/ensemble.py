@@ -11,6 +11,7 @@ with members and weights chosen on the other four.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -242,7 +243,9 @@ def _stacking(seen: _Seen, rules: EnsembleRules) -> Combination:
     library, members = seen.library, list(_greedy(seen, rules).weights)[:_STACKED]
     images = seen.images[:: -(-len(seen.images) // _STACKING_IMAGES)]
     features = _stacking_features([library.probabilities[member, images] for member in members])
-    fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
+    with warnings.catch_warnings():  # that it stopped at its limit, or has few images of each class: what it says is measured
+        warnings.simplefilter("ignore", UserWarning)
+        fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
     classes = library.probabilities.shape[2]
     coefficients = np.zeros((classes, features.shape[1]))
     intercept = np.full(classes, -1e9)  # a class that was never seen is never said

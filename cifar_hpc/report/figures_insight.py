@@ -9,10 +9,13 @@ from matplotlib.lines import Line2D
 
 from cifar_hpc.collect.insight import Insight
 from cifar_hpc.report.figures import PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.lettering import fitting_names
 
 _SMALLEST = 3  # pixels of a side: filters no larger show nothing to the eye
 _ACROSS = 8  # filters or images in a row
 _MOST_NAMED = 20  # classes that a legend names
+_IN_A_LEGEND = 26  # letters of a name
+_OVER_AN_IMAGE = 12
 # Beyond the palette's colours another mark tells classes apart, so that no two look alike.
 _MARKS = ("o", "^", "s", "D", "v", "P")
 
@@ -48,6 +51,7 @@ def draw_filters(found: Insight) -> Drawing:
 
 def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
     """A panel a layer; a point is a validation image, its look its class."""
+    classes = fitting_names(classes, _IN_A_LEGEND)
     looks = [(PALETTE[k % len(PALETTE)], _MARKS[k // len(PALETTE) % len(_MARKS)]) for k in range(len(classes))]
     with house_style():
         figure = new_figure(4.2 * len(found.maps) + 1.4, 4.0)
@@ -77,6 +81,7 @@ def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
 
 def draw_wrong(found: Insight, classes: Sequence[str], split: str) -> Drawing:
     """The images with what they are, what they were taken for and how confidently."""
+    classes = fitting_names(classes, _OVER_AN_IMAGE)
     across = min(6, len(found.wrong))
     down = -(-len(found.wrong) // across)
     with house_style():

@@ -9,9 +9,11 @@ from matplotlib.ticker import FuncFormatter
 from cifar_hpc.collect.diagnosis import Diagnosis
 from cifar_hpc.collect.statistics import wilson_interval
 from cifar_hpc.report.figures import MUTED, PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.lettering import fitting_names
 from cifar_hpc.status.words import digits_of, score_text
 
 _MOST_NUMBERS = 12  # classes for which each cell bears its number
+_LONGEST = 26  # letters of a name beside a row or column
 
 
 def draw_confusion(found: Diagnosis, where: str) -> Drawing:
@@ -43,8 +45,9 @@ def draw_confusion(found: Diagnosis, where: str) -> Drawing:
             bar.set_label("of the class taken for another", fontsize=8)
             bar.outline.set_visible(False)
         step = 1 if k <= 40 else -(-k // 40)
-        axes.set_xticks(range(0, k, step), found.classes[::step], rotation=90 if k > 6 else 0)
-        axes.set_yticks(range(0, k, step), found.classes[::step])
+        names = fitting_names(found.classes, _LONGEST)
+        axes.set_xticks(range(0, k, step), names[::step], rotation=90 if k > 6 or max(map(len, names)) > 10 else 0)
+        axes.set_yticks(range(0, k, step), names[::step])
         axes.set_xlabel("taken for")
         axes.set_ylabel("true class")
         frame_bare(axes)

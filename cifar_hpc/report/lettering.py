@@ -1,11 +1,14 @@
 """Names of people in figures: which fonts draw them, and plain letters for those that none here can draw.
 
-Owns: the font list, what replaces a sign without a glyph. A $ in a name is a dollar, not the beginning of a formula.
+Owns: the font list, what replaces a sign without a glyph, how a long name is shortened.
+A $ in a name is a dollar, not the beginning of a formula.
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 
 from matplotlib import font_manager
@@ -42,6 +45,14 @@ def plain_sign(sign: str) -> str:
         return ""
     name = unicodedata.name(sign, "")
     return f"U+{ord(sign):04X}" if not name or "IDEOGRAPH" in name else f"[{name.lower()}]"
+
+
+def fitting_names(names: Sequence[str], most: int) -> list[str]:
+    """Different names that have room beside one another: a longer one keeps its beginning and its end; where that makes two
+    equal, each has its number before it."""
+    short = [name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}" for name in names]
+    counts = Counter(short)
+    return [f"{number} {one}" if counts[one] > 1 else one for number, one in enumerate(short)]
 
 
 def make_readable(figure: Figure) -> str:
