@@ -335,10 +335,10 @@ def test_where_a_trial_cannot_be_claimed_those_claimed_before_it_are_given_back(
     one, other = digits_config(freeze=1, lr=0.01), digits_config(freeze=1, lr=0.02)
     claim_trial = claims.claim_trial
 
-    def full(files, trial_id, *rest):
+    def full(files, trial_id, *rest, **more):
         if trial_id == other.trial_id:
             raise OSError(28, "No space left on device")
-        return claim_trial(files, trial_id, *rest)
+        return claim_trial(files, trial_id, *rest, **more)
 
     monkeypatch.setattr(claims, "claim_trial", full)
     with pytest.raises(OSError, match="No space left"):
