@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import make_leaderboard
-from cifar_hpc.collect.scan import Pool, scan, varying_axes
+from cifar_hpc.collect.scan import Pool, keys_that_differ, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
@@ -63,6 +63,11 @@ def test_a_trial_and_its_curves_are_what_its_record_says(layout: Layout, trials:
         assert (trial.val_acc, trial.test_acc, trial.seed) == (result.val.acc, result.test.acc, config.seed)
         assert trial.point_id == config.point_id
         assert pool.curves.of("val_acc", row).tolist() == pytest.approx([e.val_acc for e in result.curves], abs=1e-6)
+
+
+def test_what_tells_configs_apart_is_no_fingerprint_and_begins_with_the_network() -> None:
+    files = [{"lr": k, "weights": f"{k}.pt", "weights_fingerprint": str(k), "arch": f"net{k}", "seed": 0} for k in range(2)]
+    assert keys_that_differ(files) == ("arch", "weights", "lr")
 
 
 def test_the_second_scan_reads_no_result_again(

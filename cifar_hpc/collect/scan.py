@@ -141,12 +141,18 @@ def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
     everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.contradicted, *pool.unfinished)
     configs = list({id(trial.config): trial.config for trial in everyone}.values())
-    keys = dict.fromkeys(key for config in configs for key in config if not key.endswith("fingerprint"))
-    trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
-    varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
+    varying = keys_that_differ(configs)
     if pool.planned_axes is not None:
         named = [key for axis in pool.planned_axes for key in varying if key == axis or key.startswith(f"{axis}.")]
         return tuple(dict.fromkeys(named))
+    return varying
+
+
+def keys_that_differ(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """But for fingerprints, which tell a reader nothing; keys of training among those that train. The usual ones first."""
+    keys = dict.fromkeys(key for config in configs for key in config if not key.endswith("fingerprint"))
+    trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
+    varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
     first = ("dataset", "arch", "weights", "freeze", "augment", "lr")
     return tuple(sorted(varying, key=lambda key: (first.index(key) if key in first else len(first), key)))
 

@@ -60,7 +60,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
 
 def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTrial]:
     """In the order of the members."""
-    from cifar_hpc.collect.scan import scan
+    from cifar_hpc.collect.scan import keys_that_differ, scan
 
     if record.weights is not None:
         raise CifarHpcError(f"{path}: a soup is one network, chosen on validation: `cifar-hpc refit SWEEP` trains its members")
@@ -80,7 +80,7 @@ def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTri
     if weightless:
         raise CifarHpcError(f"{path}: {', '.join(weightless)}: classifier knn keeps no weights that could label new images")
     trials = [known[trial_id] for trial_id in wanted]
-    axes = _axes(trials)
+    axes = keys_that_differ([trial.config for trial in trials])
     refits = []
     for trial in trials:
         best = fmean(one.best_epoch for one in points[trial.point_id] if one.best_epoch is not None)
@@ -91,12 +91,6 @@ def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTri
             "members of their own: refit another ensemble (greedy, bagging, uniform, accuracy)"
         )
     return refits
-
-
-def _axes(trials: Sequence[Trial]) -> list[str]:
-    """The keys in which the members differ."""
-    keys = dict.fromkeys(key for trial in trials for key in trial.config)
-    return [key for key in keys if len({trial.config.get(key) for trial in trials}) > 1]
 
 
 def _owner(layout: Layout, path: Path) -> str | None:
