@@ -340,7 +340,7 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
 
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({}, {})  # records of an older program, which have neither key
-    assert not [row for row in rows if "lost to" in row or "saved by" in row] and "attempts that were killed" not in text
+    assert not [row for row in rows if "lost with" in row or "saved by" in row] and "attempts that were killed" not in text
     known = [{"lost_s": 3600.0, "saved_s": 36_000.0}, {"lost_s": 0.0, "saved_s": 1800.0}, {"lost_s": None, "saved_s": None}]
     for result, values in zip(results, known, strict=False):
         write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, **values))

@@ -173,7 +173,7 @@ def test_what_a_search_cut_off_is_said_to_stand_below_and_is_no_rival_of_the_fir
     notes = " ".join(caveats(scan(layout), board))
     assert "1 configuration of which the search ended a trial early stands below those that it let go on" in notes
     assert "in the order of their numbers" not in notes
-    assert seeds_text(board.rows[2]) == "1 stopped early"
+    assert seeds_text(board.rows[2]) == "1 stopped by the search"
 
 
 def test_what_a_search_cut_off_is_not_called_cheap_to_train(layout: Layout) -> None:

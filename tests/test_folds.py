@@ -26,6 +26,7 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.train.features import Feed
 from cifar_hpc.worker import inputs
+from cifar_hpc.worker.attempt import Attempt
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 
@@ -53,6 +54,15 @@ def test_folds_that_wait_for_others_of_their_cohort_are_told_as_waiting(tmp_path
 
     run_job(job_of(*configs, together=True), layout, executor="inline", on_epoch=look)
     assert seen == [[False, True, True], [False, False, True], [False, False, False]]
+
+
+def test_what_a_launcher_sends_to_train_again_is_told_as_training_whoever_let_it_wait(tmp_path):
+    config = digits_config()
+    of_launcher = Attempt.begin(config, Layout(tmp_path), "s/job-0001")
+    of_rank = dataclasses.replace(of_launcher)
+    for attempt, waits in ((of_rank, True), (of_launcher, False)):
+        attempt.let_wait(waits)
+        assert read_state(of_rank.files, config.trial_id).waits is waits
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_an_ensemble_is_named_by_its_sweep_and_method(layout):
 @pytest.mark.parametrize("command", ["export", "compare", "reproduce", "status", "logs", "soup", "report"])
 def test_an_ensemble_is_called_one_where_a_sweep_or_a_trial_is_meant(layout, command):
     told = call(command, "photos/greedy", *(["photos#1"] if command == "compare" else []))
-    assert told.exit_code == 2 and "'photos/greedy' names an ensemble of photos: `predict` and `refit` take one" in told.stderr
+    assert told.exit_code == 2 and "'photos/greedy' is written as an ensemble of photos is, which `predict`" in told.stderr
 
 
 def test_what_is_of_one_sweep_becomes_ids_of_its_trials(layout):
@@ -189,12 +189,15 @@ def test_a_freezing_depth_has_the_specs_words_in_every_command(tmp_path, monkeyp
 def test_what_is_for_sweeps_is_refused_for_a_row(layout, option):
     told = call("report", "photos#2", *option)
     assert told.exit_code == 2 and f"{option[0]} is for sweeps, and photos#2 names one" in " ".join(told.stderr.split())
+    assert "is no sweep under" in call("report", "phots", *option).stderr
 
 
 def test_the_page_of_a_row_is_that_of_its_best_trial(layout):
     done = call("report", "photos#2")
     assert done.exit_code == 0, done.stderr
     assert find_trial(layout, "photos#2") in done.stderr
+    classes = json.loads(call("report", "photos#2", "--format", "json").stdout)
+    assert sum(one["images"] for one in classes) == 30 and {"class", "precision", "recall", "f1"} < set(classes[0])
 
 
 def test_trials_without_a_sweep_are_named_by_row_and_id(layout):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import cifar_hpc
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.cli import app
+from cifar_hpc.errors import OtherVersionError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.plans import read_plan
@@ -118,11 +120,12 @@ def test_what_is_printed_is_found() -> None:
 
 def test_the_advice_for_a_sweep_is_typed_and_works(place: Path, words: dict[str, str]) -> None:
     plan = read_plan(Layout(place / "results"), "small")
-    lines = failure_lines(plan, [TrialState(plan.trials[0].trial_id, Status.FAILED)])
+    failed, foreign = TrialState(plan.trials[0].trial_id, Status.FAILED), OtherVersionError("other", without="mv a b")
+    lines = failure_lines(plan, [failed, *[dataclasses.replace(failed, refused=foreign)] * 4])
     for status in (Status.PLANNED, Status.COMPLETED):
         lines += next_lines(plan, {trial.trial_id: TrialState(trial.trial_id, status) for trial in plan.trials})
     commands = [shlex.split(found) for line in lines for found in re.findall(r"cifar-hpc [^()\n]*?(?=   |\)|$)", line)]
-    assert {command[1] for command in commands} == {"logs", "retry", "sweep", "report"}
+    assert {command[1] for command in commands} == {"logs", "retry", "sweep", "report", "status"}
     for _, name, *arguments in commands:
         extra = ["--dry-run"] if name == "sweep" else []
         done = CliRunner().invoke(app, [name, *arguments, *extra])

@@ -105,7 +105,7 @@ def test_what_is_no_result_is_none_for_both_and_retry_puts_it_aside(finished, ed
     assert _of_status(layout)[files.folder.name] == "failed"
     assert _of_report(layout) == _of_status(layout)
     logs = call("logs", "s")
-    assert logs.exit_code == 0 and f"its result is none: {files.result}: " in logs.stdout
+    assert logs.exit_code == 0 and f"its result is refused: {files.result}: " in logs.stdout
     told = call("retry", "s").stderr.replace("\n", " ")
     assert f"put aside as result.json.refused: {files.result}: " in told and "cifar-hpc retry" not in told
     assert (files.folder / "result.json.refused").read_bytes() == edit(data) and not files.result.exists()

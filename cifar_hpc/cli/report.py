@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,7 @@ def report(
     export: Annotated[Exported | None, typer.Option(help="only write the trials for that tool, beside the page")] = None,
 ) -> None:
     """Rank the configurations of sweeps by validation over seeds, and write a page with figures; or show one trial."""
-    from cifar_hpc.collect.names import means_one
+    from cifar_hpc.collect.names import find_trial, means_one
 
     layout = Layout(results_root())
     asked = parse_words(words)
@@ -61,7 +62,8 @@ def report(
     if not given:
         _print_report(layout, words, names, format, top, open_=open_)
     elif means_one(layout, asked):
-        raise CifarHpcError(f"{given[0]} is for sweeps, and {' '.join(words or ())} names one configuration")
+        find_trial(layout, words or ())  # a name that means nothing is told as that
+        raise CifarHpcError(f"{given[0]} is for sweeps, and {' '.join(words or ())} names one configuration or trial")
     elif export is not None:
         _export(layout, names, terms, export)
     elif pivot is not None:
@@ -115,7 +117,7 @@ def _print_report(
             look_up(layout, name, reader_of(layout, read_plan(layout, name)).read)
     report, console = asked_report(layout, words, SlurmQueue(layout.queue)), prose()
     if isinstance(report, TrialReport):
-        _print_trial(report)
+        _print_trial(report, format)
     elif format is Format.TABLE:
         print_sections(report.sections, top, console)
         print_answers(report.findings, console)
@@ -123,17 +125,20 @@ def _print_report(
         typer.echo(sections_text(format, report.sections), nl=False)
         for section in report.sections:
             print_state(section, console)
-        return
-    show_page(report.write(), console, opened=open_)
+    if format is Format.TABLE:
+        show_page(report.write(), console, opened=open_)
 
 
-def _print_trial(report: TrialReport) -> None:
+def _print_trial(report: TrialReport, format: Format) -> None:
     from cifar_hpc.report.in_terminal import prose
     from cifar_hpc.report.trial_page import trial_summary, trial_tables
 
     told = report.trial, report.found, report.split
-    classes = trial_tables(*told)[0]
-    print_columns(plain_columns(classes.header, classes.rows))
+    if format in (Format.JSON, Format.CSV):
+        print_records([{"class": name, **asdict(scores)} for name, scores in report.found.scores.items()], format)
+    else:
+        classes = trial_tables(*told)[0]
+        print_columns(plain_columns(classes.header, classes.rows), format)
     for line in trial_summary(*told):
         prose().print(line, markup=False)
 

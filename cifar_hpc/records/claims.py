@@ -217,8 +217,8 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     claims = files.claims()
     claim, alive = _owner(claims)
     if alive:
-        told = f"{claims[-1]} cannot be read" if claim is None else "waits for others that its process trains" * claim.waits
-        return TrialState(trial_id, Status.RUNNING, told, epochs, claim=claim)
+        told = "waits for others that its process trains first" if claim and claim.waits else ""
+        return TrialState(trial_id, Status.RUNNING, told if claim else f"{claims[-1]} cannot be read", epochs, claim=claim)
     with contextlib.suppress(FileNotFoundError, RecordError):
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:

@@ -49,12 +49,13 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
 
 
 def ensemble_said(layout: Layout, name: str) -> str | None:
-    """What there is to say where a sweep, a configuration or a trial is meant and an ensemble is named; None of other names."""
+    """What there is to say of a name of an ensemble's form where a sweep, a configuration or a trial is meant; else None."""
     sweep, stroke, _ = name.partition("/")
     if not stroke or not layout.has_sweep(sweep):
         return None
     return (
-        f"{name!r} names an ensemble of {sweep}: `predict` and `refit` take one, this takes a sweep, a configuration or a trial"
+        f"{name!r} is written as an ensemble of {sweep} is, which `predict` and `refit` take; "
+        f"this command takes a sweep, a configuration or a trial"
     )
 
 

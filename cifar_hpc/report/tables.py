@@ -197,7 +197,7 @@ def seeds_text(row: Row) -> str:
     if row.diverged:
         parts.append(f"{row.diverged} diverged")
     if row.cut:
-        parts.append(f"{row.cut} stopped early")
+        parts.append(f"{row.cut} stopped by the search")
     if row.contradicted:
         parts.append(f"{len(row.contradicted)} left out (seed {', '.join(str(trial.seed) for trial in row.contradicted)})")
     if row.unfinished:

@@ -35,8 +35,9 @@ def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
             f"once mended: cifar-hpc retry {plan.sweep}   (of the spec or the images: mend them, then {sweep_command(plan)})",
         ]
     lines += [left_line(one) for one in foreign[:MOST_FOREIGN]]
-    more_n = len(foreign) - MOST_FOREIGN
-    return [*lines, *([f"... and {more_n} more of another version: --format json names them"] if more_n > 0 else [])]
+    if (more_n := len(foreign) - MOST_FOREIGN) > 0:
+        lines.append(f"... and {more_n} more of another version: cifar-hpc status {plan.sweep} --format json")
+    return lines
 
 
 def left_line(foreign: OtherVersionError) -> str:

@@ -44,7 +44,7 @@ def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
             lines.append(f"neither finished nor failed: {reason or 'no error is recorded'}")
             job, task = newest_job(layout, trial_id)
         except RecordError as refused:
-            lines.append(f"its result is none: {refused}")
+            lines.append(f"its result is refused: {refused}")
             job, task = newest_job(layout, trial_id)
     if job:
         paths = newest(job_logs(layout, job, task))

@@ -20,7 +20,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, TrialRecord, TrialResult
-from cifar_hpc.records.store import append_records, utc_now, write_atomic, write_record, write_records
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_atomic, write_record, write_records
 from cifar_hpc.train.measure import write_arrays
 from cifar_hpc.train.member import Member
 from cifar_hpc.worker.checkpoint import CheckpointWriter, load_checkpoint
@@ -55,11 +55,12 @@ class Attempt:
             write_record(self.files.trial, record)
 
     def let_wait(self, waits: bool) -> None:
-        """Tells readers whether others train before it. That they are not told ends nothing."""
-        if self.claim.waits is not waits:
-            self.claim = replace(self.claim, waits=waits)
-            with contextlib.suppress(OSError, claims.ClaimLostError):
+        """Tells readers whether others train before it, as rank 0 and its launcher both do. Where that fails nothing ends."""
+        with contextlib.suppress(OSError, RecordError, claims.ClaimLostError):
+            self.claim = read_record(self.claim_path, Claim)
+            if self.claim.waits is not waits:
                 self.check()
+                self.claim = replace(self.claim, waits=waits)
                 write_record(self.claim_path, self.claim)
 
     def check(self) -> None:
