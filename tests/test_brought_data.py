@@ -69,6 +69,17 @@ def test_a_data_set_of_torchvisions_is_fetched_by_its_own_class_into_a_folder(tm
         torchvision_folder("torchvision/eurosat", tmp_path)
 
 
+def test_classes_of_torchvisions_keep_their_first_name_and_never_share_a_folder(tmp_path: Path) -> None:
+    class Planes(list[tuple[Image.Image, int]]):
+        classes = (("tench", "Tinca tinca"), "F/A-18")
+
+    made = brought._of_torchvision({"train": Planes([(picture(0), 0), (picture(1), 1)])})
+    assert [name for _, name, _ in made] == ["tench", "F/A-18"]
+    with pytest.raises(DataError, match="'F/A-18' and 'F_A-18' would both lie in a folder"):
+        brought._write(iter([("train", "F/A-18", picture(0)), ("train", "F_A-18", picture(1))]), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize("form", ["parquet", "arrow"])
 def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, form: str) -> None:
     source = tmp_path / "pets"

@@ -278,3 +278,17 @@ def test_images_of_one_animal_stay_together_by_folder_name_or_column(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("file,label,Owner\ncat/rex_1.png,cat,ann\ncat/tom-1.png,cat,bob\ndog/b/1.png,dog,ann\n")
     assert image_groups(list_table(tmp_path / "in", table), "owner") == ("ann", "bob", "ann")
+
+
+def test_groups_that_keep_nothing_together_are_told(tmp_path):
+    """Names without a _ or - before their number: each image is a group of its own, and nobody is protected."""
+    for name in ("cat/rex1.png", "cat/rex2.png", "dog/tom1.png", "dog/tom2.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    text = f"name: x\ndataset: {{folder: {tmp_path}/in}}\n"
+    text += "base: {arch: linear, image_size: 8}\nfolds: {n: 2, by: folder-prefix}\n"
+    told = "by folder-prefix keeps nothing together: each of the 4 images is a group of its own"
+    assert any(told in note for note in spec_of(text, tmp_path / "x.yaml").findings)
+    (tmp_path / "in/cat/rex1.png").rename(tmp_path / "in/cat/rex_1.png")
+    (tmp_path / "in/cat/rex2.png").rename(tmp_path / "in/cat/rex_2.png")
+    assert not any(told in note for note in spec_of(text, tmp_path / "x.yaml").findings)

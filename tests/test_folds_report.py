@@ -16,6 +16,7 @@ from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import estimate, estimate_over_splits, wilson_interval
+from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -87,6 +88,23 @@ def test_two_points_are_compared_fold_by_fold(layout):
     found = compare_points(one, other, layout)
     t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
     assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.difference == pytest.approx(gaps.mean())
+
+
+@pytest.mark.parametrize("objective", ["balanced_acc", "macro_f1", "macro_auroc"])
+def test_what_is_tested_of_folds_is_the_mean_that_ranks_them(layout, objective):
+    """The scores of two folds' networks have no scale in common: the AUROC of all together is another number."""
+    one, other = make_leaderboard(scan(layout, ["folded"])).rows[:2]
+    measure = load(OBJECTIVES[objective].measure)
+    means = [
+        statistics.mean(
+            measure(found.logits[found.fold == fold], found.labels[found.fold == fold])
+            for found in point_predictions(row, layout, "val").values()
+            for fold in np.unique(found.fold)
+        )
+        for row in (one, other)
+    ]
+    difference = compare_points(one, other, layout, info=OBJECTIVES[objective]).difference
+    assert difference == pytest.approx(means[0] - means[1], abs=1e-6)
 
 
 def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_a_member(layout):

@@ -6,7 +6,7 @@ Owns: which points can be tested, and why one cannot. The arithmetic is in colle
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from cifar_hpc.collect.image_sets import image_set
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
-from cifar_hpc.collect.statistics import Difference, compare_chosen, compare_networks, compare_splits, known_error
+from cifar_hpc.collect.statistics import Difference, Floats, compare_chosen, compare_networks, compare_splits, known_error
 from cifar_hpc.collect.trials import BY_SEED, Trial
 from cifar_hpc.config.metrics import jackknife_counts
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
@@ -250,13 +250,27 @@ def _counts(predictions: SplitPredictions, info: ObjectiveInfo) -> NDArray[np.fl
         return predictions.right.astype(np.float32)
     logits = predictions.logits.astype(np.float64)
     if info.metric is None:
-        if info.counts is not None:
-            return np.asarray(load(info.counts)(logits, predictions.labels), np.float32)
-        assert info.measure is not None
-        sign = 1 if info.mode == "max" else -1
-        return np.asarray(sign * jackknife_counts(load(info.measure), logits, predictions.labels), np.float32)
+        counts_N = np.empty(len(logits))
+        for part in _parts(predictions):
+            counts_N[part] = _counts_of(info, logits[part], predictions.labels[part])
+        return None if np.isnan(counts_N).any() else np.asarray(counts_N, np.float32)
     truth = logits[np.arange(len(logits)), predictions.labels]
     return np.asarray(truth - logsumexp(logits, axis=1), np.float32)
+
+
+def _parts(predictions: SplitPredictions) -> Iterator[NDArray[np.int64]]:
+    """The rows that one network measured: of out-of-fold predictions each fold's, since what ranks is the mean of what the
+    folds measured, and the scores of two networks have no scale in common."""
+    fold_N = np.zeros(len(predictions.labels), np.int64) if predictions.fold is None else predictions.fold
+    return (np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N))
+
+
+def _counts_of(info: ObjectiveInfo, logits_NK: Floats, labels_N: NDArray[np.int64]) -> NDArray[np.float64]:
+    if info.counts is not None:
+        return np.asarray(load(info.counts)(logits_NK, labels_N), np.float64)
+    assert info.measure is not None
+    sign = 1 if info.mode == "max" else -1
+    return sign * jackknife_counts(load(info.measure), logits_NK, labels_N)
 
 
 def _ranked(board: Leaderboard) -> dict[str, list[float]]:

@@ -117,7 +117,8 @@ def _of_torchvision(parts: Mapping[str, Any]) -> Labelled:
         files = _listed(data)
         for index in range(len(data)):
             image, label = data[index]
-            name = str(names[label]) if names and label < len(names) else str(label)
+            name = names[label] if names and label < len(names) else str(label)
+            name = str(name[0] if isinstance(name, tuple) else name)  # Imagenette's have synonyms
             yield split, name, files[index] if files else image
 
 
@@ -186,8 +187,12 @@ def _write(images: Labelled, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
+        classes: dict[str, str] = {}  # folder -> class
         for number, (split, name, image) in enumerate(images):
-            place = temporary / split / re.sub(r"[/\x00-\x1f]|^\.", "_", name)
+            plain = re.sub(r"[/\x00-\x1f]|^\.", "_", name)
+            if classes.setdefault(plain, name) != name:
+                raise DataError(f"{folder}: the classes {classes[plain]!r} and {name!r} would both lie in a folder {plain!r}")
+            place = temporary / split / plain
             place.mkdir(parents=True, exist_ok=True)
             if isinstance(image, bytes):
                 with Image.open(io.BytesIO(image)) as opened:

@@ -202,7 +202,11 @@ class Resolver:
         if listing is None:
             raise UnusableError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
         with _told_at(FOLD_BY):
-            return groups_digest(image_groups(listing, own["fold_by"]))
+            groups = image_groups(listing, own["fold_by"])
+        if len(set(groups)) == len(groups):
+            alone = f"{FOLD_BY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
+            self.notes[f"{printable(str(listing.root))}: {alone}"] = None
+        return groups_digest(groups)
 
     def _source(self, part: str, text: str) -> Source:
         if (part, text) not in self._sources:  # one state of the code for all trials of a spec
