@@ -51,6 +51,34 @@ def test_every_metric_is_scikit_learns(seed, k):
     assert metrics.macro_auroc(logits, labels) == pytest.approx(theirs)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_auroc_of_equal_votes_counts_them_as_equal_and_survives_their_storage(seed):
+    """Rounding tells neighbours' equal votes apart: their AUROC was some percent off, and off again as stored in float16."""
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    labels, votes = rng.integers(0, 10, 90), np.zeros((90, 10))
+    for image, label in enumerate(labels):
+        np.add.at(votes[image], [*rng.integers(0, 10, 6), label, label], 1)
+    logits = np.log((votes + 0.1) / 9).astype(np.float32)
+    found = metrics.macro_auroc(logits, labels)
+    assert found == pytest.approx(roc_auc_score(labels, votes / 8, multi_class="ovr"))
+    assert metrics.auroc_counts(logits, labels).mean() == pytest.approx(found)
+    stored = logits.astype(np.float16).astype(np.float32)
+    least, most = metrics.auroc_between(stored, labels, 2.0**-11 * np.abs(stored).max(1))
+    assert least <= found <= most < least + 0.1
+
+
+def test_logits_that_leave_no_doubt_are_as_certain_as_scikit_learn_has_them():
+    from sklearn.metrics import roc_auc_score
+
+    logits, labels = drawn(1, n=300)
+    logits = 300 * logits
+    shares = torch.tensor(logits).softmax(1).numpy()
+    assert metrics.macro_auroc(logits, labels) == pytest.approx(roc_auc_score(labels, shares, multi_class="ovr"), abs=1e-3)
+    assert metrics.macro_auroc(logits * np.inf, labels) is None
+
+
 @pytest.mark.parametrize("name", measured_objectives())
 def test_what_the_images_count_has_the_metric_as_its_mean_and_the_jackknifes_spread(name):
     logits, labels = drawn(3, n=200)

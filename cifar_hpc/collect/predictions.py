@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
+from cifar_hpc.config.metrics import auroc_between
 from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
@@ -135,9 +136,19 @@ def _check(found: SplitPredictions, told: SplitMetrics, gives: str) -> None:
     moved = 4 * float(undecided_N.sum()) / float(images_K[images_K > 0].min(initial=1))  # by classes that cannot be told
     for name, value in told.more.items():
         measured = _measured(found, name)
-        allowed = rounding if name in _OF_RANKS else _TOLERANCE
-        if measured is not None and abs(measured - value) > allowed + moved:
+        if measured is None:
+            continue
+        least, most = _between(found, name, measured)
+        if not least - _TOLERANCE - moved <= value <= most + _TOLERANCE + moved:
             raise ContradictionError(f"{gives} {OBJECTIVES[name].noun} {measured:.4f}, result.json says {value:.4f}")
+
+
+def _between(found: SplitPredictions, name: str, measured: float) -> tuple[float, float]:
+    """What the objective may have been before float16 rounded the logits."""
+    if name not in _OF_RANKS:
+        return measured, measured
+    error_N = 2.0**-11 * np.abs(found.logits).max(1)
+    return auroc_between(found.logits, found.labels, error_N) or (measured, measured)
 
 
 def _measured(found: SplitPredictions, name: str) -> float | None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
 Labels = NDArray[np.int64]
+_TIE = 1e-6  # of log-odds, and as a share of large ones: what single precision leaves of them
+_DOUBLE = (-745.0, 36.0)  # log-odds of the least and the largest probability that are not 0 and 1
 BLOCKS = 200  # of images that are left out in turn, where a metric does not say what an image counts
 
 
@@ -52,22 +54,36 @@ def f1_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
 def macro_auroc(logits_NK: Floats, labels_N: Labels) -> float | None:
     """The mean over the classes of the area under the ROC curve of their probability against all other classes. None where the
     images are all of one class."""
-    shares_NK, sizes_K = _shares(logits_NK), np.bincount(labels_N, minlength=logits_NK.shape[1])
-    told = np.flatnonzero((sizes_K > 0) & (sizes_K < len(labels_N)))
-    if not len(told) or not np.isfinite(shares_NK).all():
+    odds_NK = _log_odds(logits_NK)
+    told = _classes_apart(odds_NK, labels_N)
+    if not len(told):
         return None
-    return float(np.mean([_area(shares_NK[:, label], labels_N == label) for label in told]))
+    return float(np.mean([_area(_with_ties(odds_NK[:, label]), labels_N == label) for label in told]))
+
+
+def auroc_between(logits_NK: Floats, labels_N: Labels, error_N: Floats) -> tuple[float, float] | None:
+    """The least and the largest macro_auroc of logits that differ from these by error_N at most; None where it has none."""
+    odds_NK = _log_odds(logits_NK)
+    told = _classes_apart(odds_NK, labels_N)
+    if not len(told):
+        return None
+    moved_N = 2 * error_N + _TIE  # of a logit, and of what it stands against
+    ends = []
+    for sign in (-1, 1):
+        areas = []
+        for label in told:
+            of_it = labels_N == label
+            areas.append(_area(odds_NK[:, label] + np.where(of_it, sign, -sign) * moved_N, of_it))
+        ends.append(float(np.mean(areas)))
+    return ends[0], ends[1]
 
 
 def auroc_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
     """An image's share of images of the other side that it stands on the right side of, weighted so that the mean is the area
     (the structural components of DeLong et al. 1988). NaN where the images are all of one class."""
-    shares_NK = _shares(logits_NK)
-    n, found = len(labels_N), []
-    for label in range(shares_NK.shape[1]):
-        of_it = labels_N == label
-        if 0 < of_it.sum() < n:
-            found.append(_areas(shares_NK[:, label], of_it))
+    odds_NK, n = _log_odds(logits_NK), len(labels_N)
+    told = _classes_apart(odds_NK, labels_N)
+    found = [_areas(_with_ties(odds_NK[:, label]), labels_N == label) for label in told]
     return np.asarray(np.mean(found, axis=0) if found else np.full(n, np.nan), np.float64)
 
 
@@ -95,11 +111,35 @@ def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[NDArray[np.float64],
     return right_K.astype(np.float64), sizes_K.astype(np.float64)
 
 
-def _shares(logits_NK: Floats) -> NDArray[np.float64]:
-    """Probabilities."""
-    logits = logits_NK.astype(np.float64)
-    shares_NK = np.exp(logits - logits.max(1, keepdims=True))
-    return np.asarray(shares_NK / shares_NK.sum(1, keepdims=True), np.float64)
+def _log_odds(logits_NK: Floats) -> NDArray[np.float64]:
+    """Of each class's probability, with which they rise: they tell apart what is nearly certain, as far as a probability in
+    double precision does."""
+    logits, rows = logits_NK.astype(np.float64), np.arange(len(logits_NK))
+    with np.errstate(invalid="ignore"):  # of infinite ones nothing is known
+        logits -= logits.max(1, keepdims=True)
+    parts_NK, top_N = np.exp(logits), logits.argmax(1)
+    others_NK = parts_NK.sum(1, keepdims=True) - parts_NK
+    parts_NK[rows, top_N] = 0.0
+    others_NK[rows, top_N] = parts_NK.sum(1)  # without a difference of numbers near 1
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.clip(logits - np.log(others_NK), *_DOUBLE), np.float64)
+
+
+def _classes_apart(odds_NK: NDArray[np.float64], labels_N: Labels) -> NDArray[np.int64]:
+    """The classes that have images and leave some to the others; none where a logit is not a number."""
+    sizes_K = np.bincount(labels_N, minlength=odds_NK.shape[1])
+    apart = (sizes_K > 0) & (sizes_K < len(labels_N))
+    return np.flatnonzero(apart & ~np.isnan(odds_NK).any())
+
+
+def _with_ties(score_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Their order, in which scores that only rounding tells apart are equal: those of neighbours' votes have few values, each
+    computed along several ways."""
+    order = np.argsort(score_N, kind="stable")
+    ordered = score_N[order]
+    place_N = np.zeros(len(score_N))
+    place_N[order[1:]] = np.cumsum(np.diff(ordered) > _TIE * (1 + np.abs(ordered[1:])))
+    return place_N
 
 
 def _area(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> float:
