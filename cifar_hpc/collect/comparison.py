@@ -169,7 +169,7 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
     measured = [trial for trial in row.trials if trial.told(split)]
     if split == "val" and row.config.get("dataset.folds") is not None:
         if not row.whole_rounds:
-            raise RecordError("not all of its folds have finished")
+            raise RecordError("not all of its folds have measured it")
         rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
         return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
     read = {
@@ -216,7 +216,10 @@ def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> 
 
 
 def _needed(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read:
-    found = _values(row, layout, split, info)
+    try:
+        found = _values(row, layout, split, info)
+    except RecordError as error:
+        raise CifarHpcError(f"{row.label}: {error}: no paired test is possible.") from error
     if isinstance(found, str):
         raise CifarHpcError(f"{row.label}: {found}: no paired test is possible.")
     return found
