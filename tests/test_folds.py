@@ -287,7 +287,7 @@ def test_groups_that_keep_nothing_together_are_told(tmp_path):
         (tmp_path / "in" / name).touch()
     text = f"name: x\ndataset: {{folder: {tmp_path}/in}}\n"
     text += "base: {arch: linear, image_size: 8}\nfolds: {n: 2, by: folder-prefix}\n"
-    told = "by folder-prefix keeps nothing together: each of the 4 images is a group of its own"
+    told = "folds.by folder-prefix keeps nothing together: each of the 4 images is a group of its own"
     assert any(told in note for note in spec_of(text, tmp_path / "x.yaml").findings)
     (tmp_path / "in/cat/rex1.png").rename(tmp_path / "in/cat/rex_1.png")
     (tmp_path / "in/cat/rex2.png").rename(tmp_path / "in/cat/rex_2.png")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
-from cifar_hpc.config.image_groups import groups_digest, image_groups
+from cifar_hpc.config.image_groups import KEY, groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.own import Arguments, arguments
@@ -204,7 +204,7 @@ class Resolver:
         with _told_at(FOLD_BY):
             groups = image_groups(listing, own["fold_by"])
         if len(set(groups)) == len(groups):
-            alone = f"{FOLD_BY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
+            alone = f"{KEY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
             self.notes[f"{printable(str(listing.root))}: {alone}"] = None
         return groups_digest(groups)
 
