@@ -64,8 +64,8 @@ def test_a_finished_sweep_starts_nothing_and_a_grown_one_only_what_is_new(spec):
     assert results() == before
     spec.write_text(SPEC.replace("[0.01, 0.1]", "[0.1, 0.5]"))
     dry = call("sweep", spec, "--dry-run")
-    assert "to start  1 trials in 1 jobs" in dry.stdout
-    assert "no longer in the spec: 1 trials" in dry.stderr
+    assert "to start  1 trial in 1 job," in dry.stdout
+    assert "no longer in the spec: 1 trial " in dry.stderr
     assert call("sweep", spec, "--on", "inline").exit_code == 0
     assert len(results()) == 3
     assert before.items() <= results().items()
@@ -194,7 +194,7 @@ def test_a_sweep_on_a_full_disk_ends_and_waits_for_nobody(spec, monkeypatch, unw
     monkeypatch.setattr(os, "open", full)
     done = call("sweep", spec, "--on", "inline")
     assert done.exit_code == 1, done.output
-    assert "0 of 1 trials finished" in done.stderr
+    assert "0 of 1 trial finished" in done.stderr
 
 
 def test_what_a_kill_right_after_the_result_left_goes_with_the_next_sweep(spec):

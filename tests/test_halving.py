@@ -193,7 +193,7 @@ def test_a_sweep_with_it_ends_is_shown_and_judged_once(tmp_path):
         read_state(layout.trial(t.trial_id), t.trial_id).result.finished_at for t in plan.trials
     ]
     path.write_text(path.read_text().replace("{scheduler: halving}", "{scheduler: {name: halving, reduction: 2}}"))
-    assert "2 trials in 1 jobs" in call("sweep", path, "--dry-run").stdout  # other rules: what the former ended begins again
+    assert "2 trials in 1 job," in call("sweep", path, "--dry-run").stdout  # other rules: what the former ended begins again
 
 
 @pytest.mark.parametrize(

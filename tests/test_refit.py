@@ -77,7 +77,9 @@ def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(
     assert len({result.point_id for result in new}) == 1
     board = json.loads(call("report", "small-refit", "--format", "json").stdout)
     assert len(board) == 1 and board[0]["place"] is None and board[0]["test_acc"] > 0.3
-    assert "1 configuration trained on the validation images too: nothing ranks them." in call("report", "small-refit").stderr
+    told = call("report", "small-refit").stderr
+    assert "1 configuration trained on the validation images too: nothing ranks them." in told
+    assert "0 of 1 configuration measured on validation." in told
     assert "test acc" in done.stderr and "diverged" not in done.stderr
     assert "nothing to start" in call("refit", "small", "--on", "inline").stderr
     (tmp_path / "new").mkdir()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.advice import failure_lines, reasons_of, sweep_command
@@ -59,7 +60,7 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
         trained = sum(state.epochs_done for state in states.values())
         whole = sum(int(trial.config["epochs"]) for trial in plan.trials)
         say(f"{plan.sweep}: {stopped_n} trials were stopped early; {trained} of {whole} epochs were trained")
-    say(f"{plan.sweep}: {len(outcome.completed)} of {len(states)} trials finished")
+    say(f"{plan.sweep}: {len(outcome.completed)} of {plural(len(states), 'trial')} finished")
     if outcome.best:
         say(f"best configuration: {outcome.best}")
     for (word, reason), n in reasons_of(states.values()).most_common(5):

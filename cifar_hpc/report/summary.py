@@ -78,7 +78,8 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
     points = f"{len(board.measured):,} of {plural(len(board.rows), 'configuration')}"
     rest = f": {', '.join(parts)}." if parts else "."
     left_out = f", {len(pool.contradicted):,} of them in no number" if pool.contradicted else ""
-    return f"{finished:,} of {plural(total, 'trial')} finished{left_out}, {points} measured{rest}"
+    on = " on validation" if any(row.test_acc and row.score is None for row in board.rows) else ""
+    return f"{finished:,} of {plural(total, 'trial')} finished{left_out}, {points} measured{on}{rest}"
 
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:

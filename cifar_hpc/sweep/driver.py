@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, OtherVersionError
 from cifar_hpc.executors.slurm.usage import set_budget
 from cifar_hpc.planning.changes import changed_code
@@ -109,7 +110,7 @@ def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     dropped = dropped_trials(layout, record)
     if dropped and spec.search is None:
         some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
-        listener.note(f"no longer in the spec: {len(dropped)} trials ({some}); their results stay")
+        listener.note(f"no longer in the spec: {plural(len(dropped), 'trial')} ({some}); their results stay")
         for sentence in changed_code(read_record(layout.sweep(spec.name).plan, PlanRecord), record):
             listener.note(sentence)
     return dropped

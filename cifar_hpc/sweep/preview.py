@@ -48,7 +48,8 @@ def plan_lines(plan: Plan, states: States) -> list[str]:
     lines = [
         f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'configuration')}), "
         f"{plural(len(plan.cohorts), 'cohort')}",
-        f"  to start  {len(todo)} trials in {len(jobs_for(plan, todo, 1))} jobs, at most {epochs} epochs",
+        f"  to start  {plural(len(todo), 'trial')} in {plural(len(jobs_for(plan, todo, 1)), 'job')},"
+        f" at most {plural(epochs, 'epoch')}",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
         *stage_lines(plan_record(plan).trials, states),
     ]
