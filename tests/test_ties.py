@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.deploy.trained import load_trained
 from cifar_hpc.deploy.wise import start_state
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.planning.estimate import read_experience
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleRecord, Status, TrialResult
@@ -23,6 +26,8 @@ from cifar_hpc.records.ties import check_members, member_of, read_valid
 from cifar_hpc.status.state import read_states
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
+
+PACKAGE = Path(__file__).parents[1] / "cifar_hpc"
 
 
 def run(*arguments):
@@ -111,6 +116,44 @@ def test_classes_in_another_order_are_refused_whatever_tells_the_right_one(layou
     shown = run("report", "--format", "json")
     assert trials[0].trial_id in shown.stderr and "is of the classes 9, 8" in shown.stderr
     assert all(trials[0].trial_id not in row["trials"] for row in json.loads(shown.stdout))
+
+
+def test_a_result_whose_config_is_another_trials_is_refused_wherever_it_is_read(layout, trials, picture, tmp_path):
+    files, other = (layout.trial(config.trial_id) for config in trials[:2])
+    ensemble = tmp_path / "greedy.json"
+    record = EnsembleRecord(
+        method="greedy", created_at="", classes=read_record(files.result, TrialResult).classes,
+        members=tuple(member_of(layout.trial(config.trial_id), 0.5) for config in trials[:2]),
+        coefficients=None, intercept=None, val_acc=0.5, val_n=10, test_acc=None, test_n=None,
+    )  # fmt: skip
+    write_record(ensemble, record)
+    result = json.loads(files.result.read_text())
+    del result["digest"]  # as an older record, which has none
+    child = digits_config(weights=f"{PARENT_PREFIX}{files.folder.name}", arch="linear")
+    for wrong, said in (
+        ({**result, "config": json.loads(other.result.read_text())["config"]}, "does not hash to its id"),
+        ({**result, "trial_id": other.folder.name}, f"bears the id {other.folder.name}"),
+    ):
+        files.result.write_text(json.dumps(wrong))
+        for words in (("predict", files.folder.name, picture), ("export", files.folder.name), ("refit", ensemble)):
+            answer = run(*words)
+            assert answer.exit_code == 2, (words, answer.output)
+        assert said in run("predict", files.folder.name, picture).stderr
+        with pytest.raises(RecordError, match=said):
+            with_parents_file(child, layout)
+        assert len(read_experience(layout, ("inline",)).samples) == 2
+
+
+def test_a_trials_result_has_one_reader():
+    """`read_valid`, whose checks none goes round."""
+    readers = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and TrialResult.__name__ in map(ast.unparse, node.args)
+        if ast.unparse(node.func).endswith(("read_record", "read_records"))
+    }
+    assert readers == {"records/ties.py"}
 
 
 def test_an_ensemble_of_predictions_that_are_no_more_is_refused(layout, trials, picture, tmp_path):

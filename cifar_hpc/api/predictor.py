@@ -20,7 +20,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.records.ties import check_members, soup_weights
+from cifar_hpc.records.ties import check_members, read_valid, soup_weights
 from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def members_of(layout: Layout, what: str) -> Members:
                 f"trial {named.trial_id} has no result yet: `cifar-hpc logs {named.trial_id}` tells what became of it"
             )
         return _equal([result])
-    results = [read_record(layout.trial(trial.trial_id).result, TrialResult) for trial in named.row.trials]
+    results = [read_valid(layout.trial(trial.trial_id), trial.trial_id)[0] for trial in named.row.trials]
     if not results:
         raise CifarHpcError(f"no seed of {named.row.label} has finished: {', '.join(named.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in named.row.failed if layout.trial(trial.trial_id).result.exists()]
@@ -94,7 +94,7 @@ def members_of(layout: Layout, what: str) -> Members:
 def _finished(layout: Layout, trial_id: str) -> TrialResult | None:
     """Raises RecordError where it cannot be read."""
     try:
-        return read_record(layout.trial(trial_id).result, TrialResult)
+        return read_valid(layout.trial(trial_id), trial_id)[0]
     except FileNotFoundError:
         return None
 

@@ -6,11 +6,9 @@ from typing import Annotated
 
 import typer
 
-from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.terminal.tables import Format, print_columns, print_records
 
@@ -44,7 +42,7 @@ def labels(
     if found is None:
         said = " ".join(words)
         raise CifarHpcError(f"{said}: labels are judged by two configurations or more with predictions of the same images")
-    images = labelled_images(TrialConfig.from_json(read_record(layout.trial(found.trial.trial_id).result, TrialResult).config))
+    images = labelled_images(read_valid(layout.trial(found.trial.trial_id), found.trial.trial_id)[1])
     (first, *_) = point_predictions(found.first, layout, "val").values()
     pairs = near_duplicates(images.splits, first.fold)
     folder = report_folder(layout, asked.names, asked.terms) / "labels"

@@ -11,8 +11,7 @@ import typer
 from cifar_hpc.cli.speech import ONE_NAME, say
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.terminal.harmless import to_data_csv
 
 TrialName = Annotated[
@@ -116,5 +115,5 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
 
 def _place_of(layout: Layout, trial_id: str) -> Path:
     """The folder of the sweep whose job trained it, beside its report."""
-    sweep = read_record(layout.trial(trial_id).result, TrialResult).job.partition("/")[0]
+    sweep = read_valid(layout.trial(trial_id), trial_id)[0].job.partition("/")[0]
     return layout.sweep(sweep).folder if layout.has_sweep(sweep) else layout.report

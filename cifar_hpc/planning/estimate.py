@@ -27,7 +27,7 @@ from cifar_hpc.planning.duration import Basis, Duration
 from cifar_hpc.planning.plan import Job, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import read_valid
 
 NEWEST = 300  # finished trials that are read: enough for a mean, and cheap on a network file system
 FEW_FRAC = 0.5  # by which the longest time of a kind is above its mean at least where one trial was measured; of n, / sqrt(n)
@@ -214,7 +214,7 @@ def read_experience(
     sizes: dict[str, list[int]] = defaultdict(list)
     for trial_id in _newest(layout):
         with contextlib.suppress(OSError, RecordError):
-            result = read_record(layout.trial(trial_id).result, TrialResult)
+            result, _ = read_valid(layout.trial(trial_id), trial_id)
             with os.scandir(layout.trial(trial_id).folder) as entries:
                 sizes[str(result.config.get("keep"))].append(sum(entry.stat().st_size for entry in entries))
             if result.executor in executors and result.curves and host in (None, result.hardware.host):

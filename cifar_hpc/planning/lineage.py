@@ -15,9 +15,9 @@ from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState, is_pruned, read_state
 from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
-from cifar_hpc.records.schema import ErrorRecord, Status, TrialResult
-from cifar_hpc.records.store import read_record, utc_now, write_record
-from cifar_hpc.records.ties import own_weights
+from cifar_hpc.records.schema import ErrorRecord, Status
+from cifar_hpc.records.store import utc_now, write_record
+from cifar_hpc.records.ties import own_weights, read_valid
 
 
 def parent_of(config: TrialConfig) -> str | None:
@@ -128,7 +128,7 @@ def with_parents_file(config: TrialConfig, layout: Layout) -> TrialConfig:
     if missing is not None:
         raise ParentFailedError(missing)
     files = layout.trial(parent)
-    return dataclasses.replace(config, weights=str(own_weights(files, read_record(files.result, TrialResult))))
+    return dataclasses.replace(config, weights=str(own_weights(files, read_valid(files, parent)[0])))
 
 
 class Lineage:

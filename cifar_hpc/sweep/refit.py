@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config.normalize import refitted
 from cifar_hpc.config.sources import look_in
-from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, read_plan
-from cifar_hpc.records.schema import PlanRecord, TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.spec.parts import Resources, SweepTrial
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.sweep.driver import run_plan
@@ -58,7 +57,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
 def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str, Any]) -> SweepTrial:
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
     epochs = max(1, round(best_epoch))
-    config = TrialConfig.from_json(read_record(layout.trial(trial.trial_id).result, TrialResult).config)
+    _, config = read_valid(layout.trial(trial.trial_id), trial.trial_id)
     look_in(layout.sources)
     return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
 

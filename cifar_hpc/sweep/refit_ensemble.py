@@ -22,7 +22,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_record
-from cifar_hpc.records.ties import check_members, member_of
+from cifar_hpc.records.ties import check_members, member_of, read_valid
 from cifar_hpc.status.words import score_text
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
 from cifar_hpc.sweep.refit import refit_of, train_refits
@@ -109,7 +109,7 @@ def _plan_like(layout: Layout, owner: str | None, path: Path) -> PlanRecord:
 
 
 def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str], listener: Listener) -> EnsembleRecord:
-    results = [read_record(layout.trial(trial_id).result, TrialResult) for trial_id in ids]
+    results = [read_valid(layout.trial(trial_id), trial_id)[0] for trial_id in ids]
     for result in results:
         if result.best_epoch is None:
             raise CifarHpcError(f"trial {result.trial_id}, which takes a member's place, has no weights: {result.reason}")

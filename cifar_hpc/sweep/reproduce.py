@@ -49,7 +49,7 @@ def lacking_text(layout: Layout, plan: PlanRecord) -> str:
         files = layout.trial(trial.trial_id)
         if trial.config.get("keep") == "weights" and files.result.exists() and not files.weights.exists():
             with contextlib.suppress(OSError, RecordError):
-                result = read_record(files.result, TrialResult)
+                result, _ = read_valid(files, trial.trial_id)
                 if CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights and result.best_epoch is not None:
                     lacking.append(trial.trial_id)
                     seconds += result.train_s
@@ -82,7 +82,7 @@ def reproduce_trial(layout: Layout, trial_id: str) -> Repeated:
         files_again = again.trial(config.trial_id)  # of another id where that counts a limit of time
         run_on_node(job, again, executor="inline", on_epoch=_until_end_of(recorded))
         try:
-            repeated = _ended_alike(recorded, read_record(files_again.result, TrialResult))
+            repeated = _ended_alike(recorded, read_valid(files_again, config.trial_id)[0])
         except FileNotFoundError:
             raise CifarHpcError(f"trial {trial_id} failed this time: {_why(files_again)}") from None
         differences = compare_results(recorded, repeated)

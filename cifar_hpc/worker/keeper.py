@@ -16,8 +16,8 @@ from cifar_hpc.config.trial import BY_RULE, PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import ranked_by, read_plan
-from cifar_hpc.records.schema import EnsembleRules, KeepRule, PlanRecord, TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.schema import EnsembleRules, KeepRule, PlanRecord
+from cifar_hpc.records.ties import read_valid
 
 
 def keeper_of(layout: Layout, sweep: str) -> Keeper:
@@ -125,7 +125,7 @@ class Keeper:
             if trial.trial_id in self._seen:
                 continue
             with contextlib.suppress(RecordError, OSError):
-                result = read_record(self._layout.trial(trial.trial_id).result, TrialResult)
+                result, _ = read_valid(self._layout.trial(trial.trial_id), trial.trial_id)
                 self._seen.add(trial.trial_id)
                 value = None if result.val is None else result.val.value(objective, info.metric)
                 if value is not None:
