@@ -125,12 +125,16 @@ def test_a_plan_of_another_version_hides_no_other_sweep(half_done):
 
 
 def test_logs_never_end_without_a_word(half_done):
-    plan, _ = half_done
+    plan, layout = half_done
     assert "no trial matches 'lr>5'; lr is 0.01, 0.1" in call("logs", "small", "lr>5").stderr
     assert "no trial matches 'arch=resnet18'; arch is linear, simple_cnn" in call("status", "small", "arch=resnet18").stderr
     assert json.loads(call("status", "small", "arch=resnet18", "--format", "json").stdout) == []
     for trial in plan.trials[:3]:
         assert len(call("logs", trial.trial_id[:8]).stdout.splitlines()) > 1
+    (error,) = layout.root.glob("trials/*/error.json")
+    error.write_text("{")
+    corrupt = call("logs", error.parent.name[:8])
+    assert corrupt.exit_code == 0 and f"its error is not known: {error}: " in corrupt.stdout
 
 
 def test_the_time_left_counts_what_trains_side_by_side_and_is_never_zero(half_done):

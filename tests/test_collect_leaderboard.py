@@ -174,6 +174,8 @@ def test_what_a_search_cut_off_is_said_to_stand_below_and_is_no_rival_of_the_fir
     assert "1 configuration of which the search ended a trial early stands below those that it let go on" in notes
     assert "in the order of their numbers" not in notes
     assert seeds_text(board.rows[2]) == "1 stopped by the search"
+    ahead = {board.rows[1].point_id: Difference(-0.3, 0.01, "McNemar", networks=True)}  # as of one that was cut off
+    assert ", is not behind: of" in certainty_text(board, Comparison(board.rows[0].point_id, ahead, {}, None, True))
 
 
 def test_what_a_search_cut_off_is_not_called_cheap_to_train(layout: Layout) -> None:

@@ -288,6 +288,8 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tm
         say("best five " + new Set(colored()).size);
         const scale = (kind, axis) => chart(kind).getModel().getComponent(axis).axis.scale.getExtent();
         say("at most the whole " + (scale("dots", "xAxis")[1] <= 1 && scale("curves", "yAxis")[1] <= 1));
+        const top = chart("dots").getModel().getComponent("xAxis").get("max");
+        say("no further " + [[0.9, 0.92], [0.2, 0.92], [0.95, 0.95], [0.1, 0.1]].map(([min, max]) => top({ min, max })));
         const box = visible()[7].querySelector("input"); box.focus(); box.click();
         const point = +visible()[7].dataset.point;
         say("chosen alone " + colored().every(p => p === point) + " " + colored().length);
@@ -304,7 +306,7 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tm
         tmp_path,
     )
     assert seen == [
-        "best five 5", "at most the whole true", "chosen alone true 1", "swatch true", "still focused true",
+        "best five 5", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
         "hovered true true", "says its accuracy true", "loss true",
     ]  # fmt: skip
 

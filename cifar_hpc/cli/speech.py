@@ -59,7 +59,7 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     if stopped_n:
         trained = sum(state.epochs_done for state in states.values())
         whole = sum(int(trial.config["epochs"]) for trial in plan.trials)
-        say(f"{plan.sweep}: {stopped_n} trials were stopped early; {trained} of {whole} epochs were trained")
+        say(f"{plan.sweep}: the search stopped {plural(stopped_n, 'trial')}; {trained} of {whole} epochs were trained")
     say(f"{plan.sweep}: {len(outcome.completed)} of {plural(len(states), 'trial')} finished")
     if outcome.best:
         say(f"best configuration: {outcome.best}")

@@ -185,8 +185,9 @@ function openCharts(section, part, board) {
     return chart;
   };
   const ink = () => ({ text: color("--ink"), muted: color("--muted"), line: color("--line") });
-  const topOfShares = found => explore.share && found.max > 0.9 ? 1 : null;  // no axis of shares goes beyond the whole
-  const valueAxis = (more = {}) => ({ type: "value", scale: true, max: topOfShares, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.share ? x => `${+(100 * x).toFixed(2)}%` : undefined }, ...more });
+  // No axis of shares goes beyond the whole, as one would whose next tick does: ticks are up to 0.3 of the range apart.
+  const topOfShares = found => found.max + (0.3 * (found.max - found.min) || found.max / 2) > 1 ? 1 : null;
+  const valueAxis = (more = {}) => ({ type: "value", scale: true, max: explore.share ? topOfShares : null, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.share ? x => `${+(100 * x).toFixed(2)}%` : undefined }, ...more });
   const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
 
   const dotted = () => {
@@ -257,7 +258,7 @@ function openCharts(section, part, board) {
     charts.curves.setOption({
       ...still, grid: { left: 56, right: 20, top: 14, bottom: 42 },
       xAxis: { type: "value", min: 1, max: "dataMax", minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 26, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text }, splitLine: { show: false } },
-      yAxis: metric === "acc" ? { ...valueAxis(), axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
+      yAxis: metric === "acc" ? { ...valueAxis(), max: topOfShares, axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
       series: lines,
     }, true);
     find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}`;
@@ -272,7 +273,7 @@ function openCharts(section, part, board) {
     charts.axes.points = rows.map(r => r.point);
     charts.axes.setOption({
       ...still, parallel: { left: 70, right: 90, top: 36, bottom: 18, axisExpandable: false },
-      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, max: dim === named.length - 1 ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, max: dim === named.length - 1 && explore.share ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
         data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);

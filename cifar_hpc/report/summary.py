@@ -207,8 +207,9 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     parts += _cheapest(board, [row for row, decision in zip(others, decisions, strict=True) if decision == "tied"])
     second = comparison.differences.get(others[0].point_id)
     if second:
-        behind = f"is {_by(second, board)} behind" if second.difference > 0 else "is not behind"
-        parts.append(f"The second, {words_of(others[0])}, {behind} (p {p_text(second.p_value)}, {second.test}).")
+        parts.append(
+            f"The second, {words_of(others[0])}, {_behind(second, board)} (p {p_text(second.p_value)}, {second.test})."
+        )
     if reasons := list(dict.fromkeys(why for why in comparison.untested.values() if why != FAR_BELOW)):
         parts.append(f"{len(untested)} could not be tested ({shortened(reasons, 2)}).")
     return " ".join(parts)
@@ -234,7 +235,7 @@ def _of_networks(board: Leaderboard, comparison: Comparison) -> str:
         reason = comparison.untested.get(board.measured[0].point_id) or comparison.untested.get(second.point_id, "")
         return f"The second, {words_of(second)}, was not tested against it: {reason or 'too few seeds'}."
     return (
-        f"The second, {words_of(second)}, is {_by(found, board)} behind: of these two networks, on these"
+        f"The second, {words_of(second)}, {_behind(found, board)}: of these two networks, on these"
         f" {found_images(board)} images, {found.test} gives p {p_text(found.p_value)}; one seed each says nothing of the"
         " configurations."
     )
@@ -343,6 +344,10 @@ def runs_words(board: Leaderboard, n: int) -> str:
         return f"mean of {n} {board.runs}"
     seeds = len({trial.seed for row in board.rows for trial in row.trials})
     return f"mean of {n} folds of {seeds} seeds"
+
+
+def _behind(found: Difference, board: Leaderboard) -> str:
+    return f"is {_by(found, board)} behind" if found.difference > 0 else "is not behind"
 
 
 def _by(found: Difference, board: Leaderboard) -> str:

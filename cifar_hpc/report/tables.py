@@ -163,7 +163,7 @@ def interval_text(found: Estimate | None, *, share: bool = True) -> str:
 def gap_text(row: Row) -> str:
     """Points that training accuracy is above validation accuracy."""
     digits = digits_of(row.val_acc.images if row.val_acc else None, most=1)
-    return f"{100 * row.gap:+.{digits}f}" if row.gap is not None else ""
+    return f"{round(100 * row.gap, digits) + 0.0:+.{digits}f}" if row.gap is not None else ""  # + 0.0: no -0.0
 
 
 def params_text(row: Row) -> str:

@@ -26,7 +26,7 @@ _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 
 def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
     """Why a trial failed or how it ended, and what its processes printed last; whole lines. reason: what is known of one that
-    neither finished nor failed. Raises RecordError where its error cannot be read, OSError."""
+    neither finished nor failed. Raises OSError."""
     files = layout.trial(trial_id)
     lines = [f"== trial {trial_id}"]
     job, task = "", None
@@ -35,6 +35,9 @@ def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
         job, task = error.job, error.task
         lines += [f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"]
         lines += [error.traceback.rstrip()] if error.traceback else []
+    except RecordError as corrupt:
+        lines.append(f"its error is not known: {corrupt}")
+        job, task = newest_job(layout, trial_id)
     except FileNotFoundError:
         try:
             result, _ = read_valid(files, trial_id)

@@ -90,7 +90,8 @@ def run_spec(
     if lacking := lacking_text(layout, plan_record(plan)):
         listener.note(lacking)
     if prune and dropped:
-        listener.note(f"pruned: {len(cancel_trials(layout, spec.name, dropped).stopped)} queued jobs cancelled")
+        stopped = cancel_trials(layout, spec.name, dropped).stopped
+        listener.note(f"pruned: {plural(len(stopped), 'queued job')} cancelled")
     return run_plan(layout, plan, plan_record(plan), where, listener)
 
 
@@ -167,7 +168,7 @@ def _until_ended(rounds: Rounds, states: States, listener: Listener) -> None:
             rounds.start(ready, listener)
         elif elsewhere := rounds.elsewhere(states):
             if not told:
-                listener.note(f"waiting for {len(elsewhere)} trials that another process trains")
+                listener.note(f"waiting for {plural(len(elsewhere), 'trial')} that another process trains")
                 told = True
             time.sleep(rounds.pause_s)
         else:

@@ -123,7 +123,7 @@ def array_lines(
     if submission.waiting:
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
-        lines.append(f"  given up  {n} trials: {reason}")
+        lines.append(f"  given up  {plural(n, 'trial')}: {reason}")
     if spent := spent_words(layout.sweep(plan.spec.name)):
         lines.append(f"  budget    {spent} are spent")
     jobs_n = sum(array.workers for array in submission.arrays)
