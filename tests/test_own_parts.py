@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.sources import OwnCodeError, find_source, load_source
+from cifar_hpc.config.sources import OwnCodeError, find_source, keep_copy, load_source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
 from cifar_hpc.errors import SpecError, UnusableArchError
@@ -231,6 +231,48 @@ def test_an_installed_module_is_a_source_by_its_hash_and_version() -> None:
     assert find_source("arch", "numpy.version:full_version", Path.cwd()).version == np.__version__
     with pytest.raises(OwnCodeError, match="cannot be imported"):
         find_source("arch", "no_such_lab.nets:Net", Path.cwd())
+
+
+def test_the_code_of_a_module_is_what_its_import_runs_of_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever file of it changes, the trials that were trained with the old one are others; one that is not run does not."""
+    files = {
+        "mylab_a/__init__.py": "",
+        "mylab_a/deep/__init__.py": "",
+        "mylab_a/nets.py": "from mylab_a.deep.parts import Part\nfrom .near import near\nfrom mylab_b import beside\n",
+        "mylab_a/deep/parts.py": "from ..far import far\nclass Part: pass\n",
+        "mylab_a/near.py": "near = 1\n",
+        "mylab_a/far.py": "far = 1\n",
+        "mylab_b.py": "beside = 1\n",
+        "mylab_a/other.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = {find_source("arch", "mylab_a.nets:Part", Path.cwd()).sha256}
+    for name, text in files.items():
+        (tmp_path / name).write_text(f"{text}changed = True\n")
+        digests.add(find_source("arch", "mylab_a.nets:Part", Path.cwd()).sha256)
+    assert len(digests) == len(files)  # the first, and one for each but the last
+    source = find_source("arch", "mylab_a.nets:Part", Path.cwd())
+    assert load_source(source).__name__ == "Part"
+    (tmp_path / "mylab_a/far.py").write_text("far = 2\n")
+    with pytest.raises(OwnCodeError, match="changed since the sweep was planned"):
+        load_source(source)
+    with pytest.raises(OwnCodeError, match=r"changed since this process imported it.*start Python again"):
+        load_source(find_source("arch", "mylab_a.nets:Part", Path.cwd()))
+
+
+def test_a_file_takes_along_what_the_packages_beside_it_import_of_themselves(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "net.py").write_text("from parts import Part\n")
+    (tmp_path / "parts/__init__.py").write_text("from .core import Part\n")
+    (tmp_path / "parts/core.py").write_text("class Part: pass\n")
+    source = find_source("arch", "net.py:Part", tmp_path)
+    keep_copy(source, tmp_path / "sources")
+    assert (tmp_path / "sources" / source.sha256 / "parts/core.py").is_file()
+    (tmp_path / "parts/core.py").write_text("class Part: size = 2\n")
+    assert find_source("arch", "net.py:Part", tmp_path).sha256 != source.sha256
 
 
 def test_status_and_report_never_import_the_users_code(place: Path) -> None:

@@ -1,8 +1,9 @@
 """What a user brings in Python: 'mynets.py:TinyNet', a file as seen from the spec, or 'mylab.nets:tiny_net', importable.
 
 Owns: Source, which stands for it in a trial's id by the hash of its code; where the code is looked for; the import of it. The
-code of a file is that file and the modules beside it that it imports. A copy is kept under results/, so that what was planned
-is what is run, wherever and whenever. Only who builds a part imports it: `status` and `report` never do. Knows no trial.
+code of a file is that file and the modules beside it that it imports; that of a module also what its import runs of its own
+package. A copy of a file's is kept under results/, so that what was planned is what is run, wherever and whenever. Only who
+builds a part imports it: `status` and `report` never do. Knows no trial.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import importlib.metadata
 import importlib.util
 import re
 import sys
+import sysconfig
 import traceback
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +27,9 @@ from typing import Any
 from cifar_hpc.errors import UnusableError, nearest
 
 _FORM = re.compile(r"(?P<file>[^:\n]+\.py):(?P<object>[A-Za-z_]\w*)|(?P<module>[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)")
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of what is installed, and changes with its version
 _kept: list[Path] = []  # folders of copies that this process knows of
+_modules: dict[str, str] = {}  # modules that this process has imported as a source, each with the digest of its code then
 
 
 class OwnCodeError(UnusableError):
@@ -69,35 +74,42 @@ def find_source(part: str, text: str, folder: Path) -> Source:
     if found["file"]:
         path = (folder / Path(found["file"]).expanduser()).absolute()
         return Source(part=part, name=f"{path.name}:{found['object']}", sha256=file_digest(path), path=str(path))
-    origin = _module_file(found["module"])
     top = found["module"].partition(".")[0]
     distribution = next(iter(importlib.metadata.packages_distributions().get(top, ())), None)
     version = importlib.metadata.version(distribution) if distribution else None
-    return Source(part=part, name=text, sha256=file_digest(origin), version=version)
+    return Source(part=part, name=text, sha256=_module_digest(found["module"]), version=version)
 
 
-def code_files(path: Path) -> dict[str, Path]:
-    """A file and the modules beside it that it imports, and those that they import: name as seen from its folder -> path."""
+def code_files(path: Path, module: str | None = None) -> dict[str, Path]:
+    """A file and the modules beside it that it imports, and those that they import: name as seen from its folder -> path.
+
+    module: by which name it is imported, where it is no file of its own: names are seen from the folder that holds its package,
+    whose own code counts.
+    """
+    root, pending = path.parent, [path]
+    if module is not None:
+        root = path.parents[module.count(".") + (path.name == "__init__.py")]
+        pending += _run_by(root, module)
     files: dict[str, Path] = {}
-    pending = [path]
     while pending:
         file = pending.pop()
-        name = file.relative_to(path.parent).as_posix()
-        if name in files:
-            continue
-        files[name] = file
-        for module in _imported(file):
-            beside = path.parent.joinpath(*module.split("."))
-            pending += [one for one in (beside.with_suffix(".py"), beside / "__init__.py") if one.is_file()]
+        name = file.relative_to(root).as_posix()
+        if name not in files:
+            files[name] = file
+            pending += [one for folder, names in _imports(file, root) for one in _run_by(folder, names)]
     return files
 
 
 def file_digest(path: Path) -> str:
-    """Raises OwnCodeError where it cannot be read or is no Python."""
+    """Of a file's code. Raises OwnCodeError where it cannot be read or is no Python."""
+    return _digest_of(code_files(path), path)
+
+
+def _digest_of(files: Mapping[str, Path], own: Path) -> str:
     digest = hashlib.sha256()
-    for name, file in sorted(code_files(path).items()):
+    for name, file in sorted(files.items()):
         content = hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{'' if file == path else name}\0{content}\n".encode())  # the file's own name is in the source's
+        digest.update(f"{'' if file == own else name}\0{content}\n".encode())  # the file's own name is in the source's
     return digest.hexdigest()
 
 
@@ -142,10 +154,12 @@ def load_module(source: Source) -> ModuleType:
     """The module of a source, imported once for each state of its code."""
     if source.path is None:
         name = source.name.partition(":")[0]
-        if file_digest(_module_file(name)) != source.sha256:
+        if _module_digest(name) != source.sha256:
             raise OwnCodeError(
                 source.part, f"{name} has changed since the sweep was planned", "plan the sweep again, or install the old one"
             )
+        if _modules.setdefault(name, source.sha256) != source.sha256:
+            raise OwnCodeError(source.part, f"{name} has changed since this process imported it", "start Python again")
         return importlib.import_module(name)
     return _load_file(_file_of(source), source.sha256)
 
@@ -207,8 +221,16 @@ def _module_file(module: str) -> Path:
     return Path(found.origin)
 
 
-def _imported(path: Path) -> list[str]:
-    """The modules that a file names in its imports, with their parents."""
+def _module_digest(module: str) -> str:
+    """Of a module's code; of an installed one that file alone, for its package's version stands beside it."""
+    origin = _module_file(module)
+    installed = _INSTALLED & set(origin.parts) or origin.is_relative_to(sysconfig.get_path("stdlib"))
+    return _digest_of({"": origin} if installed else code_files(origin, module), origin)
+
+
+def _imports(path: Path, root: Path) -> Iterator[tuple[Path, str]]:
+    """What a file imports, each name with the folder from which it is seen: the root, or of a relative one its package.
+    The last part of a name may be a module or what is in one."""
     try:
         tree = ast.parse(path.read_bytes())
     except OSError as error:
@@ -220,10 +242,17 @@ def _imported(path: Path) -> list[str]:
         raise OwnCodeError(
             f"{path.name}:{line}", f"no Python ({getattr(error, 'msg', error)})", "a file that Python can read"
         ) from error
-    names: dict[str, None] = {}
+    packages = [folder for folder in path.parents if folder.is_relative_to(root)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= dict.fromkeys(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= dict.fromkeys([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
-    return list(dict.fromkeys(name.rpartition(".")[0] or name for name in names) | names)
+            yield from ((root, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level <= len(packages):
+            folder = packages[node.level - 1] if node.level else root
+            yield from ((folder, f"{node.module or ''}.{alias.name}".lstrip(".")) for alias in node.names)
+
+
+def _run_by(folder: Path, module: str) -> list[Path]:
+    """The files in the folder that an import of the module runs: of its packages, then its own."""
+    parts = module.split(".")
+    places = [folder.joinpath(*parts[: n + 1]) for n in range(len(parts))]
+    return [one for place in places for one in (place.with_suffix(".py"), place / "__init__.py") if one.is_file()]
