@@ -10,13 +10,14 @@ import pytest
 
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.comparison import Comparison
+from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.findings import find
@@ -107,6 +108,21 @@ def test_the_best_of_several_that_measured_the_same_is_said_to_equal_them(layout
     plan = read_plan(layout, "s")
     best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
     assert best is not None and best.score.endswith("(mean of 2), equal to 1 other")
+
+
+def test_equals_have_one_order_in_a_sweep_in_the_whole_pool_and_at_a_sweeps_end(layout: Layout) -> None:
+    board = board_of(layout, {lr: [0.9, 0.9] for lr in (0.5, 0.1, 0.4, 0.2, 0.3)})
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    pool = make_leaderboard(scan(layout))
+    assert [row.point_id for row in pool.rows] == [row.point_id for row in board.rows]
+    assert best is not None and best.name == board.rows[0].label
+
+
+def test_a_configuration_without_a_value_on_any_axis_is_not_called_the_only_one(layout: Layout) -> None:
+    write(layout, BASE, 0.9)
+    write(layout, dataclasses.replace(BASE, stop=StopConfig(patience=3)), 0.8)
+    assert [row.label for row in make_leaderboard(scan(layout)).rows] == ["stop.patience=-", "stop.patience=3"]
 
 
 def test_no_interval_of_a_loss_ends_below_none(layout: Layout) -> None:
@@ -260,6 +276,14 @@ def test_points_of_different_data_are_told_apart(layout: Layout) -> None:
     write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", split_seed=1)), 0.9)
     board = make_leaderboard(scan(layout))
     assert board.axes == ("dataset.split_seed",)
+
+
+def test_a_split_into_folds_is_not_told_by_the_share_that_it_does_not_hold_out(layout: Layout) -> None:
+    write(layout, BASE, 0.9)
+    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", folds=2, fold=1)), 0.9)
+    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", val_frac=0.2)), 0.9)
+    names = [name for name, _ in split_by_images(scan(layout))]
+    assert sorted(names) == ["cifar10, folds 2", "cifar10, val_frac 0.1", "cifar10, val_frac 0.2"]
 
 
 def test_axis_values_read_as_a_person_writes_them() -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, write_trial
 from cifar_hpc import Sweep, read_results
 from cifar_hpc.cli import app
-from cifar_hpc.collect.names import find_ensemble, find_named, find_trial, in_sweep
+from cifar_hpc.collect.names import find_best, find_ensemble, find_named, find_trial, in_sweep
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, SpecError
@@ -107,6 +107,11 @@ def test_the_beginning_of_an_id_is_a_trial_or_a_configuration(layout):
 def test_a_wrong_name_is_answered_with_the_nearest_right_one(layout, name, said):
     with pytest.raises(CifarHpcError, match=said.replace("?", r"\?")):
         find_named(layout, name)
+
+
+def test_a_name_that_means_nothing_is_told_as_that_also_beside_top(layout):
+    with pytest.raises(CifarHpcError, match="Did you mean 'photos'"):
+        find_best(layout, "photo", top=2)
 
 
 def test_an_ensemble_is_named_by_its_sweep_and_method(layout):

@@ -197,6 +197,18 @@ def test_a_trial_whose_process_died_is_lost_and_not_failed_for_both(sweep):
     assert "Lost: attempt ended without a word" in page and "ailed:" not in page
 
 
+def test_a_lost_trial_whose_job_runs_again_is_not_told_that_it_was_never_begun(sweep, monkeypatch):
+    layout, plan = sweep
+    trial_id = plan.trials[0].trial_id
+    claim = claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
+    write_record(layout.trial(trial_id).claim(1), dataclasses.replace(claim, pid_started=claim.pid_started + 1))
+    append_records(layout.sweep("s").jobs, [_event("submitted", trial_id, "slurm", "77_0")])
+    queue = "cifar_hpc.executors.slurm.queue.SlurmQueue"
+    monkeypatch.setattr(f"{queue}.states", lambda self, handles: dict.fromkeys(handles, JobState.RUNNING))
+    monkeypatch.setattr(f"{queue}.explain", lambda self, handles: dict.fromkeys(handles, "RUNNING"))
+    assert "its job runs and has not come to it again" in " ".join(call("status", "s").stdout.split())
+
+
 def test_a_watched_report_ends_where_a_trial_was_cancelled_and_nobody_trains(sweep, monkeypatch):
     layout, plan = sweep
     for config in plan.trials[1:]:

@@ -46,7 +46,8 @@ def _names(configs: Sequence[Mapping[Axis, Any]]) -> list[str]:
     for config in configs:
         alike = [other for other in configs if other[DATASET] == config[DATASET]]
         keys = dict.fromkeys(key for other in alike for key in other if key.startswith(f"{DATASET}.") and key != FINGERPRINT)
-        differ = [key for key in keys if len({other.get(key) for other in alike}) > 1]
+        held_out = {f"{DATASET}.val_frac"} if config.get(f"{DATASET}.folds") else set()  # in folds it plays no part
+        differ = [key for key in keys if len({other.get(key) for other in alike}) > 1 and key not in held_out]
         names.append(", ".join([str(config[DATASET]), *_parts(config, differ)]))
     return [
         f"{name} ({str(config.get(FINGERPRINT))[:6]})" if names.count(name) > 1 else name

@@ -51,9 +51,10 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for."""
+        """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for, unless it has none at all."""
         parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
         parts += ["from scratch"] if self.axes.get("weights", "") is None else []
+        parts = parts or [f"{key}={value_text(value, key)}" for key, value in self.axes.items()]
         return " ".join(parts) or "the only configuration"
 
     @property
@@ -201,7 +202,9 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     rows = _with_short_paths(rows)
     sign = -1 if pool.info.mode == "max" else 1
     measured = sorted(
-        (row for row in rows if row.score), key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained)
+        (row for row in rows if row.score),
+        # equals by their ids, so that a sweep's page and the whole pool's have one order
+        key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained, row.point_id),
     )
     # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
     timed = [(row, row.train_s) for row in measured if row.train_s is not None and not any(row.last)]

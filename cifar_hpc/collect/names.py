@@ -66,9 +66,10 @@ def find_best(layout: Layout, words: str | Sequence[str], top: int | None = None
     have, or the one that is named. Raises CifarHpcError."""
     asked = parse_words(words)
     if asked.number is not None or len(asked.names) != 1 or not layout.has_sweep(asked.names[0]):
+        found = find_named(layout, words)  # a name that means nothing is told as that first
         if top is not None:
             raise CifarHpcError(f"--top chooses among a sweep's configurations, and {words!r} names one of them")
-        return [find_named(layout, words)]
+        return [found]
     sections = chosen_sections(layout, asked.names, asked.terms)
     best = [Named(row, None, asked.names[0]) for section in sections for row in section.board.measured[: top or 1]]
     if not best:

@@ -1,6 +1,6 @@
 """What a report is asked for, and the page that is written of it: that of a trial which is named, else that of sweeps.
 
-Owns: which of the two it is. Draws and prints nothing; what draws is imported once a page is written.
+Owns: which of the two it is. Draws and prints nothing; what draws is imported once it is known what is asked for.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         *(_axis_column(axis) for axis in board.axes),
         *_objective_columns(board),
         _measured_column("val acc %", lambda row: row.val_acc, asked_n=asked_n),
-        _measured_column("test acc %", lambda row: row.test_acc, keep=8),
+        _measured_column("test acc %", lambda row: row.test_acc, keep=8, asked_n=asked_n),
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
@@ -75,7 +75,7 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
     unit, share = " %" if info.share else "", info.share
     return [
         _measured_column(f"val {info.noun}{unit}", lambda row: row.score, share=share, asked_n=asked_n),
-        _measured_column(f"test {info.noun}{unit}", lambda row: row.test_score, share=share, keep=8),
+        _measured_column(f"test {info.noun}{unit}", lambda row: row.test_score, share=share, keep=8, asked_n=asked_n),
     ]
 
 

@@ -77,9 +77,9 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     means = {point_id: fmean(found, counted[point_id]) for point_id, found in values.items()}  # folds are not of one size
     partial = {point_id: is_partial(found, runs[point_id], folds[point_id]) for point_id, found in rounds.items()}
 
-    def place(point_id: str) -> tuple[bool, bool, float, int]:
+    def place(point_id: str) -> tuple[bool, bool, float, int, str]:  # as collect/leaderboard orders rows
         cut, params = behind[point_id]
-        return cut, partial[point_id], sign * means[point_id], params
+        return cut, partial[point_id], sign * means[point_id], params, point_id
 
     point = min(values, key=place)
     of_n = runs[point] if len(values[point]) < runs[point] else None

@@ -170,7 +170,8 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
         if state is JobState.UNKNOWN:
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
         elif state is JobState.RUNNING:
-            reason = "its job runs and has not come to it"
+            again = "" if states[trial_id].status is Status.PLANNED else " again"
+            reason = f"its job runs and has not come to it{again}"
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=reason)
         elif state is not JobState.GONE:
             new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said)

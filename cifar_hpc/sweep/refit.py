@@ -46,6 +46,12 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
     ]
     if not refits:
         raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {sweep}")
+    for named in found:
+        left = named.row.runs_n - sum(trial.best_epoch is not None for trial in named.row.trials)
+        if left:
+            listener.note(
+                f"{named.row.label}: {left} of its {named.row.runs_n} trials have no best epoch, and are not trained again"
+            )
     if any(named.row.place is None for named in found):
         listener.note(
             "fewer than three seeds: the best configurations are those with the best numbers, and no ranking is claimed"
