@@ -51,7 +51,10 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     assert again.exit_code == 0 and "nothing to start" in again.stderr and results() == before
     assert len(rows("stage=finetune", "freeze=all")) == 2
     report = call("report", "two", "--format", "json")
-    assert "Stage pretrain, from which others start, is not among the rows (2 of 2 trials finished)" in report.stderr
+    told = (
+        "Stage pretrain, from which others start, is not among the rows (2 of 2 trials finished), nor in the cost of these its"
+    )
+    assert f"{told} under 0.01 CPU-hours: stage=pretrain shows it." in report.stderr
     points = json.loads(report.stdout)
     assert [point["seeds"] for point in points] == [2] * 2, "each seed of a point has its own parent"
     assert len(json.loads(call("report", "two", "stage=pretrain", "--format", "json").stdout)) == 1

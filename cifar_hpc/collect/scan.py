@@ -28,7 +28,7 @@ from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
 from cifar_hpc.status.state import Queue, read_states
-from cifar_hpc.status.words import allocated_text
+from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
 T = TypeVar("T", Trial, Unfinished)
 
@@ -66,9 +66,22 @@ class Pool:
             counts = Counter(trial.status for trial in open_)
             ended = counts_text({status: counts[status] for status in (Status.FAILED, Status.LOST)})
             state = f"{done} of {done + len(open_)} trials finished" + (f", {ended}" if ended else "")
-            notes.append(f"Stage {stage}, from which others start, is not among the rows ({state}): stage={stage} shows it.")
+            notes.append(
+                f"Stage {stage}, from which others start, is not among the rows ({state}){self._hours_of(stage)}: stage={stage}"
+                " shows it."
+            )
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
         return replace(chosen, notes=(*chosen.notes, *notes))
+
+    def _hours_of(self, stage: str) -> str:
+        """', nor in the cost of these its 0.5 GPU-hours'; empty where none of its trials finished."""
+        hours: dict[str, float] = {}
+        for trial in self.trials:
+            if trial.config.get("stage") == stage:
+                device = device_text(trial.device)
+                hours[device] = hours.get(device, 0.0) + trial.device_hours
+        spent = " and ".join(f"{hours_text(n)} {device}-hours" for device, n in hours.items())
+        return f", nor in the cost of these its {spent}" if spent else ""
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
         """The pool with only the trials that `keep` accepts."""

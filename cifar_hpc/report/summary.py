@@ -18,7 +18,7 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n, seeds_text
 from cifar_hpc.report.words import difference_text, p_text, words_of
-from cifar_hpc.status.words import decimals_of, digits_of, duration_text, hours_text, score_text
+from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -27,9 +27,13 @@ def covers_text(trials: Sequence[Trial]) -> str:
     for trial in trials:
         of_own = "Of configurations whose seeds have splits of their own: " if trial.own_split else "Of those on one split: "
         kinds.setdefault("Of configurations in folds: " if trial.fold is not None else of_own, []).append(trial)
-    if len(kinds) < 2:
-        return _covers_of_alike(trials)
-    return " ".join(f"{whose}{_covers_of_alike(kinds[whose])}" for whose in sorted(kinds))
+    said = [f"{whose if len(kinds) > 1 else ''}{_covers_of_alike(kinds[whose])}" for whose in sorted(kinds)]
+    if any(trial.epochs > 1 and trial.best_epoch is not None for trial in trials):
+        said.append(
+            "A trial's validation figure is that of its best epoch, which the same images chose: it is flattered a little, more"
+            " where they are few and the epochs many, and is in no interval."
+        )
+    return " ".join(said)
 
 
 def _covers_of_alike(trials: Sequence[Trial]) -> str:
@@ -277,7 +281,6 @@ def cost_text(ledger: Ledger) -> str:
     """'It cost 1.5 GPU-hours, 0.2 of them in trials that diverged, failed, were lost or stopped.'"""
     parts = []
     for device in ledger.devices:
-        name = "GPU" if device == "cuda" else device.upper() if device == "cpu" else device
         entries = {outcome: entry for (where, outcome), entry in ledger.by_outcome.items() if where == device}
         lost = sum(
             entry.hours
@@ -290,7 +293,7 @@ def cost_text(ledger: Ledger) -> str:
             if device in ledger.lost
             else ""
         )
-        parts.append(f"{hours_text(ledger.hours(device))} {name}-hours{waste}{killed}")
+        parts.append(f"{hours_text(ledger.hours(device))} {device_text(device)}-hours{waste}{killed}")
     reused = (
         f" {plural(ledger.reused.trials, 'trial')} came from other sweeps through the pool." if ledger.reused.trials else ""
     )

@@ -55,6 +55,11 @@ def hours_text(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
+def device_text(device: str) -> str:
+    """Whose hours they are: 'GPU', 'CPU'."""
+    return {"cuda": "GPU", "cpu": "CPU"}.get(device, device)
+
+
 def allocated_text(found: Accounting) -> str:
     """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'. Trials side by side on one GPU share its time."""
     hours = f"{hours_text(found.gpu_hours)} GPU-hours" if found.gpu_hours else f"{hours_text(found.cpu_hours)} CPU-hours"
