@@ -136,7 +136,14 @@ def test_equal_files_in_two_splits_are_told(place):
     taken = (place / "photos" / "train" / "dark" / "0.png").read_bytes()
     (place / "photos" / "val" / "dark" / "copy.png").write_bytes(taken)
     _, said = _run("data", "photos")
-    assert "1 file stands in two splits" in said and "train/dark/0.png = val/dark/copy.png" in said
+    assert "1 file of val/ or test/ stands in another split too" in said and "train/dark/0.png = val/dark/copy.png" in said
+    for split, name in (("train", "same.png"), ("val", "again.png"), ("test", "one.png"), ("test", "two.png")):
+        for kind in ("dark", "pale"):
+            (place / "photos" / split / kind).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (9, 9, len(kind + split + name))).save(place / "photos" / split / kind / "own.png")
+        (place / "photos" / split / "dark" / name).write_bytes(taken)
+    _, said = _run("data", "photos")
+    assert "4 files of val/ or test/ stand in another split too" in said and "= test/dark/two.png" in said
 
 
 def test_weights_that_cannot_be_used_stop_the_sweep_before_it_starts(place):

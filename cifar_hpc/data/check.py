@@ -24,7 +24,8 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.data.images import ImageFacts, look_at, quiet
 from cifar_hpc.errors import DataError
 
-_VERSION = 1  # raise it when more is looked for
+_VERSION = 2  # raise it when more is looked for
+_SPLITS = ("train", "val", "test")  # in the order of listings
 UNEVEN = 3  # the largest class over the smallest from which on it is told
 CUT_FRAC = 0.02  # of the pixels, on average, from which on a crop is told
 SHOWN = 20  # broken files that are named
@@ -35,8 +36,8 @@ class FolderCheck:
     """broken: file and why; sides: least, median and largest shorter side, pixels; modes: PIL's word -> files; cut_frac: share
     of an image outside its central square, on average; frames: files with more frames than the first.
 
-    across: pairs of equal files in two splits; split_labels: pairs of equal files in two classes; repeated: files of train/
-    that repeat another of their class.
+    across: files of val/ and test/, each after one that it equals of an earlier split; split_labels: pairs of equal files in
+    two classes; repeated: files of train/ that repeat another of their class.
     """
 
     broken: tuple[tuple[str, str], ...]
@@ -82,9 +83,13 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
     """What a person should know of these images before they are trained on as the configs say."""
     found = []
     if check.across:
-        found.append(f"{_stand(check.across)} in two splits, so that validation or test is not apart: {_pairs(check.across)}")
+        stand = f"of val/ or test/ {'stands' if len(check.across) == 1 else 'stand'} in another split too"
+        found.append(
+            f"{plural(len(check.across), 'file')} {stand}, so that validation or test is not apart: {_pairs(check.across)}"
+        )
     if check.split_labels:
-        found.append(f"{_stand(check.split_labels)} in two classes of train/: {_pairs(check.split_labels)}")
+        pairs = plural(len(check.split_labels), "pair")
+        found.append(f"{pairs} of equal files in two classes of train/: {_pairs(check.split_labels)}")
     if check.repeated:
         splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
         found.append(f"{plural(check.repeated, 'file')} of train/ repeat another one of their class{splits}")
@@ -94,7 +99,7 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
         share = 100 * most_n / counts.total()
         found.append(
             f"train/ is uneven: {most_n} images of {printable(most)}, {least_n} of {printable(least)}; who always says "
-            f"{printable(most)} is right for {share:.0f} %"
+            f"{printable(most)} is right for {share:.0f} % of it"
         )
     clear = sum(n for mode, n in check.modes.items() if "A" in mode.split()[0][1:] or "clear" in mode or mode in ("La", "RGBa"))
     if clear:
@@ -154,11 +159,8 @@ def _equal_files(
                 repeated += 1
             else:
                 split_labels.append((names[before], names[n]))
-        if before == n:
-            others = [
-                first[content, other] for other in ("train", "val", "test") if other != split and (content, other) in first
-            ]
-            across += [(names[other], names[n]) for other in others]
+        earlier = [first[content, other] for other in _SPLITS[: _SPLITS.index(split)] if (content, other) in first]
+        across += [(names[other], names[n]) for other in earlier[:1]]
     return across, split_labels, repeated
 
 
@@ -192,10 +194,6 @@ def _keep(check: FolderCheck, place: Path) -> None:
                 temporary.unlink(missing_ok=True)
     except OSError:
         pass
-
-
-def _stand(pairs: Sequence[tuple[str, str]]) -> str:
-    return f"{plural(len(pairs), 'file')} {'stands' if len(pairs) == 1 else 'stand'}"
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
