@@ -54,7 +54,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
     write_record(files.ensemble, made)
     measured = "" if made.test_acc is None else f"test acc {score_text(made.test_acc, made.test_n)} %; "
     listener.note(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
-    listener.note(f"it labels new images: cifar-hpc predict {shlex.quote(str(files.ensemble))} FOLDER")
+    listener.note(f"it labels new images: cifar-hpc predict {shlex.quote(name + '/ensemble')} FOLDER")
     return outcome
 
 
