@@ -119,7 +119,8 @@ def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_
     (tmp_path / "new").mkdir()
     for i in range(60):
         Image.fromarray(test.images_NCHW[i, 0].numpy()).save(tmp_path / "new" / f"{i:03d}.png")
-    labelled = call("predict", made_at, tmp_path / "new")
+    assert f"predict small-{method}-refit/ensemble FOLDER" in done.stderr
+    labelled = call("predict", f"small-{method}-refit/ensemble", tmp_path / "new")
     rows = list(csv.DictReader(io.StringIO(labelled.stdout)))
     right = np.mean([int(row["label"]) == label for row, label in zip(rows, test.labels_N.tolist(), strict=False)])
     assert len(rows) == 60 and abs(right - new.test_acc) < 0.2
