@@ -320,6 +320,24 @@ def test_the_published_contract_tests_pass_what_is_right_and_name_what_is_wrong(
         check_network("mynets.py:Told", folder=place)
 
 
+def test_what_a_function_returns_is_part_of_the_id_and_is_checked_when_it_is_loaded(place: Path) -> None:
+    from cifar_hpc.data.dataset import load_dataset_of
+
+    np.save(place / "labels.npy", np.arange(96) % 3)
+    reading = f"labels = np.load({str(place / 'labels.npy')!r})"
+    (place / "mydata.py").write_text(DATA.replace("labels = np.arange(n) % classes", reading))
+    before = load_spec(place / "own.yaml").configs
+    assert before == load_spec(place / "own.yaml").configs
+    load_dataset_of(before[0], place)
+    np.save(place / "labels.npy", (np.arange(96) + 1) % 3)
+    after = load_spec(place / "own.yaml").configs
+    assert not {config.trial_id for config in before} & {config.trial_id for config in after}
+    assert before[0].sources == after[0].sources  # the code is the same
+    load_dataset_of(after[0], place)
+    with pytest.raises(OwnCodeError, match="returns other images or labels than when the sweep was planned"):
+        load_dataset_of(before[0], place)
+
+
 def test_a_data_sets_own_validation_split_is_used_and_joined_for_a_refit(place: Path) -> None:
     (place / "mydata.py").write_text(DATA.replace('parts["tset"] = parts["test"]', 'parts["val"] = parts["test"]'))
     spec = load_spec(spec_with(place, "n: 96", "kind: key"))

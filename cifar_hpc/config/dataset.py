@@ -48,7 +48,10 @@ class DatasetConfig:
         hashed=False,
     )
     fingerprint: str | None = trial_key(
-        "digest of a folder's file names and contents, which stands for it in the id", Role.COMMON, None, derived=True
+        "digest of a folder's file names and contents, or of what one's own function returns, which stands for it in the id",
+        Role.COMMON,
+        None,
+        derived=True,
     )
     args: tuple[tuple[str, Any], ...] | None = trial_key(
         "arguments of one's own data set, by name", Role.COMMON | Role.AS_WRITTEN, None, late=True

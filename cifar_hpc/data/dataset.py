@@ -19,12 +19,12 @@ from torch import Tensor
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.sources import Source
+from cifar_hpc.config.sources import OwnCodeError, Source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import folder, sources, splits
 from cifar_hpc.data.files import shorten
 from cifar_hpc.data.images import Fit
-from cifar_hpc.data.own import read_own
+from cifar_hpc.data.own import images_fingerprint, read_own
 from cifar_hpc.data.sources import LabelledImages
 from cifar_hpc.errors import CifarHpcError, DataError, did_you_mean, nearest
 
@@ -155,6 +155,9 @@ def load_dataset(
     test: LabelledImages | None
     if source is not None:
         brought = read_own(source, config.args or ())
+        if config.fingerprint not in (None, images_fingerprint(brought)):
+            found = f"{source.name} returns other images or labels than when the sweep was planned"
+            raise OwnCodeError("dataset", found, "put them back, seed what it draws, or plan the sweep again")
         names, train, val, test = brought.classes, brought.train, brought.val, brought.test
     elif config.name == "folder":
         own = folder.read_folder(config, Fit(image_size, resize, crop_frac), root)

@@ -2,12 +2,14 @@
 
 The function is called with `args` and returns a mapping: train: (images, labels); optionally val, test: the same; unlabelled:
 images alone; and classes: their names. Images are uint8, N x C x H x W with 1 or 3 channels and square, labels whole numbers
-from 0 in the order of the classes. numpy or torch, on the CPU. Owns: read_own, what is refused. Imports no torch.
+from 0 in the order of the classes. numpy or torch, on the CPU. Owns: read_own, its fingerprint, what is refused. Imports no
+torch.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +59,19 @@ def read_own(source: Source, args: Arguments) -> OwnImages:
     if made.get("unlabelled") is not None:
         _images(f"{name}: unlabelled", made["unlabelled"])
     return OwnImages(classes, splits["train"], splits.get("val"), splits.get("test"))
+
+
+def images_fingerprint(made: OwnImages) -> str:
+    """16 hex digits over the classes, images and labels that a function returned: what stands for them in an id."""
+    digest = hashlib.sha256("\0".join(made.classes).encode())
+    for name in _SPLITS:
+        part: LabelledImages | None = getattr(made, name)
+        if part is not None:
+            images_NCHW = np.ascontiguousarray(part.images_NCHW)
+            digest.update(f"\0{name}{images_NCHW.shape}".encode())
+            digest.update(images_NCHW.data)
+            digest.update(np.ascontiguousarray(part.labels_N).data)
+    return digest.hexdigest()[:16]
 
 
 def _pair(where: str, value: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -56,6 +56,7 @@ class Resolver:
         self._stops: dict[tuple[Any, ...], StopConfig] = {}
         self._weights: dict[str, tuple[str, str] | UnusableError] = {}
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
+        self._own_sets: dict[tuple[Source, Arguments], str] = {}  # their fingerprints
         self._classes: dict[DatasetConfig, tuple[str, ...]] = {}
         self.notes: dict[str, None] = {}  # sentences on folders, each once
 
@@ -144,7 +145,7 @@ class Resolver:
         official = catalog.dataset(own["name"]).classes
         made = None
         if is_own(own["name"]):
-            made = self._own_set(own["name"], own["args"])
+            made, own["fingerprint"] = self._own_set(own["name"], own["args"])
             official, own["side"], own["channels"] = made.classes, made.side, made.channels
         elif own["args"] is not None:
             allowed = "they are for one's own data set: FILE.py:FUNCTION or MODULE:FUNCTION"
@@ -229,12 +230,16 @@ class Resolver:
             found, _, allowed = str(error).partition(": ")
             raise UnusableError("dataset.name", found, allowed or "a data set that can be read") from error
 
-    def _own_set(self, name: str, args: Arguments | None) -> OwnImages:
-        """What the user's function returns: it is called here, so that its faults have a line."""
-        from cifar_hpc.data.own import read_own
+    def _own_set(self, name: str, args: Arguments | None) -> tuple[OwnImages, str]:
+        """What the user's function returns, and its fingerprint: it is called here, so that its faults have a line."""
+        from cifar_hpc.data.own import images_fingerprint, read_own
 
         with _told_at("dataset.name"):
-            return read_own(self._source("dataset", name), args or ())
+            asked = self._source("dataset", name), args or ()
+            if asked not in self._own_sets:
+                read_own.cache_clear()  # what it reads may have changed since this process called it
+                self._own_sets[asked] = images_fingerprint(read_own(*asked))
+            return read_own(*asked), self._own_sets[asked]
 
     def _check_images(
         self, listing: ImageFolder, classes: tuple[str, ...] | None, val_frac: float, train_size: int | None
