@@ -304,7 +304,7 @@ def _children(pid: int) -> set[int]:
     return {int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()}
 
 
-def wait_until(true, seconds: float = 90.0) -> None:
+def wait_until(true, seconds: float = 300.0) -> None:  # four starts of torch on busy cores take minutes
     until = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < until
