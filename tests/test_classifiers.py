@@ -64,6 +64,7 @@ def test_a_classifier_of_scikit_learn_is_a_trial_with_the_answers_of_scikit_lear
     assert result.val.acc == pytest.approx(reference.score(scaler.transform(val_x), val_y), abs=0.02)
     assert result.test.acc == pytest.approx(reference.score(scaler.transform(test_x), test_y), abs=0.005)
     assert result.test.acc > 0.8
+    assert (result.params_trained == 0) == (config.classifier == "knn")
     saved = np.load(files.predictions)
     assert (saved["test_labels"] == test_y).all()
     if config.classifier != "knn":

@@ -132,6 +132,20 @@ def test_no_interval_of_a_loss_ends_below_none(layout: Layout) -> None:
     assert score is not None and score.low == 0.0
 
 
+def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layout) -> None:
+    """Which a report does not rank together; seeds that have splits of their own, and folds, are of one."""
+    of_seed = [dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True) for seed in (0, 1)]
+    trials = [dataclasses.replace(BASE, seed=seed, dataset=dataset) for seed, dataset in enumerate(of_seed)]
+    other = dataclasses.replace(BASE, dataset=dataclasses.replace(of_seed[0], train_size=100))
+    for n, config in enumerate((*trials, other)):
+        write(layout, config, 0.8 + 0.05 * n)
+    for name, configs, end in (("one", trials, "(mean of 2)"), ("two", [*trials, other], "which are not comparable")):
+        write_plan(layout, configs, name)
+        plan = read_plan(layout, name)
+        best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+        assert str(best).endswith(end), best
+
+
 def test_one_finished_fold_does_not_win_by_its_luck(layout: Layout) -> None:
     trials = []
     for lr, accuracies in {0.1: [0.99], 0.2: [0.80, 0.82]}.items():

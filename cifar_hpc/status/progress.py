@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Best:
     share: bool  # of 0..1
     of_n: int | None = None  # the trials that it is to have, where these are a part of them
     equals: int = 0  # other points that measured the very same
+    sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
 
     @property
     def score(self) -> str:
@@ -41,7 +43,8 @@ class Best:
         shown = f"{percent_text(self.value, decimals)} %" if self.share else number_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
         equal = f", equal to {plural(self.equals, 'other')}" if self.equals else ""
-        return f"{self.metric.replace('_', ' ')} {shown}{mean}{equal}"
+        sets = f", the highest of {self.sets} data sets or splits, which are not comparable" if self.sets > 1 else ""
+        return f"{self.metric.replace('_', ' ')} {shown}{mean}{equal}{sets}"
 
     def __str__(self) -> str:
         return f"{self.name}  {self.score}"
@@ -73,6 +76,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
             behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
     if not values:
         return None
+    sets = {_images_of(trial.config["dataset"]) for trial in asked if trial.point_id in values}
     sign = -1 if info.mode == "max" else 1
     means = {point_id: fmean(found, counted[point_id]) for point_id, found in values.items()}  # folds are not of one size
     partial = {point_id: is_partial(found, runs[point_id], folds[point_id]) for point_id, found in rounds.items()}
@@ -85,7 +89,13 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     of_n = runs[point] if len(values[point]) < runs[point] else None
     equals = sum(place(other)[:3] == place(point)[:3] for other in values) - 1
     images = max(counted[point])
-    return Best(names[point], objective, means[point], len(values[point]), images, info.share, of_n, equals)
+    return Best(names[point], objective, means[point], len(values[point]), images, info.share, of_n, equals, len(sets))
+
+
+def _images_of(dataset: Mapping[str, Any]) -> str:
+    """What is one for the trials that are measured on the same images, or on folds or splits by seed of them."""
+    of_seed = {"fold", "split_seed"} if dataset.get("split_by_seed") else {"fold"}
+    return json.dumps({key: value for key, value in dataset.items() if key not in of_seed}, sort_keys=True)
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:

@@ -161,7 +161,7 @@ class Results:
             classes=data.classes,
             train_n=len(data.train.labels_N),
             params_total=self._params_of(member),
-            params_trained=sum(p.numel() for group in member.optimizer.param_groups for p in group["params"]),
+            params_trained=_trained(member),
             frozen_blocks=member.frozen,
             total_blocks=len(member.model.blocks),
             flops=ended.flops,
@@ -191,6 +191,13 @@ class Results:
             trunk = BlockModel(model.names[:frozen], list(model.blocks)[:frozen])
             self._frozen_params[frozen] = sum(p.numel() for p in trunk.parameters())
         return self._frozen_params[frozen] + sum(p.numel() for p in member.suffix.parameters())
+
+
+def _trained(member: Member) -> int:
+    """How many parameters training or a fit changed: of what keeps no weights, none."""
+    if not CLASSIFIERS[member.config.classifier].keeps_weights:
+        return 0
+    return sum(p.numel() for group in member.optimizer.param_groups for p in group["params"])
 
 
 def _on_host(logits: Sequence[Tensor | None]) -> list[Tensor | None]:
