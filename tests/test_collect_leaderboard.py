@@ -300,6 +300,13 @@ def test_a_split_into_folds_is_not_told_by_the_share_that_it_does_not_hold_out(l
     assert sorted(names) == ["cifar10, folds 2", "cifar10, val_frac 0.1", "cifar10, val_frac 0.2"]
 
 
+def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:
+    for fingerprint in (None, "0123456789abcdef"):
+        write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", fingerprint=fingerprint)), 0.9)
+    names = [name for name, _ in split_by_images(scan(layout))]
+    assert sorted(names) == ["cifar10 (012345)", "cifar10 (its images not recorded)"]
+
+
 def test_axis_values_read_as_a_person_writes_them() -> None:
     assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
         "-", "1e-5", "0.001", "3", "all", "snake+turtle",

@@ -50,9 +50,14 @@ def _names(configs: Sequence[Mapping[Axis, Any]]) -> list[str]:
         differ = [key for key in keys if len({other.get(key) for other in alike}) > 1 and key not in held_out]
         names.append(", ".join([str(config[DATASET]), *_parts(config, differ)]))
     return [
-        f"{name} ({str(config.get(FINGERPRINT))[:6]})" if names.count(name) > 1 else name
+        f"{name} ({_short(config.get(FINGERPRINT))})" if names.count(name) > 1 else name
         for name, config in zip(names, configs, strict=True)
     ]
+
+
+def _short(fingerprint: str | None) -> str:
+    """Older records of one's own data sets have none."""
+    return "its images not recorded" if fingerprint is None else fingerprint[:6]
 
 
 def _parts(config: Mapping[Axis, Any], keys: Sequence[Axis]) -> list[str]:
