@@ -48,7 +48,7 @@ def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
     rows = tuple(
         Row(
             number=None, place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(),
-            lost=(), unfinished=(), contradicted=(),
+            lost=(), unfinished=(), contradicted=(), rounds=(),
             score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
             train_s=None, device_hours=0.0, pareto=False,
         )

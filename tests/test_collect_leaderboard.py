@@ -146,6 +146,80 @@ def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layou
         assert str(best).endswith(end), best
 
 
+def other(**keys: object) -> DatasetConfig:
+    return dataclasses.replace(BASE.dataset, **keys)  # type: ignore[arg-type]
+
+
+FOLDER = other(name="folder", folder="/one/photos", fingerprint="0123456789")
+OWN_VAL = dataclasses.replace(FOLDER, own_val=100)
+
+
+@pytest.mark.parametrize(
+    "datasets",
+    [
+        (FOLDER, dataclasses.replace(FOLDER, folder="/moved/pictures")),
+        (other(args=(("n", 1),), fingerprint="01"), other(args=(("n", 2),), fingerprint="01")),
+        (other(folds=2, fold=1), other(folds=2, fold=2, val_frac=0.2)),
+        (other(split_by_seed=True), other(split_by_seed=True, split_seed=1)),
+        (OWN_VAL, dataclasses.replace(OWN_VAL, train_size=20, split_seed=3, val_frac=0.5)),
+        (OWN_VAL, dataclasses.replace(OWN_VAL, train_size=20, split_seed=3, split_by_seed=True)),
+    ],
+)
+def test_what_is_measured_on_the_same_images_is_told_and_ranked_together(layout: Layout, datasets: list[DatasetConfig]) -> None:
+    assert {*_sets(layout, datasets)} == {1}
+
+
+@pytest.mark.parametrize(
+    "datasets",
+    [
+        (FOLDER, dataclasses.replace(FOLDER, fingerprint="other")),
+        (FOLDER, dataclasses.replace(FOLDER, train_size=20)),
+        (other(), other(args=(("n", 2),))),
+        (other(folds=2, fold=1), other(folds=2, fold=1, fold_groups="pairs")),
+        (OWN_VAL, dataclasses.replace(OWN_VAL, fingerprint="other")),
+        (OWN_VAL, dataclasses.replace(OWN_VAL, val_frac=0.0)),
+    ],
+)
+def test_what_is_measured_on_other_images_is_told_and_ranked_apart(layout: Layout, datasets: list[DatasetConfig]) -> None:
+    assert {*_sets(layout, datasets)} == {2}
+
+
+def _sets(layout: Layout, datasets: list[DatasetConfig]) -> tuple[int, int]:
+    """How many sets of images the best so far is said to be of, and a report ranks by themselves."""
+    trials = [dataclasses.replace(BASE, lr=0.1 * n, seed=n, dataset=dataset) for n, dataset in enumerate(datasets, 1)]
+    for config in trials:
+        write(layout, config, 0.8)
+    write_plan(layout, trials, "s")
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    return best.sets if best else 0, len(split_by_images(scan(layout, ["s"])))
+
+
+def test_older_records_that_do_not_say_that_a_set_brings_validation_images_stand_with_newer_ones(layout: Layout) -> None:
+    write(layout, dataclasses.replace(BASE, dataset=OWN_VAL), 0.8)
+    write(layout, dataclasses.replace(BASE, dataset=dataclasses.replace(FOLDER, train_size=20)), 0.7)
+    assert len(split_by_images(scan(layout))) == 1
+
+
+def test_what_diverged_is_not_the_best_of_a_sweep_that_runs_nor_of_its_report(layout: Layout) -> None:
+    trials = [dataclasses.replace(BASE, lr=lr) for lr in (1.0, 0.1)]
+    write(layout, trials[0], 0.95, outcome="diverged")
+    write(layout, trials[1], 0.6)
+    write_plan(layout, trials, "s")
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and best.name == make_leaderboard(scan(layout, ["s"])).rows[0].label == "lr=0.1"
+
+
+def test_means_that_differ_by_the_order_of_adding_alone_are_equal(layout: Layout) -> None:
+    """0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 to the last digit: fewer trained parameters put one first, here the id."""
+    boards = [board_of(layout, {lr: [0.1, 0.2, 0.3][:: 1 if lr < 0.3 else -1] for lr in (0.1, 0.2, 0.3, 0.4)})]
+    assert [row.point_id for row in boards[0].rows] == sorted(row.point_id for row in boards[0].rows)
+    plan = read_plan(layout, "s")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and best.equals == 3
+
+
 def test_one_finished_fold_does_not_win_by_its_luck(layout: Layout) -> None:
     trials = []
     for lr, accuracies in {0.1: [0.99], 0.2: [0.80, 0.82]}.items():

@@ -18,7 +18,8 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
 from cifar_hpc.collect.statistics import Difference, Floats, compare_chosen, compare_networks, compare_splits, known_error
-from cifar_hpc.collect.trials import BY_SEED, Trial
+from cifar_hpc.collect.trials import Trial
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.metrics import jackknife_counts
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
 from cifar_hpc.errors import CifarHpcError, RecordError
@@ -144,7 +145,8 @@ def compare_points(
     Raises CifarHpcError where they did not classify the same images or have no seeds to compare.
     """
     first, second = (_needed(row, layout, split, info) for row in (one, other))
-    same = image_set(one.config) == image_set(other.config)
+    own_val = next((trial.own_val for row in (one, other) for trial in row.trials if trial.own_val is not None), None)
+    same = image_set(one.config, own_val) == image_set(other.config, own_val)
     if not same or not first.same_images(second):
         raise CifarHpcError(
             f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible."

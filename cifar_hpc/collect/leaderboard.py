@@ -20,6 +20,7 @@ from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.status.order import Last, Standing, last_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Row:
     lost: tuple[Unfinished, ...]
     unfinished: tuple[Unfinished, ...]
     contradicted: tuple[Trial, ...]
+    rounds: tuple[tuple[int, int], ...]  # seed and repeat of each trial that measured the objective
     score: Estimate | None  # the objective on validation, at each seed's best epoch
     val_acc: Estimate | None
     test_acc: Estimate | None
@@ -99,8 +101,7 @@ class Row:
     @property
     def partial(self) -> bool:
         """Whether it was measured, and by too few of its trials: see is_partial."""
-        rounds = [trial.round for trial in self.trials if trial.val_acc is not None]
-        return self.score is not None and is_partial(rounds, self.runs_n, self.config.get("dataset.folds"))
+        return self.score is not None and is_partial(self.rounds, self.runs_n, self.config.get("dataset.folds"))
 
     @property
     def cut(self) -> int:
@@ -112,10 +113,14 @@ class Row:
         return sum(trial.outcome is Outcome.DIVERGED for trial in self.trials)
 
     @property
-    def last(self) -> tuple[bool, bool, bool]:
-        """Why it stands below points of a lower number: all its trials diverged, a search cut one, or only a part of them has
-        measured it."""
-        return bool(self.trials) and self.diverged == len(self.trials), self.cut > 0, self.partial
+    def last(self) -> Last:
+        """Why it stands below points of a lower number."""
+        return last_of([trial.outcome for trial in self.trials], partial=self.partial)
+
+    def standing(self, info: ObjectiveInfo) -> Standing:
+        """Where it stands among points that are ranked by the same objective, info. One of its trials must have measured it."""
+        assert self.score is not None
+        return Standing.of(self.last, self.score.mean, info, self.trials[0].params_trained, self.point_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,10 +185,8 @@ def runs_of(trials: Sequence[Trial]) -> str:
 
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
-    """Ranks the pool's points by the mean of the objective over seeds, ties by fewer trained parameters. A point of which a
-    search ended a seed early stands below all that went on: its mean is of trials that are no longer alike. One of which every
-    trial diverged stands below these, and takes no place. One that a part of its folds or seeds has measured stands below those
-    that are complete, however high: it has been asked less."""
+    """Ranks the pool's points as status/order.py has it. One of which every trial diverged, or that a part of its folds or
+    seeds has measured, takes no place."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}
     unfinished: dict[str, list[Unfinished]] = {}
@@ -200,22 +203,17 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         for point in points
     ]
     rows = _with_short_paths(rows)
-    sign = -1 if pool.info.mode == "max" else 1
-    measured = sorted(
-        (row for row in rows if row.score),
-        # equals by their ids, so that a sweep's page and the whole pool's have one order
-        key=lambda row: (row.last, sign * _mean(row), row.trials[0].params_trained, row.point_id),
-    )
+    measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(pool.info))
     # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
     timed = [(row, row.train_s) for row in measured if row.train_s is not None and not any(row.last)]
-    on_front = _pareto_front([(sign * _mean(row), seconds) for row, seconds in timed])
+    on_front = _pareto_front([(row.standing(pool.info).cost, seconds) for row, seconds in timed])
     front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
     places = itertools.count(1)
     ranked = [
         replace(
             row,
             number=number,
-            place=next(places) if row.seeds >= MIN_SEEDS and not row.last[0] and not row.partial else None,
+            place=next(places) if row.seeds >= MIN_SEEDS and not row.last.diverged and not row.partial else None,
             pareto=row.point_id in front,
         )
         for number, row in enumerate(measured, 1)
@@ -268,6 +266,7 @@ def _row(
         lost=tuple(trial for trial in unfinished if trial.status is Status.LOST),
         unfinished=tuple(trial for trial in unfinished if trial.status not in (Status.FAILED, Status.LOST)),
         contradicted=tuple(contradicted),
+        rounds=tuple(trial.round for trial in trials if trial.metric(pool.objective) is not None),
         score=_over_seeds(trials, pool.objective, pool.info),
         val_acc=_over_seeds(trials, "val_acc", OBJECTIVES["val_acc"]),
         test_acc=_over_seeds(trials, "test_acc", OBJECTIVES["val_acc"], test=True),
@@ -305,11 +304,6 @@ def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> E
     first = measured[0][1]
     share = weights[0] / max(first.train_n or 0, 1)
     return estimate_over_splits([value for value, _ in measured], weights, rounds, share, counted=counted)
-
-
-def _mean(row: Row) -> float:
-    assert row.score is not None
-    return row.score.mean
 
 
 def _mean_of(values: Sequence[float]) -> float | None:

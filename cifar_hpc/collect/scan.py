@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.objectives import Objectives, objectives_of
-from cifar_hpc.collect.trials import BY_SEED, Axis, Curves, Trial, Unfinished
+from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
@@ -225,6 +226,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         epochs=state.epochs_done,
         spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
         running=tuple(state.epochs) if state.status is Status.RUNNING and not state.waits else (),
+        own_val=config["dataset"].get("own_val"),
     )
 
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.records.plans import round_of
 from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
 from cifar_hpc.status.query import config_text, flat_config, fold_of, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
-BY_SEED = "seed"  # of dataset.split_seed
 DATASET, FINGERPRINT = "dataset", "dataset.fingerprint"
 value_text = spell  # what a table prints is what a filter takes
 
@@ -131,6 +131,7 @@ class Unfinished:
     epochs: int
     spent_s: float  # in the epochs that it left behind
     running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
+    own_val: int | None = None  # as a finished trial's
 
     @property
     def run(self) -> str:

@@ -1,17 +1,22 @@
 """Which images a trial trains on, and how they are split: the keys of `dataset`.
 
-Owns: DatasetConfig. Reads no image, knows no other key of a trial.
+Owns: DatasetConfig, and which of its keys decide what images a trial is measured on. Reads no image, knows no other key of a
+trial.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from cifar_hpc.config import identity
 from cifar_hpc.config.keys import Role, trial_key
+
+BY_SEED = "seed"  # of split_seed, in words: each seed has a split of its own
+_MEASURED = ("name", "folder", "args", "fingerprint", "classes", "train_size", "val_frac", "split_seed", "folds", "fold_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +126,23 @@ class DatasetConfig:
         if self.own_val is not None:
             return labelled_n + (self.own_val if self.val_frac == 0 else 0)
         return labelled_n * (1 - self.val_frac)
+
+
+def measured_on(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a trial's `dataset`, as JSON has it or flat (args.NAME), what decides which images it is validated on: equal for
+    trials that may be ranked together. Folds of one deal, and splits that each seed draws for itself, are of the same images.
+
+    A fingerprint stands for where the images came from. What is not there or null decides nothing; nor does val_frac in folds,
+    nor how the images to train on are chosen where the data set brings images to validate on.
+    """
+    found = {key: value for key, value in dataset.items() if key.partition(".")[0] in _MEASURED and value is not None}
+    if dataset.get("split_by_seed"):
+        found["split_seed"] = BY_SEED
+    nothing: set[str] = set()
+    if "fingerprint" in found:
+        nothing |= {"name", "folder", "args"}
+    if "folds" in found:
+        nothing |= {"val_frac"}
+    elif dataset.get("own_val") is not None and found.get("val_frac") != 0:  # a refit trains on them
+        nothing |= {"train_size", "val_frac", "split_seed"}
+    return {key: value for key, value in found.items() if key.partition(".")[0] not in nothing}

@@ -11,7 +11,8 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
-from cifar_hpc.collect.trials import BY_SEED, Trial, Unfinished, value_text
+from cifar_hpc.collect.trials import Trial, Unfinished, value_text
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.records.schema import Status
@@ -92,26 +93,26 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
-    if part := [row for row in board.measured if row.partial and not row.last[0]]:
+    if part := [row for row in board.measured if row.partial and not row.last.diverged]:
         are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
         whole = len(part) == len(board.measured)
         rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
         notes.append(f"{plural(len(part), 'configuration')} {are} measured by a part of {their} {board.runs} only{rest}.")
-    cut = [row for row in board.measured if row.cut and not row.last[0] and not row.partial]
+    cut = [row for row in board.measured if row.cut and not row.last.diverged and not row.partial]
     if cut and len(cut) < len(board.measured):
         stands, its = ("stands", "its number") if len(cut) == 1 else ("stand", "their numbers")
         notes.append(
             f"{plural(len(cut), 'configuration')} of which the search ended a trial early {stands} below those that it let go"
             f" on, whatever {its}."
         )
-    few = [row for row in board.measured if row.place is None and not row.last[0] and not row.partial]
+    few = [row for row in board.measured if row.place is None and not row.last.diverged and not row.partial]
     why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
         order = "" if cut else "rows are in the order of their numbers, and "
         notes.append(f"{why}: {order}no ranking is claimed.")
     elif few:
         notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
-    if lost := [row for row in board.measured if row.last[0]]:
+    if lost := [row for row in board.measured if row.last.diverged]:
         stand = "stands" if len(lost) == 1 else "stand"
         notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")
     return [*notes, *left_out(pool)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.dataset import BY_SEED, DatasetConfig
 from cifar_hpc.config.trained import WORDS
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.spec import values
@@ -98,7 +98,7 @@ SPECIAL: dict[str, tuple[Any, str, dict[str, Any]]] = {  # key -> its reader, th
     "dataset.split_seed": (
         values.read_split_seed,
         values.SPLIT_SEED_ALLOWED,
-        {"anyOf": [{"type": "integer", "minimum": 0}, {"const": values.BY_SEED}]},
+        {"anyOf": [{"type": "integer", "minimum": 0}, {"const": BY_SEED}]},
     ),
     "dataset.classes": (
         values.read_classes,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.dataset import BY_SEED, DatasetConfig
 from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.image_groups import KEY, groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
@@ -26,7 +26,7 @@ from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig
 from cifar_hpc.errors import DataError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
-from cifar_hpc.spec.values import BY_SEED, WEIGHT_SUFFIXES
+from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
 if TYPE_CHECKING:
     from cifar_hpc.data.sources import OwnImages

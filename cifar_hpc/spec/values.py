@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.own import Arguments, arguments
 from cifar_hpc.config.sources import is_own
@@ -35,7 +36,6 @@ WEIGHTS_ALLOWED = (
     "{stage: NAME} or {trial: ID}"
 )
 AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of operations"
-BY_SEED = "seed"  # of split_seed: the trial's own
 BALANCED = "balanced"
 CLASS_WEIGHTS_ALLOWED = f"null, {BALANCED}, or numbers above 0 by class: {{cat: 2.0}}"
 SPLIT_SEED_ALLOWED = f"a whole number at least 0, or {BY_SEED}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from cifar_hpc.config.dataset import measured_on
+from cifar_hpc.config.identity import canonical
+from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.config.words import plural
 from cifar_hpc.planning.cohorts import known_train_images
@@ -17,6 +19,7 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.plans import answering, is_partial, ranked_by, round_of
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
+from cifar_hpc.status.order import Standing, last_of
 from cifar_hpc.status.query import fold_of
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import decimals_of, number_text, percent_text
@@ -52,50 +55,68 @@ class Best:
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
     """By what ranks the plan, on validation, of the last stages where there are some; None before anything was measured."""
-    values: dict[str, list[float]] = defaultdict(list)
-    rounds: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    names: dict[str, str] = {}
-    counted: dict[str, list[int]] = defaultdict(list)  # the images of each measurement
-    behind: dict[str, tuple[bool, int]] = {}  # what the leaderboard looks at beside the value: cut short, parameters
-    told, (objective, info) = names_of(plan.trials, seed=False), ranked_by(plan)
-    asked = answering(plan)
-    runs = Counter(trial.point_id for trial in asked)
-    folds = {trial.point_id: trial.config["dataset"].get("folds") for trial in asked}
-    for trial in asked:
-        result = states[trial.trial_id].result
-        val = result.val if result else None
-        value = None if val is None else val.value(objective, info.metric)
-        if value is not None:
-            values[trial.point_id].append(value)
-            rounds[trial.point_id].append(round_of(int(trial.config["seed"]), fold_of(trial.config), folds[trial.point_id]))
-            assert result is not None
-            assert val is not None
-            counted[trial.point_id].append(val.n)
-            names.setdefault(trial.point_id, told[trial.trial_id])
-            cut, params = behind.get(trial.point_id, (False, result.params_trained))
-            behind[trial.point_id] = cut or result.outcome is Outcome.PRUNED, params
-    if not values:
+    (objective, info), told = ranked_by(plan), names_of(plan.trials, seed=False)
+    points: dict[str, _Point] = {}
+    for trial in answering(plan):
+        point = points.setdefault(trial.point_id, _Point(told[trial.trial_id], trial))
+        point.add(trial, states[trial.trial_id], objective, info)
+    measured = {point_id: point for point_id, point in points.items() if point.values}
+    if not measured:
         return None
-    sets = {_images_of(trial.config["dataset"]) for trial in asked if trial.point_id in values}
-    sign = -1 if info.mode == "max" else 1
-    means = {point_id: fmean(found, counted[point_id]) for point_id, found in values.items()}  # folds are not of one size
-    partial = {point_id: is_partial(found, runs[point_id], folds[point_id]) for point_id, found in rounds.items()}
+    standings = {point_id: point.standing(info) for point_id, point in measured.items()}
+    first = min(standings.values())
+    best = measured[first.point_id]
+    seeds = len(best.values)
+    return Best(
+        best.name,
+        objective,
+        best.mean,
+        seeds,
+        max(best.images),
+        info.share,
+        of_n=best.runs if seeds < best.runs else None,
+        equals=sum(standing.equals(first) for standing in standings.values()) - 1,
+        sets=len({point.measured_on for point in measured.values()}),
+    )
 
-    def place(point_id: str) -> tuple[bool, bool, float, int, str]:  # as collect/leaderboard orders rows
-        cut, params = behind[point_id]
-        return cut, partial[point_id], sign * means[point_id], params, point_id
 
-    point = min(values, key=place)
-    of_n = runs[point] if len(values[point]) < runs[point] else None
-    equals = sum(place(other)[:3] == place(point)[:3] for other in values) - 1
-    images = max(counted[point])
-    return Best(names[point], objective, means[point], len(values[point]), images, info.share, of_n, equals, len(sets))
+class _Point:
+    """What the trials of a configuration have measured so far."""
 
+    def __init__(self, name: str, trial: PlannedTrial) -> None:
+        dataset = trial.config["dataset"]
+        self.name = name
+        self.measured_on = canonical(measured_on(dataset))
+        self.runs = 0
+        self.values: list[float] = []
+        self.images: list[int] = []  # of each value
+        self._point_id = trial.point_id
+        self._folds: int | None = dataset.get("folds")
+        self._rounds: list[tuple[int, int]] = []
+        self._outcomes: list[Outcome] = []
+        self._params_trained = 0
 
-def _images_of(dataset: Mapping[str, Any]) -> str:
-    """What is one for the trials that are measured on the same images, or on folds or splits by seed of them."""
-    of_seed = {"fold", "split_seed"} if dataset.get("split_by_seed") else {"fold"}
-    return json.dumps({key: value for key, value in dataset.items() if key not in of_seed}, sort_keys=True)
+    def add(self, trial: PlannedTrial, state: TrialState, objective: str, info: ObjectiveInfo) -> None:
+        self.runs += 1
+        if state.result is None:
+            return
+        self._outcomes.append(state.result.outcome)
+        self._params_trained = state.result.params_trained
+        val = state.result.val
+        value = None if val is None else val.value(objective, info.metric)
+        if val is None or value is None:
+            return
+        self.values.append(value)
+        self.images.append(val.n)
+        self._rounds.append(round_of(int(trial.config["seed"]), fold_of(trial.config), self._folds))
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values, self.images)  # folds are not of one size
+
+    def standing(self, info: ObjectiveInfo) -> Standing:
+        last = last_of(self._outcomes, partial=is_partial(self._rounds, self.runs, self._folds))
+        return Standing.of(last, self.mean, info, self._params_trained, self._point_id)
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any
 
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.trial import keys_with, unhashed_keys
 from cifar_hpc.config.words import usual_key
@@ -141,7 +142,7 @@ def config_text(config: Mapping[str, Any]) -> str:
         config = {**config, "weights": f"point/{config['weights_point']}"}
     dataset = config.get("dataset")
     if isinstance(dataset, dict) and (dataset.get("fold") or dataset.get("split_by_seed")):
-        split_seed = "seed" if dataset.get("split_by_seed") else dataset["split_seed"]
+        split_seed = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]
         config = {**config, "dataset": {**dataset, "fold": None, "split_seed": split_seed}}
     return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
 
