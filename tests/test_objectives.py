@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cifar_hpc.collect.comparison import compare_with_best
 from cifar_hpc.collect.diagnosis import diagnose
-from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.config import metrics
@@ -67,6 +67,37 @@ def test_the_auroc_of_equal_votes_counts_them_as_equal_and_survives_their_storag
     stored = logits.astype(np.float16).astype(np.float32)
     least, most = metrics.auroc_between(stored, labels, 2.0**-11 * np.abs(stored).max(1))
     assert least <= found <= most < least + 0.1
+
+
+def neighbours_board(layout: Layout) -> Leaderboard:
+    """Two configurations of nearest neighbours, three seeds each, ranked by macro AUROC."""
+    configs = [
+        digits_config(arch="linear", classifier="knn", knn_k=k, seed=seed, objective="macro_auroc", epochs=1)
+        for k in (5, 25)
+        for seed in range(3)
+    ]
+    run_job(job_of(*configs), layout, executor="inline")
+    return make_leaderboard(scan(layout))
+
+
+def test_neighbours_auroc_is_tested_by_what_their_number_was_measured_of(tmp_path):
+    """The test read float16 logits, in which equal votes are unequal: another number than the one that ranked."""
+    layout = Layout(tmp_path)
+    board = neighbours_board(layout)
+    assert board.objective == "macro_auroc"
+    first, second = board.measured
+    found = compare_with_best(board, layout).differences[second.point_id]
+    assert found.difference == pytest.approx(first.score.mean - second.score.mean, abs=1e-6)
+    for row in board.measured:
+        for trial in row.trials:
+            read = read_predictions(layout.trial(trial.trial_id), "val")
+            assert read.counts.mean() == pytest.approx(trial.metric("macro_auroc"), abs=1e-6)
+            file = layout.trial(trial.trial_id).predictions  # as an older version left it
+            arrays = {key: value for key, value in np.load(file).items() if not key.endswith("_counts")}
+            np.savez(file.with_suffix(""), **arrays)
+    older = compare_with_best(board, layout)
+    assert not older.differences
+    assert older.untested[second.point_id] == "its predictions do not say what each image counts for macro AUROC"
 
 
 def test_logits_that_leave_no_doubt_are_as_certain_as_scikit_learn_has_them():

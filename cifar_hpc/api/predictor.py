@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.collect.names import find_ensemble, find_named
+from cifar_hpc.config.metrics import taken_of
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
@@ -50,6 +51,16 @@ class Predictions:
     probabilities_NK: NDArray[np.float64]
     left_out: tuple[str, ...]
     frames: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> list[str | None]:
+        """The class that each image is taken for; None where the answer is NaN."""
+        return labels_of(self.probabilities_NK, self.classes)
+
+
+def labels_of(probabilities_NK: NDArray[np.float64], classes: Sequence[str]) -> list[str | None]:
+    """Of N images, as Predictions.labels."""
+    return [classes[taken] if taken >= 0 else None for taken in taken_of(probabilities_NK).tolist()]
 
 
 def members_of(layout: Layout, what: str) -> Members:

@@ -155,14 +155,15 @@ class Best:
         return self._trial.classes
 
     def predict(self, images: Images) -> pd.DataFrame:
-        """A row for each of N images: id, label, probability (0..1) and p_CLASS for each class; the mean over all seeds.
+        """A row for each of N images: id, label, probability (0..1) and p_CLASS for each class; the mean over all seeds;
+        label None where a network answers NaN.
 
         images: an image file, a folder with images at any depth, or uint8 N x C x H x W as the data set holds its own. Raises
         DataError where none can be read; files that are none are in the frame's attrs["left_out"], a sentence each.
         """
         import pandas as pd
 
-        from cifar_hpc.api.predictor import members_of, predict_images
+        from cifar_hpc.api.predictor import labels_of, members_of, predict_images
 
         left_out: tuple[str, ...] = ()
         if isinstance(images, np.ndarray):
@@ -170,7 +171,7 @@ class Best:
         else:
             found = predict_images(self._layout, members_of(self._layout, self.point_id), Path(images))
             probabilities_NK, names, left_out = found.probabilities_NK, list(found.names), found.left_out
-        labels = [self.classes[best] for best in probabilities_NK.argmax(1)]
+        labels = labels_of(probabilities_NK, self.classes)
         shares = {f"p_{name}": probabilities_NK[:, k] for k, name in enumerate(self.classes)}
         frame = pd.DataFrame({"id": names, "label": labels, "probability": probabilities_NK.max(1), **shares})
         frame.attrs["left_out"] = left_out

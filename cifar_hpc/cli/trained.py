@@ -43,7 +43,8 @@ def predict(
     """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its seeds.
 
     The ids are the files' names as they are, for programs (control characters and bytes that are no UTF-8 spelled out, such as
-    \\n): a spreadsheet is to import them as text. What cannot be read as an image is named on stderr, and the exit status is 1.
+    \\n): a spreadsheet is to import them as text. What cannot be read as an image is named on stderr, and the exit status is 1;
+    so too where an answer is NaN, which gives no label.
     """
     from cifar_hpc.api.predictor import members_of, predict_images
 
@@ -52,9 +53,8 @@ def predict(
     say(f"{plural(len(members.members), 'network')} of {what}: labelling the images of {folder}")
     found = predict_images(layout, members, folder)
     rows: list[tuple[str, ...]] = [("id", "label", "probability")]
-    for name, share_K in zip(found.names, found.probabilities_NK, strict=True):
-        best = int(share_K.argmax())
-        rows.append((name, found.classes[best], f"{share_K[best]:.6f}"))
+    for name, label, share_K in zip(found.names, found.labels, found.probabilities_NK, strict=True):
+        rows.append((name, "", "") if label is None else (name, label, f"{share_K.max():.6f}"))
     typer.echo(to_data_csv(rows), nl=False)
     for line in members.unread:
         typer.echo(f"not in the mean over {plural(len(members.members), 'seed')}: {line}", err=True)
@@ -65,7 +65,9 @@ def predict(
         typer.echo(f"{plural(len(found.names), 'image')} labelled, {plural(len(found.left_out), 'file')} left out:", err=True)
         for line in found.left_out:
             typer.echo(f"  {line}", err=True)
-    if found.left_out or members.unread:
+    if unlabelled := found.labels.count(None):
+        typer.echo(f"{plural(unlabelled, 'image')} without a label: the answer is no number (NaN)", err=True)
+    if found.left_out or members.unread or unlabelled:
         raise typer.Exit(1)
     say(f"{plural(len(found.names), 'image')} labelled")
 

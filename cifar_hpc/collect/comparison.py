@@ -28,6 +28,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 
 _FAR_BELOW = 8  # so many points in a row that are worse than the best: those below them are not read
 _MOST = 100  # points read
+_ROUNDED = 0.01  # of an objective: by so much at most rounding may have changed what is tested
 FAR_BELOW = "far below the best"
 SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
@@ -248,15 +249,21 @@ def _values(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read |
 
 def _counts(predictions: SplitPredictions, info: ObjectiveInfo) -> NDArray[np.float32] | None:
     """What each image adds to the objective's mean, more being better: 1 where it is right, minus its cross-entropy, or what
-    the objective's entry says; of one of the user's own what the trial has written, which may be nothing."""
+    the objective's entry says; of one of the user's own, or one that takes more than rounded logits tell, what the trial has
+    written. None: nothing, and its logits do not tell."""
+    if predictions.counts is not None and (info.sha256 is not None or info.between is not None):
+        return None if np.isnan(predictions.counts).any() else predictions.counts
     if info.sha256 is not None:
-        return predictions.counts
+        return None
     if info.metric == "acc":
         return predictions.right.astype(np.float32)
     logits = predictions.logits.astype(np.float64)
     if info.metric is None:
         counts_N = np.empty(len(logits))
         for part in _parts(predictions):
+            least, most = SplitPredictions(predictions.logits[part], predictions.labels[part], None).between(info) or (0.0, 0.0)
+            if most - least > _ROUNDED:  # of an older version
+                return None
             counts_N[part] = _counts_of(info, logits[part], predictions.labels[part])
         return None if np.isnan(counts_N).any() else np.asarray(counts_N, np.float32)
     truth = logits[np.arange(len(logits)), predictions.labels]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.config.metrics import taken_of
 from cifar_hpc.errors import RecordError
 
 BINS = 15
@@ -39,19 +40,27 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """confusion: K x K counts, rows are the true class; confusions: (true, taken for, images), most frequent first;
+    """confusion: K x K counts, rows are the true class, without images with a logit that is NaN, which were taken for none;
+    untold: K, how many these are of each class; confusions: (true, taken for, images), most frequent first;
     confident_errors: (place in the official split or in the test split, true, taken for, confidence), most confident first."""
 
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
+    untold: NDArray[np.int64]
     confusions: tuple[tuple[str, str, int], ...]
     reliability: Reliability
     confident_errors: tuple[tuple[int, str, str, float], ...]
 
     @property
+    def totals(self) -> NDArray[np.int64]:
+        """How many images each class has, K."""
+        found: NDArray[np.int64] = self.confusion.sum(1) + self.untold
+        return found
+
+    @property
     def scores(self) -> dict[str, ClassScores]:
         """Of each class that has images."""
-        totals, taken = self.confusion.sum(1), self.confusion.sum(0)
+        totals, taken = self.totals, self.confusion.sum(0)
         found = {}
         for k, name in enumerate(self.classes):
             right, of_it, for_it = int(self.confusion[k, k]), int(totals[k]), int(taken[k])
@@ -66,19 +75,21 @@ def diagnose(predictions: SplitPredictions, classes: Sequence[str]) -> Diagnosis
     if len(classes) != predictions.logits.shape[1]:
         raise RecordError(f"logits of {predictions.logits.shape[1]} classes for {len(classes)} names")
     probabilities_NK = softmax(predictions.logits.astype(np.float64), axis=1)
-    taken_N, confidence_N = probabilities_NK.argmax(1), probabilities_NK.max(1)
+    taken_N, confidence_N = taken_of(predictions.logits), probabilities_NK.max(1)
+    told_N = taken_N >= 0
     k = predictions.logits.shape[1]
-    confusion = np.bincount(predictions.labels * k + taken_N, minlength=k * k).reshape(k, k)
+    confusion = np.bincount((predictions.labels * k + taken_N)[told_N], minlength=k * k).reshape(k, k)
     wrong = confusion - np.diag(np.diag(confusion))
     pairs = [divmod(int(i), k) for i in np.argsort(-wrong, axis=None, kind="stable")[:_MOST]]
-    errors_N = np.flatnonzero(taken_N != predictions.labels)
+    errors_N = np.flatnonzero(told_N & ~predictions.right)
     errors_N = errors_N[np.argsort(-confidence_N[errors_N], kind="stable")][:_MOST]
     place = predictions.index if predictions.index is not None else np.arange(len(taken_N))
     return Diagnosis(
         classes=tuple(classes),
         confusion=confusion,
+        untold=np.bincount(predictions.labels[~told_N], minlength=k),
         confusions=tuple((classes[a], classes[b], int(wrong[a, b])) for a, b in pairs if wrong[a, b]),
-        reliability=measure_reliability(confidence_N, taken_N == predictions.labels),
+        reliability=measure_reliability(confidence_N[told_N], predictions.right[told_N]),
         confident_errors=tuple(
             (int(place[i]), classes[predictions.labels[i]], classes[taken_N[i]], float(confidence_N[i])) for i in errors_N
         ),
@@ -92,5 +103,5 @@ def measure_reliability(confidence_N: NDArray[np.float64], right_N: NDArray[np.b
     held = count > 0
     confidence = np.bincount(bin_N, confidence_N, BINS)[held] / count[held]
     accuracy = np.bincount(bin_N, right_N.astype(float), BINS)[held] / count[held]
-    ece = float((count[held] * np.abs(confidence - accuracy)).sum() / count.sum())
+    ece = float((count[held] * np.abs(confidence - accuracy)).sum() / max(count.sum(), 1))
     return Reliability(confidence, accuracy, count[held], ece)

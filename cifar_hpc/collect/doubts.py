@@ -18,6 +18,7 @@ from cifar_hpc.collect.ensemble import calibrate, fit_temperature
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.trials import Trial
+from cifar_hpc.config.metrics import taken_of
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 
@@ -80,6 +81,8 @@ def find_doubts(board: Leaderboard, layout: Layout) -> Doubts | None:
             read = {split: on_same_images(point_predictions(row, layout, split)) for split in ("val", "test")}
         except RecordError:
             continue
+        if not all(one.all_told for found in read.values() for one in found):
+            continue
         if not read["val"] or (images and not read["val"][0].same_images(images["val"])):
             continue
         asked.append(row)
@@ -108,7 +111,7 @@ def doubts_of(split: str, shares: Sequence[Shares], known: SplitPredictions) -> 
     """Of the images of one split. shares: M networks' probabilities, N x K."""
     mean_NK = np.mean(shares, axis=0)
     suggested_N = confident_class(mean_NK, known.labels)
-    votes_NM = np.stack([one.argmax(1) for one in shares], axis=1)
+    votes_NM = np.stack([taken_of(one) for one in shares], axis=1)
     found = []
     for row in np.flatnonzero((suggested_N >= 0) & (suggested_N != known.labels)):
         label, suggested = int(known.labels[row]), int(suggested_N[row])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from cifar_hpc.config.catalog import ENSEMBLE_LIBRARY, ENSEMBLE_METHODS
+from cifar_hpc.config.metrics import right_of, taken_of
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRules
 
 USUAL = EnsembleRules(methods=ENSEMBLE_METHODS)
@@ -49,7 +50,7 @@ class Library:
 
     def right(self) -> NDArray[np.bool_]:
         """Whether each member was right, M x N."""
-        return np.stack([member.argmax(1) == self.labels for member in self.probabilities])
+        return np.stack([right_of(member, self.labels) for member in self.probabilities])
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Cho
         for images in folds if len(library.labels) >= FOLDS else ():
             found = choose(method, np.flatnonzero(fold != fold[images[0]]))
             p = found.apply({member: library.probabilities[member, images] for member in found.weights})
-            held[images] = p.argmax(1) == library.labels[images]
+            held[images] = right_of(p, library.labels[images])
         chosen.append(Chosen(choose(method, np.arange(len(library.labels))), held))
     return chosen
 
@@ -171,13 +172,13 @@ def _right_by_size(library: Library, chosen_on: NDArray[np.bool_], held: NDArray
     counts = []
     for member in select_greedily(library.of_truth()[candidates][:, chosen_on]):
         total += library.probabilities[candidates[member], held]
-        counts.append(int((total.argmax(1) == library.labels[held]).sum()))
+        counts.append(int(right_of(total, library.labels[held]).sum()))
     return counts
 
 
 def measure_disagreement(probabilities: Sequence[Floats]) -> NDArray[np.float64]:
     """Share of images that each pair of members classifies differently, M x M."""
-    taken = [member.argmax(1) for member in probabilities]
+    taken = [taken_of(member) for member in probabilities]
     return np.array([[float((one != other).mean()) for other in taken] for one in taken])
 
 

@@ -25,6 +25,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial, told_of
+from cifar_hpc.config.metrics import right_of
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
@@ -174,7 +175,7 @@ def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Candidate], 
                 predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
         except RecordError:
             continue
-        if predictions is not None and (not found or predictions.same_images(found[0])):
+        if predictions is not None and predictions.all_told and (not found or predictions.same_images(found[0])):
             candidates.append(candidate)
             found.append(predictions)
     return candidates, found
@@ -206,14 +207,14 @@ def _measure(
     found: Chosen, candidates: Sequence[Candidate], library: Library, tests: dict[int, list[SplitPredictions]], layout: Layout
 ) -> Measured:
     combination = found.combination
-    best_right = library.probabilities[0].argmax(1) == library.labels
+    best_right = right_of(library.probabilities[0], library.labels)
     test: Difference | None = None
     test_acc: float | None = None
     if tests:
         probabilities: dict[int, Floats] = {m: _shares(tests[m], library.temperatures[m]) for m in combination.weights}
         labels = tests[0][0].labels
-        right = combination.apply(probabilities).argmax(1) == labels
-        best = _shares(tests[0], library.temperatures[0]).argmax(1) == labels if len(tests[0]) > 1 else tests[0][0].right
+        right = right_of(combination.apply(probabilities), labels)
+        best = right_of(_shares(tests[0], library.temperatures[0]), labels) if len(tests[0]) > 1 else tests[0][0].right
         test, test_acc = compare_networks(right, best), float(right.mean())
     record = EnsembleRecord(
         method=combination.method,

@@ -72,4 +72,5 @@ def _wrong(arrays: Mapping[str, NDArray[np.generic]], split: str) -> tuple[Wrong
     return tuple(
         WrongImage(image, int(row), int(label), int(share_K.argmax()), float(share_K.max()))
         for image, row, label, share_K in zip(pixels, rows, labels, shares_EK, strict=True)
+        if not np.isnan(share_K).any()  # of older records
     )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp
 
-from cifar_hpc.config.metrics import auroc_between
-from cifar_hpc.config.registry import OBJECTIVES, load
+from cifar_hpc.config.metrics import right_of
+from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo, load
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.schema import SplitMetrics
@@ -18,7 +18,6 @@ from cifar_hpc.records.store import open_regular
 from cifar_hpc.records.ties import CLASSES, of_classes
 
 _TOLERANCE = 0.005  # of a share of the images
-_OF_RANKS = ("macro_auroc",)  # objectives that take more of the logits than each image's largest
 
 
 class ContradictionError(RecordError):
@@ -28,7 +27,8 @@ class ContradictionError(RecordError):
 @dataclass(frozen=True, slots=True)
 class SplitPredictions:
     """One split: logits N x K (float32), labels N; index N: each image's place in the official split (None for test); fold N:
-    which fold held it out, of several joined; counts N: what each counts for an objective of the user's own."""
+    which fold held it out, of several joined; counts N: what each counts for the trial's objective, where that is one of the
+    user's own or takes more than rounded logits tell."""
 
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
@@ -38,11 +38,13 @@ class SplitPredictions:
 
     @property
     def right(self) -> NDArray[np.bool_]:
-        """Whether the image was classified rightly, N; with a logit that is NaN it was not, as train/stack.hits_of has it."""
-        found: NDArray[np.bool_] = self.logits.argmax(1) == self.labels
-        if np.isnan(self.logits.min(initial=0.0)):
-            found &= ~np.isnan(self.logits).any(1)
-        return found
+        """Whether the image was classified rightly, N; see metrics.taken_of."""
+        return right_of(self.logits, self.labels)
+
+    @property
+    def all_told(self) -> bool:
+        """Whether no logit is NaN: one would make a mean over networks, or over images, say nothing either."""
+        return not np.isnan(self.logits.min(initial=0.0))
 
     @property
     def undecided(self) -> NDArray[np.bool_]:
@@ -65,6 +67,14 @@ class SplitPredictions:
             return None
         logits = self.logits.astype(np.float64)
         return float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(logits)), self.labels]))
+
+    def between(self, info: ObjectiveInfo) -> tuple[float, float] | None:
+        """The least and the largest that the objective may have been before float16 rounded the logits, where rounding changes
+        it; None where it does not, or where it is not defined."""
+        if info.between is None:
+            return None
+        found: tuple[float, float] | None = load(info.between)(self.logits, self.labels, 2.0**-11 * np.abs(self.logits).max(1))
+        return found
 
     def same_images(self, other: SplitPredictions) -> bool:
         """Whether both are of the same images in the same order."""
@@ -138,17 +148,9 @@ def _check(found: SplitPredictions, told: SplitMetrics, gives: str) -> None:
         measured = _measured(found, name)
         if measured is None:
             continue
-        least, most = _between(found, name, measured)
+        least, most = found.between(OBJECTIVES[name]) or (measured, measured)
         if not least - _TOLERANCE - moved <= value <= most + _TOLERANCE + moved:
             raise ContradictionError(f"{gives} {OBJECTIVES[name].noun} {measured:.4f}, result.json says {value:.4f}")
-
-
-def _between(found: SplitPredictions, name: str, measured: float) -> tuple[float, float]:
-    """What the objective may have been before float16 rounded the logits."""
-    if name not in _OF_RANKS:
-        return measured, measured
-    error_N = 2.0**-11 * np.abs(found.logits).max(1)
-    return auroc_between(found.logits, found.labels, error_N) or (measured, measured)
 
 
 def _measured(found: SplitPredictions, name: str) -> float | None:

@@ -18,6 +18,21 @@ _DOUBLE = (-745.0, 36.0)  # log-odds of the least and the largest probability th
 BLOCKS = 200  # of images that are left out in turn, where a metric does not say what an image counts
 
 
+def taken_of(scores_NK: Floats) -> NDArray[np.int64]:
+    """The class that each image is taken for, N: that of its largest logit or probability, of equal ones the first; -1 where
+    one is NaN, which says nothing. train/stack.hits_of has the same rule for tensors."""
+    taken_N: NDArray[np.int64] = scores_NK.argmax(1)
+    if np.isnan(scores_NK.min(initial=0.0)):
+        taken_N[np.isnan(scores_NK).any(1)] = -1
+    return taken_N
+
+
+def right_of(scores_NK: Floats, labels_N: Labels) -> NDArray[np.bool_]:
+    """Whether each image was classified rightly, N: never with a NaN."""
+    found: NDArray[np.bool_] = taken_of(scores_NK) == labels_N
+    return found
+
+
 def balanced_acc(logits_NK: Floats, labels_N: Labels) -> float | None:
     """The mean over the classes of the share of their images that is right (Brodersen et al. 2010)."""
     return float(balanced_counts(logits_NK, labels_N).mean()) if len(labels_N) else None
@@ -27,7 +42,7 @@ def balanced_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
     """1 or 0, weighted by how rare the image's class is."""
     images_K = np.bincount(labels_N, minlength=logits_NK.shape[1])
     weight_N = len(labels_N) / (np.count_nonzero(images_K) * images_K[labels_N])
-    return np.asarray((logits_NK.argmax(1) == labels_N) * weight_N, np.float64)
+    return np.asarray(right_of(logits_NK, labels_N) * weight_N, np.float64)
 
 
 def macro_f1(logits_NK: Floats, labels_N: Labels) -> float | None:
@@ -42,12 +57,13 @@ def macro_f1(logits_NK: Floats, labels_N: Labels) -> float | None:
 def f1_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
     """macro_f1 and how an image moves it: its derivative by the image's share of the set (the infinitesimal jackknife; Efron
     1982), which is 0 on average."""
-    n, taken_N = len(labels_N), logits_NK.argmax(1)
+    n, taken_N = len(labels_N), taken_of(logits_NK)
     right_K, sizes_K = (part / n for part in _f1_parts(logits_NK, labels_N))
     there = sizes_K > 0
     f1_K = np.divide(2 * right_K, sizes_K, out=np.zeros_like(sizes_K), where=there)
     per_K = np.divide(1.0, sizes_K, out=np.zeros_like(sizes_K), where=there)
-    moved_N = 2 * per_K[labels_N] * (taken_N == labels_N) - (f1_K * per_K)[labels_N] - (f1_K * per_K)[taken_N]
+    moved_N = 2 * per_K[labels_N] * (taken_N == labels_N) - (f1_K * per_K)[labels_N]
+    moved_N -= np.where(taken_N >= 0, (f1_K * per_K)[taken_N], 0.0)
     return np.asarray((f1_K[there].sum() + moved_N) / there.sum(), np.float64)
 
 
@@ -105,9 +121,9 @@ def jackknife_counts(
 
 def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """By class: images that are right; images of it and taken for it."""
-    k, taken_N = logits_NK.shape[1], logits_NK.argmax(1)
+    k, taken_N = logits_NK.shape[1], taken_of(logits_NK)
     right_K = np.bincount(labels_N[taken_N == labels_N], minlength=k)
-    sizes_K = np.bincount(labels_N, minlength=k) + np.bincount(taken_N, minlength=k)
+    sizes_K = np.bincount(labels_N, minlength=k) + np.bincount(taken_N[taken_N >= 0], minlength=k)
     return right_K.astype(np.float64), sizes_K.astype(np.float64)
 
 

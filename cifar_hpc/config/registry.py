@@ -94,8 +94,10 @@ class ClassifierInfo:
 class ObjectiveInfo:
     """mode: max or min. noun: what a table calls it. share: whether it is one of 0..1, shown in percent. measure: (logits
     N x K, labels N), numpy -> its value, None where it is not defined; None: the loop's own accuracy or loss, under `metric`.
-    counts: the same arguments -> what each image counts for it, N, more being better; None: the jackknife says. sha256: of the
-    code of one of the user's own; who reads results knows it from the plan, without its measure and counts."""
+    counts: the same arguments -> what each image counts for it, N, more being better; None: the jackknife says. between: of one
+    that takes more of the logits than each image's largest: the same arguments and an error N of logits -> the least and the
+    largest that it may then be, None where it is not defined; its counts are stored, since those of rounded logits are others.
+    sha256: of the code of one of the user's own; who reads results knows it from the plan, without its measure and counts."""
 
     doc: str
     mode: str
@@ -104,6 +106,7 @@ class ObjectiveInfo:
     metric: str | None = None
     measure: Target | None = None
     counts: Target | None = None
+    between: Target | None = None
     sha256: str | None = None
 
 
@@ -220,6 +223,7 @@ OBJECTIVES: Registry[ObjectiveInfo] = Registry(  # validation chooses: no other 
             share=True,
             measure=f"{_METRICS}:macro_auroc",
             counts=f"{_METRICS}:auroc_counts",
+            between=f"{_METRICS}:auroc_between",
         ),
     },
 )

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cifar_hpc.config.metrics import right_of
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Dataset, Split, load_dataset_of
 from cifar_hpc.data.files import data_root
@@ -82,7 +83,7 @@ def make_soups(members: Sequence[TrialFiles]) -> list[Soup]:
         return known[chosen]
 
     def right(chosen: tuple[int, ...]) -> NDArray[np.bool_]:
-        return np.asarray((val_logits(chosen).argmax(1) == data.val.labels_N).numpy())
+        return right_of(val_logits(chosen).numpy(), data.val.labels_N.numpy())
 
     def greedily(seen_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return right(choose_greedily(right, len(members), seen_N))
@@ -118,7 +119,8 @@ def save_soup(found: Soup, pool: Layout, folder: Path, stem: str) -> EnsembleRec
     write_atomic(files.weights, lambda stream: stream.write(found.weights))
     write_atomic(files.predictions, lambda stream: write_arrays(stream, found.arrays))
     test_n = len(found.arrays["test_labels"]) if "test_labels" in found.arrays else None
-    right_N = found.arrays["test_logits"].argmax(1) == found.arrays["test_labels"] if test_n else None
+    logits_NK, labels_N = (found.arrays.get(f"test_{name}", np.zeros(0)) for name in ("logits", "labels"))
+    right_N = right_of(np.asarray(logits_NK, np.float32), np.asarray(labels_N, np.int64)) if test_n else None
     record = EnsembleRecord(
         method=f"{found.method} soup",
         created_at=utc_now(),

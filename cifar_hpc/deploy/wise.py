@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.metrics import right_of
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
@@ -48,7 +49,7 @@ def find_curve(files: TrialFiles) -> Curve:
     if not len(data.val.labels_N):
         raise CifarHpcError(f"trial {files.folder.name} has no validation images, on which a point would be chosen")
     logits = [logits_of(trained, between(begun, tuned, alpha), data.val) for alpha in ALPHAS]
-    right_AN = np.stack([np.asarray((one.argmax(1) == data.val.labels_N).numpy()) for one in logits])
+    right_AN = np.stack([right_of(one.numpy(), data.val.labels_N.numpy()) for one in logits])
     chosen = choose(right_AN)
     accuracy = nested_accuracy(lambda seen_N: right_AN[choose(right_AN[:, seen_N])], len(data.val.labels_N))
     state = between(begun, tuned, ALPHAS[chosen])

@@ -19,9 +19,9 @@ _LONGEST = 26  # letters of a name beside a row or column
 def draw_confusion(found: Diagnosis, where: str) -> Drawing:
     """where: the images, in words. Rows are true classes, in percent of their images. The diagonal has a colour of its own, so
     that errors stand out."""
-    share = found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
+    share = found.confusion / np.maximum(found.totals[:, None], 1)
     k = len(found.classes)
-    digits = [digits_of(int(images), most=1) for images in found.confusion.sum(1)]
+    digits = [digits_of(int(images), most=1) for images in found.totals]
     with house_style():
         side = min(max(0.46 * k + 1.6, 4.2), 14)
         figure = new_figure(side + 1.5, side)
@@ -77,7 +77,7 @@ def draw_reliability(found: Diagnosis, where: str) -> Drawing:
         below.bar(bins.confidence, bins.count, width=0.05, color=PALETTE[0], alpha=0.7)
         for confidence, count in zip(bins.confidence, bins.count, strict=True):
             below.annotate(f"{count:,}", (confidence, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
-        below.set_ylim(0, 1.25 * max(float(bins.count.max()), 1))
+        below.set_ylim(0, 1.25 * max(float(bins.count.max(initial=0)), 1))
         below.set_ylabel("images")
         below.set_xlabel("confidence")
         caption = (

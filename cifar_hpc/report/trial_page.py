@@ -15,6 +15,7 @@ from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.predictions import read_predictions
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import Trial, value_text
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -75,7 +76,7 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
 
 def images_words(trial: Trial, found: Diagnosis, split: str) -> str:
     """'test', 'validation', or 'validation, all 5 folds together': which images it was diagnosed on."""
-    together = split == "val" and trial.fold is not None and int(found.confusion.sum()) != trial.val_n
+    together = split == "val" and trial.fold is not None and int(found.totals.sum()) != trial.val_n
     return f"{SPLITS[split]}, all {trial.config['dataset.folds']} folds together" if together else SPLITS[split]
 
 
@@ -104,8 +105,10 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
         f" {trial.hardware}."
     )
     if found.confusions:
-        of = f"{images_words(trial, found, split)}, {int(found.confusion.sum()):,} images"
+        of = f"{images_words(trial, found, split)}, {int(found.totals.sum()):,} images"
         lines.append(f"Most often taken for another ({of}): {most_confused(found.confusions)}.")
+    if untold := int(found.untold.sum()):
+        lines.append(f"Of {plural(untold, 'image')} a logit is no number (NaN): none of these is right, or taken for a class.")
     return lines
 
 

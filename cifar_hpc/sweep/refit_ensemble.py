@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from cifar_hpc.config.metrics import right_of
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -143,5 +144,6 @@ def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResu
             return made
         probabilities[i] = calibrate(found.logits, member.temperature)
     assert first is not None  # an ensemble has members
-    right_N = combination_of(made.members, made.coefficients, made.intercept).apply(probabilities).argmax(1) == first.labels
+    combination = combination_of(made.members, made.coefficients, made.intercept)
+    right_N = right_of(combination.apply(probabilities), first.labels)
     return dataclasses.replace(made, test_acc=float(right_N.mean()), test_n=len(right_N))

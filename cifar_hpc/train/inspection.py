@@ -118,7 +118,8 @@ def worst_errors(name: str, split: Split, logits_NK: Tensor) -> Arrays:
     """The ERRORS images that were taken for another class with the highest confidence, at most THUMBNAIL_PX wide."""
     logits_KN = logits_NK.cpu().t()
     confidence_N = logits_KN.softmax(0).amax(0)
-    wrong_N = torch.nonzero(~hits_of(logits_KN.contiguous()[None], split.labels_N)[0]).flatten()
+    told_N = ~confidence_N.isnan()  # else it was taken for no class
+    wrong_N = torch.nonzero(told_N & ~hits_of(logits_KN.contiguous()[None], split.labels_N)[0]).flatten()
     if len(wrong_N) > ERRORS:  # of equal ones the first
         wrong_N = wrong_N[confidence_N[wrong_N] >= confidence_N[wrong_N].topk(ERRORS)[0][-1]]
     worst = wrong_N[confidence_N[wrong_N].argsort(descending=True, stable=True)][:ERRORS]

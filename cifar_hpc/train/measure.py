@@ -87,8 +87,8 @@ def objective_value(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torc
 def split_arrays(
     name: str, logits_NK: torch.Tensor | None, split: Split, objective: ObjectiveInfo | None = None
 ) -> dict[str, NDArray[np.generic]]:
-    """What predictions.npz has of a split. objective: the trial's; of the user's own it has what each image counts, too: who
-    reads results does not execute its code."""
+    """What predictions.npz has of a split. objective: the trial's; of one of the user's own it has what each image counts, too,
+    for who reads results does not execute its code, and of one that float16 would change."""
     if logits_NK is None:
         return {}
     arrays: dict[str, NDArray[np.generic]] = {
@@ -96,7 +96,8 @@ def split_arrays(
         f"{name}_labels": split.labels_N.numpy().astype(np.int32),
         f"{name}_index": split.index_N.numpy().astype(np.int32),
     }
-    if objective is not None and objective not in OBJECTIVES.values() and torch.isfinite(logits_NK).all():
+    counted = objective is not None and (objective not in OBJECTIVES.values() or objective.between is not None)
+    if objective is not None and counted and torch.isfinite(logits_NK).all():
         arrays[f"{name}_counts"] = _counts(objective, logits_NK, split.labels_N)
     return arrays
 
@@ -121,7 +122,7 @@ def halved(logits_NK: torch.Tensor) -> NDArray[np.float16]:
 
 
 def _counts(info: ObjectiveInfo, logits_NK: torch.Tensor, labels_N: torch.Tensor) -> NDArray[np.float32]:
-    """What each image counts for an objective of the user's own, more being better."""
+    """What each image counts for an objective, more being better."""
     logits, labels = logits_NK.detach().float().cpu().numpy(), labels_N.cpu().numpy()
     if info.counts is None:
         assert info.measure is not None
