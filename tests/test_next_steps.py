@@ -17,10 +17,11 @@ import cifar_hpc
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.errors import OtherVersionError
-from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import ErrorRecord, Status
+from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import failure_lines, next_lines
 
@@ -116,6 +117,30 @@ def test_what_is_printed_is_found() -> None:
     """Most commands are named somewhere, those of advice among them."""
     named = {command.split()[0] for _, command in printed()}
     assert {"sweep", "status", "logs", "retry", "report", "fetch", "reproduce", "refit", "predict", "doctor"} <= named
+
+
+def test_what_another_version_finished_is_not_advised_to_be_retried_though_an_older_error_lies_beside_it(place: Path) -> None:
+    """`retry` leaves it alone, whatever an earlier attempt died of."""
+    plan = read_plan(Layout(place / "results"), "small")
+    trial_id = plan.trials[0].trial_id
+    files = Layout(place / "foreign").trial(trial_id)
+    files.folder.mkdir(parents=True)
+    files.result.write_text('{"schema_version": 99}')
+    died = ErrorRecord(
+        trial_id=trial_id,
+        attempt=1,
+        kind="OSError",
+        message="full",
+        traceback="",
+        host="h",
+        job="small/job-0001",
+        failed_at="2026",
+    )
+    write_record(files.error, died)
+    state = read_state(files, trial_id)
+    assert state.status is Status.FAILED and state.error is None and state.reason.startswith("result.json: schema_version 99")
+    (line,) = failure_lines(plan, [state])
+    assert "retry" not in line and line.startswith("left as it is: ")
 
 
 def test_the_advice_for_a_sweep_is_typed_and_works(place: Path, words: dict[str, str]) -> None:

@@ -25,13 +25,14 @@ from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlanRecord, Status, TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.search import run
 from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.search.samplers import Tried, propose
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import SweepReader
+from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.search_rounds import SearchRounds
 from cifar_hpc.sweep.where import Where
 from cifar_hpc.worker.job import run_job
@@ -325,6 +326,23 @@ def test_a_population_waits_for_its_generation_and_ends_where_all_of_it_failed(s
     for suggestion in given:
         record_death(Layout(results_root()), suggestion.job, "WorkerDied", "on purpose")
     assert search.next() is None and not search.waits
+
+
+def test_a_search_that_ended_before_its_bound_has_no_more_trials_to_come(spec):
+    spec.write_text(POPULATION)
+    layout = Layout(results_root())
+    rounds = SearchRounds(layout, load_spec(spec), Where())
+    plan = layout.sweep("hunt").plan
+    plan.parent.mkdir(parents=True)
+    search = SearchRun(layout, load_spec(spec), None, first_job=1, write=lambda record: write_record(plan, record))
+    given = list(iter(search.next, None))
+    rounds.prepare(Silent())
+    rounds.settle()
+    assert journal().to_come == 8
+    for suggestion in given:
+        record_death(layout, suggestion.job, "WorkerDied", "on purpose")
+    rounds.settle()
+    assert journal().to_come == 0 and len(journal().trials) == 4
 
 
 @pytest.mark.parametrize(

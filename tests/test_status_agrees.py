@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
+from cifar_hpc.cli.speech import conclude
+from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.planning.plan import make_plan, plan_record
-from cifar_hpc.records.claims import claim_trial, release_claim
+from cifar_hpc.records.claims import TrialState, claim_trial, release_claim
 from cifar_hpc.records.jobs import JobEvent, JobState, own_handle
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import EpochRecord, Outcome, TrialResult
+from cifar_hpc.records.schema import EpochRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
+from cifar_hpc.report.summary import progress_text
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.advice import left_out_line, reasons_of
+from cifar_hpc.status.progress import Counts
+from cifar_hpc.status.state import read_states
+from cifar_hpc.sweep.listener import SweepOutcome
 
 SPEC = """\
 name: s
@@ -68,6 +77,45 @@ def test_a_trial_that_another_sweeps_search_stopped_is_planned_for_both(sweep):
     write_record(files.result, stopped)
     assert _of_status(layout)[plan.trials[1].trial_id] == "planned"
     assert _of_report(layout) == _of_status(layout)
+
+
+def test_of_a_search_that_was_killed_the_trials_that_may_still_come_are_counted(sweep, capsys):
+    layout, made = sweep
+    for config in made.trials:
+        write_trial(layout, config, Images.draw(20, 10), sweep="s")
+    plan = dataclasses.replace(plan_record(made), search={"trials_at_most": 24})
+    write_record(layout.sweep("s").plan, plan)
+    states = read_states(layout, [trial.trial_id for trial in plan.trials], [plan])
+    assert str(Counts.of(plan, states)) == "4 of up to 24 trials, 12 of up to 72 epochs"
+    told = call("status", "s")
+    assert told.stdout.startswith("s: 4 completed, up to 20 more to sample")
+    assert "s.yaml   (the search goes on: up to 20 more trials)" in told.output
+    assert "up to 24" in call("status").stdout
+    (section,) = chosen_sections(layout, ["s"], "")
+    assert progress_text(section.pool, section.board) == (
+        "4 of up to 24 trials finished, 4 of 4 configurations measured: up to 20 more to sample."
+    )
+    conclude(SweepOutcome(plan=plan, states=states))
+    assert "s: 4 of up to 24 trials finished" in capsys.readouterr().err
+
+
+def test_what_is_not_shown_of_reasons_is_said_to_be_missing_and_where_it_stands(sweep, capsys):
+    _, made = sweep
+    plan = plan_record(made)
+    long = ["RuntimeError: " + "letters " * 40, "RuntimeError: first line\nsecond line", "OSError: short", "OSError: short"]
+    states = {
+        trial.trial_id: TrialState(trial.trial_id, Status.FAILED, reason)
+        for trial, reason in zip(plan.trials, long, strict=True)
+    }
+    reasons = reasons_of(states.values())
+    where = f"cifar-hpc status {plan.sweep} --format json"
+    assert left_out_line(plan, reasons, 3) == [f"... the whole of what is cut off: {where}"]
+    assert left_out_line(plan, reasons, 2) == [f"... 1 more reason and the whole of what is cut off: {where}"]
+    assert [reason.endswith(" ...") for _, reason in reasons] == [True, True, False]
+    assert left_out_line(plan, reasons_of([states[plan.trials[2].trial_id]]), 2) == []
+    with contextlib.suppress(typer.Exit):
+        conclude(SweepOutcome(plan=plan, states=states))
+    assert "the whole of what is cut off" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import typer
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
-from cifar_hpc.status.advice import failure_lines, reasons_of, sweep_command
+from cifar_hpc.status.advice import failure_lines, left_out_line, reasons_of, sweep_command
 from cifar_hpc.status.progress import Counts
+from cifar_hpc.status.words import total_text
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import On
 from cifar_hpc.terminal.prose import laid_out
@@ -24,6 +25,7 @@ OnOption = Annotated[On, typer.Option(metavar="WHERE", help="as for sweep")]
 ProfileOption = Annotated[str | None, typer.Option(help="the Slurm site, as for sweep")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change the spec for this call")]
 ONE_NAME = "an id's beginning, SWEEP (its best), SWEEP#3, or 'SWEEP arch=resnet18'"  # what collect/names.py understands
+MOST_REASONS = 5  # in a command's last lines
 SpecName = Annotated[str, typer.Argument(metavar="SPEC|SWEEP", help="the sweep's YAML file, or its name")]
 
 
@@ -60,11 +62,14 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
         trained = sum(state.epochs_done for state in states.values())
         whole = sum(int(trial.config["epochs"]) for trial in plan.trials)
         say(f"{plan.sweep}: the search stopped {plural(stopped_n, 'trial')}; {trained} of {whole} epochs were trained")
-    say(f"{plan.sweep}: {len(outcome.completed)} of {plural(len(states), 'trial')} finished")
+    say(f"{plan.sweep}: {len(outcome.completed)} of {total_text(len(states), plan.to_come)} finished")
     if outcome.best:
         say(f"best configuration: {outcome.best}")
-    for (word, reason), n in reasons_of(states.values()).most_common(5):
+    reasons = reasons_of(states.values())
+    for (word, reason), n in reasons.most_common(MOST_REASONS):
         say(f"  {n} {word}: {reason}".rstrip(": "))
+    for line in left_out_line(plan, reasons, MOST_REASONS):
+        say(line)
     if outcome.failed:
         for line in failure_lines(plan, states.values()):
             say(line)

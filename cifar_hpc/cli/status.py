@@ -15,7 +15,7 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
-from cifar_hpc.status.advice import counts_text, next_lines, reasons_of, stage_lines
+from cifar_hpc.status.advice import counts_text, left_out_line, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.names import names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
@@ -63,23 +63,26 @@ def _row(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
 
 def _print_sweeps(layout: Layout, format: Format) -> None:
     counts: dict[str, Counter[Status]] = {}
+    to_come: dict[str, int] = {}
     unread = []
     for name in (sweep.name for sweep in layout.sweeps()):
         try:
-            states = reader_of(layout, read_plan(layout, name)).read()
+            plan = read_plan(layout, name)
+            states = reader_of(layout, plan).read()
         except RecordError as error:
             unread.append(str(error))
         else:
-            counts[name] = Counter(state.status for state in states.values())
+            counts[name], to_come[name] = Counter(state.status for state in states.values()), plan.to_come
     if format in (Format.JSON, Format.CSV):
         records = [
-            {"sweep": name, "trials": n.total(), **{status.value: n[status] for status in Status}} for name, n in counts.items()
+            {"sweep": name, "trials": n.total(), "to_come": to_come[name], **{status.value: n[status] for status in Status}}
+            for name, n in counts.items()
         ]
         print_records(records, format)
     elif counts:
         columns = [
             TextColumn("sweep", tuple(counts)),
-            TextColumn("trials", tuple(str(n.total()) for n in counts.values()), right=True),
+            TextColumn("trials", tuple(_of_at_most(n.total(), to_come[name]) for name, n in counts.items()), right=True),
             TextColumn("finished", tuple(str(sum(n[status] for status in ENDED)) for n in counts.values()), right=True),
             TextColumn("others", tuple(counts_text({s: k for s, k in n.items() if s not in ENDED}) for n in counts.values())),
         ]
@@ -92,10 +95,15 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
         say(f"not read: {line}")
 
 
+def _of_at_most(trials_n: int, to_come: int) -> str:
+    return f"up to {trials_n + to_come}" if to_come else str(trials_n)
+
+
 def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequence[PlannedTrial], *, detailed: bool) -> None:
     shown = {trial.trial_id: states[trial.trial_id] for trial in rows}
     counts = Counter(state.status for state in shown.values())
-    typer.echo(f"{plan.sweep}: {counts_text(counts) or 'no trial'}")
+    more = f", up to {plan.to_come} more to sample" if plan.to_come and len(rows) == len(plan.trials) else ""
+    typer.echo(f"{plan.sweep}: {counts_text(counts) or 'no trial'}{more}")
     for line in stage_lines(rows, states):
         typer.echo(line)
     if spent := spent_words(Layout(results_root()).sweep(plan.sweep)):
@@ -111,8 +119,8 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     reasons = Counter({key: n for key, n in reasons_of(shown.values()).items() if key[1]})
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         typer.echo(f"  {word:<9}  {n} x {reason}")
-    if len(reasons) > MOST_REASONS:
-        say(f"... and {len(reasons) - MOST_REASONS} more reasons: --format json")
+    for line in left_out_line(plan, reasons, MOST_REASONS):
+        say(line)
     for line in next_lines(plan, shown):
         say(line)
 

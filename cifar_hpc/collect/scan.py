@@ -50,6 +50,7 @@ class Pool:
     contradicted: tuple[Trial, ...] = ()  # finished, but their own predictions give other numbers: in `rejected` too
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
     ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
+    to_come: int = 0  # trials that the sweeps' searches may still sample, at most
     notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
     own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
     known: Objectives = ()  # all of the user's own that the plans here tell of
@@ -136,6 +137,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         unfinished=tuple(unfinished),
         rejected=(*corrupt, *unread, *(() if plans else foreign)),
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
+        to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
         notes=tuple(dict.fromkeys([*(f for plan in plans for f in plan.findings), *chosen.notes, *_allocated(layout, plans)])),
     )

@@ -219,13 +219,13 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     if alive:
         told = "waits for others that its process trains first" if claim and claim.waits else ""
         return TrialState(trial_id, Status.RUNNING, told if claim else f"{claims[-1]} cannot be read", epochs, claim=claim)
+    if refused:  # an error beside it is of an earlier attempt: none begins where a result stands
+        reason = f"{files.result.name}: {str(refused).removeprefix(f'{files.result}: ')}"
+        return TrialState(trial_id, Status.FAILED, reason, epochs, refused=refused)
     with contextlib.suppress(FileNotFoundError, RecordError):
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:
             return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error)
-    if refused:
-        reason = f"{files.result.name}: {str(refused).removeprefix(f'{files.result}: ')}"
-        return TrialState(trial_id, Status.FAILED, reason, epochs, refused=refused)
     if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is corrupt"
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)

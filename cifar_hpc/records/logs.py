@@ -71,8 +71,8 @@ def last_words(sweep: SweepFiles, handle: str) -> str:
         except OSError:
             return ""
         if said:
-            words = said[-1] if len(said[-1]) <= MOST_LETTERS else f"{said[-1][:MOST_LETTERS]}..."
-            return f"; its log ends: {words}"
+            whole = f" ... (whole: cifar-hpc logs {sweep.name})" if len(said[-1]) > MOST_LETTERS else ""
+            return f"; its log ends: {said[-1][:MOST_LETTERS]}{whole}"
     return ""
 
 

@@ -331,7 +331,8 @@ class PlanRecord(SealedRecord):
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
     promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by network: those of more start first
     own_objective: OwnObjective | None = None  # where `objective` is one that a plug-in registers
-    # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most and first_job, the number of its first job.
+    # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most (once it has sampled
+    # all that it will: those that it has) and first_job, the number of its first job.
     search: Plain | None = None
     # Where the trials of each cohort are judged together: the keys of the scheduler, and first_job, the number of the first job
     # that ended trials by them.
@@ -345,6 +346,11 @@ class PlanRecord(SealedRecord):
     def trials_at_most(self) -> int:
         """Trials that the sweep will have; a search adds them one by one."""
         return max(len(self.trials), self.search["trials_at_most"] if self.search else 0)
+
+    @property
+    def to_come(self) -> int:
+        """Trials that a search may still sample, at most."""
+        return self.trials_at_most - len(self.trials)
 
     def ends(self, result: Ended) -> bool:
         """Whether the sweep is done with a trial that has this result. One that was pruned has ended for the search whose

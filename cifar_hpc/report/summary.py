@@ -19,7 +19,7 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n, seeds_text
 from cifar_hpc.report.words import difference_text, p_text, words_of
-from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text
+from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text, total_text
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -75,16 +75,17 @@ def _split_text(trials: Sequence[Trial]) -> str:
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
-    """'12 of 20 trials finished (5 of 7 configurations): 1 failed, 2 running, 5 planned.'"""
+    """'12 of 20 trials finished, 5 of 7 configurations measured: 1 failed, 2 running, 5 planned.'"""
     finished = len(pool.trials) + len(pool.contradicted)
     total = finished + len(pool.unfinished)
     counts = {status: sum(trial.status is status for trial in pool.unfinished) for status in Status}
     parts = [f"{count:,} {status}" for status, count in counts.items() if count]
+    parts += [f"up to {pool.to_come:,} more to sample"] if pool.to_come else []
     points = f"{len(board.measured):,} of {plural(len(board.rows), 'configuration')}"
     rest = f": {', '.join(parts)}." if parts else "."
     left_out = f", {len(pool.contradicted):,} of them in no number" if pool.contradicted else ""
     on = " on validation" if any(row.test_acc and row.score is None for row in board.rows) else ""
-    return f"{finished:,} of {plural(total, 'trial')} finished{left_out}, {points} measured{on}{rest}"
+    return f"{finished:,} of {total_text(total, pool.to_come)} finished{left_out}, {points} measured{on}{rest}"
 
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:

@@ -6,12 +6,14 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import OtherVersionError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
-from cifar_hpc.status.state import ENDED
+from cifar_hpc.status.state import ENDED, GOING_ON
 
 MOST_LETTERS = 200
+CUT = " ..."
 MOST_FOREIGN = 3
 
 
@@ -54,13 +56,23 @@ def next_lines(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[str]:
     if open_:
         kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""
         return [f"next: {sweep_command(plan)}{kept}"]
+    if plan.to_come and not any(by_status[status] for status in GOING_ON):
+        return [f"next: {sweep_command(plan)}   (the search goes on: up to {plural(plan.to_come, 'more trial')})"]
     return [f"next: cifar-hpc report {plan.sweep}"] if by_status[Status.COMPLETED] else []
 
 
 def first_line(reason: str) -> str:
-    """The first line of a reason, cut to MOST_LETTERS: an exception may say a page."""
+    """The first line of a reason, of MOST_LETTERS at most: an exception may say a page. What ends in CUT goes on."""
     line = next(iter(reason.splitlines()), "")
-    return line if len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS]}..."
+    return line if line == reason and len(line) <= MOST_LETTERS else f"{line[:MOST_LETTERS].rstrip()}{CUT}"
+
+
+def left_out_line(plan: PlanRecord, reasons: Counter[tuple[str, str]], most: int) -> list[str]:
+    """Where what was not shown of the reasons can be read, where only the `most` frequent ones were."""
+    shown = reasons.most_common(most)
+    more = [f"{plural(len(reasons) - most, 'more reason')}"] if len(reasons) > most else []
+    cut = ["the whole of what is cut off"] if any(reason.endswith(CUT) for (_, reason), _ in shown) else []
+    return [f"... {' and '.join([*more, *cut])}: cifar-hpc status {plan.sweep} --format json"] if more or cut else []
 
 
 def counts_text(counts: Mapping[Status, int]) -> str:

@@ -27,28 +27,8 @@ _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
 def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
     """Why a trial failed or how it ended, and what its processes printed last; whole lines. reason: what is known of one that
     neither finished nor failed. Raises OSError."""
-    files = layout.trial(trial_id)
-    lines = [f"== trial {trial_id}"]
-    job, task = "", None
-    try:
-        error = read_record(files.error, ErrorRecord)
-        job, task = error.job, error.task
-        lines += [f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"]
-        lines += [error.traceback.rstrip()] if error.traceback else []
-    except RecordError as corrupt:
-        lines.append(f"its error is not known: {corrupt}")
-        job, task = newest_job(layout, trial_id)
-    except FileNotFoundError:
-        try:
-            result, _ = read_valid(files, trial_id)
-            job, task = result.job, result.task
-            lines.append(f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}")
-        except FileNotFoundError:
-            lines.append(f"neither finished nor failed: {reason or 'no error is recorded'}")
-            job, task = newest_job(layout, trial_id)
-        except RecordError as refused:
-            lines.append(f"its result is refused: {refused}")
-            job, task = newest_job(layout, trial_id)
+    ended, job, task = _how_it_ended(layout, trial_id, reason)
+    lines = [f"== trial {trial_id}", *ended]
     if job:
         paths = newest(job_logs(layout, job, task))
         for path in paths:
@@ -57,6 +37,29 @@ def log_text(layout: Layout, trial_id: str, reason: str = "") -> str:
         if not paths:
             lines.append(f"-- no log of {job}: it ran in the terminal of `sweep`, or has printed nothing yet")
     return "\n".join(lines) + "\n"
+
+
+def _how_it_ended(layout: Layout, trial_id: str, reason: str) -> tuple[list[str], str, str | None]:
+    """In lines, and whose logs say more: a job, and its array task where that is known. An error beside a result is of an
+    earlier attempt."""
+    files = layout.trial(trial_id)
+    try:
+        result, _ = read_valid(files, trial_id)
+        because = f": {result.reason}" if result.reason else ""
+        trained = f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}{because}"
+        return [trained], result.job, result.task
+    except RecordError as refused:
+        return [f"its result is refused: {refused}"], *newest_job(layout, trial_id)
+    except FileNotFoundError:
+        pass
+    try:
+        error = read_record(files.error, ErrorRecord)
+    except RecordError as corrupt:
+        return [f"its error is not known: {corrupt}"], *newest_job(layout, trial_id)
+    except FileNotFoundError:
+        return [f"neither finished nor failed: {reason or 'no error is recorded'}"], *newest_job(layout, trial_id)
+    told = f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"
+    return [told, *([error.traceback.rstrip()] if error.traceback else [])], error.job, error.task
 
 
 class Told:

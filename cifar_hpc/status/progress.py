@@ -174,7 +174,7 @@ def _epoch_costs_s(plan: PlanRecord, states: Mapping[str, TrialState]) -> dict[s
 def _to_come(plan: PlanRecord) -> int:
     """Epochs of trials that a search has still to sample, at most."""
     longest = max((int(trial.config["epochs"]) for trial in plan.trials), default=0)
-    return (plan.trials_at_most - len(plan.trials)) * longest
+    return plan.to_come * longest
 
 
 def is_open(state: TrialState) -> bool:
@@ -195,6 +195,7 @@ class Counts:
     failed: int
     epochs: int
     epochs_done: int
+    to_come: int = 0  # of the trials, those that a search may still sample
 
     @classmethod
     def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
@@ -203,8 +204,21 @@ class Counts:
         left += _to_come(plan)
         done = sum(state.status in ENDED for state in states.values())
         failed = sum(state.status is Status.FAILED for state in states.values())
-        return cls(plan.trials_at_most, done, failed, trained + left, trained)
+        return cls(plan.trials_at_most, done, failed, trained + left, trained, plan.to_come)
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.done}/{self.trials} trials{failed}, {self.epochs_done}/{self.epochs} epochs"
+        return f"{self.of_trials}{failed}, {self.of_epochs}"
+
+    @property
+    def of_trials(self) -> str:
+        """'6/9 trials', '6 of up to 24 trials'."""
+        return f"{self.done}{self._of}{self.trials} trials"
+
+    @property
+    def of_epochs(self) -> str:
+        return f"{self.epochs_done}{self._of}{self.epochs} epochs"
+
+    @property
+    def _of(self) -> str:
+        return " of up to " if self.to_come else "/"

@@ -11,6 +11,11 @@ def percent_text(share: float | None, digits: int = 2) -> str:
     return "" if share is None else f"{100 * share:.{digits}f}"
 
 
+def total_text(trials_n: int, to_come_n: int) -> str:
+    """'9 trials'; 'up to 24 trials' where a search may still sample some."""
+    return f"up to {plural(trials_n + to_come_n, 'trial')}" if to_come_n else plural(trials_n, "trial")
+
+
 def digits_of(images: int | None, most: int = 2) -> int:
     """The decimals of a percentage that so many images can tell: none below 100, one below 1,000, and `most` at most."""
     return min(most, 2 if images is None or images >= 1000 else 1 if images >= 100 else 0)

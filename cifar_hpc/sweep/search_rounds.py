@@ -63,8 +63,8 @@ class SearchRounds:
         return self.reader.read()
 
     def begun(self, states: States) -> Begun | None:
-        run = self._preview()
-        if run.peek() is None and not run.waits:
+        if self._is_over():
+            self._write_that_it_is_over()
             return None
         most_n = self.reader.plan.trials_at_most
         return Begun(
@@ -114,12 +114,25 @@ class SearchRounds:
             append_records(files.jobs, [job.event("ended", executor.name, handle) for job, handle in handles.values()])
 
     def settle(self) -> States:
+        if self._is_over():
+            self._write_that_it_is_over()
         return self.reader.read()
 
     def elsewhere(self, states: States) -> Collection[str]:
         """What another sweep trains, where nothing else is left to wait for."""
         undone = [trial_id for trial_id, state in states.items() if state.status in UNDONE]
         return undone if all(states[trial_id].status is Status.RUNNING for trial_id in undone) else ()
+
+    def _is_over(self) -> bool:
+        run = self._preview()
+        return run.peek() is None and not run.waits
+
+    def _write_that_it_is_over(self) -> None:
+        """It has sampled all that it will: fewer than it might have where points would train alike, or a generation failed."""
+        plan = self.reader.plan
+        if plan.search is not None and plan.to_come:
+            self.reader.plan = dataclasses.replace(plan, search={**plan.search, "trials_at_most": len(plan.trials)})
+            write_record(self._layout.sweep(plan.sweep).plan, self.reader.plan)
 
     def _preview(self) -> SearchRun:
         """The search as it would go on, written nowhere."""

@@ -156,7 +156,7 @@ class _LiveView:
     def _head(self, plan: PlanRecord, counts: Counts, left_s: float | None) -> Table:
         """The name gives way, then the bar; what is counted and the time stay."""
         time_text = _clock(self._start.elapsed_s) + (f", {about_text(left_s)} left" if left_s else "")
-        numbers = [f"{counts.done}/{counts.trials} trials", f"{counts.epochs_done}/{counts.epochs} epochs", time_text]
+        numbers = [counts.of_trials, counts.of_epochs, time_text]
         rest = self._console.width - sum(len(text) + GAP for text in numbers)
         bar = min(BAR_WIDTH, max(EPOCH_BAR, rest - len(plan.sweep) - GAP))
         bar = bar if rest >= bar + GAP + LEAST_NAME else 0
