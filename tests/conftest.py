@@ -9,6 +9,7 @@ import pytest
 
 from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.sweep import calibration
+from tests.helpers.reported import small_layout, small_page  # noqa: F401 - fixtures
 from tests.helpers.slurm_cluster import _running_cluster, cluster  # noqa: F401 - fixtures
 
 

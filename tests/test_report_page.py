@@ -1,4 +1,4 @@
-"""The report folder and the page, as files and, where Chromium is installed, as a browser shows it."""
+"""The report folder and the page, as files; tests/test_report_browser.py shows it in a browser."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ import dataclasses
 import itertools
 import json
 import re
-import shutil
-import subprocess
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from cifar_hpc.cli import app
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
-from cifar_hpc.collect.trials import CURVES, Curves
 from cifar_hpc.config.catalog import DATASETS
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.records.claims import claim_trial
@@ -31,37 +27,24 @@ from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord, EpochRecord
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
+from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
-from cifar_hpc.report.page import make_part, render_page
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
 from cifar_hpc.report.words import words_of
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
-CHROMIUM = shutil.which("chromium")
 
 
-@pytest.fixture(scope="module")
-def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
-    """Two architectures, three depths, two rates, three seeds, in the sweep 'small'; one trial has not run."""
-    layout = Layout(tmp_path_factory.mktemp("results"))
-    base = list(configs(6, seeds=3, epochs=4))
-    trials = [
-        dataclasses.replace(config, freeze=freeze, lr=lr)
-        for freeze, lr in itertools.product(("none", 0.5, "all"), (1e-4, 0.1))
-        for config in base
-    ]
-    for config in trials[:-1]:
-        write_trial(layout, config, Images.draw(200, 100), sweep="small")
-    write_plan(layout, trials, "small")
-    return layout
+@pytest.fixture
+def layout(small_layout: Layout) -> Layout:
+    return small_layout
 
 
-@pytest.fixture(scope="module")
-def page(layout: Layout) -> Path:
-    pool = scan(layout, ["small"])
-    return write_report([find(section, layout) for section in make_sections(pool, layout)], layout)
+@pytest.fixture
+def page(small_page: Path) -> Path:
+    return small_page
 
 
 class Balance(HTMLParser):
@@ -232,177 +215,6 @@ def test_a_mistyped_sweep_or_key_is_answered_with_the_nearest(layout: Layout) ->
     assert (code, "Did you mean 'arch'" in err) == (2, True)
 
 
-USE = """<script>
-  const seen = [], say = text => seen.push(text), wait = () => new Promise(done => setTimeout(done, 150));
-  const $ = q => document.querySelector(q), $$ = q => [...document.querySelectorAll(q)];
-  const visible = () => $$(".board tbody tr:not(.seeds)"), chart = kind => echarts.getInstanceByDom($(`.chart.${kind}`));
-  const mouse = (holder, type, x, y) => {
-    const box = holder.getBoundingClientRect(), at = { clientX: box.left + x, clientY: box.top + y, bubbles: true, buttons: 1 };
-    $(`${"." + holder.className.replace(" ", ".")} canvas`).parentNode.dispatchEvent(new MouseEvent(type, at));
-  };
-  (async () => { try { %s } catch (error) { say("error " + error.stack); } document.title = seen.join("; "); })();
-</script>"""
-
-
-def browse(page: Path, script: str, folder: Path, address: str = "") -> list[str]:
-    """What a script at the page's end says that it saw, using the page as a reader does."""
-    copy = folder / "page.html"
-    copy.write_text(page.read_text().replace("</body>", USE % script + "</body>"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
-    where = ["--disable-component-update", "--window-size=1280,900", f"--user-data-dir={folder / 'profile'}"]
-    command = [str(CHROMIUM), *flags.split(), *where, "--virtual-time-budget=20000", "--dump-dom", copy.as_uri() + address]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert title
-    return unescape(title[1]).split("; ")
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_browser_sorts_filters_unfolds_and_enlarges(page: Path, tmp_path: Path) -> None:
-    seen = browse(
-        page,
-        """
-        say("rows " + visible().length);
-        const acc = $$(".board th").findIndex(h => h.textContent.startsWith("val acc"));
-        const button = $$(".board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
-        button.click(); button.click();
-        const up = numbers(); say("ascending " + up.every((v, i) => !i || up[i - 1] <= v));
-        $(".filter").value = "arch=resnet18 freeze=none"; $(".filter").dispatchEvent(new Event("input"));
-        say("filtered " + visible().length + " " + $(".shown").textContent);
-        $(".filter").value = ""; $(".filter").dispatchEvent(new Event("input"));
-        $(".board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
-        $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
-        $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
-        """,
-        tmp_path,
-    )
-    assert seen == ["rows 12", "ascending true", "filtered 2 2 of 12 configurations", "trials 3", "dialog true 1", "theme dark"]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(page: Path, tmp_path: Path) -> None:
-    seen = browse(
-        page,
-        r"""
-        await wait();
-        const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2.5).map(s => s.point);
-        say("best five " + new Set(colored()).size);
-        const scale = (kind, axis) => chart(kind).getModel().getComponent(axis).axis.scale.getExtent();
-        say("at most the whole " + (scale("dots", "xAxis")[1] <= 1 && scale("curves", "yAxis")[1] <= 1));
-        const top = chart("dots").getModel().getComponent("xAxis").get("max");
-        say("no further " + [[0.9, 0.92], [0.2, 0.92], [0.95, 0.95], [0.1, 0.1]].map(([min, max]) => top({ min, max })));
-        const box = visible()[7].querySelector("input"); box.focus(); box.click();
-        const point = +visible()[7].dataset.point;
-        say("chosen alone " + colored().every(p => p === point) + " " + colored().length);
-        say("swatch " + (visible()[7].querySelector(".swatch").style.background !== "transparent"));
-        say("still focused " + (document.activeElement === box));
-        const option = chart("curves").getOption(), n = option.series.findIndex(s => s.lineStyle.width === 2.5);
-        const [x, y] = chart("curves").convertToPixel({ seriesIndex: n }, option.series[n].data[2]);
-        mouse($(".chart.curves"), "mousemove", x, y); await wait();
-        say("hovered " + visible()[7].classList.contains("hot") + " " + /mean of 3 trials/.test($(".said").textContent));
-        const named = $(".said").textContent;
-        say("says its accuracy " + /: \d+\.\d % on validation/.test(named));
-        $$(".metric button")[1].click(); say("loss " + $(".lines").textContent.startsWith("Loss"));
-        """,
-        tmp_path,
-    )
-    assert seen == [
-        "best five 5", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
-        "hovered true true", "says its accuracy true", "loss true",
-    ]  # fmt: skip
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_mean_that_is_pointed_at_says_of_how_many_trials_its_last_epoch_is(layout: Layout, tmp_path: Path) -> None:
-    pool = scan(layout, ["small"])
-    first = {trial.point_id: trial.trial_id for trial in reversed(pool.trials)}
-    lengths = [5 if first[trial.point_id] == trial.trial_id else 2 for trial in pool.trials]  # two of three end early
-    start = np.cumsum([0, *lengths], dtype=np.int64)
-    curves = Curves(start, {name: np.full(start[-1], 0.5, np.float32) for name in CURVES})
-    found = find(make_sections(dataclasses.replace(pool, curves=curves), layout)[0], layout)
-    (tmp_path / "uneven.html").write_text(
-        render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="uneven")
-    )
-    point = """
-        await wait();
-        const n = chart("curves").lines.findIndex(l => l.trial === undefined && l.id.startsWith("val"));
-        chart("curves").trigger("mouseover", { seriesIndex: n }); await wait(); say($(".said").textContent);
-        """
-    (said,) = browse(tmp_path / "uneven.html", point, tmp_path)
-    assert "mean of 1 of 3 trials: 50.0 % on validation after epoch 5" in said
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated: Path, tmp_path: Path) -> None:
-    brush = """
-        await wait();
-        const top = 36, bottom = $(".chart.axes").clientHeight - 18, holder = $(".chart.axes");
-        mouse(holder, "mousedown", 70, (top + bottom) / 2); mouse(holder, "mousemove", 70, bottom - 40);
-        mouse(holder, "mousemove", 70, bottom);
-        mouse(holder, "mouseup", 70, bottom); await wait();
-        """
-    look = """
-        await wait();
-        const rates = visible().map(r => +r.cells[$$(".board th").findIndex(h => h.textContent === "lr")].textContent);
-        say($(".shown").textContent); say("dots " + chart("dots").points.length); say(location.hash);
-        const [low, high] = location.hash.slice(4).split("..").map(Number);
-        say("inside " + rates.every(rate => low <= rate && rate <= high));
-        """
-    seen = browse(rated, brush + look, tmp_path)
-    assert [*seen[:2], seen[2][:4], seen[3]] == ["8 of 16 configurations", "dots 16", "#lr=", "inside true"], seen
-    assert browse(rated, look, tmp_path, seen[2]) == seen
-
-
-@pytest.fixture(scope="module")
-def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 9,999 trials of 30 epochs, three seeds a point."""
-    layout, epochs, seeds = Layout(tmp_path_factory.mktemp("big")), 30, 3
-    one = next(configs(1, seeds=1, epochs=epochs))
-    write_trial(layout, one, Images.draw(200, 100), sweep="big")
-    write_plan(layout, [one], "big")
-    pool = scan(layout, ["big"])
-    rates = [f"{n:04d}" for n in range(10_000 // seeds)]
-    trials = [
-        dataclasses.replace(
-            pool.trials[0],
-            trial_id=f"{n * seeds + seed:012x}",
-            point_id=f"{n:012x}",
-            seed=seed,
-            config={**pool.trials[0].config, "lr": 1e-4 * (1 + n), "freeze": ("none", 0.5, "all")[n % 3]},
-            val_acc=0.5 + 0.4 * n / len(rates),
-        )
-        for n in range(len(rates))
-        for seed in range(seeds)
-    ]
-    rng = np.random.default_rng(0)
-    start = np.arange(len(trials) + 1, dtype=np.int64) * epochs
-    curves = Curves(start, {name: rng.random(start[-1], np.float32) for name in CURVES})
-    found = find(make_sections(dataclasses.replace(pool, trials=trials, curves=curves), layout)[0], layout)
-    text = render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="big")
-    page = layout.root / "big.html"
-    page.write_text(text)
-    return page
-
-
-def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes(big: Path) -> None:
-    assert big.stat().st_size < 10_000_000
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big: Path, tmp_path: Path) -> None:
-    look = """
-        await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
-        say($(".dotted").textContent.trim());
-        $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
-        """
-    assert browse(big, look, tmp_path) == [
-        "200 rows, 3,333 of 3,333 configurations",
-        "130 lines",
-        "Its first 16 of 3,333 rows.",
-        "333 of 3,333 configurations",
-    ]
-
-
 def test_what_runs_stands_in_the_page_with_its_curve_so_far_and_the_time_left(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     *ended, now = configs(3, 1, 6)
@@ -420,21 +232,6 @@ def test_what_runs_stands_in_the_page_with_its_curve_so_far_and_the_time_left(tm
     assert all(f"<td>{said}</td>" in text for said in ("2 of 6", "10 s", "40 s"))
     explore = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])["parts"][0]["explore"]
     assert (explore["trials"][-1][2], np.diff(explore["start"]).tolist()) == (now.trial_id, [6, 6, 2])
-
-
-@pytest.fixture(scope="module")
-def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of four rates by four depths."""
-    layout = Layout(tmp_path_factory.mktemp("rated"))
-    (base,) = configs(1, seeds=1, epochs=3)
-    trials = [
-        dataclasses.replace(base, freeze=freeze, lr=lr)
-        for freeze, lr in itertools.product(("none", 0.25, 0.5, "all"), (1e-4, 1e-3, 1e-2, 0.1))
-    ]
-    for config in trials:
-        write_trial(layout, config, Images.draw(200, 100), sweep="rated")
-    write_plan(layout, trials, "rated")
-    return write_report([find(section, layout) for section in make_sections(scan(layout, ["rated"]), layout)], layout)
 
 
 def test_a_filtered_report_has_a_place_of_its_own(layout: Layout, page: Path) -> None:
@@ -538,3 +335,12 @@ def test_a_watched_report_is_renewed_where_records_changed_until_all_trials_have
     assert '"refresh_s":10.0' in written[0]
     assert '"refresh_s":null' in page.read_text()
     assert out.count("val acc") == 2
+
+
+def test_no_two_lines_of_a_figure_look_alike_however_many_there_are() -> None:
+    for values in ([f"net {k}" for k in range(20)], [0.001 * (k + 1) for k in range(12)], ["a", "b"], [None, "a"]):
+        looks = looks_for(values)
+        assert len({(look.color, look.mark) for look in looks.values()}) == len(values)
+        assert len({look.mark for look in looks.values()}) == 1 or len(values) > len(PALETTE)
+    rates = list(looks_for([0.001 * (k + 1) for k in range(12)]).values())
+    assert all(one.mark != other.mark for one, other in itertools.pairwise(rates))  # neighbours hardly differ in colour

@@ -29,6 +29,7 @@ INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
 _DARK_PALETTE = ("#4aa8e8", "#ff8a4c", "#2fc79a", "#e5a0c6", "#f2b632", "#86cdf5", "#c9a227")  # the same hues on dark paper
 _STEPS = 24  # colours of the ramp
+_MARKS = ("o", "^", "s", "D", "v", "P")
 _VIRIDIS = mpl.colormaps["viridis"]
 _STYLE: Any = {
     "text.parse_math": False,  # a $ in a name is a dollar
@@ -133,12 +134,27 @@ def _svg(drawing: Drawing) -> str:
     return stream.getvalue()
 
 
-def colors_for(values: Sequence[Any]) -> dict[Any, str]:
-    """A colour for each value: viridis where they have an order, else the palette."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a value is drawn. every: the share of a long line between its marks; None: a line of its colour needs none."""
+
+    color: str
+    mark: str
+    every: float | None
+
+
+def looks_for(values: Sequence[Any]) -> dict[Any, Look]:
+    """A look for each value, so that no two are alike: colours of viridis where they have an order, else of the palette, and
+    other marks where there are more values than colours that can be told apart."""
     ordered = sum(isinstance(value, int | float) for value in values) > len(values) / 2
-    if ordered or len(values) > len(PALETTE):
-        return {value: ramp_color(i / max(len(values) - 1, 1)) for i, value in enumerate(values)}
-    return dict(zip(values, PALETTE, strict=False))
+    several = len(values) > len(PALETTE)
+    found = {}
+    for i, value in enumerate(values):
+        color = ramp_color(i / max(len(values) - 1, 1)) if ordered else PALETTE[i % len(PALETTE)]
+        turn = (i if ordered else i // len(PALETTE)) if several else 0  # neighbours of an order differ least in colour
+        mark = _MARKS[turn % len(_MARKS)]
+        found[value] = Look(color, mark, 0.15 if mark != _MARKS[0] else None)
+    return found
 
 
 def ramp_color(share: float) -> str:

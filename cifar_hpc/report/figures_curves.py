@@ -14,7 +14,7 @@ from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.records.plans import MIN_SEEDS
-from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, axis_title, colors_for, house_style, new_figure
+from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, Look, axis_title, house_style, looks_for, new_figure
 
 _ROWS, _COLUMNS = 6, 5  # panels of a page
 _KINDS = {"acc": "accuracy", "loss": "loss"}
@@ -24,7 +24,7 @@ def draw_curves(grid: CurveGrid, board: Leaderboard, kind: str) -> Iterator[Draw
     """Pages of training (dashed) and validation (solid) curves. kind: 'acc' or 'loss'. Scales are the same on all pages."""
     rows = _values(board, grid.row_axis, {row for row, _ in grid.panels})
     columns = _values(board, grid.column_axis, {column for _, column in grid.panels})
-    colors = colors_for(_values(board, grid.color_axis, {color for panel in grid.panels.values() for color in panel}))
+    looks = looks_for(_values(board, grid.color_axis, {color for panel in grid.panels.values() for color in panel}))
     limits = _limits(grid, kind)
     blocks = [(r, c) for r in range(0, len(rows), _ROWS) for c in range(0, len(columns), _COLUMNS)]
     for number, (first_row, first_column) in enumerate(blocks, 1):
@@ -35,7 +35,7 @@ def draw_curves(grid: CurveGrid, board: Leaderboard, kind: str) -> Iterator[Draw
                 kind,
                 rows[first_row : first_row + _ROWS],
                 columns[first_column : first_column + _COLUMNS],
-                colors,
+                looks,
                 limits,
                 name=f"curves_{_KINDS[kind]}" + (f"_{number:02d}" if len(blocks) > 1 else ""),
                 title=f"Learning curves: {_KINDS[kind]}{page}",
@@ -47,7 +47,7 @@ def _draw_page(
     kind: str,
     rows: Sequence[Any],
     columns: Sequence[Any],
-    colors: Mapping[Any, str],
+    looks: Mapping[Any, Look],
     limits: tuple[float, float],
     *,
     name: str,
@@ -62,7 +62,7 @@ def _draw_page(
             axes = panels[r][c]
             found = grid.panels.get((row, column))
             for color, series in (found or {}).items():
-                _draw_series(axes, series, kind, colors[color])
+                _draw_series(axes, series, kind, looks[color])
             if not found:
                 axes.text(0.5, 0.5, "no measurement", transform=axes.transAxes, ha="center", va="center", color=MUTED)
             if r == 0 and grid.column_axis:
@@ -77,25 +77,38 @@ def _draw_page(
     panels[0][0].set_ylim(*limits)
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(_KINDS[kind], fontsize=9)
-    _draw_legend(figure, grid, colors)
+    _draw_legend(figure, grid, looks)
     return Drawing(name, title, _caption(grid), figure)
 
 
-def _draw_series(axes: Axes, series: Series, kind: str, color: str) -> None:
+def _draw_series(axes: Axes, series: Series, kind: str, look: Look) -> None:
+    color = look.color
     train, val = series.bands[f"train_{kind}"], series.bands[f"val_{kind}"]
     axes.plot(range(1, len(train.mean) + 1), train.mean, color=color, linestyle=(0, (3, 2)), linewidth=0.9, alpha=0.75)
     epochs = range(1, len(val.mean) + 1)
     axes.fill_between(epochs, val.low, val.high, color=color, alpha=0.18, linewidth=0)
-    axes.plot(epochs, val.mean, color=color, linewidth=1.5)
+    marks: dict[str, Any] = (
+        {"marker": look.mark, "markersize": 4, "markevery": look.every} if look.every and len(val.mean) > 1 else {}
+    )
+    axes.plot(epochs, val.mean, color=color, linewidth=1.5, **marks)
     if series.best_epoch is not None and len(val.mean):
         best = min(round(series.best_epoch), len(val.mean))
-        axes.plot([best], [val.mean[best - 1]], "o", color=color, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6)
+        axes.plot(
+            [best], [val.mean[best - 1]], look.mark, color=color, markersize=4, markeredgecolor=PAPER, markeredgewidth=0.6
+        )
 
 
-def _draw_legend(figure: Any, grid: CurveGrid, colors: Mapping[Any, str]) -> None:
+def _draw_legend(figure: Any, grid: CurveGrid, looks: Mapping[Any, Look]) -> None:
     lines = [
-        Line2D([], [], color=color, label=value_text(value, grid.color_axis))
-        for value, color in colors.items()
+        Line2D(
+            [],
+            [],
+            color=look.color,
+            marker=look.mark if look.every else "",
+            markersize=4,
+            label=value_text(value, grid.color_axis),
+        )
+        for value, look in looks.items()
         if grid.color_axis
     ]
     lines += [

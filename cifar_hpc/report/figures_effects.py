@@ -22,10 +22,11 @@ from cifar_hpc.report.figures import (
     PALETTE,
     PAPER,
     Drawing,
+    Look,
     axis_title,
-    colors_for,
     frame_bare,
     house_style,
+    looks_for,
     new_figure,
     ramp_color,
 )
@@ -153,12 +154,12 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
     wide = max(values) / min((value for value in values if value > 0), default=1) >= 20
     log, even = wide and min(values) > 0, wide and min(values) == 0
     place = {value: float(number) if even else value for number, value in enumerate(values)}
-    colors = colors_for(board.values(color_axis)) if color_axis else {None: PALETTE[0]}
+    looks = looks_for(board.values(color_axis)) if color_axis else {None: Look(PALETTE[0], "o", None)}
     best = best_by(board, axis, color_axis) if color_axis else {(*key, None): row for key, row in best_by(board, axis).items()}
     with house_style():
         figure = new_figure(6.4, 3.7)
         axes = figure.subplots()
-        for value, color in colors.items():
+        for value, look in looks.items():
             points = [(x, best[x, value]) for x in values if (x, value) in best]
             if not points:
                 continue
@@ -166,10 +167,10 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
                 [place[x] for x, _ in points],
                 [_score(row) for _, row in points],
                 yerr=_intervals([row for _, row in points]),
-                fmt="o-",
+                fmt=f"{look.mark}-",
                 markersize=4,
                 capsize=2,
-                color=color,
+                color=look.color,
                 label=value_text(value, color_axis or ""),
             )
         if log:
@@ -190,7 +191,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
 
 def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) -> Drawing:
     """Accuracy against the frozen share, a line an architecture; dashed: the same architecture from scratch."""
-    colors = colors_for([curve.arch for curve in curves])
+    looks = looks_for([curve.arch for curve in curves])
     with house_style():
         figure = new_figure(6.4, 3.7)
         axes = figure.subplots()
@@ -200,14 +201,14 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
                 shares,
                 [_score(row) for _, row in curve.points],
                 yerr=_intervals([row for _, row in curve.points]),
-                fmt="o-",
+                fmt=f"{looks[curve.arch].mark}-",
                 markersize=4,
                 capsize=2,
-                color=colors[curve.arch],
+                color=looks[curve.arch].color,
                 label=curve.arch,
             )
             if curve.scratch:
-                axes.axhline(_score(curve.scratch), color=colors[curve.arch], linestyle=(0, (3, 2)), linewidth=1)
+                axes.axhline(_score(curve.scratch), color=looks[curve.arch].color, linestyle=(0, (3, 2)), linewidth=1)
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("share of the backbone's blocks frozen")
         axes.set_ylabel(f"validation {_metric_words(board)}")

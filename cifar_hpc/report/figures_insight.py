@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from cifar_hpc.collect.insight import Insight
-from cifar_hpc.report.figures import PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.figures import Drawing, frame_bare, house_style, looks_for, new_figure
 from cifar_hpc.report.lettering import fitting_names
 
 _SMALLEST = 3  # pixels of a side: filters no larger show nothing to the eye
@@ -17,7 +17,6 @@ _MOST_NAMED = 20  # classes that a legend names
 _IN_A_LEGEND = 26  # letters of a name
 _OVER_AN_IMAGE = 12
 # Beyond the palette's colours another mark tells classes apart, so that no two look alike.
-_MARKS = ("o", "^", "s", "D", "v", "P")
 
 
 def draw_insight(found: Insight, classes: Sequence[str], split: str) -> Iterator[Drawing]:
@@ -52,15 +51,14 @@ def draw_filters(found: Insight) -> Drawing:
 def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
     """A panel a layer; a point is a validation image, its look its class."""
     classes = fitting_names(classes, _IN_A_LEGEND)
-    looks = [(PALETTE[k % len(PALETTE)], _MARKS[k // len(PALETTE) % len(_MARKS)]) for k in range(len(classes))]
+    looks = list(looks_for([f"class {k}" for k in range(len(classes))]).values())
     with house_style():
         figure = new_figure(4.2 * len(found.maps) + 1.4, 4.0)
         panels = figure.subplots(1, len(found.maps), squeeze=False)
         for axes, (words, place_M2) in zip(panels.flat, found.maps.items(), strict=True):
             for k in np.unique(found.labels):
                 of_class = found.labels == k
-                color, mark = looks[k]
-                axes.scatter(*place_M2[of_class].T, s=13, color=color, marker=mark, linewidths=0, alpha=0.85)
+                axes.scatter(*place_M2[of_class].T, s=13, color=looks[k].color, marker=looks[k].mark, linewidths=0, alpha=0.85)
             axes.set_title(words)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -68,7 +66,7 @@ def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
         present = [k for k in range(len(classes)) if k in found.labels]
         if len(present) <= _MOST_NAMED:
             marks = [
-                Line2D([], [], color=looks[k][0], marker=looks[k][1], linestyle="", markersize=5, label=classes[k])
+                Line2D([], [], color=looks[k].color, marker=looks[k].mark, linestyle="", markersize=5, label=classes[k])
                 for k in present
             ]
             figure.legend(handles=marks, loc="outside right center")

@@ -1,7 +1,7 @@
 "use strict";
 // The page at work: tables that sort, filter, unfold and choose; charts that follow them; an address that keeps the choice.
 const root = document.documentElement, find = (q, e = document) => e.querySelector(q), all = (q, e = document) => [...e.querySelectorAll(q)];
-const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, MOST_LINES = 120, COLORED = 5, PALETTE = 7;
+const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, MOST_LINES = 120, COLORED = 5, PALETTE = 7, MARKS = ["", "rect", "triangle", "diamond"], DASHES = ["solid", "dashed", "dotted", [9, 3, 2, 3]];
 const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
 const color = name => getComputedStyle(root).getPropertyValue(name).trim();
 const percent = (x, digits = 1) => `${(100 * x).toFixed(digits)} %`;
@@ -108,7 +108,7 @@ function openBoard(section, part, prefix) {
     const c = colorOf(+tr.dataset.point);
     tr.classList.toggle("hot", +tr.dataset.point === state.hot);
     const swatch = find(".swatch", tr);
-    if (swatch) swatch.style.background = c || "transparent";
+    if (swatch) { swatch.style.background = c || "transparent"; swatch.className = `swatch ${c ? MARKS[turnOf(+tr.dataset.point)] : ""}`; }
   });
   const update = () => {
     arrange();
@@ -127,12 +127,14 @@ function openBoard(section, part, prefix) {
     tell("rows");
     paint();
   };
-  // The colour of a point: of those chosen, else of the best five that are shown; null for the others.
-  const colorOf = point => {
-    const colored = state.chosen.length ? state.chosen : state.shown.slice(0, COLORED).map(r => r.point);
-    const place = colored.indexOf(point);
-    return place < 0 ? null : color(`--f${place % PALETTE}`);
+  // The place of a point among those that have a look: of those chosen, else of the best five that are shown; none where all
+  // looks, a colour with a mark, are given away.
+  const placeOf = point => {
+    const place = (state.chosen.length ? state.chosen : state.shown.slice(0, COLORED).map(r => r.point)).indexOf(point);
+    return place < PALETTE * MARKS.length ? place : -1;
   };
+  const colorOf = point => { const place = placeOf(point); return place < 0 ? null : color(`--f${place % PALETTE}`); };
+  const turnOf = point => Math.floor(Math.max(placeOf(point), 0) / PALETTE);  // from the eighth on colours come again, with a mark
   const choose = point => {
     state.chosen = state.chosen.includes(point) ? state.chosen.filter(p => p !== point) : [...state.chosen, point];
     const boxes = all("tr[data-point] input", body);
@@ -157,7 +159,7 @@ function openBoard(section, part, prefix) {
     const spans = (address.get(prefix + axis.name) || "").split(",").filter(Boolean).map(s => s.split("..").map(Number));
     if (spans.length) state.ranges[c] = spans;
   });
-  return { state, update, choose, heat, setRange, colorOf, paint, listeners };
+  return { state, update, choose, heat, setRange, colorOf, turnOf, paint, listeners };
 }
 
 // A folder of the records: a link where the page was opened as a file; a server of the report alone has none.
@@ -243,8 +245,8 @@ function openCharts(section, part, board) {
     };
     const several = p => (trialsOf.get(p) || []).length > 1;
     const lineOf = (p, t, kind, points, width, opacity) => {
-      const c = board.colorOf(p) || ink().muted;
-      return { id: `${kind}${t ?? `mean${p}`}`, type: "line", data: points, point: p, trial: t, triggerLineEvent: true, showSymbol: points.length === 1, symbolSize: 5, z: !board.colorOf(p) ? 1 : t === undefined ? 4 : 3,
+      const c = board.colorOf(p) || ink().muted, mark = board.colorOf(p) && opacity === 1 ? MARKS[board.turnOf(p)] : "", apart = Math.ceil(points.length / 6);
+      return { id: `${kind}${t ?? `mean${p}`}`, type: "line", data: points, point: p, trial: t, triggerLineEvent: true, showSymbol: points.length === 1 || mark !== "", symbolSize: mark ? 8 : 5, symbol: mark ? (_, at) => at.dataIndex % apart === Math.floor(apart / 2) ? mark : "none" : undefined, showAllSymbol: mark !== "", z: !board.colorOf(p) ? 1 : t === undefined ? 4 : 3,
         lineStyle: { color: c, width, type: kind === "val" ? "solid" : "dashed", opacity }, itemStyle: { color: c }, emphasis: { lineStyle: { width: Math.max(width, 1.5) + 1, opacity: 1 } } };
     };
     const single = ([p, t]) => {
@@ -261,7 +263,11 @@ function openCharts(section, part, board) {
       yAxis: metric === "acc" ? { ...valueAxis(), max: topOfShares, axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
       series: lines,
     }, true);
-    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}`;
+    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}${uncolored(state)}`;
+  };
+  const uncolored = ({ chosen }) => {
+    const most = PALETTE * MARKS.length;
+    return chosen.length > most ? ` Of ${chosen.length} chosen rows the first ${most} have a look of their own; the others are grey.` : chosen.length > PALETTE ? " From the eighth chosen row on colours come again, with marks." : "";
   };
   const ceiling = lines => {  // one run that diverged hides nothing
     const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = ys[Math.floor(0.95 * (ys.length - 1))];
@@ -275,7 +281,7 @@ function openCharts(section, part, board) {
       ...still, parallel: { left: 70, right: 90, top: 36, bottom: 18, axisExpandable: false },
       parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, max: dim === named.length - 1 && explore.share ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
-        data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), width: 2.5, opacity: 0.95 } } : {}) })) }],
+        data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), type: DASHES[board.turnOf(r.point)], width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);
     Object.entries(state.ranges).forEach(([dim, intervals]) => charts.axes.dispatchAction({ type: "axisAreaSelect", parallelAxisId: `axis${dim}`, intervals, quiet: true }));
   };

@@ -1,0 +1,204 @@
+"""The report's page at work, as a browser shows it: tables and charts that follow their reader, also of ten thousand trials."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.collect.trials import CURVES, Curves
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.bundle import write_report
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.page import make_part, render_page
+from tests.helpers.reported import browse, needs_browser
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of four rates by four depths."""
+    layout = Layout(tmp_path_factory.mktemp("rated"))
+    (base,) = configs(1, seeds=1, epochs=3)
+    trials = [
+        dataclasses.replace(base, freeze=freeze, lr=lr)
+        for freeze, lr in itertools.product(("none", 0.25, 0.5, "all"), (1e-4, 1e-3, 1e-2, 0.1))
+    ]
+    for config in trials:
+        write_trial(layout, config, Images.draw(200, 100), sweep="rated")
+    write_plan(layout, trials, "rated")
+    return write_report([find(section, layout) for section in make_sections(scan(layout, ["rated"]), layout)], layout)
+
+
+@needs_browser
+def test_a_browser_sorts_filters_unfolds_and_enlarges(small_page: Path, tmp_path: Path) -> None:
+    seen = browse(
+        small_page,
+        """
+        say("rows " + visible().length);
+        const acc = $$(".board th").findIndex(h => h.textContent.startsWith("val acc"));
+        const button = $$(".board th button")[acc], numbers = () => visible().map(r => parseFloat(r.cells[acc].textContent));
+        button.click(); button.click();
+        const up = numbers(); say("ascending " + up.every((v, i) => !i || up[i - 1] <= v));
+        $(".filter").value = "arch=resnet18 freeze=none"; $(".filter").dispatchEvent(new Event("input"));
+        say("filtered " + visible().length + " " + $(".shown").textContent);
+        $(".filter").value = ""; $(".filter").dispatchEvent(new Event("input"));
+        $(".board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
+        $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
+        $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
+        """,
+        tmp_path,
+    )
+    assert seen == ["rows 12", "ascending true", "filtered 2 2 of 12 configurations", "trials 3", "dialog true 1", "theme dark"]
+
+
+@needs_browser
+def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Path, tmp_path: Path) -> None:
+    seen = browse(
+        small_page,
+        r"""
+        await wait();
+        const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2.5).map(s => s.point);
+        say("best five " + new Set(colored()).size);
+        const scale = (kind, axis) => chart(kind).getModel().getComponent(axis).axis.scale.getExtent();
+        say("at most the whole " + (scale("dots", "xAxis")[1] <= 1 && scale("curves", "yAxis")[1] <= 1));
+        const top = chart("dots").getModel().getComponent("xAxis").get("max");
+        say("no further " + [[0.9, 0.92], [0.2, 0.92], [0.95, 0.95], [0.1, 0.1]].map(([min, max]) => top({ min, max })));
+        const box = visible()[7].querySelector("input"); box.focus(); box.click();
+        const point = +visible()[7].dataset.point;
+        say("chosen alone " + colored().every(p => p === point) + " " + colored().length);
+        say("swatch " + (visible()[7].querySelector(".swatch").style.background !== "transparent"));
+        say("still focused " + (document.activeElement === box));
+        const option = chart("curves").getOption(), n = option.series.findIndex(s => s.lineStyle.width === 2.5);
+        const [x, y] = chart("curves").convertToPixel({ seriesIndex: n }, option.series[n].data[2]);
+        mouse($(".chart.curves"), "mousemove", x, y); await wait();
+        say("hovered " + visible()[7].classList.contains("hot") + " " + /mean of 3 trials/.test($(".said").textContent));
+        const named = $(".said").textContent;
+        say("says its accuracy " + /: \d+\.\d % on validation/.test(named));
+        $$(".metric button")[1].click(); say("loss " + $(".lines").textContent.startsWith("Loss"));
+        """,
+        tmp_path,
+    )
+    assert seen == [
+        "best five 5", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
+        "hovered true true", "says its accuracy true", "loss true",
+    ]  # fmt: skip
+
+
+@needs_browser
+def test_more_chosen_rows_than_colours_are_told_apart_by_marks(small_page: Path, tmp_path: Path) -> None:
+    seen = browse(
+        small_page,
+        r"""
+        await wait();
+        visible().slice(0, 9).forEach(r => r.querySelector("input").click()); await wait();
+        const bold = chart("curves").lines.filter(l => l.lineStyle.width === 2.5);
+        const mark = l => l.symbol ? l.data.map((_, n) => l.symbol(null, { dataIndex: n })).find(m => m !== "none") : "";
+        const colours = bold.map(l => l.lineStyle.color), looks = bold.map(l => l.lineStyle.color + mark(l));
+        say("looks " + new Set(looks).size + " colours " + new Set(colours).size);
+        say(visible().slice(6, 9).map(r => r.querySelector(".swatch").className.trim()).join(", "));
+        say($(".lines").textContent.split(". ").at(-1));
+        """,
+        tmp_path,
+    )
+    assert seen == [
+        "looks 9 colours 7",
+        "swatch, swatch rect, swatch rect",
+        "From the eighth chosen row on colours come again, with marks.",
+    ]
+
+
+@needs_browser
+def test_a_mean_that_is_pointed_at_says_of_how_many_trials_its_last_epoch_is(small_layout: Layout, tmp_path: Path) -> None:
+    pool = scan(small_layout, ["small"])
+    first = {trial.point_id: trial.trial_id for trial in reversed(pool.trials)}
+    lengths = [5 if first[trial.point_id] == trial.trial_id else 2 for trial in pool.trials]  # two of three end early
+    start = np.cumsum([0, *lengths], dtype=np.int64)
+    curves = Curves(start, {name: np.full(start[-1], 0.5, np.float32) for name in CURVES})
+    found = find(make_sections(dataclasses.replace(pool, curves=curves), small_layout)[0], small_layout)
+    (tmp_path / "uneven.html").write_text(
+        render_page([make_part(found, [], [], small_layout, "..", drawn=False)], [], title="uneven")
+    )
+    point = """
+        await wait();
+        const n = chart("curves").lines.findIndex(l => l.trial === undefined && l.id.startsWith("val"));
+        chart("curves").trigger("mouseover", { seriesIndex: n }); await wait(); say($(".said").textContent);
+        """
+    (said,) = browse(tmp_path / "uneven.html", point, tmp_path)
+    assert "mean of 1 of 3 trials: 50.0 % on validation after epoch 5" in said
+
+
+@needs_browser
+def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated: Path, tmp_path: Path) -> None:
+    brush = """
+        await wait();
+        const top = 36, bottom = $(".chart.axes").clientHeight - 18, holder = $(".chart.axes");
+        mouse(holder, "mousedown", 70, (top + bottom) / 2); mouse(holder, "mousemove", 70, bottom - 40);
+        mouse(holder, "mousemove", 70, bottom);
+        mouse(holder, "mouseup", 70, bottom); await wait();
+        """
+    look = """
+        await wait();
+        const rates = visible().map(r => +r.cells[$$(".board th").findIndex(h => h.textContent === "lr")].textContent);
+        say($(".shown").textContent); say("dots " + chart("dots").points.length); say(location.hash);
+        const [low, high] = location.hash.slice(4).split("..").map(Number);
+        say("inside " + rates.every(rate => low <= rate && rate <= high));
+        """
+    seen = browse(rated, brush + look, tmp_path)
+    assert [*seen[:2], seen[2][:4], seen[3]] == ["8 of 16 configurations", "dots 16", "#lr=", "inside true"], seen
+    assert browse(rated, look, tmp_path, seen[2]) == seen
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of 9,999 trials of 30 epochs, three seeds a point."""
+    layout, epochs, seeds = Layout(tmp_path_factory.mktemp("big")), 30, 3
+    one = next(configs(1, seeds=1, epochs=epochs))
+    write_trial(layout, one, Images.draw(200, 100), sweep="big")
+    write_plan(layout, [one], "big")
+    pool = scan(layout, ["big"])
+    rates = [f"{n:04d}" for n in range(10_000 // seeds)]
+    trials = [
+        dataclasses.replace(
+            pool.trials[0],
+            trial_id=f"{n * seeds + seed:012x}",
+            point_id=f"{n:012x}",
+            seed=seed,
+            config={**pool.trials[0].config, "lr": 1e-4 * (1 + n), "freeze": ("none", 0.5, "all")[n % 3]},
+            val_acc=0.5 + 0.4 * n / len(rates),
+        )
+        for n in range(len(rates))
+        for seed in range(seeds)
+    ]
+    rng = np.random.default_rng(0)
+    start = np.arange(len(trials) + 1, dtype=np.int64) * epochs
+    curves = Curves(start, {name: rng.random(start[-1], np.float32) for name in CURVES})
+    found = find(make_sections(dataclasses.replace(pool, trials=trials, curves=curves), layout)[0], layout)
+    text = render_page([make_part(found, [], [], layout, "..", drawn=False)], [], title="big")
+    page = layout.root / "big.html"
+    page.write_text(text)
+    return page
+
+
+def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes(big: Path) -> None:
+    assert big.stat().st_size < 10_000_000
+
+
+@needs_browser
+def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big: Path, tmp_path: Path) -> None:
+    look = """
+        await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
+        say($(".dotted").textContent.trim());
+        $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
+        """
+    assert browse(big, look, tmp_path) == [
+        "200 rows, 3,333 of 3,333 configurations",
+        "130 lines",
+        "Its first 16 of 3,333 rows.",
+        "333 of 3,333 configurations",
+    ]
