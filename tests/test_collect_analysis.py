@@ -190,7 +190,8 @@ def test_seeds_are_paired_by_their_numbers(layout: Layout) -> None:
     for seed, accuracy in ((1, 0.85), (2, 0.65), (3, 0.99)):
         write_trial(layout, dataclasses.replace(other, seed=seed), IMAGES, accuracy=accuracy)
     rows = {row.config["lr"]: row for row in make_leaderboard(scan(layout)).rows}
-    assert compare_points(rows[0.01], rows[0.1], layout).difference == pytest.approx(0.05, abs=0.015)
+    found = compare_points(rows[0.01], rows[0.1], layout)
+    assert found.difference == pytest.approx(0.05, abs=0.015) and found.test.endswith("of the 2 seeds that both have")
     lone = dataclasses.replace(one, lr=0.5, seed=7)
     write_trial(layout, lone, IMAGES, accuracy=0.9)
     rows = {row.config["lr"]: row for row in make_leaderboard(scan(layout)).rows}

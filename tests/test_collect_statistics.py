@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from cifar_hpc.collect.statistics import (
+    FOLDS_TEST,
     compare_chosen,
     compare_networks,
     estimate,
@@ -77,6 +78,30 @@ def test_seeds_that_are_right_on_every_image_leave_the_images_doubt() -> None:
         assert (several.low, several.high) == pytest.approx((one.low, one.high))
         assert several.high is not None and several.low is not None
         assert several.high - several.low > 0.15
+
+
+@pytest.mark.parametrize("counts", [(1.0, 0.0), (2.5, 0.0), (-0.3, -0.2)])
+def test_equal_answers_do_not_make_a_difference_certain_whatever_the_objective(counts: tuple[float, float]) -> None:
+    """Accuracy, balanced accuracy of uneven classes, the loss."""
+    same_SN = np.tile(np.array([counts[0]] * 9 + [counts[1]]), (3, 1))
+    found = compare_chosen(same_SN, same_SN)
+    assert found.difference == 0 and found.p_value == 1 and found.error == pytest.approx(abs(counts[0]) / 10)
+    assert found.low is not None and found.low < 0
+
+
+def test_seeds_that_agree_in_number_leave_no_interval_of_what_is_not_counted() -> None:
+    found = estimate([2 / 3] * 3, 10, counted=False)
+    assert found is not None and found.sd == pytest.approx(0) and found.low is None and found.high is None
+
+
+def test_networks_that_share_training_images_are_fewer_than_they_are_many_on_the_same_images_too() -> None:
+    """Folds on test images: the variance between them is (1 / J + share) of that of their mean, as on validation."""
+    apart, shared = (estimate([0.80, 0.84, 0.82], counted=False, share=share) for share in (0.0, 0.5))
+    assert apart is not None and apart.high is not None and shared is not None and shared.high is not None
+    assert (shared.high - shared.mean) / (apart.high - apart.mean) == pytest.approx(((1 / 3 + 0.5) / (1 / 3)) ** 0.5)
+    one_SN, other_SN = np.random.default_rng(0).integers(0, 2, (2, 5, 40)).astype(float)
+    found, alone = compare_chosen(one_SN, other_SN, 0.25), compare_chosen(one_SN, other_SN)
+    assert found.test == FOLDS_TEST and found.p_value > alone.p_value and found.difference == alone.difference
 
 
 def test_one_side_of_mcnemar_is_that_the_first_is_better() -> None:

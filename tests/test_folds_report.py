@@ -15,7 +15,7 @@ from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_wi
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.statistics import estimate, estimate_over_splits, wilson_interval
+from cifar_hpc.collect.statistics import FOLDS_TEST, estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
@@ -88,6 +88,7 @@ def test_two_points_are_compared_fold_by_fold(layout):
     found = compare_points(one, other, layout)
     t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
     assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.difference == pytest.approx(gaps.mean())
+    assert compare_points(one, other, layout, "test").test == FOLDS_TEST
 
 
 @pytest.mark.parametrize("objective", ["balanced_acc", "macro_f1", "macro_auroc"])
@@ -105,6 +106,14 @@ def test_what_is_tested_of_folds_is_the_mean_that_ranks_them(layout, objective):
     ]
     difference = compare_points(one, other, layout, info=OBJECTIVES[objective]).difference
     assert difference == pytest.approx(means[0] - means[1], abs=1e-6)
+
+
+def test_the_difference_of_two_rows_is_that_of_their_numbers_where_folds_are_uneven(tmp_path):
+    text = SPEC.replace("folds: {n: 3, repeats: 2}", "folds: 4").replace("[1, 9, 30]", "[1, 60]")
+    layout = swept(Layout(tmp_path), text)
+    one, other = make_leaderboard(scan(layout, ["folded"])).measured
+    assert len({trial.val_n for trial in one.trials}) > 1
+    assert compare_points(one, other, layout).difference == pytest.approx(one.val_acc.mean - other.val_acc.mean, abs=1e-6)
 
 
 def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_a_member(layout):

@@ -17,7 +17,7 @@ from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.report.comparison_table import TABLE_TITLE
+from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.summary import cost_text
@@ -61,6 +61,18 @@ def test_compare_names_the_split_and_the_objective_that_was_sought(layout: Layou
     ]
     assert " lower than " in lines[0]  # the rows are in the order of the loss
     assert "Validation accuracy of each class" in found.stderr
+
+
+def test_compare_says_which_number_cannot_be_tested_and_tests_the_others(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    for config in configs(6, seeds=3, epochs=2):
+        write_trial(layout, config, Images.draw(60, 20))
+    place = layout.trial(scan(layout).trials[0].trial_id).predictions
+    with np.load(place) as file:
+        np.savez(place, **{key: array[:5] if key.startswith("test_") else array for key, array in file.items()})
+    lines = comparison_lines(*make_leaderboard(scan(layout)).measured, layout)
+    assert " p " in lines[0] and lines[0].startswith("validation accuracy: ")
+    assert lines[1].startswith("test accuracy: ") and lines[1].endswith("no paired test is possible.") and len(lines) == 2
 
 
 def test_a_matrix_without_errors_has_no_scale_of_errors() -> None:

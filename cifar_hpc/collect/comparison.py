@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,15 +83,18 @@ class Read:
         common = set(self.images) & set(other.images)
         return bool(common) and all(self.images[one].same_images(other.images[one]) for one in common)
 
-    def of_splits(self) -> dict[tuple[int, ...], float]:
-        """The mean of each split over the seeds that have it: by repeat and fold, and by seed where each has its own."""
+    def of_splits(self) -> dict[tuple[int, ...], tuple[float, int]]:
+        """Of each split the mean over the seeds that have it, and its images: by repeat and fold, and by seed where each has
+        its own."""
         assert self.parts is not None
         found: dict[tuple[int, ...], list[float]] = {}
+        images: dict[tuple[int, ...], int] = {}
         for (seed, repeat), values_N, part_N in zip(self.rounds, self.values, self.parts, strict=True):
             for part in np.unique(part_N):
                 split = (seed, repeat, int(part)) if self.by_seed else (repeat, int(part))
                 found.setdefault(split, []).append(float(values_N[part_N == part].mean(dtype=np.float64)))
-        return {key: float(np.mean(means)) for key, means in found.items()}
+                images[split] = int((part_N == part).sum())
+        return {key: (float(np.mean(means)), images[key]) for key, means in found.items()}
 
 
 def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
@@ -162,7 +165,13 @@ def compare_points(
             f"{one.label} has the seeds {_numbers(first.rounds)}, {other.label} {_numbers(second.rounds)}: seeds are paired by"
             " number, and a test needs two in common."
         )
-    return compare_chosen(*(read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second)))
+    share = first.share if one.trials[0].own_split else 0.0  # on test they have the same images, and yet trained on others
+    found = compare_chosen(*(read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second)), share)
+    if len(common) == len(first.rounds) == len(second.rounds):
+        return found
+    return replace(
+        found, test=f"{found.test}, of the {len(common)} {'folds' if one.trials[0].fold else 'seeds'} that both have"
+    )
 
 
 def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, SplitPredictions]:
@@ -311,8 +320,8 @@ def _over_splits(first: Read, found: Read, tail: Callable[[float, float], float]
     """Both on the same splits. tail: p-value of a t with so many degrees of freedom."""
     one, other = first.of_splits(), found.of_splits()
     common = [key for key in one if key in other]
-    difference_J = np.array([one[key] - other[key] for key in common])
-    mean, error, freedom = compare_splits(difference_J, first.share)
+    difference_J = np.array([one[key][0] - other[key][0] for key in common])
+    mean, error, freedom = compare_splits(difference_J, first.share, [one[key][1] for key in common])
     error = known_error(error, first.values, found.values)
     more = error**2 * first.share / (first.share + 1 / len(common))  # what more repeats do not take away
     return Difference(

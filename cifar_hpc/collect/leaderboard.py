@@ -288,7 +288,8 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
         found = _over_splits(measured, counted=info.metric == "acc")
     else:
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
-        found = estimate([value for value, _ in measured], images, counted=info.metric == "acc")
+        share = _held_out(measured[0][1]) if measured and measured[0][1].own_split else 0.0
+        found = estimate([value for value, _ in measured], images, counted=info.metric == "acc", share=share)
     if found is None or found.low is None or found.high is None:
         return found
     if info.metric == "loss":  # no number that it could not be
@@ -301,9 +302,13 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
 def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:
     weights = [trial.val_n or 1 for _, trial in measured]
     rounds = len({trial.round for _, trial in measured})
-    first = measured[0][1]
-    share = weights[0] / max(first.train_n or 0, 1)
+    share = _held_out(measured[0][1])
     return estimate_over_splits([value for value, _ in measured], weights, rounds, share, counted=counted)
+
+
+def _held_out(trial: Trial) -> float:
+    """Its validation images over those that it trained on."""
+    return (trial.val_n or 1) / max(trial.train_n or 0, 1)
 
 
 def _mean_of(values: Sequence[float]) -> float | None:

@@ -21,6 +21,7 @@ CONFIDENCE = 0.95
 LEVEL = 0.05  # of a test
 NO_ERROR = 1e-9  # a standard error that is none but for rounding
 Floats = NDArray[np.floating]
+FOLDS_TEST = "paired t-test over splits and images, corrected for the training images that they share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +41,18 @@ class Estimate:
     of_images: bool = False
 
 
-def estimate(values: Sequence[float], images: int | None = None, *, counted: bool = True) -> Estimate | None:
+def estimate(
+    values: Sequence[float], images: int | None = None, *, counted: bool = True, share: float = 0.0
+) -> Estimate | None:
     """Mean and interval of a quantity that each seed measured once on so many images; of new seeds and, where it is counted as
     the share of the images that are right, of new images.
 
     One seed: Wilson's interval over the images. Several: t over the seeds, to which the variance of the mean share over as many
     other images is added; that counts the part of it which differs from seed to seed twice, and is a little too wide. It ends
-    no nearer than Wilson's: three seeds that are right on all of 20 images say as little of other images as one.
+    no nearer than Wilson's: three seeds that are right on all of 20 images say as little of other images as one. Of what is
+    not counted, seeds that agree in number leave no interval. share: of folds, or seeds with splits of their own, that are
+    measured on the same images, validation over training images: their networks share training images as in
+    `estimate_over_splits`; 0 where all train on the same images.
     None where there are no values. sd only from MIN_SEEDS values on.
     """
     n = len(values)
@@ -58,7 +64,9 @@ def estimate(values: Sequence[float], images: int | None = None, *, counted: boo
         low, high = wilson_interval(mean, counted_n) if counted_n else (None, None)
         return Estimate(mean, 1, None, low, high, images, counted_n is not None)
     sd = float(np.std(values, ddof=1))
-    half = half_interval(sd * sd / n, n - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
+    if sd < NO_ERROR and not counted_n:
+        return Estimate(mean, n, sd if n >= MIN_SEEDS else None, None, None, images)
+    half = half_interval(sd * sd * (1 / n + share), n - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
     low, high = mean - half, mean + half
     if counted_n:  # a share is not beyond 0 and 1; of shares near them the t interval knows too little of other images
         wilson_low, wilson_high = wilson_interval(mean, counted_n)
@@ -187,38 +195,41 @@ def compare_networks(one_N: Floats | NDArray[np.bool_], other_N: Floats | NDArra
     return Difference(mean, p_value, test, low, high, error, n - 1, networks=True, images=n)
 
 
-def compare_chosen(one_SN: Floats, other_SN: Floats) -> Difference:
+def compare_chosen(one_SN: Floats, other_SN: Floats, share: float = 0.0) -> Difference:
     """Two configurations that were chosen before they were looked at, on the same N images; row s of both is the same seed.
 
-    A paired t-test over the S seeds, two or more, two-sided, whose variance also has what the images alone contribute.
+    A paired t-test over the S seeds, two or more, two-sided, whose variance also has what the images alone contribute. share:
+    as in `estimate`.
     """
     seeds, images = one_SN.shape
     by_seed_S = one_SN.mean(1, dtype=np.float64) - other_SN.mean(1, dtype=np.float64)
-    mean, of_seeds = float(by_seed_S.mean()), float(by_seed_S.var(ddof=1)) / seeds
+    mean, of_seeds = float(by_seed_S.mean()), float(by_seed_S.var(ddof=1)) * (1 / seeds + share)
     of_images = image_variance(one_SN, other_SN)
     error, freedom = math.sqrt(of_seeds + of_images), joint_freedom((of_seeds, seeds - 1), (of_images, images - 1))
     error = known_error(error, one_SN, other_SN)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     p_value = _t_tail(mean, error, freedom, 2)
-    test = "paired t-test over seeds and images"
+    test = FOLDS_TEST if share else "paired t-test over seeds and images"
     return Difference(mean, p_value, test, mean - half, mean + half, error, freedom, of_images, images=images)
 
 
-def compare_splits(difference_J: Floats, share: float) -> tuple[float, float, float]:
+def compare_splits(difference_J: Floats, share: float, images_J: Sequence[int]) -> tuple[float, float, float]:
     """Mean, standard error and degrees of freedom of the difference between two configurations on the same J splits (the
-    corrected resampled t-test of Nadeau and Bengio 2003). share: validation images over training images."""
+    corrected resampled t-test of Nadeau and Bengio 2003). share: validation images over training images. images_J: validation
+    images of each split, by which the mean is weighted, as in `estimate_over_splits`: groups make folds uneven."""
     splits = len(difference_J)
     error = float(np.std(difference_J, ddof=1)) * math.sqrt(1 / splits + share)
-    return float(np.mean(difference_J)), error, splits - 1.0
+    return float(np.average(difference_J, weights=images_J)), error, splits - 1.0
 
 
 def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | NDArray[np.bool_]) -> float:
-    """The standard error of a difference; where shares of right images happen to leave none, one image more or less: seeds that
-    agree in number, or two that are right on every image, do not make a difference certain."""
-    if error > NO_ERROR or not (np.isin(one, (0, 1)).all() and np.isin(other, (0, 1)).all()):
+    """The standard error of a difference; where the images happen to leave none, what the one that counts most counts: seeds
+    that agree in number, or two that are right on every image, do not make a difference certain. one, other: as an image
+    counts for the objective, 0 or 1 for accuracy."""
+    if error > NO_ERROR:
         return error
     images: int = one.shape[-1]
-    return 1 / images
+    return float(max(np.abs(one).max(), np.abs(other).max()) or 1.0) / images
 
 
 def image_variance(one_SN: Floats, other_SN: Floats) -> float:

@@ -35,17 +35,25 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
 
 
 def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
-    """A sentence for each split and for what it is measured by: accuracy and, where both had another objective, that.
+    """A sentence for each split and for what it is measured by: accuracy and, where both had another objective, that; where one
+    of them cannot be tested, why.
 
-    Raises CifarHpcError where the points did not see the same images.
+    Raises CifarHpcError where none can, such as of points that did not see the same images.
     """
-    lines = []
+    lines, refused = [], []
     for split, measured, info in _asked(one, other):
-        found = compare_points(one, other, layout, split, info)
+        try:
+            found = compare_points(one, other, layout, split, info)
+        except CifarHpcError as error:
+            refused.append(error)
+            lines.append(f"{measured}: {error}")
+            continue
         lines.append(
             f"{measured}: {one.label} is {_amount(found, info)} {other.label}{_interval(found, info)},"
             f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
         )
+    if len(refused) == len(lines):
+        raise refused[0]
     return lines
 
 
