@@ -166,7 +166,8 @@ def compare_points(
             " number, and a test needs two in common."
         )
     share = first.share if one.trials[0].own_split else 0.0  # on test they have the same images, and yet trained on others
-    found = compare_chosen(*(read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second)), share)
+    one_SN, other_SN = (read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second))
+    found = compare_chosen(one_SN, other_SN, share)
     if len(common) == len(first.rounds) == len(second.rounds):
         return found
     return replace(
