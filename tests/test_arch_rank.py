@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.data.dataset import load_dataset_of, trainval_of
 from cifar_hpc.data.splits import deal
-from cifar_hpc.errors import SpecError
+from cifar_hpc.errors import CifarHpcError, SpecError
 from cifar_hpc.planning.plan import jobs_for, make_plan, network_of, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import write_plan
@@ -89,6 +89,20 @@ def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_pa
     assert records[0]["low"] < records[0]["ridge_acc"] < records[0]["high"] and records[0]["seconds"] > 0
     macs = 9 * (32 * 8 * 8 + 32 * 64 * 4 * 4 + 64 * 128 * 2 * 2) + 128 * 10
     assert records[0]["macs"] == macs, "counted, of gray images of this size and ten classes"
+
+
+def test_missing_weights_are_told_before_any_network_passes_its_images(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    spec = tmp_path / "x.yaml"
+    spec.write_text(
+        "name: x\ndataset: {name: digits, train_size: 200}\nsearch: {order: rank}\n"
+        f"zip: {{arch: [simple_cnn, resnet18], weights: [{weights[0]}, imagenet]}}\n"
+    )
+    monkeypatch.setattr("cifar_hpc.train.transferability.promise_of", lambda config: pytest.fail("measured"))
+    told = CliRunner().invoke(app, ["arch", "--rank", str(spec)])
+    assert told.exit_code == 2 and "resnet18-f37072fd.pth" in told.output and "simple_cnn ..." not in told.output
+    with pytest.raises(CifarHpcError, match=r"resnet18-f37072fd\.pth"):
+        with_promise(Layout(tmp_path / "results"), make_plan(load_spec(spec)), Where(On.INLINE), Silent())
 
 
 def test_a_grid_in_the_order_of_rank_starts_the_promising_first_and_drops_none(weights, tmp_path):

@@ -49,7 +49,7 @@ def test_a_sign_that_no_font_draws_gets_plain_letters_and_the_caption_says_which
 
 def test_long_names_keep_their_ends_and_stay_apart():
     names = ["ant", "a_very_long_name_of_beetle_001", "a_very_long_name_of_beetle_002", "a_very_short_name_of_beetle_002"]
-    assert lettering.fitting_names(names, 12) == ["ant", "a_very…e_001", "2 a_very…e_002", "3 a_very…e_002"]
+    assert lettering.fitting_names(names, 12) == ["ant", "a_very…e_001", "3 a_very…e_002", "4 a_very…e_002"]
     assert lettering.fitting_names(names, 40) == names
 
 

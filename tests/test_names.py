@@ -197,6 +197,12 @@ def test_what_is_for_sweeps_is_refused_for_a_row(layout, option):
     assert "is no sweep under" in call("report", "phots", *option).stderr
 
 
+def test_a_name_that_is_no_sweeps_is_answered_with_one_sentence_whoever_is_asked(layout):
+    for command in ("report", "status", "logs", "retry", "cancel", "refit"):
+        told = " ".join(call(command, "phots").stderr.split())
+        assert "'phots' is no sweep under " in told and told.endswith("; sweeps: photos. Did you mean 'photos'?"), told
+
+
 def test_the_page_of_a_row_is_that_of_its_best_trial(layout):
     done = call("report", "photos#2")
     assert done.exit_code == 0, done.stderr

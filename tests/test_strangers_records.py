@@ -193,7 +193,7 @@ def test_a_name_that_leads_elsewhere_is_no_name(layout, name):
     for path_of in (layout.trial, layout.sweep, layout.sweep("pool").log, layout.sweep("pool").task_logs):
         with pytest.raises(RecordError, match="names no trial, sweep or job"):
             path_of(name)
-    with pytest.raises(CifarHpcError, match="is not under"):
+    with pytest.raises(CifarHpcError, match="is no sweep under"):
         read_plan(layout, name)
     assert not layout.has_sweep(name)
 

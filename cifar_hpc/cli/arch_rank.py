@@ -18,14 +18,18 @@ from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_r
 
 def print_ranks(spec: str, format: Format) -> None:
     """A row for each network with its weights and image size, the most promising first. Raises SpecError, and CifarHpcError
-    where none has weights."""
+    where none has weights or before the first one, where images or weights are missing."""
+    from cifar_hpc.sweep.preflight import check_there
     from cifar_hpc.sweep.specs import load_named
 
-    trials = load_named(Layout(results_root()), spec, (), say).trials
+    layout = Layout(results_root())
+    trials = load_named(layout, spec, (), say).trials
     configs = list({_key(trial.config): trial.config for trial in trials}.values())
     ranked = [config for config in configs if config.weights and not config.weights.startswith(PARENT_PREFIX)]
     if not ranked:
         raise CifarHpcError(f"{spec}: no trial starts from published weights or a file: there are no features to judge by")
+    for note in check_there(layout, ranked):
+        say(f"warning: {note}")
     records = _measured(ranked)
     if format in (Format.JSON, Format.CSV):
         print_records(records, format)

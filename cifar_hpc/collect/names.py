@@ -15,7 +15,7 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import ensemble_said, read_plan
+from cifar_hpc.records.plans import no_sweep, read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.status.names import Asked, begins, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
@@ -117,7 +117,7 @@ def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[st
     given = [name, *(words or ())]
     asked = parse_words(given)
     if not asked.names:
-        raise CifarHpcError(f"{name!r} names no sweep; there: {_sweeps(layout)}")
+        raise no_sweep(layout, name)
     sweep, *ids = asked.names
     terms = split_terms([asked.terms])[1]
     if asked.number is not None:
@@ -134,7 +134,7 @@ def _of_id(layout: Layout, prefix: str, queue: Queue | None) -> Named:
     """In the leaderboard of the first sweep that has it, which names it best; else in that of the whole pool."""
     ids = _ids(layout)
     if not any(begins(prefix, one) for one in ids):
-        raise _unknown(layout, prefix)
+        raise no_sweep(layout, prefix, " and begins no id of a trial or configuration")
     found = resolve_id(prefix, ids)
     sweep = next((plan.sweep for plan in _plans(layout) if any(found in (t.trial_id, t.point_id) for t in plan.trials)), None)
     for names in ([sweep] if sweep else [], []):
@@ -186,18 +186,3 @@ def _best_row(sections: Sequence[Section], said: str) -> Row:
         rows = ", ".join(f"#{row.number}" for row in finished[:6])
         raise CifarHpcError(f"{said}: {len(finished)} configurations, and no validation figure ranks them; give one of {rows}")
     raise CifarHpcError(f"{said}: no trial has finished yet; `cifar-hpc status` tells how far it is")
-
-
-def _unknown(layout: Layout, name: str) -> CifarHpcError:
-    if said := ensemble_said(layout, name):
-        return CifarHpcError(said)
-    names = [sweep.name for sweep in layout.sweeps()]
-    near = nearest(name, names) or nearest(Path(name).stem, names)
-    return CifarHpcError(
-        f"{name!r} is no sweep under {layout.root} and begins no id of a trial or configuration; "
-        f"sweeps: {_sweeps(layout)}.{did_you_mean(near)}"
-    )
-
-
-def _sweeps(layout: Layout) -> str:
-    return ", ".join(sweep.name for sweep in layout.sweeps()) or "none yet"

@@ -37,26 +37,24 @@ def read_plan(layout: Layout, name: str) -> PlanRecord:
     except FileNotFoundError:
         if layout.root in layout.closed():
             raise RecordError(_may_not_read(layout.root)) from None
-        if said := ensemble_said(layout, name):
-            raise CifarHpcError(said) from None
-        names = [sweep.name for sweep in layout.sweeps()]
-        near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
-        there = ", ".join(names) or "none yet"
-        raise CifarHpcError(f"sweep: {name!r} is not under {layout.root}; there: {there}.{did_you_mean(near)}") from None
+        raise no_sweep(layout, name) from None
     if plan.sweep != name:
         raise RecordError(f"{layout.sweep(name).plan}: is a plan of {plan.sweep!r:.80}, another sweep than its folder's")
     return plan
 
 
-def ensemble_said(layout: Layout, name: str) -> str | None:
-    """What there is to say of a name of an ensemble's form where a sweep, a configuration or a trial is meant; else None."""
+def no_sweep(layout: Layout, name: str, nor: str = "") -> CifarHpcError:
+    """What is said of a name that is no sweep's. nor: what else it might have been and is not."""
     sweep, stroke, _ = name.partition("/")
-    if not stroke or not layout.has_sweep(sweep):
-        return None
-    return (
-        f"{name!r} is written as an ensemble of {sweep} is, which `predict` and `refit` take; "
-        f"this command takes a sweep, a configuration or a trial"
-    )
+    if stroke and layout.has_sweep(sweep):
+        return CifarHpcError(
+            f"{name!r} is written as an ensemble of {sweep} is, which `predict` and `refit` take; "
+            f"this command takes a sweep, a configuration or a trial"
+        )
+    names = [one.name for one in layout.sweeps()]
+    near = nearest(name, names) or nearest(Path(name).stem, names)  # who names the spec's file means its sweep
+    there = ", ".join(names) or "none yet"
+    return CifarHpcError(f"{name!r} is no sweep under {layout.root}{nor}; sweeps: {there}.{did_you_mean(near)}")
 
 
 def known_plan(layout: Layout, name: str) -> PlanRecord | None:

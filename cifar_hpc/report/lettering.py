@@ -49,10 +49,10 @@ def plain_sign(sign: str) -> str:
 
 def fitting_names(names: Sequence[str], most: int) -> list[str]:
     """Different names that have room beside one another: a longer one keeps its beginning and its end; where that makes two
-    equal, each has its number before it."""
+    equal, each has its number, from 1, before it."""
     short = [name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - 1) // 2 :]}" for name in names]
     counts = Counter(short)
-    return [f"{number} {one}" if counts[one] > 1 else one for number, one in enumerate(short)]
+    return [f"{number} {one}" if counts[one] > 1 else one for number, one in enumerate(short, 1)]
 
 
 def make_readable(figure: Figure) -> str:

@@ -13,6 +13,7 @@ from cifar_hpc.planning.plan import Plan, network_of
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan
 from cifar_hpc.sweep.listener import Listener
+from cifar_hpc.sweep.preflight import check_there
 from cifar_hpc.sweep.where import Where
 
 
@@ -31,6 +32,7 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
         )
         return plan
     if len(ranked) > 1 and missing:
+        check_there(layout, list(missing.values()))  # what is missing is told before any network has passed its images
         listener.note(f"order: rank: one pass of the labelled images through each of {len(missing)} networks")
         known |= promises_on_node(list(missing.values()))
     first = sorted(ranked, key=lambda name: -known.get(name, 0.0))
