@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import MOST_MEMBERS, group_cohorts, parts_of, trunk_passes, work_of
 
 BASE = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)

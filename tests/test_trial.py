@@ -10,9 +10,10 @@ import pytest
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role, trial_key
 from cifar_hpc.config.normalize import normalise
+from cifar_hpc.config.roles import keys_with, unhashed_keys
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import Source
-from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig, keys_with, unhashed_keys
+from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig
 
 REPTILES = ("crocodile", "dinosaur", "lizard", "snake", "turtle")
 PLAIN = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", image_size=32)

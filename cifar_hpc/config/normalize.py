@@ -11,8 +11,9 @@ from cifar_hpc.config.freeze import FreezeError, blocks_called, frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS
+from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.trained import HEAD, ever_trained, steps_of
-from cifar_hpc.config.trial import StopConfig, TrialConfig, keys_with
+from cifar_hpc.config.trial import StopConfig, TrialConfig
 
 DEFAULTS = {f.name: f.default for f in dataclasses.fields(TrialConfig)}
 TRAINING = tuple(key for key in keys_with(Role.TRAINING) if key in DEFAULTS)
@@ -35,20 +36,27 @@ def normalise(config: TrialConfig) -> TrialConfig:
     logreg and knn, which are fitted once to frozen features: freeze -> all, what steers training -> its default, and with
     weights that all seeds share the seed -> 0, as nothing is drawn.
     """
-    changes: dict[str, Any] = {}
-    for name in _FLOATS:
-        value = getattr(config, name)
-        if type(value) is int:
-            changes[name] = float(value)
     freeze = _canonical_freeze(config.arch, config.freeze)
-    if freeze != config.freeze:
-        changes["freeze"] = freeze
+    whole = {name: float(value) for name in _FLOATS if type(value := getattr(config, name)) is int}
+    changes = {**whole, "freeze": freeze, **_settings_of_images(config), **_settings_of_the_classifier(config)}
+    if config.trains:
+        return dataclasses.replace(config, **(changes | _settings_of_training(config, freeze)))
+    return _normalise_frozen(dataclasses.replace(config, **changes))
+
+
+def _settings_of_images(config: TrialConfig) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
     if config.dataset.name != "folder" and config.resize != DEFAULTS["resize"]:
         changes["resize"] = DEFAULTS["resize"]
     if config.crop_frac != 1 and (config.dataset.name != "folder" or config.resize != "crop"):
         changes["crop_frac"] = 1.0
     if config.dataset.val_frac == 0 and config.objective != "val_acc":
         changes["objective"] = "val_acc"
+    return changes
+
+
+def _settings_of_the_classifier(config: TrialConfig) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
     if isinstance(config.class_weights, tuple):
         weights = tuple((name, float(weight)) for name, weight in config.class_weights if weight != 1)
         changes["class_weights"] = weights or None
@@ -57,12 +65,11 @@ def normalise(config: TrialConfig) -> TrialConfig:
     for name, info in CLASSIFIERS.items():
         if info.argument is not None:
             changes[info.argument] = (getattr(config, info.argument) or info.default) if name == config.classifier else None
-    if not config.trains:
-        return _normalise_frozen(dataclasses.replace(config, **changes))
-    if optimizer_of(config).momentum:
-        changes["momentum"] = config.momentum or 0.0
-    else:
-        changes["momentum"] = None
+    return changes
+
+
+def _settings_of_training(config: TrialConfig, freeze: str | float) -> dict[str, Any]:
+    changes: dict[str, Any] = {"momentum": (config.momentum or 0.0) if optimizer_of(config).momentum else None}
     if schedule_of(config).own_rise:
         changes["warmup_epochs"] = 0.0
     trained = _canonical_training(config, freeze)
@@ -81,7 +88,7 @@ def normalise(config: TrialConfig) -> TrialConfig:
         changes["stop"] = stop
     if config.weights in catalog.imagenet_weights(config.arch)[:1]:
         changes["weights"] = "imagenet"
-    return dataclasses.replace(config, **changes) if changes else config
+    return changes
 
 
 def refitted(config: TrialConfig, epochs: int) -> TrialConfig:

@@ -1,13 +1,12 @@
 """What one trial is: its full configuration.
 
-Owns: TrialConfig, its parts, and the roles of each of their keys. How an id is made of it is identity.py's, which settings
-cannot act normalize.py's. Knows nothing of sweeps, executors or files.
+Owns: TrialConfig, its parts, and the roles that each of their keys has, for which roles.py is asked. How an id is made of it is
+identity.py's, which settings cannot act normalize.py's. Knows nothing of sweeps, executors or files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -381,24 +380,6 @@ class TrialConfig:
                 "augment": augment,
             }
         )
-
-
-def keys_with(role: Role) -> tuple[str, ...]:
-    """The keys that have the role, or one of several, in the order of their declaration; those of a part as 'stop.patience'."""
-    return tuple(key for key, metadata in _declared() if role & metadata["roles"])
-
-
-def unhashed_keys() -> tuple[str, ...]:
-    """The keys that are no part of an id."""
-    return tuple(key for key, metadata in _declared() if metadata.get("hashed") is False)
-
-
-def _declared() -> Iterator[tuple[str, Mapping[str, Any]]]:
-    parts = {"dataset": DatasetConfig, "stop": StopConfig}
-    for f in dataclasses.fields(TrialConfig):
-        yield f.name, f.metadata
-        if f.name in parts:
-            yield from ((f"{f.name}.{inner.name}", inner.metadata) for inner in dataclasses.fields(parts[f.name]))
 
 
 def _own_fields(part: Any) -> dict[str, Any]:

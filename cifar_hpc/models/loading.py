@@ -77,6 +77,22 @@ def pack_state(state: Mapping[str, Tensor], notes: Mapping[str, str]) -> bytes:
     return len(header).to_bytes(8, "little") + header + packed[8 + length :]
 
 
+def _of_other_shape(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in state
+        if _differs(own, state, key)
+    ]
+
+
+def _of_other_kind(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
+        for key in state
+        if key in own and state[key].is_floating_point() != own[key].is_floating_point()
+    ]
+
+
 def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bool = False) -> list[str]:
     """Put the weights into an uncut network made `without_initial_values` and say what was taken off or left out.
 
@@ -105,17 +121,7 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     for path in renewed:
         for key in [key for key in state if key.startswith(f"{path}.")]:
             del state[key]
-    wrong = [
-        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
-        for key in state
-        if _differs(own, state, key)
-    ]
-    wrong += [
-        f"{key}: {state[key].dtype} in the file, {own[key].dtype} in the network"
-        for key in state
-        if key in own and state[key].is_floating_point() != own[key].is_floating_point()
-    ]
-    if wrong:
+    if wrong := [*_of_other_shape(own, state), *_of_other_kind(own, state)]:
         raise CifarHpcError(_misfit(name, wrong))
     found = network.load_state_dict(state, strict=False, assign=True)
     renewed_keys = tuple(f"{path}." for path in renewed)

@@ -10,8 +10,9 @@ from typing import Any
 
 from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.keys import Role
+from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.schedule import block_rates
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.spec.sections import spell
 
 _SHOWN_EPOCHS = 8

@@ -17,8 +17,9 @@ from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
+from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.trained import ever_trained
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.halving import Rungs
 
 MOST_MEMBERS = 64

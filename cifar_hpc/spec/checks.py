@@ -15,8 +15,9 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.trained import depths, ever_trained, steps_of
-from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig, keys_with
+from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import UnusableArchError, nearest
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig, keys_with
+from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, Point
 from cifar_hpc.spec.parts import SweepTrial

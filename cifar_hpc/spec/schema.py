@@ -191,45 +191,8 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
     dataset_value: Any = Annotated[dataset, BeforeValidator(_as_mapping)]
     setters = {"dataset": dataset_value, **{key.name: value_type(key, parts) for key in TRIAL_KEYS.values()}}
     setters |= dict.fromkeys(sorted(argument_names), argument)
-    matchers = {**setters, "seed": value_type(SEED)}
-    point = _model("Point", "Trial keys with one value each.", {name: (kind, None) for name, kind in setters.items()})
-    some = Field(min_length=1)
-    seed: Any = value_type(SEED)
-    axes = _model(
-        "Axes",
-        "Trial keys with a list each.",
-        {n: (Annotated[list[kind], some], None) for n, kind in setters.items()},  # type: ignore[valid-type]
-    )
-    pattern = _model(
-        "Pattern",
-        "Trial keys with a value, or a list of which any matches.",
-        {n: (Annotated[list[kind], some, BeforeValidator(_as_list)], None) for n, kind in matchers.items()},  # type: ignore[valid-type]
-    )
     resources = _part("Resources", "What one trial needs.", RESOURCE_KEYS)
-    settable = {**{name: (kind, None) for name, kind in setters.items()}, "resources": (resources, None)}
-    changed = _model("Set", "Trial keys with one value each, and resources.", settable)
-    rule = _model("Rule", "What matches `if` gets the keys of `set`.", {"if": (pattern, ...), "set": (changed, ...)})
-    objective = _model(
-        "Objective",
-        "The metric, and max or min, as the metric wants it.",
-        {
-            "metric": (value_type(ALL_KEYS["objective.metric"], parts), OBJECTIVE.default),
-            "mode": (Literal["max", "min"] | None, None),
-        },
-        "objective.",
-    )
-    sections: dict[str, tuple[Any, Any]] = {
-        "dataset": (dataset_value, None),
-        "base": (point, None),
-        "grid": (axes, None),
-        "zip": (axes, None),
-        "include": (list[point], None),  # type: ignore[valid-type]
-        "exclude": (list[pattern], None),  # type: ignore[valid-type]
-        "when": (list[rule], None),  # type: ignore[valid-type]
-        "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
-        "folds": (Annotated[_part("Folds", "Cross-validation.", FOLD_KEYS), BeforeValidator(_count_as_folds)], None),
-        "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
-    }
+    sections = _sections(setters, resources)
     name: Any = Annotated[Any, PlainValidator(values.read_name), WithJsonSchema({"type": "string", "pattern": _NAME})]
     stage = _model("Stage", "One stage; beside `stages` stands what all have in common.", sections)
     return _model(
@@ -239,7 +202,7 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
             "name": (name, ...),
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
-            "objective": (objective, None),
+            "objective": (_objective_part(parts), None),
             "keep": (Annotated[_keep_part() | Literal["weights"] | None, BeforeValidator(_known_keep)], None),
             "plugins": (list[str], None),
             "search": (_search_part(), None),
@@ -247,6 +210,45 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
             "resources": (resources, None),
         },
     )
+
+
+def _sections(setters: Mapping[str, Any], resources: type[BaseModel]) -> dict[str, tuple[Any, Any]]:
+    """The keys that a stage may have too, each with its type and default. setters: the type of each trial key's value."""
+    some = Field(min_length=1)
+    seed: Any = value_type(SEED)
+    matchers = {**setters, "seed": seed}
+    one_each: dict[str, tuple[Any, Any]] = {name: (kind, None) for name, kind in setters.items()}
+    point: Any = _model("Point", "Trial keys with one value each.", one_each)
+    axes = _model(
+        "Axes",
+        "Trial keys with a list each.",
+        {n: (Annotated[list[kind], some], None) for n, kind in setters.items()},  # type: ignore[valid-type]
+    )
+    pattern: Any = _model(
+        "Pattern",
+        "Trial keys with a value, or a list of which any matches.",
+        {n: (Annotated[list[kind], some, BeforeValidator(_as_list)], None) for n, kind in matchers.items()},  # type: ignore[valid-type]
+    )
+    changed = _model("Set", "Trial keys with one value each, and resources.", {**one_each, "resources": (resources, None)})
+    rule: Any = _model("Rule", "What matches `if` gets the keys of `set`.", {"if": (pattern, ...), "set": (changed, ...)})
+    return {
+        "dataset": (setters["dataset"], None),
+        "base": (point, None),
+        "grid": (axes, None),
+        "zip": (axes, None),
+        "include": (list[point], None),
+        "exclude": (list[pattern], None),
+        "when": (list[rule], None),
+        "seeds": (Annotated[list[seed], BeforeValidator(_count_as_seeds)], [0]),
+        "folds": (Annotated[_part("Folds", "Cross-validation.", FOLD_KEYS), BeforeValidator(_count_as_folds)], None),
+        "stop": (_part("Stop", "When a trial ends before its last epoch.", STOP_KEYS), None),
+    }
+
+
+def _objective_part(parts: OwnParts) -> type[BaseModel]:
+    metric = value_type(ALL_KEYS["objective.metric"], parts), OBJECTIVE.default
+    fields = {"metric": metric, "mode": (Literal["max", "min"] | None, None)}
+    return _model("Objective", "The metric, and max or min, as the metric wants it.", fields, "objective.")
 
 
 def _range_part(key: Key) -> Any:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_hpc.config.keys import Role, spec_key
-from cifar_hpc.config.trial import TrialConfig, keys_with
+from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.spec.expand import Point, Sections, expand
 from cifar_hpc.spec.parts import SweepTrial
 

@@ -41,28 +41,15 @@ def read_search(
     spec = given(model)
     keys = all_of(spec["search"])
     if "folds" in spec and keys["scheduler"] is not None:
-        found = f"folds beside scheduler {all_of(keys['scheduler'])['name']}"
-        allowed = (
-            "it judges trials one by one, and folds are not alike: `search: {scheduler: halving}` judges a grid by their means"
-        )
-        raise SpecError([Problem(tree.where(("folds",)), found, allowed)])
+        raise SpecError([_folds_judged(all_of(keys["scheduler"])["name"], tree)])
     ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
     scheduler = keys.pop("scheduler")
     del keys["order"]
-    if keys["num_points"] is None:
-        where = tree.where(("search", "num_points"))
-        allowed = "how many points are sampled; order: rank alone and scheduler halving alone train them all"
-        raise SpecError([Problem(where, "no num_points", allowed)])
-    if not (declared or ranges):
-        where = tree.where(("search",))
-        raise SpecError([Problem(where, "no axes", "a search samples from grid, zip and search.ranges")])
+    if keys["num_points"] is None or not (declared or ranges):
+        raise SpecError([_nothing_to_sample(keys["num_points"], tree)])
     expansion = _sum([expand(corner) for corner in corners(sections, ranges)])
     warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict) + origins.repeated()
-    probed = next((point for point in expansion.points if point.get("start") is not None), None)
-    if probed is not None:
-        where = origins.where("start", probed["start"])
-        allowed = "a search samples trials that wait for no other; a grid starts from probes"
-        raise SpecError([Problem(where, "start: probe in a search", allowed)])
+    _refuse_probes(expansion.points, origins)
     resolved = resolve_points(expansion.points, resolver, origins)
     unique = {config.trial_id: (config, point) for point, config in resolved}
     axes = varying([*declared, *ranges], list(unique.values()), origins)
@@ -90,6 +77,28 @@ def read_search(
         _check_population(search, tree, origins, axes, has_include=bool(sections.include))
     warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
+
+
+def _folds_judged(scheduler: str, tree: YamlTree) -> Problem:
+    allowed = (
+        "it judges trials one by one, and folds are not alike: `search: {scheduler: halving}` judges a grid by their means"
+    )
+    return Problem(tree.where(("folds",)), f"folds beside scheduler {scheduler}", allowed)
+
+
+def _nothing_to_sample(num_points: int | None, tree: YamlTree) -> Problem:
+    if num_points is None:
+        allowed = "how many points are sampled; order: rank alone and scheduler halving alone train them all"
+        return Problem(tree.where(("search", "num_points")), "no num_points", allowed)
+    return Problem(tree.where(("search",)), "no axes", "a search samples from grid, zip and search.ranges")
+
+
+def _refuse_probes(points: Sequence[Point], origins: Origins) -> None:
+    probed = next((point for point in points if point.get("start") is not None), None)
+    if probed is not None:
+        where = origins.where("start", probed["start"])
+        allowed = "a search samples trials that wait for no other; a grid starts from probes"
+        raise SpecError([Problem(where, "start: probe in a search", allowed)])
 
 
 def read_order(model: BaseModel, tree: YamlTree) -> str | None:

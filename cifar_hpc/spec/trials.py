@@ -10,7 +10,8 @@ from pydantic import BaseModel
 
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import trains_classifier_alone
-from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig, keys_with
+from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.checks import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand

@@ -22,7 +22,7 @@ from typing import Any
 
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.trial import keys_with, unhashed_keys
+from cifar_hpc.config.roles import keys_with, unhashed_keys
 from cifar_hpc.config.words import usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState

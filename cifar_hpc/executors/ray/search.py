@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,13 @@ def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], N
     return Points()
 
 
+class _Known:
+    """A trial as Ray's scheduler looks at one."""
+
+    def __init__(self, trial_id: str) -> None:
+        self.trial_id = trial_id
+
+
 def tune_judge(search: SearchRun, orders: Orders) -> Any:
     """ASHA as Ray has it, one bracket or several, that gives its orders to the workers: a trial which ends writes its result
     before Tune hears of its end. None where the search has no scheduler that ends trials.
@@ -59,12 +66,6 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
         return None
     asked: Scheduler = search.search.scheduler
     from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
-
-    class Known:
-        """A trial as the scheduler looks at one."""
-
-        def __init__(self, trial_id: str) -> None:
-            self.trial_id = trial_id
 
     class Judge(AsyncHyperBandScheduler):  # type: ignore[misc]
         def learn(self, suggestion: Suggestion) -> None:
@@ -81,25 +82,22 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             if "trial" in result:
-                decision = super().on_trial_result(None, Known(result["trial"]), result)
+                decision = super().on_trial_result(None, _Known(result["trial"]), result)
                 if decision == TrialScheduler.STOP:
-                    value, epoch = result[search.objective], result["epoch"]
-                    share = f"the best 1/{asked.reduction:g} of the trials that came so far"
-                    why = f"{asked.name}: {search.objective} {value:.4g} after epoch {epoch} is not among {share}"
-                    orders.end(result["trial"], why)
+                    orders.end(result["trial"], _why(asked, search.objective, result))
             return str(TrialScheduler.CONTINUE)
 
         def _join(self, trial_id: str) -> None:
             """Into a bracket, drawn by the trial's id: the same in every run of the search."""
             before = np.random.get_state()
             np.random.seed(stream_seed(search.search.seed, f"bracket/{trial_id}") % 2**32)
-            super().on_trial_add(None, Known(trial_id))
+            super().on_trial_add(None, _Known(trial_id))
             np.random.set_state(before)
 
         def _hear(self, trial_id: str, epoch: EpochRecord) -> None:
             value = epoch.value(search.metric)
             if value is not None:
-                super().on_trial_result(None, Known(trial_id), {**epoch.to_json(), search.objective: value})
+                super().on_trial_result(None, _Known(trial_id), {**epoch.to_json(), search.objective: value})
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             return AsyncHyperBandScheduler, ()
@@ -114,3 +112,9 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
         brackets=asked.brackets if asked.name == "hyperband" else 1,
         stop_last_trials=False,
     )
+
+
+def _why(asked: Scheduler, objective: str, result: Mapping[str, Any]) -> str:
+    value, epoch = result[objective], result["epoch"]
+    share = f"the best 1/{asked.reduction:g} of the trials that came so far"
+    return f"{asked.name}: {objective} {value:.4g} after epoch {epoch} is not among {share}"

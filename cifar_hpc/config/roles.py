@@ -1,0 +1,33 @@
+"""Which keys of a trial have a role, those of its parts among them.
+
+Owns: no role and no key. What a role is keys.py says, and which keys have it trial.py and dataset.py, where they declare them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.keys import Role
+from cifar_hpc.config.trial import StopConfig, TrialConfig
+
+_PARTS = {"dataset": DatasetConfig, "stop": StopConfig}
+
+
+def keys_with(role: Role) -> tuple[str, ...]:
+    """The keys that have the role, or one of several, in the order of their declaration; those of a part as 'stop.patience'."""
+    return tuple(key for key, metadata in _declared() if role & metadata["roles"])
+
+
+def unhashed_keys() -> tuple[str, ...]:
+    """The keys that are no part of an id."""
+    return tuple(key for key, metadata in _declared() if metadata.get("hashed") is False)
+
+
+def _declared() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for f in dataclasses.fields(TrialConfig):
+        yield f.name, f.metadata
+        if f.name in _PARTS:
+            yield from ((f"{f.name}.{inner.name}", inner.metadata) for inner in dataclasses.fields(_PARTS[f.name]))
