@@ -102,6 +102,24 @@ def test_findings_stand_in_the_dry_run_and_in_the_plan_for_the_report(place):
     assert any("no val/" in finding for finding in plan.findings)
 
 
+def test_how_uneven_the_classes_are_is_told_of_those_that_are_chosen(place):
+    for number in range(10):
+        folder = place / "photos" / "train" / f"kind{number % 2}"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    (place / "photos" / "train" / "rare").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (0, 0, number)).save(place / "photos" / "train" / "rare" / f"{number}.png")
+    Image.new("RGB", (8, 8), (0, 0, 9)).save(place / "photos" / "train" / "kind1" / "more.png")
+    (place / "own.yaml").write_text(SPEC.replace("folder: photos", "folder: photos, classes: [kind0, kind1]"))
+    assert "uneven:" not in _run("data", "own.yaml")[1]
+    (place / "own.yaml").write_text(SPEC.replace("folder: photos", "folder: photos, classes: [kind1, rare]"))
+    told = (
+        "the chosen classes of train/ are uneven: 6 images of kind1, 2 of rare; who always says kind1 is right for 75 % of them"
+    )
+    assert told in " ".join(_run("data", "own.yaml")[1].split())
+
+
 def test_what_is_known_of_a_folder_is_told_once_however_many_folds_it_has(place):
     (place / "own.yaml").write_text(SPEC.replace(", val_frac: 0.25", "") + "folds: 3\n")
     wide = place / "photos" / "train" / "dark" / "wide.png"

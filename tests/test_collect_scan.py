@@ -16,7 +16,7 @@ from cifar_hpc.collect.scan import Pool, keys_that_differ, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status, TrialResult
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.records.ties import read_valid
 
@@ -215,3 +215,15 @@ def test_a_refit_has_no_best_epoch_since_no_validation_chose_one(layout: Layout)
     files = layout.trial(config.trial_id)
     write_record(files.result, dataclasses.replace(read_record(files.result, TrialResult), val=None))
     assert make_leaderboard(scan(layout)).rows[0].best_epoch is None
+
+
+def test_what_one_of_two_sweeps_knows_of_its_images_is_said_to_be_that_sweeps(
+    layout: Layout, trials: list[TrialConfig]
+) -> None:
+    """A report of both has a section of folds, of which `no val/: val_frac 0.25 holds out that share` is not true."""
+    for sweep, findings in (("small", ("no val/", "uneven")), ("other", ("uneven",))):
+        write_plan(layout, trials, sweep)
+        plan = read_record(layout.sweep(sweep).plan, PlanRecord)
+        write_record(layout.sweep(sweep).plan, dataclasses.replace(plan, findings=findings))
+    assert scan(layout, ["small", "other"]).notes == ("small: no val/", "uneven")
+    assert scan(layout, ["small"]).notes == ("no val/", "uneven")

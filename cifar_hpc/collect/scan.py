@@ -139,8 +139,15 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
-        notes=tuple(dict.fromkeys([*(f for plan in plans for f in plan.findings), *chosen.notes, *_allocated(layout, plans)])),
+        notes=tuple(dict.fromkeys([*_findings(plans), *chosen.notes, *_allocated(layout, plans)])),
     )
+
+
+def _findings(plans: Sequence[PlanRecord]) -> list[str]:
+    """What the sweeps know of their images and weights; of several sweeps whose it is, where it is not that of all."""
+    found = dict.fromkeys(finding for plan in plans for finding in plan.findings)
+    whose = {finding: [plan.sweep for plan in plans if finding in plan.findings] for finding in found}
+    return [one if len(whose[one]) == len(plans) else f"{', '.join(whose[one])}: {one}" for one in found]
 
 
 def _allocated(layout: Layout, plans: Sequence[PlanRecord]) -> list[str]:

@@ -97,7 +97,9 @@ class ImageFolder:
         if "val" not in self.splits and val_frac > 0:
             images_n = sum(len(self.splits["train"].get(name, ())) for name in kept)
             few = "" if round(val_frac * images_n) >= len(kept) else ", but at least one of each class"
-            found.append(f"no val/: {100 * val_frac:g} % of the training images are held out, stratified, by split_seed{few}")
+            found.append(
+                f"no val/: val_frac {val_frac:g} holds out that share of the training images, stratified, by split_seed{few}"
+            )
         for split in ("val", "test") if val_frac > 0 else ("test",):
             absent = [printable(name) for name in kept if split in self.splits and not self.splits[split].get(name)]
             if 0 < len(absent) < len(kept) or (absent and split == "test"):

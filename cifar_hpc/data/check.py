@@ -93,13 +93,17 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
     if check.repeated:
         splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
         found.append(f"{plural(check.repeated, 'file')} of train/ repeat another one of their class{splits}")
-    counts = Counter({name: len(paths) for name, paths in listing.splits["train"].items()})
+    classes = next((config.dataset.classes for config in configs), None)  # all are of one set of images
+    counts = Counter(
+        {name: len(paths) for name, paths in listing.splits["train"].items() if name in (classes or listing.classes)}
+    )
     (most, most_n), (least, least_n) = counts.most_common()[0], counts.most_common()[-1]
     if most_n >= UNEVEN * least_n:
         share = 100 * most_n / counts.total()
+        uneven, of_them = ("the chosen classes of train/ are", "them") if classes else ("train/ is", "it")
         found.append(
-            f"train/ is uneven: {most_n} images of {printable(most)}, {least_n} of {printable(least)}; who always says "
-            f"{printable(most)} is right for {share:.0f} % of it"
+            f"{uneven} uneven: {most_n} images of {printable(most)}, {least_n} of {printable(least)}; who always says "
+            f"{printable(most)} is right for {share:.0f} % of {of_them}"
         )
     clear = sum(n for mode, n in check.modes.items() if "A" in mode.split()[0][1:] or "clear" in mode or mode in ("La", "RGBa"))
     if clear:
