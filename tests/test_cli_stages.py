@@ -8,6 +8,8 @@ import json
 import pytest
 
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.member import Member
 from cifar_hpc.worker.job import run_job
@@ -57,6 +59,9 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     assert f"{told} under 0.01 CPU-hours: stage=pretrain shows it." in report.stderr
     points = json.loads(report.stdout)
     assert [point["seeds"] for point in points] == [2] * 2, "each seed of a point has its own parent"
+    told = [read_record(layout.trial(trial_id).result, TrialResult) for trial_id in before]
+    parents = [result.train_s for result in told if result.config["weights"] is None]
+    assert [point["before_s"] for point in points] == [pytest.approx(sum(parents) / 2)] * 2
     assert len(json.loads(call("report", "two", "stage=pretrain", "--format", "json").stdout)) == 1
 
 

@@ -177,6 +177,7 @@ def test_more_seeds_settle_a_difference_that_the_images_can_tell_and_no_other() 
     found = Difference(0.01, 0.3, "", error=error, freedom=4)
     assert seeds_to_settle(found, 3) == 16  # 2.8 ** 2 * 2 * 0.01 ** 2 / 0.01 ** 2 = 15.7
     assert seeds_to_settle(Difference(0.01, 0.3, "", error=0.02, freedom=4, of_images=0.01**2), 3) is None
+    assert seeds_to_settle(Difference(0.04, 0.3, "", error=0.01, freedom=4, of_images=0.01**2), 3) is None  # seeds alike
 
 
 def test_the_chance_that_one_is_better_is_the_posteriors_of_the_t_test() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import FOLDS_TEST, estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.config.registry import OBJECTIVES, load
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -181,3 +183,14 @@ def test_seeds_that_draw_from_a_set_with_validation_images_of_its_own_are_measur
     assert "Of some configurations, not of all, each seed" in covers_text([*pool.trials, whole])
     (found,) = compare_with_best(board, Layout(tmp_path / "results")).differences.values()
     assert found.test != SPLITS_TEST and found.images == 16
+
+
+def test_compare_says_which_configuration_is_without_a_number_and_why(layout):
+    pool = scan(layout, ["folded"])
+    first, second, _ = make_leaderboard(pool).measured
+    missing = second.trials[0].trial_id
+    part = make_leaderboard(pool.where(lambda trial: trial.trial_id != missing))
+    row = next(row for row in part.rows if row.point_id == second.point_id)
+    said = re.escape(f"{row.label}: not all of its folds have measured it: no paired test is possible.")
+    with pytest.raises(CifarHpcError, match=said):
+        compare_points(first, row, layout)

@@ -18,7 +18,8 @@ from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.sweep import calibration
+from cifar_hpc.sweep import calibration, refit
+from cifar_hpc.sweep.where import On, Where
 from tests.helpers.training import digits_config
 from tests.test_cli_sweep import call, results
 
@@ -127,6 +128,31 @@ def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_
     again = call("refit", path, "--on", "inline")
     assert again.exit_code == 0 and "nothing to start" in again.stderr
     assert "refits already" in call("refit", made_at).stderr
+    told = " ".join(call("report", f"small-{method}-refit").stderr.split())
+    of = f"Ensemble small-{method}-refit/ensemble, {method} of {len(new.members)} refit"
+    assert of in told and f"{100 * new.test_acc:.1f} % on test of {new.test_n} images, measured once" in told
+    page = (layout.sweep(f"small-{method}-refit").report / "index.html").read_text()
+    assert "on which its members trained" in page
+    member = layout.trial(new.members[0].trial_id).predictions
+    member.write_bytes(member.read_bytes() + b" ")  # another file than the one that was measured
+    told = " ".join(call("report", f"small-{method}-refit").stderr.split())
+    assert "have other predictions now than when it was made: `cifar-hpc refit" in told and "measured once" not in told
+
+
+def test_a_refit_says_which_seeds_it_leaves_out(swept, monkeypatch):
+    layout = Layout(results_root())
+    best = [result.trial_id for result in map(result_of, results()) if result.config["lr"] == 0.1]
+    shutil.rmtree(layout.trial(best[0]).folder)
+    trained = []
+    monkeypatch.setattr(refit, "train_refits", lambda layout, name, refits, *rest: trained.extend(refits))
+    told = []
+    refit.refit_named(layout, "small#2", None, Where(On.INLINE, None), type("Notes", (), {"note": staticmethod(told.append)})())
+    assert [one.axes["seed"] for one in trained] == [result_of(best[1]).config["seed"]]
+    assert told[0] == "lr=0.1: 1 of its 2 trials have no best epoch, and are not trained again"
+
+
+def result_of(trial_id):
+    return read_record(Layout(results_root()).trial(trial_id).result, TrialResult)
 
 
 def test_stacking_is_not_refitted_where_two_members_would_become_one(spec, tmp_path):

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from benchmarks.pool import Images, configs, write_trial
+from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose
 from cifar_hpc.collect.leaderboard import make_leaderboard
-from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger
+from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
-from cifar_hpc.report.summary import cost_text
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.next_seed import next_seed
+from cifar_hpc.report.summary import caveats, cost_text
 from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
 from cifar_hpc.status.words import digits_of, points_text, score_text
+from cifar_hpc.worker.environment import describe_hardware
+from cifar_hpc.worker.job import run_job
+from tests.helpers.training import digits_config, job_of
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +115,14 @@ def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
     assert found.stdout == "" and TABLE_TITLE not in found.stderr
 
 
+def test_compare_names_a_configuration_that_has_no_number_yet(tmp_path) -> None:
+    trials = list(configs(2, seeds=1, epochs=2))
+    write_trial(Layout(tmp_path), trials[0], Images.draw(60, 20), sweep="s")
+    write_plan(Layout(tmp_path), trials, "s")
+    found = CliRunner().invoke(app, ["compare", "s#1", "s#2"], env={RESULTS_VARIABLE: str(tmp_path)})
+    assert found.exit_code == 2 and "compare: s#2 has no figure on validation yet" in " ".join(found.stderr.split())
+
+
 def test_what_ranks_has_an_interval_as_accuracy_has(layout: Layout) -> None:
     board = make_leaderboard(scan(layout))
     first, titles = board.rows[0], ("val loss", "val acc %")
@@ -112,3 +130,65 @@ def test_what_ranks_has_an_interval_as_accuracy_has(layout: Layout) -> None:
     assert told["val loss"] == f"{first.score.low:.2f} to {first.score.high:.2f}" and " to " in told["val acc %"]
     record = leaderboard_records(board)[0]
     assert (record["val_loss_low"], record["val_loss_high"]) == (first.score.low, first.score.high)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"difference": 0.0}, "measure the same: no number of seeds tells which is better."),
+        (
+            {"difference": 0.02, "error": 1 / 60, "of_images": 1 / 60**2},
+            "the seeds of each measure the same, and so would others",
+        ),
+        ({"difference": 0.01, "error": 0.03, "of_images": 0.029**2}, "these validation images are too few"),
+        ({"difference": 0.05, "error": 0.03, "of_images": 0.0}, "seeds of each would tell them apart"),
+    ],
+)
+def test_what_more_seeds_would_change_is_said_as_it_is(layout: Layout, changed: dict[str, float], said: str) -> None:
+    """Where all seeds measure alike, one seed more was said to tell them apart; where both do, the images were to blame."""
+    found = find(make_sections(scan(layout), layout)[0], layout)
+    assert found.comparison is not None
+    second = found.board.measured[1].point_id
+    tied = dataclasses.replace(found.comparison.differences[second], p_value=0.5, freedom=4.0, **changed)
+    told = next_seed(
+        dataclasses.replace(found, comparison=dataclasses.replace(found.comparison, differences={second: tied})), layout
+    )
+    assert told is not None and said in told.sentences[-1]
+
+
+def test_a_mean_over_images_that_an_older_version_did_not_record_says_so(layout: Layout) -> None:
+    pool = scan(layout)
+
+    def told(**changed: object) -> str:
+        trials = tuple(dataclasses.replace(trial, config={**trial.config, **changed}) for trial in pool.trials)
+        return " ".join(caveats(dataclasses.replace(pool, trials=trials), make_leaderboard(pool)))
+
+    said = "Which images mydata.py:load had when these trials trained, an older version did not record: a mean over seeds"
+    assert said in told(dataset="mydata.py:load")
+    assert "did not record" not in told(dataset="mydata.py:load", **{"dataset.fingerprint": "0123"}) + told()
+
+
+def test_hours_on_a_gpu_that_jobs_share_are_their_part_of_it(tmp_path, monkeypatch) -> None:
+    """Four jobs side by side on one GPU told four times its hours."""
+    layout, (config,) = Layout(tmp_path), configs(1, seeds=1, epochs=3)
+    result = write_trial(layout, config, Images.draw(60, 20))
+    shared = dataclasses.replace(result.hardware, gpu_share=0.25)
+    write_record(layout.trial(config.trial_id).result, dataclasses.replace(result, hardware=shared, lost_s=3600.0))
+    pool = scan(layout)
+    ledger = make_ledger(pool, make_leaderboard(pool))
+    assert ledger.hours("cuda") == pytest.approx((result.train_s + 3600) / 4 / 3600)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+    told = [describe_hardware(torch.device("cuda"), torch.bfloat16, 1, "", gpus).gpu_share for gpus in (0.25, 1, 2, None)]
+    assert told == [0.25, None, None, None]
+
+
+def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    trials = [digits_config(arch="linear", lr=lr, epochs=3) for lr in (0.01, 0.02, 0.03, 0.04)]
+    began = time.perf_counter()
+    run_job(job_of(*trials, together=True), layout, executor="inline")
+    passed_s = time.perf_counter() - began
+    results = [read_record(layout.trial(config.trial_id).result, TrialResult) for config in trials]
+    assert {result.trunk_shared_by for result in results} == {4}
+    assert 0 < sum(result.train_s for result in results) <= passed_s + 0.001 * len(results)

@@ -102,6 +102,10 @@ def test_figures_in_the_page_keep_every_digit_of_their_labels(page: Path) -> Non
     assert ">0.0001<" in page.read_text()
 
 
+def test_a_page_that_grows_old_says_how_much_was_still_to_come(page: Path) -> None:
+    assert "What finished since then is not here: 1 trial was still to come." in page.read_text()
+
+
 def test_every_file_that_the_page_links_is_there(page: Path) -> None:
     found = Balance()
     found.feed(page.read_text())

@@ -57,8 +57,8 @@ class Results:
         """A row for each configuration, the best by validation first: # (SWEEP#3 names its third row), id (the beginning of
         point_id), place (absent with fewer than three seeds), point_id, the swept keys, val_acc and test_acc as fractions (mean
         over seeds, _sd, and the 95 % interval _low, _high; so too another objective that ranks), losses, seeds, times in
-        seconds, and the ids of its trials. Of several data sets or splits `images` names each, and nothing is ranked across
-        them."""
+        seconds (train_s, and before_s of the trials that it started from), and the ids of its trials. Of several data sets or
+        splits `images` names each, and nothing is ranked across them."""
         import pandas as pd
 
         from cifar_hpc.report.tables import section_records

@@ -50,6 +50,15 @@ class Row:
     pareto: bool  # no point is both better and faster
     test_score: Estimate | None = None  # the objective on test, where it is neither accuracy nor loss
     own: ObjectiveInfo | None = None  # its trials' objective, where it is one of the user's own that a plan here tells of
+    begun: bool = False  # whether its trials started from other trials' networks
+    before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
+
+    @property
+    def whole_s(self) -> float | None:
+        """What a trial took together with those that it started from; None where that is not known."""
+        if self.train_s is None or (self.begun and self.before_s is None):
+            return None
+        return self.train_s + (self.before_s or 0.0)
 
     @property
     def label(self) -> str:
@@ -205,7 +214,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     rows = _with_short_paths(rows)
     measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(pool.info))
     # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
-    timed = [(row, row.train_s) for row in measured if row.train_s is not None and not any(row.last)]
+    timed = [(row, row.whole_s) for row in measured if row.whole_s is not None and not any(row.last)]
     on_front = _pareto_front([(row.standing(pool.info).cost, seconds) for row, seconds in timed])
     front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
     places = itertools.count(1)
@@ -278,6 +287,8 @@ def _row(
         train_s=_mean_of([trial.train_s for trial in trials]),
         device_hours=sum(trial.device_hours for trial in trials),
         pareto=False,
+        begun=any(trial.parent_id for trial in trials),
+        before_s=_mean_before(trials, pool.before_s),
     )
 
 
@@ -313,6 +324,13 @@ def _held_out(trial: Trial) -> float:
 
 def _mean_of(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def _mean_before(trials: Sequence[Trial], before_s: Mapping[str, float]) -> float | None:
+    if not any(trial.parent_id for trial in trials):
+        return None
+    found = [before_s.get(trial.trial_id) if trial.parent_id else 0.0 for trial in trials]
+    return None if None in found else _mean_of([seconds for seconds in found if seconds is not None])
 
 
 def _pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:

@@ -25,7 +25,7 @@ UNFINISHED = "unfinished"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Trials of one kind and their hours (training time times devices)."""
+    """Trials of one kind and their hours (training time times devices; of one that jobs share, their part)."""
 
     trials: int
     hours: float
@@ -75,7 +75,7 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
             reused += entry
         for entries, seconds in ((saved, trial.saved_s), (lost, trial.lost_s)):
             if seconds:
-                _add(entries, trial.device, Entry(1, seconds * trial.world_size / 3600))
+                _add(entries, trial.device, Entry(1, trial.hours_of(seconds)))
     for trial in pool.contradicted:
         _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
     device = next(iter(outcomes), ("device", ""))[0]

@@ -143,13 +143,24 @@ def _tail_of(mean: float, error: float, k: int, freedom: float) -> float:
 def seeds_to_settle(found: Difference, seeds: int) -> int | None:
     """Seeds of each at which a difference of this size would be told from none in four of five cases (two-sided, 5 %).
 
-    seeds: as many as each has now. None where no number would do: the images are too few, or there is no difference.
+    seeds: as many as each has now. None where no number would do: the images are too few, there is no difference, or the
+    seeds all measure the same.
     """
-    if found.error is None or found.difference == 0:
+    if found.error is None or no_difference(found) or not seeds_vary(found):
         return None
     of_one_seed = (found.error**2 - found.of_images) * seeds
     room = (abs(found.difference) / _POWER) ** 2 - found.of_images
     return max(math.ceil(of_one_seed / room), seeds + 1) if room > 0 else None
+
+
+def no_difference(found: Difference) -> bool:
+    """Whether both measure the same, but for rounding."""
+    return abs(found.difference) < NO_ERROR
+
+
+def seeds_vary(found: Difference) -> bool:
+    """Whether the seeds have a part in the error of the difference."""
+    return found.error is None or found.error**2 - found.of_images > NO_ERROR**2
 
 
 def range_tail(q: float, k: int, freedom: float) -> float:

@@ -9,7 +9,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
@@ -22,9 +22,10 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import answering, read_plan
+from cifar_hpc.records.plans import answering, parent_in, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
@@ -54,6 +55,7 @@ class Pool:
     notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
     own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
     known: Objectives = ()  # all of the user's own that the plans here tell of
+    before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
 
     @property
     def info(self) -> ObjectiveInfo:
@@ -131,6 +133,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         objective=chosen.name,
         own=chosen.own,
         known=chosen.known,
+        before_s=_seconds_before(layout, trials),
         planned_axes=_planned_axes(plans[0]) if len(plans) == 1 else None,
         trials=tuple(trials),
         curves=curves,
@@ -148,6 +151,35 @@ def _findings(plans: Sequence[PlanRecord]) -> list[str]:
     found = dict.fromkeys(finding for plan in plans for finding in plan.findings)
     whose = {finding: [plan.sweep for plan in plans if finding in plan.findings] for finding in found}
     return [one if len(whose[one]) == len(plans) else f"{', '.join(whose[one])}: {one}" for one in found]
+
+
+def _seconds_before(layout: Layout, trials: Sequence[Trial]) -> dict[str, float]:
+    """What each trial needed to have trained before it: the seconds of its parent, of that one's parent, and so on. Without
+    those of which a record is not there."""
+    known: dict[str, tuple[float, str | None] | None] = {trial.trial_id: (trial.train_s, trial.parent_id) for trial in trials}
+    found = {}
+    for trial in trials:
+        seconds, parent = 0.0, trial.parent_id
+        while parent is not None:
+            if parent not in known:
+                known[parent] = _recorded(layout, parent)
+            told = known[parent]
+            if told is None:
+                break
+            seconds, parent = seconds + told[0], told[1]
+        else:
+            if trial.parent_id is not None:
+                found[trial.trial_id] = seconds
+    return found
+
+
+def _recorded(layout: Layout, trial_id: str) -> tuple[float, str | None] | None:
+    """The training time of a trial of another sweep, and its parent; None where nothing tells."""
+    try:
+        result, _ = read_valid(layout.trial(trial_id), trial_id)
+    except (CifarHpcError, OSError):
+        return None
+    return result.train_s, parent_in(result.config)
 
 
 def _allocated(layout: Layout, plans: Sequence[PlanRecord]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_hpc.config.dataset import BY_SEED
-from cifar_hpc.records.plans import round_of
+from cifar_hpc.records.plans import parent_in, round_of
 from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
 from cifar_hpc.status.query import config_text, flat_config, fold_of, spell
 
@@ -66,6 +66,8 @@ class Trial:
     device: str
     hardware: str
     world_size: int
+    parent_id: str | None  # the trial whose network it started from
+    gpu_share: float | None  # of a GPU, where several jobs share one
     precision: str
     peak_memory_gb: float | None
     version: str
@@ -90,7 +92,11 @@ class Trial:
     @property
     def device_hours(self) -> float:
         """Training time over all its devices, hours."""
-        return self.train_s * self.world_size / 3600
+        return self.hours_of(self.train_s)
+
+    def hours_of(self, seconds: float) -> float:
+        """Device-hours of so many seconds of it: where jobs share a GPU, its part of them."""
+        return seconds * self.world_size * (self.gpu_share or 1.0) / 3600
 
     @property
     def status(self) -> Status:
@@ -216,6 +222,8 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         device=hardware.device,
         hardware=hardware.name,
         world_size=hardware.world_size,
+        parent_id=parent_in(result.config),
+        gpu_share=hardware.gpu_share,
         precision=hardware.precision,
         peak_memory_gb=hardware.peak_memory_gb,
         version=result.provenance.cifar_hpc,

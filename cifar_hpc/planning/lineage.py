@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
@@ -23,12 +22,6 @@ from cifar_hpc.records.ties import own_weights, read_valid
 def parent_of(config: TrialConfig) -> str | None:
     """The id of the trial whose weights it starts from, if any."""
     weights = config.weights or ""
-    return weights.removeprefix(PARENT_PREFIX) if weights.startswith(PARENT_PREFIX) else None
-
-
-def parent_in(config: Mapping[str, Any]) -> str | None:
-    """The same of a config as records have it."""
-    weights = str(config.get("weights") or "")
     return weights.removeprefix(PARENT_PREFIX) if weights.startswith(PARENT_PREFIX) else None
 
 

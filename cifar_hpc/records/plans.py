@@ -10,8 +10,9 @@ import contextlib
 import dataclasses
 import shlex
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.sources import Source, keep_copy
@@ -119,6 +120,12 @@ def ranked_by(plan: PlanRecord) -> tuple[str, ObjectiveInfo]:
         return plan.objective, info
     name = plan.objective if plan.objective in OBJECTIVES else "val_acc"
     return name, OBJECTIVES[name]
+
+
+def parent_in(config: Mapping[str, Any]) -> str | None:
+    """The id of the trial whose weights a config, as records have it, starts from, if any."""
+    weights = str(config.get("weights") or "")
+    return weights.removeprefix(PARENT_PREFIX) if weights.startswith(PARENT_PREFIX) else None
 
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:

@@ -97,6 +97,7 @@ class Hardware(Record):
     threads: Number  # CPU threads of a process
     precision: str  # as resolved: fp32, tf32, bf16
     peak_memory_gb: Amount | None  # of the device; None where not measured
+    gpu_share: Amount | None = None  # of its GPU, 0..1, where the job asked for no whole one
     graphs: str | None = None  # of a GPU: whether its steps were captured as CUDA graphs, and why not; None where not known
 
 

@@ -10,6 +10,7 @@ from cifar_hpc.collect.ensemble import USUAL
 from cifar_hpc.collect.ensemble_pool import Ensembles, make_ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ledger import Ledger, make_ledger
+from cifar_hpc.collect.refitted import Refitted, refitted_ensembles
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.records.layout import Layout
@@ -28,6 +29,7 @@ class Findings:
     effects: Effects
     ledger: Ledger
     ensembles: Ensembles | None
+    refitted: tuple[Refitted, ...] = ()
 
 
 def find(section: Section, layout: Layout, terms: str = "") -> Findings:
@@ -42,4 +44,5 @@ def find(section: Section, layout: Layout, terms: str = "") -> Findings:
         effects=measure_effects(board),
         ledger=make_ledger(pool, board),
         ensembles=make_ensembles(board, layout, pool.ensemble or USUAL, soups),
+        refitted=refitted_ensembles(pool, layout),
     )

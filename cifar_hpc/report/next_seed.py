@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cifar_hpc.collect.ranking import seeds_to_settle
+from cifar_hpc.collect.ranking import no_difference, seeds_to_settle, seeds_vary
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
@@ -37,15 +37,21 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
     difference = comparison.differences.get(second.point_id)
     if difference is None or difference.networks or first.trials[0].own_split:
         return None
+    if no_difference(difference):
+        return NextSeed(
+            [f"{words_of(first)} and {words_of(second)} measure the same: no number of seeds tells which is better."], None
+        )
     sentences = [_chances(found, difference)]
     if comparison.decision(second.point_id) == "worse":
         return NextSeed([*sentences, "The first two are told apart: more seeds would not change that sentence."], None)
     seeds = seeds_to_settle(difference, min(first.seeds, second.seeds))
     if seeds is None or seeds > _MOST_SEEDS:
         limit = (
-            "these validation images are too few to tell so small a difference"
-            if seeds is None
-            else f"it takes over {_MOST_SEEDS}"
+            f"it takes over {_MOST_SEEDS}"
+            if seeds is not None
+            else "these validation images are too few to tell so small a difference"
+            if seeds_vary(difference)
+            else "the seeds of each measure the same, and so would others on these images"
         )
         return NextSeed([*sentences, f"No reasonable number of seeds would tell them apart: {limit}. Take either."], None)
     command, cost = _command(found, layout, seeds)
@@ -77,7 +83,7 @@ def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, s
         return None, ""
     if plan.search is not None:
         return None, ""
-    more = sum(max(seeds - row.seeds, 0) * (row.train_s or 0.0) for row in found.board.measured)
+    more = sum(max(seeds - row.seeds, 0) * (row.whole_s or row.train_s or 0.0) for row in found.board.measured)
     cost = f"; for all {len(found.board.measured)} configurations that is {duration_text(more)} of training"
     sets = [argument for override in plan.overrides for argument in ("--set", override)]
     return shlex.join(["cifar-hpc", "sweep", plan.spec_path, *sets, "--set", f"seeds={seeds}"]), cost

@@ -30,6 +30,12 @@ find("#theme").onclick = () => {
   themed.forEach(f => f());
 };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => themed.forEach(f => f()));
+const age = () => {  // a page that stays open grows old
+  const minutes = Math.floor((Date.now() - Date.parse(data.written)) / 60000), [n, unit] = minutes < 90 ? [minutes, "minute"] : minutes < 2880 ? [Math.round(minutes / 60), "hour"] : [Math.round(minutes / 1440), "day"];
+  find(".age").textContent = minutes < 5 ? "" : `, ${n} ${unit}s ago`;
+};
+age();
+setInterval(age, 60000);
 if (data.refresh_s) setInterval(() => {  // a reader in the middle of something is left alone
   if (!find("dialog").open && !find("tr.seeds") && document.activeElement.tagName !== "INPUT") location.reload();
 }, 1000 * data.refresh_s);

@@ -65,6 +65,7 @@ class Part:
     tables: Sequence[PageTable]
     trials: Sequence[Trial]
     progress: str = ""
+    to_come: int = 0
     failures: Sequence[str] = ()
     caveats: Sequence[str] = ()
     columns: Sequence[Column] = ()
@@ -87,6 +88,7 @@ def make_part(
         "Figures are drawn for the first data sets only:"
         f" `cifar-hpc report {shlex.quote(f'dataset={value_text(found.board.rows[0].config[DATASET])}')}` draws these."
     )
+    after = ["time, after: the mean of a trial, and of those whose networks it starts from; ◆ counts both."]
     return Part(
         name=found.name,
         summary=summary.headline(found),
@@ -94,6 +96,7 @@ def make_part(
         tables=tables,
         trials=found.pool.trials,
         progress=summary.progress_text(found.pool, found.board),
+        to_come=sum(len(row.unfinished) for row in found.board.rows),
         failures=summary.failures(found.pool.unfinished),
         caveats=summary.caveats(found.pool, found.board),
         columns=columns,
@@ -104,7 +107,10 @@ def make_part(
         dots=_dots_text(found),
         next_seed=next_seed(found, layout),
         explore=explorable(found.pool, found.board),
-        notes=[] if drawn or not found.board.measured else [undrawn],
+        notes=[
+            *(after if any(row.begun for row in found.board.rows) else []),
+            *([] if drawn or not found.board.measured else [undrawn]),
+        ],
     )
 
 
@@ -122,11 +128,12 @@ def render_page(
         loader=PackageLoader("cifar_hpc.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["sentence"] = _sentence
-    trials = [trial for part in parts for trial in part.trials]
+    trials, written = [trial for part in parts for trial in part.trials], utc_now()
     shown, more = _fitting([part.drawings for part in parts])
     return environment.get_template("page.html.j2").render(
         title=title,
-        written=utc_now()[:16].replace("T", " ") + " UTC",
+        written=written[:16].replace("T", " ") + " UTC",
+        to_come=sum(part.to_come for part in parts),
         refresh_s=refresh_s,
         parts=parts,
         figures=shown,
@@ -139,7 +146,7 @@ def render_page(
         printed=_PRINTED,
         library=_script("vendor/echarts.js") if any(part.explore for part in parts) else "",
         script=_script("page.js"),
-        data=_json({"parts": [_part_data(part) for part in parts], "refresh_s": refresh_s}),
+        data=_json({"parts": [_part_data(part) for part in parts], "refresh_s": refresh_s, "written": written}),
     )
 
 

@@ -9,10 +9,12 @@ from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
+from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
-from cifar_hpc.collect.trials import Trial, Unfinished, value_text
+from cifar_hpc.collect.trials import DATASET, FINGERPRINT, Trial, Unfinished, value_text
 from cifar_hpc.config.dataset import BY_SEED
+from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.records.schema import Status
@@ -94,6 +96,12 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
+    told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
+    notes += [
+        f"Which images {name} had when these trials trained, an older version did not record: a mean over seeds, and the order"
+        " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
+        for name in dict.fromkeys(str(config[DATASET]) for config in told)
+    ]
     if part := [row for row in board.measured if row.partial and not row.last.diverged]:
         are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
         whole = len(part) == len(board.measured)
@@ -149,12 +157,13 @@ def headline(found: Findings) -> list[str]:
     if not board.measured:
         refitted = any(row.test_acc and row.config.get("dataset.val_frac") == 0 for row in board.rows)
         why = "These trials had no validation images" if refitted else "No trial has finished with a measurement yet"
-        return [f"{why}.", cost_text(found.ledger)]
+        return [f"{why}.", *refitted_text(found.refitted), cost_text(found.ledger)]
     lines = [f"{best_text(board)} {certainty_text(board, comparison)}".rstrip()]
     if comparison and comparison.optimism is not None:
         lines.append(_flattery(board, comparison.optimism, of_networks=comparison.of_networks))
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
+    lines += refitted_text(found.refitted)
     lines.append(cost_text(found.ledger))
     return lines + _next_steps(found)
 
@@ -162,8 +171,8 @@ def headline(found: Findings) -> list[str]:
 def in_short(found: Findings) -> list[str]:
     """What won, how sure that is, and what to try next."""
     if not found.board.measured:
-        return []
-    return [headline(found)[0], *_next_steps(found)]
+        return refitted_text(found.refitted)
+    return [headline(found)[0], *refitted_text(found.refitted), *_next_steps(found)]
 
 
 def best_text(board: Leaderboard) -> str:
@@ -223,14 +232,15 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
 
 def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     """Which of those that are not told from the best trains in half its time or less."""
-    best_s = board.measured[0].train_s
-    timed = [(row.train_s, row) for row in tied if row.train_s is not None and not any(row.last)]  # else quick for that reason
+    best_s = board.measured[0].whole_s
+    timed = [(row.whole_s, row) for row in tied if row.whole_s is not None and not any(row.last)]  # else quick for that reason
     if best_s is None or not timed:
         return []
     least_s, row = min(timed, key=lambda one: one[0])
     if least_s > best_s / 2:
         return []
     times = f"{duration_text(least_s)} a trial against {duration_text(best_s)}"
+    times += ", with those that they start from" if row.begun or board.measured[0].begun else ""
     return [f"Of these {words_of(row)} is the cheapest to train, {times}."]
 
 
@@ -277,6 +287,26 @@ def _ensemble(found: Ensembles) -> str:
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
+
+
+def refitted_text(found: Sequence[Refitted]) -> list[str]:
+    """A sentence for each ensemble of refits: what was measured of it when it was made."""
+    lines = []
+    for one in found:
+        if one.record is None:
+            lines.append(f"Ensemble {one.name}: {one.why}.")
+            continue
+        record = one.record
+        of = f"Ensemble {one.name}, {record.method} of {plural(len(record.members), 'refit')}"
+        if record.test_acc is None:
+            lines.append(f"{of}: test was not measured.")
+            continue
+        images = f" of {record.test_n:,} images" if record.test_n else ""
+        lines.append(
+            f"{of}: {score_text(record.test_acc, record.test_n)} % on test{images}, measured once, when it was made"
+            f" ({record.created_at[:10]}); nothing measured it on validation, on which its members trained."
+        )
+    return lines
 
 
 def cost_text(ledger: Ledger) -> str:

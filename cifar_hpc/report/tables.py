@@ -56,7 +56,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
         *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
-        Column("time", lambda row: duration_text(row.train_s), lambda row: row.train_s, 5),
+        Column("time", time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
         Column(
             "seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
         ),
@@ -182,6 +182,14 @@ def count_text(count: int) -> str:
     return str(count)
 
 
+def time_text(row: Row) -> str:
+    """Of a trial: '80 s'; '80 s after 3.3 min' of the trials that it started from."""
+    own = duration_text(row.train_s)
+    if not row.begun or row.train_s is None:
+        return own
+    return f"{own} after {duration_text(row.before_s) or 'a start of unknown time'}"
+
+
 def epochs_text(row: Row) -> str:
     """Trained of those asked for: '3 of 9'; empty where no trial finished."""
     return "" if row.epochs is None else f"{row.epochs:.0f} of {row.config['epochs']}"
@@ -243,6 +251,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "params_trained": trial and trial.params_trained,
         "params_total": trial and trial.params_total,
         "train_s": row.train_s,
+        "before_s": row.before_s,
         "device_hours": row.device_hours,
         "pareto": row.pareto,
         "diverged": row.diverged,

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from cifar_hpc.errors import RecordError
-from cifar_hpc.planning.lineage import ParentFailedError, parent_failure, parent_in
+from cifar_hpc.planning.lineage import ParentFailedError, parent_failure
 from cifar_hpc.records.claims import TrialState, is_alive
 from cifar_hpc.records.jobs import JobEvent, JobState, newest_events, process_states
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.logs import last_words
-from cifar_hpc.records.plans import state_for
+from cifar_hpc.records.plans import parent_in, state_for
 from cifar_hpc.records.schema import Claim, PlanRecord, Status, TrialRecord
 from cifar_hpc.records.starts import task_of
 from cifar_hpc.records.store import read_record, read_records

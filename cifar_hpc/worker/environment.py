@@ -22,9 +22,11 @@ from cifar_hpc.records.schema import Hardware, Provenance
 from cifar_hpc.train.device import tf32_allowed
 
 
-def describe_hardware(device: torch.device, precision: torch.dtype, world_size: int, graphs: str) -> Hardware:
+def describe_hardware(
+    device: torch.device, precision: torch.dtype, world_size: int, graphs: str, gpus: float | None = None
+) -> Hardware:
     """peak_memory_gb is the device allocator's high-water mark since its statistics were reset, before these trials; None on a
-    CPU. graphs: what was captured."""
+    CPU. graphs: what was captured; gpus: as spec.parts.Resources has them."""
     on_gpu = device.type == "cuda"
     return Hardware(
         device=device.type,
@@ -34,6 +36,7 @@ def describe_hardware(device: torch.device, precision: torch.dtype, world_size: 
         threads=torch.get_num_threads(),
         precision="bf16" if precision is torch.bfloat16 else "tf32" if on_gpu and tf32_allowed() else "fp32",
         peak_memory_gb=round(torch.cuda.max_memory_allocated(device) / 2**30, 3) if on_gpu else None,
+        gpu_share=gpus if on_gpu and gpus is not None and 0 < gpus < 1 else None,
         graphs=graphs if on_gpu else None,
     )
 

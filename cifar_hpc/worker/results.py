@@ -53,7 +53,7 @@ class _Ended:
 
 class Results:
     """Of trials that one process trains side by side. part_n: trials that shared a trunk; world_size: processes that trained
-    each."""
+    each; gpus: as the job asked for them."""
 
     def __init__(
         self,
@@ -64,10 +64,11 @@ class Results:
         graphs: Graphs,
         insight: Insight,
         world_size: int,
+        gpus: float | None = None,
     ) -> None:
         self._executor, self._part_n = executor, part_n
         self._inputs, self._keeper, self._graphs, self._insight = inputs, keeper, graphs, insight
-        self._world_size = world_size
+        self._world_size, self._gpus = world_size, gpus
         self._frozen_params: dict[int, int] = {}  # by the number of blocks
         self._cores = threading.Semaphore(torch.get_num_threads())
 
@@ -90,7 +91,9 @@ class Results:
     ) -> None:
         val = _on_host([member.best_val_logits for member, _ in over])
         test = _on_host([test_logits.get(member.config.trial_id) for member, _ in over])
-        hardware = describe_hardware(self._inputs.device, self._inputs.precision, self._world_size, self._graphs.note)
+        hardware = describe_hardware(
+            self._inputs.device, self._inputs.precision, self._world_size, self._graphs.note, self._gpus
+        )
         looked: list[_Ended] = []
         for (member, attempt), val_NK, test_NK in zip(over, val, test, strict=True):
             try:

@@ -149,6 +149,7 @@ class Trainer:
             graphs,
             Insight(self.val),
             world.size,
+            order.job.resources.gpus,
         )
         self.judge = None if order.rungs is None else Judge(order.rungs, order.layout, order.others)
 

@@ -17,10 +17,11 @@ from pathlib import Path
 from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.slurm.usage import Meter
 from cifar_hpc.executors.slurm.work import Task, Work
-from cifar_hpc.planning.lineage import parent_failure, parent_in
+from cifar_hpc.planning.lineage import parent_failure
 from cifar_hpc.records.claims import is_alive, is_pruned
 from cifar_hpc.records.jobs import CancelledTrials
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import parent_in
 from cifar_hpc.records.schema import Claim, ErrorRecord
 from cifar_hpc.records.starts import fruitless_starts
 from cifar_hpc.records.store import read_record
