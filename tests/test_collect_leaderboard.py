@@ -22,7 +22,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, caveats, certainty_text, in_short
-from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text, time_text
+from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
@@ -394,24 +394,3 @@ def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart
         write_trial(layout, config, Images.draw(50, 20))
     board = make_leaderboard(scan(layout))
     assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}
-
-
-def test_a_childs_time_stands_with_that_of_the_trials_that_it_starts_from(tmp_path: Path) -> None:
-    """A second stage that is quick and no better is no bargain where its parent took hours."""
-    layout, base = Layout(tmp_path), dataclasses.replace(BASE, epochs=20)
-    parent = dataclasses.replace(base, arch="vgg11_bn", epochs=40)
-    child = dataclasses.replace(base, weights=f"trial/{parent.trial_id}", epochs=2, lr=0.02)
-    grandchild = dataclasses.replace(child, weights=f"trial/{child.trial_id}", lr=0.03)
-    lost = dataclasses.replace(child, weights=f"trial/{'a' * len(parent.trial_id)}", lr=0.04)
-    took = {
-        config: write_trial(layout, config, IMAGES, 0.8, sweep="s").train_s
-        for config in (base, parent, child, grandchild, lost)
-    }
-    write_plan(layout, [base, child, grandchild, lost], "s")  # the parent is of another sweep
-    rows = {row.point_id: row for row in make_leaderboard(scan(layout, ["s"])).rows}
-    assert rows[base.point_id].before_s is None and time_text(rows[base.point_id]) == "3.3 min"
-    assert rows[child.point_id].before_s == took[parent]
-    assert time_text(rows[grandchild.point_id]) == "20 s after 7.0 min"
-    assert rows[lost.point_id].whole_s is None and time_text(rows[lost.point_id]) == "20 s after a start of unknown time"
-    quickest = [row for row in rows.values() if row.pareto and row.point_id != rows[base.point_id].point_id]
-    assert all(row.score.mean > rows[base.point_id].score.mean for row in quickest)

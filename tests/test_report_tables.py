@@ -16,6 +16,8 @@ from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.ledger import make_ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.figures import axis_title
 from cifar_hpc.report.in_terminal import print_board, prose
@@ -27,6 +29,7 @@ from cifar_hpc.report.tables import (
     leaderboard_markdown,
     leaderboard_records,
     leaderboard_text,
+    time_text,
 )
 from cifar_hpc.status.words import duration_text
 from cifar_hpc.terminal.tables import TextColumn, fit_table, print_columns, to_csv, to_json
@@ -154,3 +157,25 @@ def test_epochs_stand_in_the_table_where_trials_ended_early(board: Leaderboard) 
     shown = leaderboard_markdown(replace(board, rows=(whole, cut)))
     assert "| epochs |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown
     assert [record["epochs"] for record in leaderboard_records(replace(board, rows=(whole, cut)))] == [9.0, 3.0]
+
+
+def test_a_childs_time_stands_with_that_of_the_trials_that_it_starts_from(tmp_path: Path) -> None:
+    """A second stage that is quick and no better is no bargain where its parent took hours."""
+    layout, images = Layout(tmp_path), Images.draw(100, 50)
+    base = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", epochs=20)
+    parent = replace(base, arch="vgg11_bn", epochs=40)
+    child = replace(base, weights=f"trial/{parent.trial_id}", epochs=2, lr=0.02)
+    grandchild = replace(child, weights=f"trial/{child.trial_id}", lr=0.03)
+    lost = replace(child, weights=f"trial/{'a' * len(parent.trial_id)}", lr=0.04)
+    took = {
+        config: write_trial(layout, config, images, 0.8, sweep="s").train_s
+        for config in (base, parent, child, grandchild, lost)
+    }
+    write_plan(layout, [base, child, grandchild, lost], "s")  # the parent is of another sweep
+    rows = {row.point_id: row for row in make_leaderboard(scan(layout, ["s"])).rows}
+    assert rows[base.point_id].before_s is None and time_text(rows[base.point_id]) == "3.3 min"
+    assert rows[child.point_id].before_s == took[parent]
+    assert time_text(rows[grandchild.point_id]) == "20 s after 7.0 min"
+    assert rows[lost.point_id].whole_s is None and time_text(rows[lost.point_id]) == "20 s after a start of unknown time"
+    quickest = [row for row in rows.values() if row.pareto and row.point_id != rows[base.point_id].point_id]
+    assert all(row.score.mean > rows[base.point_id].score.mean for row in quickest)
