@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.planning.plan import make_plan
@@ -216,4 +217,20 @@ def test_classes_that_no_parent_saw_are_not_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     text = SPEC.replace("{name: digits, train_size: 400}", "{name: digits, classes: ['3', '4']}")
     path.write_text(text.replace("{name: digits, train_size: 200}", "{name: digits, classes: ['1', '2']}"))
+    assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]
+
+
+def test_images_that_a_set_brings_to_validate_on_are_not_warned_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("bee", "wasp"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for number in range(3):
+                image = Image.new("L", (8, 8), 40 * number + len(name) + len(split))
+                image.save(tmp_path / "photos" / split / name / f"{number}.png")
+    path = tmp_path / "x.yaml"
+    text = SPEC.replace("{name: digits, train_size: 400}", "{folder: photos, train_size: 4}")
+    text = text.replace("{name: digits, train_size: 200}", "{folder: photos}").replace(
+        "base: {batch", "base: {image_size: 8, batch"
+    )
+    path.write_text(text)
     assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]

@@ -119,6 +119,11 @@ class DatasetConfig:
             return self
         return dataclasses.replace(self, folds=None, fold=None, fold_groups=None, val_frac=0.0)
 
+    @property
+    def brings_validation(self) -> bool:
+        """Whether the images to validate on are the data set's own, which no trial like this trains on; folds and refits do."""
+        return self.own_val is not None and self.folds is None and self.val_frac != 0
+
     def trained_of(self, labelled_n: float) -> float:
         """How many images a trial trains on, about, of so many that may be trained on."""
         if self.folds is not None:

@@ -151,6 +151,9 @@ def _seen_before(trials: Sequence[SweepTrial]) -> Iterator[str]:
 
 
 def _may_share_images(one: DatasetConfig, other: DatasetConfig) -> bool:
+    """Whether what one validates with may be among what the other trained on."""
+    if one.brings_validation and other.brings_validation:
+        return False
     if one.canonical == other.canonical or (one.name, one.fingerprint) != (other.name, other.fingerprint):
         return False
     return one.classes is None or other.classes is None or not set(one.classes).isdisjoint(other.classes)
