@@ -201,6 +201,13 @@ def test_older_records_that_do_not_say_that_a_set_brings_validation_images_stand
     assert len(split_by_images(scan(layout))) == 1
 
 
+def test_what_one_older_set_without_a_digest_brings_says_nothing_of_another(layout: Layout) -> None:
+    write(layout, dataclasses.replace(BASE, dataset=other(name="digits", own_val=100)), 0.8)
+    write(layout, BASE, 0.8)
+    write(layout, dataclasses.replace(BASE, dataset=other(train_size=20)), 0.7)
+    assert len(split_by_images(scan(layout))) == 3
+
+
 def test_what_diverged_is_not_the_best_of_a_sweep_that_runs_nor_of_its_report(layout: Layout) -> None:
     trials = [dataclasses.replace(BASE, lr=lr) for lr in (1.0, 0.1)]
     write(layout, trials[0], 0.95, outcome="diverged")
