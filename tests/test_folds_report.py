@@ -6,6 +6,7 @@ import math
 import re
 import statistics
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,13 +17,15 @@ from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_wi
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.collect.statistics import FOLDS_TEST, estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
-from cifar_hpc.report.summary import covers_text
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.summary import covers_text, in_short
 from cifar_hpc.report.trial_page import diagnose_trial, images_words
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker.job import run_job
@@ -139,6 +142,21 @@ def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
     assert split == "val" and found.confusion.sum() == 90
     assert images_words(trial, found, split) == "validation, all 3 folds together"  # 90 images, of which this fold has 30
     assert pool.trials[0].run == "seed 0, fold 1" and pool.trials[0].facts["fold"] == 1
+
+
+def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_best(layout):
+    (section,) = chosen_sections(layout, ["folded"], "")
+    whole = in_short(find(section, layout))
+    assert any("`cifar-hpc refit folded` trains the best configuration once" in line for line in whole)
+    second = section.board.measured[1]
+    (part,) = chosen_sections(layout, ["folded"], f"knn_k={second.config['knn_k']}")
+    assert any(f"`cifar-hpc refit {second.point_id}` " in line for line in in_short(find(part, layout)))
+
+
+def test_stacking_that_folds_leave_out_is_warned_of():
+    text = f"{SPEC}ensemble: {{methods: [greedy, stacking]}}\n"
+    assert any("stacking has no effect" in told for told in spec_of(text, Path("x.yaml")).warnings)
+    assert not any("stacking" in told for told in spec_of(SPEC, Path("x.yaml")).warnings)
 
 
 def test_seeds_with_splits_of_their_own_are_one_row_whose_spread_covers_the_split(tmp_path):

@@ -155,7 +155,7 @@ def result_of(trial_id):
     return read_record(Layout(results_root()).trial(trial_id).result, TrialResult)
 
 
-def test_stacking_is_not_refitted_where_two_members_would_become_one(spec, tmp_path):
+def test_two_members_that_become_one_refit_are_one_member_and_stacking_is_not_refitted(spec, tmp_path):
     spec.write_text(
         SPEC.replace("seeds: 2", "seeds: 1").replace("lr: [0.001, 0.1]", "epochs: [1, 2]").replace("epochs: 4, ", "")
     )
@@ -176,6 +176,12 @@ def test_stacking_is_not_refitted_where_two_members_would_become_one(spec, tmp_p
     told = call("refit", tmp_path / "own.json", "--on", "inline")
     assert told.exit_code == 2 and "members of their own" in told.stderr, told.output
     assert len(results()) == 2
+    record |= {"method": "greedy", "coefficients": None, "intercept": None, "classes": list("0123456789")}
+    (tmp_path / "mean.json").write_text(json.dumps(record))
+    told = call("refit", tmp_path / "mean.json", "--on", "inline")
+    assert told.exit_code == 0 and "greedy of 1: " in told.stderr, told.output
+    made = read_record(layout.sweep("mean-refit").ensemble, EnsembleRecord)
+    assert [member.weight for member in made.members] == [1.0]
 
 
 def test_a_refit_holds_out_nothing_stops_early_at_nothing_and_keeps_the_share_of_its_warm_up():

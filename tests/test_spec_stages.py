@@ -234,3 +234,9 @@ def test_images_that_a_set_brings_to_validate_on_are_not_warned_of(tmp_path: Pat
     )
     path.write_text(text)
     assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]
+
+
+@pytest.mark.parametrize("stages", ["[{name: pretrain, base: {arch: linear}}]", "{pretrain: 5}", "5", "{pretrain: [1]}"])
+def test_stages_of_another_form_are_told_with_their_line(tmp_path: Path, stages: str) -> None:
+    with pytest.raises(SpecError, match=r"x\.yaml:2: stages"):
+        trials_of(tmp_path, f"name: two\nstages: {stages}\ndataset: digits\n")

@@ -50,7 +50,9 @@ def predict(
 
     layout = Layout(results_root())
     members = members_of(layout, what)
-    say(f"{plural(len(members.members), 'network')} of {what}: labelling the images of {folder}")
+    say(
+        f"{plural(len({member.trial_id for member in members.members}), 'network')} of {what}: labelling the images of {folder}"
+    )
     found = predict_images(layout, members, folder)
     rows: list[tuple[str, ...]] = [("id", "label", "probability")]
     for name, label, share_K in zip(found.names, found.labels, found.probabilities_NK, strict=True):

@@ -333,7 +333,7 @@ def cost_text(ledger: Ledger) -> str:
 
 
 def _next_steps(found: Findings) -> list[str]:
-    board, sweeps = found.board, found.pool.sweeps
+    board = found.board
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
         if all(row.runs_n >= MIN_SEEDS for row in board.measured[:2]):
@@ -342,8 +342,11 @@ def _next_steps(found: Findings) -> list[str]:
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     if board.runs != "seeds" and not _goes_on(board):
-        command = shlex.join(["cifar-hpc", "refit", sweeps[0] if len(sweeps) == 1 else "SWEEP"])
-        steps.append(f"Next: `{command}` trains the best configuration once on all labelled images.")
+        seeds = len({trial.seed for trial in best.trials})
+        times = "once" if seeds == 1 else f"with each of its {seeds} seeds"
+        steps.append(
+            f"Next: `cifar-hpc refit {_named(found, best)}` trains the best configuration {times} on all labelled images."
+        )
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
@@ -354,6 +357,14 @@ def _next_steps(found: Findings) -> list[str]:
             end = "smallest" if value == numbers[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
     return steps
+
+
+def _named(found: Findings, best: Row) -> str:
+    """What a command takes for the first row shown: the sweep where that is its best, which a filter may hide and several data
+    sets or splits leave open, else the configuration's id."""
+    pool = found.pool
+    one_set = not any(axis == DATASET or axis.startswith(f"{DATASET}.") for axis in pool.planned_axes or ())
+    return shlex.quote(pool.sweeps[0]) if len(pool.sweeps) == 1 and one_set and best.number == 1 else best.point_id
 
 
 def _share(found: Estimate) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,12 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         findings=tuple(resolver.notes),
         overrides=tuple(overrides),
         resources=resources,
-        warnings=(*warnings, *resolver.notes, *warnings_of(search.corners if search else [trial.config for trial in trials])),
+        warnings=(
+            *warnings,
+            *_unstacked(spec),
+            *resolver.notes,
+            *warnings_of(search.corners if search else [trial.config for trial in trials]),
+        ),
         search=search,
         order=order,
         halving=halving,
@@ -116,6 +121,12 @@ def _keep_rule(given: Keep | BaseModel | str | None) -> Keep | None:
     if given is None or isinstance(given, str):
         return None
     return given if isinstance(given, Keep) else Keep(**all_of(given))
+
+
+def _unstacked(spec: Mapping[str, Any]) -> list[str]:
+    """Its coefficients are of one network each: there is none for the mean of several folds'."""
+    asked = "folds" in spec and "ensemble" in spec and "stacking" in given(spec["ensemble"]).get("methods", ())
+    return ["ensemble.methods: stacking has no effect: with folds a member is several networks"] if asked else []
 
 
 def _ensembling(part: BaseModel) -> Ensembling:

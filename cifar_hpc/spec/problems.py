@@ -37,7 +37,7 @@ def by_line(problems: Iterable[Problem]) -> list[Problem]:
 def _problem(error: Mapping[str, Any], tree: YamlTree, parts: OwnParts) -> Problem:
     path: KeyPath = tuple(error["loc"])
     where = tree.where(_as_written(path, tree))
-    written, path = path, path[2:] if path[0] == "stages" else path  # a stage holds what a spec holds
+    written, path = path, path[2:] if path[0] == "stages" and len(path) > 2 else path  # a stage holds what a spec holds
     kind, value = error["type"], error["input"]
     if kind == "refused":
         context = error["ctx"]

@@ -54,7 +54,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
     made = _ensemble_of(layout, record, ids, listener)
     write_record(files.ensemble, made)
     measured = "" if made.test_acc is None else f"test acc {score_text(made.test_acc, made.test_n)} %; "
-    listener.note(f"{made.method} of {len(ids)}: {measured}no validation accuracy, for its members trained on those images")
+    listener.note(f"{made.method} of {len({*ids})}: {measured}no validation accuracy, for its members trained on those images")
     listener.note(f"it labels new images: cifar-hpc predict {shlex.quote(name + '/ensemble')} FOLDER")
     return outcome
 
@@ -116,24 +116,26 @@ def _ensemble_of(layout: Layout, record: EnsembleRecord, ids: Sequence[str], lis
             raise CifarHpcError(f"trial {result.trial_id}, which takes a member's place, has no weights: {result.reason}")
         if result.classes != record.classes:
             raise CifarHpcError(f"trial {result.trial_id} knows other classes than the ensemble")
-    members = [
-        member_of(layout.trial(trial_id), member.weight, member.temperature)
-        for member, trial_id in zip(record.members, ids, strict=True)
-    ]
+    weights: dict[tuple[str, float], float] = {}  # the folds of a round become one refit, which is one member
+    for member, trial_id in zip(record.members, ids, strict=True):
+        key = trial_id, member.temperature
+        weights[key] = weights.get(key, 0.0) + member.weight
+    members = tuple(member_of(layout.trial(trial_id), weight, at) for (trial_id, at), weight in weights.items())
     made = dataclasses.replace(
-        record, created_at=utc_now(), members=tuple(members), val_acc=None, val_n=None, test_acc=None, test_n=None
+        record, created_at=utc_now(), members=members, val_acc=None, val_n=None, test_acc=None, test_n=None
     )
-    return _with_test(layout, made, results, listener)
+    return _with_test(layout, made, {result.trial_id: result for result in results}, listener)
 
 
-def _with_test(layout: Layout, made: EnsembleRecord, results: Sequence[TrialResult], listener: Listener) -> EnsembleRecord:
+def _with_test(layout: Layout, made: EnsembleRecord, results: Mapping[str, TrialResult], listener: Listener) -> EnsembleRecord:
     """Its accuracy on the test images, from the members' stored predictions; absent where one has none, or of others."""
     from cifar_hpc.collect.ensemble import Floats, calibrate, combination_of
     from cifar_hpc.collect.predictions import read_predictions
 
     probabilities: dict[int, Floats] = {}
     first = None
-    for i, (member, result) in enumerate(zip(made.members, results, strict=True)):
+    for i, member in enumerate(made.members):
+        result = results[member.trial_id]
         try:
             found = read_predictions(layout.trial(member.trial_id), "test", result.test, result.classes)
         except RecordError as error:
