@@ -89,6 +89,15 @@ def test_equal_answers_do_not_make_a_difference_certain_whatever_the_objective(c
     assert found.low is not None and found.low < 0
 
 
+def test_two_seeds_that_agree_but_for_a_hair_do_not_make_a_difference_certain() -> None:
+    """Each of the second is right on one image more; the F1 of that is another hair in each seed."""
+    one_SN = np.ones((2, 144))
+    one_SN[0, 0] = one_SN[1, 1] = 0.0
+    other_SN = np.ones((2, 144)) + np.array([[0.0], [0.0002]])
+    found = compare_chosen(one_SN, other_SN)
+    assert found.difference == pytest.approx(-1 / 144, abs=2e-4) and found.p_value > 0.3
+
+
 def test_seeds_that_agree_in_number_leave_no_interval_of_what_is_not_counted() -> None:
     found = estimate([2 / 3] * 3, 10, counted=False)
     assert found is not None and found.sd == pytest.approx(0) and found.low is None and found.high is None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,16 +200,23 @@ def test_optuna_comes_nearer_to_the_best_than_chance(spec):
     assert best_of("optuna") < best_of("random")
 
 
-def test_the_judge_learns_from_epochs_of_earlier_runs_and_says_why_it_ends_a_trial(spec, tmp_path):
+@pytest.mark.parametrize("objective", ["val_acc", "macro_f1"])
+def test_the_judge_learns_from_epochs_of_earlier_runs_and_says_why_it_ends_a_trial(spec, tmp_path, objective):
+    def measured(number, value):
+        record = epoch(number, value if objective == "val_acc" else 0.5)
+        return record if objective == "val_acc" else replace(record, objective=value)
+
+    spec.write_text(f"{SPEC}objective: {{metric: {objective}}}\n")
     search, orders = start_of(spec), Orders(tmp_path)
     judge = tune_judge(search, orders)
-    for number, val_acc in enumerate((0.5, 0.6, 0.7)):
-        judge.learn(Suggestion(f"early{number}", [epoch(1, val_acc)], None))
-    for trial_id, val_acc in (("good", 0.8), ("bad", 0.4), ("late", 0.4)):
-        judge.learn(Suggestion(trial_id, [epoch(1, 0.8)] if trial_id == "late" else [], None))
-        judge.on_trial_result(None, None, {"trial": trial_id, **epoch(2 if trial_id == "late" else 1, val_acc).to_json()})
+    for number, value in enumerate((0.5, 0.6, 0.7)):
+        judge.learn(Suggestion(f"early{number}", [measured(1, value)], None))
+    for trial_id, value in (("good", 0.8), ("bad", 0.4), ("late", 0.4)):
+        judge.learn(Suggestion(trial_id, [measured(1, 0.8)] if trial_id == "late" else [], None))
+        judge.on_trial_result(None, None, {"trial": trial_id, **measured(2 if trial_id == "late" else 1, value).to_json()})
     assert orders.why_end("good") is None and orders.why_end("late") is None
-    assert orders.why_end("bad") == "asha: val_acc 0.4 after epoch 1 is not among the best 1/3 of the trials that came so far"
+    told = f"asha: {objective} 0.4 after epoch 1 is not among the best 1/3 of the trials that came so far"
+    assert orders.why_end("bad") == told
 
 
 def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_path):

@@ -24,7 +24,16 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import digamma, gammaln, ndtr, zeta
 
-from cifar_hpc.collect.statistics import CONFIDENCE, NO_ERROR, Difference, Floats, image_variance, joint_freedom, known_error
+from cifar_hpc.collect.statistics import (
+    CONFIDENCE,
+    NO_ERROR,
+    NONE_OF_IMAGE,
+    Difference,
+    Floats,
+    image_variance,
+    joint_freedom,
+    known_error,
+)
 
 _ALIKE = 8  # configurations from the top whose variances between seeds lean on one another
 FOLDS = 10  # of the images, for the winner's optimism
@@ -109,7 +118,7 @@ def compare_means(
     """The same of the difference of their means and what the images add to its variance. least: its error where both add to
     none."""
     error, freedom = math.sqrt(spread[0] + of_images), joint_freedom(spread, (of_images, images - 1.0))
-    error = error if error > NO_ERROR else max(error, least)
+    error = error if error > max(NO_ERROR, NONE_OF_IMAGE * least) else max(error, least)
     of_images = max(of_images, error**2 - spread[0])
     p_value = _tail_of(mean, error, k, freedom)
     return Difference(mean, p_value, TEST, error=error, freedom=freedom, of_images=of_images, images=images)

@@ -20,6 +20,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 CONFIDENCE = 0.95
 LEVEL = 0.05  # of a test
 NO_ERROR = 1e-9  # a standard error that is none but for rounding
+NONE_OF_IMAGE = 0.05  # share of what one image counts: seeds that agree but for less, as in F1, agree in number
 Floats = NDArray[np.floating]
 FOLDS_TEST = "paired t-test over splits and images, corrected for the training images that they share"
 
@@ -226,10 +227,9 @@ def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | N
     """The standard error of a difference; where the images happen to leave none, what the one that counts most counts: seeds
     that agree in number, or two that are right on every image, do not make a difference certain. one, other: as an image
     counts for the objective, 0 or 1 for accuracy."""
-    if error > NO_ERROR:
-        return error
     images: int = one.shape[-1]
-    return float(max(np.abs(one).max(), np.abs(other).max()) or 1.0) / images
+    least = float(max(np.abs(one).max(), np.abs(other).max()) or 1.0) / images
+    return error if error > NONE_OF_IMAGE * least else max(error, least)
 
 
 def image_variance(one_SN: Floats, other_SN: Floats) -> float:

@@ -82,6 +82,7 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             if "trial" in result:
+                result = _valued(search, result)
                 decision = super().on_trial_result(None, _Known(result["trial"]), result)
                 if decision == TrialScheduler.STOP:
                     orders.end(result["trial"], _why(asked, search.objective, result))
@@ -95,9 +96,7 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
             np.random.set_state(before)
 
         def _hear(self, trial_id: str, epoch: EpochRecord) -> None:
-            value = epoch.value(search.metric)
-            if value is not None:
-                super().on_trial_result(None, _Known(trial_id), {**epoch.to_json(), search.objective: value})
+            super().on_trial_result(None, _Known(trial_id), _valued(search, epoch.to_json()))
 
         def __reduce__(self) -> tuple[type, tuple[()]]:
             return AsyncHyperBandScheduler, ()
@@ -112,6 +111,13 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
         brackets=asked.brackets if asked.name == "hyperband" else 1,
         stop_last_trials=False,
     )
+
+
+def _valued(search: SearchRun, epoch: Mapping[str, Any]) -> dict[str, Any]:
+    """An epoch's record with its objective under the name by which Tune judges, whatever the objective is; without it where
+    that was not measured."""
+    value = epoch.get(f"val_{search.metric}" if search.metric else "objective")
+    return {**epoch, **({} if value is None else {search.objective: value})}
 
 
 def _why(asked: Scheduler, objective: str, result: Mapping[str, Any]) -> str:
