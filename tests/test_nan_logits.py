@@ -16,7 +16,7 @@ from cifar_hpc.deploy.soup import Soup, save_soup
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.train.inspection import worst_errors
 from cifar_hpc.train.progress import Sums
-from cifar_hpc.train.stack import hits_of
+from cifar_hpc.train.stack import guesses_of
 
 LABELS = np.array([0, 1, 2, 0, 1])
 LOGITS = np.array([[np.nan, 0, 0], [0, np.nan, 0], [0, 0, 9], [0, 5, 0], [np.nan] * 3], np.float32)  # the third alone is right
@@ -31,7 +31,7 @@ def test_it_is_right_by_no_measure():
     assert Library(("a",), (1.0,), LOGITS[None], LABELS).right().tolist() == [found.right.tolist()]
     assert measure_disagreement([LOGITS, np.nan_to_num(LOGITS)]).tolist() == [[0, 0.6], [0.6, 0]]
     sums = Sums(torch.device("cpu"))
-    sums.add(torch.tensor(1.0), 5, hits_of(torch.tensor(LOGITS).t()[None], torch.tensor(LABELS))[0])
+    sums.add(torch.tensor(1.0), 5, guesses_of(torch.tensor(LOGITS)), torch.tensor(LABELS))
     assert sums.hits.item() == 1
 
 

@@ -37,7 +37,7 @@ from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer, put_rates
 from cifar_hpc.train.portions import Portions
 from cifar_hpc.train.progress import Progress, Sums, clear
-from cifar_hpc.train.stack import hits_of
+from cifar_hpc.train.stack import guesses_of
 
 
 class Member:
@@ -188,7 +188,7 @@ class Member:
             self.average.update()
         with torch.no_grad():
             labels_N = target if target.ndim == 1 else target.argmax(1)
-            self.sums.add(loss, len(target), hits_of(logits_NK.t()[None], labels_N)[0])
+            self.sums.add(loss, len(target), guesses_of(logits_NK), labels_N)
 
     def count(self, images_n: int) -> None:
         """A step was taken, or asked for."""

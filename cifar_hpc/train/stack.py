@@ -199,6 +199,13 @@ def hits_of(logits_MKN: Tensor, label_N: Tensor, work_MKN: Tensor | None = None)
     return hits_by_index(logits_MKN, label_N) if logits_MKN.is_cuda else hits_by_value(logits_MKN, label_N, work_MKN)
 
 
+def guesses_of(logits_NK: Tensor) -> Tensor:
+    """Of a training step: the class of each image's largest logit, N; -1 where one is NaN. On a GPU, where a step takes as long
+    as its kernels take to launch, that of the NaN: its loss is NaN, too, and ends the trial."""
+    guess_N = logits_NK.argmax(1)
+    return guess_N if logits_NK.is_cuda else guess_N.masked_fill_(logits_NK.isnan().any(1), -1)
+
+
 def hits_by_index(logits_MKN: Tensor, label_N: Tensor) -> Tensor:
     """In few kernels. Of NaN, which torch takes for the largest, the largest is not equal to itself."""
     best_MN, guess_MN = logits_MKN.max(1)
