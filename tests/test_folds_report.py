@@ -26,6 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import covers_text, in_short
+from cifar_hpc.report.tables import leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, images_words
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker.job import run_job
@@ -151,6 +152,11 @@ def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_be
     second = section.board.measured[1]
     (part,) = chosen_sections(layout, ["folded"], f"knn_k={second.config['knn_k']}")
     assert any(f"`cifar-hpc refit {second.point_id}` " in line for line in in_short(find(part, layout)))
+
+
+def test_folds_are_not_counted_as_seeds(layout):
+    board = make_leaderboard(scan(layout, ["folded"]))
+    assert {(record["seeds"], record["folds"]) for record in leaderboard_records(board)} == {(1, 6)}
 
 
 def test_stacking_that_folds_leave_out_is_warned_of():

@@ -119,8 +119,11 @@ def _print_configurations(layout: Layout, spec: SweepSpec, *, share: bool) -> No
         cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in first)
         columns += [TextColumn(key, cells)] if len(set(cells)) > 1 else []
     stand = [counts_text(Counter(states[trial.trial_id].status for trial in trials)) for trials in points.values()]
+    seeds = [{trial.config["seed"] for trial in trials} for trials in points.values()]
+    columns.append(TextColumn("seeds", tuple(str(len(found)) for found in seeds), keep=6, right=True))
+    if any(trial.config["dataset"].get("fold") for trial in first):
+        columns.append(TextColumn("folds", tuple(str(len(trials)) for trials in points.values()), keep=6, right=True))
     columns += [
-        TextColumn("seeds", tuple(str(len(trials)) for trials in points.values()), keep=6, right=True),
         TextColumn("now", tuple(stand), keep=8),
         TextColumn("id", tuple(ids[point] for point in points), keep=7),
     ]

@@ -243,7 +243,8 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         record |= {name: _mean_metric(row, name), **(_spread(name, ranked[name]) if name in ranked else {})}
     trial = row.trials[0] if row.trials else None
     return record | {
-        "seeds": row.val_acc.n if row.val_acc else 0,
+        "seeds": len({one.seed for one in row.trials if one.metric("val_acc") is not None}),
+        **({} if board.runs == "seeds" else {"folds": row.val_acc.n if row.val_acc else 0}),
         "partial": row.partial,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
