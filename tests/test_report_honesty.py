@@ -19,9 +19,13 @@ from cifar_hpc.collect.ledger import UNFINISHED, Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.distributed.rendezvous import Team
+from cifar_hpc.errors import Interrupted
+from cifar_hpc.planning.plan import Resources
+from cifar_hpc.records.claims import newest_claim
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.records.schema import EpochRecord, TrialResult
+from cifar_hpc.records.store import read_record, read_records, write_record
 from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
@@ -181,6 +185,23 @@ def test_hours_on_a_gpu_that_jobs_share_are_their_part_of_it(tmp_path, monkeypat
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
     told = [describe_hardware(torch.device("cuda"), torch.bfloat16, 1, "", gpus).gpu_share for gpus in (0.25, 1, 2, None)]
     assert told == [0.25, None, None, None]
+
+
+def test_hours_of_a_trial_that_has_not_finished_are_of_the_devices_that_it_was_tried_on(tmp_path, monkeypatch) -> None:
+    """One hour of two GPUs was told as one, and that of a shared GPU as a whole one."""
+    layout, config = Layout(tmp_path), digits_config(arch="linear", epochs=3)
+    monkeypatch.setattr(Team, "here", lambda *_: Team(on_gpus=True))
+    job = dataclasses.replace(job_of(config), resources=Resources(gpus=0.25))
+    with pytest.raises(Interrupted):
+        run_job(job, layout, executor="inline", interrupted=lambda: layout.trial(config.trial_id).metrics.exists())
+    files = layout.trial(config.trial_id)
+    spent_s = sum(epoch.train_s + epoch.val_s for epoch in read_records(files.metrics, EpochRecord))
+    for devices in (0.25, 2.0):
+        pool = scan(layout)
+        assert make_ledger(pool, make_leaderboard(pool)).hours("cuda") == pytest.approx(spent_s * devices / 3600) != 0
+        claim = newest_claim(files)
+        assert claim is not None
+        write_record(files.claim(claim.attempt), dataclasses.replace(claim, devices=2.0))
 
 
 def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tmp_path) -> None:

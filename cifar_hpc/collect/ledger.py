@@ -78,11 +78,12 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
                 _add(entries, trial.device, Entry(1, trial.hours_of(seconds)))
     for trial in pool.contradicted:
         _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
-    device = next(iter(outcomes), ("device", ""))[0]
+    elsewhere = next(iter(outcomes), ("device", ""))[0]  # older records do not say where one was tried that has no result
     for waiting in pool.unfinished:
         left = waiting.status in (Status.FAILED, Status.LOST)
         if waiting.spent_s or left:
-            _add(outcomes, (device, waiting.status.value if left else UNFINISHED), Entry(1, waiting.spent_s / 3600))
+            status = waiting.status.value if left else UNFINISHED
+            _add(outcomes, (waiting.device or elsewhere, status), Entry(1, waiting.device_hours))
     return Ledger(outcomes, axes, reused, saved, lost)
 
 

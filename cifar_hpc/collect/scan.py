@@ -20,7 +20,7 @@ from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
-from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.claims import TrialState, newest_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, parent_in, read_plan
 from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
@@ -256,6 +256,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         raise RecordError(broken.get(str(files.result), "no trial.json in it")) from None
     except (TypeError, KeyError) as error:
         raise RecordError(f"its config is not one of this version: {error}") from error
+    claim = (state.claim or newest_claim(files)) if state.epochs else None
     return Unfinished(
         trial_id=state.trial_id,
         point_id=point_id,
@@ -266,6 +267,8 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         reason=state.reason,
         epochs=state.epochs_done,
         spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
+        device=claim.device if claim else None,
+        devices=1.0 if claim is None or claim.devices is None else claim.devices,
         running=tuple(state.epochs) if state.status is Status.RUNNING and not state.waits else (),
         own_val=config["dataset"].get("own_val"),
     )

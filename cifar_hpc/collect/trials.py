@@ -136,8 +136,15 @@ class Unfinished:
     reason: str
     epochs: int
     spent_s: float  # in the epochs that it left behind
+    device: str | None  # on which it was tried last; None: never, or an older record
+    devices: float  # that its time is of: with several processes more than one, of a shared GPU a part
     running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
     own_val: int | None = None  # as a finished trial's
+
+    @property
+    def device_hours(self) -> float:
+        """As a finished trial's."""
+        return self.spent_s * self.devices / 3600
 
     @property
     def run(self) -> str:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles, attempt_of
@@ -74,13 +75,23 @@ class TrialState:
         return max((epoch.epoch for epoch in self.epochs), default=0)
 
 
-def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1, *, waits: bool = False) -> Claim | None:
+class Devices(NamedTuple):
+    """What a trial's processes train on, as Claim has it."""
+
+    kind: str
+    n: float
+
+
+def claim_trial(
+    files: TrialFiles, trial_id: str, job: str, shared_by: int = 1, *, waits: bool = False, on: Devices | None = None
+) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
     One that a search's scheduler ended is not finished for who asks for it here: its result and its weights go, and it trains
     again.
 
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by, waits: see Claim.
+    on: what it trains on.
     """
     token, own = _RESTART_TOKEN.get(), own_process()
     files.folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +117,8 @@ def claim_trial(files: TrialFiles, trial_id: str, job: str, shared_by: int = 1, 
             restart_token=token,
             shared_by=shared_by,
             waits=waits,
+            device=on.kind if on else None,
+            devices=on.n if on else None,
             lost_s=lost_before(files, newest) if claims else 0.0,
         )
         if create_record(files.claim(claim.attempt), claim):
@@ -231,6 +244,11 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
     begun = f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted in its first epoch" if claims else ""
     return TrialState(trial_id, Status.PLANNED, begun, epochs)
+
+
+def newest_claim(files: TrialFiles) -> Claim | None:
+    """Of whoever had the trial last, living or not; None where nobody had, or it cannot be read."""
+    return _owner(files.claims())[0]
 
 
 def is_pruned(files: TrialFiles) -> bool:

@@ -143,6 +143,8 @@ class Claim(Record):
     released_at: str | None = None  # the attempt ended in order, without a result
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
     shared_by: Number = 1  # trials that the process was to train side by side, this one included
+    device: str | None = None  # as Hardware has it; this and devices are None in older claims, and where nothing is trained
+    devices: Amount | None = None  # that its processes train on; of a GPU that jobs share, this one's part
     lost_s: Amount | None = None  # see TrialResult; of the attempts before this one
     waits: bool = False  # its process trains others of the cohort before it: other folds, or what the memory holds at once
     ended: str | None = None  # of a released one under a scheduler: by the job's time limit (time), or on request (asked)

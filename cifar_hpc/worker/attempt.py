@@ -38,10 +38,19 @@ class Attempt:
     _writer: CheckpointWriter | None = field(default=None, repr=False)
 
     @classmethod
-    def begin(cls, config: TrialConfig, layout: Layout, job: str, shared_by: int = 1, *, waits: bool = False) -> Attempt | None:
-        """Claims the trial; None where it is finished or a living attempt has it. shared_by, waits: see Claim."""
+    def begin(
+        cls,
+        config: TrialConfig,
+        layout: Layout,
+        job: str,
+        shared_by: int = 1,
+        *,
+        waits: bool = False,
+        on: claims.Devices | None = None,
+    ) -> Attempt | None:
+        """Claims the trial; None where it is finished or a living attempt has it. The others: as claim_trial has them."""
         files = layout.trial(config.trial_id)
-        claim = claims.claim_trial(files, config.trial_id, job, shared_by, waits=waits)
+        claim = claims.claim_trial(files, config.trial_id, job, shared_by, waits=waits, on=on)
         return None if claim is None else cls(config, files, claim)
 
     @property

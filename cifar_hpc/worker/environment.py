@@ -36,9 +36,14 @@ def describe_hardware(
         threads=torch.get_num_threads(),
         precision="bf16" if precision is torch.bfloat16 else "tf32" if on_gpu and tf32_allowed() else "fp32",
         peak_memory_gb=round(torch.cuda.max_memory_allocated(device) / 2**30, 3) if on_gpu else None,
-        gpu_share=gpus if on_gpu and gpus is not None and 0 < gpus < 1 else None,
+        gpu_share=gpu_share(gpus) if on_gpu else None,
         graphs=graphs if on_gpu else None,
     )
+
+
+def gpu_share(gpus: float | None) -> float | None:
+    """Of its GPU, 0..1, where a job asks for no whole one; gpus: as spec.parts.Resources has them."""
+    return gpus if gpus is not None and 0 < gpus < 1 else None
 
 
 def describe_provenance(config: TrialConfig, data_sha256: str | None, weights_sha256: str | None) -> Provenance:

@@ -33,6 +33,7 @@ from cifar_hpc.records.schema import Outcome
 from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.portions import give_back, is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
+from cifar_hpc.worker.environment import gpu_share
 from cifar_hpc.worker.trainer import EpochHook, Order, train_order
 
 DEVICE_FRAC = 0.5  # of a GPU's free memory for the weights of trials side by side; images and activations take the rest
@@ -64,8 +65,10 @@ def run_job(
     asked = job.resources
     team = Team.here(asked.processes, asked.gpus, asked.nodes, node)
     _tell_shortfall(node, asked)
+    share = (gpu_share(asked.gpus) or 1.0) if team.on_gpus else 1.0
+    on = claims.Devices("cuda" if team.on_gpus else "cpu", team.size * share)
     for cohort in job.cohorts:
-        run = _Cohort(job, layout, executor, node, on_epoch, interrupted)
+        run = _Cohort(job, layout, executor, node, on, on_epoch, interrupted)
         if team.size == 1:
             if interrupted():
                 raise Interrupted
@@ -132,6 +135,7 @@ class _Cohort:
     layout: Layout
     executor: str
     node: Node
+    on: claims.Devices
     on_epoch: EpochHook | None
     interrupted: Callable[[], bool]
     attempts: list[Attempt] = field(default_factory=list)
@@ -147,7 +151,7 @@ class _Cohort:
         try:
             for config in trials:
                 waits = bool(self.attempts) and self.attempts[0].config.dataset.fold != config.dataset.fold
-                attempt = Attempt.begin(config, self.layout, job_name, open_n, waits=waits)
+                attempt = Attempt.begin(config, self.layout, job_name, open_n, waits=waits, on=self.on)
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
                 parts = self._parts(rendezvous)
