@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from cifar_hpc.collect.curves import best_by
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
-from cifar_hpc.collect.statistics import CONFIDENCE
+from cifar_hpc.collect.statistics import CONFIDENCE, NO_ERROR
 from cifar_hpc.collect.trials import Axis
 
 
@@ -96,6 +96,8 @@ def _half_interval(scores_GV: NDArray[np.float64]) -> float | None:
         return None
     rest = scores_GV - scores_GV.mean(1, keepdims=True) - scores_GV.mean(0) + scores_GV.mean()
     freedom = (groups - 1) * (values - 1)
+    if np.abs(rest).max() < NO_ERROR:  # that all groups happen to agree makes nothing certain
+        return None
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(float((rest**2).sum()) / freedom / groups)
 
 

@@ -117,7 +117,7 @@ def _effect_title(effect: Effect, effects: Effects) -> str:
 def _effects_caption(effects: Effects) -> str:
     caption = (
         "A grey line joins configurations that differ in nothing but the axis; blue is their mean, its bar the 95 % interval of"
-        " that mean against the other values (none where there is one line)."
+        " that mean against the other values (none where there is one line, or all agree to the digit)."
     )
     left = [f"{effect.axis} {value_text(value)}" for effect in effects.matched for value in effect.unmatched]
     if left:
