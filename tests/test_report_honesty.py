@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -26,7 +27,7 @@ from cifar_hpc.records.claims import newest_claim
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EpochRecord, TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record
-from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines
+from cifar_hpc.report.comparison_table import TABLE_TITLES, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.findings import find
@@ -116,7 +117,21 @@ def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
     write_trial(Layout(tmp_path), other, Images.draw(80, 20))
     found = CliRunner().invoke(app, ["compare", one.point_id, other.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
     assert found.exit_code == 2 and "did not classify the same val images" in " ".join(found.stderr.split())
-    assert found.stdout == "" and TABLE_TITLE not in found.stderr
+    assert found.stdout == "" and TABLE_TITLES["val"] not in found.stderr
+
+
+def test_what_was_validated_on_other_images_is_compared_on_the_test_images_that_it_shares(tmp_path) -> None:
+    """Said of trials of 1,000 and of all training images was that they had not classified the same test images."""
+    one, other = configs(2, seeds=1, epochs=2)
+    other = dataclasses.replace(other, dataset=dataclasses.replace(other.dataset, train_size=1000))
+    all_of_them = Images.draw(60, 20)
+    write_trial(Layout(tmp_path), one, all_of_them)
+    write_trial(Layout(tmp_path), other, Images(all_of_them.labels[20:], all_of_them.hardness[20:], 40))
+    found = CliRunner().invoke(app, ["compare", one.point_id, other.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
+    said = " ".join(found.stderr.split())
+    assert found.exit_code == 0 and TABLE_TITLES["test"] in said and "test images" in found.stdout
+    assert "did not classify the same val images" in said and "the same test images" not in said
+    assert re.search("test accuracy: .* p [=<] [0-9.]+", said)
 
 
 def test_compare_names_a_configuration_that_has_no_number_yet(tmp_path) -> None:

@@ -83,7 +83,7 @@ def compare(
     from cifar_hpc.collect.leaderboard import make_leaderboard
     from cifar_hpc.collect.names import find_named
     from cifar_hpc.collect.scan import scan
-    from cifar_hpc.report.comparison_table import TABLE_TITLE, comparison_lines, comparison_table
+    from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
     from cifar_hpc.report.in_terminal import prose
 
     layout = Layout(results_root())
@@ -99,8 +99,8 @@ def compare(
         if point_id not in by_id:
             raise CifarHpcError(f"compare: {name} has no figure on validation yet")
     rows = (by_id[ids[0]], by_id[ids[1]])
-    table, lines = comparison_table(*rows, layout), comparison_lines(*rows, layout)  # refused before anything is printed
-    prose().print(TABLE_TITLE, markup=False)
+    (title, table), lines = comparison_table(*rows, layout), comparison_lines(*rows, layout)  # before anything is printed
+    prose().print(title, markup=False)
     print_columns(table)
     for line in lines:
         prose().print(line, markup=False)

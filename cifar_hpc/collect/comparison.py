@@ -149,12 +149,8 @@ def compare_points(
     Raises CifarHpcError where they did not classify the same images or have no seeds to compare.
     """
     first, second = (_needed(row, layout, split, info) for row in (one, other))
-    own_val = next((trial.own_val for row in (one, other) for trial in row.trials if trial.own_val is not None), None)
-    same = image_set(one.config, own_val) == image_set(other.config, own_val)
-    if not same or not first.same_images(second):
-        raise CifarHpcError(
-            f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible."
-        )
+    if not _same_images(one, other, split) or not first.same_images(second):
+        raise _on_other_images(one, other, split)
     if first.parts is not None:
         return _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
     if len(first.rounds) == len(second.rounds) == 1:
@@ -173,6 +169,29 @@ def compare_points(
     return replace(
         found, test=f"{found.test}, of the {len(common)} {'folds' if one.trials[0].fold else 'seeds'} that both have"
     )
+
+
+def split_of_both(one: Row, other: Row, layout: Layout) -> str:
+    """On whose images both were measured: val, or test where those of validation are others. Raises CifarHpcError where they
+    share none, RecordError as point_predictions."""
+    for split in ("val", "test"):
+        found = [list(point_predictions(row, layout, split).values()) for row in (one, other)]
+        for row, predictions in zip((one, other), found, strict=True):
+            if split == "val" and not predictions:
+                raise CifarHpcError(f"{row.label} has no measured validation split")
+        if all(found) and _same_images(one, other, split) and found[0][0].same_images(found[1][0]):
+            return split
+    raise _on_other_images(one, other, "val")
+
+
+def _same_images(one: Row, other: Row, split: str) -> bool:
+    """As their configs have it."""
+    own_val = next((trial.own_val for row in (one, other) for trial in row.trials if trial.own_val is not None), None)
+    return image_set(one.config, own_val, split) == image_set(other.config, own_val, split)
+
+
+def _on_other_images(one: Row, other: Row, split: str) -> CifarHpcError:
+    return CifarHpcError(f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible.")
 
 
 def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, SplitPredictions]:

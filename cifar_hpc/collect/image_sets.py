@@ -14,9 +14,9 @@ from cifar_hpc.config.dataset import measured_on
 from cifar_hpc.config.identity import canonical
 
 
-def image_set(config: Mapping[Axis, Any], own_val: int | None) -> str:
-    """What decides which images are in the validation split; equal for configs that share it. own_val: as in Trial."""
-    return canonical(_parts(config, own_val))
+def image_set(config: Mapping[Axis, Any], own_val: int | None, split: str = "val") -> str:
+    """What decides which images are in the split, val or test; equal for configs that share it. own_val: as in Trial."""
+    return canonical(_parts(config, own_val, split))
 
 
 def split_by_images(pool: Pool) -> list[tuple[str, Pool]]:
@@ -46,9 +46,9 @@ def _data_of(config: Mapping[Axis, Any]) -> tuple[Any, Any]:
     return fingerprint, None if fingerprint else config.get(DATASET)  # a folder's name is its own only here
 
 
-def _parts(config: Mapping[Axis, Any], own_val: int | None) -> dict[str, Any]:
+def _parts(config: Mapping[Axis, Any], own_val: int | None, split: str = "val") -> dict[str, Any]:
     own = {key.removeprefix(f"{DATASET}."): value for key, value in config.items() if key.startswith(f"{DATASET}.")}
-    return measured_on({**own, "name": config.get(DATASET), "own_val": own_val})
+    return measured_on({**own, "name": config.get(DATASET), "own_val": own_val}, split)
 
 
 def _names(sets: Sequence[tuple[Mapping[Axis, Any], Mapping[str, Any]]]) -> list[str]:

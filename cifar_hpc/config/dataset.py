@@ -16,7 +16,8 @@ from cifar_hpc.config import identity
 from cifar_hpc.config.keys import Role, trial_key
 
 BY_SEED = "seed"  # of split_seed, in words: each seed has a split of its own
-_MEASURED = ("name", "folder", "args", "fingerprint", "classes", "train_size", "val_frac", "split_seed", "folds", "fold_groups")
+_TESTED = ("name", "folder", "args", "fingerprint", "classes")
+_MEASURED = (*_TESTED, "train_size", "val_frac", "split_seed", "folds", "fold_groups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +134,17 @@ class DatasetConfig:
         return labelled_n * (1 - self.val_frac)
 
 
-def measured_on(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def measured_on(dataset: Mapping[str, Any], split: str = "val") -> dict[str, Any]:
     """Of a trial's `dataset`, as JSON has it or flat (args.NAME), what decides which images it is validated on: equal for
-    trials that may be ranked together. Folds of one deal, and splits that each seed draws for itself, are of the same images.
+    trials that may be ranked together. split "test": tested on, which are all that a data set has for it, of the classes.
 
+    Folds of one deal, and splits that each seed draws for itself, are of the same images.
     A fingerprint stands for where the images came from. What is not there or null decides nothing; nor does val_frac in folds,
     nor how the images to train on are chosen where the data set brings images to validate on.
     """
-    found = {key: value for key, value in dataset.items() if key.partition(".")[0] in _MEASURED and value is not None}
-    if dataset.get("split_by_seed"):
+    decide = _TESTED if split == "test" else _MEASURED
+    found = {key: value for key, value in dataset.items() if key.partition(".")[0] in decide and value is not None}
+    if split != "test" and dataset.get("split_by_seed"):
         found["split_seed"] = BY_SEED
     nothing: set[str] = set()
     if "fingerprint" in found:

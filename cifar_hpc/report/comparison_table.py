@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cifar_hpc.collect.comparison import compare_points
+from cifar_hpc.collect.comparison import compare_points, split_of_both
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.collect.statistics import Difference
@@ -15,15 +15,17 @@ from cifar_hpc.report.words import p_text
 from cifar_hpc.status.words import decimals_of, points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
-TABLE_TITLE = "Validation accuracy of each class, percent, mean over seeds:"
+TABLE_TITLES = {
+    "val": "Validation accuracy of each class, percent, mean over seeds:",
+    "test": "Test accuracy of each class, percent, mean over seeds (their validation images are not the same):",
+}
 
 
-def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
-    """Percent of each class' validation images that are right, mean over seeds. Raises RecordError on corrupt predictions."""
-    first, second = (class_accuracies(row, layout, "val") for row in (one, other))
-    for row, found in ((one, first), (other, second)):
-        if not found:
-            raise CifarHpcError(f"{row.label} has no measured validation split")
+def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[TextColumn]]:
+    """Its title, and the percent of each class' images that are right, mean over seeds: those of validation, or of test where
+    these alone are the same. Raises CifarHpcError where none are, RecordError on corrupt predictions."""
+    split = split_of_both(one, other, layout)
+    first, second = (class_accuracies(row, layout, split) for row in (one, other))
     rows = []
     for name in first:
         if name in second:
@@ -31,7 +33,7 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> list[TextColumn]:
             rows.append(
                 (name, str(images), *(score_text(acc, images, most=1) for acc in (a, b)), points_text(a - b, images, most=1))
             )
-    return plain_columns(("class", "val images", one.label, other.label, "difference"), rows)
+    return TABLE_TITLES[split], plain_columns(("class", f"{split} images", one.label, other.label, "difference"), rows)
 
 
 def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
