@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -13,10 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.config.packages import augment_missing
+from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import ErrorRecord, PlanRecord
 from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.report.summary import caveats
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.preflight import findings_of
 
 SPEC = """
 name: own
@@ -100,6 +107,34 @@ def test_findings_stand_in_the_dry_run_and_in_the_plan_for_the_report(place):
     plan = read_record(Layout(place / "results").sweep("own").plan, PlanRecord)
     assert any("repeat another one" in finding for finding in plan.findings)
     assert any("no val/" in finding for finding in plan.findings)
+
+
+def test_each_section_of_a_sweep_tells_what_is_known_of_its_own_images(place):
+    """As sections of val_frac 0.1 and 0.3, or of two choices of classes; what is of every data set stands in all."""
+    first = place / "photos" / "train" / "dark"
+    (first / "copy.png").write_bytes((first / "0.png").read_bytes())
+    axes = "{dataset.val_frac: [0.2, 0.4], dataset.classes: [[dark, pale], [pale, third]], lr: [0.05, 0.06]}"
+    (first.parent / "third").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (0, 0, number)).save(first.parent / "third" / f"{number}.png")
+    text = SPEC.replace("image_size: 8, ", "").replace(", val_frac: 0.25", "").replace("{lr: [0.05]}", axes)
+    (place / "own.yaml").write_text(text)
+    assert _run("data", "own.yaml")[0] == 0
+    spec, layout = load_spec(place / "own.yaml"), Layout(place / "results")
+    spec = dataclasses.replace(spec, findings=findings_of(spec.findings, spec.configs, {}, Silent()))
+    plan = plan_record(recorded_plan(plan_record(make_plan(spec))))  # as `retry` writes it
+    write_record(layout.sweep("own").plan, plan)
+    sections = chosen_sections(layout, ["own"], "")
+    assert len(sections) == 4 and {len(section.pool.unfinished) for section in sections} == {2}
+    for section in sections:
+        told = " ".join(caveats(section.pool, section.board))
+        for share in ("0.2", "0.4"):
+            assert (f"no val/: val_frac {share}" in told) == (f"val_frac {share}" in section.name), section.name
+        assert ("are uneven" in told) == ("third" in section.name)
+        assert told.count("no image_size is given") == told.count("repeat another one of their class") == 1
+    older = dataclasses.replace(plan, findings_of={})  # it does not tell: all may be of each
+    write_record(layout.sweep("own").plan, older)
+    assert {len(section.pool.findings) for section in chosen_sections(layout, ["own"], "")} == {len(plan.findings)}
 
 
 def test_how_uneven_the_classes_are_is_told_of_those_that_are_chosen(place):

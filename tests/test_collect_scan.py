@@ -225,5 +225,5 @@ def test_what_one_of_two_sweeps_knows_of_its_images_is_said_to_be_that_sweeps(
         write_plan(layout, trials, sweep)
         plan = read_record(layout.sweep(sweep).plan, PlanRecord)
         write_record(layout.sweep(sweep).plan, dataclasses.replace(plan, findings=findings))
-    assert scan(layout, ["small", "other"]).notes == ("small: no val/", "uneven")
-    assert scan(layout, ["small"]).notes == ("no val/", "uneven")
+    assert [one.sentence for one in scan(layout, ["small", "other"]).findings] == ["small: no val/", "uneven"]
+    assert [one.sentence for one in scan(layout, ["small"]).findings] == ["no val/", "uneven"]

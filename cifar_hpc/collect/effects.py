@@ -45,7 +45,7 @@ class Effects:
     """axes: those with an effect of their own, which no others determine. matched: of axes with matched configurations.
 
     importance: omega squared, the share of the variance between points that goes with the axis beyond chance, 0..1; only of a
-    balanced design, every combination of values measured once.
+    balanced design, every combination of values measured once, which leaves something over to tell chance from.
     """
 
     axes: tuple[Axis, ...]
@@ -102,8 +102,9 @@ def _half_interval(scores_GV: NDArray[np.float64]) -> float | None:
 
 
 def _importance(board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> dict[Axis, float]:
-    """Omega squared of each axis in the additive model (Hays 1963); empty unless every combination was measured once and more
-    points remain than the model has numbers."""
+    """Omega squared of each axis in the additive model (Hays 1963); empty unless every combination was measured once, more
+    points remain than the model has numbers, and it leaves something of them over: that few points, or numbers of few images,
+    happen to fit it to the digit does not mean that chance gave nothing."""
     rows = board.measured
     combinations = math.prod(codes[axis].shape[1] + 1 for axis in axes)
     freedom = len(rows) - 1 - sum(codes[axis].shape[1] for axis in axes)
@@ -111,11 +112,11 @@ def _importance(board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], a
     if not balanced or freedom < 1 or len(axes) < 2:
         return {}
     y_P = np.array([row.score.mean for row in rows if row.score])
+    if _residual(_design(codes, axes), y_P) < len(rows) * NO_ERROR**2:
+        return {}
     total = float(((y_P - y_P.mean()) ** 2).sum())
     sums = {axis: total - _residual(_design(codes, [axis]), y_P) for axis in axes}
     error = max(total - sum(sums.values()), 0.0) / freedom
-    if total + error == 0:
-        return {}
     return {axis: max(sums[axis] - codes[axis].shape[1] * error, 0.0) / (total + error) for axis in axes}
 
 

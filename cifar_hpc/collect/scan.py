@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from cifar_hpc.collect.data_findings import Finding, findings_of
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.objectives import Objectives, objectives_of
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
@@ -52,7 +53,8 @@ class Pool:
     earlier_stages: tuple[str, ...] = ()  # of one sweep: those from which others start; their trials answer no question
     ensemble: EnsembleRules | None = None  # what one sweep's spec asks for
     to_come: int = 0  # trials that the sweeps' searches may still sample, at most
-    notes: tuple[str, ...] = ()  # what a reader must know of the images, and of trials that are not here
+    findings: tuple[Finding, ...] = ()  # on images and weights
+    notes: tuple[str, ...] = ()  # what else a reader must know, and of trials that are not here
     own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
     known: Objectives = ()  # all of the user's own that the plans here tell of
     before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
@@ -75,7 +77,8 @@ class Pool:
                 " shows it."
             )
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
-        return replace(chosen, notes=(*chosen.notes, *notes))
+        of_all = [one if one in chosen.findings else replace(one, trial_ids=None) for one in self.findings]
+        return replace(chosen, findings=tuple(of_all), notes=(*chosen.notes, *notes))
 
     def _hours_of(self, stage: str) -> str:
         """', nor in the cost of these its 0.5 GPU-hours'; empty where none of its trials finished."""
@@ -88,14 +91,20 @@ class Pool:
         return f", nor in the cost of these its {spent}" if spent else ""
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
-        """The pool with only the trials that `keep` accepts."""
+        """The pool with only the trials that `keep` accepts, and what is known of their images."""
         rows = [row for row, trial in enumerate(self.trials) if keep(trial)]
+        trials = tuple(self.trials[row] for row in rows)
+        unfinished = tuple(trial for trial in self.unfinished if keep(trial))
+        contradicted = tuple(trial for trial in self.contradicted if keep(trial))
+        kept: tuple[Trial | Unfinished, ...] = (*trials, *unfinished, *contradicted)
+        ids = {trial.trial_id for trial in kept}
         return replace(
             self,
-            trials=tuple(self.trials[row] for row in rows),
+            trials=trials,
             curves=self.curves.take(rows),
-            unfinished=tuple(trial for trial in self.unfinished if keep(trial)),
-            contradicted=tuple(trial for trial in self.contradicted if keep(trial)),
+            unfinished=unfinished,
+            contradicted=contradicted,
+            findings=tuple(one for one in self.findings if one.trial_ids is None or not ids.isdisjoint(one.trial_ids)),
         )
 
 
@@ -142,15 +151,9 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         ensemble=plans[0].ensemble if len(plans) == 1 else None,
         to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
-        notes=tuple(dict.fromkeys([*_findings(plans), *chosen.notes, *_allocated(layout, plans)])),
+        findings=findings_of(plans),
+        notes=tuple(dict.fromkeys([*chosen.notes, *_allocated(layout, plans)])),
     )
-
-
-def _findings(plans: Sequence[PlanRecord]) -> list[str]:
-    """What the sweeps know of their images and weights; of several sweeps whose it is, where it is not that of all."""
-    found = dict.fromkeys(finding for plan in plans for finding in plan.findings)
-    whose = {finding: [plan.sweep for plan in plans if finding in plan.findings] for finding in found}
-    return [one if len(whose[one]) == len(plans) else f"{', '.join(whose[one])}: {one}" for one in found]
 
 
 def _seconds_before(layout: Layout, trials: Sequence[Trial]) -> dict[str, float]:

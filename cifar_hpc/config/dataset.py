@@ -14,6 +14,7 @@ from typing import Any
 
 from cifar_hpc.config import identity
 from cifar_hpc.config.keys import Role, trial_key
+from cifar_hpc.config.own import arguments
 
 BY_SEED = "seed"  # of split_seed, in words: each seed has a split of its own
 _TESTED = ("name", "folder", "args", "fingerprint", "classes")
@@ -107,6 +108,18 @@ class DatasetConfig:
     def of_point(self) -> DatasetConfig:
         """This without what the trials of a point differ in: the fold, and a split that the seed decides."""
         return dataclasses.replace(self, fold=None, split_seed=-1 if self.split_by_seed else self.split_seed)
+
+    @cached_property
+    def digest(self) -> str:
+        """Stands in a plan for the images that the trials of a point share."""
+        return identity.digest([self.of_point.canonical])
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> DatasetConfig:
+        """Raises TypeError on keys that this version does not know."""
+        classes = data.get("classes")
+        read = {"classes": None if classes is None else tuple(classes), "args": arguments(data.get("args"))}
+        return cls(**{**data, **read})
 
     @cached_property
     def of_fold(self) -> DatasetConfig:

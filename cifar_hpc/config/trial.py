@@ -361,10 +361,6 @@ class TrialConfig:
         augment = data.get("augment", "none")
         if not isinstance(augment, str):
             augment = tuple(AugmentOp(name=op["name"], args=tuple((k, v) for k, v in op["args"])) for op in augment)
-        dataset = {**data["dataset"]}
-        if dataset.get("classes") is not None:
-            dataset["classes"] = tuple(dataset["classes"])
-        dataset["args"] = arguments(dataset.get("args"))
         sources, class_weights = data.get("sources"), data.get("class_weights")
         return cls(
             **{
@@ -375,7 +371,7 @@ class TrialConfig:
                 "train": as_tuples(data.get("train", "all")),
                 "lora": as_tuples(data.get("lora")),
                 "sources": None if sources is None else tuple(Source(**source) for source in sources),
-                "dataset": DatasetConfig(**dataset),
+                "dataset": DatasetConfig.from_json(data["dataset"]),
                 "stop": StopConfig(**data.get("stop", {})),
                 "augment": augment,
             }

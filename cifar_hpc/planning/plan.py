@@ -7,7 +7,9 @@ import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
+from cifar_hpc.config.data_notes import DataNotes
 from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
@@ -190,13 +192,19 @@ def plan_record(plan: Plan) -> PlanRecord:
         cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
         resources=dataclasses.asdict(plan.spec.resources),
         overrides=plan.spec.overrides,
-        findings=plan.spec.findings,
+        **recorded_findings(plan.spec.findings),
         share=plan.share,
         ensemble=EnsembleRules(**dataclasses.asdict(plan.spec.ensemble)) if plan.spec.ensemble else None,
         keep=KeepRule(**dataclasses.asdict(plan.spec.keep)) if plan.spec.keep else None,
         promise=dict(plan.promise),
         halving={**dataclasses.asdict(plan.spec.halving), "first_job": 1} if plan.spec.halving else None,
     )
+
+
+def recorded_findings(found: DataNotes) -> dict[str, Any]:
+    """The fields of a PlanRecord that hold them."""
+    of = {sentence: tuple(sorted(sets)) for sentence, sets in found.items() if sets}
+    return {"findings": tuple(found), "findings_of": of}
 
 
 def _own_objective(info: ObjectiveInfo | None) -> OwnObjective | None:
@@ -217,7 +225,7 @@ def recorded_plan(record: PlanRecord) -> Plan:
         resources=Resources(**record.resources),
         warnings=(),
         overrides=record.overrides,
-        findings=record.findings,
+        findings={sentence: set(record.findings_of.get(sentence, ())) for sentence in record.findings},
         ensemble=Ensembling(**dataclasses.asdict(record.ensemble)) if record.ensemble else None,
         keep=Keep(**dataclasses.asdict(record.keep)) if record.keep else None,
         halving=Scheduler(**{k: v for k, v in record.halving.items() if k != "first_job"}) if record.halving else None,

@@ -328,6 +328,8 @@ class PlanRecord(SealedRecord):
     resources: Plain = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
     findings: tuple[str, ...] = ()  # what is worth knowing of the images and weights files that it trains with
+    # Of which data sets each of them is, by DatasetConfig.digest; one that is not here is of all.
+    findings_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     share: bool = True  # whether trials with a common trunk train side by side
     ensemble: EnsembleRules | None = None  # None: the usual ones
     keep: KeepRule | None = None  # whose networks stay, of the trials that do not say so themselves

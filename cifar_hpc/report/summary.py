@@ -92,7 +92,7 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
-    notes = list(pool.notes)
+    notes = [*(finding.sentence for finding in pool.findings), *pool.notes]
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from cifar_hpc.config.data_notes import joined
 from cifar_hpc.config.plugins import NO_PARTS, OwnParts, installed_plugins, read_plugin
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError
@@ -74,7 +75,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         trials=trials,
         objective=objective,
         own_objective=parts.objective(objective),
-        findings=tuple(resolver.notes),
+        findings=joined(resolver.notes),
         overrides=tuple(overrides),
         resources=resources,
         warnings=(

@@ -58,7 +58,8 @@ class Resolver:
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
         self._own_sets: dict[tuple[Source, Arguments], str] = {}  # their fingerprints
         self._classes: dict[DatasetConfig, tuple[str, ...]] = {}
-        self.notes: dict[str, None] = {}  # sentences on folders, each once
+        self.notes: dict[str, set[str]] = {}  # sentences on folders, as DataNotes
+        self._notes: dict[DatasetConfig, tuple[str, ...]] = {}  # by what was read with them
 
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
         """Raises UnusableError."""
@@ -75,6 +76,8 @@ class Resolver:
                     raise UnusableError(
                         "class_weights", f"the class {name!r}", f"the data set has {some}", nearest(name, names)
                     )
+        for note in self._notes[dataset.of_fold]:
+            self._note(note, dataset)
         sources = [self._source("dataset", dataset.name)] if is_own(dataset.name) else []
         if is_own(own["arch"]):
             sources.append(self._source("arch", own["arch"]))
@@ -98,10 +101,13 @@ class Resolver:
             own["image_size"] = dataset.side or catalog.dataset(dataset.name).size
         if own["image_size"] is None:
             own["image_size"] = FOLDER_IMAGE_SIZE
-            self.notes[f"{dataset.folder}: no image_size is given; {FOLDER_IMAGE_SIZE} pixels are taken"] = None
+            self._note(f"{dataset.folder}: no image_size is given; {FOLDER_IMAGE_SIZE} pixels are taken", dataset)
         if str(own.get("weights")).endswith(WEIGHT_SUFFIXES):
             own["weights"], own["weights_fingerprint"] = self._weights_file(own["weights"])
         return normalise(TrialConfig(dataset=dataset, objective=self.objective, stop=self._stop(point), keep=self.keep, **own))
+
+    def _note(self, sentence: str, dataset: DatasetConfig) -> None:
+        self.notes.setdefault(sentence, set()).add(dataset.digest)
 
     def _stop(self, point: Mapping[str, Any]) -> StopConfig:
         chosen = tuple(point.get(name, key.default) for name, key in STOP_KEYS.items())
@@ -151,6 +157,7 @@ class Resolver:
             allowed = "they are for one's own data set: FILE.py:FUNCTION or MODULE:FUNCTION"
             raise UnusableError("dataset.args", f"arguments for {own['name']}", allowed)
         listing = None
+        notes: list[str] = []
         if own["name"] == "folder":
             listing, own["fingerprint"] = self._own_images(own["folder"], own["labels"])
             own["folder"], official = str(listing.root), listing.classes
@@ -163,10 +170,11 @@ class Resolver:
         if own["folds"] is not None and own["val_frac"] != DATASET_KEYS["dataset.val_frac"].default:
             raise UnusableError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
         if own["fold_by"] is not None:
-            own["fold_groups"] = self._groups(own, listing)
+            own["fold_groups"], lone = self._groups(own, listing)
+            notes += lone
         if listing is not None:
             val_frac = own["val_frac"] if own["folds"] is None else 0.0
-            self._check_images(listing, own["classes"], val_frac, own["train_size"])
+            notes += self._images_notes(listing, own["classes"], val_frac, own["train_size"])
             kept = own["classes"] or official
             own["labelled"] = _labelled(listing, kept, ("train", "val") if own["folds"] is not None else ("train",))
             own["own_val"] = _labelled(listing, kept, ("val",)) if "val" in listing.splits else None
@@ -179,7 +187,7 @@ class Resolver:
         if own["train_size"] is not None:
             _check_train_size(own["train_size"], len(own["classes"] or official))
         config = DatasetConfig(**own)
-        self._classes[config] = own["classes"] or official
+        self._classes[config], self._notes[config] = own["classes"] or official, tuple(notes)
         return config
 
     def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
@@ -198,16 +206,15 @@ class Resolver:
             found = f"{printable(str(error.filename))}: {error.strerror}"
             raise UnusableError("dataset.folder", found, "a folder that can be read is needed") from error
 
-    def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> str:
-        """The digest of which images are held out together."""
+    def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> tuple[str, list[str]]:
+        """The digest of which images are held out together, and a sentence where none are."""
         if listing is None:
             raise UnusableError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
         with _told_at(FOLD_BY):
             groups = image_groups(listing, own["fold_by"])
-        if len(set(groups)) == len(groups):
-            alone = f"{KEY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
-            self.notes[f"{printable(str(listing.root))}: {alone}"] = None
-        return groups_digest(groups)
+        alone = f"{KEY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
+        notes = [f"{printable(str(listing.root))}: {alone}"] if len(set(groups)) == len(groups) else []
+        return groups_digest(groups), notes
 
     def _source(self, part: str, text: str) -> Source:
         if (part, text) not in self._sources:  # one state of the code for all trials of a spec
@@ -241,16 +248,17 @@ class Resolver:
                 self._own_sets[asked] = images_fingerprint(read_own(*asked))
             return read_own(*asked), self._own_sets[asked]
 
-    def _check_images(
+    def _images_notes(
         self, listing: ImageFolder, classes: tuple[str, ...] | None, val_frac: float, train_size: int | None
-    ) -> None:
+    ) -> list[str]:
+        """What is worth knowing of them. Raises UnusableError with all that is to mend."""
         problems = listing.problems(classes, val_frac, train_size)
         if problems:
             if len(problems) == 1:
                 raise UnusableError("dataset.folder", problems[0], "`cifar-hpc data FOLDER` tells what is in it")
             found = f"{len(problems)} things to mend in {printable(str(listing.root))}"
             raise UnusableError("dataset.folder", found, "these:\n  " + "\n  ".join(problems))
-        self.notes |= dict.fromkeys(f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac))
+        return [f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac)]
 
     def _weights_file(self, given: str) -> tuple[str, str]:
         if given not in self._weights:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cifar_hpc.config.data_notes import DataNotes
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.spec.parts import Ensembling, Keep, Resources, SweepTrial
@@ -14,7 +15,8 @@ from cifar_hpc.spec.search import Scheduler, Search
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepSpec:
     """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences; findings:
-    those on images and weights, of a later look into the files too; overrides: the `--set` arguments that changed it."""
+    those on images and weights, of a later look into the files too, with the data sets that they are of; overrides: the
+    `--set` arguments that changed it."""
 
     name: str
     path: Path
@@ -23,7 +25,7 @@ class SweepSpec:
     objective: str
     resources: Resources
     warnings: tuple[str, ...]
-    findings: tuple[str, ...] = ()
+    findings: DataNotes = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     search: Search | None = None
     order: str | None = None  # rank: the networks that promise most start first

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cifar_hpc.config import catalog
+from cifar_hpc.config.data_notes import DataNotes, joined
 from cifar_hpc.config.image_folder import printable
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_of
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from cifar_hpc.config.trial import TrialConfig
 
 
-def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
+def judge_inputs(configs: Sequence[TrialConfig]) -> DataNotes:
     """Sentences worth knowing before the trials start. Raises CifarHpcError with everything that they cannot start with."""
     problems: list[str] = []
-    notes: list[str] = []
+    notes: list[DataNotes] = []
     listings: dict[str | None, ImageFolder] = {}
     for dataset, of_it in _folders(configs):
         from cifar_hpc.data.check import check_folder, notes_of, problems_of
@@ -33,8 +34,8 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
         check = check_folder(listing, str(dataset.fingerprint), data_root())
         place = printable(str(listing.root))
         problems += [f"{place}: {problem}" for problem in problems_of(check)]
-        notes += [f"{place}: {note}" for note in notes_of(check, listing, of_it)]
-    for config in _with_weights(configs):
+        notes.append({f"{place}: {note}": {dataset.digest} for note in notes_of(check, listing, of_it)})
+    for config, *others in _with_weights(configs):
         source = config.source_of("dataset")
         classes = config.dataset.classes or catalog.dataset(config.dataset.name).classes
         if not classes and source is not None:
@@ -44,18 +45,19 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> list[str]:
         elif not classes:
             classes = listings[config.dataset.fingerprint].classes
         try:
-            notes += _judge_weights(config, len(classes))
+            sets = {one.dataset.digest for one in (config, *others)}
+            notes.append(dict.fromkeys(_judge_weights(config, len(classes)), sets))
         except CifarHpcError as error:
             problems.append(str(error))
     if problems:
         again = "mend that and type the same command again" if listings else "mend that first"
         raise CifarHpcError("\n".join([*dict.fromkeys(problems), f"Nothing was started: {again}."]))
-    return list(dict.fromkeys(notes))
+    return joined(*notes)
 
 
-def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
+def known_inputs(configs: Sequence[TrialConfig]) -> tuple[DataNotes, list[str]]:
     """What is known of them from before, and what nobody has looked into yet. Opens no image and no weights file."""
-    notes: list[str] = []
+    notes: list[DataNotes] = []
     unseen: list[str] = []
     for dataset, of_it in _folders(configs):
         from cifar_hpc.data.check import known_check, notes_of, problems_of
@@ -67,9 +69,10 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[list[str], list[str]]:
             unseen.append(f"the images of {printable(str(folder))}")
             continue
         found = notes_of(check, planned_folder(dataset), of_it)
-        notes += [f"{printable(str(folder))}: {sentence}" for sentence in (*problems_of(check), *found)]
-    unseen += list(dict.fromkeys(str(config.weights) for config in _with_weights(configs) if config.weights_fingerprint))
-    return list(dict.fromkeys(notes)), list(dict.fromkeys(unseen))
+        said = (*problems_of(check), *found)
+        notes.append({f"{printable(str(folder))}: {sentence}": {dataset.digest} for sentence in said})
+    unseen += list(dict.fromkeys(str(config.weights) for config, *_ in _with_weights(configs) if config.weights_fingerprint))
+    return joined(*notes), list(dict.fromkeys(unseen))
 
 
 def fetch_inputs(configs: Sequence[TrialConfig], say: Callable[[str], None]) -> None:
@@ -122,14 +125,14 @@ def _folders(configs: Iterable[TrialConfig]) -> Iterator[tuple[DatasetConfig, li
         yield of_it[0].dataset, of_it
 
 
-def _with_weights(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
-    """One config for each network that is filled from a file."""
-    first: dict[object, TrialConfig] = {}
+def _with_weights(configs: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
+    """The configs of each network that is filled from a file."""
+    found: dict[object, list[TrialConfig]] = {}
     for config in configs:
         if config.weights is not None and parent_of(config) is None:
             kept = config.dataset.classes or config.dataset.fingerprint or config.dataset.name
-            first.setdefault((config.arch, config.weights, config.stem, config.image_size, kept), config)
-    return list(first.values())
+            found.setdefault((config.arch, config.weights, config.stem, config.image_size, kept), []).append(config)
+    return list(found.values())
 
 
 def _judge_weights(config: TrialConfig, classes_n: int) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from cifar_hpc.config.data_notes import DataNotes, joined
 from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
@@ -15,7 +16,7 @@ from cifar_hpc.sweep.listener import Listener
 
 def check_there(
     layout: Layout, configs: Sequence[TrialConfig], awaiting: Collection[str] = (), *, by_this_python: bool = True
-) -> list[str]:
+) -> DataNotes:
     """What is worth knowing of the images and the weights files. Raises CifarHpcError with all that is missing or cannot be
     used, and the fetch lines.
 
@@ -36,14 +37,12 @@ def check_there(
     return judge_inputs(configs)
 
 
-def findings_of(
-    before: Sequence[str], configs: Sequence[TrialConfig], notes: Sequence[str], listener: Listener
-) -> tuple[str, ...]:
+def findings_of(before: DataNotes, configs: Sequence[TrialConfig], notes: DataNotes, listener: Listener) -> DataNotes:
     """What the report shall say of the images and weights of the trials. before: what the spec told; notes: what was just
     found, which the listener is told, too."""
     for note in notes:
         listener.note(f"warning: {note}")
-    return tuple(dict.fromkeys((*before, *known_inputs(configs)[0], *notes)))
+    return joined(before, known_inputs(configs)[0], notes)
 
 
 def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:

@@ -7,9 +7,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection
 
+from cifar_hpc.config.data_notes import DataNotes
 from cifar_hpc.executors import open_executor
 from cifar_hpc.planning.lineage import Lineage
-from cifar_hpc.planning.plan import Job, Plan, jobs_for
+from cifar_hpc.planning.plan import Job, Plan, jobs_for, recorded_findings
 from cifar_hpc.records.claims import clear_finished, is_own
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
@@ -52,7 +53,7 @@ class GridRounds:
         todo = self._todo(states)
         spec, notes = self._plan.spec, self._check(todo, states)
         findings = findings_of(spec.findings, self._plan.trials, notes, listener)
-        self.reader.plan = dataclasses.replace(self.reader.plan, findings=findings)
+        self.reader.plan = dataclasses.replace(self.reader.plan, **recorded_findings(findings))
         for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
             clear_finished(self._layout.trial(trial_id), trial_id)
         if spec.text:  # not so where a retry took the plan from disk
@@ -124,7 +125,7 @@ class GridRounds:
             states = self.reader.read()
         return states
 
-    def _check(self, todo: Collection[str], states: States) -> list[str]:
+    def _check(self, todo: Collection[str], states: States) -> DataNotes:
         configs = [trial for trial in self._plan.trials if trial.trial_id in todo]
         awaiting = [t for t in todo if self._lineage.await_parents(t, states)]
         here = self._site is None or self._site.by_this_python

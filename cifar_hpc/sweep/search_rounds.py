@@ -7,6 +7,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Collection, Iterator
 
+from cifar_hpc.config.data_notes import DataNotes
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import reserve_numbers
@@ -40,7 +41,7 @@ class SearchRounds:
         self._search = spec.search
         self._starts: Counter[str] = Counter()
         self._rounds_n = 0
-        self._notes: list[str] = []
+        self._notes: DataNotes = {}
         self.reader = reader_of(layout, journal_of(spec, known_plan(layout, spec.name), 1))
 
     @contextlib.contextmanager
