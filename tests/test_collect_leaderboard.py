@@ -146,6 +146,17 @@ def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layou
         assert str(best).endswith(end), best
 
 
+def test_of_several_splits_the_best_loss_is_called_the_lowest(layout: Layout) -> None:
+    datasets = [dataclasses.replace(BASE.dataset, train_size=size) for size in (20, 40)]
+    trials = [dataclasses.replace(BASE, objective="val_loss", dataset=dataset) for dataset in datasets]
+    for config, loss in zip(trials, (0.2, 0.4), strict=True):
+        write(layout, config, 0.5, loss=loss)
+    write_plan(layout, trials, "s")
+    plan = dataclasses.replace(read_plan(layout, "s"), objective="val_loss")
+    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
+    assert best is not None and best.value == 0.2 and "the lowest of 2 data sets" in best.score
+
+
 def other(**keys: object) -> DatasetConfig:
     return dataclasses.replace(BASE.dataset, **keys)  # type: ignore[arg-type]
 

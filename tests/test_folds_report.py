@@ -159,6 +159,15 @@ def test_folds_are_not_counted_as_seeds(layout):
     assert {(record["seeds"], record["folds"]) for record in leaderboard_records(board)} == {(1, 6)}
 
 
+def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_from_each_of_these(layout):
+    (section,) = chosen_sections(layout, ["folded"], "")
+    best = section.board.measured[0]
+    trials = tuple(replace(trial, parent_id=f"parent{number}") for number, trial in enumerate(best.trials))
+    begun = replace(section.board, rows=(replace(best, trials=trials, begun=True), *section.board.rows[1:]))
+    (told,) = [line for line in in_short(replace(find(section, layout), board=begun)) if "cifar-hpc refit" in line]
+    assert "from each of the 6 networks that its folds start from, 6 times in all, on all labelled images" in told
+
+
 def test_stacking_that_folds_leave_out_is_warned_of():
     text = f"{SPEC}ensemble: {{methods: [greedy, stacking]}}\n"
     assert any("stacking has no effect" in told for told in spec_of(text, Path("x.yaml")).warnings)

@@ -154,9 +154,16 @@ def test_epochs_stand_in_the_table_where_trials_ended_early(board: Leaderboard) 
     row = board.rows[0]
     whole, cut = (replace(row, epochs=epochs, config={**row.config, "epochs": 9}) for epochs in (9.0, 3.0))
     assert "epochs" not in leaderboard_markdown(replace(board, rows=(whole, whole))).replace("best epoch", "")
-    shown = leaderboard_markdown(replace(board, rows=(whole, cut)))
-    assert "| epochs |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown
-    assert [record["epochs"] for record in leaderboard_records(replace(board, rows=(whole, cut)))] == [9.0, 3.0]
+    solved = replace(row, epochs=1.0, config={**row.config, "epochs": None})  # a classifier that has no epochs
+    shown = leaderboard_markdown(replace(board, rows=(whole, cut, solved)))
+    assert "| epochs done |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown and "None" not in shown
+    assert [record["epochs_done"] for record in leaderboard_records(replace(board, rows=(whole, cut)))] == [9.0, 3.0]
+
+
+def test_where_epochs_are_swept_the_records_tell_those_asked_for_and_those_done(board: Leaderboard) -> None:
+    rows = [replace(board.rows[0], epochs=2.5, axes={"epochs": asked}) for asked in (4, 9)]
+    records = leaderboard_records(replace(board, axes=("epochs",), rows=tuple(rows)))
+    assert [(record["epochs"], record["epochs_done"]) for record in records] == [(4, 2.5), (9, 2.5)]
 
 
 def test_a_childs_time_stands_with_that_of_the_trials_that_it_starts_from(tmp_path: Path) -> None:

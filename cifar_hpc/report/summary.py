@@ -342,11 +342,8 @@ def _next_steps(found: Findings) -> list[str]:
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     if board.runs != "seeds" and not _goes_on(board):
-        seeds = len({trial.seed for trial in best.trials})
-        times = "once" if seeds == 1 else f"with each of its {seeds} seeds"
-        steps.append(
-            f"Next: `cifar-hpc refit {_named(found, best)}` trains the best configuration {times} on all labelled images."
-        )
+        refit = f"cifar-hpc refit {_named(found, best)}"
+        steps.append(f"Next: `{refit}` trains the best configuration {_refits(best)} on all labelled images.")
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
@@ -357,6 +354,15 @@ def _next_steps(found: Findings) -> list[str]:
             end = "smallest" if value == numbers[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
     return steps
+
+
+def _refits(best: Row) -> str:
+    """How often a refit trains a row in folds: 'once', 'with each of its 3 seeds', 'from each of the 4 networks ...'."""
+    seeds = {trial.seed for trial in best.trials}
+    starts = {trial.parent_id for trial in best.trials}
+    if len(starts) > len(seeds):  # which stay what their folds made them
+        return f"from each of the {len(starts)} networks that its folds start from, {len(starts)} times in all,"
+    return "once" if len(seeds) == 1 else f"with each of its {len(seeds)} seeds"
 
 
 def _named(found: Findings, best: Row) -> str:

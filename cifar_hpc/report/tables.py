@@ -55,7 +55,11 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
-        *([Column("epochs", epochs_text, lambda row: row.epochs, 3)] if any(row.ended_early for row in board.rows) else []),
+        *(
+            [Column("epochs done", epochs_text, lambda row: row.epochs, 3)]
+            if any(row.ended_early for row in board.rows)
+            else []
+        ),
         Column("time", time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
         Column(
             "seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
@@ -191,8 +195,9 @@ def time_text(row: Row) -> str:
 
 
 def epochs_text(row: Row) -> str:
-    """Trained of those asked for: '3 of 9'; empty where no trial finished."""
-    return "" if row.epochs is None else f"{row.epochs:.0f} of {row.config['epochs']}"
+    """Trained of those asked for: '3 of 9'; empty where no trial finished, and of a classifier that is solved, not trained."""
+    wanted = row.config["epochs"]
+    return "" if row.epochs is None or wanted is None else f"{row.epochs:.0f} of {wanted}"
 
 
 def seeds_text(row: Row) -> str:
@@ -248,7 +253,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "partial": row.partial,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
-        "epochs": row.epochs,
+        "epochs_done": row.epochs,  # `epochs` is what was asked for, where it is swept
         "params_trained": trial and trial.params_trained,
         "params_total": trial and trial.params_total,
         "train_s": row.train_s,

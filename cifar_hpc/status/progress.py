@@ -38,6 +38,7 @@ class Best:
     of_n: int | None = None  # the trials that it is to have, where these are a part of them
     equals: int = 0  # other points that measured the very same
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
+    mode: str = "max"  # whether the highest is the best, or with min the lowest
 
     @property
     def score(self) -> str:
@@ -46,7 +47,8 @@ class Best:
         shown = f"{percent_text(self.value, decimals)} %" if self.share else number_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
         equal = f", equal to {plural(self.equals, 'other')}" if self.equals else ""
-        sets = f", the highest of {self.sets} data sets or splits, which are not comparable" if self.sets > 1 else ""
+        end = "highest" if self.mode == "max" else "lowest"
+        sets = f", the {end} of {self.sets} data sets or splits, which are not comparable" if self.sets > 1 else ""
         return f"{self.metric.replace('_', ' ')} {shown}{mean}{equal}{sets}"
 
     def __str__(self) -> str:
@@ -77,6 +79,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         of_n=best.runs if seeds < best.runs else None,
         equals=sum(standing.equals(first) for standing in standings.values()) - 1,
         sets=len({point.measured_on for point in measured.values()}),
+        mode=info.mode,
     )
 
 
