@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import warnings
 from pathlib import Path
@@ -21,9 +22,10 @@ from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
-from cifar_hpc.collect.statistics import Estimate
+from cifar_hpc.collect.statistics import Estimate, within
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.metrics import macro_f1
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -139,8 +141,24 @@ def test_bars_of_a_loss_end_at_nothing() -> None:
 def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        band = band_of(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32))
+        band = band_of(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32), (0.0, math.inf))
     assert float(band.mean[1]) == pytest.approx(2e25)
+
+
+def test_an_interval_ends_where_its_number_cannot_be_beyond(layout: Layout) -> None:
+    """Two seeds far apart leave a wide one, of a difference of shares too: -48 to +133 pp is none."""
+    for config, accuracy in zip(configs(4, seeds=2, epochs=2), (0.95, 0.3, 0.2, 0.25), strict=True):
+        write_trial(layout, config, IMAGES, accuracy=accuracy)
+    one, other = make_leaderboard(scan(layout)).rows
+    for first, second in ((one, other), (other, one)):
+        found = compare_points(first, second, layout)
+        assert found.low is not None and found.high is not None and found.error is not None and found.error > 0.2
+        assert -1 <= found.low < found.difference < found.high <= 1 and 1 in (-found.low, found.high)
+    far = band_of(np.array([[0.1], [0.9], [0.9]], np.float32), OBJECTIVES["val_acc"].bounds)
+    assert (float(far.low[0]), float(far.high[0])) == (0.0, 1.0)
+    assert OBJECTIVES["val_loss"].bounds == (0.0, math.inf) and OBJECTIVES["val_loss"].difference_bounds[1] == math.inf
+    of_own = Estimate(3.0, 3, low=-2.0, high=8.0)  # of who says share and measures none
+    assert within(of_own, (0.0, 1.0)) == of_own
 
 
 def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layout) -> None:

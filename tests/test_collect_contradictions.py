@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.pool import Images, configs, write_trial
 from cifar_hpc.collect.comparison import compare_with_best
+from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.ledger import make_ledger
 from cifar_hpc.collect.predictions import read_predictions
@@ -21,6 +22,7 @@ from cifar_hpc.config.metrics import macro_f1
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.comparison_table import comparison_lines
 from cifar_hpc.report.summary import progress_text
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.train.measure import halved, split_arrays
@@ -54,6 +56,26 @@ def test_predictions_that_do_not_fit_the_record_are_named(layout: Layout, damage
     assert found is not None
     assert any("predictions.npz" in why for why in found.untested.values())
     assert {found.decision(row.point_id) for row in board.measured} <= {"best", "not tested"}
+
+
+def test_a_trial_without_the_predictions_of_a_split_that_it_measured_says_so_wherever_it_is_missed(layout: Layout) -> None:
+    """As a trial of which the file of another copy was brought: it would drop out of the comparison without a word."""
+    for config, accuracy in zip(configs(4, seeds=2, epochs=2), (0.9, 0.8, 0.5, 0.5), strict=True):
+        write_trial(layout, config, IMAGES, accuracy=accuracy)
+    one, other = make_leaderboard(scan(layout)).rows
+    files = layout.trial(one.trials[0].trial_id)
+    with np.load(files.predictions) as arrays:
+        rest = {name: values for name, values in arrays.items() if not name.startswith("test_")}
+    np.savez(files.predictions, allow_pickle=False, **rest)
+    assert read_predictions(files, "test") is None
+    why = f"{files.predictions}: has no predictions of the test images that result.json tells of"
+    lines = comparison_lines(one, other, layout)
+    assert lines[0].startswith("validation accuracy: ") and why not in lines[0]
+    assert lines[1].startswith("test accuracy: ") and why in lines[1]
+    (section,) = make_sections(scan(layout), layout)
+    assert not section.pool.rejected  # it contradicts nothing
+    found = make_ensembles(section.board, layout)
+    assert found is not None and found.left_out == (f"test images ({why})",)
 
 
 def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layout: Layout) -> None:

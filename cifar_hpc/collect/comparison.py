@@ -17,7 +17,15 @@ from cifar_hpc.collect.image_sets import image_set
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
-from cifar_hpc.collect.statistics import Difference, Floats, compare_chosen, compare_networks, compare_splits, known_error
+from cifar_hpc.collect.statistics import (
+    Difference,
+    Floats,
+    compare_chosen,
+    compare_networks,
+    compare_splits,
+    known_error,
+    within,
+)
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.metrics import jackknife_counts
@@ -136,6 +144,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     untested |= dict.fromkeys((row.point_id for row in far_below), FAR_BELOW)
     over_seeds = {point: found for point, found in differences.items() if not found.networks}
     differences |= step_down(over_seeds, max(len(ranked) - sum(row.point_id in ranked for row in far_below), 2))
+    differences = {point: within(found, info.difference_bounds) for point, found in differences.items()}
     optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
     of_networks = all(len(rounds) == 1 for _, rounds in means) and first.parts is None if first else True
     return Comparison(best.point_id, differences, untested, optimism, of_networks)
@@ -154,7 +163,7 @@ def compare_points(
     if first.parts is not None:
         return _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
     if len(first.rounds) == len(second.rounds) == 1:
-        return compare_networks(first.values[0], second.values[0])
+        return within(compare_networks(first.values[0], second.values[0]), info.difference_bounds)
     common = sorted({*first.rounds} & {*second.rounds})
     if len(common) < 2:
         raise CifarHpcError(
@@ -163,7 +172,7 @@ def compare_points(
         )
     share = first.share if one.trials[0].own_split else 0.0  # on test they have the same images, and yet trained on others
     one_SN, other_SN = (read.values[[read.rounds.index(seed) for seed in common]] for read in (first, second))
-    found = compare_chosen(one_SN, other_SN, share)
+    found = within(compare_chosen(one_SN, other_SN, share), info.difference_bounds)
     if len(common) == len(first.rounds) == len(second.rounds):
         return found
     return replace(

@@ -14,6 +14,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import CONFIDENCE
 from cifar_hpc.collect.trials import CURVES, Axis, Curves
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.plans import MIN_SEEDS
 
 
@@ -108,14 +109,15 @@ def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
         for seed, values in enumerate(seeds):
             values_SE[seed, : len(values)] = values
         values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
-        bands[name] = band_of(values_SE)
+        bands[name] = band_of(values_SE, OBJECTIVES["val_acc" if name.endswith("_acc") else "val_loss"].bounds)
     return bands
 
 
-def band_of(values_SE: NDArray[np.float32]) -> Band:
-    """Of S seeds over E epochs; NaN where a seed had ended."""
+def band_of(values_SE: NDArray[np.float32], bounds: tuple[float, float]) -> Band:
+    """Of S seeds over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be."""
     values_SE = values_SE.astype(np.float64)  # a diverging loss overflows the squares of float32
     mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)
     spread_E = np.sqrt(np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1) / seeds_E)
     half_E = np.where(seeds_E >= MIN_SEEDS, stdtrit(np.maximum(seeds_E - 1, 1), (1 + CONFIDENCE) / 2) * spread_E, np.nan)
-    return Band(mean_E.astype(np.float32), (mean_E - half_E).astype(np.float32), (mean_E + half_E).astype(np.float32))
+    low_E, high_E = np.maximum(mean_E - half_E, bounds[0]), np.minimum(mean_E + half_E, bounds[1])
+    return Band(mean_E.astype(np.float32), low_E.astype(np.float32), high_E.astype(np.float32))

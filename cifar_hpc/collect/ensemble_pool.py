@@ -26,6 +26,7 @@ from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial, told_of
 from cifar_hpc.config.metrics import right_of
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
@@ -61,7 +62,7 @@ class Ensembles:
     shown: tuple[Trial, ...]
     disagreement: NDArray[np.float64]
     soups: tuple[Measured, ...] = ()
-    stale: tuple[str, ...] = ()  # a sentence for each soup that is left out
+    left_out: tuple[str, ...] = ()  # trials, test images and soups that are in none of it, and why
 
     @property
     def highest(self) -> Measured:
@@ -90,7 +91,8 @@ def make_ensembles(
 
     soups: the folder of those that `cifar-hpc soup` made.
     """
-    candidates, predictions = _read_members(board, layout)
+    left_out: list[str] = []
+    candidates, predictions = _read_members(board, layout, left_out)
     if len(candidates) < 2:
         return None
     trials = [candidate.trial for candidate in candidates]
@@ -102,11 +104,10 @@ def make_ensembles(
     if not chosen:
         return None
     needed = sorted({0, *(member for found in chosen for member in found.combination.weights)})
-    tests = _read_tests(candidates, needed, layout)
+    tests = _read_tests(candidates, needed, layout, left_out)
     measured = tuple(_measure(found, candidates, library, tests, layout) for found in chosen)
     greedy = next((found for found in chosen if found.combination.method == "greedy"), chosen[0])
     shown = list(greedy.combination.weights)[:12]
-    stale: list[str] = []
     return Ensembles(
         best=trials[0],
         members=len(trials),
@@ -114,21 +115,23 @@ def make_ensembles(
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),
         disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
-        soups=tuple(_read_soups(soups, layout, tests[0][0] if tests and len(tests[0]) == 1 else None, stale)) if soups else (),
-        stale=tuple(stale),
+        soups=tuple(_read_soups(soups, layout, tests[0][0] if tests and len(tests[0]) == 1 else None, left_out))
+        if soups
+        else (),
+        left_out=tuple(left_out),
     )
 
 
-def _read_soups(folder: Path, layout: Layout, best: SplitPredictions | None, stale: list[str]) -> Iterator[Measured]:
+def _read_soups(folder: Path, layout: Layout, best: SplitPredictions | None, left_out: list[str]) -> Iterator[Measured]:
     """Soups beside the best member on the test images. Those that cannot be read, or whose members were trained again or
-    deleted, are left out; why is added to `stale`."""
+    deleted, are left out; why is added to `left_out`."""
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
             check_members(layout, record.members, path.stem)
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
         except (CifarHpcError, OSError) as error:
-            stale.append(str(error))
+            left_out.append(str(error))
             continue
         test = None
         if found is not None and best is not None and found.same_images(best):
@@ -157,13 +160,15 @@ def _as_one(trials: Sequence[Trial]) -> Trial:
     )
 
 
-def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Candidate], list[SplitPredictions]]:
-    """Those that classified the best one's validation images, most accurate first. Corrupt predictions are left out."""
+def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tuple[list[Candidate], list[SplitPredictions]]:
+    """Those that classified the best one's validation images, most accurate first. Those whose predictions are corrupt or
+    missing are not among them; why is added to `left_out`."""
     everyone = [candidate for row in board.measured for candidate in _candidates(row)]
     ranked = sorted(everyone, key=lambda one: (-(one.trial.val_acc or 0.0), one.trial.trial_id))
     first_of_arch = {id(one) for one in {str(c.trial.config["arch"]): c for c in reversed(ranked)}.values()}
     candidates: list[Candidate] = []
     found: list[SplitPredictions] = []
+    unread: list[str] = []
     for place, candidate in enumerate(ranked):
         if place >= _MOST_MEMBERS and id(candidate) not in first_of_arch:
             continue
@@ -173,25 +178,35 @@ def _read_members(board: Leaderboard, layout: Layout) -> tuple[list[Candidate], 
                 predictions: SplitPredictions | None = read_rounds(candidate.networks, layout)
             else:
                 predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
-        except RecordError:
+        except RecordError as error:
+            unread.append(str(error))
             continue
         if predictions is not None and predictions.all_told and (not found or predictions.same_images(found[0])):
             candidates.append(candidate)
             found.append(predictions)
+    if unread:
+        left_out.append(f"{plural(len(unread), 'trial')} ({unread[0]}{', and others' if len(unread) > 1 else ''})")
     return candidates, found
 
 
-def _read_tests(candidates: Sequence[Candidate], needed: Sequence[int], layout: Layout) -> dict[int, list[SplitPredictions]]:
-    """Test predictions of the networks that were chosen; empty unless all have them, of the same images."""
+def _read_tests(
+    candidates: Sequence[Candidate], needed: Sequence[int], layout: Layout, left_out: list[str]
+) -> dict[int, list[SplitPredictions]]:
+    """Test predictions of the networks that were chosen; empty unless all have them, of the same images: where it is
+    not the data that has none, why is added to `left_out`."""
     tests: dict[int, list[SplitPredictions]] = {}
     first: SplitPredictions | None = None
     for member in needed:
         for trial in candidates[member].networks:
             try:
                 found = read_predictions(layout.trial(trial.trial_id), "test", trial.told("test"), trial.classes)
-            except RecordError:
+            except RecordError as error:
+                left_out.append(f"test images ({error})")
                 return {}
-            if found is None or (first is not None and not found.same_images(first)):
+            if found is None:
+                return {}
+            if first is not None and not found.same_images(first):
+                left_out.append(f"test images ({trial.trial_id} classified others)")
                 return {}
             first = first or found
             tests.setdefault(member, []).append(found)

@@ -14,7 +14,7 @@ from typing import Any
 
 from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
-from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits
+from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits, within
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
@@ -301,13 +301,7 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
         share = _held_out(measured[0][1]) if measured and measured[0][1].own_split else 0.0
         found = estimate([value for value, _ in measured], images, counted=info.metric == "acc", share=share)
-    if found is None or found.low is None or found.high is None:
-        return found
-    if info.metric == "loss":  # no number that it could not be
-        return replace(found, low=max(found.low, 0.0))
-    if not info.share or not 0 <= found.mean <= 1:
-        return found
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
+    return None if found is None else within(found, info.bounds)
 
 
 def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:

@@ -100,15 +100,17 @@ def join_folds(parts: Sequence[tuple[int, SplitPredictions]]) -> SplitPrediction
 def read_predictions(
     files: TrialFiles, split: str, told: SplitMetrics | None = None, classes: tuple[str, ...] | None = None
 ) -> SplitPredictions | None:
-    """The predictions of 'val' or 'test'; None where the trial has no such split.
+    """The predictions of 'val' or 'test'; None where there is no such split, and the record tells of none.
 
-    Raises RecordError where there is no such file or it is corrupt, ContradictionError where it does not give what the record
-    has told of the split, or is of other classes.
+    Raises RecordError where there is no such file, it is corrupt or lacks what the record tells of, ContradictionError where it
+    does not give what the record has told of the split, or is of other classes.
     """
     try:
         with open_regular(files.predictions) as stream, np.load(stream, allow_pickle=False) as arrays:
             if f"{split}_logits" not in arrays:
-                return None
+                if told is None:
+                    return None
+                raise RecordError(f"{files.predictions}: has no predictions of the {split} images that result.json tells of")
             logits = arrays[f"{split}_logits"].astype(np.float32)
             labels = arrays[f"{split}_labels"].astype(np.int64)
             index = arrays["val_index"].astype(np.int64) if split == "val" else None
@@ -116,6 +118,8 @@ def read_predictions(
             names = tuple(map(str, arrays[CLASSES])) if classes is not None and CLASSES in arrays else classes
     except FileNotFoundError:
         raise RecordError(f"{files.predictions}: there is none") from None
+    except RecordError:
+        raise
     except Exception as error:  # whatever a stranger's file makes of numpy
         raise RecordError(f"{files.predictions}: corrupt, or no file of ours: {error}") from error
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or (index is not None and index.shape != labels.shape):

@@ -80,4 +80,4 @@ def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
                 yield trial.trial_id, str(error)
                 break
             except RecordError:  # corrupt or missing: it contradicts nothing, and its row is not tested
-                break
+                continue

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ LEVEL = 0.05  # of a test
 NO_ERROR = 1e-9  # a standard error that is none but for rounding
 NONE_OF_IMAGE = 0.05  # share of what one image counts: seeds that agree but for less, as in F1, agree in number
 Floats = NDArray[np.floating]
+WithInterval = TypeVar("WithInterval", "Estimate", "Difference")
 FOLDS_TEST = "paired t-test over splits and images, corrected for the training images that they share"
 
 
@@ -69,10 +71,11 @@ def estimate(
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, None, None, images)
     half = half_interval(sd * sd * (1 / n + share), n - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
     low, high = mean - half, mean + half
-    if counted_n:  # a share is not beyond 0 and 1; of shares near them the t interval knows too little of other images
+    if counted_n:  # of shares near 0 and 1 the t interval knows too little of other images
         wilson_low, wilson_high = wilson_interval(mean, counted_n)
-        low, high = max(min(low, wilson_low), 0.0), min(max(high, wilson_high), 1.0)
-    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, counted_n is not None)
+        low, high = min(low, wilson_low), max(high, wilson_high)
+    found = Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, counted_n is not None)
+    return within(found, (0.0, 1.0)) if counted_n else found
 
 
 def estimate_over_splits(
@@ -99,6 +102,16 @@ def estimate_over_splits(
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, of_images=counted)
     half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)
     return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images, of_images=True)
+
+
+def within(found: WithInterval, bounds: tuple[float, float]) -> WithInterval:
+    """With an interval that ends where its number cannot be beyond: bounds of an objective, or of the difference of two. As it
+    is where the number itself is beyond them, as of an objective of the user's own that calls itself a share."""
+    least, most = bounds
+    at = found.mean if isinstance(found, Estimate) else found.difference
+    if found.low is None or found.high is None or not least <= at <= most:
+        return found
+    return replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
 def half_interval(of_seeds: float, seeds_freedom: float, of_images: float, images: int | None) -> float:

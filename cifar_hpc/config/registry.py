@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -108,6 +109,17 @@ class ObjectiveInfo:
     counts: Target | None = None
     between: Target | None = None
     sha256: str | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest that it can be."""
+        return (0.0 if self.share or self.metric == "loss" else -math.inf), 1.0 if self.share else math.inf
+
+    @property
+    def difference_bounds(self) -> tuple[float, float]:
+        """The least and the largest that the difference of two can be."""
+        least, most = self.bounds
+        return least - most, most - least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,10 +97,12 @@ def _best_of_each(pivot: Pivot) -> dict[Key, Row]:
 def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     axes = (*pivot.row_axes, *pivot.column_axes)
     accuracy: dict[Key, dict[str, tuple[float, int]]] = {}
+    unread: list[str] = []
     for key, row in _best_of_each(pivot).items():
         try:
             found = class_accuracies(row, layout, split)
-        except RecordError:  # the comparison with the best names it
+        except RecordError as error:
+            unread.append(f"{row.label} ({error})")
             continue
         if found:
             accuracy[key] = found
@@ -114,7 +116,7 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     note = (
         f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best"
         f" configuration of its kind; first the class with the lowest number of all.{left}"
-    )
+    ) + "".join(f" Left out: {one}." for one in unread)
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 
 

@@ -134,7 +134,7 @@ def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
     """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1, of a loss at 0."""
     if effect.half is None:
         return None
-    low, high = (0.0, 1.0 if board.info.share else math.inf)
+    low, high = board.info.bounds
     half, means = effect.half, [float(mean) for mean in effect.means]
     return [[min(half, mean - low) for mean in means], [min(half, high - mean) for mean in means]]
 

@@ -104,7 +104,7 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         " accurate member is the highest of many, and flattered. Test was measured once and chooses nothing. p: McNemar's test"
         " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
         " Files: ensembles/METHOD.json."
-    ) + "".join(f" Left out: {reason}." for reason in ensembles.stale)
+    ) + "".join(f" Left out: {reason}." for reason in ensembles.left_out)
     trials = {trial.trial_id: (row, trial) for row in found.board.rows for trial in row.trials}
     weights = [
         (*_named(member.trial_id, trials), f"{100 * member.weight:.1f}", f"{member.temperature:.2f}", member.trial_id)

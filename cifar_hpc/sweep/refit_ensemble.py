@@ -142,7 +142,10 @@ def _with_test(layout: Layout, made: EnsembleRecord, results: Mapping[str, Trial
             listener.note(f"test accuracy not measured: {error}")
             return made
         first = first or found
-        if found is None or first is None or not found.same_images(first):
+        if found is None or first is None:
+            return made
+        if not found.same_images(first):
+            listener.note(f"test accuracy not measured: {member.trial_id} classified other test images")
             return made
         probabilities[i] = calibrate(found.logits, member.temperature)
     assert first is not None  # an ensemble has members
