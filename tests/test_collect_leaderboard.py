@@ -390,6 +390,8 @@ def test_a_split_into_folds_is_not_told_by_the_share_that_it_does_not_hold_out(l
     write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", val_frac=0.2)), 0.9)
     names = [name for name, _ in split_by_images(scan(layout))]
     assert sorted(names) == ["cifar10, folds 2", "cifar10, val_frac 0.1", "cifar10, val_frac 0.2"]
+    labels = sorted(row.label for row in make_leaderboard(scan(layout)).rows)
+    assert labels == ["dataset.folds=2", "dataset.val_frac=0.1", "dataset.val_frac=0.2"]
 
 
 def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:

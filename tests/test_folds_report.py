@@ -24,6 +24,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.comparison_table import comparison_table
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import covers_text, in_short
 from cifar_hpc.report.tables import leaderboard_records
@@ -95,6 +96,7 @@ def test_two_points_are_compared_fold_by_fold(layout):
     t = gaps.mean() / (gaps.std(ddof=1) * math.sqrt(1 / 6 + 0.5))
     assert found.p_value == pytest.approx(2 * student.sf(abs(t), 5)) and found.difference == pytest.approx(gaps.mean())
     assert compare_points(one, other, layout, "test").test == FOLDS_TEST
+    assert "mean over folds:" in comparison_table(one, other, layout)[0]
 
 
 @pytest.mark.parametrize("objective", ["balanced_acc", "macro_f1", "macro_auroc"])

@@ -21,6 +21,7 @@ from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.names import parse_words
+from cifar_hpc.status.query import spell
 from cifar_hpc.sweep.specs import find_spec, load_named
 
 SPEC = """\
@@ -229,6 +230,19 @@ def test_nothing_is_ranked_across_data_sets_under_one_name_either(layout):
         find_named(layout, [])
     numbers = [row.number for row in _rows(layout)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_configuration_that_a_filter_leaves_alone_is_named_as_without_it(layout):
+    row = _rows(layout, "photos")[2]
+    words = " ".join(f"{key}={spell(value, key)}" for key, value in row.axes.items())
+    alone = find_named(layout, f"photos {words}").row
+    assert alone.axes == {} and alone.label == row.label != "the only configuration"
+    assert row.label in repr(read_results(layout.root).best("photos", words))
+    assert (
+        find_best(layout, f"photos {words}")[0].row.told_by
+        == row.axes
+        == read_results(layout.root).best(f"photos {words}").axes
+    )
 
 
 def test_python_names_things_as_the_commands_do(layout):

@@ -117,7 +117,7 @@ def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
     write_trial(Layout(tmp_path), other, Images.draw(80, 20))
     found = CliRunner().invoke(app, ["compare", one.point_id, other.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
     assert found.exit_code == 2 and "did not classify the same val images" in " ".join(found.stderr.split())
-    assert found.stdout == "" and TABLE_TITLES["val"] not in found.stderr
+    assert found.stdout == "" and TABLE_TITLES["val"].format(runs="seeds") not in found.stderr
 
 
 def test_what_was_validated_on_other_images_is_compared_on_the_test_images_that_it_shares(tmp_path) -> None:
@@ -129,7 +129,7 @@ def test_what_was_validated_on_other_images_is_compared_on_the_test_images_that_
     write_trial(Layout(tmp_path), other, Images(all_of_them.labels[20:], all_of_them.hardness[20:], 40))
     found = CliRunner().invoke(app, ["compare", one.point_id, other.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
     said = " ".join(found.stderr.split())
-    assert found.exit_code == 0 and TABLE_TITLES["test"] in said and "test images" in found.stdout
+    assert found.exit_code == 0 and TABLE_TITLES["test"].format(runs="seeds") in said and "test images" in found.stdout
     assert "did not classify the same val images" in said and "the same test images" not in said
     assert re.search("test accuracy: .* p [=<] [0-9.]+", said)
 

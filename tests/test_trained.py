@@ -91,7 +91,7 @@ def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, seeds, pictu
     layout.trial(configs[1].trial_id).result.write_text("{")
     answer = run("predict", point, pictures)
     assert answer.exit_code == 1
-    assert configs[1].trial_id in answer.stderr and "not in the mean over 1 seed" in answer.stderr
+    assert configs[1].trial_id in answer.stderr and "not in the mean over 1 network" in answer.stderr
     assert run("predict", configs[0].trial_id, pictures).exit_code == 0
 
 

@@ -117,7 +117,7 @@ class Best:
 
     def __repr__(self) -> str:
         acc = f", val_acc {self.val_acc:.4f}" if self.val_acc is not None else ""
-        return f"Best({self.row.label}{acc}, seeds {', '.join(str(trial.seed) for trial in self.row.trials)})"
+        return f"Best({self.row.label}{acc}, seeds {', '.join(dict.fromkeys(str(trial.seed) for trial in self.row.trials))})"
 
     @property
     def point_id(self) -> str:
@@ -126,7 +126,7 @@ class Best:
     @property
     def axes(self) -> Mapping[str, Any]:
         """The swept keys and their values."""
-        return self.row.axes
+        return self.row.told_by
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import allocated_text, score_text
 from cifar_hpc.sweep.accounting import look_up
+from cifar_hpc.sweep.holding import living_owner
 from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -121,7 +122,7 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
         typer.echo(f"  {word:<9}  {n} x {reason}")
     for line in left_out_line(plan, reasons, MOST_REASONS):
         say(line)
-    for line in next_lines(plan, shown):
+    for line in next_lines(plan, shown, living_owner(Layout(results_root()).sweep(plan.sweep))):
         say(line)
 
 

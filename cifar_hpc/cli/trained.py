@@ -40,7 +40,8 @@ def predict(
     ],
     folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
 ) -> None:
-    """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its seeds.
+    """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its
+    networks.
 
     The ids are the files' names as they are, for programs (control characters and bytes that are no UTF-8 spelled out, such as
     \\n): a spreadsheet is to import them as text. What cannot be read as an image is named on stderr, and the exit status is 1;
@@ -59,7 +60,7 @@ def predict(
         rows.append((name, "", "") if label is None else (name, label, f"{share_K.max():.6f}"))
     typer.echo(to_data_csv(rows), nl=False)
     for line in members.unread:
-        typer.echo(f"not in the mean over {plural(len(members.members), 'seed')}: {line}", err=True)
+        typer.echo(f"not in the mean over {plural(len(members.members), 'network')}: {line}", err=True)
     if found.frames:
         first = f"{found.frames[0]}{' and others' if len(found.frames) > 1 else ''}"
         typer.echo(f"{plural(len(found.frames), 'file')} of several frames ({first}): the first is labelled", err=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -51,6 +51,7 @@ class Row:
     test_score: Estimate | None = None  # the objective on test, where it is neither accuracy nor loss
     own: ObjectiveInfo | None = None  # its trials' objective, where it is one of the user's own that a plan here tells of
     begun: bool = False  # whether its trials started from other trials' networks
+    whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # of a filtered leaderboard: its axes without the filter
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
 
     @property
@@ -61,11 +62,16 @@ class Row:
         return self.train_s + (self.before_s or 0.0)
 
     @property
+    def told_by(self) -> Mapping[Axis, Any]:
+        """The axes that vary and its values; where a filter left nothing but this configuration, those that vary without it."""
+        return self.axes or self.whole_axes
+
+    @property
     def label(self) -> str:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for, unless it has none at all."""
-        parts = [f"{key}={value_text(value, key)}" for key, value in self.axes.items() if value is not None]
-        parts += ["from scratch"] if self.axes.get("weights", "") is None else []
-        parts = parts or [f"{key}={value_text(value, key)}" for key, value in self.axes.items()]
+        parts = [f"{key}={value_text(value, key)}" for key, value in self.told_by.items() if value is not None]
+        parts += ["from scratch"] if self.told_by.get("weights", "") is None else []
+        parts = parts or [f"{key}={value_text(value, key)}" for key, value in self.told_by.items()]
         return " ".join(parts) or "the only configuration"
 
     @property

@@ -47,12 +47,15 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
     if not terms:
         return sections
     everyone = make_sections(chosen_pool(layout, list(names), "", queue), layout)
-    numbers = {row.point_id: row.number for section in everyone for row in section.board.rows}
-    return [replace(section, board=_numbered(section.board, numbers)) for section in sections]
+    whole = {row.point_id: row for section in everyone for row in section.board.rows}
+    return [replace(section, board=_as_in(whole, section.board)) for section in sections]
 
 
-def _numbered(board: Leaderboard, numbers: Mapping[str, int | None]) -> Leaderboard:
-    return replace(board, rows=tuple(replace(row, number=numbers.get(row.point_id)) for row in board.rows))
+def _as_in(whole: Mapping[str, Row], board: Leaderboard) -> Leaderboard:
+    """The rows with the numbers and axes that they have in the leaderboard that no filter cuts."""
+    there = [(row, whole.get(row.point_id)) for row in board.rows]
+    rows = [replace(row, number=one.number if one else None, whole_axes=one.axes if one else {}) for row, one in there]
+    return replace(board, rows=tuple(rows))
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:

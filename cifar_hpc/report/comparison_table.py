@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cifar_hpc.collect.comparison import compare_points, split_of_both
-from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.leaderboard import Row, runs_of
 from cifar_hpc.collect.pivot import class_accuracies
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
@@ -16,14 +16,14 @@ from cifar_hpc.status.words import decimals_of, points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 TABLE_TITLES = {
-    "val": "Validation accuracy of each class, percent, mean over seeds:",
-    "test": "Test accuracy of each class, percent, mean over seeds (their validation images are not the same):",
+    "val": "Validation accuracy of each class, percent, mean over {runs}:",
+    "test": "Test accuracy of each class, percent, mean over {runs} (their validation images are not the same):",
 }
 
 
 def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[TextColumn]]:
-    """Its title, and the percent of each class' images that are right, mean over seeds: those of validation, or of test where
-    these alone are the same. Raises CifarHpcError where none are, RecordError on corrupt predictions."""
+    """Its title, and the percent of each class' images that are right, mean over seeds or folds: of validation, or of test
+    where these alone are the same. Raises CifarHpcError where none are, RecordError on corrupt predictions."""
     split = split_of_both(one, other, layout)
     first, second = (class_accuracies(row, layout, split) for row in (one, other))
     rows = []
@@ -33,7 +33,8 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[Te
             rows.append(
                 (name, str(images), *(score_text(acc, images, most=1) for acc in (a, b)), points_text(a - b, images, most=1))
             )
-    return TABLE_TITLES[split], plain_columns(("class", f"{split} images", one.label, other.label, "difference"), rows)
+    title = TABLE_TITLES[split].format(runs=runs_of([*one.trials, *other.trials]))
+    return title, plain_columns(("class", f"{split} images", one.label, other.label, "difference"), rows)
 
 
 def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:

@@ -47,12 +47,14 @@ def left_line(foreign: OtherVersionError) -> str:
     return f"left as it is: {foreign}. To train it again all the same: {foreign.without}"
 
 
-def next_lines(plan: PlanRecord, states: Mapping[str, TrialState]) -> list[str]:
-    """What to type now, as these trials stand."""
+def next_lines(plan: PlanRecord, states: Mapping[str, TrialState], owner: str | None = None) -> list[str]:
+    """What to type now, as these trials stand. owner: the living process that runs or submits the sweep, in words."""
     by_status = {status: [s for s in states.values() if s.status is status] for status in Status}
     if by_status[Status.FAILED]:
         return failure_lines(plan, states.values())
     open_ = [state for status in (Status.PLANNED, Status.LOST, Status.CANCELLED) for state in by_status[status]]
+    if owner is not None and (open_ or plan.to_come):
+        return [f"next: nothing yet: {owner} goes on with it"]
     if open_:
         kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""
         return [f"next: {sweep_command(plan)}{kept}"]

@@ -155,6 +155,8 @@ def flat_config(text: str) -> Mapping[str, Any]:
     flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
+    if flat.get("dataset.folds") is not None:  # each fold is held out in turn
+        flat["dataset.val_frac"] = None
     if folder := flat.get("dataset.folder"):
         flat["dataset"] = PurePath(folder).name
     for key in unhashed_keys():  # no parts of the trial, or said by another

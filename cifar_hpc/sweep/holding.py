@@ -39,8 +39,20 @@ def held(files: SweepFiles, does: str, wait_s: float = 0.0, told: Callable[[str]
             driver.folder.rmdir()
 
 
+def living_owner(files: SweepFiles) -> str | None:
+    """Who has it now, 'process 12 on node7'; None where no living process has."""
+    with contextlib.suppress(OSError, RecordError):
+        owner = claims.newest_claim(files.driver)
+        if owner is not None and claims.is_alive(owner, files.driver.claim(owner.attempt)):
+            return _words(owner)
+    return None
+
+
 def _owner(files: SweepFiles) -> str:
     with contextlib.suppress(IndexError, OSError, RecordError):
-        owner = read_record(files.driver.claims()[-1], Claim)
-        return f"process {owner.pid} on {owner.host}"
+        return _words(read_record(files.driver.claims()[-1], Claim))
     return "another process"
+
+
+def _words(owner: Claim) -> str:
+    return f"process {owner.pid} on {owner.host}"

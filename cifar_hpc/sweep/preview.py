@@ -8,7 +8,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.search.run import journal_of
 from cifar_hpc.spec.search import Scheduler, expected_epochs, replaced_n
 from cifar_hpc.spec.sweep import SweepSpec
@@ -71,6 +71,13 @@ def _halving_line(plan: Plan, halving: Scheduler) -> str:
     return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone_n else [])])
 
 
+def _has_sampled_all(before: PlanRecord | None, record: PlanRecord) -> bool:
+    """Whether the search has ended before its bound, as where fewer points than that train unlike, and is asked for no more."""
+    asked = ("definition", "num_points")
+    old, new = (before and before.search) or {}, record.search or {}
+    return before is not None and not before.to_come and all(old.get(key) == new.get(key) for key in asked)
+
+
 def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     """What `--dry-run` can know of a search: its bounds."""
     search = spec.search
@@ -79,13 +86,15 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     record = journal_of(spec, before, 1)
     states = reader_of(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
-    new_n = record.trials_at_most - len(record.trials)
+    new_n = 0 if _has_sampled_all(before, record) else record.to_come
     each = search.max_epochs // search.generations
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
     size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec)}, from {size}",
-        f"  to start  at most {len(open_) + new_n} trials, at most {left + new_n * each} epochs",
+        f"  to start  at most {plural(len(open_) + new_n, 'trial')}, at most {plural(left + new_n * each, 'epoch')}"
+        if open_ or new_n
+        else "  to start  none: the search has ended",
         *(
             f"  {status.value:<9} {n}"
             for status, n in sorted(Counter(state.status for state in states.values()).items())

@@ -39,7 +39,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
         raise CifarHpcError(f"refit: {name!r} is of no one sweep, and a refit is named after its sweep: give SWEEP or SWEEP#3")
     plan = read_plan(layout, sweep)
     refits = [
-        refit_of(layout, trial, named.row.best_epoch, named.row.axes)
+        refit_of(layout, trial, named.row.best_epoch, named.row.told_by)
         for named in found
         for trial in named.row.trials
         if trial.best_epoch is not None and named.row.best_epoch is not None
