@@ -136,6 +136,8 @@ def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_
     for one in ensembles.measured:
         assert len(one.record.members) % 3 == 0 and sum(m.weight for m in one.record.members) == pytest.approx(1)
         assert one.record.val_n == 90 and one.record.coefficients is None
+        assert one.record.test_acc - ensembles.best.test_acc == pytest.approx(one.test.difference)  # one table shows all three
+    assert (ensembles.best_n, ensembles.trials) == (3, 18)
 
 
 def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):

@@ -278,6 +278,13 @@ def test_a_setting_without_effect_is_warned_of(load, rest: str, warning: str) ->
     assert load(f"{HEAD}{rest}\n").warnings == (warning,)
 
 
+def test_what_a_search_warns_of_counts_no_trials_that_nobody_samples(load) -> None:
+    """A range's two ends stand for all between them: with 3 seeds and two values that made 12 trials of the 15 that came."""
+    search = "grid: {freeze: [none, 0.5]}\nsearch: {num_points: 5, ranges: {lr: {low: 0.001, high: 0.1}}}\nseeds: 3\n"
+    (told,) = load(f"{HEAD}base: {{arch: resnet18}}\n{search}").warnings
+    assert told == "some of the trials that may be sampled freeze blocks with random weights (weights: null)"
+
+
 @pytest.mark.parametrize("key", [*TRAINING, "freeze"])
 def test_a_setting_that_only_training_feels_is_warned_of_with_svm_and_knn(load, key: str) -> None:
     words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step", "train": "bias", "start": "probe"}

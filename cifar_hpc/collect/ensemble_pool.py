@@ -55,8 +55,9 @@ class Ensembles:
     disagreement: share of validation images on which each pair of greedy's members differs.
     """
 
-    best: Trial  # the most accurate member on validation
-    members: int
+    best: Trial  # the most accurate member on validation; of folds, which are one member, the first, with what all measured
+    best_n: int  # its networks: one, or those of its folds
+    trials: int  # whose networks could be members
     measured: tuple[Measured, ...]
     gain: tuple[float, ...]
     shown: tuple[Trial, ...]
@@ -108,9 +109,14 @@ def make_ensembles(
     measured = tuple(_measure(found, candidates, library, tests, layout) for found in chosen)
     greedy = next((found for found in chosen if found.combination.method == "greedy"), chosen[0])
     shown = list(greedy.combination.weights)[:12]
+    best = trials[0]
+    if len(candidates[0].networks) > 1:  # as an ensemble is measured against it
+        shares = _shares(tests[0], library.temperatures[0]) if tests else None
+        best = replace(best, test_acc=None if shares is None else float(right_of(shares, tests[0][0].labels).mean()))
     return Ensembles(
-        best=trials[0],
-        members=len(trials),
+        best=best,
+        best_n=len(candidates[0].networks),
+        trials=sum(len(candidate.networks) for candidate in candidates),
         measured=measured,
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),

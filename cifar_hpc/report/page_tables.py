@@ -84,23 +84,31 @@ def ledger_table(found: Findings) -> list[PageTable]:
     return [PageTable("ledger", "Ledger", columns, rows, " ".join(notes))] if rows else []
 
 
+_OF_FOLDS = (
+    "; the networks of the folds of one run are one member: on validation each answers for the images that it did not train on,"
+    " on test the mean of their probabilities counts"
+)
+
+
 def ensemble_tables(found: Findings) -> list[PageTable]:
     """Every ensemble beside its best member, and greedy's weights; nothing where there are no ensembles."""
     ensembles = found.ensembles
     if ensembles is None:
         return []
     best = ensembles.best
-    header = ("method", "members", "val acc %", "val against that member", "test acc %", "test against that member")
-    rows = [("most accurate member", "1", score_text(best.val_acc, best.val_n), "", score_text(best.test_acc, best.test_n), "")]
+    header = ("method", "networks", "val acc %", "val against that member", "test acc %", "test against that member")
+    scores = score_text(best.val_acc, best.val_n), score_text(best.test_acc, best.test_n)
+    rows = [("most accurate member", str(ensembles.best_n), scores[0], "", scores[1], "")]
     for one in (*ensembles.measured, *ensembles.soups):
         record = one.record
         val, test = (difference_text(difference) for difference in (one.val, one.test))
         size = str(len(record.members))
         scores = score_text(record.val_acc, record.val_n), score_text(record.test_acc, record.test_n)
         rows.append((record.method, size, scores[0], val, scores[1], test))
+    of_folds = _OF_FOLDS if ensembles.best_n > 1 else ""
     note = (
-        f"From {ensembles.members} trials. Members and weights are chosen on validation: on four fifths of its images, and"
-        " measured on the last fifth, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
+        f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on four fifths of its images,"
+        " and measured on the last fifth, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
         " accurate member is the highest of many, and flattered. Test was measured once and chooses nothing. p: McNemar's test"
         " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
         " Files: ensembles/METHOD.json."

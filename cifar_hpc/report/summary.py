@@ -271,7 +271,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     many = plural(len(board.rivals), "configuration")
     if of_networks:
         return (
-            f"Being the highest of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
+            f"Being the best of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
     how = "found by choosing again without one seed and a tenth of the images, and measuring on those"
@@ -281,9 +281,11 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
 def _ensemble(found: Ensembles) -> str:
     best = found.highest
     test = f"; on test {difference_text(best.test)}" if best.test else ""
-    against = f"{difference_text(best.val)} on validation against the most accurate trial{test}"
+    alone = "trial" if found.best_n == 1 else f"member, the {found.best_n} networks of its folds"
+    against = f"{difference_text(best.val)} on validation against the most accurate {alone}{test}"
     if not found.gains:
-        return f"No ensemble is measurably better than the most accurate trial. The highest is {best.record.method}: {against}."
+        than = "the most accurate trial" if found.best_n == 1 else "its most accurate member"
+        return f"No ensemble is measurably better than {than}. The highest is {best.record.method}: {against}."
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."

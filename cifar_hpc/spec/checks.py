@@ -51,8 +51,8 @@ def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
     return list(found)
 
 
-def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> list[str]:
-    """A sentence for each key that the spec writes and that acts in no trial."""
+def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig], *, sampled: bool = False) -> list[str]:
+    """A sentence for each key that the spec writes and that acts in no trial. sampled: as of `warnings_of`."""
     sentences = []
     for key in written if configs else ():
         fitted, (acts, needs) = key in _FITTED_KEYS, _ACTS.get(key, (_always, ""))
@@ -61,19 +61,24 @@ def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig]) -> lis
         elif not any(acts(config) for config in configs if _trains(config) or not fitted):
             sentences.append(f"{key} has no effect: {needs}")
         elif key == "stop.patience" and (n := sum(_trains(c) and not acts(c) for c in configs)):
-            sentences.append(f"{key} has no effect in {_trials(n, len(configs))}: there it is not set or not below epochs")
+            sentences.append(
+                f"{key} has no effect in {_trials(n, len(configs), sampled)}: there it is not set or not below epochs"
+            )
     return sentences
 
 
-def warnings_of(configs: Sequence[TrialConfig]) -> list[str]:
-    """A sentence for each thing that runs and is likely not meant."""
+def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> list[str]:
+    """A sentence for each thing that runs and is likely not meant. sampled: the configs are the ends between which a search
+    samples, so that how many they are counts no trials."""
     sentences = []
     random = sum(c.weights is None and (c.freeze != "none" or c.train != "all" or c.lora is not None) for c in configs)
     if random:
-        sentences.append(f"{_trials(random, len(configs))} freeze blocks with random weights (weights: null)")
+        sentences.append(f"{_trials(random, len(configs), sampled)} freeze blocks with random weights (weights: null)")
     headless = sum(map(_keeps_random_classifier, configs))
     if headless:
-        sentences.append(f"{_trials(headless, len(configs))} never train the classifier, which stays as it was drawn by chance")
+        sentences.append(
+            f"{_trials(headless, len(configs), sampled)} never train the classifier, which stays as it was drawn by chance"
+        )
     tiny = {c.image_size for c in configs if c.image_size and _is_tiny(c)}
     if tiny:
         sentences.append(
@@ -85,10 +90,10 @@ def warnings_of(configs: Sequence[TrialConfig]) -> list[str]:
     few |= {c.batch_size: f"{n} training" for c in stepped if (n := _training_images(c)) is not None and n < c.batch_size}
     for batch_size, images in few.items():
         sentences.append(f"batch_size {batch_size} is more than the {images} images: one step an epoch")
-    return [*sentences, *_outlasting(configs)]
+    return [*sentences, *_outlasting(configs, sampled)]
 
 
-def _outlasting(configs: Sequence[TrialConfig]) -> list[str]:
+def _outlasting(configs: Sequence[TrialConfig], sampled: bool) -> list[str]:
     """A sentence for each setting whose time scale is longer than trials are."""
     trained = [config for config in configs if _trains(config)]
     found: dict[str, int] = {}
@@ -97,7 +102,7 @@ def _outlasting(configs: Sequence[TrialConfig]) -> list[str]:
             found[sentence] = found.get(sentence, 0) + 1
     # What is so in all trials with unfreeze_epoch is a setting without effect, of which idle_settings tells.
     return [
-        f"{sentence} ({_trials(n, len(configs))})"
+        f"{sentence} ({_trials(n, len(configs), sampled)})"
         for sentence, n in found.items()
         if "unfreeze" not in sentence or n < len(trained)
     ]
@@ -139,8 +144,10 @@ def _is_tiny(config: TrialConfig) -> bool:
     return published and config.stem == "imagenet" and (config.image_size or LEAST_PRETRAINED) < LEAST_PRETRAINED
 
 
-def _trials(n: int, of: int) -> str:
-    return "all trials" if n == of else f"{n} of {of} trials"
+def _trials(n: int, of: int, sampled: bool) -> str:
+    if n == of:
+        return "all trials"
+    return "some of the trials that may be sampled" if sampled else f"{n} of {of} trials"
 
 
 def _training_images(config: TrialConfig) -> int | None:

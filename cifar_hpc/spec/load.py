@@ -82,7 +82,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
             *warnings,
             *_unstacked(spec),
             *resolver.notes,
-            *warnings_of(search.corners if search else [trial.config for trial in trials]),
+            *warnings_of(search.corners if search else [trial.config for trial in trials], sampled=search is not None),
         ),
         search=search,
         order=order,

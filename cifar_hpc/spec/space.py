@@ -75,7 +75,7 @@ def read_search(
     )
     if search.is_population:
         _check_population(search, tree, origins, axes, has_include=bool(sections.include))
-    warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners)]
+    warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners, sampled=True)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
 
 
