@@ -20,7 +20,7 @@ from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import ErrorRecord, PlanRecord
 from cifar_hpc.records.store import read_record, write_record
-from cifar_hpc.report.summary import caveats
+from cifar_hpc.report.caveats import caveats
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.preflight import findings_of

@@ -29,12 +29,13 @@ from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.caveats import covers_text
 from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures_effects import draw_effects
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
-from cifar_hpc.report.summary import best_text, covers_text, headline
+from cifar_hpc.report.summary import best_text, headline
 from cifar_hpc.report.tables import leaderboard_columns
 
 IMAGES = Images.draw(500, 100)

@@ -22,8 +22,8 @@ from cifar_hpc.config.metrics import macro_f1
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.caveats import progress_text
 from cifar_hpc.report.comparison_table import comparison_lines
-from cifar_hpc.report.summary import progress_text
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.train.measure import halved, split_arrays
 from cifar_hpc.train.measure import measure as split_metrics

@@ -20,8 +20,9 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
+from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import best_text, caveats, certainty_text, in_short
+from cifar_hpc.report.summary import best_text, certainty_text, in_short
 from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point

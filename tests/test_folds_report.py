@@ -24,9 +24,10 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.caveats import covers_text
 from cifar_hpc.report.comparison_table import comparison_table
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import covers_text, in_short
+from cifar_hpc.report.summary import in_short
 from cifar_hpc.report.tables import leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, images_words
 from cifar_hpc.spec.load import spec_of

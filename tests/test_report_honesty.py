@@ -27,12 +27,13 @@ from cifar_hpc.records.claims import newest_claim
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EpochRecord, TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record
+from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.comparison_table import TABLE_TITLES, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
-from cifar_hpc.report.summary import caveats, cost_text
+from cifar_hpc.report.summary import cost_text
 from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
 from cifar_hpc.status.words import digits_of, points_text, score_text

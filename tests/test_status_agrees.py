@@ -21,7 +21,7 @@ from cifar_hpc.records.jobs import JobEvent, JobState, own_handle
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
-from cifar_hpc.report.summary import progress_text
+from cifar_hpc.report.caveats import progress_text
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import left_out_line, reasons_of
 from cifar_hpc.status.progress import Counts

@@ -22,15 +22,12 @@ from hypothesis import strategies as st
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.errors import Interrupted
-from cifar_hpc.planning.plan import Resources
 from cifar_hpc.records import claims
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status, TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.train.features import Feed
 from cifar_hpc.train.progress import Progress
-from cifar_hpc.worker.attempt import Attempt
-from cifar_hpc.worker.checkpoint import CheckpointWriter, load_checkpoint
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 
@@ -308,29 +305,6 @@ def test_an_attempt_that_lost_its_claim_writes_nothing_more(layout):
     assert claims.read_state(files, config.trial_id).status is Status.RUNNING
 
 
-def test_a_full_disk_fails_the_trial_and_the_next_attempt_goes_on_from_the_last_checkpoint(layout, monkeypatch, tmp_path):
-    from cifar_hpc.worker import checkpoint
-
-    config = digits_config(epochs=3)
-    written = []
-
-    def full(path, write):
-        written.append(path)
-        if len(written) == 2:
-            raise OSError(28, "No space left on device")
-        original(path, write)
-
-    original = checkpoint.write_atomic
-    job = dataclasses.replace(job_of(config), resources=Resources(checkpoint_minutes=1e-9))
-    with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "write_atomic", full)
-        run_job(job, layout, executor="inline")
-    state = claims.read_state(layout.trial(config.trial_id), config.trial_id)
-    assert state.status is Status.FAILED and "No space left" in state.reason
-    run_job(job_of(config), layout, executor="inline")
-    assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
-
-
 def test_where_a_trial_cannot_be_claimed_those_claimed_before_it_are_given_back(layout, monkeypatch):
     one, other = digits_config(freeze=1, lr=0.01), digits_config(freeze=1, lr=0.02)
     claim_trial = claims.claim_trial
@@ -345,15 +319,6 @@ def test_where_a_trial_cannot_be_claimed_those_claimed_before_it_are_given_back(
         run_job(job_of(one, other, together=True), layout, executor="inline")
     states = [claims.read_state(layout.trial(c.trial_id), c.trial_id).status for c in (one, other)]
     assert states == [Status.PLANNED] * 2  # not RUNNING for as long as this process lives
-
-
-def test_a_corrupt_checkpoint_means_a_restart_with_the_same_numbers(layout, tmp_path):
-    config = digits_config()
-    files = layout.trial(config.trial_id)
-    files.folder.mkdir(parents=True)
-    files.checkpoint.write_bytes(b"PK\x03\x04 corrupt")
-    run_job(job_of(config), layout, executor="inline")
-    assert numbers(result_of(layout, config)) == numbers(run_alone(tmp_path, config))
 
 
 def test_a_result_that_bears_another_id_is_no_result(layout):
@@ -387,44 +352,3 @@ def test_a_schedule_that_torch_has_is_torchs(schedule):
         assert LrSchedule(config, 10, 1.0).rate(step, 0) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
         optimizer.step()
         reference.step()
-
-
-def test_a_checkpoint_is_written_once_its_minutes_have_passed_and_an_older_one_is_gone_on_from(layout, tmp_path, monkeypatch):
-    config = digits_config(epochs=5, dropout=0.2, ema=0.9)
-    saved, save = [], Attempt.save
-
-    def counted(attempt, member):
-        saved.append(len(member.progress.curves))
-        save(attempt, member)
-
-    monkeypatch.setattr(Attempt, "save", counted)
-    undisturbed = numbers(run_alone(tmp_path, config))
-    assert saved == []
-    job = dataclasses.replace(job_of(config), resources=Resources(checkpoint_minutes=1e-9))
-    monkeypatch.setattr(Attempt, "save", lambda attempt, member: len(member.progress.curves) == 2 and save(attempt, member))
-
-    def killed(trial_id, record):
-        if record.epoch == 4:
-            raise KeyboardInterrupt
-        return True
-
-    with pytest.raises(KeyboardInterrupt):
-        run_job(job, layout, executor="inline", on_epoch=killed)
-    files = layout.trial(config.trial_id)
-    assert len(files.metrics.read_text().splitlines()) == 3 and load_checkpoint(files.checkpoint)["progress"]["epoch"] == 3
-    monkeypatch.undo()
-    run_job(job_of(config), layout, executor="inline")
-    assert numbers(result_of(layout, config)) == undisturbed
-
-
-def test_the_best_weights_are_not_stored_beside_equal_ones(layout, monkeypatch):
-    told, write = {}, CheckpointWriter.write
-
-    def measured(writer, state):
-        told[state["progress"]["epoch"]] = state["best"] is None, state["progress"]["best_epoch"]
-        write(writer, state)
-
-    monkeypatch.setattr(CheckpointWriter, "write", measured)
-    job = dataclasses.replace(job_of(digits_config(epochs=4)), resources=Resources(checkpoint_minutes=1e-9))
-    run_job(job, layout, executor="inline")
-    assert told and all(equal == (best == epoch - 1) for epoch, (equal, best) in told.items())

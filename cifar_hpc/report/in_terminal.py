@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.config.words import plural
-from cifar_hpc.report.summary import caveats, failures, in_short, progress_text
+from cifar_hpc.report.caveats import caveats, failures, progress_text
+from cifar_hpc.report.summary import in_short
 from cifar_hpc.report.tables import leaderboard_latex, leaderboard_text, section_records, sections_markdown
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.tables import Format, print_columns, to_csv, to_json

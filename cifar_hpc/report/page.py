@@ -17,7 +17,7 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.trials import DATASET, Trial, value_text
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
-from cifar_hpc.report import summary
+from cifar_hpc.report import caveats, summary
 from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import Drawing, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
@@ -95,14 +95,14 @@ def make_part(
         drawings=drawings,
         tables=tables,
         trials=found.pool.trials,
-        progress=summary.progress_text(found.pool, found.board),
+        progress=caveats.progress_text(found.pool, found.board),
         to_come=sum(len(row.unfinished) for row in found.board.rows),
-        failures=summary.failures(found.pool.unfinished),
-        caveats=summary.caveats(found.pool, found.board),
+        failures=caveats.failures(found.pool.unfinished),
+        caveats=caveats.caveats(found.pool, found.board),
         columns=columns,
         rows=[_page_row(row, columns, found, layout, root) for row in found.board.rows],
         shading=_shading(found),
-        covers=summary.covers_text(found.pool.trials) if found.board.measured else "",
+        covers=caveats.covers_text(found.pool.trials) if found.board.measured else "",
         runs=found.board.runs,
         dots=_dots_text(found),
         next_seed=next_seed(found, layout),

@@ -1,154 +1,24 @@
-"""The report in words: what won, by how much, how sure, what is missing. Computes nothing that collect does not know."""
+"""The report in words: what won, by how much, how sure, what it cost, what to try next. Computes nothing that collect
+does not know."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.refitted import Refitted
-from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Difference, Estimate
-from cifar_hpc.collect.trials import DATASET, FINGERPRINT, Trial, Unfinished, value_text
-from cifar_hpc.config.dataset import BY_SEED
-from cifar_hpc.config.sources import is_own
+from cifar_hpc.collect.trials import DATASET, value_text
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
-from cifar_hpc.records.schema import Status
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n, seeds_text
-from cifar_hpc.report.words import difference_text, p_text, words_of
-from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text, total_text
-
-
-def covers_text(trials: Sequence[Trial]) -> str:
-    """Which sources of luck the intervals and the ± of these trials' validation cover; of unlike ones, those of each kind."""
-    kinds: dict[str, list[Trial]] = {}
-    for trial in trials:
-        of_own = "Of configurations whose seeds have splits of their own: " if trial.own_split else "Of those on one split: "
-        kinds.setdefault("Of configurations in folds: " if trial.fold is not None else of_own, []).append(trial)
-    said = [f"{whose if len(kinds) > 1 else ''}{_covers_of_alike(kinds[whose])}" for whose in sorted(kinds)]
-    if any(trial.epochs > 1 and trial.best_epoch is not None for trial in trials):
-        said.append(
-            "A trial's validation figure is that of its best epoch, which the same images chose: it is flattered a little, more"
-            " where they are few and the epochs many, and is in no interval."
-        )
-    return " ".join(said)
-
-
-def _covers_of_alike(trials: Sequence[Trial]) -> str:
-    """Of trials that are all in folds, all on splits of their own, or neither."""
-    runs = runs_of(trials)
-    cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
-    if runs != "seeds":
-        return (
-            "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
-            f" {runs} and the intervals, at 95 %, {cover} Bengio 2003)."
-        )
-    if any(trial.own_split for trial in trials):
-        return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003)."
-    shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
-    others = (
-        "The bands of learning curves count" if shares else "Those of other objectives, and the bands of learning curves, count"
-    )
-    return (
-        "Intervals are at 95 %. Those of accuracy count two kinds of luck: that of the seeds (the first weights, the order of"
-        " the images), where there are several, and that of which images happen to be measured."
-        f" {others} that of the seeds only. {_split_text(trials)}"
-    )
-
-
-def _split_text(trials: Sequence[Trial]) -> str:
-    """Whose luck the seeds' common split is."""
-    drawn = [
-        bool(trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size")) for trial in trials
-    ]
-    if any(drawn):
-        whose = "Each seed trains" if all(drawn) else "Of some configurations, not of all, each seed trains"
-        return (
-            f"{whose} on images that it draws itself, whose luck the ± counts; all are measured on the validation"
-            " images that the data set brings."
-        )
-    whose = "the data set's own split" if all(trial.own_val for trial in trials) else "one split"
-    return f"All seeds share {whose} into training and validation images: how lucky that split is, nothing here tells."
-
-
-def progress_text(pool: Pool, board: Leaderboard) -> str:
-    """'12 of 20 trials finished, 5 of 7 configurations measured: 1 failed, 2 running, 5 planned.'"""
-    finished = len(pool.trials) + len(pool.contradicted)
-    total = finished + len(pool.unfinished)
-    counts = {status: sum(trial.status is status for trial in pool.unfinished) for status in Status}
-    parts = [f"{count:,} {status}" for status, count in counts.items() if count]
-    parts += [f"up to {pool.to_come:,} more to sample"] if pool.to_come else []
-    points = f"{len(board.measured):,} of {plural(len(board.rows), 'configuration')}"
-    rest = f": {', '.join(parts)}." if parts else "."
-    left_out = f", {len(pool.contradicted):,} of them in no number" if pool.contradicted else ""
-    on = " on validation" if any(row.test_acc and row.score is None for row in board.rows) else ""
-    return f"{finished:,} of {total_text(total, pool.to_come)} finished{left_out}, {points} measured{on}{rest}"
-
-
-def caveats(pool: Pool, board: Leaderboard) -> list[str]:
-    """What a reader must know before trusting the order of the rows."""
-    notes = [*(finding.sentence for finding in pool.findings), *pool.notes]
-    refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
-    if refits:
-        notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
-    told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
-    notes += [
-        f"Which images {name} had when these trials trained, an older version did not record: a mean over seeds, and the order"
-        " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
-        for name in dict.fromkeys(str(config[DATASET]) for config in told)
-    ]
-    if part := [row for row in board.measured if row.partial and not row.last.diverged]:
-        are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
-        whole = len(part) == len(board.measured)
-        rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
-        notes.append(f"{plural(len(part), 'configuration')} {are} measured by a part of {their} {board.runs} only{rest}.")
-    cut = [row for row in board.measured if row.cut and not row.last.diverged and not row.partial]
-    if cut and len(cut) < len(board.measured):
-        stands, its = ("stands", "its number") if len(cut) == 1 else ("stand", "their numbers")
-        notes.append(
-            f"{plural(len(cut), 'configuration')} of which the search ended a trial early {stands} below those that it let go"
-            f" on, whatever {its}."
-        )
-    few = [row for row in board.measured if row.place is None and not row.last.diverged and not row.partial]
-    why = f"Fewer than three {board.runs}"
-    if few and len(few) == len(board.measured):
-        order = "" if cut else "rows are in the order of their numbers, and "
-        notes.append(f"{why}: {order}no ranking is claimed.")
-    elif few:
-        notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
-    if lost := [row for row in board.measured if row.last.diverged]:
-        stand = "stands" if len(lost) == 1 else "stand"
-        notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")
-    return [*notes, *left_out(pool)]
-
-
-def left_out(pool: Pool) -> list[str]:
-    """The files that are in no number, by reason."""
-    return [f"Left out: {line}" for line in _by_reason((r.reason, r.path) for r in pool.rejected)]
-
-
-def failures(trials: Sequence[Unfinished]) -> list[str]:
-    """'Failed: REASON [TRIALS]', a line for each reason, then those of the lost ones."""
-    found = {status: [(t.reason, t.trial_id) for t in trials if t.status is status] for status in (Status.FAILED, Status.LOST)}
-    return [f"{status.value.capitalize()}: {line}" for status, pairs in found.items() for line in _by_reason(pairs)]
-
-
-def _by_reason(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for reason, name in pairs:
-        names.setdefault(reason, []).append(name)
-    return [f"{reason} [{shortened(who)}]" for reason, who in names.items()]
-
-
-def shortened(names: Sequence[str], most: int = 4) -> str:
-    """'a, b, c, d and 6 more'."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+from cifar_hpc.report.words import difference_text, p_text, shortened, words_of
+from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text
 
 
 def headline(found: Findings) -> list[str]:
@@ -344,8 +214,8 @@ def _next_steps(found: Findings) -> list[str]:
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     if board.runs != "seeds" and not _goes_on(board):
-        refit = f"cifar-hpc refit {_named(found, best)}"
-        steps.append(f"Next: `{refit}` trains the best configuration {_refits(best)} on all labelled images.")
+        name = _named(found, best)
+        steps.append(f"Next: `cifar-hpc refit {name}` trains the best configuration {_refits(best)} on all labelled images.")
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:

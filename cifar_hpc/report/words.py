@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Axis, value_text
@@ -45,3 +47,9 @@ def p_text(p_value: float) -> str:
 def difference_text(found: Difference | None) -> str:
     """'+0.4 pp (p = 0.03)'; empty for None."""
     return f"{points_text(found.difference, found.images)} pp (p {p_text(found.p_value)})" if found else ""
+
+
+def shortened(names: Sequence[str], most: int = 4) -> str:
+    """'a, b, c, d and 6 more'."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
