@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.comparison import Comparison
-from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
@@ -131,93 +130,6 @@ def test_no_interval_of_a_loss_ends_below_none(layout: Layout) -> None:
         write(layout, dataclasses.replace(BASE, seed=seed, objective="val_loss"), 0.5, loss=loss)
     score = make_leaderboard(scan(layout)).rows[0].score
     assert score is not None and score.low == 0.0
-
-
-def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layout) -> None:
-    """Which a report does not rank together; seeds that have splits of their own, and folds, are of one."""
-    of_seed = [dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True) for seed in (0, 1)]
-    trials = [dataclasses.replace(BASE, seed=seed, dataset=dataset) for seed, dataset in enumerate(of_seed)]
-    other = dataclasses.replace(BASE, dataset=dataclasses.replace(of_seed[0], train_size=100))
-    for n, config in enumerate((*trials, other)):
-        write(layout, config, 0.8 + 0.05 * n)
-    for name, configs, end in (("one", trials, "(mean of 2)"), ("two", [*trials, other], "which are not comparable")):
-        write_plan(layout, configs, name)
-        plan = read_plan(layout, name)
-        best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
-        assert str(best).endswith(end), best
-
-
-def test_of_several_splits_the_best_loss_is_called_the_lowest(layout: Layout) -> None:
-    datasets = [dataclasses.replace(BASE.dataset, train_size=size) for size in (20, 40)]
-    trials = [dataclasses.replace(BASE, objective="val_loss", dataset=dataset) for dataset in datasets]
-    for config, loss in zip(trials, (0.2, 0.4), strict=True):
-        write(layout, config, 0.5, loss=loss)
-    write_plan(layout, trials, "s")
-    plan = dataclasses.replace(read_plan(layout, "s"), objective="val_loss")
-    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
-    assert best is not None and best.value == 0.2 and "the lowest of 2 data sets" in best.score
-
-
-def other(**keys: object) -> DatasetConfig:
-    return dataclasses.replace(BASE.dataset, **keys)  # type: ignore[arg-type]
-
-
-FOLDER = other(name="folder", folder="/one/photos", fingerprint="0123456789")
-OWN_VAL = dataclasses.replace(FOLDER, own_val=100)
-
-
-@pytest.mark.parametrize(
-    "datasets",
-    [
-        (FOLDER, dataclasses.replace(FOLDER, folder="/moved/pictures")),
-        (other(args=(("n", 1),), fingerprint="01"), other(args=(("n", 2),), fingerprint="01")),
-        (other(folds=2, fold=1), other(folds=2, fold=2, val_frac=0.2)),
-        (other(split_by_seed=True), other(split_by_seed=True, split_seed=1)),
-        (OWN_VAL, dataclasses.replace(OWN_VAL, train_size=20, split_seed=3, val_frac=0.5)),
-        (OWN_VAL, dataclasses.replace(OWN_VAL, train_size=20, split_seed=3, split_by_seed=True)),
-    ],
-)
-def test_what_is_measured_on_the_same_images_is_told_and_ranked_together(layout: Layout, datasets: list[DatasetConfig]) -> None:
-    assert {*_sets(layout, datasets)} == {1}
-
-
-@pytest.mark.parametrize(
-    "datasets",
-    [
-        (FOLDER, dataclasses.replace(FOLDER, fingerprint="other")),
-        (FOLDER, dataclasses.replace(FOLDER, train_size=20)),
-        (other(), other(args=(("n", 2),))),
-        (other(folds=2, fold=1), other(folds=2, fold=1, fold_groups="pairs")),
-        (OWN_VAL, dataclasses.replace(OWN_VAL, fingerprint="other")),
-        (OWN_VAL, dataclasses.replace(OWN_VAL, val_frac=0.0)),
-    ],
-)
-def test_what_is_measured_on_other_images_is_told_and_ranked_apart(layout: Layout, datasets: list[DatasetConfig]) -> None:
-    assert {*_sets(layout, datasets)} == {2}
-
-
-def _sets(layout: Layout, datasets: list[DatasetConfig]) -> tuple[int, int]:
-    """How many sets of images the best so far is said to be of, and a report ranks by themselves."""
-    trials = [dataclasses.replace(BASE, lr=0.1 * n, seed=n, dataset=dataset) for n, dataset in enumerate(datasets, 1)]
-    for config in trials:
-        write(layout, config, 0.8)
-    write_plan(layout, trials, "s")
-    plan = read_plan(layout, "s")
-    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
-    return best.sets if best else 0, len(split_by_images(scan(layout, ["s"])))
-
-
-def test_older_records_that_do_not_say_that_a_set_brings_validation_images_stand_with_newer_ones(layout: Layout) -> None:
-    write(layout, dataclasses.replace(BASE, dataset=OWN_VAL), 0.8)
-    write(layout, dataclasses.replace(BASE, dataset=dataclasses.replace(FOLDER, train_size=20)), 0.7)
-    assert len(split_by_images(scan(layout))) == 1
-
-
-def test_what_one_older_set_without_a_digest_brings_says_nothing_of_another(layout: Layout) -> None:
-    write(layout, dataclasses.replace(BASE, dataset=other(name="digits", own_val=100)), 0.8)
-    write(layout, BASE, 0.8)
-    write(layout, dataclasses.replace(BASE, dataset=other(train_size=20)), 0.7)
-    assert len(split_by_images(scan(layout))) == 3
 
 
 def test_what_diverged_is_not_the_best_of_a_sweep_that_runs_nor_of_its_report(layout: Layout) -> None:
@@ -376,30 +288,6 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
     assert front == {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}, (
         "it was quick for that reason"
     )
-
-
-def test_points_of_different_data_are_told_apart(layout: Layout) -> None:
-    write(layout, BASE, 0.9)
-    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", split_seed=1)), 0.9)
-    board = make_leaderboard(scan(layout))
-    assert board.axes == ("dataset.split_seed",)
-
-
-def test_a_split_into_folds_is_not_told_by_the_share_that_it_does_not_hold_out(layout: Layout) -> None:
-    write(layout, BASE, 0.9)
-    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", folds=2, fold=1)), 0.9)
-    write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", val_frac=0.2)), 0.9)
-    names = [name for name, _ in split_by_images(scan(layout))]
-    assert sorted(names) == ["cifar10, folds 2", "cifar10, val_frac 0.1", "cifar10, val_frac 0.2"]
-    labels = sorted(row.label for row in make_leaderboard(scan(layout)).rows)
-    assert labels == ["dataset.folds=2", "dataset.val_frac=0.1", "dataset.val_frac=0.2"]
-
-
-def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:
-    for fingerprint in (None, "0123456789abcdef"):
-        write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", fingerprint=fingerprint)), 0.9)
-    names = [name for name, _ in split_by_images(scan(layout))]
-    assert sorted(names) == ["cifar10 (012345)", "cifar10 (its images not recorded)"]
 
 
 def test_axis_values_read_as_a_person_writes_them() -> None:
