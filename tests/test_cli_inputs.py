@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.config.packages import augment_missing
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import ErrorRecord, PlanRecord
@@ -132,6 +133,24 @@ def test_each_section_of_a_sweep_tells_what_is_known_of_its_own_images(place):
             assert (f"no val/: val_frac {share}" in told) == (f"val_frac {share}" in section.name), section.name
         assert ("are uneven" in told) == ("third" in section.name)
         assert told.count("no image_size is given") == told.count("repeat another one of their class") == 1
+    part = dataclasses.replace(plan, trials=plan.trials[:2], cohorts=plan.cohorts[:1])  # of a search: more may be sampled
+    write_record(layout.sweep("own").plan, part)
+    (section,) = chosen_sections(layout, ["own"], "")
+    told = " ".join(caveats(section.pool, section.board))
+    assert ("val_frac 0.2" in told) != ("val_frac 0.4" in told)
+    parent, *rest = plan.trials
+    parent = dataclasses.replace(parent, axes={**parent.axes, "stage": "first"})
+    children = [
+        dataclasses.replace(trial, config={**trial.config, "weights": f"{PARENT_PREFIX}{parent.trial_id}"})
+        for trial in rest
+        if trial.config["dataset"]["val_frac"] != parent.config["dataset"]["val_frac"]
+    ]
+    children = [dataclasses.replace(trial, axes={**trial.axes, "stage": "then"}) for trial in children]
+    staged = dataclasses.replace(plan, trials=(parent, *children), cohorts=())
+    write_record(layout.sweep("own").plan, staged)
+    for section in chosen_sections(layout, ["own"], ""):  # what is known of the images of a stage is so of what starts from it
+        told = " ".join(caveats(section.pool, section.board))
+        assert "val_frac 0.2" in told and "val_frac 0.4" in told
     older = dataclasses.replace(plan, findings_of={})  # it does not tell: all may be of each
     write_record(layout.sweep("own").plan, older)
     assert {len(section.pool.findings) for section in chosen_sections(layout, ["own"], "")} == {len(plan.findings)}

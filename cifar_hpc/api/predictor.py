@@ -89,7 +89,7 @@ def members_of(layout: Layout, what: str) -> Members:
         return _equal([result])
     results = [read_valid(layout.trial(trial.trial_id), trial.trial_id)[0] for trial in named.row.trials]
     if not results:
-        raise CifarHpcError(f"no seed of {named.row.label} has finished: {', '.join(named.trial_ids)}")
+        raise CifarHpcError(f"no trial of {named.row.label} has finished: {', '.join(named.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in named.row.failed if layout.trial(trial.trial_id).result.exists()]
     there = [result for result in results if layout.trial(result.trial_id).weights.exists()]
     if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):

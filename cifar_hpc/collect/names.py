@@ -41,7 +41,7 @@ class Named:
         ids = self.trial_ids
         if len(ids) == 1:
             return ids[0]
-        raise CifarHpcError(f"no seed of {self.row.label} has finished: {', '.join(ids)}")
+        raise CifarHpcError(f"no trial of {self.row.label} has finished: {', '.join(ids)}")
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

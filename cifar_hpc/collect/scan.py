@@ -77,8 +77,13 @@ class Pool:
                 " shows it."
             )
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
-        of_all = [one if one in chosen.findings else replace(one, trial_ids=None) for one in self.findings]
-        return replace(chosen, findings=tuple(of_all), notes=(*chosen.notes, *notes))
+        earlier = {trial.trial_id for trial in self._everyone} - {trial.trial_id for trial in chosen._everyone}
+        findings = [  # what is of an earlier stage alone is of all that start from it
+            one if one in chosen.findings else replace(one, trial_ids=None)
+            for one in self.findings
+            if one in chosen.findings or not self._everyone or not earlier.isdisjoint(one.trial_ids or ())
+        ]
+        return replace(chosen, findings=tuple(findings), notes=(*chosen.notes, *notes))
 
     def _hours_of(self, stage: str) -> str:
         """', nor in the cost of these its 0.5 GPU-hours'; empty where none of its trials finished."""
@@ -96,16 +101,14 @@ class Pool:
         trials = tuple(self.trials[row] for row in rows)
         unfinished = tuple(trial for trial in self.unfinished if keep(trial))
         contradicted = tuple(trial for trial in self.contradicted if keep(trial))
-        kept: tuple[Trial | Unfinished, ...] = (*trials, *unfinished, *contradicted)
-        ids = {trial.trial_id for trial in kept}
-        return replace(
-            self,
-            trials=trials,
-            curves=self.curves.take(rows),
-            unfinished=unfinished,
-            contradicted=contradicted,
-            findings=tuple(one for one in self.findings if one.trial_ids is None or not ids.isdisjoint(one.trial_ids)),
-        )
+        kept = replace(self, trials=trials, curves=self.curves.take(rows), unfinished=unfinished, contradicted=contradicted)
+        ids = {trial.trial_id for trial in kept._everyone}
+        findings = [one for one in self.findings if one.trial_ids is None or not ids.isdisjoint(one.trial_ids)]
+        return replace(kept, findings=tuple(findings))
+
+    @property
+    def _everyone(self) -> tuple[Trial | Unfinished, ...]:
+        return (*self.trials, *self.unfinished, *self.contradicted)
 
 
 def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None) -> Pool:
