@@ -133,6 +133,11 @@ def test_each_section_of_a_sweep_tells_what_is_known_of_its_own_images(place):
             assert (f"no val/: val_frac {share}" in told) == (f"val_frac {share}" in section.name), section.name
         assert ("are uneven" in told) == ("third" in section.name)
         assert told.count("no image_size is given") == told.count("repeat another one of their class") == 1
+    alone = chosen_sections(layout, ["own"], "lr=0.05")
+    assert {section.board.rows[0].label for section in alone} == {"lr=0.05"}
+    part = dataclasses.replace(plan, trials=plan.trials[::2], cohorts=())
+    write_record(layout.sweep("own").plan, part)
+    assert all("val_frac" in section.board.rows[0].label for section in chosen_sections(layout, ["own"], ""))
     part = dataclasses.replace(plan, trials=plan.trials[:2], cohorts=plan.cohorts[:1])  # of a search: more may be sampled
     write_record(layout.sweep("own").plan, part)
     (section,) = chosen_sections(layout, ["own"], "")

@@ -51,7 +51,7 @@ class Row:
     test_score: Estimate | None = None  # the objective on test, where it is neither accuracy nor loss
     own: ObjectiveInfo | None = None  # its trials' objective, where it is one of the user's own that a plan here tells of
     begun: bool = False  # whether its trials started from other trials' networks
-    whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # of a filtered leaderboard: its axes without the filter
+    whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # those that vary without the filter, or across data sets
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
 
     @property
@@ -63,7 +63,7 @@ class Row:
 
     @property
     def told_by(self) -> Mapping[Axis, Any]:
-        """The axes that vary and its values; where a filter left nothing but this configuration, those that vary without it."""
+        """The axes that vary and its values; of one that a filter, or its data set and split, has to itself `whole_axes`."""
         return self.axes or self.whole_axes
 
     @property

@@ -12,7 +12,7 @@ from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
-from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.status.state import Queue
@@ -32,10 +32,14 @@ class Section:
 def make_sections(pool: Pool, layout: Layout) -> list[Section]:
     """The section of most trials first; at least one. The rows' numbers run on from section to section."""
     sections: list[Section] = []
+    axes = varying_axes(pool)
     for name, part in split_by_images(pool):
         pool, board = _checked(part, layout)
         above = sum(len(section.board.rows) for section in sections)
-        rows = tuple(replace(row, number=above + number) for number, row in enumerate(board.rows, 1))
+        rows = tuple(
+            replace(row, number=above + number, whole_axes={axis: row.config.get(axis) for axis in axes})
+            for number, row in enumerate(board.rows, 1)
+        )
         sections.append(Section(name, pool, replace(board, rows=rows)))
     return sections
 
@@ -54,7 +58,7 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
 def _as_in(whole: Mapping[str, Row], board: Leaderboard) -> Leaderboard:
     """The rows with the numbers and axes that they have in the leaderboard that no filter cuts."""
     there = [(row, whole.get(row.point_id)) for row in board.rows]
-    rows = [replace(row, number=one.number if one else None, whole_axes=one.axes if one else {}) for row, one in there]
+    rows = [replace(row, number=one.number if one else None, whole_axes=one.told_by if one else {}) for row, one in there]
     return replace(board, rows=tuple(rows))
 
 
