@@ -54,8 +54,9 @@ def plan_lines(plan: Plan, states: States) -> list[str]:
         *stage_lines(plan_record(plan).trials, states),
     ]
     lines += inputs_lines(plan.trials)
-    alone_n = sum(trunk_passes([trial]) for trial in plan.trials)
-    shared_n = sum(trunk_passes(cohort.trials) for cohort in plan.cohorts)
+    cohorts = [[trial for trial in cohort.trials if trial.trial_id in todo] for cohort in plan.cohorts]
+    alone_n = sum(trunk_passes([trial]) for trials in cohorts for trial in trials)
+    shared_n = sum(trunk_passes(trials) for trials in cohorts if trials)
     if shared_n < alone_n:
         lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
     if plan.spec.halving is not None:
