@@ -223,6 +223,15 @@ def test_what_a_search_cut_off_is_not_called_cheap_to_train(layout: Layout) -> N
     assert "cheapest" not in certainty_text(board, Comparison(board.rows[0].point_id, tied, {}, None, False))
 
 
+def test_of_times_that_read_alike_none_is_called_the_cheapest(layout: Layout) -> None:
+    for seed in range(3):
+        for lr, train_s in ((0.1, 0.04), (0.2, 0.01)):
+            write(layout, dataclasses.replace(BASE, lr=lr, seed=seed), 0.6, train_s=train_s)
+    board = make_leaderboard(scan(layout))
+    tied = dict.fromkeys((row.point_id for row in board.rows[1:]), Difference(0.0, 1.0, "t-test"))
+    assert "cheapest" not in certainty_text(board, Comparison(board.rows[0].point_id, tied, {}, None, False))
+
+
 def test_folds_of_unequal_size_have_one_mean_in_table_csv_and_sweep(layout: Layout) -> None:
     """That over all images, each counted once."""
     trials = []

@@ -24,10 +24,10 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
-from cifar_hpc.report.caveats import covers_text
+from cifar_hpc.report.caveats import caveats, covers_text
 from cifar_hpc.report.comparison_table import comparison_table
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import in_short
+from cifar_hpc.report.summary import best_text, in_short
 from cifar_hpc.report.tables import leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, images_words
 from cifar_hpc.spec.load import spec_of
@@ -157,6 +157,17 @@ def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_be
     second = section.board.measured[1]
     (part,) = chosen_sections(layout, ["folded"], f"knn_k={second.config['knn_k']}")
     assert any(f"`cifar-hpc refit {second.point_id}` " in line for line in in_short(find(part, layout)))
+
+
+def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advice_is_of_all_of_them(layout):
+    whole, part = (chosen_sections(layout, ["folded"], terms)[0] for terms in ("", "fold!=1"))
+    assert {row.hidden for row in whole.board.rows} == {0} and {row.hidden for row in part.board.rows} == {1}
+    assert not any("filter" in note for note in caveats(whole.pool, whole.board))
+    assert any("Of 3 configurations the filter leaves out some trials" in note for note in caveats(part.pool, part.board))
+    assert "so far" not in best_text(part.board)
+    cut = replace(whole.board, rows=(replace(whole.board.rows[0], hidden=3), *whole.board.rows[1:]))  # as of one seed of two
+    told = in_short(replace(find(whole, layout), board=cut))
+    assert any("trains the best configuration again on all labelled images" in line for line in told)
 
 
 def test_folds_are_not_counted_as_seeds(layout):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,6 +99,8 @@ def compare(
         if point_id not in by_id:
             raise CifarHpcError(f"compare: {name} has no figure on validation yet")
     rows = (by_id[ids[0]], by_id[ids[1]])
+    if rows[0].label == rows[1].label:  # of two data sets, which no axis tells apart
+        rows = (replace(rows[0], axes={"name": one}), replace(rows[1], axes={"name": other}))
     (title, table), lines = comparison_table(*rows, layout), comparison_lines(*rows, layout)  # before anything is printed
     prose().print(title, markup=False)
     print_columns(table)

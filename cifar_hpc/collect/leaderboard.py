@@ -52,6 +52,7 @@ class Row:
     own: ObjectiveInfo | None = None  # its trials' objective, where it is one of the user's own that a plan here tells of
     begun: bool = False  # whether its trials started from other trials' networks
     whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # those that vary without the filter, or across data sets
+    hidden: int = 0  # of a filtered leaderboard: how many of its trials the filter leaves out
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
 
     @property

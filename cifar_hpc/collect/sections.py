@@ -56,9 +56,12 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
 
 
 def _as_in(whole: Mapping[str, Row], board: Leaderboard) -> Leaderboard:
-    """The rows with the numbers and axes that they have in the leaderboard that no filter cuts."""
-    there = [(row, whole.get(row.point_id)) for row in board.rows]
-    rows = [replace(row, number=one.number if one else None, whole_axes=one.told_by if one else {}) for row, one in there]
+    """The rows with the numbers and axes that they have in the leaderboard that no filter cuts, and what it cuts of them."""
+    rows = []
+    for row in board.rows:
+        one = whole.get(row.point_id)
+        number, axes, hidden = (one.number, one.told_by, one.runs_n - row.runs_n) if one else (None, {}, 0)
+        rows.append(replace(row, number=number, whole_axes=axes, hidden=hidden))
     return replace(board, rows=tuple(rows))
 
 

@@ -94,6 +94,11 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
         for name in dict.fromkeys(str(config[DATASET]) for config in told)
     ]
+    if hidden := sum(row.hidden > 0 for row in board.rows):
+        notes.append(
+            f"Of {plural(hidden, 'configuration')} the filter leaves out some trials: the numbers are of the others alone, and"
+            " flattered where it asks what they measured."
+        )
     if part := [row for row in board.measured if row.partial and not row.last.diverged]:
         are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
         whole = len(part) == len(board.measured)

@@ -54,7 +54,7 @@ def best_text(board: Leaderboard) -> str:
         first = "First"
     else:
         first = "Best" if board.claims_ranking else "First by validation"
-    first += " so far" if best.partial or _goes_on(board) else ""
+    first += " so far" if (best.partial and not best.hidden) or _goes_on(board) else ""
     parts = []
     info = board.info
     if info.metric != "acc" and best.score:
@@ -107,7 +107,7 @@ def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     if best_s is None or not timed:
         return []
     least_s, row = min(timed, key=lambda one: one[0])
-    if least_s > best_s / 2:
+    if least_s > best_s / 2 or duration_text(least_s) == duration_text(best_s):
         return []
     times = f"{duration_text(least_s)} a trial against {duration_text(best_s)}"
     times += ", with those that they start from" if row.begun or board.measured[0].begun else ""
@@ -229,7 +229,10 @@ def _next_steps(found: Findings) -> list[str]:
 
 
 def _refits(best: Row) -> str:
-    """How often a refit trains a row in folds: 'once', 'with each of its 3 seeds', 'from each of the 4 networks ...'."""
+    """How often a refit trains a row in folds: 'once', 'with each of its 3 seeds', 'from each of the 4 networks ...'; 'again'
+    where a filter hides some of its trials, which a refit trains too."""
+    if best.hidden:
+        return "again"
     seeds = {trial.seed for trial in best.trials}
     starts = {trial.parent_id for trial in best.trials}
     if len(starts) > len(seeds):  # which stay what their folds made them

@@ -140,7 +140,7 @@ def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
 
 def asked_n(row: Row) -> int | None:
     """How many trials were to measure it, where only a part of them has: others failed, diverged, or are still to come."""
-    asked = max(row.runs_n, row.config.get("dataset.folds") or 0)
+    asked = max(row.runs_n + row.hidden, row.config.get("dataset.folds") or 0)
     return asked if row.score is not None and row.seeds < asked else None
 
 
