@@ -205,6 +205,18 @@ def test_data_shows_classes_by_splits_and_everything_that_is_wrong_at_once(place
     assert found["pixels"] == {"RGB": 14}
 
 
+def test_the_images_that_data_counts_by_pixels_are_those_of_its_table_or_said_to_be_more(place):
+    (place / "own.yaml").write_text(SPEC.replace("val_frac: 0.25", "train_size: 10"))
+    assert re.search(r"all +8 +2 +0\n.*\npixels of the folder's 16 images: 16 RGB\n", _run("data", "own.yaml")[1])
+    (place / "photos" / "test" / "fox").mkdir(parents=True)
+    (place / "photos" / "test" / "dark").mkdir()
+    for kind in ("fox", "dark"):
+        Image.new("RGB", (8, 8), "red").save(place / "photos" / "test" / kind / "own.png")
+    code, said = _run("data", "photos")
+    assert code == 2 and re.search(r"fox +0 +0 +1\n", said) and "test/fox: no class of train/" in said
+    assert re.search(r"all +16 +0 +2\n", said) and "\npixels: 18 RGB\n" in said
+
+
 def test_equal_files_in_two_splits_are_told(place):
     (place / "photos" / "val" / "dark").mkdir(parents=True)
     (place / "photos" / "val" / "pale").mkdir()

@@ -73,6 +73,15 @@ def test_a_point_is_measured_on_all_images_and_its_spread_is_that_of_its_folds(l
     assert best.score.high == pytest.approx(min(best.score.mean + half, 1.0))
 
 
+def test_other_folds_of_the_same_images_are_not_called_other_images(layout):
+    one = make_leaderboard(scan(layout, ["folded"])).measured[0]
+    rounds = list(point_predictions(one, layout, "val").values())
+    assert rounds[0].same_images(rounds[1])
+    dealt = replace(one, config={**one.config, "dataset.split_seed": 7})
+    with pytest.raises(CifarHpcError, match="did not have the same splits of their val images"):
+        compare_points(one, dealt, layout)
+
+
 def test_the_interval_is_that_of_nadeau_and_bengio():
     found = estimate_over_splits([0.8, 0.7, 0.9], [10, 10, 10], 1, 0.5)
     assert found.high - found.mean == pytest.approx(student.ppf(0.975, 2) * 0.1 * math.sqrt(1 / 3 + 0.5)) and found.images == 30
@@ -168,6 +177,11 @@ def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advi
     cut = replace(whole.board, rows=(replace(whole.board.rows[0], hidden=3), *whole.board.rows[1:]))  # as of one seed of two
     told = in_short(replace(find(whole, layout), board=cut))
     assert any("trains the best configuration again on all labelled images" in line for line in told)
+    (second,) = chosen_sections(layout, ["folded"], "dataset.fold=2")  # as trial.json has the key
+    assert {trial.fold for trial in second.pool.trials} == {2} and {row.hidden for row in second.board.rows} == {5}
+    assert not any("three seeds or more" in line for line in in_short(find(second, layout)))
+    (part,) = chosen_sections(layout, ["folded"], "knn_k!=30")
+    assert part.board.values("knn_k") == (1, 9) and part.board.tried["knn_k"] == (1, 9, 30)
 
 
 def test_folds_are_not_counted_as_seeds(layout):
@@ -240,6 +254,6 @@ def test_compare_says_which_configuration_is_without_a_number_and_why(layout):
     missing = second.trials[0].trial_id
     part = make_leaderboard(pool.where(lambda trial: trial.trial_id != missing))
     row = next(row for row in part.rows if row.point_id == second.point_id)
-    said = re.escape(f"{row.label}: not all of its folds have measured it: no paired test is possible.")
+    said = re.escape(f"{row.label}: not all folds have measured it: no paired test is possible.")
     with pytest.raises(CifarHpcError, match=said):
         compare_points(first, row, layout)

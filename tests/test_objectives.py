@@ -97,7 +97,7 @@ def test_neighbours_auroc_is_tested_by_what_their_number_was_measured_of(tmp_pat
             np.savez(file.with_suffix(""), **arrays)
     older = compare_with_best(board, layout)
     assert not older.differences
-    assert older.untested[second.point_id] == "its predictions do not say what each image counts for macro AUROC"
+    assert older.untested[second.point_id] == "predictions do not say what each image counts for macro AUROC"
 
 
 def test_logits_that_leave_no_doubt_are_as_certain_as_scikit_learn_has_them():

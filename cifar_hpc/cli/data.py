@@ -52,13 +52,16 @@ def _print(report: Overview, format: Format) -> None:
     columns = [TextColumn("class", tuple(name for name, _ in rows))]
     columns += [TextColumn(split, tuple(f"{counts[i]:,}" for _, counts in rows), right=True) for i, split in enumerate(SPLITS)]
     print_columns(columns, format)
+    modes = report.about.get("pixels", {})
+    files_n = sum(modes.values())
+    of = f" of the folder's {files_n:,} images" if files_n > sum(totals) else ""  # a trial takes a part of them
     if sides := report.about.get("shorter side, pixels"):
         typer.echo(
-            "shorter side: "
+            f"shorter side{of}: "
             + (f"{sides[0]} pixels" if sides[0] == sides[2] else f"{sides[0]} to {sides[2]} pixels, median {sides[1]}")
         )
-    if modes := report.about.get("pixels"):
-        typer.echo("pixels: " + ", ".join(f"{n:,} {mode}" for mode, n in modes.items()))
+    if modes:
+        typer.echo(f"pixels{of}: " + ", ".join(f"{n:,} {mode}" for mode, n in modes.items()))
     left_out = report.about.get("left out", [])
     if left_out:
         typer.echo("\n".join([f"left out ({len(left_out)}):", *(f"  {line}" for line in left_out)]))

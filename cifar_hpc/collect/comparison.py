@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logsumexp, stdtr
 
-from cifar_hpc.collect.image_sets import image_set
+from cifar_hpc.collect.image_sets import data_of, image_set
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, join_folds, read_predictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
@@ -159,7 +159,7 @@ def compare_points(
     """
     first, second = (_needed(row, layout, split, info) for row in (one, other))
     if not _same_images(one, other, split) or not first.same_images(second):
-        raise _on_other_images(one, other, split)
+        raise _on_other_images(one, other, split, first.images, second.images)
     if first.parts is not None:
         return _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
     if len(first.rounds) == len(second.rounds) == 1:
@@ -183,14 +183,16 @@ def compare_points(
 def split_of_both(one: Row, other: Row, layout: Layout) -> str:
     """On whose images both were measured: val, or test where those of validation are others. Raises CifarHpcError where they
     share none, RecordError as point_predictions."""
+    validated = [point_predictions(row, layout, "val") for row in (one, other)]
+    for row, rounds in zip((one, other), validated, strict=True):
+        if not rounds:
+            raise CifarHpcError(f"{row.label} has no measured validation split")
     for split in ("val", "test"):
-        found = [list(point_predictions(row, layout, split).values()) for row in (one, other)]
-        for row, predictions in zip((one, other), found, strict=True):
-            if split == "val" and not predictions:
-                raise CifarHpcError(f"{row.label} has no measured validation split")
+        read = validated if split == "val" else [point_predictions(row, layout, split) for row in (one, other)]
+        found = [list(rounds.values()) for rounds in read]
         if all(found) and _same_images(one, other, split) and found[0][0].same_images(found[1][0]):
             return split
-    raise _on_other_images(one, other, "val")
+    raise _on_other_images(one, other, "val", *validated)
 
 
 def _same_images(one: Row, other: Row, split: str) -> bool:
@@ -199,8 +201,30 @@ def _same_images(one: Row, other: Row, split: str) -> bool:
     return image_set(one.config, own_val, split) == image_set(other.config, own_val, split)
 
 
-def _on_other_images(one: Row, other: Row, split: str) -> CifarHpcError:
-    return CifarHpcError(f"{one.label} and {other.label} did not classify the same {split} images: no paired test is possible.")
+def _on_other_images(
+    one: Row, other: Row, split: str, first: Mapping[Round, SplitPredictions], second: Mapping[Round, SplitPredictions]
+) -> CifarHpcError:
+    """What their predictions prove is said plainly; records of two data sets may be of the same images all the same."""
+    both = f"{one.label} and {other.label}"
+    common = [(found, second[key]) for key, found in first.items() if key in second]
+    pairs = common or [(next(iter(first.values())), next(iter(second.values())))]
+    one_data = data_of(one.config) == data_of(other.config)
+    one_naming = one.trials[0].classes == other.trials[0].classes  # else a label's number is of another class
+    if any(_are_others(*pair, one_data=one_data, one_naming=one_naming) for pair in pairs):
+        said = f"{both} did not classify the same {split} images"
+    elif one_data and all(found.index is not None and found.same_images(others) for found, others in pairs):
+        said = f"{both} did not have the same splits of their {split} images"  # such as in 5 folds and in 10
+    else:
+        said = f"no record says that {both} classified the same {split} images"
+    return CifarHpcError(f"{said}: no paired test is possible.")
+
+
+def _are_others(one: SplitPredictions, other: SplitPredictions, *, one_data: bool, one_naming: bool) -> bool:
+    """Whether they prove that they are of other images. Labels stand in the order of the images' names wherever these lie; an
+    index means places in one data set, and one_naming that a label has one meaning in both."""
+    if len(one.labels) != len(other.labels) or (one_naming and not np.array_equal(one.labels, other.labels)):
+        return True
+    return one_data and one.index is not None and other.index is not None and not np.array_equal(one.index, other.index)
 
 
 def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, SplitPredictions]:
@@ -210,7 +234,7 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
     measured = [trial for trial in row.trials if trial.told(split)]
     if split == "val" and row.config.get("dataset.folds") is not None:
         if not row.whole_rounds:
-            raise RecordError("not all of its folds have measured it")
+            raise RecordError("not all folds have measured it")
         rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
         return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
     read = {
@@ -252,7 +276,7 @@ def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> 
     if isinstance(found, str):
         return None, found
     if first is not None and not first.same_images(found):
-        return None, "it was measured on other images"
+        return None, "measured on other images"
     return found, ""
 
 
@@ -272,10 +296,10 @@ def _values(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read |
     if not found:
         return f"no predictions of {'validation' if split == 'val' else split} images"
     if any(predictions.cut_off for predictions in found.values()):  # they are not those that were measured
-        return "its logits are larger than predictions.npz can hold"
+        return "logits are larger than predictions.npz can hold"
     counts = [_counts(predictions, info) for predictions in found.values()]
     if any(counts_N is None for counts_N in counts):
-        return f"its predictions do not say what each image counts for {info.noun}"
+        return f"predictions do not say what each image counts for {info.noun}"
     values = np.stack([counts_N for counts_N in counts if counts_N is not None])
     parts = None
     if split == "val" and row.trials[0].own_split:

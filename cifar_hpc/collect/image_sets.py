@@ -24,24 +24,25 @@ def split_by_images(pool: Pool) -> list[tuple[str, Pool]]:
     the whole pool where there is one set or none."""
     everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.unfinished)
     # Older records of a data set do not say that it brings validation images.
-    own_val = {_data_of(trial.config): trial.own_val for trial in everyone if trial.own_val is not None}
+    own_val = {data_of(trial.config): trial.own_val for trial in everyone if trial.own_val is not None}
     configs: dict[str, Mapping[Axis, Any]] = {}
     counts: dict[str, int] = {}
     by_config: dict[int, str] = {}
     for trial in everyone:
         if id(trial.config) not in by_config:
-            by_config[id(trial.config)] = image_set(trial.config, own_val.get(_data_of(trial.config)))
+            by_config[id(trial.config)] = image_set(trial.config, own_val.get(data_of(trial.config)))
         key = by_config[id(trial.config)]
         configs.setdefault(key, trial.config)
         counts[key] = counts.get(key, 0) + 1
     if len(configs) < 2:
         return [(str(next(iter(configs.values()))[DATASET]) if configs else "", pool)]
-    names = _names([(config, _parts(config, own_val.get(_data_of(config)))) for config in configs.values()])
+    names = _names([(config, _parts(config, own_val.get(data_of(config)))) for config in configs.values()])
     order = sorted(zip(configs, names, strict=True), key=lambda item: (-counts[item[0]], item[1]))
     return [(name, pool.where(lambda trial, key=key: by_config[id(trial.config)] == key)) for key, name in order]  # type: ignore[misc]
 
 
-def _data_of(config: Mapping[Axis, Any]) -> tuple[Any, Any]:
+def data_of(config: Mapping[Axis, Any]) -> tuple[Any, Any]:
+    """Equal for configs of one data set, whatever they take of it."""
     fingerprint = config.get(FINGERPRINT)
     return fingerprint, None if fingerprint else config.get(DATASET)  # a folder's name is its own only here
 

@@ -148,6 +148,9 @@ class Leaderboard:
     axes: tuple[Axis, ...]
     rows: tuple[Row, ...]
     own: ObjectiveInfo | None = None  # as Pool.own
+    tried: Mapping[Axis, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # of a filtered one: its axes' values without the filter
 
     @property
     def info(self) -> ObjectiveInfo:

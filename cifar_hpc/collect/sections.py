@@ -52,17 +52,21 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
         return sections
     everyone = make_sections(chosen_pool(layout, list(names), "", queue), layout)
     whole = {row.point_id: row for section in everyone for row in section.board.rows}
-    return [replace(section, board=_as_in(whole, section.board)) for section in sections]
+    boards = {row.point_id: section.board for section in everyone for row in section.board.rows}
+    return [replace(section, board=_as_in(whole, boards, section.board)) for section in sections]
 
 
-def _as_in(whole: Mapping[str, Row], board: Leaderboard) -> Leaderboard:
-    """The rows with the numbers and axes that they have in the leaderboard that no filter cuts, and what it cuts of them."""
+def _as_in(whole: Mapping[str, Row], boards: Mapping[str, Leaderboard], board: Leaderboard) -> Leaderboard:
+    """The rows with the numbers and axes that they have in the leaderboard that no filter cuts, what it cuts of them, and the
+    values that their axes have there."""
     rows = []
     for row in board.rows:
         one = whole.get(row.point_id)
         number, axes, hidden = (one.number, one.told_by, one.runs_n - row.runs_n) if one else (None, {}, 0)
         rows.append(replace(row, number=number, whole_axes=axes, hidden=hidden))
-    return replace(board, rows=tuple(rows))
+    uncut = next((boards[row.point_id] for row in rows if row.point_id in boards), board)
+    tried = {axis: uncut.values(axis) for axis in board.axes if axis in uncut.axes}
+    return replace(board, rows=tuple(rows), tried=tried)
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:

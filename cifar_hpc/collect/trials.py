@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.records.plans import parent_in, round_of
 from cifar_hpc.records.schema import EpochRecord, Outcome, SplitMetrics, Status, TrialResult
-from cifar_hpc.status.query import config_text, flat_config, fold_of, spell
+from cifar_hpc.status.query import config_text, flat_config, fold_facts, fold_of, spell
 
 CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 Axis = str  # a flat config key: 'lr', 'dataset', 'dataset.train_size'
@@ -105,8 +105,13 @@ class Trial:
     @property
     def facts(self) -> dict[str, Any]:
         """What a filter may ask of it: status.query.OWN_KEYS beside its config."""
-        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "fold": self.fold, "status": self.status.value}
-        told = {"outcome": self.outcome.value, "epochs_done": self.epochs, "reason": self.reason or None}
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, **fold_facts(self.fold)}
+        told = {
+            "status": self.status.value,
+            "outcome": self.outcome.value,
+            "epochs_done": self.epochs,
+            "reason": self.reason or None,
+        }
         return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}
 
     def told(self, split: str) -> SplitMetrics | None:
@@ -154,8 +159,8 @@ class Unfinished:
     @property
     def facts(self) -> dict[str, Any]:
         """As a finished trial's; what was not measured is absent."""
-        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, "fold": self.fold, "status": self.status.value}
-        told = {"outcome": None, "epochs_done": self.epochs, "reason": self.reason or None}
+        own = {"id": self.trial_id, "point": self.point_id, "seed": self.seed, **fold_facts(self.fold)}
+        told = {"status": self.status.value, "outcome": None, "epochs_done": self.epochs, "reason": self.reason or None}
         return {**self.config, **own, **told, "val_acc": None, "test_acc": None}
 
 

@@ -75,8 +75,10 @@ def _folder_overview(listing: ImageFolder, dataset: DatasetConfig, configs: Sequ
 
 
 def _folder_counts(listing: ImageFolder, dataset: DatasetConfig, broken: bool) -> dict[str, tuple[int, int, int]]:
-    """As a trial sees them; where none can, as they lie in the folder."""
+    """As a trial sees them; where none can, as they lie in the folder, those of no class of train/ too."""
     names = [name for name in listing.classes if dataset.classes is None or name in dataset.classes]
+    if broken and dataset.classes is None:
+        names += sorted({name for split in SPLITS for name in listing.splits.get(split, {})} - set(names))
     lying = {split: [len(listing.splits.get(split, {}).get(name, ())) for name in names] for split in SPLITS}
     if not broken:
         labels_N = np.repeat(np.arange(len(names)), lying["train"])

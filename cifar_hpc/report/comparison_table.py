@@ -17,7 +17,7 @@ from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 TABLE_TITLES = {
     "val": "Validation accuracy of each class, percent, mean over {runs}:",
-    "test": "Test accuracy of each class, percent, mean over {runs} (their validation images are not the same):",
+    "test": "Test accuracy of each class, percent, mean over {runs} (their validation splits are not the same):",
 }
 
 

@@ -208,8 +208,8 @@ def _next_steps(found: Findings) -> list[str]:
     board = found.board
     best = board.measured[0]
     if not board.claims_ranking and len(board.measured) > 1:
-        if all(row.runs_n >= MIN_SEEDS for row in board.measured[:2]):
-            return []  # some failed, diverged or are still to come: more would not mend that
+        if all(row.runs_n + row.hidden >= MIN_SEEDS for row in board.measured[:2]):
+            return []  # some failed, diverged, are still to come or are left out by a filter: more would not mend that
         again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
@@ -219,10 +219,11 @@ def _next_steps(found: Findings) -> list[str]:
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
-        numbers = [value for value in board.values(axis) if isinstance(value, int | float)]
+        tried = board.tried.get(axis) or board.values(axis)
+        numbers = [value for value in tried if isinstance(value, int | float)]
         value = best.axes[axis]
         alike = {row.axes[axis] for row in close} == {value}  # else what is not told from the best stands elsewhere
-        if len(numbers) == len(board.values(axis)) > 2 and alike and value and value in (numbers[0], numbers[-1]):
+        if len(numbers) == len(tried) > 2 and alike and value and value in (numbers[0], numbers[-1]):
             end = "smallest" if value == numbers[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
     return steps

@@ -91,8 +91,14 @@ def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
 
 def trial_facts(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
     """What a filter may ask of a trial: its config, its swept keys, where it stands, what it measured."""
-    own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), "fold": fold_of(trial.config)}
+    fold = fold_of(trial.config)
+    own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), **fold_facts(fold)}
     return {**flat_config(config_text(trial.config)), **trial.axes, **measured(state), **own}
+
+
+def fold_facts(fold: int | None) -> dict[str, int | None]:
+    """By its short name, and by the one that a trial's config has, which a point's leaves empty."""
+    return {"fold": fold, "dataset.fold": fold}
 
 
 def fold_of(config: Mapping[str, Any]) -> int | None:
