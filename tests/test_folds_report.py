@@ -184,6 +184,22 @@ def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advi
     assert part.board.values("knn_k") == (1, 9) and part.board.tried["knn_k"] == (1, 9, 30)
 
 
+def test_trials_of_one_seed_from_several_networks_are_not_counted_as_seeds(layout):
+    """A refit of what starts from folds said '(6)' of 2 seeds from 3 networks, as of 6 seeds."""
+    pool = scan(layout, ["folded"])
+    best = make_leaderboard(pool).measured[0]
+    trials = [
+        replace(trial, fold=None, seed=number // 3, parent_id=str(number % 3), config={**trial.config, "dataset.folds": None})
+        for number, trial in enumerate(best.trials)
+    ]
+    pool = replace(pool, trials=tuple(trials))
+    board = make_leaderboard(pool)
+    assert board.runs == "seeds and starting networks" and "folds" not in leaderboard_records(board)[0]
+    assert any("is of trials, such as 6 of 2 seeds that start from 3 networks." in note for note in caveats(pool, board))
+    assert "Validation is out of fold" not in covers_text(trials)
+    assert make_leaderboard(replace(pool, trials=(trials[0], trials[3]))).runs == "seeds"
+
+
 def test_folds_are_not_counted_as_seeds(layout):
     board = make_leaderboard(scan(layout, ["folded"]))
     assert {(record["seeds"], record["folds"]) for record in leaderboard_records(board)} == {(1, 6)}

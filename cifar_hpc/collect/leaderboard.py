@@ -197,9 +197,10 @@ class Leaderboard:
 
 
 def runs_of(trials: Sequence[Trial]) -> str:
-    """'seeds', 'folds', or 'seeds and folds': what the means of these trials are over."""
+    """'seeds', 'folds', 'seeds and folds', or 'seeds and starting networks': what the means of these trials are over."""
     if not any(trial.fold is not None for trial in trials):
-        return "seeds"
+        alike = len({(trial.point_id, trial.seed) for trial in trials}) < len(trials)  # a refit of what starts from folds
+        return "seeds and starting networks" if alike else "seeds"
     return "folds" if len({trial.seed for trial in trials}) == 1 else "seeds and folds"
 
 

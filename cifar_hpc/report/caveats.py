@@ -35,7 +35,7 @@ def _covers_of_alike(trials: Sequence[Trial]) -> str:
     """Of trials that are all in folds, all on splits of their own, or neither."""
     runs = runs_of(trials)
     cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
-    if runs != "seeds":
+    if "folds" in runs:
         return (
             "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
             f" {runs} and the intervals, at 95 %, {cover} Bengio 2003)."
@@ -88,6 +88,7 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
+    notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
     notes += [
         f"Which images {name} had when these trials trained, an older version did not record: a mean over seeds, and the order"
@@ -122,6 +123,19 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         stand = "stands" if len(lost) == 1 else "stand"
         notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")
     return [*notes, *left_out(pool)]
+
+
+def _several_starts(board: Leaderboard) -> list[str]:
+    """What a number in brackets counts where it is not of seeds."""
+    several = [row for row in board.rows if runs_of(row.trials) == "seeds and starting networks"]
+    if not several:
+        return []
+    trials = several[0].trials
+    seeds_n, starts_n = len({trial.seed for trial in trials}), len({trial.parent_id for trial in trials})
+    return [
+        f"Of {plural(len(several), 'configuration')} a seed trained from more than one network: a number in brackets is of"
+        f" trials, such as {len(trials)} of {plural(seeds_n, 'seed')} that start from {starts_n} networks."
+    ]
 
 
 def left_out(pool: Pool) -> list[str]:

@@ -213,7 +213,7 @@ def _next_steps(found: Findings) -> list[str]:
         again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
-    if board.runs != "seeds" and not _goes_on(board):
+    if "folds" in board.runs and not _goes_on(board):
         name = _named(found, best)
         steps.append(f"Next: `cifar-hpc refit {name}` trains the best configuration {_refits(best)} on all labelled images.")
     comparison = found.comparison
@@ -267,7 +267,9 @@ def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, di
 def runs_words(board: Leaderboard, n: int) -> str:
     """'mean of 3 seeds', 'mean of 10 folds of 2 seeds', 'one seed'."""
     if n == 1:
-        return "one seed" if board.runs == "seeds" else "one fold"
+        return "one fold" if "folds" in board.runs else "one seed"
+    if board.runs == "seeds and starting networks":
+        return f"mean of {n} trials over {board.runs}"
     if board.runs != "seeds and folds":
         return f"mean of {n} {board.runs}"
     seeds = len({trial.seed for row in board.rows for trial in row.trials})

@@ -62,7 +62,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         ),
         Column("time", time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
         Column(
-            "seeds" if board.runs == "seeds" else "folds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
+            "folds" if "folds" in board.runs else "seeds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
         ),
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
@@ -249,7 +249,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
     trial = row.trials[0] if row.trials else None
     return record | {
         "seeds": len({one.seed for one in row.trials if one.metric("val_acc") is not None}),
-        **({} if board.runs == "seeds" else {"folds": row.val_acc.n if row.val_acc else 0}),
+        **({"folds": row.val_acc.n if row.val_acc else 0} if "folds" in board.runs else {}),
         "partial": row.partial,
         "gap": row.gap,
         "best_epoch": row.best_epoch,
