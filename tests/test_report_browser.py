@@ -51,7 +51,7 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(small_page: Path, tmp_path
         $(".board .open").click(); say("trials " + $$("tr.seeds a[href*='/trials/']").length);
         $$("figure > button")[0].click(); say("dialog " + $("dialog").open + " " + $$("dialog svg").length);
         $("#theme").click(); say("theme " + document.documentElement.dataset.theme);
-        say("age " + $(".age").textContent);
+        data.written = new Date().toISOString(); age(); say("age " + $(".age").textContent);
         data.written = new Date(Date.now() - 3 * 3600e3).toISOString(); age(); say($(".age").textContent);
         """,
         tmp_path,
