@@ -200,7 +200,10 @@ def _become(home: Path, words: tuple[str, ...], log: Path, told: Path, refusal: 
                 app(list(words))
             except SystemExit as end:
                 status = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        told.write_text(json.dumps({"sites": writes.sites, "refused": writes.refused, "modules": list(sys.modules)}))
+        facts = json.dumps({"sites": writes.sites, "refused": writes.refused, "modules": list(sys.modules)})
+        part = told.with_suffix(".part")  # renamed when it is whole: the kill may come here too
+        part.write_text(facts)
+        part.replace(told)
     except BaseException:
         traceback.print_exc()
     finally:
