@@ -161,7 +161,8 @@ def compare_points(
     if not _same_images(one, other, split) or not first.same_images(second):
         raise _on_other_images(one, other, split, first.images, second.images)
     if first.parts is not None:
-        return _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
+        found = _over_splits(first, second, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
+        return within(found, info.difference_bounds)
     if len(first.rounds) == len(second.rounds) == 1:
         return within(compare_networks(first.values[0], second.values[0]), info.difference_bounds)
     common = sorted({*first.rounds} & {*second.rounds})
