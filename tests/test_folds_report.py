@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from scipy.stats import t as student
 
-from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best, point_predictions
+from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.rounds import point_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.collect.statistics import FOLDS_TEST, estimate, estimate_over_splits, wilson_interval
@@ -273,3 +274,25 @@ def test_compare_says_which_configuration_is_without_a_number_and_why(layout):
     said = re.escape(f"{row.label}: not all folds have measured it: no paired test is possible.")
     with pytest.raises(CifarHpcError, match=said):
         compare_points(first, row, layout)
+
+
+def test_seeds_that_two_configurations_share_are_compared_on_the_validation_images_of_these(tmp_path):
+    """The first seed of one may be none of the other's."""
+    layout = Layout(tmp_path)
+    drawn = SPEC.replace("folds: {n: 3, repeats: 2}", "SEEDS").replace("size: 90", "size: 90, split_seed: seed")
+    for name, k, seeds in (("a", 1, [0, 1, 2, 3]), ("b", 30, [1, 2, 3, 4]), ("c", 9, [3, 4, 5])):
+        text = drawn.replace("SEEDS", f"seeds: {seeds}").replace("[1, 9, 30]", f"[{k}]").replace("folded", name)
+        swept(layout, text)
+    one, other, third = (make_leaderboard(scan(layout, [name])).measured[0] for name in "abc")
+    title, _ = comparison_table(one, other, layout)
+    assert title.startswith("Validation") and title.endswith("mean over seeds that both have:")
+    found = compare_points(one, other, layout)
+    gaps = [a.val_acc - b.val_acc for a, b in zip(one.trials[1:], other.trials, strict=False)]
+    assert found.difference == pytest.approx(statistics.mean(gaps), abs=1e-6) and found.freedom == 2
+    assert found.test == f"{SPLITS_TEST}, of the 3 seeds that both have"
+    with pytest.raises(CifarHpcError, match="a test needs two in common"):
+        compare_points(one, third, layout)
+    untested = compare_with_best(make_leaderboard(scan(layout, ["a", "c"])), layout).untested
+    assert list(untested.values()) == ["fewer than 2 splits in common"]
+    alone = [replace(row, trials=row.trials[-1:]) for row in (one, replace(other, trials=other.trials[:3]))]
+    assert compare_points(*alone, layout).networks  # one seed each, of the same split

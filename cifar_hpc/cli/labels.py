@@ -25,8 +25,8 @@ def labels(
 
     Writes a contact sheet and tables to correct beside the sweep's report.
     """
-    from cifar_hpc.collect.comparison import point_predictions
     from cifar_hpc.collect.doubts import find_doubts
+    from cifar_hpc.collect.rounds import point_predictions
     from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.data.duplicates import near_duplicates
     from cifar_hpc.data.labelled import labelled_images

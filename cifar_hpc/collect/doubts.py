@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.collect.comparison import on_same_images, point_predictions
 from cifar_hpc.collect.ensemble import calibrate, fit_temperature
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.collect.rounds import on_same_images, point_predictions
 from cifar_hpc.collect.trials import Trial
 from cifar_hpc.config.metrics import taken_of
 from cifar_hpc.errors import RecordError

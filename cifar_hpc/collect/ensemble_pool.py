@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar_hpc.collect.comparison import read_rounds
 from cifar_hpc.collect.ensemble import (
     USUAL,
     Chosen,
@@ -23,6 +22,7 @@ from cifar_hpc.collect.ensemble import (
 )
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
+from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.statistics import Difference, compare_networks
 from cifar_hpc.collect.trials import Trial, told_of
 from cifar_hpc.config.metrics import right_of

@@ -5,14 +5,14 @@ Owns: which axes are choices that one compares, and which are settings that are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_hpc.collect.comparison import point_predictions
 from cifar_hpc.collect.curves import best_by, rank_axes
 from cifar_hpc.collect.diagnosis import diagnose
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.rounds import Round, point_predictions
 from cifar_hpc.collect.trials import Axis
 from cifar_hpc.records.layout import Layout
 
@@ -62,14 +62,17 @@ def choose_pivot(board: Leaderboard) -> Pivot | None:
     return make_pivot(board, down, across) if down else None
 
 
-def class_accuracies(row: Row, layout: Layout, split: str) -> dict[str, tuple[float, int]]:
-    """Share of each class' images that the point classified rightly, mean over seeds, and how many images these are; empty
-    where the split was not measured.
+def class_accuracies(
+    row: Row, layout: Layout, split: str, rounds: Collection[Round] | None = None
+) -> dict[str, tuple[float, int]]:
+    """Share of each class' images that the point classified rightly, mean over its rounds (those that are given, else all),
+    and how many images these are; empty where the split was not measured.
 
     Raises RecordError on corrupt predictions.
     """
     predictions = point_predictions(row, layout, split)
-    seeds = [diagnose(found, row.trials[0].classes).scores for found in predictions.values()]
+    chosen = [found for key, found in predictions.items() if rounds is None or key in rounds]
+    seeds = [diagnose(found, row.trials[0].classes).scores for found in chosen]
     if not seeds:
         return {}
     return {name: (sum(seed[name].recall for seed in seeds) / len(seeds), first.images) for name, first in seeds[0].items()}

@@ -25,7 +25,9 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[Te
     """Its title, and the percent of each class' images that are right, mean over seeds or folds: of validation, or of test
     where these alone are the same. Raises CifarHpcError where none are, RecordError on corrupt predictions."""
     split = split_of_both(one, other, layout)
-    first, second = (class_accuracies(row, layout, split) for row in (one, other))
+    apart = split == "val" and one.trials[0].own_split
+    ours, theirs = ({trial.round for trial in row.trials if trial.told(split)} for row in (one, other))
+    first, second = (class_accuracies(row, layout, split, ours & theirs if apart else None) for row in (one, other))
     rows = []
     for name in first:
         if name in second:
@@ -33,7 +35,8 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[Te
             rows.append(
                 (name, str(images), *(score_text(acc, images, most=1) for acc in (a, b)), points_text(a - b, images, most=1))
             )
-    title = TABLE_TITLES[split].format(runs=runs_of([*one.trials, *other.trials]))
+    runs = runs_of([*one.trials, *other.trials]) + (" that both have" if apart and ours != theirs else "")
+    title = TABLE_TITLES[split].format(runs=runs)
     return title, plain_columns(("class", f"{split} images", one.label, other.label, "difference"), rows)
 
 

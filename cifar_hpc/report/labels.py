@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_hpc.collect.comparison import on_same_images, point_predictions
 from cifar_hpc.collect.doubts import Doubts
 from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.rounds import on_same_images, point_predictions
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_text

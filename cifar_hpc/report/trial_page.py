@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_hpc.collect.comparison import read_rounds
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.predictions import read_predictions
+from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import Trial, value_text
 from cifar_hpc.config.words import plural
