@@ -269,6 +269,12 @@ def test_times_in_the_record_are_the_devices(pool):
     assert 0.3 * wall_s < sum(epoch.train_s + epoch.val_s for epoch in result.curves) < wall_s
 
 
+def test_a_trial_on_a_part_of_a_gpu_records_the_part(pool):
+    (whole,), (part,) = pool.train(tiny(epochs=1)), pool.train(tiny(epochs=1), gpus=0.25)
+    assert (whole.hardware.gpu_share, part.hardware.gpu_share) == (None, 0.25)
+    assert gap(whole, part) < ORDER_GAP
+
+
 def test_two_processes_without_a_gpu_run_beside_one(pool):
     one = tiny(epochs=1)
     job = dataclasses.replace(job_of(one), resources=Resources(gpus=0, processes=2))

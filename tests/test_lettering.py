@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from matplotlib.lines import Line2D
 
 from cifar_hpc.report import lettering
-from cifar_hpc.report.figures import Drawing, house_style, new_figure, page_svg, readable, save_drawings
+from cifar_hpc.report.figures import Drawing, house_style, legend_above, new_figure, page_svg, readable, save_drawings
 from cifar_hpc.status.words import number_text
 
 
@@ -51,6 +52,17 @@ def test_long_names_keep_their_ends_and_stay_apart():
     names = ["ant", "a_very_long_name_of_beetle_001", "a_very_long_name_of_beetle_002", "a_very_short_name_of_beetle_002"]
     assert lettering.fitting_names(names, 12) == ["ant", "a_very…e_001", "3 a_very…e_002", "4 a_very…e_002"]
     assert lettering.fitting_names(names, 40) == names
+
+
+@pytest.mark.parametrize("length", [5, 40, 200])
+def test_no_name_of_a_legend_is_cut_off_at_the_figures_edge(length):
+    with house_style():
+        figure = new_figure(6, 3)
+        figure.subplots()
+        legend_above(figure, [Line2D([], [], label=letter * length) for letter in "abcde"], "weights:")
+        figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert len(figure.legends) == 1 and legend.x0 > -1 and legend.x1 < figure.bbox.width + 1  # pixels
 
 
 def test_installed_fonts_are_used_for_what_they_draw():

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.lettering import font_families, make_readable
@@ -87,6 +88,18 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_above(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
+    """Above the panels, in as many columns as the figure is wide enough for; one name that is wider still widens the figure."""
+    for columns_n in range(len(handles), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns_n, title=title, title_fontsize=8.5)
+        needed = legend.get_window_extent().width / figure.dpi  # inches
+        if needed <= figure.get_figwidth():
+            return
+        if columns_n > 1:
+            legend.remove()
+    figure.set_figwidth(needed)
 
 
 def readable(drawing: Drawing) -> Drawing:

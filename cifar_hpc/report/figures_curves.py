@@ -14,7 +14,18 @@ from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.records.plans import MIN_SEEDS
-from cifar_hpc.report.figures import INK, MUTED, PAPER, Drawing, Look, axis_title, house_style, looks_for, new_figure
+from cifar_hpc.report.figures import (
+    INK,
+    MUTED,
+    PAPER,
+    Drawing,
+    Look,
+    axis_title,
+    house_style,
+    legend_above,
+    looks_for,
+    new_figure,
+)
 
 _ROWS, _COLUMNS = 6, 5  # panels of a page
 _KINDS = {"acc": "accuracy", "loss": "loss"}
@@ -116,14 +127,7 @@ def _draw_legend(figure: Any, grid: CurveGrid, looks: Mapping[Any, Look]) -> Non
         Line2D([], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="training"),
         Line2D([], [], color=MUTED, marker="o", linestyle="", markersize=4, label="best epoch"),
     ]
-    title = f"{grid.color_axis}:" if grid.color_axis else None
-    figure.legend(
-        handles=lines,
-        loc="outside upper center",
-        ncols=min(len(lines), int(figure.get_figwidth() / 1.2)),
-        title=title,
-        title_fontsize=8.5,
-    )
+    legend_above(figure, lines, f"{grid.color_axis}:" if grid.color_axis else None)
 
 
 def _caption(grid: CurveGrid) -> str:

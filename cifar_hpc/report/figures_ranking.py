@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.report.figures import PALETTE, Drawing, house_style, new_figure
+from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
 from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import interval_words, test_of, words_of
 
@@ -41,11 +41,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         if info.share:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
         axes.set_xlabel(info.noun)
-        figure.legend(
-            handles=_legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)),
-            loc="outside upper center",
-            ncols=4,
-        )
+        legend_above(figure, _legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)))
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
         caption = f"Mean over {board.runs}, {interval_words(board)}.{below} In the order of validation."

@@ -15,7 +15,7 @@ from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, LogFormatter, LogFormatterMathtext
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatter, LogFormatterMathtext
 
 # What has the signs that the first has not, where it is installed: Chinese, Japanese and Korean, emoji, other scripts.
 _FAMILIES = (
@@ -70,9 +70,10 @@ def make_readable(figure: Figure) -> str:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             _plain_ticks(axis)
-            formatter = axis.get_major_formatter()
-            if isinstance(formatter, FixedFormatter):
-                formatter.seq = [plain(label) for label in formatter.seq]
+            if isinstance(axis.get_major_locator(), FixedLocator):  # names; their texts are written again at each drawing
+                labels = axis.get_major_formatter().format_ticks(list(axis.get_majorticklocs()))
+                if (drawn := [plain(label) for label in labels]) != labels:
+                    axis.set_major_formatter(FixedFormatter(drawn))
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         if text.get_text():
