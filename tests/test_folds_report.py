@@ -185,8 +185,8 @@ def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advi
     assert part.board.values("knn_k") == (1, 9) and part.board.tried["knn_k"] == (1, 9, 30)
 
 
-def test_trials_of_one_seed_from_several_networks_are_not_counted_as_seeds(layout):
-    """A refit of what starts from folds said '(6)' of 2 seeds from 3 networks, as of 6 seeds."""
+def test_what_one_seed_measured_from_several_networks_counts_once_in_an_interval(layout):
+    """A refit of what starts from folds took 2 seeds from 3 networks for 6 seeds."""
     pool = scan(layout, ["folded"])
     best = make_leaderboard(pool).measured[0]
     trials = [
@@ -195,10 +195,14 @@ def test_trials_of_one_seed_from_several_networks_are_not_counted_as_seeds(layou
     ]
     pool = replace(pool, trials=tuple(trials))
     board = make_leaderboard(pool)
-    assert board.runs == "seeds and starting networks" and "folds" not in leaderboard_records(board)[0]
-    assert any("is of trials, such as 6 of 2 seeds that start from 3 networks." in note for note in caveats(pool, board))
+    assert board.runs == "seeds" and "folds" not in leaderboard_records(board)[0]
+    means = [statistics.mean(trial.test_acc for trial in trials if trial.seed == seed) for seed in (0, 1)]
+    assert board.rows[0].test_acc == estimate(means, trials[0].test_n)
+    told = "from more than one network, such as from 3: its number is their mean, and intervals count seeds."
+    assert any(note.endswith(told) for note in caveats(pool, board))
     assert "Validation is out of fold" not in covers_text(trials)
-    assert make_leaderboard(replace(pool, trials=(trials[0], trials[3]))).runs == "seeds"
+    pool = replace(pool, trials=(trials[0], trials[3]))
+    assert not any("more than one network" in note for note in caveats(pool, make_leaderboard(pool)))
 
 
 def test_folds_are_not_counted_as_seeds(layout):

@@ -197,10 +197,9 @@ class Leaderboard:
 
 
 def runs_of(trials: Sequence[Trial]) -> str:
-    """'seeds', 'folds', 'seeds and folds', or 'seeds and starting networks': what the means of these trials are over."""
+    """'seeds', 'folds' or 'seeds and folds': what the means of these trials are over."""
     if not any(trial.fold is not None for trial in trials):
-        alike = len({(trial.point_id, trial.seed) for trial in trials}) < len(trials)  # a refit of what starts from folds
-        return "seeds and starting networks" if alike else "seeds"
+        return "seeds"
     return "folds" if len({trial.seed for trial in trials}) == 1 else "seeds and folds"
 
 
@@ -311,8 +310,17 @@ def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, te
     else:
         images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
         share = _held_out(measured[0][1]) if measured and measured[0][1].own_split else 0.0
-        found = estimate([value for value, _ in measured], images, counted=info.metric == "acc", share=share)
+        found = estimate(_of_independent(measured), images, counted=info.metric == "acc", share=share)
     return None if found is None else within(found, info.bounds)
+
+
+def _of_independent(measured: Sequence[tuple[float, Trial]]) -> list[float]:
+    """What each seed, or fold, measured; of a seed that trained from several networks, as a refit of what starts from folds,
+    the mean: these have most of their training in common."""
+    found: dict[tuple[int, int | None], list[float]] = {}
+    for value, trial in measured:
+        found.setdefault((trial.seed, trial.fold), []).append(value)
+    return [sum(values) / len(values) for values in found.values()]
 
 
 def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:

@@ -126,15 +126,15 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
 
 
 def _several_starts(board: Leaderboard) -> list[str]:
-    """What a number in brackets counts where it is not of seeds."""
-    several = [row for row in board.rows if runs_of(row.trials) == "seeds and starting networks"]
+    """What the number of a seed is where that trained several times."""
+    rows = [row.trials for row in board.rows if not any(trial.fold for trial in row.trials)]
+    several = [trials for trials in rows if len({trial.seed for trial in trials}) < len(trials)]
     if not several:
         return []
-    trials = several[0].trials
-    seeds_n, starts_n = len({trial.seed for trial in trials}), len({trial.parent_id for trial in trials})
+    of_seed = [trial for trial in several[0] if trial.seed == several[0][0].seed]
     return [
-        f"Of {plural(len(several), 'configuration')} a seed trained from more than one network: a number in brackets is of"
-        f" trials, such as {len(trials)} of {plural(seeds_n, 'seed')} that start from {starts_n} networks."
+        f"Of {plural(len(several), 'configuration')} a seed trained from more than one network, such as from {len(of_seed)}:"
+        " its number is their mean, and intervals count seeds."
     ]
 
 

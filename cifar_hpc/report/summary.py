@@ -268,8 +268,6 @@ def runs_words(board: Leaderboard, n: int) -> str:
     """'mean of 3 seeds', 'mean of 10 folds of 2 seeds', 'one seed'."""
     if n == 1:
         return "one fold" if "folds" in board.runs else "one seed"
-    if board.runs == "seeds and starting networks":
-        return f"mean of {n} trials over {board.runs}"
     if board.runs != "seeds and folds":
         return f"mean of {n} {board.runs}"
     seeds = len({trial.seed for row in board.rows for trial in row.trials})
