@@ -186,3 +186,13 @@ def test_a_childs_time_stands_with_that_of_the_trials_that_it_starts_from(tmp_pa
     assert rows[lost.point_id].whole_s is None and time_text(rows[lost.point_id]) == "20 s after a start of unknown time"
     quickest = [row for row in rows.values() if row.pareto and row.point_id != rows[base.point_id].point_id]
     assert all(row.score.mean > rows[base.point_id].score.mean for row in quickest)
+
+
+def test_seeds_are_counted_that_measured_anything_such_as_those_of_a_refit_on_test_alone(board: Leaderboard) -> None:
+    assert [record["seeds"] for record in leaderboard_records(board)] == [3, 3, 0]
+    first = board.rows[0]
+    trials = tuple(replace(trial, val_acc=None, val_loss=None, val_n=None) for trial in first.trials)
+    refitted = replace(board, rows=(replace(first, trials=trials),))
+    assert leaderboard_records(refitted)[0]["seeds"] == 3
+    untested = tuple(replace(trial, test_acc=None, test_n=None) for trial in trials)
+    assert leaderboard_records(replace(board, rows=(replace(first, trials=untested),)))[0]["seeds"] == 0

@@ -248,7 +248,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         record |= {name: _mean_metric(row, name), **(_spread(name, ranked[name]) if name in ranked else {})}
     trial = row.trials[0] if row.trials else None
     return record | {
-        "seeds": len({one.seed for one in row.trials if one.metric("val_acc") is not None}),
+        "seeds": len({one.seed for one in row.trials if {one.metric("val_acc"), one.metric("test_acc")} != {None}}),
         **({"folds": row.val_acc.n if row.val_acc else 0} if "folds" in board.runs else {}),
         "partial": row.partial,
         "gap": row.gap,
