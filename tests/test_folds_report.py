@@ -217,6 +217,7 @@ def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_f
     begun = replace(section.board, rows=(replace(best, trials=trials, begun=True), *section.board.rows[1:]))
     (told,) = [line for line in in_short(replace(find(section, layout), board=begun)) if "cifar-hpc refit" in line]
     assert "from each of the 6 networks that its folds start from, 6 times in all, on all labelled images" in told
+    assert told.endswith("; what it starts from stays as it was trained.")
 
 
 def test_stacking_that_folds_leave_out_is_warned_of():

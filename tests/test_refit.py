@@ -216,3 +216,19 @@ def test_a_sweep_that_happens_to_be_called_so_keeps_its_plan(spec):
     told = call("refit", "small", "--on", "inline")
     assert told.exit_code == 2 and "'small-refit' is a sweep already" in told.stderr
     assert Layout(results_root()).sweep("small-refit").plan.read_bytes() == plan
+
+
+def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_again(spec):
+    spec.write_text(
+        "name: staged\ndataset: {name: digits, train_size: 90}\nfolds: 2\nbase: {arch: linear, lr: 0.1, warmup_epochs: 0}\n"
+        "stages:\n  first: {base: {epochs: 1}}\n  second: {base: {epochs: 2, weights: {stage: first}}}\n"
+    )
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
+    before = set(results())
+    done = call("refit", "staged", "--on", "inline")
+    assert done.exit_code == 0, done.output
+    assert "the networks that these start from stay as trained, without what was held out then" in " ".join(done.stderr.split())
+    assert len(set(results()) - before) == 2  # of each fold's, and none in their place
+    told = " ".join(call("report", "staged-refit").stderr.split())
+    assert "nothing ranks them. What they start from was not trained again." in told
+    assert "such as from 2: its number is their mean" in told

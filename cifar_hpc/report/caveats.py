@@ -87,7 +87,8 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     notes = [*(finding.sentence for finding in pool.findings), *pool.notes]
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
-        notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.")
+        stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
+        notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.{stay}")
     notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
     notes += [

@@ -214,8 +214,9 @@ def _next_steps(found: Findings) -> list[str]:
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     if "folds" in board.runs and not _goes_on(board):
-        name = _named(found, best)
-        steps.append(f"Next: `cifar-hpc refit {name}` trains the best configuration {_refits(best)} on all labelled images.")
+        name, stay = _named(found, best), "; what it starts from stays as it was trained" if best.begun else ""
+        again = f"trains the best configuration {_refits(best)} on all labelled images{stay}"
+        steps.append(f"Next: `cifar-hpc refit {name}` {again}.")
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
@@ -236,7 +237,7 @@ def _refits(best: Row) -> str:
         return "again"
     seeds = {trial.seed for trial in best.trials}
     starts = {trial.parent_id for trial in best.trials}
-    if len(starts) > len(seeds):  # which stay what their folds made them
+    if len(starts) > len(seeds):
         return f"from each of the {len(starts)} networks that its folds start from, {len(starts)} times in all,"
     return "once" if len(seeds) == 1 else f"with each of its {len(seeds)} seeds"
 

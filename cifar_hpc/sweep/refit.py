@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cifar_hpc.config.normalize import refitted
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, read_plan
@@ -93,6 +94,13 @@ def train_refits(
         resources=Resources(**like.resources),
         warnings=(),
     )
+    starts = {parent for trial in spec.trials if (parent := parent_of(trial.config))}
+    if starts:
+        network, stays = ("network", "stays") if len(starts) == 1 else ("networks", "stay")
+        listener.note(
+            f"the {network} that these start from {stays} as trained, without what was held out then; only what follows trains"
+            " again"
+        )
     plan = make_plan(spec, share=like.share)
     record = dataclasses.replace(plan_record(plan), command=command)
     return run_plan(layout, plan, record, where, listener)
