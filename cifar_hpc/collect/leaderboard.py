@@ -305,34 +305,33 @@ def _row(
 def _over_seeds(trials: Sequence[Trial], metric: str, info: ObjectiveInfo, *, test: bool = False) -> Estimate | None:
     """info: of the objective that it is. test: it was measured on the test images, not on validation."""
     measured = [(value, trial) for trial in trials if (value := trial.metric(metric)) is not None]
-    if measured and measured[0][1].own_split and not test:
-        found = _over_splits(measured, counted=info.metric == "acc")
+    if not measured:
+        return None
+    counted, first = info.metric == "acc", measured[0][1]
+    if first.own_split:
+        found = _over_splits(measured, counted=counted, test=test)
     else:
-        images = (measured[0][1].test_n if test else measured[0][1].val_n) if measured else None
-        share = _held_out(measured[0][1]) if measured and measured[0][1].own_split else 0.0
-        found = estimate(_of_independent(measured), images, counted=info.metric == "acc", share=share)
+        found = estimate(_of_independent(measured), first.test_n if test else first.val_n, counted=counted)
     return None if found is None else within(found, info.bounds)
 
 
 def _of_independent(measured: Sequence[tuple[float, Trial]]) -> list[float]:
-    """What each seed, or fold, measured; of a seed that trained from several networks, as a refit of what starts from folds,
+    """What each seed measured; of a seed that trained from several networks, as a refit of what starts from folds,
     the mean: these have most of their training in common."""
-    found: dict[tuple[int, int | None], list[float]] = {}
+    found: dict[int, list[float]] = {}
     for value, trial in measured:
-        found.setdefault((trial.seed, trial.fold), []).append(value)
+        found.setdefault(trial.seed, []).append(value)
     return [sum(values) / len(values) for values in found.values()]
 
 
-def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool) -> Estimate | None:
-    weights = [trial.val_n or 1 for _, trial in measured]
-    rounds = len({trial.round for _, trial in measured})
-    share = _held_out(measured[0][1])
-    return estimate_over_splits([value for value, _ in measured], weights, rounds, share, counted=counted)
-
-
-def _held_out(trial: Trial) -> float:
-    """Its validation images over those that it trained on."""
-    return (trial.val_n or 1) / max(trial.train_n or 0, 1)
+def _over_splits(measured: Sequence[tuple[float, Trial]], *, counted: bool, test: bool) -> Estimate | None:
+    trials = [trial for _, trial in measured]
+    values, splits = [value for value, _ in measured], [trial.split for trial in trials]
+    share = (trials[0].val_n or 1) / max(trials[0].train_n or 0, 1)
+    if test:  # all on the same images
+        return estimate(values, trials[0].test_n, counted=counted, share=share, splits=splits)
+    rounds = len({trial.round for trial in trials})
+    return estimate_over_splits(values, [trial.val_n or 1 for trial in trials], rounds, share, splits, counted=counted)
 
 
 def _mean_of(values: Sequence[float]) -> float | None:

@@ -8,7 +8,7 @@ cover both; neither covers the split of the labelled images into training and va
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -45,7 +45,12 @@ class Estimate:
 
 
 def estimate(
-    values: Sequence[float], images: int | None = None, *, counted: bool = True, share: float = 0.0
+    values: Sequence[float],
+    images: int | None = None,
+    *,
+    counted: bool = True,
+    share: float = 0.0,
+    splits: Sequence[Hashable] | None = None,
 ) -> Estimate | None:
     """Mean and interval of a quantity that each seed measured once on so many images; of new seeds and, where it is counted as
     the share of the images that are right, of new images.
@@ -55,7 +60,7 @@ def estimate(
     no nearer than Wilson's: three seeds that are right on all of 20 images say as little of other images as one. Of what is
     not counted, seeds that agree in number leave no interval. share: of folds, or seeds with splits of their own, that are
     measured on the same images, validation over training images: their networks share training images as in
-    `estimate_over_splits`; 0 where all train on the same images.
+    `estimate_over_splits`; 0 where all train on the same images. splits: as there; None: each value has its own.
     None where there are no values. sd only from MIN_SEEDS values on.
     """
     n = len(values)
@@ -69,7 +74,9 @@ def estimate(
     sd = float(np.std(values, ddof=1))
     if sd < NO_ERROR and not counted_n:
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, None, None, images)
-    half = half_interval(sd * sd * (1 / n + share), n - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
+    means, share = (values, share) if splits is None else _of_splits(values, splits, share)
+    of_means = float(np.var(means, ddof=1)) * (1 / len(means) + share)
+    half = half_interval(of_means, len(means) - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
     low, high = mean - half, mean + half
     if counted_n:  # of shares near 0 and 1 the t interval knows too little of other images
         wilson_low, wilson_high = wilson_interval(mean, counted_n)
@@ -78,17 +85,33 @@ def estimate(
     return within(found, (0.0, 1.0)) if counted_n else found
 
 
+def _of_splits(values: Sequence[float], splits: Sequence[Hashable], share: float) -> tuple[Sequence[float], float]:
+    """What is independent of values, and the share of it: of each split the mean over its seeds, whose networks trained on the
+    same images. Where all have one split, the seeds themselves, which share all of it."""
+    found: dict[Hashable, list[float]] = {}
+    for value, split in zip(values, splits, strict=True):
+        found.setdefault(split, []).append(value)
+    return ([float(np.mean(of_one)) for of_one in found.values()], share) if len(found) > 1 else (values, 0.0)
+
+
 def estimate_over_splits(
-    values: Sequence[float], weights: Sequence[int], rounds: int, share: float, *, counted: bool = True
+    values: Sequence[float],
+    weights: Sequence[int],
+    rounds: int,
+    share: float,
+    splits: Sequence[Hashable],
+    *,
+    counted: bool = True,
 ) -> Estimate | None:
     """Mean and interval of what each of several splits measured: folds, or splits drawn again. values, weights: of each trial
     its measurement and its validation images; rounds: how often all images were measured; share: validation over training
-    images; counted: as in `estimate`.
+    images; splits: which split each trial had: several seeds of one tell its mean better, and nothing of other splits; counted:
+    as in `estimate`.
 
     Splits share most of their training images: the variance of their mean is (1 / J + share) of that between them (Nadeau and
     Bengio 2003, Machine Learning 52: 239), J the splits. It covers split, order and initialisation; images, too, as each split
-    has its own. Where all splits happen to measure the same, such as 100 %, that tells nothing of others: Wilson's interval
-    over the images stands there, of what is counted. None where there are no values.
+    has its own. Of what is counted it ends no nearer than Wilson's over all these images: few splits may measure nearly the
+    same by luck, and where all measure the same, that interval alone stands there. None where there are no values.
     """
     n = len(values)
     if n == 0:
@@ -96,12 +119,20 @@ def estimate_over_splits(
     mean, images = float(np.average(values, weights=weights)), sum(weights) // max(rounds, 1)
     if n == 1:
         return Estimate(mean, 1, None, None, None, images)
-    sd = float(np.std(values, ddof=1))
-    if sd < NO_ERROR:
+    if len(set(splits)) == 1:
+        return estimate(values, images, counted=counted)
+    means, _ = _of_splits(values, splits, share)
+    of_means = float(np.std(means, ddof=1))
+    sd = float(np.std(values, ddof=1)) if n >= MIN_SEEDS else None
+    if of_means < NO_ERROR:
         low, high = wilson_interval(mean, images) if counted else (None, None)
-        return Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, of_images=counted)
-    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd * math.sqrt(1 / n + share)
-    return Estimate(mean, n, sd if n >= MIN_SEEDS else None, mean - half, mean + half, images, of_images=True)
+        return Estimate(mean, n, sd, low, high, images, of_images=counted)
+    half = float(stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)) * of_means * math.sqrt(1 / len(means) + share)
+    low, high = mean - half, mean + half
+    if counted:
+        wilson_low, wilson_high = wilson_interval(mean, sum(weights) if rounds == n else images)  # or splits drawn again
+        low, high = min(low, wilson_low), max(high, wilson_high)
+    return Estimate(mean, n, sd, low, high, images, of_images=True)
 
 
 def within(found: WithInterval, bounds: tuple[float, float]) -> WithInterval:

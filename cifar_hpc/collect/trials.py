@@ -85,6 +85,12 @@ class Trial:
         return self.fold is not None or (self.config.get("dataset.split_seed") == BY_SEED and self.own_val is None)
 
     @property
+    def split(self) -> tuple[int | None, int | None]:
+        """What its training images have in common with no other of its point: the seed, where each has splits of its own, and
+        the fold."""
+        return self.seed if self.config.get("dataset.split_seed") == BY_SEED else None, self.fold
+
+    @property
     def run(self) -> str:
         """'seed 2', 'seed 2, fold 3': what tells it from the other trials of its point."""
         return f"seed {self.seed}" + (f", fold {self.fold}" if self.fold is not None else "")
