@@ -147,13 +147,13 @@ def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
 
 
 def test_an_interval_ends_where_its_number_cannot_be_beyond(layout: Layout) -> None:
-    """Two seeds far apart leave a wide one, of a difference of shares too: -48 to +133 pp is none."""
-    for config, accuracy in zip(configs(4, seeds=2, epochs=2), (0.95, 0.3, 0.2, 0.25), strict=True):
+    """Two seeds far apart leave a wide one, of a difference of shares too: -9 to +119 pp is none."""
+    for config, accuracy in zip(configs(4, seeds=2, epochs=2), (0.85, 0.75, 0.25, 0.25), strict=True):
         write_trial(layout, config, IMAGES, accuracy=accuracy)
     one, other = make_leaderboard(scan(layout)).rows
     for first, second in ((one, other), (other, one)):
         found = compare_points(first, second, layout)
-        assert found.low is not None and found.high is not None and found.error is not None and found.error > 0.2
+        assert found.low is not None and found.high is not None and found.error is not None and found.error > 0.04
         assert -1 <= found.low < found.difference < found.high <= 1 and 1 in (-found.low, found.high)
     far = band_of(np.array([[0.1], [0.9], [0.9]], np.float32), OBJECTIVES["val_acc"].bounds)
     assert (float(far.low[0]), float(far.high[0])) == (0.0, 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,9 +13,11 @@ from cifar_hpc.collect.statistics import (
     compare_chosen,
     compare_networks,
     estimate,
+    estimate_over_splits,
     image_variance,
     mcnemar_test,
     wilson_interval,
+    within,
 )
 
 
@@ -149,3 +153,15 @@ def test_what_images_change_in_every_seed_is_in_the_error_of_a_difference() -> N
     difference_N = easy_one_N.astype(float) - easy_other_N
     assert image_variance(one_SN, other_SN) == pytest.approx(difference_N.var(ddof=1) / 300)
     assert compare_chosen(one_SN, other_SN).p_value > 0.05
+
+
+def test_an_interval_that_would_be_the_whole_scale_is_none_and_says_that_seeds_are_too_few() -> None:
+    wide = estimate_over_splits([0.2, 0.8], [10, 10], 1, 0.5)
+    found = within(wide, (0.0, 1.0))
+    assert (found.low, found.high, found.too_few) == (None, None, True) and found.mean == 0.5
+    assert within(wide, (0.0, math.inf)).high == wide.high  # of a loss the other end tells something
+    told = estimate([0.0, 1.0], 10)  # of seeds, as of splits
+    assert (told.low, told.high, told.too_few) == (None, None, True)
+    difference = compare_chosen(np.array([[1, 1, 0.0], [0, 0, 1]]), np.array([[0, 0, 1.0], [1, 0, 0]]))
+    assert within(difference, (-1.0, 1.0)).too_few and within(difference, (-1.0, 1.0)).high is None
+    assert not within(estimate([0.5, 0.52], 100), (0.0, 1.0)).too_few

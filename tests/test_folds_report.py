@@ -19,14 +19,14 @@ from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.rounds import point_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections
-from cifar_hpc.collect.statistics import FOLDS_TEST, estimate, estimate_over_splits, wilson_interval
+from cifar_hpc.collect.statistics import FOLDS_TEST, Difference, estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.config.registry import OBJECTIVES, load
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats, covers_text
-from cifar_hpc.report.comparison_table import comparison_table
+from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, in_short
 from cifar_hpc.report.tables import leaderboard_records
@@ -321,3 +321,18 @@ def test_seeds_that_two_configurations_share_are_compared_on_the_validation_imag
     assert list(untested.values()) == ["fewer than 2 splits in common"]
     alone = [replace(row, trials=row.trials[-1:]) for row in (one, replace(other, trials=other.trials[:3]))]
     assert compare_points(*alone, layout).networks  # one seed each, of the same split
+
+
+def test_so_few_folds_that_they_tell_no_interval_are_said_to_be_too_few(tmp_path, monkeypatch):
+    text = SPEC.replace("folds: {n: 3, repeats: 2}", "folds: 2").replace("[1, 9, 30]", "[1, 9]").replace("90", "40")
+    layout = swept(Layout(tmp_path), text)
+    (section,) = chosen_sections(layout, ["folded"], "")
+    rows = section.board.measured
+    for row in rows:
+        assert row.score.too_few == (row.score.low is None)
+    assert rows[0].score.too_few and "mean of 2 folds, too few to tell an interval" in best_text(section.board)
+    assert any(note.startswith("So few folds tell no interval, for ") for note in caveats(section.pool, section.board))
+    monkeypatch.setattr(
+        "cifar_hpc.report.comparison_table.compare_points", lambda *asked: Difference(0.1, 0.5, "t", too_few=True)
+    )
+    assert all("(so few folds tell no interval)" in line for line in comparison_lines(*rows, layout))

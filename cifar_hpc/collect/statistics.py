@@ -32,7 +32,7 @@ class Estimate:
     """A mean over n seeds. sd: with n - 1 in the denominator. low, high: 95 % interval. None: n does not allow it.
 
     images: how many measured it, None where that is not known. of_images: whether the interval covers what other images would
-    have given; it does of shares of them.
+    have given; it does of shares of them. too_few: whether there is none because it would be the whole scale (see within).
     """
 
     mean: float
@@ -42,6 +42,7 @@ class Estimate:
     high: float | None = None
     images: int | None = None
     of_images: bool = False
+    too_few: bool = False
 
 
 def estimate(
@@ -136,12 +137,15 @@ def estimate_over_splits(
 
 
 def within(found: WithInterval, bounds: tuple[float, float]) -> WithInterval:
-    """With an interval that ends where its number cannot be beyond: bounds of an objective, or of the difference of two. As it
-    is where the number itself is beyond them, as of an objective of the user's own that calls itself a share."""
+    """With an interval that ends where its number cannot be beyond: bounds of an objective, or of the difference of two. One
+    that would end there on both sides says nothing, and is none: so few seeds tell no interval. As it is where the number
+    itself is beyond them, as of an objective of the user's own that calls itself a share."""
     least, most = bounds
     at = found.mean if isinstance(found, Estimate) else found.difference
     if found.low is None or found.high is None or not least <= at <= most:
         return found
+    if found.low <= least and found.high >= most:
+        return replace(found, low=None, high=None, too_few=True)
     return replace(found, low=max(found.low, least), high=min(found.high, most))
 
 
@@ -173,7 +177,7 @@ class Difference:
 
     error, freedom: standard error and degrees of freedom, None where the test has none; of_images: the part of the squared
     error that more seeds do not take away. low, high: 95 % interval. networks: whether it speaks of two networks alone, not of
-    the configurations that they come from. images: on how many, None where that is not known.
+    the configurations that they come from. images: on how many, None where that is not known. too_few: as in Estimate.
     """
 
     difference: float
@@ -186,6 +190,7 @@ class Difference:
     of_images: float = 0.0
     networks: bool = False
     images: int | None = None
+    too_few: bool = False
 
     @property
     def better(self) -> bool:

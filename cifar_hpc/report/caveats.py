@@ -120,6 +120,10 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         notes.append(f"{why}: {order}no ranking is claimed.")
     elif few:
         notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
+    if wide := [row for row in board.measured if any(one and one.too_few for one in (row.score, row.val_acc, row.test_acc))]:
+        notes.append(
+            f"So few {board.runs} tell no interval, for {plural(len(wide), 'configuration')}: it would be the whole scale."
+        )
     if lost := [row for row in board.measured if row.last.diverged]:
         stand = "stands" if len(lost) == 1 else "stand"
         notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")

@@ -46,7 +46,7 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
 
     Raises CifarHpcError where none can, such as of points that did not see the same images.
     """
-    lines, refused = [], []
+    lines, refused, runs = [], [], runs_of([*one.trials, *other.trials])
     for split, measured, info in _asked(one, other):
         try:
             found = compare_points(one, other, layout, split, info)
@@ -55,7 +55,7 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
             lines.append(f"{measured}: {error}")
             continue
         lines.append(
-            f"{measured}: {one.label} is {_amount(found, info)} {other.label}{_interval(found, info)},"
+            f"{measured}: {one.label} is {_amount(found, info)} {other.label}{_interval(found, info, runs)},"
             f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
         )
     if len(refused) == len(lines):
@@ -79,9 +79,9 @@ def _amount(found: Difference, info: ObjectiveInfo) -> str:
     return f"{abs(signed):.{decimals_of(found.images, share=False)}f} {'higher' if signed > 0 else 'lower'} than"
 
 
-def _interval(found: Difference, info: ObjectiveInfo) -> str:
+def _interval(found: Difference, info: ObjectiveInfo, runs: str) -> str:
     if found.low is None or found.high is None:
-        return ""
+        return f" (so few {runs} tell no interval)" if found.too_few else ""
     ends = (found.low, found.high) if info.mode == "max" else (-found.high, -found.low)
     if info.share:
         low, high = (points_text(end, found.images) for end in ends)

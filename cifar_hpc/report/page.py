@@ -197,11 +197,9 @@ def _facts(row: Row, found: Findings) -> list[str]:
         unit, noun = (100, "pp") if info.share else (1, f"of {info.noun}")
         digits = decimals_of(difference.images, share=info.share)
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
-        interval = (
-            ""
-            if difference.low is None
-            else f", {unit * difference.low:.{digits}f} to {unit * (difference.high or 0):.{digits}f}"
-        )
+        interval = f", so few {found.board.runs} tell no interval" if difference.too_few else ""
+        if difference.low is not None and difference.high is not None:
+            interval = f", {unit * difference.low:.{digits}f} to {unit * difference.high:.{digits}f}"
         facts.append(f"{unit * difference.difference:.{digits}f} {noun} {whom} (p {p_text(difference.p_value)}{interval})")
     elif comparison and row.point_id in comparison.untested:
         facts.append(f"not tested against the best: {comparison.untested[row.point_id]}")

@@ -260,7 +260,7 @@ def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, di
     seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
     seeds += f", {others}" if others else ""
     if found.low is None or found.high is None:
-        return f" ({seeds})"
+        return f" ({seeds}{', too few to tell an interval' if found.too_few else ''})"
     of_seeds = "" if found.of_images else " without the luck of the images"
     return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}{of_seeds})"
 
