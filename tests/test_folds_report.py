@@ -21,7 +21,7 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.collect.statistics import FOLDS_TEST, Difference, estimate, estimate_over_splits, wilson_interval
 from cifar_hpc.config.registry import OBJECTIVES, load
-from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
@@ -336,3 +336,17 @@ def test_so_few_folds_that_they_tell_no_interval_are_said_to_be_too_few(tmp_path
         "cifar_hpc.report.comparison_table.compare_points", lambda *asked: Difference(0.1, 0.5, "t", too_few=True)
     )
     assert all("(so few folds tell no interval)" in line for line in comparison_lines(*rows, layout))
+
+
+def test_folds_that_a_filter_hides_are_not_said_to_be_missing(layout):
+    (second,) = chosen_sections(layout, ["folded"], "fold=2")
+    untested = compare_with_best(second.board, layout).untested
+    assert set(untested.values()) == {"the filter leaves out some of its folds"}
+    assert not any("measured by a part" in note for note in caveats(second.pool, second.board))
+    first = second.board.rows[0]
+    missing = replace(first, rounds=(), score=None)  # as if the one that is shown had diverged
+    with pytest.raises(RecordError, match="not all folds have measured it"):
+        point_predictions(missing, layout, "val")
+    (whole,) = chosen_sections(layout, ["folded"], "")
+    mixed = replace(whole.board, rows=(*whole.board.rows[:2], second.board.rows[-1]))
+    assert any("stands below the complete ones" in note for note in caveats(whole.pool, mixed))

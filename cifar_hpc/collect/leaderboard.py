@@ -120,6 +120,11 @@ class Row:
         return self.score is not None and is_partial(self.rounds, self.runs_n, self.config.get("dataset.folds"))
 
     @property
+    def hidden_alone(self) -> bool:
+        """Whether a filter hides trials of it, and none that it shows is without a measurement."""
+        return self.hidden > 0 and len(self.rounds) == self.runs_n
+
+    @property
     def cut(self) -> int:
         """How many of its trials a search ended early."""
         return sum(trial.outcome is Outcome.PRUNED for trial in self.trials)

@@ -84,7 +84,8 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
     measured = [trial for trial in row.trials if trial.told(split)]
     if split == "val" and row.config.get("dataset.folds") is not None:
         if not row.whole_rounds:
-            raise RecordError("not all folds have measured it")
+            hidden = "the filter leaves out some of its folds"
+            raise RecordError(hidden if row.hidden_alone else "not all folds have measured it")
         rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
         return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
     read = {

@@ -96,12 +96,15 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
         for name in dict.fromkeys(str(config[DATASET]) for config in told)
     ]
+    in_part = [row for row in board.measured if row.partial and not row.last.diverged]
     if hidden := sum(row.hidden > 0 for row in board.rows):
+        among = any(row.hidden_alone for row in in_part) and len(in_part) < len(board.measured)
+        below = "; what so has a part of its folds or seeds stands below the complete ones" if among else ""
         notes.append(
             f"Of {plural(hidden, 'configuration')} the filter leaves out some trials: the numbers are of the others alone, and"
-            " flattered where it asks what they measured."
+            f" flattered where it asks what they measured{below}."
         )
-    if part := [row for row in board.measured if row.partial and not row.last.diverged]:
+    if part := [row for row in in_part if not row.hidden_alone]:
         are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
         whole = len(part) == len(board.measured)
         rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
