@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.collect.sections import chosen_sections
+from cifar_hpc.config.data_notes import whose
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
@@ -159,6 +161,27 @@ def test_each_section_of_a_sweep_tells_what_is_known_of_its_own_images(place):
     older = dataclasses.replace(plan, findings_of={})  # it does not tell: all may be of each
     write_record(layout.sweep("own").plan, older)
     assert {len(section.pool.findings) for section in chosen_sections(layout, ["own"], "")} == {len(plan.findings)}
+
+
+def test_a_dry_run_says_whose_images_a_finding_is_of_where_a_sweep_has_several_sets(place):
+    (place / "photos" / "train" / "third").mkdir()
+    for number in range(2):
+        Image.new("RGB", (8, 8), (0, 0, number)).save(place / "photos" / "train" / "third" / f"{number}.png")
+    axes = "{dataset.val_frac: [0.2, 0.4], dataset.classes: [[dark, pale], [pale, third]]}"
+    (place / "own.yaml").write_text(SPEC.replace(", val_frac: 0.25", "").replace("{lr: [0.05]}", axes))
+    assert _run("data", "own.yaml")[0] == 0
+    said = _run("sweep", "own.yaml", "--dry-run")[1]
+    uneven = "of them (classes pale+third, val_frac 0.2; classes pale+third, val_frac 0.4)"
+    assert said.count("are uneven") == said.count(uneven) == 1 and "no train/" not in said
+    for share in (0.2, 0.4):
+        left = f"(classes dark+pale, val_frac {share}; classes pale+third, val_frac {share})"
+        assert re.search(rf"val_frac {share} holds out [^()]* {re.escape(left)}", said)
+    alone = _run("sweep", "own.yaml", "--dry-run", "--set", "dataset.val_frac=0.2", "--set", "dataset.classes=[pale, third]")[1]
+    assert "are uneven" in alone and "(classes" not in alone
+    sets = [DatasetConfig(name=name) for name in ("cifar10", "cifar100")]
+    of_one = {"own.pt: other classes are left out": {sets[1].digest}}
+    assert [*whose(of_one, sets)] == ["own.pt: other classes are left out (cifar100)"]
+    assert [*whose(of_one, sets[1:])] == [*of_one]
 
 
 def test_how_uneven_the_classes_are_is_told_of_those_that_are_chosen(place):

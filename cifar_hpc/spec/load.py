@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_hpc.config.data_notes import joined
+from cifar_hpc.config.data_notes import joined, whose
 from cifar_hpc.config.plugins import NO_PARTS, OwnParts, installed_plugins, read_plugin
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import OwnCodeError
@@ -63,6 +63,7 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         configs = [trial.config for trial in trials]
         told = halving_warnings(halving, configs) if halving else []
         warnings = (*found.warnings, *idle_settings(found.written, configs), *told)
+    all_configs = search.corners if search else [trial.config for trial in trials]
     resources = Resources(**all_of(spec["resources"])) if "resources" in spec else Resources()
     if search:
         _check_parts(search.corners, resources, tree)
@@ -81,8 +82,8 @@ def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence
         warnings=(
             *warnings,
             *_unstacked(spec),
-            *resolver.notes,
-            *warnings_of(search.corners if search else [trial.config for trial in trials], sampled=search is not None),
+            *whose(resolver.notes, [config.dataset for config in all_configs]),
+            *warnings_of(all_configs, sampled=search is not None),
         ),
         search=search,
         order=order,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from cifar_hpc.config.data_notes import DataNotes, joined
+from cifar_hpc.config.data_notes import DataNotes, joined, whose
 from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
@@ -40,7 +40,7 @@ def check_there(
 def findings_of(before: DataNotes, configs: Sequence[TrialConfig], notes: DataNotes, listener: Listener) -> DataNotes:
     """What the report shall say of the images and weights of the trials. before: what the spec told; notes: what was just
     found, which the listener is told, too."""
-    for note in notes:
+    for note in whose(notes, [config.dataset for config in configs]):
         listener.note(f"warning: {note}")
     return joined(before, known_inputs(configs)[0], notes)
 
@@ -48,7 +48,7 @@ def findings_of(before: DataNotes, configs: Sequence[TrialConfig], notes: DataNo
 def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:
     """What is known of the images and weights files before the sweep, and what nobody has looked into."""
     notes, unseen = known_inputs(configs)
-    lines = [f"  inputs    {note}" for note in notes]
+    lines = [f"  inputs    {note}" for note in whose(notes, [config.dataset for config in configs])]
     if unseen:
         more = f" and {len(unseen) - 2} more" if len(unseen) > 2 else ""
         lines.append(
