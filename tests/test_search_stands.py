@@ -49,6 +49,7 @@ def test_a_search_that_ended_before_its_bound_has_nothing_to_start(search):
     ended = dataclasses.replace(record, trials=(), cohorts=(), search={**record.search, "trials_at_most": 0})
     write_record(layout.sweep("hunt").plan, ended)
     lines = search_lines(layout, spec, Silent())
+    assert "at most" not in lines[0]
     assert "  to start  none: the search has ended" in lines and not any("epochs" in line for line in lines)
     more = dataclasses.replace(spec, search=dataclasses.replace(spec.search, num_points=8))
     assert any("at most 8 trials" in line for line in search_lines(layout, more, Silent()))
@@ -67,3 +68,10 @@ def test_a_living_search_between_two_trials_is_not_advised_to_be_started_again(s
     assert "cifar-hpc sweep" in CliRunner().invoke(app, ["status", "hunt"]).stderr
     whole = dataclasses.replace(record, search={**record.search, "trials_at_most": 3})
     assert next_lines(whole, between, "process 1 on x") == ["next: cifar-hpc report hunt"]
+
+
+def test_the_first_line_of_an_ended_search_says_how_many_configurations_it_has_sampled(search):
+    layout, spec, record = search
+    assert search_lines(layout, spec, Silent())[0].startswith("hunt: at most 6 configurations")
+    write_record(layout.sweep("hunt").plan, dataclasses.replace(record, search={**record.search, "trials_at_most": 3}))
+    assert search_lines(layout, spec, Silent())[0].startswith("hunt: 3 configurations")

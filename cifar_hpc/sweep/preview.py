@@ -88,11 +88,12 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     states = reader_of(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     new_n = 0 if _has_sampled_all(before, record) else record.to_come
+    sampled_n = None if new_n else len({trial.point_id for trial in record.trials})
     each = search.max_epochs // search.generations
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
     size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
     lines = [
-        f"{spec.name}: {in_words(spec)}, from {size}",
+        f"{spec.name}: {in_words(spec, sampled_n)}, from {size}",
         f"  to start  at most {plural(len(open_) + new_n, 'trial')}, at most {plural(left + new_n * each, 'epoch')}"
         if open_ or new_n
         else "  to start  none: the search has ended",

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 
 from cifar_hpc.config.data_notes import DataNotes
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.jobs import reserve_numbers
@@ -141,8 +142,9 @@ class SearchRounds:
         return SearchRun(self._layout, self._spec, journal, again=self._again, first_job=1, write=lambda record: None)
 
 
-def in_words(spec: SweepSpec) -> str:
-    """'at most 8 configurations with 3 seeds each, sampled at random'."""
+def in_words(spec: SweepSpec, sampled_n: int | None = None) -> str:
+    """'at most 8 configurations with 3 seeds each, sampled at random'. sampled_n: configurations of a search that samples no
+    more."""
     assert spec.search is not None
     search, by = spec.search, spec.search.algorithm
     sampled = f"sampled {'at random' if by == 'random' else f'by {by}'}"
@@ -151,4 +153,5 @@ def in_words(spec: SweepSpec) -> str:
     n = min(search.num_points, search.space.size or search.num_points)
     seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
     folds = f" of {search.folds_n} folds each" if search.folds_n > 1 else ""
-    return f"at most {n} configurations{seeds}{folds}, {sampled}"
+    how_many = f"at most {n} configurations" if sampled_n is None else plural(sampled_n, "configuration")
+    return f"{how_many}{seeds}{folds}, {sampled}"
