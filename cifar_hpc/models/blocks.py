@@ -1,8 +1,7 @@
 """Any model as an ordered list of blocks. Owns: where a network may be cut, what the pieces are called, BlockModel.
 
-The cut. A *unit* is a module with code of its own that is no mere stack of like modules: a residual block, an inception or
-dense block, an encoder layer. Units are opaque. torch.fx traces the network around them, and a cut is allowed where exactly
-one value is alive (constants and parameters not counted). The pieces are then joined: a piece without weighted layer
+The cut. Units (models/tracing.py) are opaque. torch.fx traces the network around them, and a cut is allowed where exactly one
+value is alive (constants and parameters not counted). The pieces are then joined: a piece without weighted layer
 (activation, pooling, flatten) or with a normalisation alone belongs to the weighted layer before it; a dropout, with what
 follows it, belongs to the weighted layer after it, which is the one it regularises. So no random layer ever stands at the
 end of a frozen trunk, and the last block is the last weighted layer alone: the classifier.
@@ -13,8 +12,7 @@ Must not know: configs, weights files, which architectures exist.
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,8 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import _IncompatibleKeys
 
 from cifar_hpc.errors import CifarHpcError
-
-NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+from cifar_hpc.models.tracing import NORMS, trace
 
 
 class Block(nn.Module):
@@ -145,11 +142,8 @@ def cut(
     functions: tuple[Callable[..., Any], ...] = (),
 ) -> BlockModel:
     """The model as a BlockModel that shares its modules. closed, functions: modules and functions that are not traced into.
-    Raises CifarHpcError where it cannot be traced."""
-    try:
-        graph = _Tracer(model, closed, functions).trace(model)
-    except Exception as error:  # a tracer meets any code that a model's author wrote
-        raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: torch.fx cannot trace it ({error})") from error
+    Raises CifarHpcError where it cannot be traced, or does what one trace does not hold."""
+    graph = trace(model, closed, functions)
     nodes = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
     source = next(node for node in graph.nodes if node.op == "placeholder")
     owners = _weighted_owners(model)
@@ -163,85 +157,6 @@ def cut(
     if len(set(names)) != len(names):
         raise CifarHpcError(f"{type(model).__name__} cannot be cut into blocks: two would bear one name ({', '.join(names)})")
     return BlockModel(names, blocks, warnings)
-
-
-class _Tracer(fx.Tracer):
-    """Symbolic tracing that leaves torch's and torchvision's operators, layers and all units closed."""
-
-    def __init__(
-        self, model: nn.Module, closed: tuple[type[nn.Module], ...], functions: tuple[Callable[..., Any], ...]
-    ) -> None:
-        super().__init__(autowrap_functions=functions)
-        self._units = set(_units(model, set(_around_classifier(model))))
-        self._closed = closed
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        operator = m.__module__.startswith("torchvision.ops") and not _is_stack(m)
-        closed = operator or _is_layer(m) or isinstance(m, self._closed)
-        return m in self._units or closed or super().is_leaf_module(m, module_qualified_name)
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Callable[..., Any], list[Any]]:
-        """The image is the only input: what else forward takes has its default."""
-        forward, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
-        for i, parameter in enumerate(inspect.signature(root_fn).parameters.values()):
-            if i > 1 and i < len(arguments) and parameter.default is not inspect.Parameter.empty:
-                self.graph.erase_node(arguments[i].node)
-                arguments[i] = parameter.default
-        return forward, arguments
-
-
-def _is_stack(module: nn.Module) -> bool:
-    """Whether the module only holds others: it has no code of its own between them."""
-    return type(module).forward is nn.Sequential.forward or type(module) in (nn.ModuleList, nn.ModuleDict)
-
-
-def _is_composite(module: nn.Module) -> bool:
-    """A module with its own code around weighted children."""
-    return not _is_stack(module) and any(True for _ in module.children()) and any(True for _ in module.parameters())
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Whether all its parameters are its own, such as a linear layer that casts them first."""
-    own = sum(1 for _ in module.parameters(recurse=False))
-    return own > 0 and own == sum(1 for _ in module.parameters()) and not any(True for _ in module.children())
-
-
-def _around_classifier(model: nn.Module) -> Iterator[nn.Module]:
-    """The modules that hold the last weighted layer and others (pooling, a norm): it is to be a block of its own."""
-    parts = classifier_name(model).split(".")
-    for n in range(1, len(parts)):
-        yield model.get_submodule(".".join(parts[:n]))
-
-
-def classifier_name(model: nn.Module) -> str:
-    """The path of the last weighted layer that is no normalisation; empty where there is none."""
-    weighted = [
-        path
-        for path, module in model.named_modules()
-        if not isinstance(module, NORMS) and any(True for _ in module.parameters(recurse=False))
-    ]
-    return weighted[-1] if weighted else ""
-
-
-def _units(module: nn.Module, opened: Collection[nn.Module]) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.MultiheadAttention):
-            continue
-        if _is_composite(child) and not _is_stage(child) and child not in opened:
-            yield child
-        else:
-            yield from _units(child, opened)
-
-
-def _is_stage(module: nn.Module) -> bool:
-    """A composite that runs a stack of several composites of one class, such as a transformer's encoder."""
-    for stack in filter(_is_stack, module.children()):
-        classes = [type(child) for child in stack.children() if _is_composite(child)]
-        if len(classes) > len(set(classes)):
-            return True
-    return False
 
 
 def _weighted_owners(model: nn.Module) -> dict[str, frozenset[str]]:

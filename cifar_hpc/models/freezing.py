@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from torch import nn
 
 from cifar_hpc.config.freeze import frozen_blocks
-from cifar_hpc.models.blocks import NORMS, Block, BlockModel
+from cifar_hpc.models.blocks import Block, BlockModel
 from cifar_hpc.models.lora import LowRank
+from cifar_hpc.models.tracing import NORMS
 
 __all__ = ["choose_trained", "freeze_blocks", "frozen_blocks"]
 

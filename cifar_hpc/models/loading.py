@@ -20,8 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.models.blocks import classifier_name
 from cifar_hpc.models.foreign import read_contents
+from cifar_hpc.models.tracing import classifier_name
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel, pixels 0..1
 LISTED = 10  # tensors that a message names
