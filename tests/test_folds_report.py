@@ -31,6 +31,7 @@ from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, in_short
 from cifar_hpc.report.tables import leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, images_words
+from cifar_hpc.report.words import words_of
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
@@ -187,6 +188,13 @@ def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_be
     second = section.board.measured[1]
     (part,) = chosen_sections(layout, ["folded"], f"knn_k={second.config['knn_k']}")
     assert any(f"`cifar-hpc refit {second.point_id}` " in line for line in in_short(find(part, layout)))
+
+
+def test_a_sentence_names_a_configuration_that_a_filter_leaves_alone_by_what_tells_it_apart_in_its_sweep(layout):
+    (alone,) = chosen_sections(layout, ["folded"], "knn_k=9")
+    assert best_text(alone.board).startswith("The only configuration measured: knn_k 9: ")
+    (whole,) = chosen_sections(layout, ["folded"], "")
+    assert words_of(alone.board.rows[0]) == words_of(whole.board.measured[1])
 
 
 def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advice_is_of_all_of_them(layout):

@@ -12,8 +12,9 @@ from cifar_hpc.status.words import points_text
 
 
 def words_of(row: Row) -> str:
-    """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for."""
-    parts = [axis_words(axis, value) for axis, value in row.axes.items() if value is not None or axis == "weights"]
+    """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for; where nothing here
+    tells it apart, by what does in its sweep."""
+    parts = [axis_words(axis, value) for axis, value in row.told_by.items() if value is not None or axis == "weights"]
     return ", ".join(parts) or str(row.config.get("arch", row.label))
 
 
