@@ -116,6 +116,22 @@ def test_what_fits_the_axes_to_the_digit_tells_no_shares_of_variance() -> None:
         assert found.importance == {} and len(found.matched) == 2
 
 
+def test_the_caption_of_effects_says_why_no_share_of_the_variance_is_told() -> None:
+    def caption(cells: dict[tuple[str, float], float]) -> str:
+        board = additive_board(cells)
+        return draw_effects(measure_effects(board), board).caption
+
+    exact = {(arch, lr): "abc".index(arch) * 0.1 + lr * 0.2 for arch in "abc" for lr in (1.0, 2.0)}
+    assert caption(exact).endswith(
+        "No share of the variance is told: the axes add up to the numbers to the digit, so that nothing tells what chance gave."
+    )
+    holed = {cell: value for cell, value in exact.items() if cell != ("a", 1.0)}
+    assert "No share of the variance is told: not every combination of the axes' values was measured" in caption(holed)
+    uneven = {**exact, ("a", 1.0): 0.9}
+    assert "(omega squared)" in caption(uneven) and "No share" not in caption(uneven)
+    assert "No share" not in caption({cell: value for cell, value in exact.items() if cell[0] == "a"})  # one axis
+
+
 def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
     (found,) = make_heat_maps(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6}), "arch", "lr")
     assert set(found.cells) == {("a", 1.0), ("b", 2.0)}

@@ -45,12 +45,14 @@ class Effects:
     """axes: those with an effect of their own, which no others determine. matched: of axes with matched configurations.
 
     importance: omega squared, the share of the variance between points that goes with the axis beyond chance, 0..1; only of a
-    balanced design, every combination of values measured once, which leaves something over to tell chance from.
+    balanced design, every combination of values measured once, which leaves something over to tell chance from. no_shares:
+    why there is none; "" where there is, and of one axis, which would have all.
     """
 
     axes: tuple[Axis, ...]
     matched: tuple[Effect, ...]
     importance: Mapping[Axis, float]
+    no_shares: str = ""
 
 
 def measure_effects(board: Leaderboard) -> Effects:
@@ -64,7 +66,8 @@ def measure_effects(board: Leaderboard) -> Effects:
     varying = [axis for axis in board.axes if codes[axis].shape[1]]
     found = [effect for axis in varying if (effect := _matched(board, axis)) is not None]
     found.sort(key=lambda effect: -float(np.ptp(effect.means)))
-    return Effects(tuple(_independent(codes, varying, board)), tuple(found), _importance(board, codes, varying))
+    shares, why = _importance(board, codes, varying)
+    return Effects(tuple(_independent(codes, varying, board)), tuple(found), shares, why)
 
 
 def _matched(board: Leaderboard, axis: Axis) -> Effect | None:
@@ -101,23 +104,27 @@ def _half_interval(scores_GV: NDArray[np.float64]) -> float | None:
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(float((rest**2).sum()) / freedom / groups)
 
 
-def _importance(board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]) -> dict[Axis, float]:
-    """Omega squared of each axis in the additive model (Hays 1963); empty unless every combination was measured once, more
-    points remain than the model has numbers, and it leaves something of them over: that few points, or numbers of few images,
-    happen to fit it to the digit does not mean that chance gave nothing."""
+def _importance(
+    board: Leaderboard, codes: Mapping[Axis, NDArray[np.float64]], axes: Sequence[Axis]
+) -> tuple[dict[Axis, float], str]:
+    """Omega squared of each axis in the additive model (Hays 1963), or none and why: unless each combination was measured once,
+    more points remain than the model has numbers, and it leaves something of them over: that few points, or numbers of few
+    images, happen to fit it to the digit does not mean that chance gave nothing."""
     rows = board.measured
     combinations = math.prod(codes[axis].shape[1] + 1 for axis in axes)
     freedom = len(rows) - 1 - sum(codes[axis].shape[1] for axis in axes)
     balanced = len(rows) == combinations == len({tuple(row.axes[axis] for axis in axes) for row in rows})
-    if not balanced or freedom < 1 or len(axes) < 2:
-        return {}
+    if len(axes) < 2:
+        return {}, ""
+    if not balanced or freedom < 1:
+        return {}, "not every combination of the axes' values was measured, each by all of its folds or seeds"
     y_P = np.array([row.score.mean for row in rows if row.score])
     if _residual(_design(codes, axes), y_P) < len(rows) * NO_ERROR**2:
-        return {}
+        return {}, "the axes add up to the numbers to the digit, so that nothing tells what chance gave"
     total = float(((y_P - y_P.mean()) ** 2).sum())
     sums = {axis: total - _residual(_design(codes, [axis]), y_P) for axis in axes}
     error = max(total - sum(sums.values()), 0.0) / freedom
-    return {axis: max(sums[axis] - codes[axis].shape[1] * error, 0.0) / (total + error) for axis in axes}
+    return {axis: max(sums[axis] - codes[axis].shape[1] * error, 0.0) / (total + error) for axis in axes}, ""
 
 
 @dataclass(frozen=True, slots=True)

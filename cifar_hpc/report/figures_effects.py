@@ -127,6 +127,8 @@ def _effects_caption(effects: Effects) -> str:
             " The share of the variance: how much of all differences between configurations goes with the axis, less what"
             " chance alone gives (omega squared)."
         )
+    elif effects.no_shares:
+        caption += f" No share of the variance is told: {effects.no_shares}."
     return caption
 
 
