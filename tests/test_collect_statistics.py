@@ -156,7 +156,7 @@ def test_what_images_change_in_every_seed_is_in_the_error_of_a_difference() -> N
 
 
 def test_an_interval_that_would_be_the_whole_scale_is_none_and_says_that_seeds_are_too_few() -> None:
-    wide = estimate_over_splits([0.2, 0.8], [10, 10], 1, 0.5)
+    wide = estimate_over_splits([0.2, 0.8], [10, 10], 1, 0.5, range(2))
     found = within(wide, (0.0, 1.0))
     assert (found.low, found.high, found.too_few) == (None, None, True) and found.mean == 0.5
     assert within(wide, (0.0, math.inf)).high == wide.high  # of a loss the other end tells something

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 
 from cifar_hpc.report import lettering
 from cifar_hpc.report.figures import Drawing, house_style, legend_above, new_figure, page_svg, readable, save_drawings
-from cifar_hpc.status.words import number_text
+from cifar_hpc.status.words import fixed_text, number_text, percent_text, points_text, score_text
 
 
 def _drawing(*names):
@@ -75,3 +75,10 @@ def test_installed_fonts_are_used_for_what_they_draw():
 )
 def test_huge_numbers_are_printed_shortly(value, text):
     assert number_text(value, 4) == text
+
+
+@pytest.mark.parametrize("mean", [0.925, sum([0.925] * 3) / 3, 0.9249999999999999])
+def test_a_half_is_rounded_one_way_wherever_it_is_shown(mean):
+    """Of three seeds right on 37 of 40 images `sweep` said 92 % and `report` 93 %."""
+    assert (percent_text(mean, 0), score_text(mean, 40), points_text(mean, 40)) == ("93", "93", "+93")
+    assert fixed_text(100 * -mean, 0, "+") == "-93" and fixed_text(-0.001, 1) == "0.0"

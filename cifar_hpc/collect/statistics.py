@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TypeVar
 
 import numpy as np
@@ -67,13 +68,13 @@ def estimate(
     n = len(values)
     if n == 0:
         return None
-    mean = float(np.mean(values))
+    mean = fmean(values)
     counted_n = images if counted else None
     if n == 1:
         low, high = wilson_interval(mean, counted_n) if counted_n else (None, None)
         return Estimate(mean, 1, None, low, high, images, counted_n is not None)
-    sd = float(np.std(values, ddof=1))
-    if sd < NO_ERROR and not counted_n:
+    sd = _sd(values)
+    if sd == 0 and not counted_n:
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, None, None, images)
     means, share = (values, share) if splits is None else _of_splits(values, splits, share)
     of_means = float(np.var(means, ddof=1)) * (1 / len(means) + share)
@@ -84,6 +85,12 @@ def estimate(
         low, high = min(low, wilson_low), max(high, wilson_high)
     found = Estimate(mean, n, sd if n >= MIN_SEEDS else None, low, high, images, counted_n is not None)
     return within(found, (0.0, 1.0)) if counted_n else found
+
+
+def _sd(values: Sequence[float]) -> float:
+    """Of a sample of two or more; 0 where they differ by rounding alone."""
+    sd = float(np.std(values, ddof=1))
+    return sd if sd >= NO_ERROR else 0.0
 
 
 def _of_splits(values: Sequence[float], splits: Sequence[Hashable], share: float) -> tuple[Sequence[float], float]:
@@ -117,15 +124,15 @@ def estimate_over_splits(
     n = len(values)
     if n == 0:
         return None
-    mean, images = float(np.average(values, weights=weights)), sum(weights) // max(rounds, 1)
+    mean, images = fmean(values, weights), sum(weights) // max(rounds, 1)
     if n == 1:
         return Estimate(mean, 1, None, None, None, images)
     if len(set(splits)) == 1:
         return estimate(values, images, counted=counted)
     means, _ = _of_splits(values, splits, share)
-    of_means = float(np.std(means, ddof=1))
-    sd = float(np.std(values, ddof=1)) if n >= MIN_SEEDS else None
-    if of_means < NO_ERROR:
+    of_means = _sd(means)
+    sd = _sd(values) if n >= MIN_SEEDS else None
+    if of_means == 0:
         low, high = wilson_interval(mean, images) if counted else (None, None)
         return Estimate(mean, n, sd, low, high, images, of_images=counted)
     half = float(stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)) * of_means * math.sqrt(1 / len(means) + share)

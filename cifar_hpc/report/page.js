@@ -4,7 +4,9 @@ const root = document.documentElement, find = (q, e = document) => e.querySelect
 const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, MOST_LINES = 120, COLORED = 5, PALETTE = 7, MARKS = ["", "rect", "triangle", "diamond"], DASHES = ["solid", "dashed", "dotted", [9, 3, 2, 3]];
 const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
 const color = name => getComputedStyle(root).getPropertyValue(name).trim();
-const percent = (x, digits = 1) => `${(100 * x).toFixed(digits)} %`;
+// A half away from zero, as the tables have it, also of a number that rounding left a hair below.
+const fixed = (x, digits) => (Math.sign(x) * Math.round(+(Math.abs(x) * 10 ** digits).toPrecision(12)) / 10 ** digits).toFixed(digits);
+const percent = (x, digits = 1) => `${fixed(100 * x, digits)} %`;
 root.classList.add("scripted");
 
 // What was chosen stands in the address after #, so that a link, a reload and the next renewal show the same.
@@ -178,7 +180,7 @@ const halves = text => { const bits = Uint32Array.from(unpack(text), u => u === 
 // The charts of one part: dots with intervals, curves, axes. They follow the board and tell it what is pointed at and brushed.
 function openCharts(section, part, board) {
   const { explore } = part, { state } = board, said = find(".said", section), holders = { dots: find(".chart.dots", section), curves: find(".chart.curves", section), axes: find(".chart.axes", section) };
-  const shownAs = explore.share ? x => percent(x, explore.decimals) : x => x.toFixed(explore.decimals);
+  const shownAs = explore.share ? x => percent(x, explore.decimals) : x => fixed(x, explore.decimals);
   const values = { acc: explore.acc.map(fractions), loss: explore.losses.map(halves) };
   const trialsOf = new Map();
   explore.trials.forEach(([point], t) => trialsOf.set(point, [...(trialsOf.get(point) || []), t]));

@@ -25,7 +25,7 @@ from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
 from cifar_hpc.report.words import interval_words, p_text, test_of, words_of
-from cifar_hpc.status.words import decimals_of, score_text
+from cifar_hpc.status.words import decimals_of, fixed_text, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
 _WIDE_IN = 7.0
@@ -199,8 +199,10 @@ def _facts(row: Row, found: Findings) -> list[str]:
         whom = "of these two networks, on these images" if difference.networks else "behind the best"
         interval = f", so few {found.board.runs} tell no interval" if difference.too_few else ""
         if difference.low is not None and difference.high is not None:
-            interval = f", {unit * difference.low:.{digits}f} to {unit * difference.high:.{digits}f}"
-        facts.append(f"{unit * difference.difference:.{digits}f} {noun} {whom} (p {p_text(difference.p_value)}{interval})")
+            interval = f", {fixed_text(unit * difference.low, digits)} to {fixed_text(unit * difference.high, digits)}"
+        facts.append(
+            f"{fixed_text(unit * difference.difference, digits)} {noun} {whom} (p {p_text(difference.p_value)}{interval})"
+        )
     elif comparison and row.point_id in comparison.untested:
         facts.append(f"not tested against the best: {comparison.untested[row.point_id]}")
     if row.gap is not None:

@@ -18,7 +18,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import asked_n, seeds_text
 from cifar_hpc.report.words import difference_text, p_text, shortened, words_of
-from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, hours_text, score_text
+from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
 
 def headline(found: Findings) -> list[str]:
@@ -60,7 +60,7 @@ def best_text(board: Leaderboard) -> str:
     if info.metric != "acc" and best.score:
         scale, unit = (100, " %") if info.share else (1, "")
         digits = decimals_of(best.score.images, share=info.share, most=1)
-        value = f"{scale * best.score.mean:.{digits}f}{unit} validation {info.noun}"
+        value = f"{fixed_text(scale * best.score.mean, digits)}{unit} validation {info.noun}"
         parts.append(f"{value}{_spread_text(board, best, best.score, scale, digits)}")
     if best.val_acc:
         digits = digits_of(best.val_acc.images)
@@ -136,7 +136,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     info = board.info
     unit, digits = 100 if info.share else 1, decimals_of(board.images, share=info.share)
     least = 10.0**-digits
-    amount = f"about {unit * optimism:.{digits}f}" if unit * optimism >= least else f"less than {least:.{digits}f}"
+    amount = f"about {fixed_text(unit * optimism, digits)}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     noun = "pp" if info.share else f"of {info.noun}"
     many = plural(len(board.rivals), "configuration")
     if of_networks:
@@ -262,7 +262,7 @@ def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, di
     if found.low is None or found.high is None:
         return f" ({seeds}{', too few to tell an interval' if found.too_few else ''})"
     of_seeds = "" if found.of_images else " without the luck of the images"
-    return f" ({seeds}, {scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}{of_seeds})"
+    return f" ({seeds}, {fixed_text(scale * found.low, digits)} to {fixed_text(scale * found.high, digits)}{of_seeds})"
 
 
 def runs_words(board: Leaderboard, n: int) -> str:
@@ -285,5 +285,5 @@ def _by(found: Difference, board: Leaderboard) -> str:
     if not info.share:
         return f"{found.difference:.{decimals_of(board.images, share=False)}f} of {info.noun}"
     digits = digits_of(board.images)
-    points = f"{100 * found.difference:.{digits}f}"
+    points = fixed_text(100 * found.difference, digits)
     return f"{points} pp" if float(points) else f"less than {10.0**-digits:.{digits}f} pp"

@@ -15,7 +15,7 @@ from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
 from cifar_hpc.status.names import short_ids
-from cifar_hpc.status.words import decimals_of, digits_of, duration_text, number_text
+from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text, number_text
 from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
 
 
@@ -161,13 +161,13 @@ def interval_text(found: Estimate | None, *, share: bool = True) -> str:
     if found is None or found.low is None or found.high is None:
         return ""
     scale, digits = 100 if share else 1, decimals_of(found.images, share=share, most=1)
-    return f"{scale * found.low:.{digits}f} to {scale * found.high:.{digits}f}"
+    return f"{fixed_text(scale * found.low, digits)} to {fixed_text(scale * found.high, digits)}"
 
 
 def gap_text(row: Row) -> str:
     """Points that training accuracy is above validation accuracy."""
     digits = digits_of(row.val_acc.images if row.val_acc else None, most=1)
-    return f"{round(100 * row.gap, digits) + 0.0:+.{digits}f}" if row.gap is not None else ""  # + 0.0: no -0.0
+    return fixed_text(100 * row.gap, digits, "+") if row.gap is not None else ""
 
 
 def params_text(row: Row) -> str:

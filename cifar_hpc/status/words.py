@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from decimal import ROUND_HALF_UP, Decimal
+
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.usage import Accounting
 
 
+def fixed_text(value: float, digits: int, sign: str = "") -> str:
+    """'92.50', a half away from zero: 92.5 is 93 also where a mean of three left it a hair below. sign: '+' for one always."""
+    if not math.isfinite(value):
+        return f"{value:{sign}.{digits}f}"
+    rounded = Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return f"{rounded + 0:{sign}f}"  # + 0: no -0.0
+
+
 def percent_text(share: float | None, digits: int = 2) -> str:
     """'91.30'; empty for None."""
-    return "" if share is None else f"{100 * share:.{digits}f}"
+    return "" if share is None else fixed_text(100 * share, digits)
 
 
 def total_text(trials_n: int, to_come_n: int) -> str:
@@ -34,7 +45,7 @@ def score_text(share: float | None, images: int | None, most: int = 2) -> str:
 
 def points_text(difference: float, images: int | None, most: int = 2) -> str:
     """The difference of two shares of the same images in percentage points: '+0.4', '-3'; '0' where they cannot tell it."""
-    text = f"{100 * difference:+.{digits_of(images, most)}f}"
+    text = fixed_text(100 * difference, digits_of(images, most), "+")
     return text if float(text) else text[1:]
 
 
@@ -74,4 +85,4 @@ def allocated_text(found: Accounting) -> str:
 
 def number_text(value: float, digits: int) -> str:
     """'2.3026'; '1.945e+30' where digits behind the point would stand behind dozens before it."""
-    return f"{value:.{digits}f}" if abs(value) < 1e6 else f"{value:.4g}"
+    return fixed_text(value, digits) if abs(value) < 1e6 else f"{value:.4g}"
