@@ -21,7 +21,7 @@ from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.distributed.rendezvous import Team
-from cifar_hpc.errors import Interrupted
+from cifar_hpc.errors import Interrupted, RecordError
 from cifar_hpc.planning.plan import Resources
 from cifar_hpc.records.claims import newest_claim
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
@@ -229,3 +229,21 @@ def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tm
     results = [read_record(layout.trial(config.trial_id).result, TrialResult) for config in trials]
     assert {result.trunk_shared_by for result in results} == {4}
     assert 0 < sum(result.train_s for result in results) <= passed_s + 0.001 * len(results)
+
+
+def test_a_trial_whose_test_predictions_are_missing_is_diagnosed_on_validation_and_says_so(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    config = next(iter(configs(1, seeds=1, epochs=2)))
+    write_trial(layout, config, Images.draw(60, 20))
+    path = layout.trial(config.trial_id).predictions
+    with np.load(path) as arrays:
+        kept = {name: values for name, values in arrays.items() if not name.startswith("test_")}
+    np.savez(path, **kept)
+    trial, found, split = diagnose_trial(scan(layout), config.trial_id, layout)
+    assert split == "val" and found.totals.sum() == 60
+    missing = "Its predictions of the test images are missing: what follows is of validation."
+    assert missing in trial_summary(trial, found, split)
+    assert missing not in trial_summary(dataclasses.replace(trial, test_acc=None, test_n=None), found, split)
+    np.savez(path, **{name: values for name, values in kept.items() if not name.startswith("val_")})
+    with pytest.raises(RecordError, match="has no predictions of the test images"):
+        diagnose_trial(scan(layout), config.trial_id, layout)

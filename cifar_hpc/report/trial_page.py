@@ -11,7 +11,7 @@ from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
 from cifar_hpc.collect.leaderboard import make_leaderboard
-from cifar_hpc.collect.predictions import read_predictions
+from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import Trial, value_text
@@ -34,10 +34,10 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Diagnosis, str]:
-    """The trial, what it gets wrong, and on which split: test where it was measured, else val; of a fold, all images of its
-    round, each by the fold's network that did not train on it.
+    """The trial, what it gets wrong, and on which split: test where it was measured and its predictions are there, else val; of
+    a fold, all images of its round, each by the fold's network that did not train on it.
 
-    Raises CifarHpcError where the trial has no result, RecordError where its predictions are corrupt.
+    Raises CifarHpcError where the trial has no result, RecordError where its predictions are corrupt or are of no split.
     """
     trial = next((trial for trial in pool.trials if trial.trial_id == trial_id), None)
     if trial is None:
@@ -45,11 +45,21 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
     round_ = [other for other in pool.trials if trial.fold and (other.point_id, other.round) == (trial.point_id, trial.round)]
     if round_ and len(round_) == trial.config["dataset.folds"] and all(other.told("val") for other in round_):
         return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"
+    missing: RecordError | None = None
     for split in ("test", "val"):
-        told = trial.told(split)
-        predictions = read_predictions(layout.trial(trial_id), split, told, trial.classes) if told else None
+        if (told := trial.told(split)) is None:
+            continue
+        try:
+            predictions = read_predictions(layout.trial(trial_id), split, told, trial.classes)
+        except ContradictionError:
+            raise
+        except RecordError as error:
+            missing = missing or error
+            continue
         if predictions is not None:
             return trial, diagnose(predictions, trial.classes), split
+    if missing is not None:
+        raise missing
     raise CifarHpcError(f"trial {trial_id} measured no labelled split ({trial.reason})")
 
 
@@ -104,6 +114,8 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
         f" ({what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
         f" {trial.hardware}."
     )
+    if split == "val" and trial.told("test") and images_words(trial, found, split) == SPLITS["val"]:
+        lines.append("Its predictions of the test images are missing: what follows is of validation.")
     if found.confusions:
         of = f"{images_words(trial, found, split)}, {int(found.totals.sum()):,} images"
         lines.append(f"Most often taken for another ({of}): {most_confused(found.confusions)}.")
