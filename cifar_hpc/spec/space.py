@@ -75,7 +75,7 @@ def read_search(
     )
     if search.is_population:
         _check_population(search, tree, origins, axes, has_include=bool(sections.include))
-    warnings += [*_doubts(search), *idle_settings(origins.switched_on(), search.corners, sampled=True)]
+    warnings += [*_search_warnings(search), *idle_settings(origins.switched_on(), search.corners, sampled=True)]
     return trials_of(expand(extra).points) if sections.include else (), search, tuple(warnings)
 
 
@@ -214,7 +214,7 @@ def _sum(expansions: Sequence[Expansion]) -> Expansion:
     )
 
 
-def _doubts(search: Search) -> list[str]:
+def _search_warnings(search: Search) -> list[str]:
     sentences = []
     if search.space.size is not None and search.num_points >= search.space.size and not search.is_population:
         sentences.append(f"search.num_points {search.num_points}: the grid has {search.space.size} points, and all are trained")
