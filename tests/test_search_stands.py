@@ -10,20 +10,32 @@ from typer.testing import CliRunner
 from cifar_hpc.cli import app
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import write_record
 from cifar_hpc.search.run import SearchRun
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import next_lines
+from cifar_hpc.sweep.driver import run_spec
 from cifar_hpc.sweep.holding import held, living_owner
 from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.preview import search_lines
+from cifar_hpc.sweep.where import Where
+from cifar_hpc.worker.job import run_job
 
 SPEC = """\
 name: hunt
 dataset: {name: digits, train_size: 200}
 base: {arch: linear, epochs: 2}
 search: {num_points: 6, ranges: {lr: {low: 1e-4, high: 0.3, log: true}}}
+"""
+NET = """\
+from torch import nn
+
+
+def small(num_classes, in_channels):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64 * in_channels, num_classes))
 """
 
 
@@ -40,19 +52,43 @@ def search(tmp_path, monkeypatch):
     return layout, spec, run.record
 
 
-def test_a_search_that_ended_before_its_bound_has_nothing_to_start(search):
-    """As where fewer points than the bound train unlike; asked for more points it goes on."""
-    layout, spec, record = search
+def trained(layout: Layout, spec: SweepSpec, n: int) -> None:
+    """Trains the first n points that the search samples, as another sweep's."""
+    run = SearchRun(layout, spec, None, first_job=1, write=lambda record: None)
+    for _ in range(n):
+        run_job(run.next().job, layout, executor="inline")
+
+
+def asked_for(spec: SweepSpec, n: int) -> SweepSpec:
+    return dataclasses.replace(spec, search=dataclasses.replace(spec.search, num_points=n))
+
+
+def test_a_search_that_ended_before_its_bound_has_nothing_to_start(tmp_path):
+    """As where fewer points than the bound train unlike."""
+    (tmp_path / "hunt.yaml").write_text(
+        SPEC.replace("{lr: {low: 1e-4, high: 0.3, log: true}}", "{batch_size: {low: 32, high: 33}}")
+    )
+    layout, spec = Layout(tmp_path / "results"), load_spec(tmp_path / "hunt.yaml")
     assert any("at most 6 trials" in line for line in search_lines(layout, spec, Silent()))
-    write_record(layout.sweep("hunt").plan, dataclasses.replace(record, search={**record.search, "trials_at_most": 3}))
-    assert any("at most 3 trials, at most 6 epochs" in line for line in search_lines(layout, spec, Silent()))
-    ended = dataclasses.replace(record, trials=(), cohorts=(), search={**record.search, "trials_at_most": 0})
-    write_record(layout.sweep("hunt").plan, ended)
+    trained(layout, spec, 2)
     lines = search_lines(layout, spec, Silent())
-    assert "at most" not in lines[0]
+    assert lines[0].startswith("hunt: 2 configurations")
     assert "  to start  none: the search has ended" in lines and not any("epochs" in line for line in lines)
-    more = dataclasses.replace(spec, search=dataclasses.replace(spec.search, num_points=8))
-    assert any("at most 8 trials" in line for line in search_lines(layout, more, Silent()))
+
+
+def test_a_search_whose_points_other_sweeps_trained_has_them_all_at_once(search):
+    """Where it grows too: what is sampled is in its plan, whoever trained it, and the dry run says that none is to start."""
+    layout, spec, _ = search
+    layout.sweep("hunt").plan.unlink()
+    trained(layout, spec, 6)
+    for n in (4, 6):
+        asked = asked_for(spec, n)
+        assert "  to start  none: the search has ended" in search_lines(layout, asked, Silent())
+        outcome = run_spec(layout, asked, Where(), Silent())
+        assert not outcome.started and len(outcome.completed) == n
+        plan = read_plan(layout, "hunt")
+        assert len(plan.trials) == n and plan.to_come == 0 and layout.sweep("hunt").spec.is_file()
+    assert any("at most 2 trials" in line for line in search_lines(layout, asked_for(spec, 8), Silent()))
 
 
 def test_a_living_search_between_two_trials_is_not_advised_to_be_started_again(search):
@@ -70,8 +106,11 @@ def test_a_living_search_between_two_trials_is_not_advised_to_be_started_again(s
     assert next_lines(whole, between, "process 1 on x") == ["next: cifar-hpc report hunt"]
 
 
-def test_the_first_line_of_an_ended_search_says_how_many_configurations_it_has_sampled(search):
-    layout, spec, record = search
-    assert search_lines(layout, spec, Silent())[0].startswith("hunt: at most 6 configurations")
-    write_record(layout.sweep("hunt").plan, dataclasses.replace(record, search={**record.search, "trials_at_most": 3}))
-    assert search_lines(layout, spec, Silent())[0].startswith("hunt: 3 configurations")
+def test_a_search_keeps_a_copy_of_the_code_that_its_trials_are_made_of(tmp_path):
+    """As a grid does: what the user changes afterwards takes no trained network from its reader."""
+    (tmp_path / "nets.py").write_text(NET)
+    (tmp_path / "hunt.yaml").write_text(SPEC.replace("arch: linear", 'arch: "nets.py:small"'))
+    layout, spec = Layout(tmp_path / "results"), load_spec(tmp_path / "hunt.yaml")
+    trained(layout, spec, 6)
+    run_spec(layout, spec, Where(), Silent())
+    assert [path.name for path in layout.sources.glob("*/nets.py")] == ["nets.py"]

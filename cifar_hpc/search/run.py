@@ -16,9 +16,11 @@ from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.planning.cohorts import Cohort
 from cifar_hpc.planning.plan import Job, make_plan, plan_record
 from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import state_for
+from cifar_hpc.records.plans import known_plan, state_for
 from cifar_hpc.records.schema import EpochRecord, Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.store import read_records
 from cifar_hpc.search.population import propose_heir, survivors
 from cifar_hpc.search.samplers import Tried, known, propose
 from cifar_hpc.spec.parts import SweepTrial
@@ -218,6 +220,18 @@ class SearchRun:
         """The objective at the best epoch, on validation."""
         val = state.result.val if state.result else None
         return None if val is None else val.value(self.objective, self.metric)
+
+
+def ended_journal(layout: Layout, spec: SweepSpec, again: Collection[str] = ()) -> PlanRecord | None:
+    """The journal of a search that has nothing left to train, complete: with the sampled points that other sweeps have trained.
+    None where it goes on. It may have fewer points than were asked for: too few train unlike, or a generation failed. Writes
+    nothing."""
+    first_job = next_number(read_records(layout.sweep(spec.name).jobs, JobEvent))
+    before = known_plan(layout, spec.name)
+    run = SearchRun(layout, spec, before, again=again, first_job=first_job, write=lambda record: None)
+    if run.peek() is not None or run.waits:
+        return None
+    return dataclasses.replace(run.record, search={**(run.record.search or {}), "trials_at_most": len(run.record.trials)})
 
 
 def journal_of(spec: SweepSpec, before: PlanRecord | None, first_job: int) -> PlanRecord:

@@ -8,8 +8,9 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
-from cifar_hpc.records.schema import PlanRecord, Status
-from cifar_hpc.search.run import journal_of
+from cifar_hpc.records.schema import Status
+from cifar_hpc.search.run import ended_journal, journal_of
+from cifar_hpc.search.samplers import check_sampler
 from cifar_hpc.spec.search import Scheduler, expected_epochs, replaced_n
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import stage_lines
@@ -72,30 +73,25 @@ def _halving_line(plan: Plan, halving: Scheduler) -> str:
     return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone_n else [])])
 
 
-def _has_sampled_all(before: PlanRecord | None, record: PlanRecord) -> bool:
-    """Whether the search has ended before its bound, as where fewer points than that train unlike, and is asked for no more."""
-    asked = ("definition", "num_points")
-    old, new = (before and before.search) or {}, record.search or {}
-    return before is not None and not before.to_come and all(old.get(key) == new.get(key) for key in asked)
-
-
 def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     """What `--dry-run` can know of a search: its bounds."""
     search = spec.search
     assert search is not None
     before = known_plan(layout, spec.name)
-    record = journal_of(spec, before, 1)
+    check_sampler(search)
+    ended = ended_journal(layout, spec)
+    record = ended or journal_of(spec, before, 1)
     states = reader_of(layout, record).read()
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
-    new_n = 0 if _has_sampled_all(before, record) else record.to_come
-    sampled_n = None if new_n else len({trial.point_id for trial in record.trials})
+    sampled_n = None if record.to_come else len({trial.point_id for trial in record.trials})
     each = search.max_epochs // search.generations
-    left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_)
+    left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_) + record.to_come * each
+    trials_n = len(open_) + record.to_come
     size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec, sampled_n)}, from {size}",
-        f"  to start  at most {plural(len(open_) + new_n, 'trial')}, at most {plural(left + new_n * each, 'epoch')}"
-        if open_ or new_n
+        f"  to start  at most {plural(trials_n, 'trial')}, at most {plural(left, 'epoch')}"
+        if trials_n
         else "  to start  none: the search has ended",
         *(
             f"  {status.value:<9} {n}"
@@ -108,13 +104,13 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
             f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
             f"{replaced_n(search.num_points, search.scheduler.reduction)} go on from the best; all weights are kept"
         )
-    elif search.scheduler and new_n:
-        about = expected_epochs(search.scheduler, new_n, search.max_epochs)
+    elif search.scheduler and record.to_come:
+        about = expected_epochs(search.scheduler, record.to_come, search.max_epochs)
         lines.append(
             f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
         )
     lines += inputs_lines(spec.configs)
-    lines += cost.search_lines(layout, spec, states, left + new_n * each, listener)
+    lines += cost.search_lines(layout, spec, states, left, listener)
     if before is not None and before.search and before.search["definition"] != search.definition:
         lines.append(f"  again     it is another search than that of the {len(before.trials)} trials under this name")
     return lines

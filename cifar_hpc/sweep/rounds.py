@@ -15,7 +15,7 @@ from cifar_hpc.records.claims import clear_finished, is_own
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import since_when, write_plan
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.store import append_records, write_changed
 from cifar_hpc.status.state import ENDED, GOING_ON, SweepReader
 from cifar_hpc.sweep.listener import Begun, Listener
@@ -58,10 +58,7 @@ class GridRounds:
             clear_finished(self._layout.trial(trial_id), trial_id)
         if spec.text:  # not so where a retry took the plan from disk
             write_changed(self._layout.sweep(spec.name).spec, spec.text.encode())
-        if kept := write_plan(self._layout, self.reader.plan):
-            listener.note(
-                f"the plan that this one replaces stays readable in {kept}, its results in the pool; its spec brings it back"
-            )
+        keep_plan(self._layout, self.reader.plan, listener)
         return states
 
     def begun(self, states: States) -> Begun | None:
@@ -130,3 +127,11 @@ class GridRounds:
         awaiting = [t for t in todo if self._lineage.await_parents(t, states)]
         here = self._site is None or self._site.by_this_python
         return check_there(self._layout, configs, awaiting, by_this_python=here)
+
+
+def keep_plan(layout: Layout, plan: PlanRecord, listener: Listener) -> None:
+    """Writes the plan, and tells where the one stays that it replaces. Raises as write_plan."""
+    if kept := write_plan(layout, plan):
+        listener.note(
+            f"the plan that this one replaces stays readable in {kept}, its results in the pool; its spec brings it back"
+        )

@@ -15,15 +15,15 @@ from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan
 from cifar_hpc.records.schema import PlanRecord, Status
-from cifar_hpc.records.store import append_records, write_changed, write_record
-from cifar_hpc.search.run import SearchRun, journal_of
+from cifar_hpc.records.store import append_records, write_changed
+from cifar_hpc.search.run import SearchRun, ended_journal, journal_of
 from cifar_hpc.search.samplers import check_sampler
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.sweep.holding import held
-from cifar_hpc.sweep.listener import Begun, Listener
+from cifar_hpc.sweep.listener import Begun, Listener, Silent
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.preflight import check_there, findings_of
-from cifar_hpc.sweep.rounds import MOST_STARTS, WAIT_S
+from cifar_hpc.sweep.rounds import MOST_STARTS, WAIT_S, keep_plan
 from cifar_hpc.sweep.where import On, Where, reader_of
 
 UNDONE = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED, Status.RUNNING)
@@ -43,6 +43,8 @@ class SearchRounds:
         self._starts: Counter[str] = Counter()
         self._rounds_n = 0
         self._notes: DataNotes = {}
+        self._ended = False
+        self._listener: Listener = Silent()
         self.reader = reader_of(layout, journal_of(spec, known_plan(layout, spec.name), 1))
 
     @contextlib.contextmanager
@@ -59,14 +61,15 @@ class SearchRounds:
             yield
 
     def prepare(self, listener: Listener) -> States:
+        self._listener = listener
         findings = findings_of(self._spec.findings, self._spec.configs, self._notes, listener)
         self._spec = dataclasses.replace(self._spec, findings=findings)
         self.reader.plan = journal_of(self._spec, known_plan(self._layout, self._spec.name), 1)
+        self._ended = self._write_where_ended()
         return self.reader.read()
 
     def begun(self, states: States) -> Begun | None:
-        if self._is_over():
-            self._write_that_it_is_over()
+        if self._ended:
             return None
         most_n = self.reader.plan.trials_at_most
         return Begun(
@@ -101,14 +104,10 @@ class SearchRounds:
             handles[job.job_id] = job, handle
             append_records(files.jobs, [job.event("submitted", executor.name, handle)])
 
-        def write(record: PlanRecord) -> None:
-            self.reader.plan = record
-            write_record(files.plan, record)
-
         first_job = reserve_numbers(files, self.reader.plan.trials_at_most + len(self._spec.trials) + 1)
         journal = known_plan(self._layout, self._spec.name)
-        run = SearchRun(self._layout, self._spec, journal, again=self._again, first_job=first_job, write=write)
-        write(run.record)
+        run = SearchRun(self._layout, self._spec, journal, again=self._again, first_job=first_job, write=self._write)
+        self._write(run.record)
         self._again = ()
         try:
             executor.search(self._layout, run, started)
@@ -116,8 +115,7 @@ class SearchRounds:
             append_records(files.jobs, [job.event("ended", executor.name, handle) for job, handle in handles.values()])
 
     def settle(self) -> States:
-        if self._is_over():
-            self._write_that_it_is_over()
+        self._write_where_ended()
         return self.reader.read()
 
     def elsewhere(self, states: States) -> Collection[str]:
@@ -125,16 +123,18 @@ class SearchRounds:
         undone = [trial_id for trial_id, state in states.items() if state.status in UNDONE]
         return undone if all(states[trial_id].status is Status.RUNNING for trial_id in undone) else ()
 
-    def _is_over(self) -> bool:
-        run = self._preview()
-        return run.peek() is None and not run.waits
+    def _write_where_ended(self) -> bool:
+        """Whether nothing is left to train: then the journal is complete, though no round was needed for its last points."""
+        plan = ended_journal(self._layout, self._spec, self._again)
+        if plan is None:
+            return False
+        write_changed(self._layout.sweep(plan.sweep).spec, self._spec.text.encode())
+        self._write(plan)
+        return True
 
-    def _write_that_it_is_over(self) -> None:
-        """It has sampled all that it will: fewer than it might have where points would train alike, or a generation failed."""
-        plan = self.reader.plan
-        if plan.search is not None and plan.to_come:
-            self.reader.plan = dataclasses.replace(plan, search={**plan.search, "trials_at_most": len(plan.trials)})
-            write_record(self._layout.sweep(plan.sweep).plan, self.reader.plan)
+    def _write(self, plan: PlanRecord) -> None:
+        self.reader.plan = plan
+        keep_plan(self._layout, plan, self._listener)
 
     def _preview(self) -> SearchRun:
         """The search as it would go on, written nowhere."""
