@@ -66,6 +66,7 @@ class Inputs:
         """Goes on to the fold of this trial, which has all else in common with those before."""
         if config.dataset.fold != self._config.dataset.fold:
             self._config, self.data = config, self._data_of(config)
+            self._starts.clear()  # a classifier that the weights do not bring is each fold's own
 
     @property
     def shared_s(self) -> float:
@@ -73,7 +74,7 @@ class Inputs:
         return self._pool.filled_s if self._pool is not None else 0.0
 
     def starting_model(self, config: TrialConfig) -> BlockModel:
-        """The network of a trial before its first step: members of a cohort start alike but for their dropout."""
+        """The network of a trial of this fold before its first step: they start alike but for their dropout."""
         if config.dropout not in self._starts:
             model = build_model(self._with_file(config), len(self.data.classes), self._channels)
             self._starts[config.dropout] = model.to(self.device).to(memory_format=torch.channels_last)
