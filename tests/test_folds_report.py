@@ -154,6 +154,21 @@ def test_what_is_tested_of_folds_is_the_mean_that_ranks_them(layout, objective, 
     assert difference == pytest.approx(means[0] - means[1], abs=1e-6)
 
 
+def test_two_in_folds_have_an_interval_that_ends_where_a_difference_cannot_be_beyond(layout, tmp_path):
+    rows = make_leaderboard(scan(layout, ["folded"])).measured[::2]
+    found = compare_points(*rows, layout)
+    assert found.high - found.difference == pytest.approx(student.ppf(0.975, 5) * found.error)
+    assert f"(95 % interval {100 * found.low:+.0f} to {100 * found.high:+.0f})" in comparison_lines(*rows, layout)[0]
+    few = swept(
+        Layout(tmp_path), SPEC.replace("folds: {n: 3, repeats: 2}", "folds: 2").replace("9, 30]", "9]").replace("90", "30")
+    )
+    one, other = make_leaderboard(scan(few, ["folded"])).measured
+    for ahead, behind, sign in ((one, other, 1), (other, one, -1)):
+        found = compare_points(ahead, behind, few)
+        assert abs(found.difference) + student.ppf(0.975, 1) * found.error > 1
+        assert -1 <= found.low < found.difference < found.high <= 1 and sign in (found.low, found.high)
+
+
 def test_the_difference_of_two_rows_is_that_of_their_numbers_where_folds_are_uneven(tmp_path):
     text = SPEC.replace("folds: {n: 3, repeats: 2}", "folds: 4").replace("[1, 9, 30]", "[1, 60]")
     layout = swept(Layout(tmp_path), text)

@@ -23,6 +23,7 @@ from cifar_hpc.collect.statistics import (
     compare_chosen,
     compare_networks,
     compare_splits,
+    half_interval,
     known_error,
     within,
 )
@@ -245,10 +246,13 @@ def _over_splits(first: Read, found: Read, tail: Callable[[float, float], float]
     mean, error, freedom = compare_splits(difference_J, first.share, [one[key][1] for key in common])
     error = known_error(error, first.values, found.values)
     more = error**2 * first.share / (first.share + 1 / len(common))  # what more repeats do not take away
+    half = half_interval(error**2, freedom, 0.0, None)
     return Difference(
         mean,
         tail(mean / error if error else 0.0, freedom),
         SPLITS_TEST,
+        mean - half,
+        mean + half,
         error=error,
         freedom=freedom,
         of_images=more,
