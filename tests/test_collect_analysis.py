@@ -190,7 +190,7 @@ def test_the_points_tied_with_the_best_are_found_on_the_same_images(layout: Layo
     assert found.optimism < 0.02
     assert not found.of_networks
     chosen = compare_points(board.rows[0], board.rows[2], layout, "test")
-    assert (chosen.test, chosen.difference > 0.1) == ("paired t-test over seeds and images", True)
+    assert (chosen.test, chosen.difference > 0.1) == ("paired t-test over their own seeds and the images", True)
 
 
 def test_of_one_seed_each_only_two_networks_are_compared_and_nothing_is_tied(layout: Layout) -> None:

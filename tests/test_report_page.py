@@ -134,7 +134,7 @@ def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layou
     )
     assert words_of(section.board.rows[0]) in text
     assert "Not distinguishable from" in text or "Better than" in text
-    assert "t-test over seeds and images" in text
+    assert "t-test over the seeds of all and the images" in text
     assert "GPU-hours" in text
     assert "ensemble" in text
 

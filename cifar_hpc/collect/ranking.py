@@ -38,7 +38,7 @@ from cifar_hpc.collect.statistics import (
 _ALIKE = 8  # configurations from the top whose variances between seeds lean on one another
 FOLDS = 10  # of the images, for the winner's optimism
 _POWER = 1.96 + 0.84  # standard errors: 5 % two-sided, 80 % power
-TEST = "t-test over seeds and images, corrected for the choice of the best"
+TEST = "t-test over the seeds of all and the images, corrected for the choice of the best"
 
 
 @dataclass(frozen=True, slots=True)

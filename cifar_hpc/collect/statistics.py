@@ -266,7 +266,7 @@ def compare_chosen(one_SN: Floats, other_SN: Floats, share: float = 0.0) -> Diff
     error = known_error(error, one_SN, other_SN)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     p_value = _t_tail(mean, error, freedom, 2)
-    test = FOLDS_TEST if share else "paired t-test over seeds and images"
+    test = FOLDS_TEST if share else "paired t-test over their own seeds and the images"
     return Difference(mean, p_value, test, mean - half, mean + half, error, freedom, of_images, images=images)
 
 
