@@ -13,7 +13,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 from torchvision import datasets
+from typer.testing import CliRunner
 
+from cifar_hpc.cli import app
 from cifar_hpc.config.image_folder import printable
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.data import brought
@@ -132,6 +134,24 @@ def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path
     (tmp_path / "photos" / "-x.png").unlink()
     (tmp_path / "labels.csv").write_text("file,label\n'-x.png,a\n x'.png ,b\n")
     assert [path.name for path in list_table(tmp_path / "photos", tmp_path / "labels.csv").splits["train"]["a"]] == ["'-x.png"]
+
+
+def test_images_of_the_folder_in_no_row_of_its_table_are_told_of_by_data_and_before_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    (tmp_path / "photos" / "link").symlink_to("more")
+    lines = ["file,label"]
+    for number in range(8):
+        picture(number).save(tmp_path / "photos" / "more" / f"{number}.png")
+        if number not in (2, 5):
+            lines.append(f"{'link' if number == 3 else 'more'}/{number}.png,{('', 'bee', 'ant')[min(number, 1 + number % 2)]}")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    path = spec_of(tmp_path / "x.yaml", "{folder: photos, labels: labels.csv, val_frac: 0.4}")
+    said = CliRunner().invoke(app, ["data", str(path)]).stdout
+    assert "  more/2.png: in no row of labels.csv\n  more/5.png: in no row of labels.csv\n" in said
+    assert "left out (3)" in said and "more/0.png: no label" in said
+    dry = CliRunner().invoke(app, ["sweep", str(path), "--dry-run"])
+    assert "left out, in no row of labels.csv: more/2.png, more/5.png" in dry.output
 
 
 def test_a_table_says_the_labels_and_splits_of_a_folder(tmp_path: Path) -> None:

@@ -157,3 +157,39 @@ def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that
         f"name: again\ndataset: {{folder: photos, labels: {folder / 'labels.csv'}}}\nbase: {{arch: linear, image_size: 16}}\n"
     )
     assert len(load_spec(photos / "y.yaml").trials) == 1
+
+
+def test_the_table_to_correct_names_every_image_of_the_folder_whatever_part_of_it_the_sweep_used(photos, monkeypatch):
+    _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos, train_size: 12, val_frac: 0.5}\n")
+    rows = list(csv.DictReader((folder / "labels.csv").open()))
+    there = [path.relative_to(photos / "photos").as_posix() for path in (photos / "photos").rglob("*.png")]
+    assert sorted(row["file"] for row in rows) == sorted(there) and len(there) == 38
+    assert all(row["file"].startswith(f"{row['split']}/{row['label']}/") for row in rows)
+
+
+def test_the_table_to_correct_keeps_the_columns_and_rows_of_the_folders_own_table(photos, monkeypatch):
+    """Among them rows without a label, and columns that mean nothing to the sweep or what `labels` writes itself."""
+    files = sorted(path.relative_to(photos / "photos") for path in (photos / "photos/train").rglob("*.png"))
+    own = [[str(file), "" if n == 3 else file.parts[1], f"@{n % 7}", f"0.{n}"] for n, file in enumerate(files)]
+    table = photos / "own.csv"
+    table.write_text("\n".join(",".join(row) for row in [["File", "class", "patient", "confidence"], *own]) + "\n")
+    _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos, labels: own.csv}\nfolds: {n: 3, by: patient}\n")
+    header, *rows = csv.reader((folder / "labels.csv").open())
+    assert header == ["File", "class", "patient", "confidence", "suggested", "confidence of labels", "networks"]
+    assert rows[0][:2] == ["train/dark/wrong.png", "dark"] and rows[0][4] == "bright"
+    assert sorted([*row[:2], row[2].removeprefix("'"), row[3]] for row in rows) == own
+    table.write_text((folder / "labels.csv").read_text())
+    assert load_spec(photos / "x.yaml").trials[0].config.dataset.labelled == 27
+
+
+def test_a_table_that_labels_wrote_is_written_again_with_what_the_networks_say_now(photos, monkeypatch):
+    text = "dataset: {folder: photos}\nfolds: 3\n"
+    _, folder = labels_of(photos, monkeypatch, text)
+    first = (folder / "labels.csv").read_text()
+    (photos / "again.csv").write_text(first)
+    labels_of(photos, monkeypatch, text.replace("photos}", "photos, labels: again.csv}"))
+    second = (folder / "labels.csv").read_text()
+    assert second.splitlines()[0] == first.splitlines()[0] == "file,label,split,suggested,confidence,networks"
+    assert sorted(line.split(",")[0] for line in second.splitlines()) == sorted(
+        line.split(",")[0] for line in first.splitlines()
+    )

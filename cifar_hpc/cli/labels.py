@@ -56,4 +56,5 @@ def labels(
     for line in duplicate_lines(found.first, pairs, layout):
         typer.echo(line)
     if sheet is not None:
-        typer.echo(f"{sheet}: look at them; {folder / 'labels.csv'}: correct the column `label`", err=True)
+        column = images.table.label if images.table is not None else "label"
+        typer.echo(f"{sheet}: look at them; {folder / 'labels.csv'}: correct the column `{column}`", err=True)

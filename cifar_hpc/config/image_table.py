@@ -1,23 +1,38 @@
 """A CSV of file names and labels as a data set of one's own images: `dataset: {folder: PATH, labels: FILE.csv}`.
 
 A header names the columns: one of files (file, filename, path, image or name), relative to the folder, one of labels (label,
-class or target), and optionally one of splits (train, val, test). Owns: list_table. Decodes nothing; imports no torch.
+class or target), and optionally one of splits (train, val, test). Owns: list_table, and any folder
+as such a table. Decodes nothing; imports no torch.
 """
 
 from __future__ import annotations
 
 import csv
+import functools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, listed, look_alikes, printable
+from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, images_below, listed, look_alikes, printable
 
 _FILES, _LABELS, _SPLIT = (
     ("file", "filename", "file_name", "path", "image", "name", "id"),
     ("label", "class", "target"),
     ("split", "set"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTable:
+    """A folder's images as such a table. rows: the cells of each, in the order of `header`; files: of each row, its file as a
+    listing names it; label: the column to correct."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    files: tuple[str, ...]
+    label: str
 
 
 def list_table(root: Path, table: Path) -> ImageFolder:
@@ -40,6 +55,7 @@ def list_table(root: Path, table: Path) -> ImageFolder:
         file_at, label_at, split_at = columns
         assert file_at is not None and label_at is not None
         seen: dict[Path, int] = {}
+        unlabelled: list[Path] = []
         files = FilesByName(root)
         for line, row in enumerate(rows[1:], 2):
             if not any(cell.strip() for cell in row):
@@ -58,10 +74,12 @@ def list_table(root: Path, table: Path) -> ImageFolder:
             elif path in seen:
                 wrong.append(f"{table.name}:{line}: {printable(row[file_at])!r} a second time (first on line {seen[path]})")
             elif not label:
+                unlabelled.append(path)
                 left_out.append(LeftOut(printable(row[file_at]), "no label"))
             else:
                 seen[path] = line
                 splits.setdefault(SPLITS[word], {}).setdefault(label, []).append(path)
+        left_out += [LeftOut(name, f"in no row of {printable(table.name)}") for name in _unnamed(root, [*seen, *unlabelled])]
     named = {split: {name: tuple(paths) for name, paths in sorted(found.items())} for split, found in splits.items()}
     classes = tuple(sorted(named["train"]))
     for split in ("val", "test"):
@@ -70,6 +88,32 @@ def list_table(root: Path, table: Path) -> ImageFolder:
             alike = "".join(f"; {pair} look the same and are not" for pair in look_alikes((*classes, *unknown)))
             wrong.append(f"{table.name}: {split} has {listed(unknown)}, of which train has no image{alike}")
     return ImageFolder(root, "val" in named or "test" in named, classes, named, (), {}, tuple(left_out), tuple(wrong), table)
+
+
+def table_of(listing: ImageFolder) -> ImageTable:
+    """The table that names a folder's images, with all its rows and columns; of class folders the one that names every image of
+    them. Raises OSError."""
+    if listing.labelled_by is None:
+        named = [
+            (printable(path.relative_to(listing.root).as_posix()), name, split)
+            for split, classes in listing.splits.items()
+            for name, paths in classes.items()
+            for path in paths
+        ]
+        named += [(printable(path.relative_to(listing.root).as_posix()), "", "test") for path in listing.unlabelled]
+        return ImageTable(("file", "label", "split"), tuple(named), tuple(row[0] for row in named), "label")
+    with listing.labelled_by.open(newline="", encoding="utf-8-sig") as stream:
+        header, *rows = [row for row in csv.reader(stream) if any(cell.strip() for cell in row)]
+    columns, found = columns_of(header), FilesByName(listing.root)
+    file_at, label_at = file_column(columns), _column(columns, _LABELS)
+    assert label_at is not None
+    files, kept = [], []
+    for row in rows:
+        path = found.find(row[file_at])
+        assert path is not None
+        files.append(printable(path.relative_to(listing.root).as_posix()))
+        kept.append(tuple(files[-1] if at == file_at else unmarked(cell) for at, cell in enumerate(row)))
+    return ImageTable(tuple(header), tuple(kept), tuple(files), header[label_at])
 
 
 def unmarked(cell: str) -> str:
@@ -99,6 +143,15 @@ class FilesByName:
                     self._printed.setdefault(printable(name), []).append(path)
         alike = self._printed.get(written, ())
         return alike[0] if len(alike) == 1 else None
+
+
+def _unnamed(root: Path, named: Iterable[Path]) -> list[str]:
+    """The images of the folder that are none of these files, whichever links lead to them."""
+
+    real = functools.cache(os.path.realpath)
+    known = {(real(path.parent), path.name) for path in named}
+    images, _ = images_below(root)
+    return [printable(path.relative_to(root).as_posix()) for path in images if (real(path.parent), path.name) not in known]
 
 
 def columns_of(row: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.image_folder import folder_fingerprint, images_below, printable
+from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, images_below, printable
 from cifar_hpc.config.image_groups import groups_digest, image_groups
 from cifar_hpc.data.files import planned_folder
 from cifar_hpc.data.images import Fit, decode_image, has_frames, quiet
@@ -69,9 +69,13 @@ def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> OwnImages:
     return OwnImages(listing.classes, train, labelled("val"), labelled("test"))
 
 
-def labelled_files(config: DatasetConfig) -> dict[str, list[str]]:
-    """The names of the labelled images of each split, relative to the folder, as `read_folder` has them. Raises DataError."""
-    listing = planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
+def whole_folder(config: DatasetConfig) -> ImageFolder:
+    """All that the folder holds, whatever part of it is trained on. Raises DataError."""
+    return planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
+
+
+def labelled_files(listing: ImageFolder) -> dict[str, list[str]]:
+    """The names of the labelled images of each split, relative to the folder, as `read_folder` has them."""
     return {
         split: [
             printable(path.relative_to(listing.root).as_posix())
@@ -84,7 +88,7 @@ def labelled_files(config: DatasetConfig) -> dict[str, list[str]]:
 
 def read_groups(config: DatasetConfig) -> NDArray[np.int64]:
     """The number of the group of each labelled image, those of val after those of train. Raises DataError."""
-    listing = planned_folder(dataclasses.replace(config, folds=None, fold=None, val_frac=0.0))
+    listing = whole_folder(config)
     try:
         groups = image_groups(listing, str(config.fold_by))
     except (UnusableError, OSError) as error:

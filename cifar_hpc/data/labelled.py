@@ -11,24 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.config.image_table import ImageTable, table_of
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.dataset import Split, load_dataset_of, trainval_of
 from cifar_hpc.data.files import data_root
-from cifar_hpc.data.folder import labelled_files
+from cifar_hpc.data.folder import labelled_files, whole_folder
+from cifar_hpc.errors import DataError
 
 
 @dataclass(frozen=True)
 class LabelledImages:
     """names: of their files, by split and row, relative to the folder; empty where they are in no folder. own_val: the names of
-    those that the folder itself has as validation images."""
+    those that the folder itself has as validation images; table: of all images of the folder; None where there is none."""
 
     splits: Mapping[str, Split]
     names: Mapping[str, Sequence[str]]
     own_val: frozenset[str] = frozenset()
-
-    @property
-    def in_folder(self) -> bool:
-        return bool(self.names)
+    table: ImageTable | None = None
 
     def name(self, split: str, row: int) -> str:
         """'' where it has none."""
@@ -46,10 +45,6 @@ class LabelledImages:
     def label(self, split: str, row: int) -> int:
         return int(self.splits[split].labels_N[row])
 
-    def labels(self, split: str) -> list[int]:
-        labels: list[int] = self.splits[split].labels_N.tolist()
-        return labels
-
     def pixels(self, split: str, row: int) -> NDArray[np.uint8]:
         return self.splits[split].pixels(row)
 
@@ -63,10 +58,15 @@ def labelled_images(config: TrialConfig) -> LabelledImages:
         splits = {"val": data.train.view(data.train.index_N.argsort())}
     if data.test is not None:
         splits["test"] = data.test
-    files = labelled_files(config.dataset) if config.dataset.name == "folder" else None
-    if files is None:
+    if config.dataset.name != "folder":
         return LabelledImages(splits, {})
-    return LabelledImages(splits, _file_names(config, splits, files), frozenset(files["val"]))
+    listing = whole_folder(config.dataset)
+    files = labelled_files(listing)
+    try:
+        table = table_of(listing)
+    except OSError as error:
+        raise DataError(f"{listing.labelled_by}: {error.strerror}") from error
+    return LabelledImages(splits, _file_names(config, splits, files), frozenset(files["val"]), table)
 
 
 def _file_names(

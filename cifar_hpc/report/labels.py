@@ -5,7 +5,7 @@ It is handed the images, and reads none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from cifar_hpc.collect.doubts import Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.rounds import on_same_images, point_predictions
+from cifar_hpc.config.image_table import ImageTable
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.figures_doubts import MOST, draw_doubts
 from cifar_hpc.report.figures_look import save_picture
 from cifar_hpc.status.words import score_text
+from cifar_hpc.terminal.harmless import to_csv_text
 from cifar_hpc.terminal.tables import TextColumn, to_csv
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cifar_hpc.data.labelled import LabelledImages
 
 _SHOWN_COUNTS = 12
+_SAID = ("suggested", "confidence", "networks")  # of an image in doubt
 
 
 def doubt_line(found: Doubts) -> str:
@@ -52,7 +55,7 @@ def doubt_columns(found: Doubts) -> list[TextColumn]:
 
 def doubt_records(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:
     """A row for each image in doubt, the clearest first."""
-    in_folder = images.in_folder
+    in_folder = images.table is not None
     return [
         {
             **(
@@ -81,25 +84,26 @@ def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Lab
     sheet.unlink(missing_ok=True)  # of labels that were in doubt before
     if shown:
         save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), sheet)
-    tables = {"labels.csv": _table_to_correct(found, images), "duplicates.csv": _pair_records(pairs, images, found.classes)}
-    for name, records in tables.items():
-        write_text(folder / name, to_csv(records))
+    records = doubt_records(found, images)
+    to_correct = to_csv(records) if images.table is None else to_csv_text(_table_to_correct(records, images.table))
+    write_text(folder / "labels.csv", to_correct)
+    write_text(folder / "duplicates.csv", to_csv(_pair_records(pairs, images, found.classes)))
     return sheet if shown else None
 
 
-def _table_to_correct(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:
-    """Of a folder every image, as `dataset.labels` takes it, those in doubt first; else those in doubt."""
-    records = doubt_records(found, images)
-    if not images.in_folder:
-        return records
-    known = {(one.split, one.row) for one in found.found}
-    empty = {"suggested": "", "confidence": "", "networks": ""}
-    for split in images.splits:
-        for row, label in enumerate(images.labels(split)):
-            if (split, row) not in known:
-                told = {"file": images.name(split, row), "label": found.classes[label]}
-                records.append({**told, "split": images.split_in_folder(split, row), **empty})
-    return records
+def _table_to_correct(records: Sequence[Mapping[str, Any]], table: ImageTable) -> list[list[Any]]:
+    """The folder's table as `dataset.labels` takes it, whole, those in doubt first, with what the networks say of them. Columns
+    of an earlier table to correct are written again; where the user's own have such a name, they stay and ours get another."""
+    again = set(_SAID) <= set(table.header)
+    kept = [at for at, title in enumerate(table.header) if not (again and title in _SAID)]
+    titles = [title if again or title not in table.header else f"{title} of labels" for title in _SAID]
+    said = {record["file"]: [record[key] for key in _SAID] for record in records}
+    order = {name: place for place, name in enumerate(said)}
+    rows = sorted(zip(table.files, table.rows, strict=True), key=lambda row: order.get(row[0], len(order)))
+    return [
+        [*(table.header[at] for at in kept), *titles],
+        *([*(cells[at] for at in kept), *said.get(name, [""] * len(_SAID))] for name, cells in rows),
+    ]
 
 
 def _pair_records(pairs: Sequence[Pair], images: LabelledImages, classes: Sequence[str]) -> list[dict[str, Any]]:
