@@ -10,8 +10,10 @@ from PIL import Image
 
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.planning.plan import make_plan
+from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.parts import SweepTrial
+from cifar_hpc.sweep.preflight import seen_before
 
 SPEC = """\
 name: two
@@ -210,14 +212,14 @@ def test_settings_that_only_a_network_above_its_classifier_feels_make_no_trial_o
 def test_a_stage_that_validates_with_what_its_parents_may_have_trained_on_says_so(tmp_path, dataset, told) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(SPEC.replace("{name: digits, train_size: 200}", dataset))
-    assert [w.split(":")[0] for w in load_spec(path).warnings if "flatters" in w] == ["stage finetune"] * told
+    assert [warning.split(":")[0] for warning in seen_before(Layout(tmp_path), load_spec(path))] == ["stage finetune"] * told
 
 
 def test_classes_that_no_parent_saw_are_not_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     text = SPEC.replace("{name: digits, train_size: 400}", "{name: digits, classes: ['3', '4']}")
     path.write_text(text.replace("{name: digits, train_size: 200}", "{name: digits, classes: ['1', '2']}"))
-    assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]
+    assert not seen_before(Layout(tmp_path), load_spec(path))
 
 
 def test_images_that_a_set_brings_to_validate_on_are_not_warned_of(tmp_path: Path) -> None:
@@ -233,7 +235,7 @@ def test_images_that_a_set_brings_to_validate_on_are_not_warned_of(tmp_path: Pat
         "base: {batch", "base: {image_size: 8, batch"
     )
     path.write_text(text)
-    assert not [warning for warning in load_spec(path).warnings if "flatters" in warning]
+    assert not seen_before(Layout(tmp_path), load_spec(path))
 
 
 @pytest.mark.parametrize("stages", ["[{name: pretrain, base: {arch: linear}}]", "{pretrain: 5}", "5", "{pretrain: [1]}"])

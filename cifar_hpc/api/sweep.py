@@ -16,6 +16,7 @@ from cifar_hpc.status.query import measured
 from cifar_hpc.sweep.cancel import Cancelled, cancel_chosen
 from cifar_hpc.sweep.driver import look_at, run_spec
 from cifar_hpc.sweep.listener import Listener, Silent, SweepOutcome
+from cifar_hpc.sweep.preflight import seen_before
 from cifar_hpc.sweep.specs import load_named
 from cifar_hpc.sweep.where import On, Where, reader_of
 
@@ -55,7 +56,7 @@ class Sweep:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a person should know of the spec, a sentence each."""
-        return self._spec.warnings
+        return (*self._spec.warnings, *seen_before(self._layout, self._spec))
 
     def __len__(self) -> int:
         """Its trials; of a search, those that it begins with."""

@@ -141,7 +141,7 @@ def _print_trial(report: TrialReport, format: Format) -> None:
     else:
         classes = trial_tables(*told)[0]
         print_columns(plain_columns(classes.header, classes.rows), format)
-    for line in trial_summary(*told):
+    for line in trial_summary(*told, seen=report.trial.trial_id in report.pool.seen):
         prose().print(line, markup=False)
 
 

@@ -36,6 +36,7 @@ _FAR_BELOW = 8  # so many points in a row that are worse than the best: those be
 _MOST = 100  # points read
 FAR_BELOW = "far below the best"
 SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
+SEEN = "validated with images that what it starts from may have trained on"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
 FEW_IN_COMMON = "fewer than 2 splits in common"
 
@@ -153,8 +154,12 @@ def split_of_both(one: Row, other: Row, layout: Layout) -> str:
     for split in ("val", "test"):
         read = validated if split == "val" else [point_predictions(row, layout, split) for row in (one, other)]
         apart = split == "val" and one.trials[0].own_split
+        if split == "val" and (one.seen or other.seen):
+            continue
         if all(read) and _same_images(one, other, split) and on_images_of_both(*read, apart=apart):
             return split
+    if seen := [row for row in (one, other) if row.seen]:
+        raise _untestable(seen[0], SEEN)
     raise _on_other_images(one, other, "val", *validated)
 
 
@@ -192,6 +197,8 @@ def _are_others(one: SplitPredictions, other: SplitPredictions, *, one_data: boo
 
 def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> tuple[Read | None, str]:
     """The point's predictions, or why there are none to test."""
+    if row.seen:
+        return None, SEEN
     try:
         found = point_counts(row, layout, "val", info)
     except RecordError as error:
@@ -204,13 +211,19 @@ def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> 
 
 
 def _needed(row: Row, layout: Layout, split: str, info: ObjectiveInfo) -> Read:
+    if split == "val" and row.seen:
+        raise _untestable(row, SEEN)
     try:
         found = point_counts(row, layout, split, info)
     except RecordError as error:
-        raise CifarHpcError(f"{row.label}: {error}: no paired test is possible.") from error
+        raise _untestable(row, str(error)) from error
     if isinstance(found, str):
-        raise CifarHpcError(f"{row.label}: {found}: no paired test is possible.")
+        raise _untestable(row, found)
     return found
+
+
+def _untestable(row: Row, why: str) -> CifarHpcError:
+    return CifarHpcError(f"{row.label}: {why}: no paired test is possible.")
 
 
 def _ranked(board: Leaderboard) -> dict[str, list[float]]:

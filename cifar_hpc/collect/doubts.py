@@ -102,9 +102,11 @@ def find_doubts(board: Leaderboard, layout: Layout) -> Doubts | None:
 
 
 def unlike_rows(board: Leaderboard) -> list[Row]:
-    """The best configuration of each architecture; then the others, the best first."""
-    best = {id(row) for row in {str(row.config["arch"]): row for row in reversed(board.measured)}.values()}
-    return sorted(board.measured, key=lambda row: id(row) not in best)[:MOST_NETWORKS]
+    """The best configuration of each architecture; then the others, the best first. None of those that may have trained on
+    what validates them."""
+    measured = [row for row in board.measured if not row.seen]
+    best = {id(row) for row in {str(row.config["arch"]): row for row in reversed(measured)}.values()}
+    return sorted(measured, key=lambda row: id(row) not in best)[:MOST_NETWORKS]
 
 
 def doubts_of(split: str, shares: Sequence[Shares], known: SplitPredictions) -> list[Doubt]:

@@ -53,6 +53,7 @@ class Row:
     begun: bool = False  # whether its trials started from other trials' networks
     whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # those that vary without the filter, or across data sets
     hidden: int = 0  # of a filtered leaderboard: how many of its trials the filter leaves out
+    seen: int = 0  # of its trials, how many may be validated with images that a network before them trained on
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
 
     @property
@@ -210,7 +211,7 @@ def runs_of(trials: Sequence[Trial]) -> str:
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
     """Ranks the pool's points as status/order.py has it. One of which every trial diverged, or that a part of its folds or
-    seeds has measured, takes no place."""
+    seeds has measured, takes no place; nor does one that may be validated with images that trained what it starts from."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}
     unfinished: dict[str, list[Unfinished]] = {}
@@ -237,7 +238,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         replace(
             row,
             number=number,
-            place=next(places) if row.seeds >= MIN_SEEDS and not row.last.diverged and not row.partial else None,
+            place=next(places) if row.seeds >= MIN_SEEDS and not (row.last.diverged or row.partial or row.seen) else None,
             pareto=row.point_id in front,
         )
         for number, row in enumerate(measured, 1)
@@ -303,6 +304,7 @@ def _row(
         device_hours=sum(trial.device_hours for trial in trials),
         pareto=False,
         begun=any(trial.parent_id for trial in trials),
+        seen=sum(trial.trial_id in pool.seen for trial in trials),
         before_s=_mean_before(trials, pool.before_s),
     )
 

@@ -21,6 +21,7 @@ from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.claims import TrialState, newest_claim
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import answering, parent_in, read_plan
@@ -58,6 +59,7 @@ class Pool:
     own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
     known: Objectives = ()  # all of the user's own that the plans here tell of
     before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
+    seen: frozenset[str] = frozenset()  # of trials with a parent: see Ancestry.may_have_seen
 
     @property
     def info(self) -> ObjectiveInfo:
@@ -140,12 +142,14 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         said = _depths_said(plans or _readable_plans(layout))
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     chosen = objectives_of(layout, plans, trials)
+    ancestry = Ancestry(layout, {trial_id: trial.config for trial_id, trial in planned.items()})
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
         objective=chosen.name,
         own=chosen.own,
         known=chosen.known,
         before_s=_seconds_before(layout, trials),
+        seen=frozenset(t.trial_id for t in trials if t.parent_id and ancestry.may_have_seen(t.trial_id)),
         planned_axes=_planned_axes(plans[0]) if len(plans) == 1 else None,
         trials=tuple(trials),
         curves=curves,

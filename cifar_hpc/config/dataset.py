@@ -138,6 +138,16 @@ class DatasetConfig:
         """Whether the images to validate on are the data set's own, which no trial like this trains on; folds and refits do."""
         return self.own_val is not None and self.folds is None and self.val_frac != 0
 
+    def may_validate_with_images_of(self, other: DatasetConfig) -> bool:
+        """Whether what this holds out may be among what a network of the other trained on: of one data set, but not of one
+        split. A fingerprint stands for where the images came from."""
+        if (self.brings_validation and other.brings_validation) or (self.val_frac == 0 and self.folds is None):
+            return False
+        one, its = ((d.fingerprint or d.name) for d in (self, other))
+        if one != its or self.canonical == other.canonical:
+            return False
+        return self.classes is None or other.classes is None or not set(self.classes).isdisjoint(other.classes)
+
     def trained_of(self, labelled_n: float) -> float:
         """How many images a trial trains on, about, of so many that may be trained on."""
         if self.folds is not None:

@@ -89,6 +89,12 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     if refits:
         stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.{stay}")
+    if seen := [row for row in board.measured if row.seen]:
+        are, start, take = ("is", "it starts", "It takes") if len(seen) == 1 else ("are", "they start", "They take")
+        notes.append(
+            f"{plural(len(seen), 'configuration')} {are} validated with images that a network from which {start} may have"
+            f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place and {are} not tested."
+        )
     notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
     notes += [
@@ -116,7 +122,7 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
             f"{plural(len(cut), 'configuration')} of which the search ended a trial early {stands} below those that it let go"
             f" on, whatever {its}."
         )
-    few = [row for row in board.measured if row.place is None and not row.last.diverged and not row.partial]
+    few = [row for row in board.measured if row.place is None and not (row.last.diverged or row.partial or row.seen)]
     why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
         order = "" if cut else "rows are in the order of their numbers, and "

@@ -17,7 +17,7 @@ from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 TABLE_TITLES = {
     "val": "Validation accuracy of each class, percent, mean over {runs}:",
-    "test": "Test accuracy of each class, percent, mean over {runs} (their validation splits are not the same):",
+    "test": "Test accuracy of each class, percent, mean over {runs} ({why}):",
 }
 
 
@@ -36,7 +36,9 @@ def comparison_table(one: Row, other: Row, layout: Layout) -> tuple[str, list[Te
                 (name, str(images), *(score_text(acc, images, most=1) for acc in (a, b)), points_text(a - b, images, most=1))
             )
     runs = runs_of([*one.trials, *other.trials]) + (" that both have" if apart and ours != theirs else "")
-    title = TABLE_TITLES[split].format(runs=runs)
+    seen = one.seen or other.seen
+    why = "their validation images are not all new to them" if seen else "their validation splits are not the same"
+    title = TABLE_TITLES[split].format(runs=runs, why=why)
     return title, plain_columns(("class", f"{split} images", one.label, other.label, "difference"), rows)
 
 

@@ -201,7 +201,8 @@ def epochs_text(row: Row) -> str:
 
 
 def seeds_text(row: Row) -> str:
-    """What became of the seeds that did not train to their end: '1 failed (seed 2), 2 to go'; empty where all did."""
+    """What became of the seeds that did not train to their end, '1 failed (seed 2), 2 to go', and which were validated with
+    images that are not new; empty where neither is."""
     parts = []
     for word, trials in (("failed", row.failed), ("lost", row.lost)):
         every = len(trials) > 1 and len(trials) == row.runs_n
@@ -215,6 +216,8 @@ def seeds_text(row: Row) -> str:
         parts.append(f"{len(row.contradicted)} left out (seed {', '.join(str(trial.seed) for trial in row.contradicted)})")
     if row.unfinished:
         parts.append(f"{len(row.unfinished)} to go")
+    if row.seen:
+        parts.append(f"{row.seen} on images seen before")
     return ", ".join(parts)
 
 
@@ -251,6 +254,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "seeds": len({one.seed for one in row.trials if {one.metric("val_acc"), one.metric("test_acc")} != {None}}),
         **({"folds": row.val_acc.n if row.val_acc else 0} if "folds" in board.runs else {}),
         "partial": row.partial,
+        "val_seen": row.seen,  # trials that may be validated with images that trained what they start from
         "gap": row.gap,
         "best_epoch": row.best_epoch,
         "epochs_done": row.epochs,  # `epochs` is what was asked for, where it is swept

@@ -78,7 +78,14 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     tables = trial_tables(trial, found, split)
     save_tables(tables, folder / "tables")
     ended = trial.reason[:1].upper() + trial.reason[1:]
-    part = Part(str(trial.config["dataset"]), trial_summary(trial, found, split), drawings, tables, [trial], ended)
+    part = Part(
+        str(trial.config["dataset"]),
+        trial_summary(trial, found, split, seen=trial.trial_id in pool.seen),
+        drawings,
+        tables,
+        [trial],
+        ended,
+    )
     page = render_page([part], [], title=trial_title(trial), links=_links(trial, layout, folder))
     write_text(folder / "index.html", page)
     return folder / "index.html"
@@ -98,8 +105,9 @@ def trial_title(trial: Trial) -> str:
     return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, {trial.run}"
 
 
-def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
-    """What it reached, and what it mixes up, in words."""
+def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = False) -> list[str]:
+    """What it reached, and what it mixes up, in words. seen: whether its validation images may have trained what it starts
+    from."""
     counts = {"train": trial.train_n, "val": trial.val_n, "test": trial.test_n}
     reached = [
         f"{SPLITS[name]} {score_text(acc, n)} %{f' of {n:,} images' if n else ''}"
@@ -108,6 +116,8 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str) -> list[str]:
     ]
     at = f"Best epoch {trial.best_epoch} of {trial.epochs}: " if trial.best_epoch else ""
     lines = [f"{at}{', '.join(reached)}."]
+    if seen:
+        lines.append("What it starts from may have trained on these validation images, which flatters it on them.")
     flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
     lines.append(
         f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"

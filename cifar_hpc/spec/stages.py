@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.parents import keeping_parents
@@ -117,8 +116,7 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
             trials.setdefault(trial.config.trial_id, dataclasses.replace(trial, axes={"stage": stage, **trial.axes}))
     kept = keeping_parents(trials.values())
     warnings = [warning for found in read.values() for warning in found.warnings]
-    warnings_found = (*_idle(read, trees, [trial.config for trial in kept]), *_seen_before(kept))
-    return kept, (*dict.fromkeys(warnings), *warnings_found)
+    return kept, (*dict.fromkeys(warnings), *_idle(read, trees, [trial.config for trial in kept]))
 
 
 def _idle(read: dict[str, StageTrials], trees: dict[str, StageTree], configs: Sequence[TrialConfig]) -> Iterator[str]:
@@ -129,31 +127,3 @@ def _idle(read: dict[str, StageTrials], trees: dict[str, StageTree], configs: Se
         own = [key for key in found.written if key in trees[stage].own_keys()]
         for sentence in idle_settings(own, [trial.config for trial in found.trials]):
             yield f"stage {stage}: {sentence}"
-
-
-def _seen_before(trials: Sequence[SweepTrial]) -> Iterator[str]:
-    """A warning for each stage that validates with images which an earlier one may have trained on: of one data set, but not
-    of one split."""
-    known = {trial.config.trial_id: trial.config for trial in trials}
-    stages: dict[str, list[bool]] = {}
-    for trial in trials:
-        own, older, seen = trial.config.dataset, trial.config, False
-        while (parent := known.get(str(older.weights).removeprefix(PARENT_PREFIX))) is not None:
-            older = parent
-            seen = seen or _may_share_images(own, older.dataset)
-        stages.setdefault(trial.axes["stage"], []).append(seen)
-    for stage, found in stages.items():
-        if any(found):
-            yield (
-                f"stage {stage}: {sum(found)} of {len(found)} trials may validate with images that a parent trained on, which "
-                "flatters them: the data set is the same, its split another (train_size, val_frac, split_seed or classes)"
-            )
-
-
-def _may_share_images(one: DatasetConfig, other: DatasetConfig) -> bool:
-    """Whether what one validates with may be among what the other trained on."""
-    if one.brings_validation and other.brings_validation:
-        return False
-    if one.canonical == other.canonical or (one.name, one.fingerprint) != (other.name, other.fingerprint):
-        return False
-    return one.classes is None or other.classes is None or not set(one.classes).isdisjoint(other.classes)

@@ -32,6 +32,7 @@ from cifar_hpc.sweep.cancel import cancel_trials
 from cifar_hpc.sweep.listener import Begun, Listener, SweepOutcome
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.names import dropped_trials
+from cifar_hpc.sweep.preflight import seen_before
 from cifar_hpc.sweep.preview import preview_lines
 from cifar_hpc.sweep.rank import with_promise
 from cifar_hpc.sweep.reproduce import lacking_text
@@ -105,7 +106,7 @@ def look_at(
 
 def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     """Tells what a person should know of the spec; the trials that it dropped since it was last planned."""
-    for warning in spec.warnings:
+    for warning in (*spec.warnings, *seen_before(layout, spec)):
         listener.note(f"warning: {warning}")
     record = journal_of(spec, None, 1) if spec.search is not None else plan_record(make_plan(spec, share=False))
     dropped = dropped_trials(layout, record)

@@ -7,9 +7,12 @@ from collections.abc import Collection, Sequence
 from cifar_hpc.config.data_notes import DataNotes, joined, whose
 from cifar_hpc.config.packages import augment_missing
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_missing, parent_of
+from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.sweep.inputs import judge_inputs, known_inputs
 from cifar_hpc.sweep.listener import Listener
 
@@ -35,6 +38,31 @@ def check_there(
     if missing:
         raise CifarHpcError("\n".join(missing))
     return judge_inputs(configs)
+
+
+def seen_before(layout: Layout, spec: SweepSpec) -> list[str]:
+    """A warning for each stage, or for the sweep, of which trials may validate with images that a network before them trained
+    on."""
+    if not any(map(parent_of, spec.configs)):
+        return []
+    groups: dict[str | None, list[TrialConfig]] = {}
+    for trial in spec.trials:
+        groups.setdefault(trial.axes.get("stage"), []).append(trial.config)
+    if spec.search:
+        groups.setdefault(None, []).extend(spec.search.corners)
+    ancestry = Ancestry(layout, {config.trial_id: config.to_json() for config in spec.configs})
+    warnings = []
+    for stage, configs in groups.items():
+        seen = sum(parent_of(config) is not None and ancestry.may_have_seen(config.trial_id) for config in configs)
+        if not seen:
+            continue
+        whose = f"stage {stage}: " if stage is not None else ""
+        how_many = "trials" if spec.search else f"{seen} of {plural(len(configs), 'trial')}"
+        warnings.append(
+            f"{whose}{how_many} may validate with images that a parent trained on, which flatters them: the data set is the"
+            " same, its split another (train_size, val_frac, split_seed, classes or folds)"
+        )
+    return warnings
 
 
 def findings_of(before: DataNotes, configs: Sequence[TrialConfig], notes: DataNotes, listener: Listener) -> DataNotes:
