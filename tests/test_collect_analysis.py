@@ -255,6 +255,18 @@ def test_the_end_of_what_a_sweep_tried_is_told_of_the_sweep_and_not_of_what_a_fi
     assert any("lr=0.1 is the largest value tried" in line for line in in_short(find(all_tried, layout)))
 
 
+def test_only_values_that_something_measured_count_as_tried(layout: Layout) -> None:
+    """A sweep that was killed after its first configuration was told to look beyond the smallest rate tried."""
+    base = next(configs(1, 1, 2))
+    trials = [dataclasses.replace(base, lr=lr, seed=seed) for lr in (0.01, 0.1, 1.0) for seed in range(3)]
+    write_plan(layout, trials, "killed")
+    for n, told in ((3, False), (7, False), (9, True)):
+        for config, accuracy in zip(trials[:n], (0.9,) * 3 + (0.6,) * 6, strict=False):
+            write_trial(layout, config, IMAGES, accuracy=accuracy)
+        (section,) = chosen_sections(layout, ["killed"], "")
+        assert any("value tried" in line for line in in_short(find(section, layout))) is told, n
+
+
 def test_points_of_other_images_are_never_compared(layout: Layout) -> None:
     one, other = list(configs(2, seeds=1, epochs=2))
     write_trial(layout, one, IMAGES)

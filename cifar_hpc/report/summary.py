@@ -224,11 +224,12 @@ def _next_steps(found: Findings) -> list[str]:
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
     for axis in board.axes:
         tried = board.tried.get(axis) or board.values(axis)
-        numbers = [value for value in tried if isinstance(value, int | float)]
+        compared = {row.axes[axis] for row in board.measured if not row.partial}  # of others it is not known yet
+        numeric = all(isinstance(value, int | float) for value in tried)
         value = best.axes[axis]
         alike = {row.axes[axis] for row in close} == {value}  # else what is not told from the best stands elsewhere
-        if len(numbers) == len(tried) > 2 and alike and value and value in (numbers[0], numbers[-1]):
-            end = "smallest" if value == numbers[0] else "largest"
+        if numeric and len(compared) > 2 and alike and value and value in (tried[0], tried[-1]):
+            end = "smallest" if value == tried[0] else "largest"
             steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
     return steps
 
