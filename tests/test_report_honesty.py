@@ -25,14 +25,15 @@ from cifar_hpc.errors import Interrupted, RecordError
 from cifar_hpc.planning.plan import Resources
 from cifar_hpc.records.claims import newest_claim
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EpochRecord, TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record
-from cifar_hpc.report.caveats import caveats
+from cifar_hpc.report.caveats import caveats, covers_text
 from cifar_hpc.report.comparison_table import TABLE_TITLES, comparison_lines
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.next_seed import next_seed
+from cifar_hpc.report.next_seed import _asks_for_seeds, next_seed
 from cifar_hpc.report.summary import cost_text
 from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
@@ -174,6 +175,31 @@ def test_what_more_seeds_would_change_is_said_as_it_is(layout: Layout, changed: 
         dataclasses.replace(found, comparison=dataclasses.replace(found.comparison, differences={second: tied})), layout
     )
     assert told is not None and said in told.sentences[-1]
+
+
+def test_the_command_for_more_seeds_is_given_where_it_asks_for_nothing_else(tmp_path) -> None:
+    """A sweep of several data sets, or of stages, or with seeds of one's own was to be typed with more seeds of all of it."""
+    layout, trials = Layout(tmp_path), list(configs(6, seeds=3, epochs=2))
+    for config in trials:
+        write_trial(layout, config, Images.draw(60, 20), sweep="s")
+    write_plan(layout, trials, "s")
+    board, plan = make_leaderboard(scan(layout)), read_plan(layout, "s")
+    assert _asks_for_seeds(plan, board)
+    first, *rest = plan.trials
+    for other in (
+        dataclasses.replace(first, point_id="another"),
+        dataclasses.replace(first, config={**first.config, "seed": 9}),
+        dataclasses.replace(first, axes={**first.axes, "stage": "pre"}),
+    ):
+        assert not _asks_for_seeds(dataclasses.replace(plan, trials=(other, *rest)), board)
+
+
+def test_in_folds_an_interval_on_test_that_leaves_out_the_luck_of_images_says_so(layout: Layout) -> None:
+    trials = [dataclasses.replace(trial, fold=1) for trial in scan(layout).trials[:3]]
+    said = "On test those of other objectives than accuracy do not count that of the images."
+    for objective, told in (("val_acc", False), ("macro_f1", True)):
+        asked = [dataclasses.replace(one, config={**one.config, "objective": objective}) for one in trials]
+        assert (said in covers_text(asked)) is told
 
 
 def test_a_mean_over_images_that_an_older_version_did_not_record_says_so(layout: Layout) -> None:

@@ -34,15 +34,16 @@ def covers_text(trials: Sequence[Trial]) -> str:
 def _covers_of_alike(trials: Sequence[Trial]) -> str:
     """Of trials that are all in folds, all on splits of their own, or neither."""
     runs = runs_of(trials)
+    shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
+    of_test = "" if shares else " On test those of other objectives than accuracy do not count that of the images."
     cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
     if "folds" in runs:
         return (
             "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
-            f" {runs} and the intervals, at 95 %, {cover} Bengio 2003)."
+            f" {runs} and the intervals, at 95 %, {cover} Bengio 2003).{of_test}"
         )
     if any(trial.own_split for trial in trials):
-        return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003)."
-    shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
+        return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003).{of_test}"
     others = (
         "The bands of learning curves count" if shares else "Those of other objectives, and the bands of learning curves, count"
     )

@@ -7,11 +7,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ranking import no_difference, seeds_to_settle, seeds_vary
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import words_of
 from cifar_hpc.status.words import duration_text
@@ -74,16 +76,26 @@ def _percent(chance: float) -> str:
 
 
 def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, str]:
-    """The command for one sweep's seeds, and what it costs in words."""
+    """The command for one sweep's seeds, and what it costs in words; none where it would plan other trials than these and
+    more seeds of each."""
     if len(found.pool.sweeps) != 1 or found.board.is_population:
         return None, ""
     try:
         plan = read_plan(layout, found.pool.sweeps[0])
     except (RecordError, OSError):
         return None, ""
-    if plan.search is not None:
+    if plan.search is not None or not _asks_for_seeds(plan, found.board):
         return None, ""
     more = sum(max(seeds - row.seeds, 0) * (row.whole_s or row.train_s or 0.0) for row in found.board.measured)
     cost = f"; for all {len(found.board.measured)} configurations that is {duration_text(more)} of training"
     sets = [argument for override in plan.overrides for argument in ("--set", override)]
     return shlex.join(["cifar-hpc", "sweep", plan.spec_path, *sets, "--set", f"seeds={seeds}"]), cost
+
+
+def _asks_for_seeds(plan: PlanRecord, board: Leaderboard) -> bool:
+    """Whether all that the sweep plans is on this board, with seeds from 0 on and no stages: these have seeds of their own."""
+    seeds: dict[str, set[int]] = {}
+    for trial in plan.trials:
+        seeds.setdefault(trial.point_id, set()).add(trial.config["seed"])
+    counted = all(found == set(range(len(found))) for found in seeds.values())
+    return counted and seeds.keys() == {row.point_id for row in board.rows} and "stage" not in plan.trials[0].axes
