@@ -33,6 +33,7 @@ from tests.test_train_loop import result_of
 NETS = """
 import random
 
+import torch
 from torch import nn
 from torch.nn import functional
 from parts import conv
@@ -85,6 +86,25 @@ class Louder(TinyNet):
     def forward(self, x):
         x = self.body(self.stem(x))
         return self.head(x * 2 if self.training else x)
+
+
+class Scaled(TinyNet):
+    def __init__(self, num_classes, in_channels, width=4):
+        super().__init__(num_classes, in_channels, width)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x) * self.scale)) * self.scale
+
+
+class Tied(TinyNet):
+    def __init__(self, num_classes, in_channels, width=4):
+        super().__init__(num_classes, width, width)
+        self.first = conv(in_channels, width)
+        self.stem[0].weight = self.body[0].weight
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(self.first(x))))
 
 
 def broken(num_classes, in_channels):
@@ -208,6 +228,8 @@ def test_a_file_that_changed_since_the_plan_and_has_no_copy_fails_its_trial_with
         ("mynets.py:Unlike", "one after another, give other logits than the network"),
         ("mynets.py:Noisy", "its forward draws random numbers, which tracing it would draw once for all"),
         ("mynets.py:Louder", "its forward does not do the same each time, such as in training and in evaluation"),
+        ("mynets.py:Scaled", "the parameter scale of mynets.py:Scaled is part of two blocks, stem and head"),
+        ("mynets.py:Tied", "the parameter stem.0.weight, also body.0.weight, of mynets.py:Tied is part of two blocks"),
         ("mynets.py:TinyNett", "Did you mean 'TinyNet'?"),
         ("mynets.py:broken", "RuntimeError: no such thing"),
         ("mynet.py:TinyNet", "no such file"),

@@ -48,25 +48,40 @@ def make_own(network: OwnNetwork, num_classes: int, channels: int) -> nn.Module:
 
 def cut_own(network: OwnNetwork, module: nn.Module) -> BlockModel:
     """The network as blocks that share its modules. Raises UnusableArchError that says what to write where it has none."""
+    model = _blocks_of(network, module)
+    _check_apart(network, model)
+    _compare(network, module, model)
+    return model
+
+
+def _blocks_of(network: OwnNetwork, module: nn.Module) -> BlockModel:
     name = network.source.name
     if callable(getattr(module, "blocks", None)):
-        model = _chained(module, _own_blocks(module, name), name)
-        _compare(network, module, model)
-        return model
+        return _chained(module, _own_blocks(module, name), name)
     try:
-        model = cut(module)
+        return cut(module)
     except CifarHpcError as error:
         if type(module).forward is nn.Sequential.forward:
-            children = dict(module.named_children())
-            model = _chained(module, children, name)
-            _compare(network, module, model)
-            return model
+            return _chained(module, dict(module.named_children()), name)
         cause = error.__cause__
         found = f"{own_line(cause, network.source.path)}: torch.fx cannot follow this line" if cause else str(error)
         allowed = f"a network that it can trace, or one that says its blocks itself: {_BLOCKS}"
         raise UnusableArchError(found, allowed) from error
-    _compare(network, module, model)
-    return model
+
+
+def _check_apart(network: OwnNetwork, model: BlockModel) -> None:
+    """Raises UnusableArchError where a parameter is part of two blocks: frozen in one, it would train in the other."""
+    holders: dict[int, tuple[str, str]] = {}
+    for block, body in zip(model.names, model.blocks, strict=True):
+        for key, parameter in body.named_parameters():
+            other, its = holders.setdefault(id(parameter), (block, key))
+            if other != block:
+                key, its = (one.removeprefix("body.") for one in (key, its))
+                both = f"{its} of {network.source.name}" if key == its else f"{its}, also {key}, of {network.source.name}"
+                raise UnusableArchError(
+                    f"the parameter {both} is part of two blocks, {other} and {block}",
+                    "each block has its parameters to itself: give each one of its own, or put both uses into one module",
+                )
 
 
 def _check_arguments(source: Source, build: Any, args: Mapping[str, Any]) -> None:
