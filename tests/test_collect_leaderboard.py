@@ -265,6 +265,8 @@ def test_a_point_of_which_every_trial_diverged_takes_no_place(layout: Layout) ->
         write(layout, dataclasses.replace(BASE, lr=0.1, seed=seed), 0.6)
     board = make_leaderboard(scan(layout))
     assert [(row.axes["lr"], row.place) for row in board.rows] == [(0.1, 1), (1.0, None)]
+    told = "1 configuration of which every trial diverged stands below all others that were measured."
+    assert told in caveats(scan(layout), board)
 
 
 def test_a_missing_seed_is_counted_and_never_a_zero(layout: Layout) -> None:

@@ -173,6 +173,16 @@ CASES: dict[str, Case] = {
             ("x.yaml:11: search.scheduler.grace_epoch", "the key 'grace_epoch'", "it is no key of scheduler", "grace_epochs"),
         ],
     ),
+    "a split for each seed beside that of a seed": (
+        "name: x\nbase: {arch: linear}\ndataset: digits\ngrid: {dataset.split_seed: [0, seed]}\nseeds: 3\n",
+        [
+            (
+                "x.yaml:4: grid.dataset.split_seed[1]",
+                "seed, of which seed 0 is the same trial as with split_seed 0",
+                "beside seed stand numbers that are no seed of the sweep, such as 100",
+            )
+        ],
+    ),
     "an empty search": (
         RUNS + "search:\n",
         [

@@ -136,7 +136,9 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         )
     if lost := [row for row in board.measured if row.last.diverged]:
         stand = "stands" if len(lost) == 1 else "stand"
-        notes.append(f"{plural(len(lost), 'configuration')} of which every trial diverged {stand} last.")
+        every = f"{plural(len(lost), 'configuration')} of which every trial diverged"
+        below = f"{every} {stand} below all others that were measured."
+        notes.append(below if len(lost) < len(board.measured) else "Every configuration that was measured diverged.")
     return [*notes, *left_out(pool)]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
 
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import trains_classifier_alone
 from cifar_hpc.config.roles import keys_with
@@ -113,9 +114,24 @@ def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins
     for finding in contradictions([config for _, config in resolved]):
         where = origins.where(finding.key, finding.value)
         problems[Problem(where, finding.found, finding.allowed, finding.near)] = None
+    for config in _of_two_splits(config for _, config in resolved):
+        where = origins.where("dataset.split_seed", BY_SEED)
+        found = f"{BY_SEED}, of which seed {config.seed} is the same trial as with split_seed {config.dataset.split_seed}"
+        problems[Problem(where, found, f"beside {BY_SEED} stand numbers that are no seed of the sweep, such as 100")] = None
     if problems:
         raise SpecError(by_line(problems))
     return resolved
+
+
+def _of_two_splits(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """The trials that a configuration with a split for each seed and one with one split for all have in common: a mean over
+    seeds has each, and a trial is in one mean."""
+    first: dict[str, TrialConfig] = {}
+    return [
+        config
+        for config in configs
+        if first.setdefault(config.trial_id, config).dataset.split_by_seed != config.dataset.split_by_seed
+    ]
 
 
 def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
