@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -403,6 +404,35 @@ def test_what_a_function_returns_is_part_of_the_id_and_is_checked_when_it_is_loa
     load_dataset_of(after[0], place)
     with pytest.raises(OwnCodeError, match="returns other images or labels than when the sweep was planned"):
         load_dataset_of(before[0], place)
+
+
+def test_data_shows_what_ones_own_function_returns_of_each_arguments(place: Path) -> None:
+    path = spec_with(place, "load, args: {n: 96}}", "load, classes: [a, b]}").with_suffix(".yml")
+    path.write_text((place / "other.yaml").read_text().replace("grid: {", "grid: {dataset.args.n: [96, 60], "))
+    shown = CliRunner().invoke(app, ["data", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert re.findall(r"(?m)^(?:mydata.*|all .*|shorter.*)$", re.sub(" +", " ", shown.stdout)) == [
+        *("mydata.py:load n=96", "all 29 3 32", "shorter side: 8 pixels"),
+        *("mydata.py:load n=60", "all 18 2 20", "shorter side: 8 pixels"),
+    ]
+    none = CliRunner().invoke(app, ["data", str(path), "--set", "dataset.args.classes=2", "--set", "dataset.classes=[b, c]"])
+    assert none.exit_code == 2 and "no training image of c in mydata.py:load" in none.stderr, none.output
+    assert "fetch" not in none.stderr
+
+
+def test_what_is_asked_of_finished_trials_takes_the_code_that_they_were_made_of(place: Path, monkeypatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(place / "results"))
+    (place / "own.yaml").write_text(SPEC.replace("freeze: [none, stem]", "freeze: [none]"))
+    runner = CliRunner()
+    assert runner.invoke(app, ["sweep", "own.yaml", "--on", "inline"]).exit_code == 0
+    (place / "mydata.py").write_text("raise RuntimeError('another state of the file')")
+    (place / "mynets.py").unlink()
+    for command in (["labels", "own"], ["reproduce", "own#1"], ["export", "own#1"]):
+        monkeypatch.setattr("cifar_hpc.config.sources._kept", [])  # each command is a process of its own
+        read_own.cache_clear()
+        ran = runner.invoke(app, command)
+        assert ran.exit_code == 0, (command, ran.output, ran.exception)
 
 
 def test_a_data_sets_own_validation_split_is_used_and_joined_for_a_refit(place: Path) -> None:

@@ -204,10 +204,10 @@ def _positions(
 def _refuse_absent(config: DatasetConfig, classes: tuple[str, ...], labels_N: NDArray[np.int64]) -> None:
     absent = [name for label, name in enumerate(classes) if label not in labels_N]
     if absent:
-        raise DataError(
-            f"the files of {config.name} hold no training image of {shorten(absent)}: choose `classes` that are there, "
-            f"or bring the whole set with `cifar-hpc fetch {config.name}`"
-        )
+        what, mend = config.name, ""
+        if config.name in catalog.DATASETS and config.name != "folder":
+            what, mend = f"the files of {config.name}", f", or bring the whole set with `cifar-hpc fetch {config.name}`"
+        raise DataError(f"no training image of {shorten(absent)} in {what}: choose `classes` that are there{mend}")
 
 
 def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArray[np.int64]) -> Split:

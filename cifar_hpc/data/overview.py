@@ -1,6 +1,6 @@
 """What is in the images of a data set before anything is trained: classes by splits, sizes, what has to be mended.
 
-Owns: the counts as a trial would see them. What files hold: data/check.py. Imports torch only where official sets are read.
+Owns: the counts as a trial would see them. What files hold: data/check.py. Imports torch only where no folder is read.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.own import plain_arguments
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.check import check_folder, notes_of, problems_of
 from cifar_hpc.data.files import data_root, planned_folder, why_missing
@@ -55,7 +56,7 @@ def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
         if dataset.name == "folder":
             found.append(_folder_overview(planned_folder(dataset), dataset, theirs))
         else:
-            found.append(_official_overview(dataset, theirs[0].image_size or 0))
+            found.append(_loaded_overview(dataset, theirs[0]))
         folds = sorted({config.dataset.folds for config in theirs if config.dataset.folds is not None})
         found[-1].notes.extend(f"dealt into {n} folds, each of them held out in turn" for n in folds)
     return found
@@ -93,16 +94,18 @@ def _folder_counts(listing: ImageFolder, dataset: DatasetConfig, broken: bool) -
     return {printable(name): (int(a), int(b), int(c)) for name, (a, b, c) in zip(names, rows, strict=True)}
 
 
-def _official_overview(dataset: DatasetConfig, image_size: int) -> Overview:
+def _loaded_overview(dataset: DatasetConfig, config: TrialConfig) -> Overview:
+    """Of an official set, or of one that a function of the user's returns."""
     missing = why_missing(dataset, data_root())
     if missing:
         raise CifarHpcError(missing)
     from cifar_hpc.data.dataset import load_dataset
 
-    found = load_dataset(dataset, image_size, data_root())
+    found = load_dataset(dataset, config.image_size or 0, data_root(), source=config.source_of("dataset"))
     splits = [found.train, found.val, *([found.test] if found.test else [])]
     counts = [split.labels_N.bincount(minlength=len(found.classes)).tolist() for split in splits]
     counts += [[0] * len(found.classes)] * (3 - len(counts))
     side = found.train.images_NCHW.shape[-1]
     rows = {name: (row[0], row[1], row[2]) for name, row in zip(found.classes, zip(*counts, strict=True), strict=True)}
-    return Overview(dataset.name, rows, {"shorter side, pixels": [side] * 3}, [], [])
+    arguments = " ".join(f"{name}={value}" for name, value in (plain_arguments(dataset.args) or {}).items())
+    return Overview(printable(f"{dataset.name} {arguments}".strip()), rows, {"shorter side, pixels": [side] * 3}, [], [])

@@ -23,7 +23,6 @@ from torch import Tensor
 from cifar_hpc.config import catalog
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.registry import CLASSIFIERS
-from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
 from cifar_hpc.data.dataset import Split, unlabelled
@@ -32,7 +31,7 @@ from cifar_hpc.errors import CifarHpcError, UnknownNameError
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
 from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
-from cifar_hpc.records.layout import Layout, TrialFiles
+from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.records.ties import check_classes, own_weights, read_valid
 from cifar_hpc.train.device import choose_device
@@ -121,7 +120,6 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     except FileNotFoundError as error:
         raise CifarHpcError(f"trial {name} has no result: it is not finished") from error
     check_classes(files, result.classes)
-    look_in(Layout(files.folder.parent.parent).sources)
     if not CLASSIFIERS[config.classifier].keeps_weights:
         raise CifarHpcError(f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm")
     if not weights.exists():

@@ -18,6 +18,7 @@ from typing import cast
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.image_folder import listed
+from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, OtherVersionError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
@@ -28,8 +29,9 @@ CLASSES = "classes"  # the array of predictions.npz that names what its logits a
 
 
 def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConfig]:
-    """The result, checked against itself, and its config. Raises RecordError (corrupt, foreign, edited by hand),
-    OtherVersionError and OSError."""
+    """The result, checked against itself, and its config, of which the user's own code is found as these results keep it.
+
+    Raises RecordError (corrupt, foreign, edited by hand), OtherVersionError and OSError."""
     try:
         result = read_record(files.result, TrialResult)
     except OtherVersionError as error:
@@ -48,6 +50,7 @@ def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConf
         raise RecordError(
             f"{files.result}: its classes are {listed(result.classes)}; those of {config.dataset.name} are {listed(known)}"
         )
+    look_in(Layout(files.folder.parent.parent).sources)
     return result, config
 
 

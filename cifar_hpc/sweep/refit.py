@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.config.normalize import refitted
-from cifar_hpc.config.sources import look_in
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import make_plan, plan_record
@@ -65,7 +64,6 @@ def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str,
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
     epochs = max(1, round(best_epoch))
     _, config = read_valid(layout.trial(trial.trial_id), trial.trial_id)
-    look_in(layout.sources)
     return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
 
 
