@@ -324,6 +324,12 @@ def test_class_names_that_differ_in_their_unicode_form_alone_are_told_apart(tmp_
     assert f"no class of train/; the classes are a, {composed}; {told} and are not" in _wrong(other)
 
 
+def test_class_names_that_differ_in_outer_spaces_alone_are_told_apart(tmp_path):
+    """A table of labels has them as one."""
+    root = _folder(tmp_path / "own", classes=("a", "a ", "b"))
+    assert any("'a ' and 'a' look the same and are two classes" in note for note in list_folder(root).notes(None, 0.1))
+
+
 def test_a_class_of_one_image_and_validation_that_cannot_choose_are_refused(tmp_path):
     root = _folder(tmp_path / "own")
     _picture(root / "train" / "c" / "only.png")

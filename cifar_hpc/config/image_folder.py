@@ -151,10 +151,11 @@ def printable(name: str) -> str:
 
 
 def look_alikes(names: Iterable[str]) -> list[str]:
-    """Names that differ in their Unicode form (NFC, NFD) alone, those of one look together, in letters that tell them apart."""
+    """Names that differ in their Unicode form (NFC, NFD) or in outer spaces alone, which a table of labels loses; those of one
+    look together, in letters that tell them apart."""
     by_look: dict[str, list[str]] = {}
     for name in dict.fromkeys(names):
-        by_look.setdefault(unicodedata.normalize("NFC", name), []).append(ascii(name))
+        by_look.setdefault(unicodedata.normalize("NFC", name).strip(), []).append(ascii(name))
     return [" and ".join(sorted(spelled)) for spelled in by_look.values() if len(spelled) > 1]
 
 
