@@ -89,3 +89,14 @@ def test_augment_draws_a_sheet_for_each_augmentation(tmp_path):
     assert told.stderr.splitlines()[-1] == str(results_root() / "look" / "augment.png")  # beside the sweep's other files
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["seen-flip+mixup.png", "seen-none.png"]
     assert len({p.read_bytes() for p in tmp_path.glob("*.png")}) == 2
+
+
+def test_of_folds_one_is_looked_at(tmp_path):
+    """Each had a sheet and a curve of its own, which nothing told apart."""
+    path = tmp_path / "look.yaml"
+    path.write_text(SPEC.replace("seeds: 2", "folds: 3").replace("arch: [linear, simple_cnn]", "arch: [linear]"))
+    seen = CliRunner().invoke(app, ["augment", str(path), "-o", str(tmp_path / "seen.png")])
+    assert seen.exit_code == 0, seen.output
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == ["seen-flip+mixup.png", "seen-none.png"]
+    found = CliRunner().invoke(app, ["lr-find", str(path), "-o", str(tmp_path / "curves.png"), "--set", "augment=none"])
+    assert [line.split(":")[0] for line in found.stdout.splitlines()] == ["arch=linear"]

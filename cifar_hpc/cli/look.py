@@ -80,7 +80,7 @@ def augment(
     layout = Layout(results_root())
     loaded = load_named(layout, spec, set_ or (), say)
     configs = [trial.config for trial in loaded.trials]
-    first = {(c.dataset, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
+    first = {(c.dataset.of_point, c.image_size, c.resize, c.crop_frac, c.augment): c for c in reversed(configs)}
     shown = [first[key] for key in reversed(first)]
     missing = [why_missing(dataset, data_root()) for dataset in dict.fromkeys(config.dataset for config in shown)]
     if any(missing):
@@ -107,16 +107,17 @@ def _mixed(share_K: Sequence[float], classes: Sequence[str]) -> str:
 
 
 def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
-    """A name of its axes -> the first trial of those that the range test cannot tell apart."""
-    unfelt = ("lr", "seed", "epochs", "schedule", "warmup_epochs", "stop.patience")
-    first: dict[TrialConfig, str] = {}
+    """A name of its axes -> the first trial of those that the range test cannot tell apart, one fold of several."""
+    unfelt = ("lr", "seed", "fold", "epochs", "schedule", "warmup_epochs", "stop.patience")
+    first: dict[TrialConfig, tuple[str, TrialConfig]] = {}
     for trial in spec.trials:
         if not trial.config.trains:
             continue
         plain = dataclasses.replace(trial.config, lr="auto", seed=0, epochs=1, schedule="constant", warmup_epochs=0.0)
         axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt)
-        first.setdefault(plain, " ".join(axes) or trial.config.arch)
-    return {name: config for config, name in first.items()}
+        alike = dataclasses.replace(plain, dataset=plain.dataset.of_point)
+        first.setdefault(alike, (" ".join(axes) or trial.config.arch, plain))
+    return dict(first.values())
 
 
 def _save(drawing: Drawing, path: Path) -> None:
