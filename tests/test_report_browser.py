@@ -77,6 +77,7 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Pa
         const colored = () => chart("curves").getOption().series.filter(s => s.lineStyle.width === 2.5).map(s => s.point);
         say("best five " + new Set(colored()).size);
         const scale = (kind, axis) => chart(kind).getModel().getComponent(axis).axis.scale.getExtent();
+        say("folded names " + chart("dots").getOption().yAxis[0].axisLabel.lineHeight + " px a line");
         say("at most the whole " + (scale("dots", "xAxis")[1] <= 1 && scale("curves", "yAxis")[1] <= 1));
         const top = chart("dots").getModel().getComponent("xAxis").get("max");
         say("no further " + [[0.9, 0.92], [0.2, 0.92], [0.95, 0.95], [0.1, 0.1]].map(([min, max]) => top({ min, max })));
@@ -96,7 +97,7 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Pa
         tmp_path,
     )
     assert seen == [
-        "best five 5", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
+        "best five 5", "folded names 14 px a line", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
         "hovered true true", "says its accuracy true", "loss true",
     ]  # fmt: skip
 

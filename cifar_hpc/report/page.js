@@ -1,7 +1,7 @@
 "use strict";
 // The page at work: tables that sort, filter, unfold and choose; charts that follow them; an address that keeps the choice.
 const root = document.documentElement, find = (q, e = document) => e.querySelector(q), all = (q, e = document) => [...e.querySelectorAll(q)];
-const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, MOST_LINES = 120, COLORED = 5, PALETTE = 7, MARKS = ["", "rect", "triangle", "diamond"], DASHES = ["solid", "dashed", "dotted", [9, 3, 2, 3]];
+const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, LINE_PX = 14, MOST_LINES = 120, COLORED = 5, PALETTE = 7, MARKS = ["", "rect", "triangle", "diamond"], DASHES = ["solid", "dashed", "dotted", [9, 3, 2, 3]];
 const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
 const color = name => getComputedStyle(root).getPropertyValue(name).trim();
 // A half away from zero, as the tables have it, also of a number that rounding left a hair below.
@@ -205,12 +205,13 @@ function openCharts(section, part, board) {
     find(".dotted", section).textContent = best.length < measured.length ? `Its first ${best.length} of ${measured.length.toLocaleString("en")} rows. ` : "";
     return [...best, ...state.chosen.filter(p => score(p) !== null && !best.includes(p))];
   };
+  // Its lines have a height of their own: else it is the width of a Chinese sign, which is little where no font has one.
   const drawDots = () => {
     const points = dotted(), longest = Math.max(...points.map(p => explore.points[p][1].length));
     const words = Math.round(Math.min(440, 6.5 * longest, Math.max(130, 0.36 * holders.dots.clientWidth)));
     const inLine = Math.floor(words / 6.5), name = p => { const whole = explore.points[p][1], most = Math.max(whole.length <= inLine + 1 ? inLine + 1 : 0, 3 * inLine - 6); return whole.length > most ? `${whole.slice(0, most)}...` : whole; };
     const lines = longest <= inLine + 1 ? 1 : Math.max(2, ...points.map(p => Math.ceil(1.1 * name(p).length / inLine)));  // a name that has no room on one line is folded
-    holders.dots.style.height = `${70 + (lines > 1 ? 10 + 14 * lines : 25) * points.length}px`;
+    holders.dots.style.height = `${70 + (lines > 1 ? 10 + LINE_PX * lines : 25) * points.length}px`;
     charts.dots.resize();
     const dot = (offset, first, symbol, hollow) => points.flatMap((p, y) => {
       const [mean, low, high] = explore.points[p].slice(first, first + 3), c = board.colorOf(p) || color("--muted");
@@ -227,7 +228,7 @@ function openCharts(section, part, board) {
       ...still, grid: { left: words + 20, right: 20, top: 12, bottom: 40 },
       tooltip: { backgroundColor: color("--paper"), textStyle: { color: color("--ink") }, formatter: x => tip(dots[x.dataIndex].point) },
       xAxis: valueAxis({ name: explore.objective, nameLocation: "middle", nameGap: 24, nameTextStyle: { color: ink().text } }),
-      yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: words, overflow: "break" } },
+      yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: words, overflow: "break", lineHeight: LINE_PX } },
       series: [{ type: "custom", renderItem: render, dimensions: ["mean", "row", "low", "high"], encode: { x: [0, 2, 3], y: 1 }, data: dots.map(d => d.value), clip: false }],
     }, true);
     charts.dots.points = dots.map(d => d.point);
