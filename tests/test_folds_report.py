@@ -15,6 +15,7 @@ from scipy.stats import t as student
 
 from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best
 from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.insight import Insight, WrongImage
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.rounds import point_predictions
 from cifar_hpc.collect.scan import scan
@@ -27,10 +28,11 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats, covers_text
 from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
+from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, in_short
 from cifar_hpc.report.tables import leaderboard_records
-from cifar_hpc.report.trial_page import diagnose_trial, images_words
+from cifar_hpc.report.trial_page import diagnose_trial, images_words, trial_tables
 from cifar_hpc.report.words import words_of
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker.job import run_job
@@ -194,6 +196,18 @@ def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
     assert split == "val" and found.confusion.sum() == 90
     assert images_words(trial, found, split) == "validation, all 3 folds together"  # 90 images, of which this fold has 30
     assert pool.trials[0].run == "seed 0, fold 1" and pool.trials[0].facts["fold"] == 1
+
+
+def test_the_page_of_a_fold_tells_its_fold_and_seed_and_which_images_each_table_and_picture_is_of(layout):
+    pool = scan(layout, ["folded"])
+    trial = next(trial for trial in pool.trials if trial.fold == 5)
+    _, found, split = diagnose_trial(pool, trial.trial_id, layout)
+    *of_images, config = trial_tables(trial, found, split)
+    assert all("(validation, all 3 folds together)" in table.title for table in of_images) and len(of_images) == 3
+    assert {("dataset.fold", "5"), ("seed", "0")} <= set(config.rows)
+    image = WrongImage(np.zeros((8, 8, 1), np.uint8), row=0, true=1, taken=2, confidence=0.9)
+    (wrong,) = draw_insight(Insight(None, {}, np.zeros(0, np.int64), (image,)), trial.classes, split, trial.fold)
+    assert wrong.caption.startswith("The validation images of fold 5 that it took for another class")
 
 
 def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_best(layout):

@@ -19,12 +19,13 @@ _OVER_AN_IMAGE = 12
 # Beyond the palette's colours another mark tells classes apart, so that no two look alike.
 
 
-def draw_insight(found: Insight, classes: Sequence[str], split: str) -> Iterator[Drawing]:
-    """Those pictures for which the trial left something."""
+def draw_insight(found: Insight, classes: Sequence[str], split: str, fold: int | None = None) -> Iterator[Drawing]:
+    """Those pictures for which the trial left something. split: of its errors; fold: whose images are its validation images."""
+    validated = "validation images" if fold is None else f"validation images of fold {fold}"
     if found.wrong:
-        yield draw_wrong(found, classes, split)
+        yield draw_wrong(found, classes, validated if split == "val" else f"{split} images")
     if found.maps:
-        yield draw_maps(found, classes)
+        yield draw_maps(found, classes, validated)
     if found.filters is not None and min(found.filters.shape[2:]) > _SMALLEST:
         yield draw_filters(found)
 
@@ -48,8 +49,8 @@ def draw_filters(found: Insight) -> Drawing:
         return Drawing("filters", "First-layer filters", caption, figure)
 
 
-def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
-    """A panel a layer; a point is a validation image, its look its class."""
+def draw_maps(found: Insight, classes: Sequence[str], images: str) -> Drawing:
+    """A panel a layer; a point is one of the images, which the caption names so, its look its class."""
     classes = fitting_names(classes, _IN_A_LEGEND)
     looks = list(looks_for([f"class {k}" for k in range(len(classes))]).values())
     with house_style():
@@ -71,14 +72,14 @@ def draw_maps(found: Insight, classes: Sequence[str]) -> Drawing:
             ]
             figure.legend(handles=marks, loc="outside right center")
         caption = (
-            f"t-SNE of {len(found.labels)} validation images from the principal components of a layer's activations."
+            f"t-SNE of {len(found.labels)} {images} from the principal components of a layer's activations."
             " Near points look alike to the network; distances between far groups mean nothing."
         )
         return Drawing("layers", "How layers tell the classes apart", caption, figure)
 
 
-def draw_wrong(found: Insight, classes: Sequence[str], split: str) -> Drawing:
-    """The images with what they are, what they were taken for and how confidently."""
+def draw_wrong(found: Insight, classes: Sequence[str], images: str) -> Drawing:
+    """The images, which the caption names so, with what they are, what they were taken for and how confidently."""
     classes = fitting_names(classes, _OVER_AN_IMAGE)
     across = min(6, len(found.wrong))
     down = -(-len(found.wrong) // across)
@@ -92,6 +93,5 @@ def draw_wrong(found: Insight, classes: Sequence[str], split: str) -> Drawing:
                 gray = one.pixels.shape[2] == 1
                 axes.imshow(one.pixels[:, :, 0] if gray else one.pixels, cmap="gray" if gray else None, vmin=0, vmax=255)
                 axes.set_title(f"{classes[one.true]}\nas {classes[one.taken]} {100 * one.confidence:.0f}%", fontsize=7.5)
-        words = "validation" if split == "val" else split
-        caption = f"The {words} images that it took for another class with the highest confidence."
+        caption = f"The {images} that it took for another class with the highest confidence."
         return Drawing("worst_errors", "Most confidently wrong", caption, figure)

@@ -70,7 +70,7 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
-    inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split)
+    inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split, trial.fold)
     where = images_words(trial, found, split)
     drawn = [draw_confusion(found, where), draw_reliability(found, where), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]
@@ -160,24 +160,26 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
         (name, str(s.images), *(score_text(value, s.images) or "-" for value in (s.precision, s.recall, s.f1)))
         for name, s in found.scores.items()
     ]
-    where = "place in the test split" if split == "test" else "place in what validation is drawn from"
-    errors = [(str(place), true, taken, f"{100 * sure:.1f}") for place, true, taken, sure in found.confident_errors]
+    place = "place in the test split" if split == "test" else "place in what validation is drawn from"
+    where = images_words(trial, found, split)
+    config = {**trial.config, "seed": trial.seed, **({} if trial.fold is None else {"dataset.fold": trial.fold})}
+    errors = [(str(at), true, taken, f"{100 * sure:.1f}") for at, true, taken, sure in found.confident_errors]
     return [
         PageTable(
             "classes",
-            f"Per class ({images_words(trial, found, split)})",
+            f"Per class ({where})",
             ("class", "images", "precision %", "recall %", "F1 %"),
             per_class,
             "Recall is the class' accuracy; precision: how many of the images taken for it are of it.",
         ),
         PageTable(
             "confusions",
-            "Most frequent confusions",
+            f"Most frequent confusions ({where})",
             ("true", "taken for", "images"),
             [(a, b, str(n)) for a, b, n in found.confusions],
         ),
-        PageTable("errors", "Most confident errors", (where, "true", "taken for", "confidence %"), errors),
-        PageTable("config", "Config", ("key", "value"), [(key, value_text(value, key)) for key, value in trial.config.items()]),
+        PageTable("errors", f"Most confident errors ({where})", (place, "true", "taken for", "confidence %"), errors),
+        PageTable("config", "Config", ("key", "value"), [(key, value_text(value, key)) for key, value in config.items()]),
     ]
 
 
