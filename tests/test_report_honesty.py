@@ -80,6 +80,13 @@ def test_compare_names_the_split_and_the_objective_that_was_sought(layout: Layou
     assert "Validation accuracy of each class" in found.stderr
 
 
+def test_of_two_that_measured_the_same_none_is_said_to_be_higher_or_lower(layout: Layout) -> None:
+    first = make_leaderboard(scan(layout)).rows[0]
+    loss, *_, accuracy = comparison_lines(first, first, layout)
+    assert f"{first.label} is as high as {first.label}" in loss and f"{first.label} is 0.0 pp against" in accuracy
+    assert "higher" not in loss and "lower" not in loss
+
+
 def test_compare_says_which_number_cannot_be_tested_and_tests_the_others(tmp_path) -> None:
     layout = Layout(tmp_path)
     for config in configs(6, seeds=3, epochs=2):

@@ -12,7 +12,7 @@ from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.words import p_text
-from cifar_hpc.status.words import decimals_of, points_text, score_text
+from cifar_hpc.status.words import decimals_of, fixed_text, points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
 TABLE_TITLES = {
@@ -76,17 +76,23 @@ def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:
 
 def _amount(found: Difference, info: ObjectiveInfo) -> str:
     signed = found.difference if info.mode == "max" else -found.difference  # a difference above 0 is for the better
+    text = _signed(signed, found, info)
     if info.share:
-        return f"{points_text(signed, found.images)} pp against"
-    return f"{abs(signed):.{decimals_of(found.images, share=False)}f} {'higher' if signed > 0 else 'lower'} than"
+        return f"{text} pp against"
+    return f"{text[1:]} {'higher' if signed > 0 else 'lower'} than" if float(text) else "as high as"
 
 
 def _interval(found: Difference, info: ObjectiveInfo, runs: str) -> str:
     if found.low is None or found.high is None:
         return f" (so few {runs} tell no interval)" if found.too_few else ""
     ends = (found.low, found.high) if info.mode == "max" else (-found.high, -found.low)
-    if info.share:
-        low, high = (points_text(end, found.images) for end in ends)
-    else:
-        low, high = (f"{end:+.{decimals_of(found.images, share=False)}f}" for end in ends)
+    low, high = (_signed(end, found, info) for end in ends)
     return f" (95 % interval {low} to {high})"
+
+
+def _signed(value: float, found: Difference, info: ObjectiveInfo) -> str:
+    """'+0.4', '-3'; a zero without a sign where the images cannot tell it: of two equal ones none is higher."""
+    if info.share:
+        return points_text(value, found.images)
+    text = fixed_text(value, decimals_of(found.images, share=False), "+")
+    return text if float(text) else text[1:]
