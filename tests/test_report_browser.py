@@ -97,8 +97,8 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Pa
         tmp_path,
     )
     assert seen == [
-        "best five 5", "folded names 14 px a line", "at most the whole true", "no further ,1,1,", "chosen alone true 1", "swatch true", "still focused true",
-        "hovered true true", "says its accuracy true", "loss true",
+        "best five 5", "folded names 14 px a line", "at most the whole true", "no further ,1,1,",
+        "chosen alone true 1", "swatch true", "still focused true", "hovered true true", "says its accuracy true", "loss true",
     ]  # fmt: skip
 
 
