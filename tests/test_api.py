@@ -124,6 +124,31 @@ def test_the_best_network_labels_images_as_it_did_in_the_test(finished):
         best.predict(images_NCHW[:, :, :4])
 
 
+def test_the_seeds_that_a_filter_leaves_label_files_and_arrays_alike(tmp_path):
+    from PIL import Image
+
+    from cifar_hpc.api.predictor import members_of, predict_images
+    from cifar_hpc.records.layout import Layout
+
+    spec = {**SPEC, "grid": {"arch": ["linear"]}, "seeds": 2, "keep": "weights"}
+    assert ch.Sweep(spec, results=tmp_path / "r").run(on="inline", listener=ch.Listener()).ok
+    images_NCHW = np.random.default_rng(0).integers(0, 255, (3, 1, 8, 8), np.uint8)
+    for number, image in enumerate(images_NCHW):
+        Image.fromarray(image[0]).save(tmp_path / f"{number}.png")
+    results = ch.read_results(tmp_path / "r")
+    found = {}
+    for words in (("api",), ("api", "seed=0"), ("api", "seed=1")):
+        best = results.best(*words)
+        files, arrays = best.predict(tmp_path / "0.png"), best.predict(images_NCHW)
+        assert files["probability"][0] == pytest.approx(arrays["probability"][0], abs=1e-6)
+        command = predict_images(
+            Layout(tmp_path / "r"), members_of(Layout(tmp_path / "r"), " ".join(words)), tmp_path / "0.png"
+        )
+        assert files["probability"][0] == command.probabilities_NK.max(), words
+        found[words] = files["probability"][0]
+    assert len(set(found.values())) == 3
+
+
 def test_results_are_read_without_torch_and_the_package_is_loaded_when_it_is_asked_for(finished, root):
     program = (
         "import sys, cifar_hpc as ch\n"

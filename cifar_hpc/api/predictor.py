@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.names import find_ensemble, find_named
 from cifar_hpc.config.metrics import taken_of
 from cifar_hpc.config.registry import CLASSIFIERS
@@ -87,15 +88,20 @@ def members_of(layout: Layout, what: str) -> Members:
                 f"trial {named.trial_id} has no result yet: `cifar-hpc logs {named.trial_id}` tells what became of it"
             )
         return _equal([result])
-    results = [read_valid(layout.trial(trial.trial_id), trial.trial_id)[0] for trial in named.row.trials]
+    return members_of_row(layout, named.row)
+
+
+def members_of_row(layout: Layout, row: Row) -> Members:
+    """All seeds of a configuration, those that a filter leaves of it, with equal weights. Raises CifarHpcError."""
+    results = [read_valid(layout.trial(trial.trial_id), trial.trial_id)[0] for trial in row.trials]
     if not results:
-        raise CifarHpcError(f"no trial of {named.row.label} has finished: {', '.join(named.trial_ids)}")
-    unread = [f"{trial.trial_id}: {trial.reason}" for trial in named.row.failed if layout.trial(trial.trial_id).result.exists()]
+        raise CifarHpcError(f"no trial of {row.label} has finished: {', '.join(row.trial_ids)}")
+    unread = [f"{trial.trial_id}: {trial.reason}" for trial in row.failed if layout.trial(trial.trial_id).result.exists()]
     there = [result for result in results if layout.trial(result.trial_id).weights.exists()]
     if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):
         cost = duration_text(sum(result.train_s for result in results))
         raise CifarHpcError(
-            f"the networks of {named.row.label} did not stay; `cifar-hpc reproduce {named.row.point_id}` brings them back, in "
+            f"the networks of {row.label} did not stay; `cifar-hpc reproduce {row.point_id}` brings them back, in "
             f"about {cost} of training"
         )
     lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in results if r not in there]

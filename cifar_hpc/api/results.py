@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
+    from cifar_hpc.api.predictor import Members
     from cifar_hpc.data.dataset import Split
     from cifar_hpc.deploy.trained import TrainedTrial
 
@@ -155,26 +156,28 @@ class Best:
         return self._trial.classes
 
     def predict(self, images: Images) -> pd.DataFrame:
-        """A row for each of N images: id, label, probability (0..1) and p_CLASS for each class; the mean over all seeds;
-        label None where a network answers NaN.
+        """A row for each of N images: id, label, probability (0..1) and p_CLASS for each class; the mean over its seeds,
+        of which a filter in the name leaves some, as in the command; label None where a network answers NaN.
 
         images: an image file, a folder with images at any depth, or uint8 N x C x H x W as the data set holds its own. Raises
-        DataError where none can be read; files that are none are in the frame's attrs["left_out"], a sentence each.
+        DataError where none can be read; files that are none are in the frame's attrs["left_out"], networks that are
+        not in the mean in attrs["unread"], a sentence each.
         """
         import pandas as pd
 
-        from cifar_hpc.api.predictor import labels_of, members_of, predict_images
+        from cifar_hpc.api.predictor import labels_of, members_of_row, predict_images
 
+        members = members_of_row(self._layout, self.row)
         left_out: tuple[str, ...] = ()
         if isinstance(images, np.ndarray):
-            probabilities_NK, names = self._of_array(images), [str(n) for n in range(len(images))]
+            probabilities_NK, names = self._of_array(images, members), [str(n) for n in range(len(images))]
         else:
-            found = predict_images(self._layout, members_of(self._layout, self.point_id), Path(images))
+            found = predict_images(self._layout, members, Path(images))
             probabilities_NK, names, left_out = found.probabilities_NK, list(found.names), found.left_out
         labels = labels_of(probabilities_NK, self.classes)
         shares = {f"p_{name}": probabilities_NK[:, k] for k, name in enumerate(self.classes)}
         frame = pd.DataFrame({"id": names, "label": labels, "probability": probabilities_NK.max(1), **shares})
-        frame.attrs["left_out"] = left_out
+        frame.attrs |= {"left_out": left_out, "unread": members.unread}
         return frame
 
     def test_logits(self) -> SplitPredictions:
@@ -204,13 +207,13 @@ class Best:
 
         return load_trained(self._layout.trial(self._trial.trial_id))
 
-    def _of_array(self, images_NCHW: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def _of_array(self, images_NCHW: NDArray[np.uint8], members: Members) -> NDArray[np.float64]:
         from cifar_hpc.collect.ensemble import calibrate
         from cifar_hpc.deploy.trained import load_trained
 
         shares = []
-        for trial_id in self.trial_ids:
-            trained = load_trained(self._layout.trial(trial_id))
+        for member in members.members:
+            trained = load_trained(self._layout.trial(member.trial_id))
             shares.append(calibrate(trained.logits(unlabelled_images(images_NCHW, trained)), 1.0))
         return np.asarray(np.mean(shares, axis=0), np.float64)
 
