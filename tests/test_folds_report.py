@@ -103,6 +103,15 @@ def test_seeds_of_the_same_folds_tell_nothing_of_other_folds():
     assert seeds_of_one == estimate([0.8, 0.7, 0.9], 100)
 
 
+def test_seeds_of_the_same_folds_make_no_comparison_on_test_surer(layout, tmp_path):
+    """Neighbours vote alike whatever the seed: three seeds of six folds are six networks, and not eighteen."""
+    found = []
+    for one in (layout, swept(Layout(tmp_path), SPEC + "seeds: 3\n")):
+        rows = sorted(make_leaderboard(scan(one, ["folded"])).measured, key=lambda row: row.config["knn_k"])
+        found.append(compare_points(rows[0], rows[1], one, "test"))
+    assert found[0].p_value == pytest.approx(found[1].p_value) and found[0].low == pytest.approx(found[1].low)
+
+
 def test_an_interval_of_folds_that_nearly_agree_counts_the_luck_of_the_images():
     """Folds of 50 images that differed by one made four times as narrow an interval as folds that did not differ at all."""
     found = estimate_over_splits([0.8, 0.82, 0.8, 0.8], [50] * 4, 1, 1 / 3, range(4))

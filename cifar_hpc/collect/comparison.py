@@ -25,6 +25,7 @@ from cifar_hpc.collect.statistics import (
     compare_splits,
     half_interval,
     known_error,
+    of_splits,
     within,
 )
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
@@ -136,7 +137,9 @@ def compare_points(
         found = _over_splits(ours, theirs, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
     else:
         share = first.share if one.trials[0].own_split else 0.0  # on test they have the same images, and yet trained on others
-        found = compare_chosen(ours.values, theirs.values, share)
+        splits = common if first.by_seed else [fold for _, fold in common]
+        (one_SN, share), (other_SN, _) = (of_splits(read.values, splits, share) for read in (ours, theirs))
+        found = compare_chosen(one_SN, other_SN, share)
     found = within(found, info.difference_bounds)
     if len(common) == len(first.rounds) == len(second.rounds):
         return found

@@ -76,7 +76,7 @@ def estimate(
     sd = _sd(values)
     if sd == 0 and not counted_n:
         return Estimate(mean, n, sd if n >= MIN_SEEDS else None, None, None, images)
-    means, share = (values, share) if splits is None else _of_splits(values, splits, share)
+    means, share = (np.asarray(values), share) if splits is None else of_splits(values, splits, share)
     of_means = float(np.var(means, ddof=1)) * (1 / len(means) + share)
     half = half_interval(of_means, len(means) - 1, mean * (1 - mean) / counted_n if counted_n else 0.0, counted_n)
     low, high = mean - half, mean + half
@@ -87,19 +87,20 @@ def estimate(
     return within(found, (0.0, 1.0)) if counted_n else found
 
 
-def _sd(values: Sequence[float]) -> float:
+def _sd(values: Sequence[float] | Floats) -> float:
     """Of a sample of two or more; 0 where they differ by rounding alone."""
     sd = float(np.std(values, ddof=1))
     return sd if sd >= NO_ERROR else 0.0
 
 
-def _of_splits(values: Sequence[float], splits: Sequence[Hashable], share: float) -> tuple[Sequence[float], float]:
-    """What is independent of values, and the share of it: of each split the mean over its seeds, whose networks trained on the
-    same images. Where all have one split, the seeds themselves, which share all of it."""
-    found: dict[Hashable, list[float]] = {}
-    for value, split in zip(values, splits, strict=True):
-        found.setdefault(split, []).append(value)
-    return ([float(np.mean(of_one)) for of_one in found.values()], share) if len(found) > 1 else (values, 0.0)
+def of_splits(values: Sequence[float] | Floats, splits: Sequence[Hashable], share: float) -> tuple[Floats, float]:
+    """What is independent of values, a number or a row of numbers each, and the share of it: of each split the mean over its
+    seeds, whose networks trained on the same images. Where all have one split, the seeds themselves, which share all of it."""
+    array, of_value = np.asarray(values), list(splits)
+    different = list(dict.fromkeys(of_value))
+    if len(different) < 2:
+        return array, 0.0
+    return np.stack([array[[split == one for one in of_value]].mean(0, dtype=np.float64) for split in different]), share
 
 
 def estimate_over_splits(
@@ -129,7 +130,7 @@ def estimate_over_splits(
         return Estimate(mean, 1, None, None, None, images)
     if len(set(splits)) == 1:
         return estimate(values, images, counted=counted)
-    means, _ = _of_splits(values, splits, share)
+    means, _ = of_splits(values, splits, share)
     of_means = _sd(means)
     sd = _sd(values) if n >= MIN_SEEDS else None
     if of_means == 0:
