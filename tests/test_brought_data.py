@@ -154,6 +154,25 @@ def test_images_of_the_folder_in_no_row_of_its_table_are_told_of_by_data_and_bef
     assert "left out, in no row of labels.csv: more/2.png, more/5.png" in dry.output
 
 
+def test_a_table_names_files_of_its_folder_alone_and_each_once_however_it_is_spelt(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "more").mkdir(parents=True)
+    for name in ("1.png", "2.png", "more/3.png", "../beside.png"):
+        picture(1).save(tmp_path / "photos" / name)
+    table = tmp_path / "labels.csv"
+    inside = [f"{tmp_path}/photos/1.png,a", "more/../2.png,b", "more/3.png,b"]
+    table.write_text("\n".join(["file,label", *inside]))
+    listing = list_table(tmp_path / "photos", table)
+    assert listing.wrong == () and [str(path.relative_to(tmp_path / "photos")) for path in listing.splits["train"]["b"]] == [
+        *("2.png", "more/3.png")
+    ]
+    outside = [f"{tmp_path}/beside.png,a", "../beside.png,a", "more/../1.png,b"]
+    table.write_text("\n".join(["file,label", *inside, *outside]))
+    with pytest.raises(SpecError) as caught:
+        load_spec(spec_of(tmp_path / "x.yaml", "{folder: photos, labels: labels.csv, val_frac: 0.4}"))
+    told = (f"no file '{tmp_path}/beside.png' in the folder", "no file '../beside.png'", "'more/../1.png' a second time")
+    assert all(words in str(caught.value) for words in told), caught.value
+
+
 def test_a_table_says_the_labels_and_splits_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     lines = ["filename,label,split"]

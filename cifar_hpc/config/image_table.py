@@ -133,8 +133,9 @@ class FilesByName:
         """As `labels` writes names, else as a person does; None where there is no such file, or where several look alike."""
         written = unmarked(cell)
         for name in dict.fromkeys((written, written.strip(), cell, cell.strip())):
-            if name and "\0" not in name and (self._root / name).is_file():
-                return self._root / name
+            path = self._inside(name)
+            if path is not None and path.is_file():
+                return path
         if self._printed is None:  # of names that no table can hold: not UTF-8, or with control characters
             self._printed = {}
             for path in self._root.rglob("*"):
@@ -143,6 +144,14 @@ class FilesByName:
                     self._printed.setdefault(printable(name), []).append(path)
         alike = self._printed.get(written, ())
         return alike[0] if len(alike) == 1 else None
+
+    def _inside(self, name: str) -> Path | None:
+        """Its place in the folder, spelt in one way; None outside, of which jobs that copy the folder know nothing."""
+        if not name or "\0" in name:
+            return None
+        if name.startswith("/") or ".." in name.split("/"):
+            name = os.path.relpath(self._root / name, self._root)
+        return None if name.split("/")[0] == ".." else self._root / name
 
 
 def _unnamed(root: Path, named: Iterable[Path]) -> list[str]:
