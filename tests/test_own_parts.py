@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,6 @@ from cifar_hpc.config.sources import OwnCodeError, find_source, keep_copy, load_
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.own import read_own
 from cifar_hpc.errors import SpecError, UnusableArchError
-from cifar_hpc.models.freezing import freeze_blocks
-from cifar_hpc.models.own_nets import make_own
-from cifar_hpc.models.zoo import build_model
 from cifar_hpc.planning.cohorts import train_images
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.load import load_spec
@@ -32,11 +28,7 @@ from tests.helpers.training import job_of, numbers
 from tests.test_train_loop import result_of
 
 NETS = """
-import random
-
-import torch
 from torch import nn
-from torch.nn import functional
 from parts import conv
 
 
@@ -67,45 +59,6 @@ class Told(Branching):
 class Unlike(Told):
     def forward(self, x):
         return self.head(self.stem(x))
-
-
-class Functional(TinyNet):
-    def forward(self, x):
-        x = functional.dropout(self.body(self.stem(x)), 0.9, training=self.training)
-        return self.head(x)
-
-
-class Noisy(TinyNet):
-    def forward(self, x):
-        x = self.stem(x)
-        if not (self.training and random.random() < 0.1):
-            x = self.body(x)
-        return self.head(x)
-
-
-class Louder(TinyNet):
-    def forward(self, x):
-        x = self.body(self.stem(x))
-        return self.head(x * 2 if self.training else x)
-
-
-class Scaled(TinyNet):
-    def __init__(self, num_classes, in_channels, width=4):
-        super().__init__(num_classes, in_channels, width)
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, x):
-        return self.head(self.body(self.stem(x) * self.scale)) * self.scale
-
-
-class Tied(TinyNet):
-    def __init__(self, num_classes, in_channels, width=4):
-        super().__init__(num_classes, width, width)
-        self.first = conv(in_channels, width)
-        self.stem[0].weight = self.body[0].weight
-
-    def forward(self, x):
-        return self.head(self.body(self.stem(self.first(x))))
 
 
 def broken(num_classes, in_channels):
@@ -227,10 +180,6 @@ def test_a_file_that_changed_since_the_plan_and_has_no_copy_fails_its_trial_with
         ("mynets.py:Branching", r"`if x.mean() > 1e9:`: TraceError"),
         ("mynets.py:Branching", r"one that says its blocks itself: def blocks(self)"),
         ("mynets.py:Unlike", "one after another, give other logits than the network"),
-        ("mynets.py:Noisy", "its forward draws random numbers, which tracing it would draw once for all"),
-        ("mynets.py:Louder", "its forward does not do the same each time, such as in training and in evaluation"),
-        ("mynets.py:Scaled", "the parameter scale of mynets.py:Scaled is part of two blocks, stem and head"),
-        ("mynets.py:Tied", "the parameter stem.0.weight, also body.0.weight, of mynets.py:Tied is part of two blocks"),
         ("mynets.py:TinyNett", "Did you mean 'TinyNet'?"),
         ("mynets.py:broken", "RuntimeError: no such thing"),
         ("mynet.py:TinyNet", "no such file"),
@@ -240,22 +189,6 @@ def test_a_network_that_cannot_be_used_is_refused_before_anything_trains(place: 
     path = spec_with(place, "mynets.py:TinyNet", arch)
     path.write_text(path.read_text().replace(", arch_args.width: [4, 6]", ""))
     assert told in problem_of(path)
-
-
-def test_a_dropout_that_a_network_calls_as_a_function_drops_in_training_alone(place: Path) -> None:
-    """A trace held that the network was training: it was measured, ranked and predicted with dropout."""
-    path = spec_with(place, "mynets.py:TinyNet", "mynets.py:Functional")
-    path.write_text(path.read_text().replace(", arch_args.width: [4, 6]", ""))
-    config = load_spec(path).trials[0].config
-    uncut, model = make_own(config.network, 10, 1), build_model(config, 10, 1)
-    x_NCHW = torch.rand(8, 1, 8, 8)
-    uncut.load_state_dict(model.state_dict())
-    torch.testing.assert_close(model.eval()(x_NCHW), uncut.eval()(x_NCHW))
-    assert not torch.equal(model.train()(x_NCHW), model(x_NCHW))
-    freeze_blocks(model, 2)
-    assert model.names == ("stem", "body", "head") and not torch.equal(model.train()(x_NCHW), model(x_NCHW))
-    told = build_model(replace(config, dropout=0.0), 10, 1).train()
-    torch.testing.assert_close(told(x_NCHW), told(x_NCHW))
 
 
 def test_blocks_are_the_modules_own_where_tracing_fails(place: Path) -> None:

@@ -152,30 +152,41 @@ def _block(module: nn.Module, paths: list[str]) -> Block:
     return Block(fx.GraphModule(module, graph))
 
 
-@torch.no_grad()
 def _compare(network: OwnNetwork, module: nn.Module, model: BlockModel) -> None:
-    """Raises UnusableArchError where the chain of blocks does something else than the network."""
+    """Raises UnusableArchError where the chain of blocks does something else than the network, in evaluation or in training."""
     if any(parameter.is_meta for parameter in module.parameters()):
         return
     x_NCHW = torch.randn(2, network.channels, network.side, network.side, generator=torch.Generator().manual_seed(0))
-    whole, chained = copy.deepcopy(module).eval(), copy.deepcopy(model).eval()
-    try:
-        expected, found = (_seeded(one, x_NCHW) for one in (whole, chained))
-    except Exception as error:
-        raise UnusableArchError(
-            own_line(error, network.source.path),
-            f"images of {network.channels} x {network.side} x {network.side} go through its blocks in turn",
-        ) from error
-    same = isinstance(found, Tensor) and found.shape == expected.shape
-    if not same or not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
-        raise UnusableArchError(
-            f"the blocks of {network}, one after another, give other logits than the network",
-            "its forward is the chain of its blocks: all that it does between them belongs into one of them",
-        )
+    whole, chained = copy.deepcopy((module, model))  # of which one shares the other's modules, as these do
+    for training in (False, True):
+        try:
+            (expected, its), (found, own) = (_answer(one, x_NCHW, training) for one in (whole, chained))
+        except Exception as error:
+            raise UnusableArchError(
+                own_line(error, network.source.path),
+                f"images of {network.channels} x {network.side} x {network.side} go through its blocks in turn",
+            ) from error
+        same = all(isinstance(one, Tensor) for one in (expected, found)) and expected.shape == found.shape
+        if not same or not torch.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+            raise UnusableArchError(
+                f"the blocks of {network}, one after another, give other logits than the network{' in training' * training}",
+                "its forward is the chain of its blocks: all that it does between them belongs into one of them",
+            )
+        if its != own:
+            raise UnusableArchError(
+                f"the blocks of {network}, one after another, train other parameters than the network",
+                "its forward lets all its blocks learn; `freeze` says which are to stay as they are",
+            )
 
 
-def _seeded(module: nn.Module, x_NCHW: Tensor) -> Any:
-    """Of a network that draws random numbers in evaluation too, those of one seed."""
-    with torch.random.fork_rng(devices=[]):
+def _answer(module: nn.Module, x_NCHW: Tensor, training: bool) -> tuple[Any, set[int]]:
+    """Its logits, by random numbers of one seed, and the parameters that learn from them, in training."""
+    module.train(training)
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(training):
         torch.manual_seed(0)
-        return module(x_NCHW)
+        logits_NK = module(x_NCHW)
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad] if training else []
+    if not learning or not isinstance(logits_NK, Tensor) or not logits_NK.requires_grad:
+        return logits_NK, set()
+    gradients = torch.autograd.grad(logits_NK.sum(), learning, allow_unused=True)
+    return logits_NK.detach(), {id(one) for one, gradient in zip(learning, gradients, strict=True) if gradient is not None}

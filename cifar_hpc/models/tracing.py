@@ -42,10 +42,12 @@ def trace(
     modes = [(module, module.training) for module in model.modules()]
     drawn = _drawn()
     try:
-        evaluation, its_constants = _graph(_Tracer(model, closed, functions), model.eval())
+        model.eval()
+        evaluation, its_constants = _graph(_Tracer(model, closed, functions), model)
         for name in its_constants:
             delattr(model, name)
-        training, constants = _graph(_Tracer(model, closed, functions), model.train())
+        model.train()
+        training, constants = _graph(_Tracer(model, closed, functions), model)
     except Exception as error:  # a tracer meets any code that a model's author wrote
         raise _refusal(model, f"torch.fx cannot trace it ({error})") from error
     finally:
