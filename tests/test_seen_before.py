@@ -7,6 +7,8 @@ import json
 
 import pytest
 
+from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import TrialResult
@@ -21,7 +23,7 @@ dataset: {name: digits, train_size: 300}
 base: {arch: simple_cnn, epochs: 1, batch_size: 64}
 seeds: 3
 stages:
-  pre: {dataset: {name: digits, train_size: 300, split_seed: 1}}
+  pre: {dataset: {name: digits, train_size: 300, split_seed: 1}, base: {lr: 0.1, epochs: 3}}
   tune: {base: {lr: 0.001}, grid: {weights: [{stage: pre}, null]}}
 """
 BY_ID = """\
@@ -64,6 +66,8 @@ def test_who_starts_from_a_network_that_saw_its_validation_images_is_called_neit
     """Of a stage of the sweep, and of a trial of the pool, which folds never spare."""
     dry, said = trained("two", STAGES)
     assert FLATTERS in dry and FLATTERS in said
+    best = next(line for line in said.split("best configuration: ")[1:])
+    assert best.startswith("stage=tune weights=pre ") and ", on images that what it starts from may have trained on" in best
     check("two")
     results = [
         read_record(Layout(results_root()).trial(trial_id).result, TrialResult)
@@ -75,6 +79,19 @@ def test_who_starts_from_a_network_that_saw_its_validation_images_is_called_neit
     check("by_id")
     compared = call("compare", "two#1", "two#2")
     assert "no paired test" in " ".join(compared.stderr.split()) and "test accuracy: " in compared.stderr
+
+
+def test_who_saw_its_validation_images_is_in_no_ensemble_and_its_refit_says_that_its_number_is_flattered() -> None:
+    trained("two", STAGES)
+    layout = Layout(results_root())
+    (section,) = chosen_sections(layout, ["two"], "")
+    seen = {trial_id for row in section.board.rows if row.seen for trial_id in row.trial_ids}
+    found = make_ensembles(section.board, layout)
+    assert found is not None and found.left_out[0].startswith("3 trials (validated with images that what it starts from")
+    members = {member.trial_id for one in found.measured for member in one.record.members}
+    assert len(seen) == 3 and members and seen.isdisjoint(members)
+    refit = " ".join(call("refit", "two weights=pre", "--on", "inline").stderr.split())
+    assert "the number by which it is the best is flattered" in refit and "fewer than three seeds" not in refit
 
 
 def test_stages_of_one_split_and_of_the_same_folds_are_measured_on_new_images(tmp_path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtr
 
 from cifar_hpc.collect.image_sets import data_of, image_set
-from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.leaderboard import SEEN, Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
 from cifar_hpc.collect.rounds import Read, Round, on_images_of_both, point_counts, point_predictions
@@ -37,7 +37,6 @@ _FAR_BELOW = 8  # so many points in a row that are worse than the best: those be
 _MOST = 100  # points read
 FAR_BELOW = "far below the best"
 SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
-SEEN = "validated with images that what it starts from may have trained on"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
 FEW_IN_COMMON = "fewer than 2 splits in common"
 

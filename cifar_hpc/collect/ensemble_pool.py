@@ -20,7 +20,7 @@ from cifar_hpc.collect.ensemble import (
     measure_disagreement,
     measure_gain,
 )
-from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.leaderboard import SEEN, Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.statistics import Difference, compare_networks
@@ -169,7 +169,9 @@ def _as_one(trials: Sequence[Trial]) -> Trial:
 def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tuple[list[Candidate], list[SplitPredictions]]:
     """Those that classified the best one's validation images, most accurate first. Those whose predictions are corrupt or
     missing are not among them; why is added to `left_out`."""
-    everyone = [candidate for row in board.measured for candidate in _candidates(row)]
+    everyone = [candidate for row in board.measured if not row.seen for candidate in _candidates(row)]
+    if seen_n := sum(row.seen for row in board.measured):
+        left_out.append(f"{plural(seen_n, 'trial')} ({SEEN})")
     ranked = sorted(everyone, key=lambda one: (-(one.trial.val_acc or 0.0), one.trial.trial_id))
     first_of_arch = {id(one) for one in {str(c.trial.config["arch"]): c for c in reversed(ranked)}.values()}
     candidates: list[Candidate] = []

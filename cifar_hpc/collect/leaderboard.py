@@ -22,6 +22,8 @@ from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
 from cifar_hpc.status.order import Last, Standing, last_of
 
+SEEN = "validated with images that what it starts from may have trained on"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:

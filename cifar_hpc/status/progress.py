@@ -39,6 +39,7 @@ class Best:
     equals: int = 0  # other points that measured the very same
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
     mode: str = "max"  # whether the highest is the best, or with min the lowest
+    trial_ids: tuple[str, ...] = ()  # those that measured it
 
     @property
     def score(self) -> str:
@@ -80,6 +81,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         equals=sum(standing.equals(first) for standing in standings.values()) - 1,
         sets=len({point.measured_on for point in measured.values()}),
         mode=info.mode,
+        trial_ids=tuple(best.trial_ids),
     )
 
 
@@ -93,6 +95,7 @@ class _Point:
         self.runs = 0
         self.values: list[float] = []
         self.images: list[int] = []  # of each value
+        self.trial_ids: list[str] = []  # of each value
         self._point_id = trial.point_id
         self._folds: int | None = dataset.get("folds")
         self._rounds: list[tuple[int, int]] = []
@@ -111,6 +114,7 @@ class _Point:
             return
         self.values.append(value)
         self.images.append(val.n)
+        self.trial_ids.append(trial.trial_id)
         self._rounds.append(round_of(int(trial.config["seed"]), fold_of(trial.config), self._folds))
 
     @property

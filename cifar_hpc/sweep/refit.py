@@ -15,7 +15,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import known_plan, read_plan
+from cifar_hpc.records.plans import MIN_SEEDS, known_plan, read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.spec.parts import Resources, SweepTrial
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 def refit_named(layout: Layout, name: str, top: int | None, where: Where, listener: Listener) -> SweepOutcome:
     """The best `top` configurations of a sweep (None: one), of each data set and split that it has, or the one that is named;
     all their seeds."""
+    from cifar_hpc.collect.leaderboard import SEEN
     from cifar_hpc.collect.names import find_best
 
     found = find_best(layout, name, top)
@@ -52,7 +53,9 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
             listener.note(
                 f"{named.row.label}: {left} of its {named.row.runs_n} trials have no best epoch, and are not trained again"
             )
-    if any(named.row.place is None for named in found):
+        if named.row.seen:
+            listener.note(f"{named.row.label}: {SEEN}: the number by which it is the best is flattered")
+    if any(named.row.seeds < MIN_SEEDS for named in found):
         listener.note(
             "fewer than three seeds: the best configurations are those with the best numbers, and no ranking is claimed"
         )
