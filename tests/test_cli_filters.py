@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.status.query import config_text, flat_config, parse_filter
+from cifar_hpc.status.query import config_text, flat_config, parse_filter, spell
 
 ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": "0.5"}
 
@@ -45,6 +45,14 @@ def test_a_wrong_filter_is_answered_with_what_is_allowed(text, answer):
     with pytest.raises(CifarHpcError) as told:
         parse_filter(text, ROW)
     assert answer in str(told.value)
+
+
+@pytest.mark.parametrize("value", [0.03162277660168379, 0.0031622776601683794, 1.23456789e-5, 123456789.0])
+def test_a_value_is_found_as_a_table_prints_it_and_as_the_spec_has_it(value):
+    row = {"lr": value}
+    for text in (spell(value, "lr"), repr(value)):
+        assert parse_filter(f"lr={text}", row).matches(row) and not parse_filter(f"lr!={text}", row).matches(row)
+    assert not parse_filter("lr=0.0316", row).matches(row)
 
 
 def test_nested_keys_are_asked_for_with_a_point():

@@ -235,6 +235,15 @@ def test_a_sentence_names_a_configuration_that_a_filter_leaves_alone_by_what_tel
     assert words_of(alone.board.rows[0]) == words_of(whole.board.measured[1])
 
 
+def test_the_first_sentence_counts_the_seeds_of_the_row_that_it_names(layout):
+    """Another row has two: the probe from which a sweep's trials start has one."""
+    (section,) = chosen_sections(layout, ["folded"], "")
+    first, second, *rest = section.board.rows
+    more = tuple(replace(trial, seed=number % 2) for number, trial in enumerate(second.trials))
+    board = replace(section.board, rows=(first, replace(second, trials=more), *rest))
+    assert board.runs == "seeds and folds" and f"(mean of {first.score.n} folds, " in best_text(board)
+
+
 def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advice_is_of_all_of_them(layout):
     whole, part = (chosen_sections(layout, ["folded"], terms)[0] for terms in ("", "fold!=1"))
     assert {row.hidden for row in whole.board.rows} == {0} and {row.hidden for row in part.board.rows} == {1}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.collect.statistics import Difference, Estimate
@@ -261,7 +261,7 @@ def _share(found: Estimate) -> str:
 def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, digits: int) -> str:
     """' (mean of 3 seeds, 27.1 to 31.8)', ' (3 of 5 seeds, 2 diverged, 27.1 to 31.8)'. found: an estimate of the row's."""
     of_n, others = asked_n(row), seeds_text(row)
-    seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(board, found.n)
+    seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(row, found.n)
     seeds += f", {others}" if others else ""
     if found.low is None or found.high is None:
         return f" ({seeds}{', too few to tell an interval' if found.too_few else ''})"
@@ -269,14 +269,14 @@ def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, di
     return f" ({seeds}, {fixed_text(scale * found.low, digits)} to {fixed_text(scale * found.high, digits)}{of_seeds})"
 
 
-def runs_words(board: Leaderboard, n: int) -> str:
-    """'mean of 3 seeds', 'mean of 10 folds of 2 seeds', 'one seed'."""
+def runs_words(row: Row, n: int) -> str:
+    """'mean of 3 seeds', 'mean of 10 folds of 2 seeds', 'one seed': of the row's own trials, of which others may have more."""
+    runs = runs_of(row.trials)
     if n == 1:
-        return "one fold" if "folds" in board.runs else "one seed"
-    if board.runs != "seeds and folds":
-        return f"mean of {n} {board.runs}"
-    seeds = len({trial.seed for row in board.rows for trial in row.trials})
-    return f"mean of {n} folds of {seeds} seeds"
+        return "one seed" if runs == "seeds" else "one fold"
+    if runs != "seeds and folds":
+        return f"mean of {n} {runs}"
+    return f"mean of {n} folds of {len({trial.seed for trial in row.trials})} seeds"
 
 
 def _behind(found: Difference, board: Leaderboard) -> str:

@@ -225,7 +225,7 @@ def _equal(found: Any, value: str, key: str) -> bool:
         return value in ("null", spelled)
     left, right = _number(found), _number(value)
     if left is not None and right is not None:
-        return left == right
+        return right in (left, _number(spelled))
     words = {str(found).lower(), spelled.lower()}
     if "/" in spelled:
         parts = spelled.lower().split("/")
