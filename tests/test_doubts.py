@@ -175,6 +175,7 @@ def test_the_table_to_correct_keeps_the_columns_and_rows_of_the_folders_own_tabl
     table.write_text("\n".join(",".join(row) for row in [["File", "class", "patient", "confidence"], *own]) + "\n")
     _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos, labels: own.csv}\nfolds: {n: 3, by: patient}\n")
     header, *rows = csv.reader((folder / "labels.csv").open())
+    assert "correct the column `class`" in CliRunner().invoke(app, ["labels", "look"]).stderr
     assert header == ["File", "class", "patient", "confidence", "suggested", "confidence of labels", "networks"]
     assert rows[0][:2] == ["train/dark/wrong.png", "dark"] and rows[0][4] == "bright"
     assert sorted([*row[:2], row[2].removeprefix("'"), row[3]] for row in rows) == own
@@ -193,3 +194,11 @@ def test_a_table_that_labels_wrote_is_written_again_with_what_the_networks_say_n
     assert sorted(line.split(",")[0] for line in second.splitlines()) == sorted(
         line.split(",")[0] for line in first.splitlines()
     )
+
+
+def test_no_table_is_said_to_be_corrected_where_the_data_set_takes_none(photos, monkeypatch):
+    _, folder = labels_of(photos, monkeypatch, "dataset: {name: digits, train_size: 120}\nfolds: 3\n")
+    rows = list(csv.DictReader((folder / "labels.csv").open()))
+    assert rows and set(rows[0]) == {"image", "label", "split", "suggested", "confidence", "networks"}
+    told = CliRunner().invoke(app, ["labels", "look"]).stderr
+    assert "labels.csv: the place of each" in told and "correct the" not in told

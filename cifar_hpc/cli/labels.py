@@ -23,7 +23,7 @@ def labels(
     """Images on which unlike networks agree against the label, and near-duplicates between splits or folds, with the accuracy
     without them.
 
-    Writes a contact sheet and tables to correct beside the sweep's report.
+    Writes a contact sheet and tables beside the sweep's report; of a folder of images the one to correct names them all.
     """
     from cifar_hpc.collect.doubts import find_doubts
     from cifar_hpc.collect.rounds import point_predictions
@@ -56,5 +56,6 @@ def labels(
     for line in duplicate_lines(found.first, pairs, layout):
         typer.echo(line)
     if sheet is not None:
-        column = images.table.label if images.table is not None else "label"
-        typer.echo(f"{sheet}: look at them; {folder / 'labels.csv'}: correct the column `{column}`", err=True)
+        table = images.table  # None: of a set that takes no table of labels
+        what = "the place of each" if table is None else f"correct the column `{table.label}`"
+        typer.echo(f"{sheet}: look at them; {folder / 'labels.csv'}: {what}", err=True)
