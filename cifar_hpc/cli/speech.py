@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.config.words import plural
-from cifar_hpc.records.ancestry import Ancestry
-from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.status.advice import failure_lines, left_out_line, reasons_of, sweep_command
 from cifar_hpc.status.progress import Counts
@@ -65,9 +64,8 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
         say(f"{plan.sweep}: the search stopped {plural(stopped_n, 'trial')}; {trained} of {whole} epochs were trained")
     say(f"{plan.sweep}: {len(outcome.completed)} of {total_text(len(states), plan.to_come)} finished")
     if outcome.best:
-        ancestry = Ancestry(Layout(results_root()), {trial.trial_id: trial.config for trial in plan.trials})
-        seen = any(map(ancestry.may_have_seen, outcome.best.trial_ids))
-        say(f"best configuration: {outcome.best}{', on images that what it starts from may have trained on' if seen else ''}")
+        seen = ", on images that what it starts from may have trained on" if outcome.best.seen else ""
+        say(f"best configuration: {outcome.best}{seen}")
     reasons = reasons_of(states.values())
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         say(f"  {n} {word}: {reason}".rstrip(": "))

@@ -139,7 +139,7 @@ class Row:
     @property
     def last(self) -> Last:
         """Why it stands below points of a lower number."""
-        return last_of([trial.outcome for trial in self.trials], partial=self.partial)
+        return last_of([trial.outcome for trial in self.trials], partial=self.partial, seen=self.seen > 0)
 
     def standing(self, info: ObjectiveInfo) -> Standing:
         """Where it stands among points that are ranked by the same objective, info. One of its trials must have measured it."""

@@ -64,6 +64,7 @@ class TrialState:
     error: ErrorRecord | None = None
     claim: Claim | None = None
     refused: RecordError | None = None  # why its result.json is no result
+    seen: bool = False  # see Ancestry.may_have_seen; only where a plan says what it starts from
 
     @property
     def waits(self) -> bool:

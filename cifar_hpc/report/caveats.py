@@ -91,10 +91,15 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.{stay}")
     if seen := [row for row in board.measured if row.seen]:
-        are, start, take = ("is", "it starts", "It takes") if len(seen) == 1 else ("are", "they start", "They take")
+        one = len(seen) == 1
+        are, start, take, stand = (
+            ("is", "it starts", "It takes", "stands") if one else ("are", "they start", "They take", "stand")
+        )
+        below = f", {stand} below the others" if len(seen) < len(board.measured) else ""
         notes.append(
             f"{plural(len(seen), 'configuration')} {are} validated with images that a network from which {start} may have"
-            f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place and {are} not tested."
+            f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place{below} and {are} not"
+            " tested."
         )
     notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]

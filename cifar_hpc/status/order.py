@@ -16,14 +16,15 @@ class Last(NamedTuple):
     was asked less."""
 
     diverged: bool  # all its trials
+    seen: bool  # what it starts from may have trained on images that validate it
     cut: bool  # a search ended one early
     partial: bool  # only a part of its trials has measured it
 
 
-def last_of(outcomes: Collection[Outcome], *, partial: bool) -> Last:
-    """outcomes: of its trials that finished, whether they measured it or not."""
+def last_of(outcomes: Collection[Outcome], *, partial: bool, seen: bool = False) -> Last:
+    """outcomes: of its trials that finished, whether they measured it or not; partial, seen: as in Last."""
     diverged = bool(outcomes) and all(outcome is Outcome.DIVERGED for outcome in outcomes)
-    return Last(diverged, Outcome.PRUNED in outcomes, partial)
+    return Last(diverged, seen, Outcome.PRUNED in outcomes, partial)
 
 
 class Standing(NamedTuple):

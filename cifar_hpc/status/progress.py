@@ -39,7 +39,7 @@ class Best:
     equals: int = 0  # other points that measured the very same
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
     mode: str = "max"  # whether the highest is the best, or with min the lowest
-    trial_ids: tuple[str, ...] = ()  # those that measured it
+    seen: bool = False  # whether what it starts from may have trained on the images that validate it
 
     @property
     def score(self) -> str:
@@ -81,7 +81,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         equals=sum(standing.equals(first) for standing in standings.values()) - 1,
         sets=len({point.measured_on for point in measured.values()}),
         mode=info.mode,
-        trial_ids=tuple(best.trial_ids),
+        seen=best.seen,
     )
 
 
@@ -95,18 +95,19 @@ class _Point:
         self.runs = 0
         self.values: list[float] = []
         self.images: list[int] = []  # of each value
-        self.trial_ids: list[str] = []  # of each value
         self._point_id = trial.point_id
         self._folds: int | None = dataset.get("folds")
         self._rounds: list[tuple[int, int]] = []
         self._outcomes: list[Outcome] = []
         self._params_trained = 0
+        self.seen = False
 
     def add(self, trial: PlannedTrial, state: TrialState, objective: str, info: ObjectiveInfo) -> None:
         self.runs += 1
         if state.result is None:
             return
         self._outcomes.append(state.result.outcome)
+        self.seen |= state.seen
         self._params_trained = state.result.params_trained
         val = state.result.val
         value = None if val is None else val.value(objective, info.metric)
@@ -114,7 +115,6 @@ class _Point:
             return
         self.values.append(value)
         self.images.append(val.n)
-        self.trial_ids.append(trial.trial_id)
         self._rounds.append(round_of(int(trial.config["seed"]), fold_of(trial.config), self._folds))
 
     @property
@@ -122,7 +122,7 @@ class _Point:
         return fmean(self.values, self.images)  # folds are not of one size
 
     def standing(self, info: ObjectiveInfo) -> Standing:
-        last = last_of(self._outcomes, partial=is_partial(self._rounds, self.runs, self._folds))
+        last = last_of(self._outcomes, partial=is_partial(self._rounds, self.runs, self._folds), seen=self.seen)
         return Standing.of(last, self.mean, info, self._params_trained, self._point_id)
 
 

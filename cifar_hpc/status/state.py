@@ -7,12 +7,13 @@ repeated look at many trials. Imports no backend: a queue is handed in.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.lineage import ParentFailedError, parent_failure
+from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.claims import TrialState, is_alive
 from cifar_hpc.records.jobs import JobEvent, JobState, newest_events, process_states
 from cifar_hpc.records.layout import Layout, SweepFiles
@@ -75,8 +76,11 @@ def read_states(
     for plan in plans:
         configs |= {trial.trial_id: trial.config for trial in plan.trials}
     states: dict[str, TrialState] = {}
+    ancestry = Ancestry(layout, configs)
     for trial_id in trial_ids:
         state = known.get(trial_id) or _from_files(layout, trial_id, asking.get(trial_id, ()))
+        if state.result and trial_id in configs and trial_id not in known and ancestry.may_have_seen(trial_id):
+            state = replace(state, seen=True)
         states[trial_id] = _without_parents_failure(layout, state, configs.get(trial_id))
     sweeps = [layout.sweep(plan.sweep) for plan in plans] or layout.sweeps()
     if all(state.status in ENDED for state in states.values()):
@@ -126,7 +130,7 @@ def _without_parents_failure(layout: Layout, state: TrialState, config: Mapping[
     parent = parent_in(config or _recorded_config(layout, state.trial_id))
     if parent is None or parent_failure(parent, layout) is not None:
         return state
-    return dataclasses.replace(state, status=Status.PLANNED, reason="", error=None)
+    return replace(state, status=Status.PLANNED, reason="", error=None)
 
 
 def _recorded_config(layout: Layout, trial_id: str) -> Mapping[str, Any]:
@@ -151,11 +155,11 @@ def _with_jobs(
     states.update(_with_last_words(merged, queued, of))
     for trial_id, event in waiting.items():
         if event.event == "cancelled":
-            states[trial_id] = dataclasses.replace(states[trial_id], status=Status.CANCELLED)
+            states[trial_id] = replace(states[trial_id], status=Status.CANCELLED)
         elif event.event == "waiting":
-            states[trial_id] = dataclasses.replace(states[trial_id], reason=f"waits for room in the queue: {event.detail}")
+            states[trial_id] = replace(states[trial_id], reason=f"waits for room in the queue: {event.detail}")
         elif living.get(event.handle) is JobState.RUNNING:
-            states[trial_id] = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason="")
+            states[trial_id] = replace(states[trial_id], status=Status.QUEUED, reason="")
     return states
 
 
@@ -168,19 +172,19 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
     for trial_id, handle in handles.items():
         state, said = known[handle], words.get(handle, "")
         if state is JobState.UNKNOWN:
-            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
+            new = replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
         elif state is JobState.RUNNING:
             again = "" if states[trial_id].status is Status.PLANNED else " again"
             reason = f"its job runs and has not come to it{again}"
-            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=reason)
+            new = replace(states[trial_id], status=Status.QUEUED, reason=reason)
         elif state is not JobState.GONE:
-            new = dataclasses.replace(states[trial_id], status=Status.QUEUED, reason=said)
+            new = replace(states[trial_id], status=Status.QUEUED, reason=said)
         elif said.startswith("CANCELLED"):
-            new = dataclasses.replace(states[trial_id], status=Status.CANCELLED, reason=f"Slurm: {said}")
+            new = replace(states[trial_id], status=Status.CANCELLED, reason=f"Slurm: {said}")
         elif states[trial_id].status is Status.LOST or (said and not said.startswith("COMPLETED")):
-            new = dataclasses.replace(states[trial_id], status=Status.LOST, reason=f"Slurm: {said or 'its job is gone'}")
+            new = replace(states[trial_id], status=Status.LOST, reason=f"Slurm: {said or 'its job is gone'}")
         elif not states[trial_id].reason:
-            new = dataclasses.replace(states[trial_id], reason="its job has ended")
+            new = replace(states[trial_id], reason="its job has ended")
         else:
             continue
         merged[trial_id] = new
@@ -199,7 +203,7 @@ def _with_last_words(
             place = of[trial_id], task or handles[trial_id]
             if place not in told:
                 told[place] = last_words(*place) or _without_a_word(state, place[0])
-            state = dataclasses.replace(state, reason=f"{state.reason}{told[place]}")
+            state = replace(state, reason=f"{state.reason}{told[place]}")
         explained[trial_id] = state
     return explained
 
