@@ -143,6 +143,19 @@ def test_what_was_validated_on_other_images_is_compared_on_the_test_images_that_
     assert re.search("test accuracy: .* p [=<] [0-9.]+", said)
 
 
+def test_compare_names_what_trains_by_all_that_tells_it_apart_though_the_other_does_not_train(tmp_path) -> None:
+    base = next(configs(1, seeds=1, epochs=2))
+    trials = [*(dataclasses.replace(base, lr=lr) for lr in (0.01, 0.1)), dataclasses.replace(base, classifier="logreg")]
+    for config in trials:
+        write_trial(Layout(tmp_path), config, Images.draw(60, 20), sweep="s")
+    write_plan(Layout(tmp_path), trials, "s")
+    told = [
+        CliRunner().invoke(app, ["compare", one.point_id, trials[2].point_id], env={RESULTS_VARIABLE: str(tmp_path)})
+        for one in trials[:2]
+    ]
+    assert all(f"lr={lr:g}" in done.stderr for lr, done in zip((0.01, 0.1), told, strict=True)), told[0].output
+
+
 def test_compare_names_a_configuration_that_has_no_number_yet(tmp_path) -> None:
     trials = list(configs(2, seeds=1, epochs=2))
     write_trial(Layout(tmp_path), trials[0], Images.draw(60, 20), sweep="s")

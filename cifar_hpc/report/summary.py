@@ -155,7 +155,7 @@ def _ensemble(found: Ensembles) -> str:
     against = f"{difference_text(best.val)} on validation against the most accurate {alone}{test}"
     if not found.gains:
         than = "the most accurate trial" if found.best_n == 1 else "its most accurate member"
-        return f"No ensemble is measurably better than {than}. The highest is {best.record.method}: {against}."
+        return f"No ensemble is measurably better on validation than {than}. The highest is {best.record.method}: {against}."
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
