@@ -158,6 +158,19 @@ def test_a_fold_is_the_same_alone_in_company_and_after_an_interruption(tmp_path,
         assert numbers(result_of(broken, config)) == numbers(result_of(together, config))
 
 
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_folds_of_drawn_trunks_that_a_search_judges_together_are_the_same_alone(tmp_path, stem):
+    """Halving has the folds of a configuration in one cohort also where each draws a trunk, or its stem, itself."""
+    dataset = DatasetConfig(name="digits", train_size=60)
+    arch = {"arch": "resnet18", "stem": "cifar"} if stem == "cifar" else {}
+    configs = in_folds(digits_config(dataset=dataset, freeze=1, epochs=1, **arch), 2)
+    together, alone = Layout(tmp_path / "a"), Layout(tmp_path / "b")
+    run_job(job_of(*configs, together=True), together, executor="inline")
+    run_job(job_of(*configs), alone, executor="inline")
+    for config in configs:
+        assert numbers(result_of(together, config)) == numbers(result_of(alone, config))
+
+
 def test_a_folds_numbers_are_those_of_a_plain_trial_on_its_images(tmp_path, weights):
     _, config, _ = probes(weights)
     folds = Folds(config.dataset, load_dataset_of(trainval_of(config), tmp_path))

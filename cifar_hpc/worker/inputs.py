@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import Batches, batches_for
@@ -66,7 +67,10 @@ class Inputs:
         """Goes on to the fold of this trial, which has all else in common with those before."""
         if config.dataset.fold != self._config.dataset.fold:
             self._config, self.data = config, self._data_of(config)
-            self._starts.clear()  # a classifier that the weights do not bring is each fold's own
+            self._starts.clear()
+            start = self.starting_model(config)  # what the weights do not bring each fold draws itself: the classifier, or all
+            if not _alike(start.blocks[:-1], self.trunk.model.blocks[:-1]):
+                self.trunk, self._pool = Trunk(start, self.precision), None
 
     @property
     def shared_s(self) -> float:
@@ -196,3 +200,12 @@ def _load(config: TrialConfig) -> Dataset:
 
 
 _loaded: dict[object, Dataset] = {}
+
+
+def _alike(blocks: nn.Module, others: nn.Module) -> bool:
+    """Whether all that they hold is equal."""
+    return all(torch.equal(*pair) for pair in zip(_tensors(blocks), _tensors(others), strict=True))
+
+
+def _tensors(blocks: nn.Module) -> Iterator[Tensor]:
+    return chain(blocks.parameters(), blocks.buffers())
