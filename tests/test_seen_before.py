@@ -113,6 +113,9 @@ def test_stages_of_one_split_and_of_the_same_folds_are_measured_on_new_images(tm
         ({"classes": ("1",)}, {"classes": ("2",)}, False),
         ({"classes": ("1", "2")}, {"classes": ("2",)}, True),
         ({}, {"name": "mnist"}, False),
+        ({"folder": "a", "fingerprint": "1"}, {"folder": "a", "fingerprint": "2"}, True),  # one photo more
+        ({"folder": "a", "fingerprint": "1"}, {"folder": "b", "fingerprint": "2"}, False),
+        ({"folder": "a", "fingerprint": "1"}, {"folder": "b", "fingerprint": "1", "split_seed": 1}, True),  # moved
         ({"fingerprint": "a", "own_val": 9, "train_size": 5}, {"fingerprint": "a", "own_val": 9}, False),
         ({"fingerprint": "a", "own_val": 9}, {"fingerprint": "a", "own_val": 9, "folds": 3, "fold": 1}, True),
     ],

@@ -140,11 +140,12 @@ class DatasetConfig:
 
     def may_validate_with_images_of(self, other: DatasetConfig) -> bool:
         """Whether what this holds out may be among what a network of the other trained on: of one data set, but not of one
-        split. A fingerprint stands for where the images came from."""
+        split. A fingerprint stands for where the images came from; a folder that has more of them by now is still the same."""
         if (self.brings_validation and other.brings_validation) or (self.val_frac == 0 and self.folds is None):
             return False
-        one, its = ((d.fingerprint or d.name) for d in (self, other))
-        if one != its or self.canonical == other.canonical:
+        places, prints = ([(d.name, d.folder, d.args) for d in (self, other)], [d.fingerprint for d in (self, other)])
+        of_one = places[0] == places[1] or (prints[0] is not None and prints[0] == prints[1])
+        if not of_one or self.canonical == other.canonical:
             return False
         return self.classes is None or other.classes is None or not set(self.classes).isdisjoint(other.classes)
 
