@@ -215,11 +215,13 @@ def test_the_command_for_more_seeds_is_given_where_it_asks_for_nothing_else(tmp_
 
 
 def test_in_folds_an_interval_on_test_that_leaves_out_the_luck_of_images_says_so(layout: Layout) -> None:
-    trials = [dataclasses.replace(trial, fold=1) for trial in scan(layout).trials[:3]]
+    trials = [dataclasses.replace(trial, fold=fold) for fold, trial in enumerate(scan(layout).trials[:3], 1)]
     said = "On test those of other objectives than accuracy do not count that of the images."
     for objective, told in (("val_acc", False), ("macro_f1", True)):
         asked = [dataclasses.replace(one, config={**one.config, "objective": objective}) for one in trials]
         assert (said in covers_text(asked)) is told
+    alone = [dataclasses.replace(trial, fold=1) for trial in trials]  # of a filter
+    assert "All were measured on one split" in covers_text(alone) and "luck of split" not in covers_text(alone)
 
 
 def test_a_mean_over_images_that_an_older_version_did_not_record_says_so(layout: Layout) -> None:

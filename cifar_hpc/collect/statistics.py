@@ -103,6 +103,12 @@ def of_splits(values: Sequence[float] | Floats, splits: Sequence[Hashable], shar
     return np.stack([array[[split == one for one in of_value]].mean(0, dtype=np.float64) for split in different]), share
 
 
+def _drawn_n(images: int, draws: int, share: float) -> int:
+    """How many different images so many splits measure, as expected, which draw their validation images again from all there
+    are: (1 + 1 / share) times as many."""
+    return round(images * (1 + 1 / share) * (1 - (1 + share) ** -draws))
+
+
 def estimate_over_splits(
     values: Sequence[float],
     weights: Sequence[int],
@@ -130,16 +136,17 @@ def estimate_over_splits(
         return Estimate(mean, 1, None, None, None, images)
     if len(set(splits)) == 1:
         return estimate(values, images, counted=counted)
+    different_n = images if rounds < n else _drawn_n(images, n, share)
     means, _ = of_splits(values, splits, share)
     of_means = _sd(means)
     sd = _sd(values) if n >= MIN_SEEDS else None
     if of_means == 0:
-        low, high = wilson_interval(mean, images) if counted else (None, None)
+        low, high = wilson_interval(mean, different_n) if counted else (None, None)
         return Estimate(mean, n, sd, low, high, images, of_images=counted)
     half = float(stdtrit(len(means) - 1, (1 + CONFIDENCE) / 2)) * of_means * math.sqrt(1 / len(means) + share)
     low, high = mean - half, mean + half
     if counted:
-        wilson_low, wilson_high = wilson_interval(mean, sum(weights) if rounds == n else images)  # or splits drawn again
+        wilson_low, wilson_high = wilson_interval(mean, different_n)
         low, high = min(low, wilson_low), max(high, wilson_high)
     return Estimate(mean, n, sd, low, high, images, of_images=True)
 

@@ -37,6 +37,8 @@ def _covers_of_alike(trials: Sequence[Trial]) -> str:
     shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
     of_test = "" if shares else " On test those of other objectives than accuracy do not count that of the images."
     cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
+    if any(trial.own_split for trial in trials) and len({trial.split for trial in trials}) == 1:
+        return "All were measured on one split: what the ± and the intervals count, at 95 %, is the luck of seed and images."
     if "folds" in runs:
         return (
             "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
