@@ -30,8 +30,8 @@ def refit(
     """Train the best configurations again on training and validation images together, for as many epochs as were best.
 
     All seeds of a configuration train, each for the mean of their best epochs. Weights are kept, for `predict`. A network that
-    they start from, as of an earlier stage, is not trained again. Of an ensemble:
-    every member, and a new ensemble of the same weights is written, which nothing has measured on validation.
+    they start from, as of an earlier stage, is not trained again. Of an ensemble: every member, and a new ensemble of the same
+    weights is written, which nothing has measured on validation.
     """
     from cifar_hpc.collect.names import find_ensemble
 

@@ -101,8 +101,10 @@ def _follow_the_mode(model: nn.Module, training: fx.Graph, evaluation: fx.Graph)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Of what is no tensor with values nothing is known."""
-    return not isinstance(one, Tensor) or one.is_meta or (one.shape == other.shape and torch.equal(one, other))
+    """NaN is equal to NaN; of what is no tensor, or has no values, it is taken for granted."""
+    if not isinstance(one, Tensor) or one.is_meta:
+        return True
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _written(node: fx.Node) -> tuple[str, ...]:

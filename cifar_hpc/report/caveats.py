@@ -92,6 +92,20 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     if refits:
         stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
         notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.{stay}")
+    notes += _several_starts(board)
+    told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
+    notes += [
+        f"Which images {name} had when these trials trained, an older version did not record: a mean over seeds, and the order"
+        " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
+        for name in dict.fromkeys(str(config[DATASET]) for config in told)
+    ]
+    notes += _standing(board)
+    return [*notes, *left_out(pool)]
+
+
+def _standing(board: Leaderboard) -> list[str]:
+    """Which rows stand below others for more than their numbers, are measured in part, or have no place."""
+    notes = []
     if seen := [row for row in board.measured if row.seen]:
         one = len(seen) == 1
         are, start, take, stand = (
@@ -103,13 +117,6 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
             f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place{below} and {are} not"
             " tested."
         )
-    notes += _several_starts(board)
-    told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
-    notes += [
-        f"Which images {name} had when these trials trained, an older version did not record: a mean over seeds, and the order"
-        " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
-        for name in dict.fromkeys(str(config[DATASET]) for config in told)
-    ]
     in_part = [row for row in board.measured if row.partial and not row.last.diverged]
     if hidden := sum(row.hidden > 0 for row in board.rows):
         among = any(row.hidden_alone for row in in_part) and len(in_part) < len(board.measured)
@@ -146,7 +153,7 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         every = f"{plural(len(lost), 'configuration')} of which every trial diverged"
         below = f"{every} {stand} below all others that were measured."
         notes.append(below if len(lost) < len(board.measured) else "Every configuration that was measured diverged.")
-    return [*notes, *left_out(pool)]
+    return notes
 
 
 def _several_starts(board: Leaderboard) -> list[str]:

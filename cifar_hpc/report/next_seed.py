@@ -93,7 +93,8 @@ def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, s
 
 
 def _asks_for_seeds(plan: PlanRecord, board: Leaderboard) -> bool:
-    """Whether all that the sweep plans is on this board, with seeds from 0 on and no stages: these have seeds of their own."""
+    """Whether all that the sweep plans is on this board, with seeds from 0 on and without stages, each of which may have
+    seeds of its own."""
     seeds: dict[str, set[int]] = {}
     for trial in plan.trials:
         seeds.setdefault(trial.point_id, set()).add(trial.config["seed"])

@@ -209,7 +209,7 @@ def _next_steps(found: Findings) -> list[str]:
     best = board.measured[0]
     if best.seen:
         split = "in the same folds, as a stage of this sweep" if "folds" in board.runs else "on the same split"
-        return [f"Next: what it starts from trained {split}, so that the images that validate it are new to it."]
+        return [f"Next: train what it starts from {split}, so that the images that validate it are new to it."]
     if not board.claims_ranking and len(board.measured) > 1:
         if all(row.runs_n + row.hidden >= MIN_SEEDS for row in board.measured[:2]):
             return []  # some failed, diverged, are still to come or are left out by a filter: more would not mend that

@@ -12,6 +12,7 @@ from cifar_hpc.executors.base import promises_on_node
 from cifar_hpc.planning.plan import Plan, network_of
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan
+from cifar_hpc.status.words import percent_text
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.preflight import check_there
 from cifar_hpc.sweep.where import Where
@@ -37,5 +38,6 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
         known |= promises_on_node(list(missing.values()))
     first = sorted(ranked, key=lambda name: -known.get(name, 0.0))
     if len(ranked) > 1:
-        listener.note("order: rank: " + ", ".join(f"{name} {100 * known[name]:.1f} %" for name in first if name in known))
+        told = (f"{name} {percent_text(known[name], 1)} %" for name in first if name in known)
+        listener.note(f"order: rank: {', '.join(told)}")
     return dataclasses.replace(plan, promise={name: value for name, value in known.items() if name in ranked})

@@ -22,7 +22,7 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.advice import first_line
 from cifar_hpc.status.names import names_of, short_ids
 from cifar_hpc.status.progress import Counts, Pace, best_point, images_per_s, is_open
-from cifar_hpc.status.words import about_text, duration_text, score_text
+from cifar_hpc.status.words import about_text, duration_text, percent_text, score_text
 
 SHOWN_RUNNING = 8
 BAR_WIDTH = 20
@@ -215,7 +215,7 @@ def _numbers(trial: PlannedTrial, state: TrialState, others: Iterable[TrialState
     pace = images_per_s(trial, state, others)
     return (
         f"{state.epochs_done}/{trial.config['epochs']}",
-        f"val {100 * acc:.2f} %" if acc is not None else "",
+        f"val {percent_text(acc)} %" if acc is not None else "",
         f"{pace:,.0f} images/s" if pace is not None else "",
     )
 
