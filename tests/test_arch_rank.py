@@ -91,6 +91,16 @@ def test_the_command_prints_the_promising_first_and_what_it_cost(weights, tmp_pa
     assert records[0]["macs"] == macs, "counted, of gray images of this size and ten classes"
 
 
+def test_a_network_that_starts_from_its_probe_is_none_without_weights(weights, tmp_path, monkeypatch):
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndataset: {name: digits, train_size: 200}\nbase: {arch: simple_cnn}\n"
+        f"grid: {{weights: [{weights[1]}, {weights[0]}, null], start: [null, probe]}}\n"
+        "exclude: [{weights: null, start: probe}]\n"
+    )
+    said = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml")], env={"COLUMNS": "200"}).output
+    assert "1 without such weights are not among them." in said
+
+
 def test_missing_weights_are_told_before_any_network_passes_its_images(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     spec = tmp_path / "x.yaml"

@@ -47,7 +47,7 @@ def print_ranks(spec: str, format: Format) -> None:
         TextColumn("pass s", tuple(f"{record['seconds']:.1f}" for record in records), keep=4, right=True),
     ]
     print_columns(columns, format)
-    left = len(configs) - len(ranked)
+    left = sum(config.start is None for config in configs if config not in ranked)  # a probe is of weights that are ranked
     without = f" {left} without such weights are not among them." if left else ""
     typer.echo(
         f"Ridge on the features before the classifier, {records[0]['images']} labelled images in five folds; no network was"

@@ -57,14 +57,13 @@ def soup(
     with replaced_whole(folder) as fresh:
         for number, family in enumerate(families, 1):
             best = trials[family[0].folder.name]
-            arch = str(best.config["arch"])
-            rows.append(_row(arch, "most accurate member", 1, best))
+            rows.append(_row(best, "most accurate member", 1, best))
             for found in make_soups(family):
                 stem = found.method if len(families) == 1 else f"{found.method}-{number}"
                 record = save_soup(found, layout, fresh, stem)
                 path = str(folder / f"{stem}.json")
-                rows.append(_row(arch, found.method, len(found.members), record, path))
-    titles = ("arch", "soup", "members", "val acc %", "test acc %", "file")
+                rows.append(_row(best, found.method, len(found.members), record, path))
+    titles = ("arch", "best trial", "soup", "members", "val acc %", "test acc %", "file")
     print_rows(rows, left_columns(titles, list(map(_as_text, rows))), format)
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
@@ -113,11 +112,19 @@ def _best_first(trials: Iterable[Trial]) -> dict[str, Trial]:
     return {trial.trial_id: trial for trial in sorted(measured, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))}
 
 
-def _row(arch: str, soup: str, members: int, of: Trial | EnsembleRecord, file: str | None = None) -> dict[str, Any]:
+def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord, file: str | None = None) -> dict[str, Any]:
+    """best: the most accurate of those that start alike, which tells them from others of their architecture."""
     measured = {key: getattr(of, key) for key in ("val_acc", "val_n", "test_acc", "test_n")}
-    return {"arch": arch, "soup": soup, "members": members, **measured, "file": file}
+    return {
+        "arch": str(best.config["arch"]),
+        "best_trial": best.trial_id,
+        "soup": soup,
+        "members": members,
+        **measured,
+        "file": file,
+    }
 
 
 def _as_text(row: Mapping[str, Any]) -> tuple[str, ...]:
     accuracies = [score_text(row[f"{split}_acc"], row[f"{split}_n"]) for split in ("val", "test")]
-    return (row["arch"], row["soup"], str(row["members"]), *accuracies, row["file"] or "")
+    return (row["arch"], row["best_trial"], row["soup"], str(row["members"]), *accuracies, row["file"] or "")
