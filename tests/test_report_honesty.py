@@ -34,7 +34,7 @@ from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import _asks_for_seeds, next_seed
-from cifar_hpc.report.summary import cost_text
+from cifar_hpc.report.summary import certainty_text, cost_text
 from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
 from cifar_hpc.status.words import digits_of, points_text, score_text
@@ -195,6 +195,16 @@ def test_what_more_seeds_would_change_is_said_as_it_is(layout: Layout, changed: 
         dataclasses.replace(found, comparison=dataclasses.replace(found.comparison, differences={second: tied})), layout
     )
     assert told is not None and said in told.sentences[-1]
+
+
+def test_what_differs_by_rounding_alone_is_not_behind(layout: Layout) -> None:
+    """Folds weighted by their images left 1.5e-17 between two that were equal: 'less than 0.1 pp behind'."""
+    found = find(make_sections(scan(layout), layout)[0], layout)
+    assert found.comparison is not None
+    second = found.board.measured[1].point_id
+    equal = dataclasses.replace(found.comparison.differences[second], difference=1.5e-17)
+    told = certainty_text(found.board, dataclasses.replace(found.comparison, differences={second: equal}))
+    assert "measures the same (p " in told and "behind" not in told
 
 
 def test_the_command_for_more_seeds_is_given_where_it_asks_for_nothing_else(tmp_path) -> None:

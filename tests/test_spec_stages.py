@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from cifar_hpc.errors import Problem, SpecError
-from cifar_hpc.planning.plan import make_plan
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import answering
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.sweep.preflight import seen_before
@@ -43,6 +44,19 @@ def trials_of(folder: Path, text: str = SPEC, *overrides: str) -> dict[str, list
 def parent_of(child: SweepTrial, parents: list[SweepTrial]) -> dict[str, Any]:
     (found,) = [parent.axes for parent in parents if child.config.weights == f"trial/{parent.config.trial_id}"]
     return found
+
+
+def test_a_trial_of_two_stages_is_a_row_of_the_last_which_starts_from_the_other(tmp_path: Path) -> None:
+    """From scratch at the parent's rate, the fair rival of the child, was told as the parent's stage and was no row."""
+    (tmp_path / "x.yaml").write_text(
+        "name: two\ndataset: {name: digits, train_size: 400}\nbase: {arch: simple_cnn, epochs: 2}\n"
+        "stages:\n  pre: {base: {lr: 0.1}, seeds: 1}\n"
+        "  fine: {grid: {weights: [{stage: pre}, null], lr: [0.01, 0.1]}, seeds: 3}\n"
+    )
+    spec = load_spec(tmp_path / "x.yaml")
+    answers = answering(plan_record(make_plan(spec)))
+    assert len(answers) == 12 and {trial.axes["stage"] for trial in answers} == {"fine"}
+    assert spec.warnings[0] == "stage fine has 1 trial of stage pre too: they train once, and are told as stage fine's"
 
 
 def test_children_match_their_parents_on_shared_axes_and_seeds_and_multiply_by_the_others(tmp_path: Path) -> None:

@@ -130,8 +130,9 @@ def parent_in(config: Mapping[str, Any]) -> str | None:
 
 def answering(plan: PlanRecord) -> tuple[PlannedTrial, ...]:
     """The trials that answer the sweep's question: those of stages from which no other stage starts. Without stages: all."""
-    parents = {str(trial.config.get("weights")).removeprefix(PARENT_PREFIX) for trial in plan.trials}
-    earlier = {trial.axes["stage"] for trial in plan.trials if trial.trial_id in parents and "stage" in trial.axes}
+    stage_of = {trial.trial_id: trial.axes["stage"] for trial in plan.trials if "stage" in trial.axes}
+    parents = {(stage_of.get(parent_in(trial.config) or ""), trial.axes.get("stage")) for trial in plan.trials}
+    earlier = {before for before, stage in parents if before not in (None, stage)}
     return tuple(trial for trial in plan.trials if trial.axes.get("stage") not in earlier)
 
 

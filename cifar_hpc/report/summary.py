@@ -10,6 +10,7 @@ from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
+from cifar_hpc.collect.ranking import no_difference
 from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import DATASET, value_text
@@ -280,6 +281,8 @@ def runs_words(row: Row, n: int) -> str:
 
 
 def _behind(found: Difference, board: Leaderboard) -> str:
+    if no_difference(found):
+        return "measures the same"
     return f"is {_by(found, board)} behind" if found.difference > 0 else "is not behind"
 
 

@@ -7,10 +7,12 @@ and that a problem has the line and path under which the user wrote it.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.checks import idle_settings
 from cifar_hpc.spec.parents import keeping_parents
@@ -95,7 +97,8 @@ def refuse_beside_stages(spec: YamlTree) -> list[Problem]:
 def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tuple[SweepTrial, ...], tuple[str, ...]]:
     """The trials of all stages, in the order of the stages, and warnings; 'stage' is the first axis of each.
 
-    Trials from which others start keep their weights. A trial that two stages have is the first one's. Raises SpecError.
+    Trials from which others start keep their weights. A trial that two stages have is the last one's, so
+    that no row is missing there. Raises SpecError.
     """
     read: dict[str, StageTrials] = {}
     trees: dict[str, StageTree] = {}
@@ -111,11 +114,18 @@ def read_stages(spec: YamlTree, resolver: Resolver, *, strict: bool) -> tuple[tu
     if problems:
         raise SpecError(by_line(problems))
     trials: dict[str, SweepTrial] = {}
+    shared: Counter[tuple[str, str]] = Counter()
     for stage, found in read.items():
         for trial in found.trials:
-            trials.setdefault(trial.config.trial_id, dataclasses.replace(trial, axes={"stage": stage, **trial.axes}))
+            if (before := trials.get(trial.config.trial_id)) is not None:
+                shared[before.axes["stage"], stage] += 1
+            trials[trial.config.trial_id] = dataclasses.replace(trial, axes={"stage": stage, **trial.axes})
     kept = keeping_parents(trials.values())
     warnings = [warning for found in read.values() for warning in found.warnings]
+    warnings += [
+        f"stage {stage} has {plural(n, 'trial')} of stage {before} too: they train once, and are told as stage {stage}'s"
+        for (before, stage), n in shared.items()
+    ]
     return kept, (*dict.fromkeys(warnings), *_idle(read, trees, [trial.config for trial in kept]))
 
 
