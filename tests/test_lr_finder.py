@@ -6,6 +6,7 @@ import itertools
 import math
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
@@ -78,6 +79,18 @@ def test_lr_find_draws_one_curve_for_trials_that_differ_in_more_than_the_rate(tm
     assert "Take the first, valley" in answer.stderr
     assert all("(valley)" in line and "(steep)" in line for line in lines)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_lr_find_looks_by_as_many_threads_as_a_trial_trains_with(tmp_path):
+    """By two the rule took another rate than `lr: auto` by one."""
+    path, before = tmp_path / "look.yaml", torch.get_num_threads()
+    path.write_text(SPEC.replace("arch: [linear, simple_cnn]", "arch: [linear]"))
+    try:
+        torch.set_num_threads(2)
+        CliRunner().invoke(app, ["lr-find", str(path), "-o", str(tmp_path / "curves.png"), "--set", "augment=none"])
+        assert torch.get_num_threads() == load_spec(path).resources.cpus_per_gpu == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_augment_draws_a_sheet_for_each_augmentation(tmp_path):
