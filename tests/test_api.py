@@ -58,6 +58,7 @@ def test_a_dict_is_a_spec_and_its_outcome_tells_of_every_trial(finished, capsys)
     sweep, _, outcome, told = finished
     assert outcome.ok and len(outcome.completed) == 2 and not outcome.failed
     assert outcome.best is not None and outcome.best.metric == "val_acc"
+    assert repr(outcome).startswith(f"SweepOutcome({outcome.plan.sweep}: 2 of 2 trials finished; best: ")
     assert told.events[0] == "begun" and told.events[-1] == "ended" and "progress" in told.events
     again = sweep.run(on="inline", listener=ch.Listener())
     assert not again.started and again.ok

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.status.progress import Best, best_point
@@ -55,7 +56,7 @@ class Silent:
     def ended(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SweepOutcome:
     """Where a sweep stands once a call has returned. states: by trial id, in the plan's order.
 
@@ -68,6 +69,11 @@ class SweepOutcome:
     started: bool = True
     interrupted: bool = False
     submitted: bool = False
+
+    def __repr__(self) -> str:
+        """A line: a notebook shows it under the cell that ran the sweep."""
+        best = f"; best: {self.best}" if self.best else ""
+        return f"SweepOutcome({self.plan.sweep}: {len(self.completed)} of {plural(len(self.states), 'trial')} finished{best})"
 
     @property
     def completed(self) -> tuple[str, ...]:
