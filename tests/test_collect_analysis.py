@@ -1,4 +1,4 @@
-"""Effects, curves, comparisons, calibration and the ledger against numbers worked out by hand."""
+"""Curves, comparisons, calibration and the ledger against numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 
 from benchmarks.pool import Images, configs, measure, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points, compare_with_best
-from cifar_hpc.collect.curves import band_of, best_over, make_curve_grid
+from cifar_hpc.collect.curves import band_of, make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
-from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps, measure_effects
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
+from cifar_hpc.collect.effects import make_freezing_curves
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
@@ -31,7 +31,6 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import covers_text
 from cifar_hpc.report.explore import explorable
-from cifar_hpc.report.figures_effects import draw_effects
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.page_tables import ledger_table
@@ -44,115 +43,6 @@ IMAGES = Images.draw(500, 100)
 @pytest.fixture
 def layout(tmp_path: Path) -> Layout:
     return Layout(tmp_path)
-
-
-def additive_board(cells: dict[tuple[str, float], float]) -> Leaderboard:
-    """A leaderboard of (arch, lr) -> score, without trials."""
-    rows = tuple(
-        Row(
-            number=None, place=None, point_id=f"{arch}{lr}", axes={"arch": arch, "lr": lr}, config={}, trials=(), failed=(),
-            lost=(), unfinished=(), contradicted=(), rounds=(),
-            score=Estimate(score, 3, 0.01), val_acc=None, test_acc=None, gap=None, best_epoch=None, epochs=None,
-            train_s=None, device_hours=0.0, pareto=False,
-        )
-        for (arch, lr), score in sorted(cells.items(), key=lambda cell: -cell[1])
-    )  # fmt: skip
-    return Leaderboard(objective="val_acc", axes=("arch", "lr"), rows=rows)
-
-
-def test_an_effect_is_over_configurations_that_differ_in_nothing_else() -> None:
-    """b was only run at lr 2, where a and c were too: lr is told by a and c alone, arch by lr 2 alone. Nothing is filled in."""
-    cells = {("a", 1.0): 0.50, ("a", 2.0): 0.52, ("b", 2.0): 0.62, ("c", 1.0): 0.50, ("c", 2.0): 0.54}
-    lr, arch = sorted(measure_effects(additive_board(cells)).matched, key=lambda effect: effect.axis, reverse=True)
-    assert (lr.values, lr.scores.tolist()) == ((1.0, 2.0), [[0.50, 0.54], [0.50, 0.52]])
-    assert lr.means.tolist() == pytest.approx([0.50, 0.53])
-    assert (arch.values, arch.scores.tolist(), arch.half) == (("a", "b", "c"), [[0.52, 0.62, 0.54]], None)
-
-
-def test_every_value_that_an_effect_shows_was_measured() -> None:
-    """The published sweep that showed `linear` at 59 %: its one point (32 %) has no match, so that it is in no panel."""
-    cells = {("linear", 0.1): 0.32, **{(arch, lr): 0.7 + lr for arch in ("r", "m") for lr in (0.01, 0.02)}}
-    found = {effect.axis: effect for effect in measure_effects(additive_board(cells)).matched}
-    assert found["arch"].values == ("m", "r")
-    assert found["arch"].unmatched == ("linear",)
-    measured = set(cells.values())
-    assert all(score in measured for effect in found.values() for score in effect.scores.flat)
-
-
-def test_an_axis_without_a_match_has_no_effect_to_show() -> None:
-    """lr follows arch: no two configurations differ in one of them alone."""
-    assert measure_effects(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6, ("c", 3.0): 0.7})).matched == ()
-
-
-def test_of_axes_that_determine_each_other_the_one_of_numbers_leaves() -> None:
-    board = additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6})
-    assert measure_effects(dataclasses.replace(board, rows=board.rows * 2)).axes == ("arch",)
-    assert measure_effects(additive_board({("a", 1.0): 0.5, ("a", 2.0): 0.6})).axes == ("lr",)
-
-
-def test_a_rate_that_each_point_has_for_itself_takes_no_credit_and_hides_no_other_axis() -> None:
-    found = measure_effects(additive_board({(arch, lr): 0.5 + lr for arch, lr in zip("ababa", (1.0, 2, 3, 4, 5), strict=True)}))
-    assert found.axes == ("arch", "lr") and found.importance == {}
-
-
-def test_shares_of_variance_are_of_balanced_designs_alone_and_none_of_chance() -> None:
-    """Of sweeps of pure noise omega squared averages next to nothing, where raw shares average two of eleven degrees."""
-    rng = np.random.default_rng(0)
-    grid = [(arch, lr) for arch in "abc" for lr in (1.0, 2.0, 3.0, 4.0)]
-    shares = [measure_effects(additive_board(dict(zip(grid, rng.random(12), strict=True)))).importance for _ in range(200)]
-    assert np.mean([share["arch"] for share in shares]) < 0.09
-    assert np.mean([share["arch"] + share["lr"] for share in shares]) < 0.17  # cut at 0, so a little above it
-    exact = {(arch, lr): "abc".index(arch) * 0.1 + lr * 0.01 for arch, lr in grid}
-    nearly = {cell: value + 1e-4 * rng.random() for cell, value in exact.items()}
-    assert 0.99 < sum(measure_effects(additive_board(nearly)).importance.values()) < 1
-    assert measure_effects(additive_board({cell: nearly[cell] for cell in grid[1:]})).importance == {}
-
-
-def test_what_fits_the_axes_to_the_digit_tells_no_shares_of_variance() -> None:
-    """Four numbers of few images that happen to be sums of two: nothing tells what chance gave, nor that it gave nothing."""
-    exact = {(arch, lr): "ab".index(arch) * 0.1 + lr * 0.2 for arch in "ab" for lr in (1.0, 2.0)}
-    for numbers in (exact, dict.fromkeys(exact, 0.7)):
-        found = measure_effects(additive_board(numbers))
-        assert found.importance == {} and len(found.matched) == 2
-
-
-def test_the_caption_of_effects_says_why_no_share_of_the_variance_is_told() -> None:
-    def caption(cells: dict[tuple[str, float], float]) -> str:
-        board = additive_board(cells)
-        return draw_effects(measure_effects(board), board).caption
-
-    exact = {(arch, lr): "abc".index(arch) * 0.1 + lr * 0.2 for arch in "abc" for lr in (1.0, 2.0)}
-    assert caption(exact).endswith(
-        "No share of the variance is told: the axes add up to the numbers to the digit, so that nothing tells what chance gave."
-    )
-    holed = {cell: value for cell, value in exact.items() if cell != ("a", 1.0)}
-    assert "No share of the variance is told: not every combination of the axes' values was measured" in caption(holed)
-    uneven = {**exact, ("a", 1.0): 0.9}
-    assert "(omega squared)" in caption(uneven) and "No share" not in caption(uneven)
-    assert "No share" not in caption({cell: value for cell, value in exact.items() if cell[0] == "a"})  # one axis
-
-
-def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
-    (found,) = make_heat_maps(additive_board({("a", 1.0): 0.5, ("b", 2.0): 0.6}), "arch", "lr")
-    assert set(found.cells) == {("a", 1.0), ("b", 2.0)}
-
-
-def test_what_is_the_best_of_unlike_values_says_so() -> None:
-    """arch b was tried at one lr alone: the best of each arch is not the best over the same lr."""
-    whole = {(arch, lr): 0.5 for arch in "ab" for lr in (1.0, 2.0)}
-    assert best_over(additive_board(whole), "arch") == " Of those that differ only in lr, the best on validation."
-    assert "Not the same values were tried" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
-    assert best_over(additive_board(whole), "arch", "lr") == ""
-
-
-def test_bars_of_a_loss_end_at_nothing() -> None:
-    """Two lines far apart leave a wide interval, which is no reason to draw a loss below 0."""
-    losses = {("a", 1.0): 0.1, ("a", 2.0): 0.2, ("b", 1.0): 3.0, ("b", 2.0): 0.1}
-    board = dataclasses.replace(additive_board(losses), objective="val_loss")
-    figure = draw_effects(measure_effects(board), board).figure
-    lines = [segment for axes in figure.axes for held in axes.collections for segment in held.get_segments()]
-    assert lines
-    assert min(float(point[1]) for line in lines for point in line) >= 0
 
 
 def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
