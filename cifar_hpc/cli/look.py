@@ -36,8 +36,6 @@ def lr_find(
 ) -> None:
     """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
     lr, length and seed. `lr: auto` does the same for each trial by itself."""
-    import torch
-
     from cifar_hpc.data.files import data_root
     from cifar_hpc.report.figures_look import draw_lr_curves
     from cifar_hpc.sweep.preflight import check_there
@@ -52,10 +50,9 @@ def lr_find(
     if len(tested) > MOST_CURVES:
         raise CifarHpcError(f"{spec}: {len(tested)} curves; choose at most {MOST_CURVES}, as by --set arch=resnet18")
     check_there(layout, list(tested.values()))
-    torch.set_num_threads(loaded.resources.cpus_per_gpu)  # a trial's: of more the last bits differ, and so may the rule's rate
     curves = {}
     for name, config in tested.items():
-        found = range_test_of(with_parents_file(config, layout), data_root())
+        found = range_test_of(with_parents_file(config, layout), data_root(), loaded.resources.cpus_per_gpu)
         curves[name] = (found.rates, found.losses, found.valley, found.steep)
         typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
     say(WHICH)

@@ -101,8 +101,10 @@ def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
     return rates[slopes.index(min(slopes))]
 
 
-def range_test_of(config: TrialConfig, root: Path) -> RangeTest:
-    """The range test of a trial by itself, with the data under root. Raises CifarHpcError."""
+def range_test_of(config: TrialConfig, root: Path, threads: int = 1) -> RangeTest:
+    """The range test of a trial by itself, with the data under root, by as many threads as the trial trains with: of others the
+    last bits differ, and so may the rate. Raises CifarHpcError."""
+    torch.set_num_threads(threads)
     device = choose_device(None)
     data = load_dataset_of(config, root)
     channels, precision = in_channels(config, data.channels), choose_precision(config.precision, device)
