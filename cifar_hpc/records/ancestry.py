@@ -57,4 +57,6 @@ class Ancestry:
     def _dataset(self, data: Mapping[str, Any]) -> DatasetConfig:
         """One object for equal ones, which knows its digest."""
         text = json.dumps(data)
-        return self._datasets.setdefault(text, DatasetConfig.from_json(data))
+        if text not in self._datasets:
+            self._datasets[text] = DatasetConfig.from_json(data)
+        return self._datasets[text]
