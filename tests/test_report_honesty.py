@@ -115,6 +115,29 @@ def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: La
     assert "which counts the luck of the seeds and not that of the images" in drawing.caption
 
 
+def test_a_curve_says_where_it_goes_on_as_the_mean_of_fewer_seeds(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    for number, trial in enumerate(configs(3, seeds=3, epochs=4)):
+        ended = write_trial(layout, trial, Images.draw(60, 20))
+        if number == 0:  # two epochs more, which bring nothing
+            longer = [dataclasses.replace(ended.curves[-1], epoch=epoch) for epoch in (5, 6)]
+            write_record(layout.trial(ended.trial_id).result, dataclasses.replace(ended, curves=(*ended.curves, *longer)))
+    pool = scan(layout)
+    board = make_leaderboard(pool)
+    drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "acc"))
+    assert "Where seeds end at different epochs, a curve goes on as the mean of the others" in drawing.caption
+
+
+def test_compare_says_of_a_refit_that_it_trained_on_the_validation_images(tmp_path) -> None:
+    one, other = configs(2, seeds=1, epochs=2)
+    refit = dataclasses.replace(other, dataset=dataclasses.replace(other.dataset, val_frac=0.0))
+    write_trial(Layout(tmp_path), one, Images.draw(60, 20))
+    result = write_trial(Layout(tmp_path), refit, Images.draw(60, 20))
+    write_record(Layout(tmp_path).trial(result.trial_id).result, dataclasses.replace(result, val=None))
+    found = CliRunner().invoke(app, ["compare", one.point_id, refit.point_id], env={RESULTS_VARIABLE: str(tmp_path)})
+    assert found.exit_code == 2 and "trained on the validation images too" in " ".join(found.stderr.split())
+
+
 def test_what_still_runs_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", UNFINISHED): Entry(1, 0.5)}
     assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."

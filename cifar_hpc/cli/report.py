@@ -95,9 +95,15 @@ def compare(
     pool = scan(layout, [sweep for sweep in sweeps if sweep] if len(sweeps) == 1 else [])
     both = make_leaderboard(pool.where(lambda trial: trial.point_id in ids))  # named by what tells these two apart
     by_id = {row.point_id: row for row in both.measured}
-    for name, point_id in zip((one, other), ids, strict=True):
-        if point_id not in by_id:
-            raise CifarHpcError(f"compare: {name} has no figure on validation yet")
+    for name, named in zip((one, other), found, strict=True):
+        if named.row.point_id not in by_id:
+            trained_on_all = named.row.config.get("dataset.val_frac") == 0
+            why = (
+                "trained on the validation images too: no image tells how it compares"
+                if trained_on_all
+                else "has no figure on validation yet"
+            )
+            raise CifarHpcError(f"compare: {name} {why}")
     rows = (by_id[ids[0]], by_id[ids[1]])
     if len({row.config.get("classifier", "linear") == "linear" for row in rows}) > 1:
         # What steers training tells the one that trains from others of its sweep, and not from one that does not.

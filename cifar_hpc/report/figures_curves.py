@@ -145,6 +145,12 @@ def _caption(grid: CurveGrid) -> str:
         if seeds >= MIN_SEEDS
         else ""
     )
+    lengths = [{trial.epochs for trial in series.row.trials} for panel in grid.panels.values() for series in panel.values()]
+    text += (
+        f" Where {over} end at different epochs, a curve goes on as the mean of the others: it may bend there."
+        if any(len(epochs) > 1 for epochs in lengths)
+        else ""
+    )
     augmented = [
         s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
     ]
