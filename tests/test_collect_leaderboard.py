@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.pool import Images, write_plan, write_trial
@@ -20,6 +21,7 @@ from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.caveats import caveats
+from cifar_hpc.report.figures_effects import draw_parallel
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, certainty_text, in_short
 from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
@@ -314,3 +316,10 @@ def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart
         write_trial(layout, config, Images.draw(50, 20))
     board = make_leaderboard(scan(layout))
     assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}
+
+
+def test_the_thick_line_of_all_configurations_ends_at_the_first_rows_own_number(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.6, 0.6, 0.6], 0.3: [1.0]}, planned_seeds=3)
+    assert board.rows[0].axes["lr"] == 0.1 and board.rows[2].partial
+    thick = max(draw_parallel(board).figure.axes[0].lines, key=lambda line: (line.get_linewidth(), len(line.get_xdata())))
+    assert np.asarray(thick.get_ydata())[-1] == pytest.approx(0.5)  # of 0.6 to 1.0

@@ -80,7 +80,8 @@ def hours_table(found: Findings) -> list[PageTable]:
         if 1 < len(values) <= 20
         for value, entry in values.items()
     ]
-    return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows)] if rows else []
+    note = "Of the trials that finished."
+    return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows, note)] if rows else []
 
 
 def _best_of_each(pivot: Pivot) -> dict[Key, Row]:

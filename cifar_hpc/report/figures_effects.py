@@ -233,15 +233,10 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
         axes = figure.subplots()
         for row in reversed(rows):
-            heights = [_height(board, axis, row.axes[axis]) for axis in axes_shown]
-            heights.append(1 - float(norm(_score(row))) if flip else float(norm(_score(row))))
-            axes.plot(range(len(heights)), heights, color=ramp_color(heights[-1]), alpha=0.65, linewidth=1.1)
-        axes.plot(
-            range(len(axes_shown) + 1),
-            [*(_height(board, a, rows[0].axes[a]) for a in axes_shown), 1.0],
-            color=INK,
-            linewidth=1.8,
-        )
+            share = 1 - float(norm(_score(row))) if flip else float(norm(_score(row)))
+            heights = [*(_height(board, axis, row.axes[axis]) for axis in axes_shown), share]
+            axes.plot(range(len(heights)), heights, color=ramp_color(share), alpha=0.65, linewidth=1.1)
+        axes.plot(range(len(heights)), heights, color=INK, linewidth=1.8)  # of the first row, which may not measure the most
         for x, axis in enumerate(axes_shown):
             axes.axvline(x, color=MUTED, linewidth=0.8)
             for value in _some(shown_values(board, axis)):
@@ -263,11 +258,11 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         axes.set_xticks(range(len(axes_shown) + 1), [*axes_shown, f"val {_metric_words(board)}"])
         axes.set_yticks([])
         frame_bare(axes)
-        most = f" The best {_MOST_LINES} of {len(board.measured)}." if len(board.measured) > _MOST_LINES else ""
+        most = f" The first {_MOST_LINES} of {len(board.measured)}." if len(board.measured) > _MOST_LINES else ""
         return Drawing(
             "parallel",
             "All configurations",
-            f"A line is a configuration; lighter is better, and the thick one is the best.{most}",
+            f"A line is a configuration; lighter is better, and the thick one is the first of the leaderboard.{most}",
             figure,
         )
 
