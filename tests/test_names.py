@@ -19,9 +19,10 @@ from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record, write_record
+from cifar_hpc.report.words import words_of
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.status.names import parse_words
-from cifar_hpc.status.query import spell
+from cifar_hpc.status.names import names_of, parse_words
+from cifar_hpc.status.query import config_text, flat_config, spell
 from cifar_hpc.sweep.specs import find_spec, load_named
 
 SPEC = """\
@@ -281,3 +282,30 @@ def test_the_spec_of_a_planned_name_that_is_gone_is_told_with_its_copy(layout, t
 def test_commands_that_take_a_spec_take_a_sweeps_name(layout, words):
     done = call(*words)
     assert done.exit_code == 0, done.stderr
+
+
+def test_two_numbers_that_six_digits_do_not_tell_apart_have_two_names_that_every_command_takes(tmp_path):
+    spec = tmp_path / "close.yaml"
+    rates = "[0.1, 0.10000000149011612, 0.05]"  # the second is the float32 nearest to the first
+    spec.write_text(f"name: close\ndataset: digits\nbase: {{arch: linear, epochs: 2}}\ngrid: {{lr: {rates}}}\nseeds: 3\n")
+    plan = make_plan(load_spec(spec))
+    layout = Layout(results_root())
+    write_record(layout.sweep("close").plan, plan_record(plan))
+    for config in plan.trials:
+        write_trial(layout, config, Images.draw(60, 30))
+    board = {row.label: row.point_id for row in _rows(layout, "close")}
+    assert sorted(board) == ["lr=0.05", "lr=0.1", "lr=0.100000001"]
+    assert {words_of(row) for row in _rows(layout, "close")} == {"lr 0.05", "lr 0.1", "lr 0.100000001"}
+    for label, point in board.items():
+        assert find_named(layout, f"close {label}").row.point_id == point and len(_rows(layout, "close", label)) == 1
+        told = call("status", "close", label).stdout
+        assert "3 completed" in told
+    listed = call("sweep", str(spec), "--dry-run", "--list").stdout
+    assert all(f"{label[3:]} " in listed for label in board)
+    assert "lr=0.1 " in call("compare", "close lr=0.1", "close lr=0.100000001").output
+    assert len(set(names_of(plan_record(plan).trials, seed=False).values())) == 3
+
+
+def test_augmentations_whose_arguments_differ_in_the_eighth_digit_are_two_values():
+    told = [flat_config(config_text({"augment": [{"name": "crop", "args": [["scale", at]]}]})) for at in (0.1, 0.10000001)]
+    assert [config["augment"] for config in told] == ["crop(scale=0.1)", "crop(scale=0.10000001)"]

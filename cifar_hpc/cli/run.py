@@ -14,7 +14,7 @@ from cifar_hpc.executors.slurm.usage import parse_budget
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import PlannedTrial
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.names import short_ids
+from cifar_hpc.status.names import axes_of, short_ids
 from cifar_hpc.status.query import spell
 from cifar_hpc.sweep.where import On, Where, reader_of
 from cifar_hpc.terminal.listener import Shown
@@ -115,8 +115,9 @@ def _print_configurations(layout: Layout, spec: SweepSpec, *, share: bool) -> No
     ids = short_ids(points)
     first = [trials[0] for trials in points.values()]
     columns = []
-    for key in dict.fromkeys(key for trial in first for key in trial.axes if key != "seed"):
-        cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in first)
+    axes = axes_of(first).values()
+    for key in dict.fromkeys(key for own in axes for key in own if key != "seed"):
+        cells = tuple(spell(own[key], key) if key in own else "" for own in axes)
         columns += [TextColumn(key, cells)] if len(set(cells)) > 1 else []
     stand = [counts_text(Counter(states[trial.trial_id].status for trial in trials)) for trials in points.values()]
     seeds = [{trial.config["seed"] for trial in trials} for trials in points.values()]

@@ -16,7 +16,7 @@ from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
 from cifar_hpc.status.advice import counts_text, left_out_line, next_lines, reasons_of, stage_lines
-from cifar_hpc.status.names import names_of, select_trials, short_ids
+from cifar_hpc.status.names import axes_of, names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import allocated_text, score_text
@@ -129,11 +129,12 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
 def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequence[PlannedTrial]) -> list[TextColumn]:
     """What tells the trials apart and where they stand; a column that is empty, or the same in all of several, leaves."""
     ids = short_ids([trial.trial_id for trial in plan.trials])
-    axes = dict.fromkeys(key for trial in rows for key in trial.axes)
+    told = axes_of(plan.trials)
+    axes = [told[trial.trial_id] for trial in rows]
     shown = [states[trial.trial_id] for trial in rows]
     columns = [TextColumn("trial", tuple(ids[trial.trial_id] for trial in rows), keep=5)]
-    for key in axes:
-        cells = tuple(spell(trial.axes[key], key) if key in trial.axes else "" for trial in rows)
+    for key in dict.fromkeys(key for own in axes for key in own):
+        cells = tuple(spell(own[key], key) if key in own else "" for own in axes)
         if len(set(cells)) > 1 or (len(rows) == 1 and cells[0]):
             columns.append(TextColumn(key, cells))
     epochs = tuple(f"{state.epochs_done}/{trial.config['epochs']}" for state, trial in zip(shown, rows, strict=True))

@@ -30,7 +30,7 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key
+from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key, told_apart
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
@@ -141,6 +141,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
     else:
         said = _depths_said(plans or _readable_plans(layout))
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
+    trials, unfinished = _told_apart(trials, unfinished)
     chosen = objectives_of(layout, plans, trials)
     ancestry = Ancestry(layout, {trial_id: trial.config for trial_id, trial in planned.items()})
     return Pool(
@@ -333,6 +334,17 @@ def _as_said(trials: Sequence[T], said: Mapping[str, Mapping[Axis, Any]]) -> lis
         if trial.point_id not in configs and any(trial.config.get(key) != value for key, value in own.items()):
             configs[trial.point_id] = {**trial.config, **own}
     return [replace(trial, config=configs[trial.point_id]) if trial.point_id in configs else trial for trial in trials]
+
+
+def _told_apart(trials: Sequence[Trial], unfinished: Sequence[Unfinished]) -> tuple[list[Trial], list[Unfinished]]:
+    """With numbers that are spelled differently where they are different; one config for each point."""
+    everyone: tuple[Trial | Unfinished, ...] = (*trials, *unfinished)
+    configs = {id(trial.config): trial.config for trial in everyone}
+    told = dict(zip(configs, told_apart(list(configs.values())), strict=True))
+    return (
+        [t if told[id(t.config)] is t.config else replace(t, config=told[id(t.config)]) for t in trials],
+        [t if told[id(t.config)] is t.config else replace(t, config=told[id(t.config)]) for t in unfinished],
+    )
 
 
 def _earlier_stages(plan: PlanRecord) -> tuple[str, ...]:

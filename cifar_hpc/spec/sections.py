@@ -132,7 +132,8 @@ def spell(value: Any) -> Any:
 
 
 def _spell_operation(op: AugmentOp) -> str:
-    return op.name + (f"({','.join(f'{name}={number:g}' for name, number in op.args)})" if op.args else "")
+    told = ",".join(f"{name}={str(number).removesuffix('.0')}" for name, number in op.args)
+    return f"{op.name}({told})" if op.args else op.name
 
 
 def _setter(values: dict[str, Any]) -> Point:

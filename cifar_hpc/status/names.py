@@ -9,11 +9,12 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
-from cifar_hpc.status.query import parse_filter, spell, split_terms, trial_facts, values_there
+from cifar_hpc.status.query import parse_filter, spell, split_terms, told_apart, trial_facts, values_there
 
 SHORTEST_ID = 8
 FEWEST_LETTERS = 4  # that name an id, as git has it: fewer are a misspelt sweep sooner than a trial
@@ -70,7 +71,8 @@ def select_trials(
     prefixes, terms = split_terms(words or ())
     known = {id_ for trial in plan.trials for id_ in (trial.trial_id, trial.point_id)}
     ids = {resolve_id(prefix, known) for prefix in prefixes}
-    rows = {trial.trial_id: trial_facts(trial, states[trial.trial_id]) for trial in plan.trials}
+    axes = axes_of(plan.trials)
+    rows = {t.trial_id: trial_facts(t, axes[t.trial_id], states[t.trial_id]) for t in plan.trials}
     wanted = parse_filter(terms, {key for row in rows.values() for key in row})
     chosen = [
         t for t in plan.trials if (not ids or t.trial_id in ids or t.point_id in ids) and wanted.matches(rows[t.trial_id])
@@ -88,20 +90,27 @@ def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
     return {trial_id: trial_id[:length] for trial_id in trial_ids}
 
 
+def axes_of(trials: Collection[PlannedTrial]) -> dict[str, Mapping[str, Any]]:
+    """The swept keys of each trial, with values that are spelled differently where they are different."""
+    return dict(zip((t.trial_id for t in trials), told_apart([t.axes for t in trials]), strict=True))
+
+
 def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str, str]:
     """Each trial by the swept keys that differ among them: 'arch=linear lr=0.1'; its architecture where none does. Of weights
     files the names are told, where these differ."""
+    axes = axes_of(trials)
     spelled: dict[str, set[str]] = defaultdict(set)
-    for trial in trials:
-        for key, value in trial.axes.items():
+    for own in axes.values():
+        for key, value in own.items():
             spelled[key].add(str(value))
     telling = [key for key, values in spelled.items() if len(values) > 1 and (seed or key not in ("seed", "fold"))]
-    files = {value for trial in trials if (value := str(trial.axes.get("weights"))).startswith("/")}
+    files = {value for own in axes.values() if (value := str(own.get("weights"))).startswith("/")}
     ends = {path: PurePath(path).name for path in files}
     if len(set(ends.values())) < len(files):
         ends = {}
     return {
-        t.trial_id: " ".join(f"{key}={ends.get(str(t.axes[key]), spell(t.axes[key], key))}" for key in telling if key in t.axes)
+        t.trial_id: " ".join(f"{key}={ends.get(str(own[key]), spell(own[key], key))}" for key in telling if key in own)
         or str(t.config["arch"])
         for t in trials
+        for own in [axes[t.trial_id]]
     }

@@ -29,6 +29,7 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial
 
 MOST_VALUES = 8
+DIGITS, MOST_DIGITS = 6, 17  # significant ones of a number: for a reader, and those that tell any two apart
 _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
 OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
@@ -89,11 +90,11 @@ def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
     return Filter(tuple(_parse_term(word, keys) for word in (*names, *terms)))
 
 
-def trial_facts(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
-    """What a filter may ask of a trial: its config, its swept keys, where it stands, what it measured."""
+def trial_facts(trial: PlannedTrial, axes: Mapping[str, Any], state: TrialState) -> dict[str, Any]:
+    """What a filter may ask of a trial: its config, its swept keys (axes), where it stands, what it measured."""
     fold = fold_of(trial.config)
     own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), **fold_facts(fold)}
-    return {**flat_config(config_text(trial.config)), **trial.axes, **measured(state), **own}
+    return {**flat_config(config_text(trial.config)), **axes, **measured(state), **own}
 
 
 def fold_facts(fold: int | None) -> dict[str, int | None]:
@@ -130,12 +131,41 @@ def values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
     return "; ".join(f"{key} is {_some(sorted(known))}" for key, known in values.items())
 
 
+class Precise(float):
+    """A number with as many significant digits as tell it from the others of its key; `told_apart` makes it."""
+
+    digits = DIGITS
+
+
+def told_apart(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows; where numbers of one key would be spelled alike, with Precise ones in their place."""
+    numbers: dict[str, set[float]] = {}
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float):
+                numbers.setdefault(key, set()).add(value)
+    precise = {key: told for key, values in numbers.items() if (told := _precise(values))}
+    own = [{key: told[row[key]] for key, told in precise.items() if row.get(key) in told} for row in rows]
+    return [{**row, **changed} if changed else row for row, changed in zip(rows, own, strict=True)]
+
+
+def _precise(values: Collection[float]) -> dict[float, Precise]:
+    """Empty where the usual digits tell them apart."""
+    apart = (n for n in range(DIGITS, MOST_DIGITS) if len({f"{value:.{n}g}" for value in values}) == len(values))
+    digits = next(apart, MOST_DIGITS)
+    found = {value: Precise(value) for value in values if digits > DIGITS}
+    for number in found.values():
+        number.digits = digits
+    return found
+
+
 def spell(value: Any, key: str = "") -> str:
     """A value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
     if value is None:
         return "from scratch" if key == "weights" else "-"
     if isinstance(value, float):
-        return f"{value:g}".replace("e-0", "e-").replace("e+0", "e+")
+        digits = value.digits if isinstance(value, Precise) else DIGITS
+        return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
     if isinstance(value, list):
         value = _hashable(value)
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -197,7 +227,8 @@ def _hashable(value: Any) -> Any:
 
 
 def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
-    return name + (f"({', '.join(f'{key}={number:g}' for key, number in args)})" if args else "")
+    told = ", ".join(f"{key}={str(number).removesuffix('.0')}" for key, number in args)
+    return f"{name}({told})" if args else name
 
 
 def _some(words: Sequence[str]) -> str:
