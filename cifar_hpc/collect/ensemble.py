@@ -125,10 +125,11 @@ def calibrate(logits: NDArray[np.floating], temperature: float) -> Floats:
 
 
 def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Chosen]:
-    """Chooses members and weights by each of the rules' methods."""
+    """Chooses members and weights by each of the rules' methods, on two images or more: one cannot choose and measure."""
     right, truth = library.right(), library.of_truth()
-    fold = np.random.default_rng(0).permutation(len(library.labels)) % FOLDS
-    folds = [np.flatnonzero(fold == number) for number in range(FOLDS)]
+    folds_n = min(FOLDS, len(library.labels))
+    fold = np.random.default_rng(0).permutation(len(library.labels)) % folds_n
+    folds = [np.flatnonzero(fold == number) for number in range(folds_n)]
     chosen = []
 
     def choose(method: str, images: NDArray[np.intp]) -> Combination:
@@ -136,7 +137,7 @@ def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Cho
 
     for method in rules.methods:
         held = np.zeros(len(library.labels), bool)
-        for images in folds if len(library.labels) >= FOLDS else ():
+        for images in folds:
             found = choose(method, np.flatnonzero(fold != fold[images[0]]))
             p = found.apply({member: library.probabilities[member, images] for member in found.weights})
             held[images] = right_of(p, library.labels[images])
@@ -244,13 +245,17 @@ def _stacking(seen: _Seen, rules: EnsembleRules) -> Combination:
     library, members = seen.library, list(_greedy(seen, rules).weights)[:_STACKED]
     images = seen.images[:: -(-len(seen.images) // _STACKING_IMAGES)]
     features = _stacking_features([library.probabilities[member, images] for member in members])
-    with warnings.catch_warnings():  # that it stopped at its limit, or has few images of each class: what it says is measured
-        warnings.simplefilter("ignore", UserWarning)
-        fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
     classes = library.probabilities.shape[2]
     coefficients = np.zeros((classes, features.shape[1]))
     intercept = np.full(classes, -1e9)  # a class that was never seen is never said
-    met, fitted_coefficients, fitted_intercept = fitted.classes_, fitted.coef_, fitted.intercept_
+    met = np.unique(library.labels[images])
+    if len(met) == 1:  # nothing to fit
+        intercept[met] = 0.0
+        return Combination("stacking", dict.fromkeys(members, 1 / len(members)), coefficients, intercept)
+    with warnings.catch_warnings():  # that it stopped at its limit, or has few images of each class: what it says is measured
+        warnings.simplefilter("ignore", UserWarning)
+        fitted = LogisticRegression(C=0.01, max_iter=100, tol=1e-3).fit(features, library.labels[images])
+    fitted_coefficients, fitted_intercept = fitted.coef_, fitted.intercept_
     if len(met) == 2:  # scikit-learn keeps one row for two classes
         fitted_coefficients = np.vstack([-fitted_coefficients, fitted_coefficients]) / 2
         fitted_intercept = np.concatenate([-fitted_intercept, fitted_intercept]) / 2

@@ -88,13 +88,13 @@ class Candidate:
 def make_ensembles(
     board: Leaderboard, layout: Layout, rules: EnsembleRules = USUAL, soups: Path | None = None
 ) -> Ensembles | None:
-    """None where fewer than two trials classified the same validation images as the best one.
+    """None where fewer than two trials classified the same validation images as the best one, two images at least.
 
     soups: the folder of those that `cifar-hpc soup` made.
     """
     left_out: list[str] = []
     candidates, predictions = _read_members(board, layout, left_out)
-    if len(candidates) < 2:
+    if len(candidates) < 2 or len(predictions[0].labels) < 2:
         return None
     trials = [candidate.trial for candidate in candidates]
     labels = predictions[0].labels

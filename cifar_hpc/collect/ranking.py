@@ -30,6 +30,7 @@ from cifar_hpc.collect.statistics import (
     NONE_OF_IMAGE,
     Difference,
     Floats,
+    image_freedom,
     image_variance,
     joint_freedom,
     known_error,
@@ -117,7 +118,7 @@ def compare_means(
 ) -> Difference:
     """The same of the difference of their means and what the images add to its variance. least: its error where both add to
     none."""
-    error, freedom = math.sqrt(spread[0] + of_images), joint_freedom(spread, (of_images, images - 1.0))
+    error, freedom = math.sqrt(spread[0] + of_images), joint_freedom(spread, (of_images, image_freedom(images)))
     error = error if error > max(NO_ERROR, NONE_OF_IMAGE * least) else max(error, least)
     of_images = max(of_images, error**2 - spread[0])
     p_value = _tail_of(mean, error, k, freedom)

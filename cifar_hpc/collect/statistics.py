@@ -166,8 +166,13 @@ def within(found: WithInterval, bounds: tuple[float, float]) -> WithInterval:
 
 def half_interval(of_seeds: float, seeds_freedom: float, of_images: float, images: int | None) -> float:
     """Half a 95 % interval around a mean whose variance has these two parts."""
-    freedom = joint_freedom((of_seeds, seeds_freedom), (of_images, (images or 2) - 1))
+    freedom = joint_freedom((of_seeds, seeds_freedom), (of_images, image_freedom(images or 2)))
     return float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(of_seeds + of_images)
+
+
+def image_freedom(images: int) -> float:
+    """Degrees of freedom of a variance between so many images. Of a single one nothing is left over: see image_variance."""
+    return max(images - 1.0, 1.0)
 
 
 def joint_freedom(*parts: tuple[float, float]) -> float:
@@ -270,7 +275,7 @@ def compare_chosen(one_SN: Floats, other_SN: Floats, share: float = 0.0) -> Diff
     by_seed_S = one_SN.mean(1, dtype=np.float64) - other_SN.mean(1, dtype=np.float64)
     mean, of_seeds = float(by_seed_S.mean()), float(by_seed_S.var(ddof=1)) * (1 / seeds + share)
     of_images = image_variance(one_SN, other_SN)
-    error, freedom = math.sqrt(of_seeds + of_images), joint_freedom((of_seeds, seeds - 1), (of_images, images - 1))
+    error, freedom = math.sqrt(of_seeds + of_images), joint_freedom((of_seeds, seeds - 1), (of_images, image_freedom(images)))
     error = known_error(error, one_SN, other_SN)
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * error
     p_value = _t_tail(mean, error, freedom, 2)
@@ -298,10 +303,11 @@ def known_error(error: float, one: Floats | NDArray[np.bool_], other: Floats | N
 
 def image_variance(one_SN: Floats, other_SN: Floats) -> float:
     """The variance of the mean difference that no number of seeds takes away: what other images, of the same kind and as many,
-    would change in every seed. From the covariances between different seeds, so at least two each; not below 0."""
+    would change in every seed. From the covariances between different seeds, so at least two each; not below 0. Of a single
+    image, which tells nothing of others, the most that it can count."""
     images: int = one_SN.shape[1]
     if images < 2:
-        return 0.0
+        return known_error(0.0, one_SN, other_SN) ** 2
     mean_one_N, mean_other_N = (values.mean(0, dtype=np.float64) for values in (one_SN, other_SN))
     shared = float(np.cov(mean_one_N, mean_other_N)[0, 1])
     lasting = lasting_variance(one_SN) + lasting_variance(other_SN) - 2 * shared

@@ -1,0 +1,79 @@
+"""A report of very few images, or of one class: nothing breaks, and nothing is claimed that they cannot tell."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.comparison import compare_points
+from cifar_hpc.collect.doubts import find_doubts
+from cifar_hpc.collect.ensemble import choose_ensembles, make_library
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.collect.statistics import compare_chosen, estimate
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.report.bundle import write_report
+from cifar_hpc.report.findings import Findings, find
+from cifar_hpc.report.summary import headline
+from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables
+
+
+def found_of(root: Path, images: Images, seeds: int, objective: str) -> tuple[Layout, Findings]:
+    layout = Layout(root)
+    trials = [dataclasses.replace(trial, objective=objective) for trial in configs(3 * seeds, seeds=seeds, epochs=2)]
+    for number, trial in enumerate(trials):
+        write_trial(layout, trial, images, accuracy=0.4 + 0.1 * (number % 5), sweep="few")
+    write_plan(layout, trials, "few")
+    return layout, find(make_sections(scan(layout, ["few"]), layout)[0], layout)
+
+
+@pytest.mark.parametrize("one_class", [False, True])
+@pytest.mark.parametrize(("val_n", "test_n"), [(1, 0), (1, 1), (2, 1), (4, 2), (6, 0)])
+def test_a_report_of_few_images_breaks_nowhere(val_n: int, test_n: int, one_class: bool, tmp_path: Path) -> None:
+    drawn = Images.draw(val_n, test_n)
+    labels = np.zeros_like(drawn.labels) if one_class else drawn.labels
+    for seeds, objective in ((1, "val_loss"), (2, "macro_auroc"), (3, "val_acc")):
+        images = Images(labels, drawn.hardness, val_n)
+        layout, found = found_of(tmp_path / f"{seeds}{objective}", images, seeds, objective)
+        assert headline(found)
+        rows = found.board.measured
+        if len(rows) > 1:
+            try:
+                compare_points(rows[0], rows[1], layout)
+            except CifarHpcError as refused:
+                assert "test" in str(refused)
+        find_doubts(found.board, layout)
+        for one in found.ensembles.measured if found.ensembles else ():
+            assert one.record.val_n == val_n > 1
+        trial, what, split = diagnose_trial(found.pool, found.pool.trials[0].trial_id, layout)
+        assert trial_summary(trial, what, split) and trial_tables(trial, what, split)
+    assert write_report([found], layout).exists()
+
+
+def test_an_ensemble_on_four_images_is_measured_by_members_chosen_on_the_others() -> None:
+    labels = np.array([0, 1, 0, 1])
+    logits = np.where(np.eye(2)[labels] > 0, 3.0, 0.0)
+    library = make_library([logits, 2 * logits], labels, ["a", "b"])
+    for one in choose_ensembles(library):
+        if one.combination.method != "stacking":
+            assert one.right.all(), one.combination.method
+
+
+def test_stacking_of_images_of_one_class_says_that_class() -> None:
+    labels = np.array([0] * 9 + [1])
+    rng = np.random.default_rng(0)
+    library = make_library([rng.normal(size=(10, 2)) for _ in range(3)], labels, ["a", "b", "c"])
+    (stacking,) = [one for one in choose_ensembles(library) if one.combination.method == "stacking"]
+    assert stacking.right.sum() <= 9
+
+
+def test_of_one_image_no_number_of_seeds_tells_that_a_configuration_is_better() -> None:
+    one_SN, other_SN = np.ones((8, 1)), np.array([[0.0], [0.0], [1.0], [0.0], [0.0], [0.0], [0.0], [0.0]])
+    assert not compare_chosen(one_SN, other_SN).better
+    found = estimate([1.0, 0.0, 1.0], 1)
+    assert found and (found.low is None or found.high is None or found.high - found.low > 0.7)
