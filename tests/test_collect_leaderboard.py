@@ -21,7 +21,7 @@ from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.caveats import caveats
-from cifar_hpc.report.figures_effects import draw_parallel
+from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, certainty_text, in_short
 from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
@@ -323,3 +323,9 @@ def test_the_thick_line_of_all_configurations_ends_at_the_first_rows_own_number(
     assert board.rows[0].axes["lr"] == 0.1 and board.rows[2].partial
     thick = max(draw_parallel(board).figure.axes[0].lines, key=lambda line: (line.get_linewidth(), len(line.get_xdata())))
     assert np.asarray(thick.get_ydata())[-1] == pytest.approx(0.5)  # of 0.6 to 1.0
+
+
+def test_figures_say_which_configurations_a_part_of_their_seeds_has_measured(layout: Layout) -> None:
+    board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.6, 0.6, 0.6], 0.3: [1.0]}, planned_seeds=3)
+    for drawing in (draw_parallel(board), draw_along("lr", None, board)):
+        assert "By a part of its seeds only: lr 0.3 (1 of 3)." in drawing.caption

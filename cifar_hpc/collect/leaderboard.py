@@ -118,6 +118,12 @@ class Row:
         return len(self.trial_ids) + len(self.contradicted)
 
     @property
+    def asked_n(self) -> int | None:
+        """How many trials were to measure it, where only a part of them has: others failed, diverged, or are still to come."""
+        asked = max(self.runs_n + self.hidden, self.config.get("dataset.folds") or 0)
+        return asked if self.score is not None and self.seeds < asked else None
+
+    @property
     def partial(self) -> bool:
         """Whether it was measured, and by too few of its trials: see is_partial."""
         return self.score is not None and is_partial(self.rounds, self.runs_n, self.config.get("dataset.folds"))

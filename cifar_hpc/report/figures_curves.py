@@ -26,6 +26,7 @@ from cifar_hpc.report.figures import (
     looks_for,
     new_figure,
 )
+from cifar_hpc.report.words import in_part_words
 
 _ROWS, _COLUMNS = 6, 5  # panels of a page
 _KINDS = {"acc": "accuracy", "loss": "loss"}
@@ -159,6 +160,7 @@ def _caption(grid: CurveGrid) -> str:
         if augmented
         else ""
     )
+    text += in_part_words(series.row for panel in grid.panels.values() for series in panel.values())
     return text + (f" Each curve is of the configuration whose {', '.join(others)} did best." if others else "")
 
 

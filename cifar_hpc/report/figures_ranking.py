@@ -12,7 +12,6 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
-from cifar_hpc.report.tables import asked_n
 from cifar_hpc.report.words import interval_words, test_of, words_of
 
 _MOST = 16  # rows
@@ -84,6 +83,6 @@ def _legend(*, hollow: bool, test: bool) -> Sequence[Line2D]:
 
 def _label(row: Row) -> str:
     text = words_of(row)
-    of_n = asked_n(row)
+    of_n = row.asked_n
     seeds = f" ({row.seeds} of {of_n})" if of_n else f" ({row.seeds})" if row.seeds > 1 else ""
     return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + seeds

@@ -17,7 +17,7 @@ from cifar_hpc.collect.trials import DATASET, value_text
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.tables import asked_n, seeds_text
+from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.report.words import difference_text, p_text, shortened, words_of
 from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
@@ -261,7 +261,7 @@ def _share(found: Estimate) -> str:
 
 def _spread_text(board: Leaderboard, row: Row, found: Estimate, scale: float, digits: int) -> str:
     """' (mean of 3 seeds, 27.1 to 31.8)', ' (3 of 5 seeds, 2 diverged, 27.1 to 31.8)'. found: an estimate of the row's."""
-    of_n, others = asked_n(row), seeds_text(row)
+    of_n, others = row.asked_n, seeds_text(row)
     seeds = f"{found.n} of {of_n} {board.runs}" if of_n else runs_words(row, found.n)
     seeds += f", {others}" if others else ""
     if found.low is None or found.high is None:

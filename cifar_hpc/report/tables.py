@@ -50,8 +50,8 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
         *_objective_columns(board),
-        _measured_column("val acc %", lambda row: row.val_acc, asked_n=asked_n),
-        _measured_column("test acc %", lambda row: row.test_acc, keep=8, asked_n=asked_n),
+        _measured_column("val acc %", lambda row: row.val_acc),
+        _measured_column("test acc %", lambda row: row.test_acc, keep=8),
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
@@ -75,11 +75,11 @@ def _objective_columns(board: Leaderboard) -> list[Column]:
     if info.metric == "acc":
         return []
     if info.metric == "loss":
-        return [_measured_column("val loss", lambda row: row.score, share=False, asked_n=asked_n)]
+        return [_measured_column("val loss", lambda row: row.score, share=False)]
     unit, share = " %" if info.share else "", info.share
     return [
-        _measured_column(f"val {info.noun}{unit}", lambda row: row.score, share=share, asked_n=asked_n),
-        _measured_column(f"test {info.noun}{unit}", lambda row: row.test_score, share=share, keep=8, asked_n=asked_n),
+        _measured_column(f"val {info.noun}{unit}", lambda row: row.score, share=share),
+        _measured_column(f"test {info.noun}{unit}", lambda row: row.test_score, share=share, keep=8),
     ]
 
 
@@ -89,12 +89,11 @@ def _measured_column(
     *,
     share: bool = True,
     keep: int = 9,
-    asked_n: Callable[[Row], int | None] = lambda row: None,
 ) -> Column:
-    """Of what was measured, with its interval. asked_n: as `estimate_text` has of_n."""
+    """Of what was measured, with its interval."""
     return Column(
         title,
-        lambda row: estimate_text(found(row), asked_n(row), share=share),
+        lambda row: estimate_text(found(row), row.asked_n, share=share),
         lambda row: mean_of(found(row)),
         keep,
         under=lambda row: interval_text(found(row), share=share),
@@ -136,12 +135,6 @@ def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:
     if len(sections) == 1:
         return leaderboard_records(sections[0].board)
     return [{"images": section.name, **record} for section in sections for record in leaderboard_records(section.board)]
-
-
-def asked_n(row: Row) -> int | None:
-    """How many trials were to measure it, where only a part of them has: others failed, diverged, or are still to come."""
-    asked = max(row.runs_n + row.hidden, row.config.get("dataset.folds") or 0)
-    return asked if row.score is not None and row.seeds < asked else None
 
 
 def estimate_text(estimate: Estimate | None, of_n: int | None = None, *, share: bool = True) -> str:

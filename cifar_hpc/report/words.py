@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import ObjectiveInfo
@@ -33,6 +33,16 @@ def interval_words(board: Leaderboard) -> str:
         return "without an interval"
     without = "" if board.intervals_of_images else ", which counts the luck of the seeds and not that of the images"
     return f"with its 95 % interval{without}"
+
+
+def in_part_words(rows: Iterable[Row]) -> str:
+    """' By a part of its seeds only: lr 0.1 (1 of 4).' of those rows of a figure; empty where all are whole."""
+    found = {row.point_id: row for row in rows if row.partial}
+    if not found:
+        return ""
+    names = [f"{words_of(row)} ({row.seeds} of {row.asked_n})" for row in found.values()]
+    runs = runs_of([trial for row in found.values() for trial in row.trials])
+    return f" By a part of {'its' if len(found) == 1 else 'their'} {runs} only: {shortened(names)}."
 
 
 def test_of(row: Row, info: ObjectiveInfo) -> Estimate | None:
