@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -16,11 +17,13 @@ from torchvision import datasets
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.image_folder import printable
+from cifar_hpc.config.image_folder import folder_fingerprint, printable
 from cifar_hpc.config.image_table import list_table
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import brought
 from cifar_hpc.data.brought import TORCHVISION, fetch_torchvision, hf_folder, torchvision_folder
 from cifar_hpc.data.dataset import load_dataset_of
+from cifar_hpc.data.labelled import labelled_images
 from cifar_hpc.errors import DataError, SpecError
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.terminal.tables import to_csv
@@ -129,8 +132,8 @@ def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path
     (tmp_path / "labels.csv").write_text(to_csv(records))
     listing = list_table(tmp_path / "photos", tmp_path / "labels.csv")
     assert listing.wrong == () and listing.classes == ("-odd", "even")
-    assert [path.name for path in listing.splits["train"]["even"]] == names[::2]
-    assert [path.name for path in listing.splits["train"]["-odd"]] == names[1::2]
+    assert [path.name for path in listing.splits["train"]["even"]] == sorted(names[::2])
+    assert [path.name for path in listing.splits["train"]["-odd"]] == sorted(names[1::2])
     (tmp_path / "photos" / "-x.png").unlink()
     (tmp_path / "labels.csv").write_text("file,label\n'-x.png,a\n x'.png ,b\n")
     assert [path.name for path in list_table(tmp_path / "photos", tmp_path / "labels.csv").splits["train"]["a"]] == ["'-x.png"]
@@ -171,6 +174,33 @@ def test_a_table_names_files_of_its_folder_alone_and_each_once_however_it_is_spe
         load_spec(spec_of(tmp_path / "x.yaml", "{folder: photos, labels: labels.csv, val_frac: 0.4}"))
     told = (f"no file '{tmp_path}/beside.png' in the folder", "no file '../beside.png'", "'more/../1.png' a second time")
     assert all(words in str(caught.value) for words in told), caught.value
+
+
+def test_a_table_in_another_order_is_the_same_data_set_with_the_same_split(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "root"))
+    (tmp_path / "photos").mkdir()
+    rows = []
+    for number in range(12):
+        picture(number).save(tmp_path / "photos" / f"{number}.png")
+        rows.append(f"{number}.png,{'ant' if number % 2 else 'bee'}")
+    table = tmp_path / "labels.csv"
+    path = spec_of(tmp_path / "x.yaml", f"{{folder: photos, labels: {table}, val_frac: 0.34}}")
+
+    def read(order: list[str]) -> tuple[TrialConfig, list[str]]:
+        table.write_text("\n".join(["file,label", *order]) + "\n")
+        config = load_spec(path).trials[0].config
+        images = labelled_images(config)
+        return config, sorted(images.names["val"])
+
+    first, again = read(rows), read(rows[::-1])
+    assert first == again
+    table.write_text("\n".join(["file,label", *rows]) + "\n")
+    by_row = folder_fingerprint(list_table(tmp_path / "photos", table, by_row=True))
+    old = dataclasses.replace(first[0], dataset=dataclasses.replace(first[0].dataset, fingerprint=by_row))
+    assert by_row != first[0].dataset.fingerprint and labelled_images(old).names["train"]
+    table.write_text("\n".join(["file,label", *rows[::-1]]) + "\n")
+    with pytest.raises(DataError, match="changed since the sweep was planned"):
+        labelled_images(old)
 
 
 def test_a_table_says_the_labels_and_splits_of_a_folder(tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ class ImageTable:
     label: str
 
 
-def list_table(root: Path, table: Path) -> ImageFolder:
-    """The images that the table names. What is wrong with it is in the listing's `wrong`. Raises OSError."""
+def list_table(root: Path, table: Path, *, by_row: bool = False) -> ImageFolder:
+    """The images that the table names, sorted by name, so that another order of its rows is the same data set. What is wrong
+    with it is in the listing's `wrong`. by_row: in the order of its rows, as older trials split them. Raises OSError."""
     wrong: list[str] = []
     splits: dict[str, dict[str, list[Path]]] = {"train": {}}
     left_out: list[LeftOut] = []
@@ -80,7 +81,11 @@ def list_table(root: Path, table: Path) -> ImageFolder:
                 seen[path] = line
                 splits.setdefault(SPLITS[word], {}).setdefault(label, []).append(path)
         left_out += [LeftOut(name, f"in no row of {printable(table.name)}") for name in _unnamed(root, [*seen, *unlabelled])]
-    named = {split: {name: tuple(paths) for name, paths in sorted(found.items())} for split, found in splits.items()}
+
+    def ordered(paths: Sequence[Path]) -> tuple[Path, ...]:
+        return tuple(paths if by_row else sorted(paths, key=os.fsencode))
+
+    named = {split: {name: ordered(paths) for name, paths in sorted(found.items())} for split, found in splits.items()}
     classes = tuple(sorted(named["train"]))
     for split in ("val", "test"):
         unknown = [printable(name) for name in named.get(split, {}) if name not in classes]

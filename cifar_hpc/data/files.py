@@ -119,6 +119,10 @@ def planned_folder(config: DatasetConfig) -> ImageFolder:
     try:
         listing = list_folder(folder) if config.labels is None else list_table(folder, Path(config.labels))
         fingerprint = folder_fingerprint(listing)
+        if config.labels is not None and config.fingerprint not in (None, fingerprint):
+            by_row = list_table(folder, Path(config.labels), by_row=True)  # older trials are split by the order of the rows
+            if folder_fingerprint(by_row) == config.fingerprint:
+                listing, fingerprint = by_row, config.fingerprint
     except OSError as error:
         raise DataError(f"{printable(str(error.filename or folder))}: {error.strerror}") from error
     if config.fingerprint is not None and config.fingerprint != fingerprint:
