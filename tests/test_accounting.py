@@ -84,6 +84,19 @@ def test_where_the_accounts_leave_gpus_out_the_workers_own_word_counts(asked):
     assert "cluster    2.0 GPU-hours in 1 start of jobs" in _run("status", "s")
 
 
+def test_what_another_sweeps_job_trained_is_none_of_this_ones_efficiency(asked):
+    (trial_id,) = Layout(results_root()).trial_ids()
+    path = Layout(results_root()).trial(trial_id).result
+    write_record(path, dataclasses.replace(read_record(path, TrialResult), job="other/job-0001"))
+    assert "in 1 start of jobs, 0 % of that time in training" in _run("status", "s")
+
+
+def test_what_jobs_trained_counts_though_it_left_the_spec_since(asked, tmp_path):
+    (tmp_path / "s.yaml").write_text("name: s\ndataset: digits\nbase: {arch: linear, lr: 0.123}\n")
+    write_record(Layout(results_root()).sweep("s").plan, plan_record(make_plan(load_spec(tmp_path / "s.yaml"))))
+    assert "in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
+
+
 def test_the_report_tells_them_too(asked):
     assert "The cluster counted for s: 2.0 GPU-hours in 1 start of jobs" in _run("report", "s")
 

@@ -14,8 +14,10 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.executors.slurm.accounting import Allocation, read_allocations
 from cifar_hpc.executors.slurm.handles import cluster_of, is_place, job_of
 from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, SweepFiles
+from cifar_hpc.records.plans import state_for
 from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
 from cifar_hpc.records.usage import Accounting, Usage
 from cifar_hpc.sweep.missing import States
@@ -42,8 +44,8 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
     if not allocations or not any(one.began for one in allocations):
         return known
     states = read_states()
-    trained = {trial_id for event in events for trial_id in event.trial_ids} & states.keys()
-    trained_s = sum(_trained_s(states, trial_id) for trial_id in trained)
+    trained = {trial_id for event in events for trial_id in event.trial_ids}  # some may have left the spec since
+    trained_s = sum(_trained_s(states.get(one) or _state_of(layout, one), sweep) for one in trained)
     found = _add_up(allocations, _gpus_of_jobs(files), len(handles), trained_s)
     with contextlib.suppress(OSError):
         write_record(files.accounting, found)
@@ -74,11 +76,25 @@ def _gpus(one: Allocation, told: Mapping[str, int]) -> int:
     return told.get(one.job, 0) if one.gpus is None else one.gpus
 
 
-def _trained_s(states: States, trial_id: str) -> float:
-    state = states[trial_id]
+def _state_of(layout: Layout, trial_id: str) -> TrialState | None:
+    with contextlib.suppress(OSError, RecordError):
+        return state_for(layout, trial_id, ())
+    return None
+
+
+def _trained_s(state: TrialState | None, sweep: str) -> float:
+    """What a job of the sweep itself trained: another sweep's may have come to a trial first."""
+    if state is None:
+        return 0.0
     if state.result is not None:
-        return state.result.train_s if state.result.executor == "slurm" else 0.0
-    return sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
+        own = state.result.executor == "slurm" and _is_of(sweep, state.result.job)
+        return state.result.train_s if own else 0.0
+    own = state.claim is None or _is_of(sweep, state.claim.job)
+    return sum(epoch.train_s + epoch.val_s for epoch in state.epochs) if own else 0.0
+
+
+def _is_of(sweep: str, job: str) -> bool:
+    return job.startswith(f"{sweep}/")
 
 
 def _age_s(known: Accounting) -> float:
