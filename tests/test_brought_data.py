@@ -139,7 +139,7 @@ def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path
     assert [path.name for path in list_table(tmp_path / "photos", tmp_path / "labels.csv").splits["train"]["a"]] == ["'-x.png"]
 
 
-def test_images_of_the_folder_in_no_row_of_its_table_are_told_of_by_data_and_before_a_sweep(tmp_path: Path) -> None:
+def test_images_of_the_folder_in_no_row_of_its_table_are_one_line_of_data_and_told_before_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "photos" / "more").mkdir(parents=True)
     (tmp_path / "photos" / "link").symlink_to("more")
     lines = ["file,label"]
@@ -151,8 +151,9 @@ def test_images_of_the_folder_in_no_row_of_its_table_are_told_of_by_data_and_bef
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     path = spec_of(tmp_path / "x.yaml", "{folder: photos, labels: labels.csv, val_frac: 0.4}")
     said = CliRunner().invoke(app, ["data", str(path)]).stdout
-    assert "  more/2.png: in no row of labels.csv\n  more/5.png: in no row of labels.csv\n" in said
-    assert "left out (3)" in said and "more/0.png: no label" in said
+    assert "left out (3):\n  more/0.png: no label\n  2 images in no row of labels.csv: more/2.png, more/5.png\n" in said
+    told = json.loads(CliRunner().invoke(app, ["data", str(path), "--format", "json"]).stdout)
+    assert told[0]["left out"][1:] == ["more/2.png: in no row of labels.csv", "more/5.png: in no row of labels.csv"]
     dry = CliRunner().invoke(app, ["sweep", str(path), "--dry-run"])
     assert "left out, in no row of labels.csv: more/2.png, more/5.png" in dry.output
 

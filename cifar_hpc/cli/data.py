@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cifar_hpc.cli.speech import SetOption, say
+from cifar_hpc.config.image_folder import left_out_lines
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, to_csv, to_json
 
@@ -62,8 +63,7 @@ def _print(report: Overview, format: Format) -> None:
         )
     if modes:
         typer.echo(f"pixels{of}: " + ", ".join(f"{n:,} {mode}" for mode, n in modes.items()))
-    left_out = report.about.get("left out", [])
-    if left_out:
-        typer.echo("\n".join([f"left out ({len(left_out)}):", *(f"  {line}" for line in left_out)]))
+    if report.left_out:
+        typer.echo("\n".join([f"left out ({len(report.left_out)}):", *(f"  {x}" for x in left_out_lines(report.left_out))]))
     kept = [note for note in report.notes if not note.startswith("left out")]
     typer.echo("\n".join([*(f"note: {note}" for note in kept), *(f"to mend: {problem}" for problem in report.problems)]))

@@ -29,6 +29,7 @@ SPLITS = {
 _BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP  ")
 FORM = "a folder holds <class>/*, or train/<class>/* and optionally val/ and test/, for two or more classes"
 NAMED = 6  # entries that a sentence spells out
+IN_NO_ROW = "in no row of"  # begins the reason of images that a table of labels does not name
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,15 @@ class ImageFolder:
                 kinds.setdefault(entry.reason, []).append(entry.name)
             found += [f"left out, {reason}: {listed(names)}" for reason, names in kinds.items()]
         return found
+
+
+def left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
+    """A line for each, but one for all images that a table does not name: it may name few of a large folder."""
+    unnamed = [entry for entry in left_out if entry.reason.startswith(IN_NO_ROW)]
+    lines = [f"{entry.name}: {entry.reason}" for entry in left_out if not entry.reason.startswith(IN_NO_ROW)]
+    if unnamed:
+        lines.append(f"{plural(len(unnamed), 'image')} {unnamed[0].reason}: {listed([entry.name for entry in unnamed])}")
+    return lines
 
 
 def list_folder(root: Path) -> ImageFolder:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_hpc.config.image_folder import SPLITS, ImageFolder, LeftOut, images_below, listed, look_alikes, printable
+from cifar_hpc.config.image_folder import IN_NO_ROW, SPLITS, ImageFolder, LeftOut, images_below, listed, look_alikes, printable
 
 _FILES, _LABELS, _SPLIT = (
     ("file", "filename", "file_name", "path", "image", "name", "id"),
@@ -80,7 +80,7 @@ def list_table(root: Path, table: Path, *, by_row: bool = False) -> ImageFolder:
             else:
                 seen[path] = line
                 splits.setdefault(SPLITS[word], {}).setdefault(label, []).append(path)
-        left_out += [LeftOut(name, f"in no row of {printable(table.name)}") for name in _unnamed(root, [*seen, *unlabelled])]
+        left_out += [LeftOut(name, f"{IN_NO_ROW} {printable(table.name)}") for name in _unnamed(root, [*seen, *unlabelled])]
 
     def ordered(paths: Sequence[Path]) -> tuple[Path, ...]:
         return tuple(paths if by_row else sorted(paths, key=os.fsencode))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.image_folder import ImageFolder, folder_fingerprint, list_folder, printable
+from cifar_hpc.config.image_folder import ImageFolder, LeftOut, folder_fingerprint, list_folder, printable
 from cifar_hpc.config.own import plain_arguments
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.check import check_folder, notes_of, problems_of
@@ -26,18 +26,22 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """counts: class -> images in each of SPLITS; about: sizes, modes and what is left out; notes, problems: sentences."""
+    """counts: class -> images in each of SPLITS; about: sizes and modes; notes, problems: sentences."""
 
     title: str
     counts: dict[str, tuple[int, int, int]]
     about: dict[str, Any]
     notes: list[str]
     problems: list[str]
+    left_out: tuple[LeftOut, ...] | None = None  # None: no folder
 
     def record(self) -> dict[str, Any]:
         """For programs."""
         classes = [{"class": name, **dict(zip(SPLITS, counts, strict=True))} for name, counts in self.counts.items()]
-        return {"data": self.title, "classes": classes, **self.about, "notes": self.notes, "problems": self.problems}
+        about = self.about
+        if self.left_out is not None:
+            about = {**about, "left out": [f"{entry.name}: {entry.reason}" for entry in self.left_out]}
+        return {"data": self.title, "classes": classes, **about, "notes": self.notes, "problems": self.problems}
 
 
 def overview_of_folder(folder: Path) -> Overview:
@@ -71,8 +75,8 @@ def _folder_overview(listing: ImageFolder, dataset: DatasetConfig, configs: Sequ
         problems += problems_of(check)
         notes += notes_of(check, listing, configs)
         about = {"shorter side, pixels": list(check.sides), "pixels": check.modes}
-    about["left out"] = [f"{entry.name}: {entry.reason}" for entry in listing.left_out]
-    return Overview(printable(str(listing.root)), _folder_counts(listing, dataset, bool(problems)), about, notes, problems)
+    counts = _folder_counts(listing, dataset, bool(problems))
+    return Overview(printable(str(listing.root)), counts, about, notes, problems, listing.left_out)
 
 
 def _folder_counts(listing: ImageFolder, dataset: DatasetConfig, broken: bool) -> dict[str, tuple[int, int, int]]:
