@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from cifar_hpc.config.trial import AugmentOp
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
-from cifar_hpc.spec.keys import SEED, TRIAL_KEYS
+from cifar_hpc.spec.keys import ARGUMENT_PREFIXES, SEED, TRIAL_KEYS
 from cifar_hpc.spec.schema import all_of, given
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
@@ -178,6 +178,19 @@ def _pattern(part: BaseModel) -> Pattern:
     ]
 
 
+def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: YamlTree) -> Iterator[Problem]:
+    """Values of an argument's axis that are two, such as 1 and "1", and that no table, filter or figure could tell apart."""
+    for key in (key for key in axes if key.startswith(ARGUMENT_PREFIXES)):
+        values = [setter[key] for setter in axes[key]]
+        for n, value in enumerate(values):
+            for other in values[:n]:
+                alike = value == other or str(spell(value)).lower() == str(spell(other)).lower()
+                if alike and (type(value), value) != (type(other), other):
+                    found = f"{show(value)} and {show(other)} differ in their type alone"
+                    yield Problem(tree.where((section, key, n)), found, "values that read differently: they are named by that")
+                    break
+
+
 def _refuse_bad_axes(
     axes: dict[str, dict[str, Sequence[Point]]], sections: Sections, base: dict[str, Any], tree: YamlTree
 ) -> None:
@@ -194,6 +207,7 @@ def _refuse_bad_axes(
     for key in axes["zip"]:
         if key in axes["grid"]:
             problems.append(Problem(tree.where(("zip", key)), f"{key} is in grid too", "an axis stands in one of them"))
+    problems += [problem for section in axes for problem in _of_one_spelling(section, axes[section], tree)]
     if not problems and count_trials(sections) > MAX_TRIALS:
         found = f"{count_trials(sections):,} trials"
         problems.append(Problem(tree.where(("grid",)), found, f"a sweep has at most {MAX_TRIALS:,}"))
