@@ -116,7 +116,7 @@ def test_gpu_hours_are_told_as_asked_and_as_expected_and_a_limit_that_is_too_sho
     experience = Experience([_sample(36.0, "cuda")])
     lines = cluster_lines([Asked([experience.timed(job, 60)], 2, 1, 1, 30)], experience)
     assert "expected  0.3 GPU-hours" in lines[0] and "measured epochs" in lines[0]
-    assert "at most 1 GPU-hours" in lines[1]
+    assert "asked     1 GPU-hours for one start of each worker" in lines[1] and "at most" not in lines[1]
     assert "too short resources.minutes: 1; 3 trials may take 9.0 min each" in lines[2]
 
 

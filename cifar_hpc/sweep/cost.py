@@ -106,8 +106,8 @@ def _local_experience(layout: Layout, trials: Sequence[TrialConfig], states: Sta
 
 
 def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
-    """GPU-hours that the time limits ask for and that the trials are expected to take, or CPU-hours where no GPU is asked for;
-    and which limits of the spec's own are too short."""
+    """GPU-hours that the time limits of one start ask for and that the trials are expected to take, CPU-hours where no GPU is
+    asked for; and which limits of the spec's own are too short."""
     unit = "GPU" if any(one.gpus for one in asked) else "CPU"
     asked_h = expected_h = longest_h = 0.0
     bases: list[Basis] = []
@@ -123,7 +123,8 @@ def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
     worst = max(bases, key=list(Basis).index)
     lines = [
         f"  expected  {expected_h:.2g} {unit}-hours of trials, in 95 of 100 cases at most {longest_h:.2g} ({worst.value})",
-        f"  asked     at most {asked_h:.2g} {unit}-hours, by the time limits; what is not used is given back",
+        f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is not used is given"
+        " back, and a worker that needs more goes back into the queue",
     ]
     return lines + _too_short([job for one in asked for job in one.jobs], experience)
 

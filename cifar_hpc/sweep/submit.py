@@ -117,9 +117,10 @@ def array_lines(
         lines.append(f"  limits    not known ({error}); MaxArraySize taken as {DEFAULT_ARRAY_SIZE}")
     submission = executor.plan(jobs, limits)
     lines += _array_lines(submission)
-    if canaries_n := executor.order(submission, plan.spec.name).canaries_n:
-        lines.append(f"  canary    {canaries_n}: the arrays start once its first epoch, checkpoint and resume succeeded")
     lines += cluster_lines([_asked(array) for array in submission.arrays], experience)
+    if canaries_n := executor.order(submission, plan.spec.name).canaries_n:
+        job = "a job besides" if canaries_n == 1 else "jobs besides"
+        lines.append(f"  canary    {canaries_n}, {job}: the arrays start once its first epoch, checkpoint and resume succeeded")
     if submission.waiting:
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
