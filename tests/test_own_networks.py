@@ -105,6 +105,29 @@ class Tied(TinyNet):
 
     def forward(self, x):
         return self.head(self.body(self.stem(self.first(x))))
+
+
+class Normed(TinyNet):
+    def __init__(self, num_classes, in_channels, width=4):
+        super().__init__(num_classes, in_channels, width)
+        self.norm = nn.BatchNorm2d(width, affine=False)
+
+    def forward(self, x):
+        return self.head(self.norm(self.body(self.norm(self.stem(x)))))
+
+
+class ToldNormed(Normed):
+    def blocks(self):
+        return {"stem": self.stem, "one": self.norm, "body": self.body, "two": self.norm, "head": self.head}
+
+
+class Shifted(TinyNet):
+    def __init__(self, num_classes, in_channels, width=4):
+        super().__init__(num_classes, in_channels, width)
+        self.register_buffer("shift", torch.ones(1))
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x) - self.shift) - self.shift)
 """
 
 
@@ -128,6 +151,8 @@ def network_of(folder: Path, name: str) -> OwnNetwork:
         ("Sealed", "one after another, train other parameters than the network"),
         ("Scaled", "the parameter scale of mynets.py:Scaled is part of two blocks, stem and head"),
         ("Tied", "the parameter stem.0.weight, also body.0.weight, of mynets.py:Tied is part of two blocks"),
+        ("Normed", "the buffer norm.running_mean of mynets.py:Normed is part of two blocks, stem and body"),
+        ("ToldNormed", "the buffer norm.running_mean of mynets.py:ToldNormed is part of two blocks, stem and body"),
     ],
 )
 def test_a_network_that_its_blocks_do_not_repeat_is_refused(folder: Path, name: str, told: str) -> None:
@@ -137,7 +162,7 @@ def test_a_network_that_its_blocks_do_not_repeat_is_refused(folder: Path, name: 
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["TinyNet", "Told", "Quiet", "Functional"])
+@pytest.mark.parametrize("name", ["TinyNet", "Told", "Quiet", "Functional", "Shifted"])
 def test_blocks_leave_a_network_as_it_was(folder: Path, name: str) -> None:
     network = network_of(folder, name)
     module = make_own(network, 10, 1)

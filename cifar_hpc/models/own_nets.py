@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -71,17 +71,34 @@ def _blocks_of(network: OwnNetwork, module: nn.Module) -> BlockModel:
 
 def _check_apart(network: OwnNetwork, model: BlockModel) -> None:
     """Raises UnusableArchError where a parameter is part of two blocks: frozen in one, it would train in the other."""
+    held = zip(model.names, (block.named_parameters() for block in model.blocks), strict=True)
+    _refuse_shared(network, "the parameter", ((name, key, one) for name, found in held for key, one in found))
+
+
+def _check_buffers_apart(network: OwnNetwork, before: BlockModel, after: BlockModel) -> None:
+    """Raises UnusableArchError where a buffer that training changed, such as a mean of BatchNorm, is part of two blocks; one
+    that stays as it is may be."""
+    changed = [
+        (name, key, buffer)
+        for name, block, trained in zip(before.names, before.blocks, after.blocks, strict=True)
+        for (key, buffer), old in zip(trained.named_buffers(), block.buffers(), strict=True)
+        if not torch.equal(buffer, old)
+    ]
+    _refuse_shared(network, "the buffer", changed)
+
+
+def _refuse_shared(network: OwnNetwork, what: str, held: Iterable[tuple[str, str, Tensor]]) -> None:
+    """held: block, name in it, tensor."""
     holders: dict[int, tuple[str, str]] = {}
-    for block, body in zip(model.names, model.blocks, strict=True):
-        for key, parameter in body.named_parameters():
-            other, its = holders.setdefault(id(parameter), (block, key))
-            if other != block:
-                key, its = (one.removeprefix("body.") for one in (key, its))
-                both = f"{its} of {network.source.name}" if key == its else f"{its}, also {key}, of {network.source.name}"
-                raise UnusableArchError(
-                    f"the parameter {both} is part of two blocks, {other} and {block}",
-                    "each block has its parameters to itself: give each one of its own, or put both uses into one module",
-                )
+    for block, key, tensor in held:
+        other, its = holders.setdefault(id(tensor), (block, key))
+        if other != block:
+            key, its = (one.removeprefix("body.") for one in (key, its))
+            both = f"{its} of {network.source.name}" if key == its else f"{its}, also {key}, of {network.source.name}"
+            raise UnusableArchError(
+                f"{what} {both} is part of two blocks, {other} and {block}",
+                "each block has what training changes to itself: give each one of its own, or put both uses into one module",
+            )
 
 
 def _check_arguments(source: Source, build: Any, args: Mapping[str, Any]) -> None:
@@ -153,7 +170,8 @@ def _block(module: nn.Module, paths: list[str]) -> Block:
 
 
 def _compare(network: OwnNetwork, module: nn.Module, model: BlockModel) -> None:
-    """Raises UnusableArchError where the chain of blocks does something else than the network, in evaluation or in training."""
+    """Raises UnusableArchError where the chain of blocks does something else than the network, in evaluation or in training, or
+    where training changes in one block what is in another too."""
     if any(parameter.is_meta for parameter in module.parameters()):
         return
     x_NCHW = torch.randn(2, network.channels, network.side, network.side, generator=torch.Generator().manual_seed(0))
@@ -177,6 +195,7 @@ def _compare(network: OwnNetwork, module: nn.Module, model: BlockModel) -> None:
                 f"the blocks of {network}, one after another, train other parameters than the network",
                 "its forward lets all its blocks learn; `freeze` says which are to stay as they are",
             )
+    _check_buffers_apart(network, model, chained)
 
 
 def _answer(module: nn.Module, x_NCHW: Tensor, training: bool) -> tuple[Any, set[int]]:
