@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cifar_hpc.config.dataset import DatasetConfig
-from cifar_hpc.config.image_groups import image_groups
+from cifar_hpc.config.image_groups import image_groups, labelled_paths
+from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise, refitted
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.sources import find_source
@@ -295,7 +296,6 @@ def test_folds_that_cannot_be_are_refused_with_their_line(tmp_path, text, found)
 
 def test_images_of_one_animal_stay_together_by_folder_name_or_column(tmp_path):
     from cifar_hpc.config.image_folder import list_folder
-    from cifar_hpc.config.image_table import list_table
 
     for name in ("cat/rex_1.png", "cat/rex_2.png", "cat/tom-1.png", "dog/a/1.png", "dog/a/2.png", "dog/b/1.png"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -304,6 +304,38 @@ def test_images_of_one_animal_stay_together_by_folder_name_or_column(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text("file,label,Owner\ncat/rex_1.png,cat,ann\ncat/tom-1.png,cat,bob\ndog/b/1.png,dog,ann\n")
     assert image_groups(list_table(tmp_path / "in", table), "owner") == ("ann", "bob", "ann")
+
+
+def grouped(folder, files: str, labels: str) -> dict[str, str]:
+    """Of empty files, as a table with these labels has them."""
+    for name in files.split():
+        (folder / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "in" / name).touch()
+    rows = [f"{name},{label}" for name, label in zip(files.split(), labels.split(), strict=True)]
+    (folder / "labels.csv").write_text("\n".join(["file,label", *rows]))
+    listing = list_table(folder / "in", folder / "labels.csv")
+    names = [path.relative_to(folder / "in").as_posix() for path, _ in labelled_paths(listing)]
+    return dict(zip(names, image_groups(listing, "folder-prefix"), strict=True))
+
+
+FILES = "train/cat/rex_1.png train/cat/rex_2.png train/cat/tom_1.png train/dog/a/1.png train/dog/a/2.png train/fox/rex_3.png"
+PATIENTS = "p1/1.png p1/2.png p2/1.png p2/2.png"
+
+
+@pytest.mark.parametrize(
+    "files, labels, groups",
+    [
+        (FILES, "cat cat cat dog dog fox", "rex rex tom a a rex"),
+        (FILES, "dog cat fox dog fox fox", "rex rex tom a a rex"),
+        (FILES, "dog cat cat dog cat dog", "rex rex tom a a rex"),  # no image is a fox any more
+        (FILES.replace("train/", "one/"), "dog cat cat dog dog dog", "rex rex tom a a rex"),
+        ("imgs/rex_1.jpg imgs/rex_2.jpg imgs/tom_1.jpg", "cat dog dog", "rex rex tom"),
+        ("train/rex_1.jpg val/rex_2.jpg train/tom_1.jpg", "cat dog dog", "rex rex tom"),
+        (PATIENTS, "ill well well ill", "p1 p1 p2 p2"),
+    ],
+)
+def test_a_label_of_a_table_takes_no_image_out_of_its_group(tmp_path, files, labels, groups):
+    assert grouped(tmp_path, files, labels) == dict(zip(files.split(), groups.split(), strict=True))
 
 
 def test_groups_that_keep_nothing_together_are_told(tmp_path):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_hpc.config.image_folder import ImageFolder
+from cifar_hpc.config.image_folder import SPLITS, ImageFolder
 from cifar_hpc.config.image_table import FilesByName, columns_of, file_column, unmarked
 from cifar_hpc.errors import UnusableError, nearest
 
@@ -28,7 +29,9 @@ def image_groups(listing: ImageFolder, by: str) -> tuple[str, ...]:
     paths = labelled_paths(listing)
     if by != PREFIX:
         return _of_column(listing, by, paths)
-    return tuple(_prefix(path, label, listing) for path, label in paths)
+    folders = [path.relative_to(listing.root).parts[:-1] for path, _ in paths]
+    depth = _class_depth(listing, folders)
+    return tuple(_prefix(path, parts[depth:]) for (path, _), parts in zip(paths, folders, strict=True))
 
 
 def labelled_paths(listing: ImageFolder) -> list[tuple[Path, str]]:
@@ -48,14 +51,24 @@ def groups_digest(groups: Sequence[str]) -> str:
     return hashlib.sha256(order.encode()).hexdigest()[:16]
 
 
-def _prefix(path: Path, label: str, listing: ImageFolder) -> str:
+def _class_depth(listing: ImageFolder, folders: Sequence[tuple[str, ...]]) -> int:
+    """How many of the folders above an image say where images of its class lie, and not whose image it is: the same for all,
+    whatever class a table gives to one of them."""
+    if listing.labelled_by is None:
+        return 2 if listing.own_splits else 1
+    levels = [set(names) for names in itertools.zip_longest(*folders, fillvalue="")]
+    for depth, names in enumerate(levels, 1):
+        found = names - {""}
+        if 2 * len(found & set(listing.classes)) >= len(found):  # class folders, one of which a table may have emptied
+            return depth
+    tells_nothing = (len(names) == 1 or all(name.lower() in SPLITS for name in names) for names in levels)
+    return sum(itertools.takewhile(bool, tells_nothing))
+
+
+def _prefix(path: Path, below: tuple[str, ...]) -> str:
     """The folders below the class's own; else the beginning of the name, without the number that ends it. Of any class: a
     patient may have images of several."""
-    parts = path.relative_to(listing.root).parts
-    below = parts[parts.index(label) + 1 : -1] if label in parts[:-1] else parts[:-1]
-    if below:
-        return "/".join(below)
-    return re.sub(r"[_-][^_-]*$", "", path.stem)
+    return "/".join(below) or re.sub(r"[_-][^_-]*$", "", path.stem)
 
 
 def _of_column(listing: ImageFolder, by: str, paths: Sequence[tuple[Path, str]]) -> tuple[str, ...]:
