@@ -130,7 +130,7 @@ def test_an_ensemble_is_named_by_its_sweep_and_method(layout):
         find_ensemble(layout, "photos/gredy")
 
 
-@pytest.mark.parametrize("command", ["export", "compare", "reproduce", "status", "logs", "soup", "report"])
+@pytest.mark.parametrize("command", ["compare", "reproduce", "status", "logs", "soup", "report"])
 def test_an_ensemble_is_called_one_where_a_sweep_or_a_trial_is_meant(layout, command):
     told = call(command, "photos/greedy", *(["photos#1"] if command == "compare" else []))
     assert told.exit_code == 2 and "'photos/greedy' is written as an ensemble of photos is, which `predict`" in told.stderr

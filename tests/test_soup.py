@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.pool import write_plan
 from cifar_hpc.cli import app
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
@@ -127,6 +130,36 @@ def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):
     assert [int(row["label"]) for row in rows] == saved["test_logits"][:20].argmax(1).tolist()
     assert run.invoke(app, ["report"]).exit_code == 0
     assert "uniform soup" in (layout.report / "tables" / "ensembles.csv").read_text()
+
+
+def test_each_soup_of_several_starts_has_a_name_that_predict_and_export_take_and_says_whose_it_is(family, tmp_path):
+    layout, children = family
+    parent = digits_config(keep="weights", epochs=2, seed=7)
+    others = [digits_config(keep="weights", weights=f"trial/{parent.trial_id}", lr=lr, epochs=1) for lr in (0.02, 0.05)]
+    for config in (parent, *others):
+        run_job(job_of(config), layout, executor="inline")
+    write_plan(layout, [*children, *others], "photos")
+    (tmp_path / "pictures").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "pictures" / "1.png")
+    run, written = CliRunner(), tmp_path / "written.safetensors"
+    for flags, many in (([], 4), (["--wise"], 2)):
+        made = run.invoke(app, ["soup", "photos", "--format", "json", *flags])
+        files = {row["name"]: Path(row["file"]) for row in json.loads(made.stdout) if row["name"]}
+        assert len(files) == many and all(name.startswith("photos/") for name in files)
+        for name, file in files.items():
+            labelled = run.invoke(app, ["predict", name, str(tmp_path / "pictures")])
+            assert labelled.exit_code == 0 and labelled.stdout.startswith("id,label"), labelled.output
+            exported = run.invoke(app, ["export", name, "-o", str(written)])
+            assert exported.exit_code == 0, exported.output
+            soup = read_weights(file.with_suffix("") / "weights.safetensors").state
+            assert all(torch.equal(value, soup[key]) for key, value in read_weights(written).state.items())
+    assert run.invoke(app, ["export", "photos/wise-1"]).stdout.strip() == str(layout.root / "photos" / "wise-1.safetensors")
+    assert run.invoke(app, ["soup", "photos"]).stdout.count("photos/soup-uniform-") == 2
+    assert run.invoke(app, ["report", "photos"]).exit_code == 0
+    table = (layout.sweep("photos").report / "tables" / "ensembles.csv").read_text()
+    assert len(set(re.findall(r"uniform soup \(best member: #\d, seed 0\)", table))) == 2
+    several = run.invoke(app, ["export", "photos/uniform"])
+    assert several.exit_code == 2 and "export them one by one, or make a soup" in several.stderr
 
 
 def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypatch):

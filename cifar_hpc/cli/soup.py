@@ -36,9 +36,10 @@ def soup(
     """Average the weights of trials that started from the same ones and kept theirs (`keep: weights`): uniform and greedy.
 
     With --wise, of the best of them and of those that it started from (WiSE-FT). What goes in is chosen on validation; test is
-    measured once. `predict` takes the files, and `report` shows them.
+    measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
     """
     from cifar_hpc.collect.chosen import chosen_pool
+    from cifar_hpc.collect.names import ensemble_name
     from cifar_hpc.deploy.soup import families_of, make_soups, save_soup
     from cifar_hpc.report.places import report_folder
 
@@ -61,14 +62,16 @@ def soup(
             for found in make_soups(family):
                 stem = found.method if len(families) == 1 else f"{found.method}-{number}"
                 record = save_soup(found, layout, fresh, stem)
-                path = str(folder / f"{stem}.json")
-                rows.append(_row(best, found.method, len(found.members), record, path))
-    titles = ("arch", "best trial", "soup", "members", "val acc %", "test acc %", "file")
+                path = folder / f"{stem}.json"
+                names = {"name": ensemble_name(layout, path), "file": str(path)}
+                rows.append(_row(best, found.method, len(found.members), record) | names)
+    titles = ("arch", "best trial", "soup", "members", "val acc %", "test acc %", "name")
     print_rows(rows, left_columns(titles, list(map(_as_text, rows))), format)
     typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
 
 
 def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, format: Format) -> None:
+    from cifar_hpc.collect.names import ensemble_name
     from cifar_hpc.deploy.soup import families_of, save_soup
     from cifar_hpc.deploy.wise import ALPHAS, find_curve
 
@@ -81,29 +84,31 @@ def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, for
             best, curve = trials[files.folder.name], find_curve(files)
             stem = "wise" if len(families) == 1 else f"wise-{number}"
             record = save_soup(curve.soup, layout, fresh, stem)
+            path = report / "wise" / f"{stem}.json"
             whose = {"trial": best.trial_id, "arch": str(best.config["arch"])}
             found = {
                 "nested_val_acc": record.val_acc,
                 "test_acc": record.test_acc,
                 "test_n": record.test_n,
-                "file": str(report / "wise" / f"{stem}.json"),
+                "name": ensemble_name(layout, path),
+                "file": str(path),
             }
             for alpha, acc in zip(ALPHAS, curve.val_accs, strict=True):
                 here = found if alpha == curve.alpha else dict.fromkeys(found)
                 rows.append({**whose, "alpha": alpha, "val_acc": acc, "val_n": record.val_n, **here})
             if not curve.whole:
                 typer.echo(f"{best.trial_id}: its start has no classifier for these classes: the tuned one stays", err=True)
-    titles = ("trial", "arch", "alpha", "val acc %", "nested %", "test acc %", "file")
+    titles = ("trial", "arch", "alpha", "val acc %", "nested %", "test acc %", "name")
     print_rows(rows, left_columns(titles, list(map(_curve_text, rows))), format)
-    typer.echo("alpha 0: as training began, 1: the tuned weights; the one with a file was chosen on validation", err=True)
+    typer.echo("alpha 0: as training began, 1: the tuned weights; the one with a name was chosen on validation", err=True)
 
 
 def _curve_text(row: Mapping[str, Any]) -> tuple[str, ...]:
     scores = [score_text(row["val_acc"], row["val_n"])]
-    chosen = row["file"] is not None
+    chosen = row["name"] is not None
     scores.append(score_text(row["nested_val_acc"], row["val_n"]) if chosen else "")
     scores.append(score_text(row["test_acc"], row["test_n"]) if chosen else "")
-    return (row["trial"], row["arch"], f"{row['alpha']:.1f}", *scores, row["file"] or "")
+    return (row["trial"], row["arch"], f"{row['alpha']:.1f}", *scores, row["name"] or "")
 
 
 def _best_first(trials: Iterable[Trial]) -> dict[str, Trial]:
@@ -112,7 +117,7 @@ def _best_first(trials: Iterable[Trial]) -> dict[str, Trial]:
     return {trial.trial_id: trial for trial in sorted(measured, key=lambda trial: (-(trial.val_acc or 0.0), trial.trial_id))}
 
 
-def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord, file: str | None = None) -> dict[str, Any]:
+def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord) -> dict[str, Any]:
     """best: the most accurate of those that start alike, which tells them from others of their architecture."""
     measured = {key: getattr(of, key) for key in ("val_acc", "val_n", "test_acc", "test_n")}
     return {
@@ -121,10 +126,11 @@ def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord, file:
         "soup": soup,
         "members": members,
         **measured,
-        "file": file,
+        "name": None,
+        "file": None,
     }
 
 
 def _as_text(row: Mapping[str, Any]) -> tuple[str, ...]:
     accuracies = [score_text(row[f"{split}_acc"], row[f"{split}_n"]) for split in ("val", "test")]
-    return (row["arch"], row["best_trial"], row["soup"], str(row["members"]), *accuracies, row["file"] or "")
+    return (row["arch"], row["best_trial"], row["soup"], str(row["members"]), *accuracies, row["name"] or "")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cifar_hpc.cli.speech import ONE_NAME, say
 from cifar_hpc.config.words import plural
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.terminal.harmless import to_data_csv
+
+if TYPE_CHECKING:
+    from cifar_hpc.deploy.trained import TrainedTrial
 
 TrialName = Annotated[
     str,
     typer.Argument(
         metavar="TRIAL",
-        help=f"{ONE_NAME}; of several seeds that which is best on validation",
+        help=f"{ONE_NAME}; of several seeds that which is best on validation; a soup: SWEEP/soup-greedy",
     ),
 ]
 
@@ -79,17 +83,14 @@ def export(
     trial: TrialName,
     to: Annotated[To, typer.Option(help="the form")] = To.SAFETENSORS,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="default: results/SWEEP/TRIAL.safetensors or .onnx")
+        Path | None, typer.Option("--output", "-o", help="default: results/SWEEP/NAME.safetensors or .onnx")
     ] = None,
 ) -> None:
-    """Write a trial's network for other programs, and check that what was written answers as the trial did."""
-    from cifar_hpc.collect.names import find_trial
-    from cifar_hpc.deploy.trained import export_trained, load_trained
+    """Write the network of a trial or a soup for other programs, and check that what was written answers as it did."""
+    from cifar_hpc.deploy.trained import export_trained
 
-    layout = Layout(results_root())
-    trial = find_trial(layout, trial)
-    trained = load_trained(layout.trial(trial))
-    path = output or _place_of(layout, trial) / f"{trial}.{to.value}"
+    trained, place = _one_network(Layout(results_root()), trial)
+    path = output or place.with_name(f"{place.name}.{to.value}")
     path.parent.mkdir(parents=True, exist_ok=True)
     difference = export_trained(trained, path, to.value)
     typer.echo(path)
@@ -116,6 +117,24 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
         differ = differ or bool(found.differences)
     if differ:
         raise typer.Exit(1)
+
+
+def _one_network(layout: Layout, name: str) -> tuple[TrainedTrial, Path]:
+    """Of a trial or a soup, and where it is written by default, but for the ending. Raises CifarHpcError."""
+    from cifar_hpc.api.predictor import members_of
+    from cifar_hpc.collect.names import ensemble_name, find_ensemble, find_trial
+    from cifar_hpc.deploy.trained import load_trained
+
+    ensemble = find_ensemble(layout, name)
+    if ensemble is None:
+        trial_id = find_trial(layout, name)
+        return load_trained(layout.trial(trial_id)), _place_of(layout, trial_id) / trial_id
+    found = members_of(layout, name)
+    if found.weights is None:
+        raise CifarHpcError(f"{name} is {plural(len(found.members), 'network')}: export them one by one, or make a soup")
+    trained = load_trained(layout.trial(found.members[0].trial_id), found.weights)
+    said = ensemble_name(layout, ensemble)
+    return trained, ensemble.parent.parent / ensemble.stem if said == str(ensemble) else layout.root / said
 
 
 def _place_of(layout: Layout, trial_id: str) -> Path:

@@ -21,6 +21,8 @@ from cifar_hpc.status.names import Asked, begins, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
 from cifar_hpc.status.state import Queue
 
+_BEGINNINGS = {"ensembles": "", "soups": "soup-", "wise": ""}  # of names, by the folder of a report that holds the files
+
 
 @dataclass(frozen=True, slots=True)
 class Named:
@@ -101,14 +103,23 @@ def find_ensemble(layout: Layout, text: str) -> Path | None:
     if not stroke or not layout.has_sweep(sweep):
         return None
     files = layout.sweep(sweep)
-    there = {path.stem: path for path in sorted((files.report / "ensembles").glob("*.json"))}
-    there |= {f"soup-{path.stem}": path for path in sorted((files.report / "soups").glob("*.json"))}
+    paths = [path for folder in _BEGINNINGS for path in sorted((files.report / folder).glob("*.json"))]
+    there = {f"{_BEGINNINGS[path.parent.name]}{path.stem}": path for path in paths}
     there |= {"ensemble": files.ensemble} if files.ensemble.exists() else {}
     if method in there:
         return there[method]
     near = nearest(method, there)
     known = ", ".join(f"{sweep}/{name}" for name in there) or f"none; `cifar-hpc report {sweep}` writes them"
     raise CifarHpcError(f"{text!r} names no ensemble; there: {known}.{did_you_mean(near and f'{sweep}/{near}')}")
+
+
+def ensemble_name(layout: Layout, path: Path) -> str:
+    """What find_ensemble takes for a report's file: SWEEP/METHOD; of a filter, or of several sweeps, its path."""
+    report = path.parent.parent
+    sweep = report.parent.name
+    if layout.has_sweep(sweep) and layout.sweep(sweep).report == report:
+        return f"{sweep}/{_BEGINNINGS[path.parent.name]}{path.stem}"
+    return str(path)
 
 
 def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[str, list[str]]:

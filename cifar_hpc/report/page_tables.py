@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.trials import Trial
+from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, words_of
@@ -99,12 +100,13 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     header = ("method", "networks", "val acc %", "val against that member", "test acc %", "test against that member")
     scores = score_text(best.val_acc, best.val_n), score_text(best.test_acc, best.test_n)
     rows = [("most accurate member", str(ensembles.best_n), scores[0], "", scores[1], "")]
+    trials = {trial.trial_id: (row, trial) for row in found.board.rows for trial in row.trials}
     for one in (*ensembles.measured, *ensembles.soups):
         record = one.record
         val, test = (difference_text(difference) for difference in (one.val, one.test))
         size = str(len(record.members))
         scores = score_text(record.val_acc, record.val_n), score_text(record.test_acc, record.test_n)
-        rows.append((record.method, size, scores[0], val, scores[1], test))
+        rows.append((_method(record, trials), size, scores[0], val, scores[1], test))
     of_folds = _OF_FOLDS if ensembles.best_n > 1 else ""
     note = (
         f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on four fifths of its images,"
@@ -113,7 +115,6 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
         " Files: ensembles/METHOD.json."
     ) + "".join(f" Left out: {reason}." for reason in ensembles.left_out)
-    trials = {trial.trial_id: (row, trial) for row in found.board.rows for trial in row.trials}
     weights = [
         (*_named(member.trial_id, trials), f"{100 * member.weight:.1f}", f"{member.temperature:.2f}", member.trial_id)
         for one in ensembles.measured
@@ -123,6 +124,12 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     titles = ("#", "configuration", "run", "weight %", "temperature", "trial")
     weights_table = PageTable("weights", "Greedy's weights", titles, weights)
     return [PageTable("ensembles", "Ensembles", header, rows, note), *([weights_table] if weights else [])]
+
+
+def _method(record: EnsembleRecord, trials: Mapping[str, tuple[Row, Trial]]) -> str:
+    """'uniform soup (best member: #3, seed 1)': a sweep has one of each method for each start."""
+    number, _, run = _named(record.members[0].trial_id, trials)
+    return f"{record.method} (best member: #{number}, {run})" if record.weights and number else record.method
 
 
 def _named(trial_id: str, trials: Mapping[str, tuple[Row, Trial]]) -> tuple[str, str, str]:
