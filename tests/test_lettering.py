@@ -8,7 +8,16 @@ import pytest
 from matplotlib.lines import Line2D
 
 from cifar_hpc.report import lettering
-from cifar_hpc.report.figures import Drawing, house_style, legend_above, new_figure, page_svg, readable, save_drawings
+from cifar_hpc.report.figures import (
+    Drawing,
+    house_style,
+    legend_above,
+    new_figure,
+    page_svg,
+    readable,
+    save_drawings,
+    value_labels,
+)
 from cifar_hpc.status.words import fixed_text, number_text, percent_text, points_text, score_text
 
 
@@ -63,6 +72,20 @@ def test_no_name_of_a_legend_is_cut_off_at_the_figures_edge(length):
         figure.canvas.draw()
     legend = figure.legends[0].get_window_extent()
     assert len(figure.legends) == 1 and legend.x0 > -1 and legend.x1 < figure.bbox.width + 1  # pixels
+
+
+def test_a_legend_of_many_lines_leaves_the_panels_their_room():
+    with house_style():
+        figure = new_figure(6, 3)
+        axes = figure.subplots()
+        legend_above(figure, [Line2D([], [], label=f"{n} {'long' * 9}") for n in range(14)], "arch_args.name:")
+        figure.draw_without_rendering()
+    assert axes.get_window_extent().height / figure.dpi > 1.5  # inches
+
+
+def test_a_value_of_ninety_letters_is_shortened_where_a_figure_names_it():
+    one, other = value_labels(["a" * 90, "a" * 89 + "b"], "arch_args.name", 24)
+    assert len(one) <= 26 and one != other and "…" in one
 
 
 def test_installed_fonts_are_used_for_what_they_draw():

@@ -24,12 +24,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cifar_hpc.collect.trials import value_text
-from cifar_hpc.report.lettering import font_families, make_readable
+from cifar_hpc.report.lettering import fitting_names, font_families, make_readable
 
 INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00")
 _DARK_PALETTE = ("#4aa8e8", "#ff8a4c", "#2fc79a", "#e5a0c6", "#f2b632", "#86cdf5", "#c9a227")  # the same hues on dark paper
 _STEPS = 24  # colours of the ramp
+IN_A_LEGEND, BESIDE_AN_AXIS, _OVER_A_PANEL = 40, 24, 32  # letters of a value's name
+_LEGEND_IN = 0.5  # height of a legend for which a figure has room
 _MARKS = ("o", "^", "s", "D", "v", "P")
 _VIRIDIS = mpl.colormaps["viridis"]
 _STYLE: Any = {
@@ -91,15 +93,17 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def legend_above(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
-    """Above the panels, in as many columns as the figure is wide enough for; one name that is wider still widens the figure."""
+    """Above the panels, in as many columns as the figure is wide enough for; a wider name widens the figure, and many lines
+    make it higher, so that the panels keep their room."""
     for columns_n in range(len(handles), 0, -1):
         legend = figure.legend(handles=handles, loc="outside upper center", ncols=columns_n, title=title, title_fontsize=8.5)
-        needed = legend.get_window_extent().width / figure.dpi  # inches
-        if needed <= figure.get_figwidth():
-            return
+        extent = legend.get_window_extent()
+        if extent.width / figure.dpi <= figure.get_figwidth():
+            break
         if columns_n > 1:
             legend.remove()
-    figure.set_figwidth(needed)
+    figure.set_figwidth(max(figure.get_figwidth(), extent.width / figure.dpi))
+    figure.set_figheight(figure.get_figheight() + max(extent.height / figure.dpi - _LEGEND_IN, 0.0))
 
 
 def readable(drawing: Drawing) -> Drawing:
@@ -201,12 +205,18 @@ def _page_colors() -> dict[str, str]:
     return {**{color: f"var(--f{n})" for n, color in enumerate(themed)}, **own}
 
 
+def value_labels(values: Sequence[Any], axis: str, most: int) -> list[str]:
+    """The values of an axis as a legend or ticks name them, of so many letters at most."""
+    return fitting_names([value_text(value, axis) for value in values], most)
+
+
 def axis_title(axis: str, value: Any) -> str:
     """'freeze: 0.5', 'augment: none'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
+    (text,) = value_labels([value], axis, _OVER_A_PANEL)
     if axis == "weights":
-        return value_text(value, axis).removesuffix(".pt")
+        return text.removesuffix(".pt")
     alone = isinstance(value, str) and axis in ("arch", "dataset")
-    return value_text(value, axis) if alone else f"{axis}: {value_text(value, axis)}"
+    return text if alone else f"{axis}: {text}"
 
 
 def frame_bare(axes: Axes) -> None:

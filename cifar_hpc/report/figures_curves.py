@@ -12,9 +12,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
-from cifar_hpc.collect.trials import value_text
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.figures import (
+    IN_A_LEGEND,
     INK,
     MUTED,
     PAPER,
@@ -25,6 +25,7 @@ from cifar_hpc.report.figures import (
     legend_above,
     looks_for,
     new_figure,
+    value_labels,
 )
 from cifar_hpc.report.words import in_part_words
 
@@ -111,18 +112,21 @@ def _draw_series(axes: Axes, series: Series, kind: str, look: Look) -> None:
 
 
 def _draw_legend(figure: Any, grid: CurveGrid, looks: Mapping[Any, Look]) -> None:
-    lines = [
-        Line2D(
-            [],
-            [],
-            color=look.color,
-            marker=look.mark if look.every else "",
-            markersize=4,
-            label=value_text(value, grid.color_axis),
-        )
-        for value, look in looks.items()
+    lines = (
+        [
+            Line2D(
+                [],
+                [],
+                color=look.color,
+                marker=look.mark if look.every else "",
+                markersize=4,
+                label=label,
+            )
+            for label, look in zip(value_labels(list(looks), grid.color_axis, IN_A_LEGEND), looks.values(), strict=True)
+        ]
         if grid.color_axis
-    ]
+        else []
+    )
     lines += [
         Line2D([], [], color=MUTED, label="validation"),
         Line2D([], [], color=MUTED, linestyle=(0, (3, 2)), linewidth=0.9, label="training"),

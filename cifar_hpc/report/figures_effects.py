@@ -16,6 +16,8 @@ from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.figures import (
+    BESIDE_AN_AXIS,
+    IN_A_LEGEND,
     INK,
     LINE,
     MUTED,
@@ -29,6 +31,7 @@ from cifar_hpc.report.figures import (
     looks_for,
     new_figure,
     ramp_color,
+    value_labels,
 )
 from cifar_hpc.report.words import in_part_words, interval_words
 from cifar_hpc.status.words import decimals_of, number_text, score_text
@@ -79,8 +82,8 @@ def _draw_cells(
     for r, c in zip(*np.nonzero(~np.isnan(grid)), strict=True):
         color = "white" if norm(grid[r, c]) < 0.6 else "black"
         axes.text(c, r, _number(grid[r, c], board), ha="center", va="center", color=color, fontsize=8)
-    axes.set_xticks(range(len(columns)), [value_text(value, found.column_axis) for value in columns])
-    axes.set_yticks(range(len(rows)), [value_text(value, found.row_axis) for value in rows])
+    axes.set_xticks(range(len(columns)), value_labels(columns, found.column_axis, BESIDE_AN_AXIS))
+    axes.set_yticks(range(len(rows)), value_labels(rows, found.row_axis, BESIDE_AN_AXIS))
     frame_bare(axes)
 
 
@@ -100,7 +103,7 @@ def draw_effects(effects: Effects, board: Leaderboard) -> Drawing:
             effect = found[number]
             panel.plot(range(len(effect.values)), effect.scores.T, color=MUTED, alpha=0.35, linewidth=0.7)
             panel.errorbar(range(len(effect.values)), effect.means, yerr=_bars(effect, board), **_MEANS)
-            labels = [value_text(value, effect.axis) for value in effect.values]
+            labels = value_labels(effect.values, effect.axis, BESIDE_AN_AXIS)
             crowded = max(map(len, labels)) * len(labels) > 26
             panel.set_xticks(range(len(labels)), labels, rotation=30 if crowded else 0, ha="right" if crowded else "center")
             panel.set_xlim(-0.4, len(labels) - 0.6)
@@ -160,6 +163,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
     log, even = wide and min(values) > 0, wide and min(values) == 0
     place = {value: float(number) if even else value for number, value in enumerate(values)}
     looks = looks_for(board.values(color_axis)) if color_axis else {None: Look(PALETTE[0], "o", None)}
+    labels = dict(zip(looks, value_labels(list(looks), color_axis or "", IN_A_LEGEND), strict=True))
     best = best_by(board, axis, color_axis) if color_axis else {(*key, None): row for key, row in best_by(board, axis).items()}
     with house_style():
         figure = new_figure(6.4, 3.7)
@@ -176,7 +180,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
                 markersize=4,
                 capsize=2,
                 color=look.color,
-                label=value_text(value, color_axis or ""),
+                label=labels[value],
             )
         if log:
             axes.set_xscale("log")
@@ -244,9 +248,10 @@ def draw_parallel(board: Leaderboard) -> Drawing:
         axes.plot(range(len(heights)), heights, color=INK, linewidth=1.8)  # of the first row, which may not measure the most
         for x, axis in enumerate(axes_shown):
             axes.axvline(x, color=MUTED, linewidth=0.8)
-            for value in _some(shown_values(board, axis)):
+            values = _some(shown_values(board, axis))
+            for value, label in zip(values, value_labels(values, axis, BESIDE_AN_AXIS), strict=True):
                 axes.annotate(
-                    value_text(value, axis),
+                    label,
                     (x, _height(board, axis, value)),
                     (5, 0),
                     textcoords="offset points",
