@@ -175,10 +175,10 @@ def test_cancel_stops_a_running_sweep_and_sweep_goes_on_where_it_was(spec):
         while not list(results_root().glob("trials/*/metrics.jsonl")):
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
-        assert "1 job asked to stop" in call("cancel", "small").stderr
+        assert "1 trial asked to stop" in call("cancel", "small").stderr
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130, told
-    assert "To go on: cifar-hpc sweep" in told
+    assert f"To go on: cifar-hpc sweep {spec} --on inline" in told, "where it ran, as it was typed"
     folder = Layout(results_root()).trial(Layout(results_root()).trial_ids()[0])
     assert folder.checkpoint.exists()
     before = len(folder.metrics.read_text().splitlines())

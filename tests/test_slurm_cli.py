@@ -64,11 +64,18 @@ def test_a_filter_cancels_single_trials_also_where_the_array_goes_on_with_others
     run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
     events = read_records(Layout(results_root()).sweep("s").jobs, JobEvent)
     first = next(e.trial_ids[0] for e in events if e.event == "submitted" and e.job_id == "job-0002")
-    assert "1 job asked to stop" in run("cancel", "s", first)
+    assert "1 trial asked to stop" in run("cancel", "s", first)
     assert sorted(_statuses(run)) == ["cancelled"] + ["queued"] * 3
     assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 5, "four workers, who claim it no more, and the canary"
-    assert "4 jobs asked to stop" in run("cancel", "s", "batch_size>0")
+    assert "3 trials asked to stop" in run("cancel", "s", "batch_size>0")
     assert not cluster.run("squeue", "-h").strip()
+
+
+def test_what_is_to_be_typed_next_names_the_profile_that_the_sweep_was_typed_with(run, tmp_path):
+    profile = next((tmp_path / "slurm").glob("*.yaml"))
+    run("sweep", "s.yaml", "--profile", str(profile), grid="{batch_size: [16]}")
+    run("cancel", "s")
+    assert f"next: cifar-hpc sweep s.yaml --profile {profile}" in run("status", "s")
 
 
 def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):

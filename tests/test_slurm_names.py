@@ -80,7 +80,7 @@ def test_jobs_whose_sender_was_killed_are_found_by_their_name_and_cancelled(clus
     assert _statuses(layout) == {Status.QUEUED}
     assert [event.handle for event in _events(layout)[3:]] == ["1000@alps"] * 3
     told = CliRunner().invoke(app, ["cancel", "s"])
-    assert "3 jobs asked to stop" in told.output
+    assert "3 trials asked to stop" in told.output
 
 
 def test_what_slurm_never_heard_of_is_free_again_and_what_it_does_not_answer_to_stays_open(cluster, layout):

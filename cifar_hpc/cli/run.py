@@ -89,12 +89,9 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
     if done.shared:
         go_on = "1 job goes on: it carries" if len(done.shared) == 1 else f"{len(done.shared)} jobs go on: they carry"
         say(f"{go_on} trials beside those of the filter")
-    if done.stopped or not done.unasked:
-        say(
-            f"{name}: {plural(len(done.stopped), 'job')} asked to stop"
-            if done.stopped
-            else f"{name}: nothing that was meant runs"
-        )
+    if done.trials or not done.unasked:
+        stopped = f"{plural(len(done.trials), 'trial')} asked to stop" if done.trials else "nothing that was meant runs"
+        say(f"{name}: {stopped}")
     if done.unasked:
         raise typer.Exit(2)
 

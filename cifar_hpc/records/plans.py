@@ -86,8 +86,8 @@ def write_plan(layout: Layout, plan: PlanRecord) -> Path | None:
     files = layout.sweep(plan.sweep)
     kept = None
     if (before := known_plan(layout, plan.sweep)) is not None:
-        same_time = dataclasses.replace(plan, created_at=before.created_at)
-        if (same := same_time.encode()) == before.encode():
+        same = dataclasses.replace(plan, created_at=before.created_at).encode()
+        if same == dataclasses.replace(before, where=plan.where).encode():
             with contextlib.suppress(OSError):  # where one may only read, an older one stays without its digest
                 write_changed(files.plan, same + b"\n")
             return None

@@ -327,6 +327,7 @@ class PlanRecord(SealedRecord):
     cohorts: tuple[tuple[Name, ...], ...]  # trial ids
     resources: Plain = dataclasses.field(default_factory=dict)  # of each job, as spec.sweep.Resources has them
     overrides: tuple[str, ...] = ()  # the `--set` arguments that changed the spec
+    where: tuple[str, ...] = ()  # the options that said where it runs when it was typed last, such as --on ray
     findings: tuple[str, ...] = ()  # what is worth knowing of the images and weights files that it trains with
     # Of which data sets each of them is, by DatasetConfig.digest; one that is not here is of all.
     findings_of: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)

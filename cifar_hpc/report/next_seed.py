@@ -3,9 +3,8 @@ and the command. Formats what collect/ranking computes."""
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.ranking import no_difference, seeds_to_settle, seeds_vary
@@ -16,6 +15,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import words_of
+from cifar_hpc.status.advice import sweep_command
 from cifar_hpc.status.words import duration_text
 
 _LEAST_POINTS = 0.5  # percentage points that are worth telling apart
@@ -88,8 +88,7 @@ def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, s
         return None, ""
     more = sum(max(seeds - row.seeds, 0) * (row.whole_s or row.train_s or 0.0) for row in found.board.measured)
     cost = f"; for all {len(found.board.measured)} configurations that is {duration_text(more)} of training"
-    sets = [argument for override in plan.overrides for argument in ("--set", override)]
-    return shlex.join(["cifar-hpc", "sweep", plan.spec_path, *sets, "--set", f"seeds={seeds}"]), cost
+    return sweep_command(replace(plan, overrides=(*plan.overrides, f"seeds={seeds}"))), cost
 
 
 def _asks_for_seeds(plan: PlanRecord, board: Leaderboard) -> bool:

@@ -16,7 +16,7 @@ from cifar_hpc.spec.search import Scheduler, Search
 class SweepSpec:
     """One question. trials: ids unique, in the spec's order; text: the file as it was read; warnings: sentences; findings:
     those on images and weights, of a later look into the files too, with the data sets that they are of; overrides: the
-    `--set` arguments that changed it."""
+    `--set` arguments that changed it; where: the options that said where it runs."""
 
     name: str
     path: Path
@@ -27,6 +27,7 @@ class SweepSpec:
     warnings: tuple[str, ...]
     findings: DataNotes = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
     search: Search | None = None
     order: str | None = None  # rank: the networks that promise most start first
     halving: Scheduler | None = None  # by which the trials of each cohort are judged together

@@ -18,11 +18,11 @@ MOST_FOREIGN = 3
 
 
 def sweep_command(plan: PlanRecord) -> str:
-    """What continues the sweep when it is typed, with what was set for it."""
+    """What continues the sweep when it is typed, with what was set for it, where it ran."""
     if plan.command:
-        return shlex.join(plan.command)
+        return shlex.join([*plan.command, *plan.where])
     words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
-    return shlex.join(words if plan.share else [*words, "--no-share"])
+    return shlex.join([*words, *plan.where, *([] if plan.share else ["--no-share"])])
 
 
 def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
@@ -32,9 +32,10 @@ def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
     foreign = [refused for refused in failed if isinstance(refused, OtherVersionError)]
     lines = []
     if len(foreign) < len(failed):
+        again = shlex.join(["cifar-hpc", "retry", plan.sweep, *plan.where])
         lines = [
             f"why: cifar-hpc logs {plan.sweep}",
-            f"once mended: cifar-hpc retry {plan.sweep}   (of the spec or the images: mend them, then {sweep_command(plan)})",
+            f"once mended: {again}   (of the spec or the images: mend them, then {sweep_command(plan)})",
         ]
     lines += [left_line(one) for one in foreign[:MOST_FOREIGN]]
     if (more_n := len(foreign) - MOST_FOREIGN) > 0:

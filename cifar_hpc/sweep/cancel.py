@@ -28,25 +28,25 @@ from cifar_hpc.sweep.where import reader_of
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """stopped: jobs that were asked to stop; shared: jobs that go on since they carry other trials, too; unasked: jobs that may
-    run and could not be asked; notes: sentences."""
+    run and could not be asked; notes: sentences; trials: ids of those of the stopped jobs that had not ended."""
 
     stopped: tuple[JobEvent, ...]
     shared: tuple[JobEvent, ...]
     unasked: tuple[JobEvent, ...]
     notes: tuple[str, ...]
+    trials: tuple[str, ...] = ()
 
 
 def cancel_chosen(layout: Layout, sweep: str, words: Sequence[str] | None) -> Cancelled:
     """Cancels the trials of a filter, or all jobs where nothing is given. Raises CifarHpcError, SlurmError."""
     plan = read_plan(layout, sweep)
-    if not words:
-        return cancel_trials(layout, sweep, None)
     states = reader_of(layout, plan).read()
+    over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
     chosen, why = select_trials(plan, states, words)
     wanted = {trial.trial_id for trial in chosen}
-    over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
-    done = cancel_trials(layout, sweep, wanted - over, wanted | over)
-    return replace(done, notes=(*([why] if why else []), *done.notes))
+    done = cancel_trials(layout, sweep, wanted - over, wanted | over) if words else cancel_trials(layout, sweep, None)
+    trials = dict.fromkeys(trial_id for job in done.stopped for trial_id in job.trial_ids if trial_id not in over)
+    return replace(done, notes=(*([why] if why else []), *done.notes), trials=tuple(trials))
 
 
 def cancel_trials(

@@ -7,6 +7,7 @@ silently would spend the night on it. Prints nothing: a listener is told, and th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import signal
 import threading
 import time
@@ -82,6 +83,7 @@ def run_spec(
     """Trains the trials of the spec that are not finished yet. prune: cancel jobs of trials that the spec dropped."""
     if where.budget is not None and (spec.search is not None or where.slurm() is None):
         raise CifarHpcError("--budget: it bounds the workers of a grid on Slurm; nothing else is started here in its time")
+    spec = dataclasses.replace(spec, where=where.words)
     dropped = _greet(layout, spec, listener)
     if where.budget is not None:
         set_budget(layout.sweep(spec.name), where.budget)
@@ -129,7 +131,8 @@ def rounds_again(layout: Layout, record: PlanRecord, where: Where, again: Collec
     """The rounds of the failed trials in `again`, as they were planned. Raises SpecError where a search's spec is gone,
     CifarHpcError where the plan is not one of this version."""
     if record.search is not None:
-        return SearchRounds(layout, load_spec(Path(record.spec_path), record.overrides), where, again)
+        spec = load_spec(Path(record.spec_path), record.overrides)
+        return SearchRounds(layout, dataclasses.replace(spec, where=record.where), where, again)
     try:
         plan = recorded_plan(record)
     except (TypeError, KeyError, ValueError, AttributeError) as error:

@@ -94,6 +94,7 @@ def train_refits(
         objective="val_acc",
         resources=Resources(**like.resources),
         warnings=(),
+        where=where.words,
     )
     starts = {parent for trial in spec.trials if (parent := parent_of(trial.config))}
     if starts:

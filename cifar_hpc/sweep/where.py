@@ -39,6 +39,12 @@ class Where:
     wait: bool = False
     budget: Budget | None = None
 
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The options that mean the same when a command is typed again."""
+        on = () if self.on is On.AUTO else ("--on", self.on.value)
+        return (*on, *(() if self.profile is None else ("--profile", self.profile)))
+
     def slurm(self) -> SlurmProfile | None:
         """The profile where Slurm is meant: asked for, or there with a profile. Raises CifarHpcError."""
         if self.on not in (On.AUTO, On.SLURM) or (self.on is On.AUTO and shutil.which("sbatch") is None):
