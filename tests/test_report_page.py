@@ -27,6 +27,7 @@ from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
 from cifar_hpc.records.schema import EnsembleRecord, EpochRecord
 from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
+from cifar_hpc.report.comparisons import comparison_tables
 from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline
@@ -300,6 +301,18 @@ def test_the_page_compares_choices_and_tunes_numbers_within_them(layout: Layout,
     classes = list(csv.reader((page.parent / "tables" / "by_class.csv").open()))
     assert len(classes) == 1 + 6
     assert set(classes[0][2:]) == set(DATASETS["cifar10"].classes)
+
+
+def test_class_by_class_takes_the_best_kinds_and_says_how_many_others_there_are(tmp_path: Path) -> None:
+    layout, trials = Layout(tmp_path), list(configs(10, seeds=1, epochs=2, archs=("resnet18",)))
+    for number, trial in enumerate(trials):
+        write_trial(layout, trial, Images.draw(100, 0), accuracy=0.3 + 0.06 * number, sweep="kinds")
+    write_plan(layout, trials, "kinds")
+    found = find(make_sections(scan(layout, ["kinds"]), layout)[0], layout)
+    by_class = next(table for table in comparison_tables(found, layout) if table.anchor == "by_class")
+    best = found.board.measured[:8]
+    assert {tuple(row[:2]) for row in by_class.rows} == {(str(r.axes["augment"]), str(r.axes["freeze"])) for r in best}
+    assert "Of the table above each row's best, of its 10 rows the best 8: 2 cells of it not here." in by_class.note
 
 
 def test_a_pivot_takes_any_axes_and_knows_the_nearest(layout: Layout) -> None:

@@ -10,6 +10,7 @@ from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies, 
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
@@ -85,14 +86,16 @@ def hours_table(found: Findings) -> list[PageTable]:
 
 
 def _best_of_each(pivot: Pivot) -> dict[Key, Row]:
-    """The points to show class by class, by the shown axes' values: all cells where they are few, else each row's best."""
-    if len(pivot.cells) <= _MOST_POINTS:
-        keys = [(row, column) for row in pivot.rows for column in pivot.columns if (row, column) in pivot.cells]
-        return {(*row, *column): pivot.cells[row, column] for row, column in keys}
-    best: dict[Key, Key] = {}
-    for row, column in pivot.cells:  # best first
-        best.setdefault(row, column)
-    return {(*row, *best[row]): pivot.cells[row, best[row]] for row in pivot.rows[:_MOST_POINTS]}
+    """The points to show class by class, by the shown axes' values: all cells where they are few, else each row's best, of so
+    many rows the best ones; in the order of the pivot."""
+    shown = set(pivot.cells)
+    if len(shown) > _MOST_POINTS:
+        best: dict[Key, Key] = {}
+        for row, column in pivot.cells:  # best first
+            best.setdefault(row, column)
+        shown = set(list(best.items())[:_MOST_POINTS])
+    keys = [(row, column) for row in pivot.rows for column in pivot.columns if (row, column) in shown]
+    return {(*row, *column): pivot.cells[row, column] for row, column in keys}
 
 
 def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
@@ -114,9 +117,12 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
     left = f" These {_MOST_CLASSES} of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
+    others_n = len(pivot.cells) - len(accuracy) - len(unread)
+    rows = f", of its {len(pivot.rows)} rows the best {_MOST_POINTS}" if len(pivot.rows) > _MOST_POINTS else ""
+    others = f" Of the table above each row's best{rows}: {plural(others_n, 'cell')} of it not here."
     note = (
         f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best"
-        f" configuration of its kind; first the class with the lowest number of all.{left}"
+        f" configuration of its kind; first the class with the lowest number of all.{left}{others if others_n else ''}"
     ) + "".join(f" Left out: {one}." for one in unread)
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 
