@@ -312,19 +312,29 @@ def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tm
     assert 0 < sum(result.train_s for result in results) <= passed_s + 0.001 * len(results)
 
 
-def test_a_trial_whose_test_predictions_are_missing_is_diagnosed_on_validation_and_says_so(tmp_path) -> None:
+def test_a_trial_whose_test_predictions_cannot_be_read_is_diagnosed_on_validation_and_says_why(tmp_path) -> None:
     layout = Layout(tmp_path)
     config = next(iter(configs(1, seeds=1, epochs=2)))
     write_trial(layout, config, Images.draw(60, 20))
     path = layout.trial(config.trial_id).predictions
     with np.load(path) as arrays:
-        kept = {name: values for name, values in arrays.items() if not name.startswith("test_")}
+        whole = dict(arrays.items())
+
+    def told() -> str:
+        trial, found, split = diagnose_trial(scan(layout), config.trial_id, layout)
+        assert split == "val" and found.totals.sum() == 60
+        (line,) = (line for line in trial_summary(trial, found, split) if "What follows" in line)
+        return line.removeprefix("What follows is of validation, not of test: predictions.npz: ")
+
+    kept = {name: values for name, values in whole.items() if not name.startswith("test_")}
     np.savez(path, **kept)
-    trial, found, split = diagnose_trial(scan(layout), config.trial_id, layout)
-    assert split == "val" and found.totals.sum() == 60
-    missing = "Its predictions of the test images are missing: what follows is of validation."
-    assert missing in trial_summary(trial, found, split)
-    assert missing not in trial_summary(dataclasses.replace(trial, test_acc=None, test_n=None), found, split)
+    assert told() == "has no predictions of the test images that result.json tells of."
+    np.savez(path, **{**whole, "test_labels": whole["test_labels"][:-1]})
+    assert told().startswith("test has logits (20, ")
+    np.savez(path, **whole)
+    at = path.read_bytes().index(whole["test_logits"].tobytes())
+    path.write_bytes(path.read_bytes()[:at] + b"\xff\xff" + path.read_bytes()[at + 2 :])
+    assert told().startswith("corrupt, or no file of ours: Bad CRC-32")
     np.savez(path, **{name: values for name, values in kept.items() if not name.startswith("val_")})
     with pytest.raises(RecordError, match="has no predictions of the test images"):
         diagnose_trial(scan(layout), config.trial_id, layout)

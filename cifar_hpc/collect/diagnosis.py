@@ -42,7 +42,8 @@ class ClassScores:
 class Diagnosis:
     """confusion: K x K counts, rows are the true class, without images with a logit that is NaN, which were taken for none;
     untold: K, how many these are of each class; confusions: (true, taken for, images), most frequent first;
-    confident_errors: (place in the official split or in the test split, true, taken for, confidence), most confident first."""
+    confident_errors: (place in the official split or in the test split, true, taken for, confidence), most confident first;
+    unread: why it is of validation and not of the test images, which were measured; empty where there is nothing to say."""
 
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
@@ -50,6 +51,7 @@ class Diagnosis:
     confusions: tuple[tuple[str, str, int], ...]
     reliability: Reliability
     confident_errors: tuple[tuple[int, str, str, float], ...]
+    unread: str = ""
 
     @property
     def totals(self) -> NDArray[np.int64]:

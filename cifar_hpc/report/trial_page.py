@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cifar_hpc.collect.curves import make_curve_grid
@@ -45,21 +46,22 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
     round_ = [other for other in pool.trials if trial.fold and (other.point_id, other.round) == (trial.point_id, trial.round)]
     if round_ and len(round_) == trial.config["dataset.folds"] and all(other.told("val") for other in round_):
         return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"
-    missing: RecordError | None = None
+    files, unread = layout.trial(trial_id), None
     for split in ("test", "val"):
         if (told := trial.told(split)) is None:
             continue
         try:
-            predictions = read_predictions(layout.trial(trial_id), split, told, trial.classes)
+            predictions = read_predictions(files, split, told, trial.classes)
         except ContradictionError:
             raise
         except RecordError as error:
-            missing = missing or error
+            unread = unread or error
             continue
         if predictions is not None:
-            return trial, diagnose(predictions, trial.classes), split
-    if missing is not None:
-        raise missing
+            why = str(unread).removeprefix(f"{files.folder}/") if unread else ""
+            return trial, replace(diagnose(predictions, trial.classes), unread=why), split
+    if unread is not None:
+        raise unread
     raise CifarHpcError(f"trial {trial_id} measured no labelled split ({trial.reason})")
 
 
@@ -124,8 +126,8 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
         f" ({what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
         f" {trial.hardware}."
     )
-    if split == "val" and trial.told("test") and images_words(trial, found, split) == SPLITS["val"]:
-        lines.append("Its predictions of the test images are missing: what follows is of validation.")
+    if found.unread:
+        lines.append(f"What follows is of validation, not of test: {found.unread}.")
     if found.confusions:
         of = f"{images_words(trial, found, split)}, {int(found.totals.sum()):,} images"
         lines.append(f"Most often taken for another ({of}): {most_confused(found.confusions)}.")
