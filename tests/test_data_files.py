@@ -15,7 +15,7 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root, find_form, why_missing
 from cifar_hpc.data.sources import read_official
-from cifar_hpc.errors import DataError
+from cifar_hpc.errors import DataError, UnusableError
 from tests.helpers.official_files import (
     write_cifar10_binary,
     write_cifar10_python,
@@ -149,7 +149,7 @@ def test_a_partial_cifar100_serves_its_classes_and_refuses_the_others(tmp_path):
     assert load_dataset(asked, 32, tmp_path).classes == reptiles
     other = DatasetConfig(name="cifar100", classes=("turtle", "whale"))
     assert "without whale: run `cifar-hpc fetch cifar100`" in why_missing(other, tmp_path)
-    with pytest.raises(DataError, match="no training image of whale"):
+    with pytest.raises(UnusableError, match="no training image of whale"):
         load_dataset(other, 32, tmp_path)
 
 

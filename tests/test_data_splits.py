@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_hpc.data.splits import allot, split_val, subsample
-from cifar_hpc.errors import DataError
+from cifar_hpc.errors import UnusableError
 
 counts = st.lists(st.integers(4, 60), min_size=2, max_size=8)
 seeds = st.integers(0, 2**31)
@@ -66,10 +66,10 @@ def test_largest_remainders_get_what_is_left():
 
 @pytest.mark.parametrize("size", [3, 41])
 def test_a_train_size_that_cannot_be_is_refused(size):
-    with pytest.raises(DataError, match=f"train_size: {size}"):
+    with pytest.raises(UnusableError, match=f"train_size: {size}"):
         subsample(np.arange(40) % 4, size, 0)
 
 
 def test_a_class_with_one_image_cannot_be_split():
-    with pytest.raises(DataError, match="val_frac"):
+    with pytest.raises(UnusableError, match="val_frac"):
         split_val(np.array([0, 0, 0, 0, 1]), 0.4, 0)

@@ -81,6 +81,15 @@ def test_a_dot_in_a_folders_name_ends_no_name(spec):
     assert 'dataset: {folder: "photos.2"}' in Path("photos.2.yaml").read_text()
 
 
+def test_init_writes_as_many_folds_as_can_be_dealt(spec):
+    for number in range(4):
+        folder = Path(f"photos/ants{number % 2}")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    assert CliRunner().invoke(app, ["init", "photos"]).exit_code == 0
+    assert {trial.config.dataset.folds for trial in load_spec(Path("photos.yaml")).trials} == {4}
+
+
 def test_init_says_what_to_mend_in_a_folder_that_no_trial_can_start_with(spec):
     Path("photos").mkdir()
     Image.new("RGB", (8, 8)).save("photos/1.png")

@@ -58,6 +58,11 @@ class ImageFolder:
     wrong: tuple[str, ...]
     labelled_by: Path | None = None  # the table that says the classes; None: the folders do
 
+    def labels(self, split: str) -> list[int]:
+        """The place of its class of each image of a split, class by class, as they are read."""
+        found = self.splits.get(split, {})
+        return [label for label, name in enumerate(self.classes) for _ in found.get(name, ())]
+
     def problems(self, classes: Collection[str] | None, val_frac: float, train_size: int | None = None) -> list[str]:
         """A sentence for each thing without which no trial can start. classes: those that are kept; None: all. val_frac,
         train_size: as in DatasetConfig; with val_frac 0, of a refit or of folds, val/ joins train/."""

@@ -22,7 +22,6 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.sources import OwnCodeError, Source
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import folder, sources, splits
-from cifar_hpc.data.files import shorten
 from cifar_hpc.data.images import Fit
 from cifar_hpc.data.own import images_fingerprint, read_own
 from cifar_hpc.data.sources import LabelledImages
@@ -149,7 +148,7 @@ def load_dataset(
     Fixed-size sets stay at native size, a folder's images come at image_size, fitted as resize and crop_frac say (see
     TrialConfig), and are normalised by the statistics of those trained on; a folder's own val/ is used whole, whatever
     val_frac above 0. With a val_frac of 0 all labelled images are trained on, those of val/ too, and val is empty. Raises
-    DataError where files are absent or corrupt, or a class has too few images.
+    DataError where files are absent or corrupt, UnusableError where a class has too few images.
     """
     val: LabelledImages | None = None
     test: LabelledImages | None
@@ -166,15 +165,17 @@ def load_dataset(
         names = catalog.dataset(config.name).classes
         train, test = sources.read_digits() if config.name == "digits" else sources.read_official(config.name, root)
     classes = _kept_classes(config, names)
-    train_at, labels_N = _positions(train, names, classes)
-    _refuse_absent(config, classes, labels_N)
+    train_at, labels_N = splits.of_classes(train.labels_N, names, classes)
+    splits.refuse_absent(config, classes, labels_N)
     stay, held = splits.divide(labels_N, config, own_val=val is not None)
     train_split = _split(train, train_at[stay], labels_N[stay])
-    held_out = (train, train_at[held], labels_N[held]) if val is None else (val, *_positions(val, names, classes))
+    held_out = (
+        (train, train_at[held], labels_N[held]) if val is None else (val, *splits.of_classes(val.labels_N, names, classes))
+    )
     val_split = _split(*held_out)
     if val is not None and config.val_frac == 0:
         train_split, val_split = _joined(train_split, val_split, len(train.labels_N)), _empty(val_split)
-    test_split = None if test is None else _split(test, *_positions(test, names, classes))
+    test_split = None if test is None else _split(test, *splits.of_classes(test.labels_N, names, classes))
     mean, std = STATISTICS[config.name] if config.name in STATISTICS else pixel_statistics(train_split)
     used = (train_split, val_split) if test_split is None else (train_split, val_split, test_split)
     channels = train_split.images_NCHW.shape[1]
@@ -189,25 +190,6 @@ def _kept_classes(config: DatasetConfig, names: tuple[str, ...]) -> tuple[str, .
             near = nearest(name, names)
             raise DataError(f"dataset.classes: {name!r} is no class of {config.name}.{did_you_mean(near)}")
     return tuple(name for name in names if name in config.classes)
-
-
-def _positions(
-    images: LabelledImages, names: tuple[str, ...], classes: tuple[str, ...]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the images of the kept classes, and their labels among these."""
-    renumbered = np.array([classes.index(name) if name in classes else -1 for name in names], dtype=np.int64)
-    labels_N = renumbered[images.labels_N]
-    positions = np.flatnonzero(labels_N >= 0)
-    return positions, labels_N[positions]
-
-
-def _refuse_absent(config: DatasetConfig, classes: tuple[str, ...], labels_N: NDArray[np.int64]) -> None:
-    absent = [name for label, name in enumerate(classes) if label not in labels_N]
-    if absent:
-        what, mend = config.name, ""
-        if config.name in catalog.DATASETS and config.name != "folder":
-            what, mend = f"the files of {config.name}", f", or bring the whole set with `cifar-hpc fetch {config.name}`"
-        raise DataError(f"no training image of {shorten(absent)} in {what}: choose `classes` that are there{mend}")
 
 
 def _split(images: LabelledImages, positions: NDArray[np.int64], labels_N: NDArray[np.int64]) -> Split:

@@ -53,8 +53,7 @@ def read_folder(config: DatasetConfig, fit: Fit, root: Path) -> OwnImages:
     parts: dict[str, tuple[int, list[int]]] = {}
     for split in ("train", "val", "test"):
         found = listing.splits.get(split, {})
-        labels = [label for label, name in enumerate(listing.classes) for _ in found.get(name, ())]
-        parts[split] = len(paths), labels
+        parts[split] = len(paths), listing.labels(split)
         paths += [path for name in listing.classes for path in found.get(name, ())]
     fingerprint = folder_fingerprint(listing) if config.fingerprint is None else config.fingerprint
     images_NCHW = _mapped(paths, fit, root / "cache" / f"folder-{fingerprint}-{fit.label}.npy")

@@ -58,7 +58,7 @@ grid:                                        # every combination
   # augment: [none, flip_crop]               # with and without random flips and crops
 """
 _FOLDS = """\
-folds: 5                                     # each image is measured by a network that was trained without it
+folds: {n}                                     # each image is measured by a network that was trained without it
 """
 _SEEDS = """\
 seeds: 3
@@ -109,8 +109,17 @@ def _text(path: Path, folder: Path) -> str:
         schema=_SCHEMA_FILE,
         folder=json.dumps(os.path.relpath(folder, path.parent), ensure_ascii=False),
         images=f"{images_n} images to train on, of {len(listing.classes)} classes",
-        folds=_FOLDS if few else _SEEDS,
+        folds=_FOLDS.format(n=_folds_n(listing)) if few else _SEEDS,
     )
+
+
+def _folds_n(listing: ImageFolder) -> int:
+    """Five, or as many as can be dealt."""
+    from cifar_hpc.data.splits import most_parts
+
+    most = most_parts(listing.labels("train"), 5)
+    assert most is not None  # each class has two images
+    return most
 
 
 def _images(folder: Path) -> ImageFolder | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ class Resolver:
         self._folders: dict[tuple[Path, Path | None], tuple[ImageFolder, str]] = {}
         self._own_sets: dict[tuple[Source, Arguments], str] = {}  # their fingerprints
         self._classes: dict[DatasetConfig, tuple[str, ...]] = {}
+        self._splits: dict[DatasetConfig, Callable[[int], None]] = {}  # refuse a repeat of folds that cannot be dealt
         self.notes: dict[str, set[str]] = {}  # sentences on folders, as DataNotes
         self._notes: dict[DatasetConfig, tuple[str, ...]] = {}  # by what was read with them
 
@@ -127,7 +129,16 @@ class Resolver:
         shared = self._known_dataset(tuple(values.values()), lambda: self._read_dataset(values))
         if FOLDS not in point:
             return shared
-        return self._known_dataset((shared, point[FOLD]), lambda: dataclasses.replace(shared, fold=point[FOLD]))
+        return self._known_dataset((shared, point[FOLD]), lambda: self._fold(shared, point[FOLD]))
+
+    def _fold(self, dataset: DatasetConfig, number: int) -> DatasetConfig:
+        repeat = (number - 1) // (dataset.folds or 1)
+
+        def dealt() -> DatasetConfig:
+            self._splits[dataset](repeat)
+            return dataset
+
+        return dataclasses.replace(self._known_dataset((dataset, "repeat", repeat), dealt), fold=number)
 
     def _known_dataset(self, key: tuple[Any, ...], read: Callable[[], DatasetConfig]) -> DatasetConfig:
         """What was read under the key, or the problem with it: it is raised for each point that has it."""
@@ -169,9 +180,13 @@ class Resolver:
         own["classes"] = _resolve_classes(given, own["classes"], official)
         if own["folds"] is not None and own["val_frac"] != DATASET_KEYS["dataset.val_frac"].default:
             raise UnusableError("dataset.val_frac", f"{own['val_frac']:g} beside folds", "each fold is held out in turn")
+        groups = None
         if own["fold_by"] is not None:
-            own["fold_groups"], lone = self._groups(own, listing)
-            notes += lone
+            groups = self._groups(own, listing)
+            own["fold_groups"] = groups_digest(groups)
+            if len(set(groups)) == len(groups):
+                alone = f"{KEY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
+                notes.append(f"{printable(own['folder'])}: {alone}")
         if listing is not None:
             val_frac = own["val_frac"] if own["folds"] is None else 0.0
             notes += self._images_notes(listing, own["classes"], val_frac, own["train_size"])
@@ -188,6 +203,9 @@ class Resolver:
             _check_train_size(own["train_size"], len(own["classes"] or official))
         config = DatasetConfig(**own)
         self._classes[config], self._notes[config] = own["classes"] or official, tuple(notes)
+        self._splits[config] = functools.partial(_check_split, config, listing or made, groups)
+        if config.folds is None:
+            self._splits[config](0)
         return config
 
     def _own_images(self, folder: str | None, labels: str | None) -> tuple[ImageFolder, str]:
@@ -206,15 +224,12 @@ class Resolver:
             found = f"{printable(str(error.filename))}: {error.strerror}"
             raise UnusableError("dataset.folder", found, "a folder that can be read is needed") from error
 
-    def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> tuple[str, list[str]]:
-        """The digest of which images are held out together, and a sentence where none are."""
+    def _groups(self, own: Mapping[str, Any], listing: ImageFolder | None) -> tuple[str, ...]:
+        """Of each image that of those with which it is held out."""
         if listing is None:
             raise UnusableError(FOLD_BY, f"groups of {own['name']}", "images of a folder have groups")
         with _told_at(FOLD_BY):
-            groups = image_groups(listing, own["fold_by"])
-        alone = f"{KEY} {own['fold_by']} keeps nothing together: each of the {len(groups)} images is a group of its own"
-        notes = [f"{printable(str(listing.root))}: {alone}"] if len(set(groups)) == len(groups) else []
-        return groups_digest(groups), notes
+            return image_groups(listing, own["fold_by"])
 
     def _source(self, part: str, text: str) -> Source:
         if (part, text) not in self._sources:  # one state of the code for all trials of a spec
@@ -279,6 +294,32 @@ def _arguments(key: str, point: Mapping[str, Any]) -> Arguments | None:
     """Those of the mapping, and those that are keys of their own."""
     single = {name.removeprefix(f"{key}."): value for name, value in point.items() if name.startswith(f"{key}.")}
     return arguments({**(dict(point.get(key) or ())), **single})
+
+
+def _check_split(
+    config: DatasetConfig, images: ImageFolder | OwnImages | None, groups: Sequence[str] | None, repeat: int
+) -> None:
+    """Raises UnusableError where the worker could not split the images. Of an official set, whose classes are about alike
+    large, without a look at it."""
+    if images is None and config.folds is None:
+        return
+    from cifar_hpc.data.splits import check_split
+
+    val: Sequence[int] | None = None
+    if images is None:
+        names = config.classes or catalog.dataset(config.name).classes
+        images_n = config.train_size or catalog.labelled_images(config.name, names) or 0
+        train: Sequence[int] = [n % len(names) for n in range(images_n)]
+    elif isinstance(images, ImageFolder):
+        names, train = images.classes, images.labels("train")
+        val = images.labels("val") if "val" in images.splits else None
+    else:
+        names, train = images.classes, images.train.labels_N.tolist()
+        val = None if images.val is None else images.val.labels_N.tolist()
+    try:
+        check_split(config, names, train, val, groups, repeat)
+    except UnusableError as error:
+        raise UnusableError(FOLDS if error.key == "folds" else error.key, error.found, error.allowed) from error
 
 
 def _labelled(listing: ImageFolder, classes: Collection[str], splits: Sequence[str]) -> int:
