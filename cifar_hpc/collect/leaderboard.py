@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
@@ -235,7 +235,8 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         _row(point, axes, pool, finished.get(point, []), unfinished.get(point, []), contradicted.get(point, []))
         for point in points
     ]
-    rows = _with_short_paths(rows)
+    ends = short_paths(row.axes.get("weights") for row in rows)
+    rows = [replace(row, axes=with_short_paths(row.axes, ends)) for row in rows]
     measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(pool.info))
     # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
     timed = [(row, row.whole_s) for row in measured if row.whole_s is not None and not any(row.last)]
@@ -255,18 +256,19 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others), own=pool.own)
 
 
-def _with_short_paths(rows: Sequence[Row]) -> list[Row]:
-    """Weights files by the shortest ends of their paths that tell them apart."""
-    paths = {path for row in rows if isinstance(path := row.axes.get("weights"), str) and path.startswith("/")}
-    ends: dict[str, str] = {}
-    for length in itertools.count(1):
+def short_paths(values: Iterable[Any]) -> dict[str, str]:
+    """Each weights file among the values of `weights` by the shortest end of its path that tells it from the others."""
+    paths = {path for path in values if isinstance(path, str) and path.startswith("/")}
+    length, ends = 1, {path: PurePath(path).name for path in paths}
+    while len(set(ends.values())) < len(paths):
+        length += 1
         ends = {path: "/".join(PurePath(path).parts[-length:]) for path in paths}
-        if len(set(ends.values())) == len(paths):
-            break
-    return [
-        replace(row, axes={axis: ends.get(value, value) if axis == "weights" else value for axis, value in row.axes.items()})
-        for row in rows
-    ]
+    return ends
+
+
+def with_short_paths(axes: Mapping[Axis, Any], ends: Mapping[str, str]) -> dict[Axis, Any]:
+    """ends: as of short_paths."""
+    return {axis: ends.get(value, value) if axis == "weights" else value for axis, value in axes.items()}
 
 
 def _value_order(value: Any) -> tuple[int, float, str]:

@@ -79,11 +79,11 @@ class Pool:
                 " shows it."
             )
         chosen = self.where(lambda trial: trial.config.get("stage") not in self.earlier_stages or "stage" not in trial.config)
-        earlier = {trial.trial_id for trial in self._everyone} - {trial.trial_id for trial in chosen._everyone}
+        earlier = {trial.trial_id for trial in self.everyone} - {trial.trial_id for trial in chosen.everyone}
         findings = [  # what is of an earlier stage alone is of all that start from it
             one if one in chosen.findings else replace(one, trial_ids=None)
             for one in self.findings
-            if one in chosen.findings or not self._everyone or not earlier.isdisjoint(one.trial_ids or ())
+            if one in chosen.findings or not self.everyone or not earlier.isdisjoint(one.trial_ids or ())
         ]
         return replace(chosen, findings=tuple(findings), notes=(*chosen.notes, *notes))
 
@@ -104,12 +104,13 @@ class Pool:
         unfinished = tuple(trial for trial in self.unfinished if keep(trial))
         contradicted = tuple(trial for trial in self.contradicted if keep(trial))
         kept = replace(self, trials=trials, curves=self.curves.take(rows), unfinished=unfinished, contradicted=contradicted)
-        ids = {trial.trial_id for trial in kept._everyone}
+        ids = {trial.trial_id for trial in kept.everyone}
         findings = [one for one in self.findings if one.trial_ids is None or not ids.isdisjoint(one.trial_ids)]
         return replace(kept, findings=tuple(findings))
 
     @property
-    def _everyone(self) -> tuple[Trial | Unfinished, ...]:
+    def everyone(self) -> tuple[Trial | Unfinished, ...]:
+        """All its trials, whatever became of them."""
         return (*self.trials, *self.unfinished, *self.contradicted)
 
 
@@ -205,8 +206,7 @@ def _allocated(layout: Layout, plans: Sequence[PlanRecord]) -> list[str]:
 
 def varying_axes(pool: Pool) -> tuple[Axis, ...]:
     """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
-    everyone: tuple[Trial | Unfinished, ...] = (*pool.trials, *pool.contradicted, *pool.unfinished)
-    configs = list({id(trial.config): trial.config for trial in everyone}.values())
+    configs = list({id(trial.config): trial.config for trial in pool.everyone}.values())
     varying = keys_that_differ(configs)
     if pool.planned_axes is not None:
         named = [key for axis in pool.planned_axes for key in varying if key == axis or key.startswith(f"{axis}.")]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard, short_paths, with_short_paths
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.errors import RecordError
@@ -33,12 +33,14 @@ def make_sections(pool: Pool, layout: Layout) -> list[Section]:
     """The section of most trials first; at least one. The rows' numbers run on from section to section."""
     sections: list[Section] = []
     axes = varying_axes(pool)
+    ends = short_paths(trial.config.get("weights") for trial in pool.everyone)
     for name, part in split_by_images(pool):
         pool, board = _checked(part, layout)
         above = sum(len(section.board.rows) for section in sections)
+        whole = [with_short_paths({axis: row.config.get(axis) for axis in axes}, ends) for row in board.rows]
         rows = tuple(
-            replace(row, number=above + number, whole_axes={axis: row.config.get(axis) for axis in axes})
-            for number, row in enumerate(board.rows, 1)
+            replace(row, number=above + number, whole_axes=its)
+            for number, (row, its) in enumerate(zip(board.rows, whole, strict=True), 1)
         )
         sections.append(Section(name, pool, replace(board, rows=rows)))
     return sections

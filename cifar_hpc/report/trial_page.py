@@ -11,7 +11,7 @@ from pathlib import Path
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
-from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.leaderboard import make_leaderboard, short_paths, with_short_paths
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.scan import Pool
@@ -102,7 +102,7 @@ def images_words(trial: Trial, found: Diagnosis, split: str) -> str:
 def trial_title(trial: Trial) -> str:
     """'resnet18 on cifar10, freeze 0.5, flip_crop, lr 0.01, seed 0': what the trial was."""
     keys = ("weights", "freeze", "augment", "lr")
-    config = trial.config
+    config = with_short_paths(trial.config, short_paths([trial.config.get("weights")]))
     parts = [axis_words(key, config.get(key)) for key in keys if config.get(key) is not None or key == "weights"]
     return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, {trial.run}"
 
