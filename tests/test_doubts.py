@@ -10,15 +10,19 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.pool import Images, configs, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.doubts import confident_class, doubts_of
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.data.dataset import Split
-from cifar_hpc.data.duplicates import near_duplicates
+from cifar_hpc.data.duplicates import Pair, near_duplicates
 from cifar_hpc.data.labelled import labelled_images
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.labels import duplicate_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
@@ -202,3 +206,11 @@ def test_no_table_is_said_to_be_corrected_where_the_data_set_takes_none(photos, 
     assert rows and set(rows[0]) == {"image", "label", "split", "suggested", "confidence", "networks"}
     told = CliRunner().invoke(app, ["labels", "look"]).stderr
     assert "labels.csv: the place of each" in told and "correct the" not in told
+
+
+def test_where_every_image_has_a_near_duplicate_no_number_is_of_those_without(tmp_path):
+    layout, (trial,) = Layout(tmp_path), configs(1, seeds=1, epochs=1)
+    write_trial(layout, trial, Images.draw(2, 0))
+    (best,) = make_leaderboard(scan(layout)).measured
+    pairs = [Pair("val", row, "train", row, 0.0) for row in (0, 1)]
+    assert duplicate_lines(best, pairs, layout)[0].endswith(" %, and no image is without one.")

@@ -128,11 +128,16 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
             continue
         right_N = np.mean([one.right for one in rounds], axis=0)
         rest = np.setdiff1d(np.arange(len(right_N)), rows)
-        now, without = score_text(float(right_N.mean()), len(right_N)), score_text(float(right_N[rest].mean()), len(rest))
+        now = score_text(float(right_N.mean()), len(right_N))
+        without = (
+            f"without them {score_text(float(right_N[rest].mean()), len(rest))} %"
+            if len(rest)
+            else "and no image is without one"
+        )
         what = "image has a near-duplicate" if len(rows) == 1 else "images have near-duplicates"
         where = (
             "another fold" if any(pair.other_split == split for pair in pairs if pair.split == split) else "an earlier split"
         )
-        lines.append(f"{len(rows)} {words} {what} in {where}: the best reaches {now} %, without them {without} %.")
+        lines.append(f"{len(rows)} {words} {what} in {where}: the best reaches {now} %, {without}.")
     between = "splits" if best.config.get("dataset.folds") is None else "folds"
     return lines or [f"No near-duplicates between {between}."]
