@@ -16,8 +16,11 @@ from cifar_hpc.config.normalize import refitted
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.spec.parts import SweepTrial
+from cifar_hpc.status.names import names_of
 from cifar_hpc.sweep import calibration, refit
 from cifar_hpc.sweep.where import On, Where
 from tests.helpers.training import digits_config
@@ -206,6 +209,12 @@ def test_without_validation_every_labelled_image_is_trained_on_once(tmp_path):
     assert len(whole.train.labels_N) == 12 == len(set(whole.train.index_N.tolist())) and len(whole.val.labels_N) == 0
 
 
+def test_folds_that_become_one_refit_are_told_by_what_they_have_in_common():
+    one = [SweepTrial(digits_config(), {"lr": 0.05, "seed": 0, refit.FROM_FOLD: fold}) for fold in (1, 2)]
+    (found,) = refit._each_once(one)
+    assert found.axes == {"lr": 0.05, "seed": 0} and found.config == digits_config()
+
+
 def test_a_sweep_that_happens_to_be_called_so_keeps_its_plan(spec):
     text = SPEC.replace("seeds: 2\n", "").replace("simple_cnn, epochs: 4", "linear, epochs: 3").replace("[0.001, 0.1]", "[0.1]")
     spec.write_text(text)
@@ -218,7 +227,7 @@ def test_a_sweep_that_happens_to_be_called_so_keeps_its_plan(spec):
     assert Layout(results_root()).sweep("small-refit").plan.read_bytes() == plan
 
 
-def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_again(spec):
+def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_again_and_which_each_is(spec):
     spec.write_text(
         "name: staged\ndataset: {name: digits, train_size: 90}\nfolds: 2\nbase: {arch: linear, lr: 0.1, warmup_epochs: 0}\n"
         "stages:\n  first: {base: {epochs: 1}}\n  second: {base: {epochs: 2, weights: {stage: first}}}\n"
@@ -229,6 +238,9 @@ def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_aga
     assert done.exit_code == 0, done.output
     assert "the networks that these start from stay as trained, without what was held out then" in " ".join(done.stderr.split())
     assert len(set(results()) - before) == 2  # of each fold's, and none in their place
+    trials = read_plan(Layout(results_root()), "staged-refit").trials
+    assert set(names_of(trials).values()) == {"from_fold=1", "from_fold=2"}, "what the live picture calls them"
+    assert "from_fold" in call("status", "staged-refit", "status=completed").stdout
     told = " ".join(call("report", "staged-refit").stderr.split())
     assert "nothing ranks them. What they start from was not trained again." in told
     assert "such as from 2: its number is their mean" in told

@@ -27,6 +27,8 @@ from cifar_hpc.sweep.where import Where
 if TYPE_CHECKING:
     from cifar_hpc.collect.trials import Trial
 
+FROM_FOLD = "from_fold"  # the swept key by which it is told which fold's network a refit starts from
+
 
 def refit_named(layout: Layout, name: str, top: int | None, where: Where, listener: Listener) -> SweepOutcome:
     """The best `top` configurations of a sweep (None: one), of each data set and split that it has, or the one that is named;
@@ -67,7 +69,18 @@ def refit_of(layout: Layout, trial: Trial, best_epoch: float, axes: Mapping[str,
     """The trial on all its labelled images. best_epoch: the mean over its point's seeds; axes: what tells it apart."""
     epochs = max(1, round(best_epoch))
     _, config = read_valid(layout.trial(trial.trial_id), trial.trial_id)
-    return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed})
+    from_fold = {FROM_FOLD: trial.fold} if trial.fold is not None and parent_of(config) else {}
+    return SweepTrial(refitted(config, epochs), {**axes, "epochs": epochs, "seed": trial.seed, **from_fold})
+
+
+def _each_once(refits: Iterable[SweepTrial]) -> tuple[SweepTrial, ...]:
+    """Of those that are one trial, as the folds of a round that start from one network, what they have in common."""
+    found: dict[str, SweepTrial] = {}
+    for refit in refits:
+        first = found.setdefault(refit.config.trial_id, refit)
+        common = {key: value for key, value in first.axes.items() if refit.axes.get(key) == value}
+        found[refit.config.trial_id] = dataclasses.replace(first, axes=common)
+    return tuple(found.values())
 
 
 def train_refits(
@@ -90,7 +103,7 @@ def train_refits(
         name=name,
         path=Path(like.spec_path),
         text="",
-        trials=tuple({refit.config.trial_id: refit for refit in refits}.values()),
+        trials=_each_once(refits),
         objective="val_acc",
         resources=Resources(**like.resources),
         warnings=(),
