@@ -8,13 +8,16 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.config.features import features_id
 from cifar_hpc.data.dataset import load_dataset_of, trainval_of
 from cifar_hpc.data.splits import deal
 from cifar_hpc.errors import CifarHpcError, SpecError
-from cifar_hpc.planning.plan import jobs_for, make_plan, network_of, plan_record, recorded_plan
+from cifar_hpc.models.zoo import build_model
+from cifar_hpc.planning.plan import jobs_for, make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import write_plan
 from cifar_hpc.spec.load import load_spec
@@ -139,7 +142,55 @@ def test_what_a_plan_knows_of_its_networks_is_not_measured_again(weights, tmp_pa
         f"grid: {{weights: [{weights[1]}, {weights[0]}]}}\nsearch: {{order: rank}}\n"
     )
     layout, plan = Layout(tmp_path / "results"), make_plan(load_spec(tmp_path / "x.yaml"))
-    known = {network_of(config): 0.1 * n for n, config in enumerate(plan.trials)}
+    known = {features_id(config): 0.1 * n for n, config in enumerate(plan.trials)}
     write_plan(layout, plan_record(dataclasses.replace(plan, promise=known)))
     monkeypatch.setattr("cifar_hpc.sweep.rank.promises_on_node", lambda configs: pytest.fail("measured again"))
     assert with_promise(layout, plan, Where(On.INLINE), Silent()).promise == known
+
+
+def test_what_the_features_depend_on_makes_a_row_each_and_is_told_in_it(weights, tmp_path):
+    for number in range(24):
+        (tmp_path / f"in/{'ab'[number % 2]}").mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"in/{'ab'[number % 2]}/{number}.png")
+    config = digits_config(arch="simple_cnn", keep="weights")
+    torch.save(build_model(config, 2, 3).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndataset: {folder: in}\nbase: {arch: simple_cnn, weights: w.pt}\n"
+        "grid: {image_size: [8, 9], resize: [crop, pad], crop_frac: [1, 0.5], lr: [0.1, 0.2], dataset.train_size: [24, 20]}\n"
+    )
+    found = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml"), "--format", "json"])
+    rows = json.loads(found.stdout)
+    told = [(row["dataset.train_size"], row["image_size"], row["resize"], row["crop_frac"]) for row in rows]
+    fits = [("crop", 1.0), ("crop", 0.5), ("pad", 1.0)]
+    assert sorted(told) == sorted((n, side, *fit) for n in (24, 20) for side in (8, 9) for fit in fits)
+    assert [row["images"] for row in rows] == [24] * 6 + [20] * 6, "each set of images by itself"
+    assert [number for number, row in enumerate(rows) if row["p_value"] is None] == [0, 6]
+    shown = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml")], env={"COLUMNS": "200"}).output
+    assert "image_size  resize  crop_frac" in " ".join(shown.splitlines()), shown
+    assert "Each set of images has a first of its own" in shown and "weights  " not in shown and "lr" not in shown.split()
+
+
+@pytest.mark.parametrize(
+    "changes, same",
+    [
+        ({"lr": 0.3, "freeze": 2, "augment": "flip", "epochs": 9, "batch_size": 7, "seed": 5, "classifier": "knn"}, True),
+        ({"dataset": {"val_frac": 0.2}}, True),
+        ({"dataset": {"folds": 3, "fold": 2}}, True),
+        ({"dataset": {"train_size": 100}}, False),
+        ({"arch_args": (("width", 4),)}, False),
+        ({"precision": "bf16"}, False),
+        ({"stem": "cifar"}, False),
+        ({"crop_frac": 0.5}, False),
+        ({"weights_fingerprint": "e" * 64}, False),
+    ],
+)
+def test_features_are_the_same_unless_what_they_are_made_of_differs(changes, same):
+    one = dataclasses.replace(digits_config(), weights="w.pt", weights_fingerprint="f" * 64)
+    dataset = dataclasses.replace(one.dataset, **changes.get("dataset", {}))
+    other = dataclasses.replace(one, **{**changes, "dataset": dataset})
+    assert (features_id(one) == features_id(other)) is same
+
+
+def test_few_images_are_ranked_in_as_many_folds_as_can_be_dealt():
+    assert len(ridge_right(features(4, 3)[0], np.arange(4) % 2, 0)) == 4

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cifar_hpc.cli.speech import say
+from cifar_hpc.config.features import features_id, images_id, told_apart
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.spec.sections import spell
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
+if TYPE_CHECKING:
+    from cifar_hpc.train.transferability import Promise
+
 
 def print_ranks(spec: str, format: Format) -> None:
-    """A row for each network with its weights and image size, the most promising first. Raises SpecError, and CifarHpcError
-    where none has weights or before the first one, where images or weights are missing."""
+    """A row for each network with all that its features depend on, the most promising first, each set of images by itself.
+    Raises SpecError, and CifarHpcError where none has weights or before the first one, where images or weights are missing."""
     from cifar_hpc.sweep.preflight import check_there
     from cifar_hpc.sweep.specs import load_named
 
     layout = Layout(results_root())
     trials = load_named(layout, spec, (), say).trials
-    configs = list({_key(trial.config): trial.config for trial in trials}.values())
+    configs = list({features_id(trial.config): trial.config for trial in trials}.values())
     ranked = [config for config in configs if config.weights and not config.weights.startswith(PARENT_PREFIX)]
     if not ranked:
         raise CifarHpcError(f"{spec}: no trial starts from published weights or a file: there are no features to judge by")
@@ -34,11 +39,11 @@ def print_ranks(spec: str, format: Format) -> None:
     if format in (Format.JSON, Format.CSV):
         print_records(records, format)
         return
-    several = len({record["arch"] for record in records}) < len(records)
+    keys = told_apart(ranked)[0]
+    images = dict.fromkeys(record["images"] for record in records)
     columns = [
         TextColumn("#", tuple(str(number) for number in range(1, len(records) + 1)), right=True),
-        TextColumn("arch", tuple(record["arch"] for record in records)),
-        *([TextColumn("weights", _names([record["weights"] for record in records]), keep=3)] if several else []),
+        *(TextColumn(key, _names([str(record[key]) for record in records])) for key in keys),
         TextColumn("ridge %", tuple(score_text(record["ridge_acc"], record["images"]) for record in records), right=True),
         TextColumn("95 %", tuple(_interval(record) for record in records), keep=6),
         TextColumn("against the first", tuple(record["standing"] for record in records), keep=5),
@@ -49,9 +54,10 @@ def print_ranks(spec: str, format: Format) -> None:
     print_columns(columns, format)
     left = sum(config.start is None for config in configs if config not in ranked)  # a probe is of weights that are ranked
     without = f" {left} without such weights are not among them." if left else ""
+    apart = " Each set of images has a first of its own." if len(set(map(images_id, ranked))) > 1 else ""
     typer.echo(
-        f"Ridge on the features before the classifier, {records[0]['images']} labelled images in five folds; no network was"
-        f" trained, and none is ruled out: tuning may turn the order.{without}",
+        f"Ridge on the features before the classifier, {' or '.join(map(str, images))} labelled images in cross-validation; no"
+        f" network was trained, and none is ruled out: tuning may turn the order.{apart}{without}",
         err=True,
     )
 
@@ -61,12 +67,16 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
     from cifar_hpc.train.transferability import promise_of
 
     found = []
-    for config in configs:
-        typer.echo(f"{config.arch} ...", err=True)
-        found.append((config, promise_of(config)))
-    found.sort(key=lambda pair: (-pair[1].acc, -pair[1].logme))
-    first, records = found[0][1], []
-    for config, promise in found:
+    for config, keys in zip(configs, told_apart(configs), strict=True):
+        words = {key: spell(value) for key, value in keys.items()}
+        typer.echo(f"{' '.join(map(str, words.values()))} ...", err=True)
+        found.append((config, words, promise_of(config)))
+    places = list(dict.fromkeys(map(images_id, configs)))
+    found.sort(key=lambda one: (places.index(images_id(one[0])), -one[2].acc, -one[2].logme))
+    firsts: dict[str, Promise] = {}
+    records = []
+    for config, words, promise in found:
+        first = firsts.setdefault(images_id(config), promise)
         p_value, standing = (None, "") if promise is first else stand_below(first.right_N, promise.right_N)
         low, high = wilson_interval(promise.acc, promise.images)
         records.append(
@@ -74,6 +84,7 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
                 "arch": config.arch,
                 "weights": str(config.weights),
                 "image_size": config.image_size,
+                **words,
                 "ridge_acc": promise.acc,
                 "low": low,
                 "high": high,
@@ -90,17 +101,11 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
     return records
 
 
-def _key(config: TrialConfig) -> tuple[object, ...]:
-    """What the features depend on."""
-    dataset = config.dataset.of_point
-    return config.arch, config.weights, config.weights_fingerprint, config.image_size, config.stem, config.resize, dataset
-
-
 def _interval(record: dict[str, Any]) -> str:
     return f"{100 * record['low']:.1f} to {100 * record['high']:.1f}"
 
 
-def _names(weights: Sequence[str]) -> tuple[str, ...]:
-    """Files by their names, where these tell them apart."""
-    names = tuple(Path(one).name for one in weights)
-    return names if len(set(names)) == len(set(weights)) else tuple(weights)
+def _names(values: Sequence[str]) -> tuple[str, ...]:
+    """Files and folders by their names, where these tell them apart."""
+    names = tuple(Path(one).name or one for one in values)
+    return names if len(set(names)) == len(set(values)) else tuple(values)

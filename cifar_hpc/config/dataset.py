@@ -133,6 +133,11 @@ class DatasetConfig:
             return self
         return dataclasses.replace(self, folds=None, fold=None, fold_groups=None, val_frac=0.0)
 
+    @cached_property
+    def trainval(self) -> DatasetConfig:
+        """All the labelled images to train on: those that its folds are parts of, or training and validation together."""
+        return dataclasses.replace(self.without_folds, val_frac=0.0)
+
     @property
     def brings_validation(self) -> bool:
         """Whether the images to validate on are the data set's own, which no trial like this trains on; folds and refits do."""

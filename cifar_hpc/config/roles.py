@@ -26,6 +26,11 @@ def unhashed_keys() -> tuple[str, ...]:
     return tuple(key for key, metadata in _declared() if metadata.get("hashed") is False)
 
 
+def derived_keys() -> tuple[str, ...]:
+    """The keys that are worked out while the spec is read."""
+    return tuple(key for key, metadata in _declared() if metadata.get("derived"))
+
+
 def _declared() -> Iterator[tuple[str, Mapping[str, Any]]]:
     for f in dataclasses.fields(TrialConfig):
         yield f.name, f.metadata

@@ -86,7 +86,7 @@ class Dataset:
 
 def trainval_of(config: TrialConfig) -> TrialConfig:
     """The trial on all the labelled images: those that its folds are parts of, or training and validation together."""
-    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset.without_folds, val_frac=0.0))
+    return dataclasses.replace(config, dataset=config.dataset.trainval)
 
 
 class Folds:

@@ -6,10 +6,11 @@ import dataclasses
 import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from cifar_hpc.config.data_notes import DataNotes
+from cifar_hpc.config.features import features_id
 from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.planning.cohorts import Cohort, alone, group_cohorts, trunk_passes, work_of
@@ -75,7 +76,7 @@ class Plan:
     cohorts: tuple[Cohort, ...]
     levels: tuple[tuple[str, ...], ...]
     share: bool = True  # whether trials with a common trunk train side by side
-    promise: Mapping[str, float] = field(default_factory=dict)  # by network_of: those of more start first
+    promise: Mapping[str, float] = field(default_factory=dict)  # by features_id: those of more start first
 
     def resources_of(self, trial_id: str) -> Resources:
         """What the trial's job gets: those of a cohort get the same."""
@@ -85,13 +86,6 @@ class Plan:
     def _own_resources(self) -> dict[str, Resources]:
         trials = {trial.config.trial_id: trial.resources for trial in self.spec.trials if trial.resources}
         return {trial_id: dataclasses.replace(self.spec.resources, **wanted) for trial_id, wanted in trials.items()}
-
-
-def network_of(config: TrialConfig) -> str:
-    """The network and its weights, in words: what has a promise."""
-    weights = f" {PurePath(config.weights).name}" if config.weights else ""
-    fingerprint = f" {config.weights_fingerprint[:8]}" if config.weights_fingerprint else ""
-    return f"{config.arch}{weights}{fingerprint} {config.image_size}"
 
 
 def make_plan(spec: SweepSpec, *, share: bool = True) -> Plan:
@@ -137,7 +131,7 @@ def jobs_for(plan: Plan, trial_ids: Collection[str], first_number: int) -> tuple
     awaited = {parent_of(trial) for trial in plan.trials if trial.trial_id in wanted}
 
     def promise(cohort: Cohort) -> float:
-        return max(plan.promise.get(network_of(trial), 0.0) for trial in cohort.trials) if plan.promise else 0.0
+        return max(plan.promise.get(features_id(trial), 0.0) for trial in cohort.trials) if plan.promise else 0.0
 
     leveled.sort(key=lambda pair: (pair[0], awaited.isdisjoint(pair[1].trial_ids), -promise(pair[1]), -work_of(pair[1])))
     return tuple(

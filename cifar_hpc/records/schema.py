@@ -335,7 +335,7 @@ class PlanRecord(SealedRecord):
     ensemble: EnsembleRules | None = None  # None: the usual ones
     keep: KeepRule | None = None  # whose networks stay, of the trials that do not say so themselves
     command: tuple[str, ...] = ()  # what is typed to go on with it, where it is not `sweep` with its spec
-    promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by network: those of more start first
+    promise: dict[str, float] = dataclasses.field(default_factory=dict)  # by features_id: those of more start first
     own_objective: OwnObjective | None = None  # where `objective` is one that a plug-in registers
     # Of a search: its definition, algorithm, num_points, scheduler, trials_at_most (once it has sampled
     # all that it will: those that it has) and first_job, the number of its first job.

@@ -20,7 +20,7 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
 from cifar_hpc.data.dataset import Dataset, load_dataset_of, trainval_of
 from cifar_hpc.data.files import data_root
-from cifar_hpc.data.splits import deal, subsample
+from cifar_hpc.data.splits import deal, most_parts, subsample
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.summary import flops
 from cifar_hpc.models.zoo import build_model, in_channels, normalisation
@@ -28,7 +28,7 @@ from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE
 from cifar_hpc.train.features import Feed, Trunk
 
-FOLDS = 5
+FOLDS = 5  # fewer where so many cannot be dealt
 MOST_IMAGES = 5000  # labelled images that are passed through, stratified: more would cost more than they tell
 ALPHAS = tuple(10.0**power for power in range(-2, 6))  # of ridge, chosen anew inside each fold
 Floats = NDArray[np.float64]
@@ -79,9 +79,10 @@ def ridge_right(features_ND: Floats, labels_N: NDArray[np.int64], seed: int) -> 
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    part_N = deal(labels_N, FOLDS, seed, 0)
+    parts = most_parts(labels_N, FOLDS, seed) or FOLDS
+    part_N = deal(labels_N, parts, seed, 0)
     right_N = np.zeros(len(labels_N), np.bool_)
-    for part in range(FOLDS):
+    for part in range(parts):
         held = part_N == part
         ridge = make_pipeline(StandardScaler(), RidgeClassifierCV(ALPHAS)).fit(features_ND[~held], labels_N[~held])
         right_N[held] = ridge.predict(features_ND[held]) == labels_N[held]
