@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.cli.speech import conclude
+from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, claim_trial, release_claim
@@ -24,9 +25,11 @@ from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.report.caveats import progress_text
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import left_out_line, reasons_of
+from cifar_hpc.status.names import names_of, select_trials
 from cifar_hpc.status.progress import Counts
 from cifar_hpc.status.state import read_states
 from cifar_hpc.sweep.listener import SweepOutcome
+from cifar_hpc.sweep.where import reader_of
 
 SPEC = """\
 name: s
@@ -289,3 +292,21 @@ def test_a_value_as_a_table_prints_it_is_a_value_of_the_filter(sweep):
     for command in ("status", "report"):
         rows = json.loads(call(command, "s", "weights=from scratch", "--format", "json").stdout)
         assert len(rows) == len(plan.trials)
+
+
+def test_a_filter_means_the_same_trials_for_status_and_for_report_where_the_spec_gives_a_key_as_null(tmp_path):
+    (tmp_path / "n.yaml").write_text(
+        "name: n\ndataset: {name: digits, train_size: 60}\nbase: {arch: linear, epochs: 1, lr: 0.1}\n"
+        "grid: {momentum: [0, 0.9]}\ninclude: [{lr: 0.3, momentum: null}]\n"
+    )
+    plan, layout = make_plan(load_spec(tmp_path / "n.yaml")), Layout(tmp_path / "results")
+    for trial in plan.trials:
+        write_trial(layout, trial, Images.draw(50, 10), sweep="n")
+    record = plan_record(plan)
+    write_record(layout.sweep("n").plan, record)
+    states = reader_of(layout, record).read()
+    for terms, n in (("momentum=0", 2), ("momentum=0.9", 1), ("momentum=null", 0), ("lr=0.3 momentum=0", 1)):
+        chosen = {trial.trial_id for trial in select_trials(record, states, [terms])[0]}
+        shown = chosen_pool(layout, ["n"], terms).trials if n else ()
+        assert chosen == {trial.trial_id for trial in shown} and len(chosen) == n, terms
+    assert set(names_of(record.trials).values()) == {f"momentum={m} lr={lr}" for m, lr in ((0, 0.1), (0.9, 0.1), (0, 0.3))}

@@ -17,7 +17,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
 from cifar_hpc.status.advice import counts_text, left_out_line, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.names import axes_of, names_of, select_trials, short_ids
-from cifar_hpc.status.query import measured, spell
+from cifar_hpc.status.query import measured, settled_axes, spell
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import allocated_text, score_text
 from cifar_hpc.sweep.accounting import look_up
@@ -59,7 +59,7 @@ def status(
 
 
 def _row(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, **trial.axes, **measured(state)}
+    return {"trial_id": trial.trial_id, **settled_axes(trial), **measured(state)}
 
 
 def _print_sweeps(layout: Layout, format: Format) -> None:

@@ -16,7 +16,6 @@ from cifar_hpc.collect.data_findings import Finding, findings_of
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.objectives import Objectives, objectives_of
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
-from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
@@ -30,7 +29,7 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key, told_apart
+from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key, said_by_spec, stages_of, told_apart
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
@@ -292,19 +291,11 @@ def _as_grouped(trials: Sequence[Trial], planned: Mapping[str, PlannedTrial]) ->
 
 
 def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> list[T]:
-    """The trials with freezing depths as the sweep's spec has them, a share or a block's name, and with their stage, the
-    stage that they start from and what tells their parents apart; one config for each point."""
-    stages: set[Any] = {trial.axes["stage"] for trial in planned.values() if "stage" in trial.axes}
+    """The trials with what is told as the sweep's spec has it; one config for each point."""
+    stages = stages_of(planned.values())
     points: dict[str, Mapping[Axis, Any]] = {}
     for trial in trials:
-        axes: dict[str, Any] = planned[trial.trial_id].axes
-        own = {"stage", *(("weights",) if stages else ()), *(key for key in axes if key.partition(".")[0] in stages)}
-        said = {key: axes[key] for key in own & axes.keys()}
-        if axes.get("freeze") is not None:
-            said["freeze"] = axes["freeze"]
-        if planned[trial.trial_id].config["dataset"].get("split_by_seed"):  # also where it was trained by that split's number
-            said["dataset.split_seed"] = BY_SEED
-        points.setdefault(trial.point_id, said)
+        points.setdefault(trial.point_id, said_by_spec(planned[trial.trial_id], stages))
     return _as_said(trials, points)
 
 

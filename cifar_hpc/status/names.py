@@ -14,7 +14,16 @@ from typing import Any
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
-from cifar_hpc.status.query import parse_filter, spell, split_terms, told_apart, trial_facts, values_there
+from cifar_hpc.status.query import (
+    parse_filter,
+    settled_axes,
+    spell,
+    split_terms,
+    stages_of,
+    told_apart,
+    trial_facts,
+    values_there,
+)
 
 SHORTEST_ID = 8
 FEWEST_LETTERS = 4  # that name an id, as git has it: fewer are a misspelt sweep sooner than a trial
@@ -71,8 +80,8 @@ def select_trials(
     prefixes, terms = split_terms(words or ())
     known = {id_ for trial in plan.trials for id_ in (trial.trial_id, trial.point_id)}
     ids = {resolve_id(prefix, known) for prefix in prefixes}
-    axes = axes_of(plan.trials)
-    rows = {t.trial_id: trial_facts(t, axes[t.trial_id], states[t.trial_id]) for t in plan.trials}
+    axes, stages = axes_of(plan.trials), stages_of(plan.trials)
+    rows = {t.trial_id: trial_facts(t, axes[t.trial_id], stages, states[t.trial_id]) for t in plan.trials}
     wanted = parse_filter(terms, {key for row in rows.values() for key in row})
     chosen = [
         t for t in plan.trials if (not ids or t.trial_id in ids or t.point_id in ids) and wanted.matches(rows[t.trial_id])
@@ -92,7 +101,7 @@ def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
 
 def axes_of(trials: Collection[PlannedTrial]) -> dict[str, Mapping[str, Any]]:
     """The swept keys of each trial, with values that are spelled differently where they are different."""
-    return dict(zip((t.trial_id for t in trials), told_apart([t.axes for t in trials]), strict=True))
+    return dict(zip((t.trial_id for t in trials), told_apart([settled_axes(t) for t in trials]), strict=True))
 
 
 def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str, str]:

@@ -90,11 +90,39 @@ def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
     return Filter(tuple(_parse_term(word, keys) for word in (*names, *terms)))
 
 
-def trial_facts(trial: PlannedTrial, axes: Mapping[str, Any], state: TrialState) -> dict[str, Any]:
-    """What a filter may ask of a trial: its config, its swept keys (axes), where it stands, what it measured."""
+def trial_facts(trial: PlannedTrial, axes: Mapping[str, Any], stages: Collection[str], state: TrialState) -> dict[str, Any]:
+    """What a filter may ask of a trial, as of a finished one in a report: its config, spelled as said_by_spec has it, where it
+    stands, what it measured. axes: its swept keys, which tell equal spellings apart; stages: those of its sweep."""
     fold = fold_of(trial.config)
     own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), **fold_facts(fold)}
-    return {**flat_config(config_text(trial.config)), **axes, **measured(state), **own}
+    config = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages)}
+    told = {key: value for key, value in axes.items() if key not in config or config[key] == value}
+    return {**config, **told, **measured(state), **own}
+
+
+def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]:
+    """What of a trial is told as its spec has it, not as its config: freezing depths, a share or a block's name; its stage, the
+    stage that it starts from and what tells parents apart; that each seed has a split of its own. stages: of its sweep."""
+    own = {"stage", *(("weights",) if stages else ()), *(key for key in trial.axes if key.partition(".")[0] in stages)}
+    said = {key: trial.axes[key] for key in own & trial.axes.keys()}
+    if trial.axes.get("freeze") is not None:
+        said["freeze"] = trial.axes["freeze"]
+    if trial.config["dataset"].get("split_by_seed"):  # also where it was trained by that split's number
+        said["dataset.split_seed"] = BY_SEED
+    return said
+
+
+def settled_axes(trial: PlannedTrial) -> Mapping[str, Any]:
+    """A trial's swept keys; of one that its spec gives as null, or not at all, what that means."""
+    if None not in trial.axes.values():
+        return trial.axes
+    config = flat_config(config_text(trial.config))
+    return {key: config.get(key) if value is None else value for key, value in trial.axes.items()}
+
+
+def stages_of(trials: Iterable[PlannedTrial]) -> frozenset[str]:
+    """The names of a sweep's stages; empty where it has none."""
+    return frozenset(str(trial.axes["stage"]) for trial in trials if "stage" in trial.axes)
 
 
 def fold_facts(fold: int | None) -> dict[str, int | None]:
