@@ -12,7 +12,7 @@ from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.effects import make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.report.figures_effects import draw_effects
+from cifar_hpc.report.figures_effects import _bars, draw_effects
 
 IMAGES = Images.draw(500, 100)
 
@@ -101,6 +101,14 @@ def test_the_caption_of_effects_says_why_no_share_of_the_variance_is_told() -> N
     uneven = {**exact, ("a", 1.0): 0.9}
     assert "(omega squared)" in caption(uneven) and "No share" not in caption(uneven)
     assert "No share" not in caption({cell: value for cell, value in exact.items() if cell[0] == "a"})  # one axis
+
+
+def test_a_bar_of_an_effect_that_would_be_the_whole_scale_is_none() -> None:
+    cells = {("a", 1.0): 0.5, ("b", 1.0): 0.6, ("a", 2.0): 0.7, ("b", 2.0): 0.4}
+    board = additive_board(cells)
+    (effect, _) = measure_effects(board).matched
+    assert effect.half is not None and effect.half > 1
+    assert np.abs(_bars(effect, board)).max() == 0.0
 
 
 def test_a_missing_cell_of_a_heat_map_is_absent() -> None:

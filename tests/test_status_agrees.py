@@ -310,3 +310,22 @@ def test_a_filter_means_the_same_trials_for_status_and_for_report_where_the_spec
         shown = chosen_pool(layout, ["n"], terms).trials if n else ()
         assert chosen == {trial.trial_id for trial in shown} and len(chosen) == n, terms
     assert set(names_of(record.trials).values()) == {f"momentum={m} lr={lr}" for m, lr in ((0, 0.1), (0.9, 0.1), (0, 0.3))}
+
+
+def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed_trained_one_of_its_trials(tmp_path):
+    text = (
+        "name: {n}\ndataset: {{name: digits, train_size: 60{more}}}\nbase: {{arch: linear, epochs: 1}}\n"
+        "grid: {{lr: [0.1, 0.3]}}\nseeds: 3\n"
+    )
+    layout = Layout(tmp_path / "results")
+    for name, more in (("own", ", split_seed: seed"), ("plain", "")):
+        (tmp_path / f"{name}.yaml").write_text(text.format(n=name, more=more))
+        plan = make_plan(load_spec(tmp_path / f"{name}.yaml"))
+        for trial in plan.trials:
+            if not layout.trial(trial.trial_id).result.exists():
+                write_trial(layout, trial, Images.draw(50, 10), sweep=name)
+        write_record(layout.sweep(name).plan, plan_record(plan))
+    for name in ("own", "plain"):
+        (section,) = chosen_sections(layout, [name], "")
+        assert [row.seeds for row in section.board.measured] == [3, 3]
+        assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")

@@ -114,10 +114,12 @@ def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
 
 
 def band_of(values_SE: NDArray[np.float32], bounds: tuple[float, float]) -> Band:
-    """Of S seeds over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be."""
+    """Of S seeds over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be; an interval
+    that would reach from one to the other says nothing, and is NaN."""
     values_SE = values_SE.astype(np.float64)  # a diverging loss overflows the squares of float32
     mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)
     spread_E = np.sqrt(np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1) / seeds_E)
     half_E = np.where(seeds_E >= MIN_SEEDS, stdtrit(np.maximum(seeds_E - 1, 1), (1 + CONFIDENCE) / 2) * spread_E, np.nan)
+    half_E[(mean_E - half_E <= bounds[0]) & (mean_E + half_E >= bounds[1])] = np.nan
     low_E, high_E = np.maximum(mean_E - half_E, bounds[0]), np.minimum(mean_E + half_E, bounds[1])
     return Band(mean_E.astype(np.float32), low_E.astype(np.float32), high_E.astype(np.float32))

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from cifar_hpc.collect.curves import best_by, best_over
 from cifar_hpc.collect.effects import Effect, Effects, FreezingCurve, HeatMap
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
+from cifar_hpc.collect.statistics import Estimate, within
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.figures import (
     BESIDE_AN_AXIS,
@@ -123,7 +124,8 @@ def _effect_title(effect: Effect, effects: Effects) -> str:
 def _effects_caption(effects: Effects) -> str:
     caption = (
         "A grey line joins configurations that differ in nothing but the axis; blue is their mean, its bar the 95 % interval of"
-        " that mean against the other values (none where there is one line, or all agree to the digit)."
+        " that mean against the other values (none of one line, where all agree to the digit, or where it would be the whole"
+        " scale)."
     )
     left = [f"{effect.axis} {value_text(value)}" for effect in effects.matched for value in effect.unmatched]
     if left:
@@ -139,12 +141,18 @@ def _effects_caption(effects: Effects) -> str:
 
 
 def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
-    """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1, of a loss at 0."""
+    """How far the interval reaches below and above each mean; that of an accuracy ends at 0 and 1, of a loss at 0. One that
+    would be the whole scale says nothing, and is none."""
     if effect.half is None:
         return None
-    low, high = board.info.bounds
-    half, means = effect.half, [float(mean) for mean in effect.means]
-    return [[min(half, mean - low) for mean in means], [min(half, high - mean) for mean in means]]
+    found = [
+        within(Estimate(m, len(effect.scores), None, m - effect.half, m + effect.half), board.info.bounds) for m in effect.means
+    ]
+    ends = [(e.mean, e.mean) if e.low is None or e.high is None else (e.low, e.high) for e in found]
+    return [
+        [e.mean - low for e, (low, _) in zip(found, ends, strict=True)],
+        [high - e.mean for e, (_, high) in zip(found, ends, strict=True)],
+    ]
 
 
 def _intervals(rows: Sequence[Row]) -> list[list[float]]:

@@ -102,13 +102,15 @@ def trial_facts(trial: PlannedTrial, axes: Mapping[str, Any], stages: Collection
 
 def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]:
     """What of a trial is told as its spec has it, not as its config: freezing depths, a share or a block's name; its stage, the
-    stage that it starts from and what tells parents apart; that each seed has a split of its own. stages: of its sweep."""
+    stage that it starts from and what tells parents apart; whether each seed has a split of its own. stages: of its sweep."""
     own = {"stage", *(("weights",) if stages else ()), *(key for key in trial.axes if key.partition(".")[0] in stages)}
     said = {key: trial.axes[key] for key in own & trial.axes.keys()}
     if trial.axes.get("freeze") is not None:
         said["freeze"] = trial.axes["freeze"]
-    if trial.config["dataset"].get("split_by_seed"):  # also where it was trained by that split's number
-        said["dataset.split_seed"] = BY_SEED
+    dataset = trial.config[
+        "dataset"
+    ]  # as it is asked here: the trial may be one that another sweep trained by the split's number,
+    said["dataset.split_seed"] = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]  # or by its seed's
     return said
 
 
