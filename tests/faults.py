@@ -117,8 +117,8 @@ class Place:
         return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"), **facts)
 
     def next_words(self, command: Command, last: Ended | None) -> tuple[str, ...]:
-        """What is typed after a run that ended so: trials that have failed are run again by `retry` alone."""
-        retried = command.sweep is not None and last is not None and last.status == 1
+        """What is typed after a run that ended so: failed trials are run again by `retry` alone, others by `sweep`."""
+        retried = command.sweep is not None and last is not None and last.status == 1 and "cifar-hpc retry" in last.said
         return ("retry", str(command.sweep), "--on", "inline") if retried else command.words
 
     def recover(self, home: Path, command: Command, last: Ended | None) -> str:

@@ -92,8 +92,9 @@ def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_a
     monkeypatch.setattr(Member, "end_epoch", end_epoch)
     child = rows("seed=1", "freeze=2")[0]["trial_id"]
     retried = call("retry", "two", child, "--on", "inline")  # its parent has to be tried again for it
-    assert retried.exit_code == 0, retried.output
-    assert [row["status"] for row in rows()] == ["completed"] * 6, "what failed with the parent goes on with it"
+    assert retried.exit_code == 1 and "to go on: cifar-hpc sweep" in retried.stderr, retried.output
+    assert [row["status"] for row in rows("seed=1")] == ["completed", "completed", "planned"], "what was not meant can go on"
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
 
 
 def test_a_parent_of_an_earlier_sweep_that_kept_no_weights_is_told_before_anything_starts(spec):

@@ -16,10 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.owners import boot_id, pid_started
-from cifar_hpc.records.schema import Claim
-from cifar_hpc.records.store import write_record
+from cifar_hpc.records.schema import Claim, ErrorRecord
+from cifar_hpc.records.store import append_records, utc_now, write_record
+from cifar_hpc.spec.load import load_spec
 
 SPEC = """\
 name: small
@@ -136,6 +139,38 @@ def test_a_failed_trial_stays_failed_until_it_is_retried(spec, monkeypatch):
     assert "2 completed" in call("status", "small").stdout
     assert [json.loads(p.read_text())["attempts"] for p in results_root().glob("trials/*/result.json")].count(2) == 1
     assert (results_root() / "small" / "spec.yaml").read_text() == SPEC
+
+
+@pytest.mark.parametrize("terms", [(), ("lr=0.1",)])
+def test_retry_starts_what_failed_and_leaves_what_was_cancelled_or_never_begun(spec, monkeypatch, terms):
+    spec.write_text(SPEC.replace("0.01", "0.01, 0.02"))
+    plan, sweep = plan_record(make_plan(load_spec(spec))), Layout(results_root()).sweep("small")
+    write_record(sweep.plan, plan)
+    sweep.spec.write_text(spec.read_text())
+    cancelled, _, failed = (trial.trial_id for trial in plan.trials)
+    write_record(
+        Layout(results_root()).trial(failed).error,
+        ErrorRecord(
+            trial_id=failed,
+            attempt=0,
+            kind="OSError",
+            message="no such luck",
+            traceback="",
+            host="",
+            job="",
+            failed_at=utc_now(),
+        ),
+    )
+    event = JobEvent(
+        at=utc_now(), event="cancelled", job_id="job-0001", trial_ids=(cancelled,), executor="slurm", handle="7@alps"
+    )
+    append_records(sweep.jobs, [event])
+    assert "1 planned, 1 failed, 1 cancelled" in call("status", "small").stdout
+    again = call("retry", "small", *terms, "--on", "inline")
+    assert "trains 1 of 3 trials" in again.stderr and again.exit_code == 1, again.output
+    assert "1 planned, 1 completed, 1 cancelled" in call("status", "small").stdout
+    assert "to go on: cifar-hpc sweep" in again.stderr
+    assert call("sweep", spec, "--on", "inline").exit_code == 0
 
 
 def test_status_gives_rows_for_programs_and_takes_filters_and_the_beginning_of_an_id(spec):

@@ -67,7 +67,8 @@ def sweep(
 def retry(name: SweepName, terms: FilterText = None, on: OnOption = On.AUTO, profile: ProfileOption = None) -> None:
     """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
 
-    For what failed of the machine. What failed of the spec or the images: mend them and type `sweep`.
+    For what failed of the machine. What failed of the spec or the images: mend them and type `sweep`, which also starts what
+    was cancelled, lost or never begun: `retry` leaves that alone, but a search goes on.
     """
     from cifar_hpc.sweep.retry import retry_failed
 

@@ -74,6 +74,8 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     if outcome.failed:
         for line in failure_lines(plan, states.values()):
             say(line)
+    elif outcome.unfinished:
+        say(f"to go on: {sweep_command(plan)}")
     if outcome.completed:
         say(then or f"the leaderboard: cifar-hpc report {plan.sweep}")
     if outcome.unfinished:

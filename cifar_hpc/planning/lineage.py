@@ -160,12 +160,12 @@ class Lineage:
         ]
         return sum(fail_with_parent(config, layout) for config in orphans) > 0
 
-    def with_failed_parents(self, trial_ids: Iterable[str], states: Mapping[str, TrialState]) -> set[str]:
-        """The trials and those of their ancestors that have failed: without them they fail again."""
+    def with_open_parents(self, trial_ids: Iterable[str], states: Mapping[str, TrialState]) -> set[str]:
+        """The trials and those of their ancestors that have no result: without them they cannot begin."""
         found: set[str] = set()
         for trial_id in trial_ids:
             found.add(trial_id)
-            while (parent := self._parents.get(trial_id)) is not None and states[parent].status is Status.FAILED:
+            while (parent := self._parents.get(trial_id)) is not None and states[parent].result is None:
                 found.add(parent)
                 trial_id = parent
         return found

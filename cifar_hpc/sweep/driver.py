@@ -120,16 +120,14 @@ def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
     return dropped
 
 
-def run_plan(
-    layout: Layout, plan: Plan, record: PlanRecord, where: Where, listener: Listener, again: Collection[str] = ()
-) -> SweepOutcome:
-    """Starts what is missing of a plan, and the failed trials in `again`. record: what plan.json is to say."""
-    return drive(GridRounds(layout, plan, reader_of(layout, record), where, again), listener)
+def run_plan(layout: Layout, plan: Plan, record: PlanRecord, where: Where, listener: Listener) -> SweepOutcome:
+    """Starts what is missing of a plan. record: what plan.json is to say."""
+    return drive(GridRounds(layout, plan, reader_of(layout, record), where), listener)
 
 
 def rounds_again(layout: Layout, record: PlanRecord, where: Where, again: Collection[str]) -> Rounds:
-    """The rounds of the failed trials in `again`, as they were planned. Raises SpecError where a search's spec is gone,
-    CifarHpcError where the plan is not one of this version."""
+    """The rounds of the failed trials in `again`, as they were planned, with which a search goes on. Raises SpecError where a
+    search's spec is gone, CifarHpcError where the plan is not one of this version."""
     if record.search is not None:
         spec = load_spec(Path(record.spec_path), record.overrides)
         return SearchRounds(layout, dataclasses.replace(spec, where=record.where), where, again)

@@ -29,7 +29,8 @@ WAIT_S, CLUSTER_WAIT_S = 1.0, 10.0  # between two looks at what others train
 
 
 class GridRounds:
-    """again: failed trials that are tried once more."""
+    """again: failed trials that are tried once more, and nothing beside them but what they start from; empty: what is missing
+    of the whole plan."""
 
     def __init__(self, layout: Layout, plan: Plan, reader: SweepReader, where: Where, again: Collection[str] = ()) -> None:
         self.reader = reader
@@ -38,7 +39,8 @@ class GridRounds:
         self.leaves = self._site is not None and not where.wait
         self.pause_s = WAIT_S if self._site is None else CLUSTER_WAIT_S
         self._lineage = Lineage(plan.trials)
-        self._again = set(again)
+        self._again = set(again)  # what may start though it has failed
+        self._only = set(again)
         self._starts: Counter[str] = Counter()
         self._rounds_n = 0
 
@@ -48,7 +50,7 @@ class GridRounds:
     def prepare(self, listener: Listener) -> States:
         self.reader.plan = since_when(self._layout, self.reader.plan)
         states: States = self.reader.read()
-        self._again = self._lineage.with_failed_parents(self._again, states)
+        self._again = self._only = self._lineage.with_open_parents(self._only, states)
         states = self._give_up(states, self._again)
         todo = self._todo(states)
         spec, notes = self._plan.spec, self._check(todo, states)
@@ -109,13 +111,15 @@ class GridRounds:
 
     def elsewhere(self, states: States) -> Collection[str]:
         """A claim of this process, which trains nothing now, stayed since it could not be given back."""
+        meant = {trial_id: state for trial_id, state in states.items() if not self._only or trial_id in self._only}
         if self._site is not None:
-            return [trial_id for trial_id, state in states.items() if state.status in GOING_ON]
-        running = {trial_id: state for trial_id, state in states.items() if state.status is Status.RUNNING}
+            return [trial_id for trial_id, state in meant.items() if state.status in GOING_ON]
+        running = {trial_id: state for trial_id, state in meant.items() if state.status is Status.RUNNING}
         return [trial_id for trial_id, state in running.items() if not (state.claim and is_own(state.claim))]
 
     def _todo(self, states: States) -> set[str]:
-        return to_submit(states, self._again) if self._site else to_start(states, self._again)
+        todo = to_submit(states, self._again) if self._site else to_start(states, self._again)
+        return todo & self._only if self._only else todo
 
     def _give_up(self, states: States, again: Collection[str]) -> States:
         while self._lineage.fail_orphans(self._layout, states, again):
