@@ -10,6 +10,7 @@ import sys
 
 import pytest
 from rich.live import Live
+from rich.table import Table
 from typer.testing import CliRunner
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
@@ -20,6 +21,16 @@ from cifar_hpc.terminal.harmless import harmless, harmless_streams, make_console
 from cifar_hpc.terminal.tables import TextColumn, to_csv, to_latex, to_markdown
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\rb\nc\x9b31m\u202ed"
+
+
+def test_a_word_between_colons_stays_that_word(capsys):
+    table = Table()
+    table.add_row("a:star:b")
+    console = make_console(width=80)
+    for what in (table, "in d.py:ghost: choose"):
+        console.print(what, markup=False)
+    said = capsys.readouterr().out
+    assert "a:star:b" in said and "in d.py:ghost: choose" in said
 
 
 def test_what_a_terminal_acts_on_is_spelled_out_and_colours_are_dropped():

@@ -49,8 +49,8 @@ def to_data_csv(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def make_console(*, stderr: bool = False, **settings: Any) -> Console:
-    """A rich console that draws no stranger's control characters."""
-    return _HarmlessConsole(stderr=stderr, **settings)
+    """A rich console that draws no stranger's control characters, and no picture for a :word: of theirs."""
+    return _HarmlessConsole(stderr=stderr, emoji=False, **settings)
 
 
 @contextlib.contextmanager
