@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from cifar_hpc.collect.comparison import compare_with_best
@@ -45,6 +47,7 @@ def test_every_metric_is_scikit_learns(seed, k):
 
     logits, labels = drawn(seed, k=k)
     taken, shares = logits.argmax(1), torch.tensor(logits).softmax(1).numpy()
+    assume(np.diff(np.sort(np.log(shares / (1 - shares)), axis=0), axis=0).min() > 1e-5)  # nearer ones are equal here
     assert metrics.balanced_acc(logits, labels) == pytest.approx(balanced_accuracy_score(labels, taken))
     assert metrics.macro_f1(logits, labels) == pytest.approx(f1_score(labels, taken, average="macro", zero_division=0))
     theirs = roc_auc_score(labels, shares if k > 2 else shares[:, 1], multi_class="ovr", average="macro")
@@ -256,3 +259,21 @@ def test_a_class_that_is_not_there_is_refused_with_the_nearest(tmp_path):
     )
     assert [trial.axes["class_weights"] for trial in spec.trials] == [None, "balanced", "cat=2.0"]
     assert [TrialConfig.from_json(t.config.to_json()) for t in spec.trials] == [t.config for t in spec.trials]
+
+
+@pytest.mark.parametrize("name", ["balanced_acc", "macro_f1", "macro_auroc"])
+def test_no_epoch_is_better_by_the_order_in_which_shares_are_added(name):
+    """Equal fractions are equal numbers, whichever classes they are of, and each is the number nearest to it."""
+    rng, measure = np.random.default_rng(0), getattr(metrics, name)
+    labels = np.repeat(np.arange(4), [12, 9, 6, 3])
+    for _ in range(200):
+        logits = np.log(rng.permuted(np.tile([0.7, 0.1, 0.15, 0.05], (30, 1)), axis=1))
+        shift, order = rng.permutation(4), rng.permutation(30)
+        renamed = np.argsort(shift)[labels]
+        assert measure(logits, labels) == measure(logits[:, shift][order], renamed[order])
+    if name == "balanced_acc":
+        for right in itertools.product(range(13), range(10), range(7), range(4)):
+            hits = np.concatenate([np.arange(n) < k for n, k in zip([12, 9, 6, 3], right, strict=True)])
+            taken = np.where(hits, labels, (labels + 1) % 4)
+            exact = sum(Fraction(k, n) for k, n in zip(right, [12, 9, 6, 3], strict=True)) / 4
+            assert measure(np.eye(4)[taken], labels) == float(exact)

@@ -6,7 +6,8 @@ images has no part in a mean over classes. Equal to scikit-learn's functions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,11 @@ def right_of(scores_NK: Floats, labels_N: Labels) -> NDArray[np.bool_]:
 
 def balanced_acc(logits_NK: Floats, labels_N: Labels) -> float | None:
     """The mean over the classes of the share of their images that is right (Brodersen et al. 2010)."""
-    return float(balanced_counts(logits_NK, labels_N).mean()) if len(labels_N) else None
+    if not len(labels_N):
+        return None
+    images_K = np.bincount(labels_N, minlength=logits_NK.shape[1])
+    right_K = np.bincount(labels_N[right_of(logits_NK, labels_N)], minlength=logits_NK.shape[1])
+    return _mean_share(right_K[images_K > 0], images_K[images_K > 0])
 
 
 def balanced_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
@@ -51,7 +56,7 @@ def macro_f1(logits_NK: Floats, labels_N: Labels) -> float | None:
         return None
     right_K, sizes_K = _f1_parts(logits_NK, labels_N)
     there = sizes_K > 0
-    return float((2 * right_K[there] / sizes_K[there]).mean())
+    return _mean_share(2 * right_K[there], sizes_K[there])
 
 
 def f1_counts(logits_NK: Floats, labels_N: Labels) -> NDArray[np.float64]:
@@ -74,7 +79,7 @@ def macro_auroc(logits_NK: Floats, labels_N: Labels) -> float | None:
     told = _classes_apart(odds_NK, labels_N)
     if not len(told):
         return None
-    return float(np.mean([_area(_with_ties(odds_NK[:, label]), labels_N == label) for label in told]))
+    return _mean_share(*zip(*(_area(_with_ties(odds_NK[:, label]), labels_N == label) for label in told), strict=True))
 
 
 def auroc_between(logits_NK: Floats, labels_N: Labels, error_N: Floats) -> tuple[float, float] | None:
@@ -90,7 +95,7 @@ def auroc_between(logits_NK: Floats, labels_N: Labels, error_N: Floats) -> tuple
         for label in told:
             of_it = labels_N == label
             areas.append(_area(odds_NK[:, label] + np.where(of_it, sign, -sign) * moved_N, of_it))
-        ends.append(float(np.mean(areas)))
+        ends.append(_mean_share(*zip(*areas, strict=True)))
     return ends[0], ends[1]
 
 
@@ -119,12 +124,20 @@ def jackknife_counts(
     return np.asarray(whole + counts_N - counts_N.mean(), np.float64)
 
 
-def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _mean_share(parts: Iterable[int], wholes: Iterable[int]) -> float:
+    """The mean of part / whole, rounded once: means that are equal are so to the last bit, of whichever shares. No epoch and no
+    trial is better by the order in which shares were added."""
+    parts, wholes = [int(part) for part in parts], [int(whole) for whole in wholes]
+    common = math.lcm(*wholes)
+    return sum(part * (common // whole) for part, whole in zip(parts, wholes, strict=True)) / (common * len(wholes))
+
+
+def _f1_parts(logits_NK: Floats, labels_N: Labels) -> tuple[Labels, Labels]:
     """By class: images that are right; images of it and taken for it."""
     k, taken_N = logits_NK.shape[1], taken_of(logits_NK)
     right_K = np.bincount(labels_N[taken_N == labels_N], minlength=k)
     sizes_K = np.bincount(labels_N, minlength=k) + np.bincount(taken_N[taken_N >= 0], minlength=k)
-    return right_K.astype(np.float64), sizes_K.astype(np.float64)
+    return right_K, sizes_K
 
 
 def _log_odds(logits_NK: Floats) -> NDArray[np.float64]:
@@ -158,12 +171,12 @@ def _with_ties(score_N: NDArray[np.float64]) -> NDArray[np.float64]:
     return place_N
 
 
-def _area(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> float:
-    """The mean of `_areas`, by the ranks of those of the class among all (Mann and Whitney 1947)."""
+def _area(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> tuple[int, int]:
+    """The mean of `_areas`, as part and whole, by the ranks of those of the class among all (Mann and Whitney 1947)."""
     n, inside = len(score_N), np.sort(score_N[of_it])
     ordered = np.sort(score_N)
     ranks = np.searchsorted(ordered, inside, "left") + np.searchsorted(ordered, inside, "right")
-    return float((ranks.sum() - len(inside) ** 2) / (2 * len(inside) * (n - len(inside))))
+    return int(ranks.sum()) - len(inside) ** 2, 2 * len(inside) * (n - len(inside))
 
 
 def _areas(score_N: NDArray[np.float64], of_it: NDArray[np.bool_]) -> NDArray[np.float64]:
