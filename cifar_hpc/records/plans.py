@@ -49,7 +49,7 @@ def no_sweep(layout: Layout, name: str, nor: str = "") -> CifarHpcError:
     sweep, stroke, _ = name.partition("/")
     if stroke and layout.has_sweep(sweep):
         return CifarHpcError(
-            f"{name!r} is written as an ensemble of {sweep} is, which `predict` and `refit` take; "
+            f"{name!r} is written as an ensemble of {sweep} is, which `predict`, `refit` and `export` take; "
             f"this command takes a sweep, a configuration or a trial"
         )
     names = [one.name for one in layout.sweeps()]
