@@ -156,13 +156,11 @@ def _caption(grid: CurveGrid) -> str:
         if any(len(epochs) > 1 for epochs in lengths)
         else ""
     )
-    augmented = [
-        s for panel in grid.panels.values() for s in panel.values() if s.row.config.get("augment") not in (None, "none")
-    ]
+    augmented = any(s.row.config.get("augment") not in (None, "none") for panel in grid.panels.values() for s in panel.values())
+    of_what = ", and of augmented images" if augmented else ""
     text += (
-        " Training accuracy and loss are of augmented images, while the network learns: they may be worse than validation."
-        if augmented
-        else ""
+        f" Training accuracy and loss are of each epoch's batches, while the network learns{of_what}: they may be worse than"
+        " validation."
     )
     text += in_part_words(series.row for panel in grid.panels.values() for series in panel.values())
     return text + (f" Each curve is of the configuration whose {', '.join(others)} did best." if others else "")

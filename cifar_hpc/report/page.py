@@ -24,7 +24,7 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
-from cifar_hpc.report.words import interval_words, p_text, test_of, words_of
+from cifar_hpc.report.words import how_trained, interval_words, p_text, test_of, words_of
 from cifar_hpc.status.words import decimals_of, fixed_text, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
@@ -206,8 +206,7 @@ def _facts(row: Row, found: Findings) -> list[str]:
     elif comparison and row.point_id in comparison.untested:
         facts.append(f"not tested against the best: {comparison.untested[row.point_id]}")
     if row.gap is not None:
-        augmented = row.config.get("augment") not in (None, "none")
-        facts.append(f"training {gap_text(row)} pp above validation" + (" (measured on augmented images)" if augmented else ""))
+        facts.append(f"training {gap_text(row)} pp above validation{how_trained(row.config)}")
     if row.trials:
         facts.append(f"{params_text(row)} parameters trained")
     if row.best_epoch:

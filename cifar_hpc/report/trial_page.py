@@ -28,7 +28,7 @@ from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.page import Part, render_page
 from cifar_hpc.report.page_tables import PageTable, save_tables
 from cifar_hpc.report.tables import count_text
-from cifar_hpc.report.words import axis_words
+from cifar_hpc.report.words import axis_words, how_trained
 from cifar_hpc.status.words import duration_text, score_text
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -113,6 +113,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
     counts = {"train": trial.train_n, "val": trial.val_n, "test": trial.test_n}
     reached = [
         f"{SPLITS[name]} {score_text(acc, n)} %{f' of {n:,} images' if n else ''}"
+        f"{how_trained(trial.config) if name == 'train' else ''}"
         for name, n in counts.items()
         if (acc := trial.metric(f"{name}_acc")) is not None
     ]

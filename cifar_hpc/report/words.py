@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.statistics import Difference, Estimate
@@ -43,6 +44,15 @@ def in_part_words(rows: Iterable[Row]) -> str:
     names = [f"{words_of(row)} ({row.seeds} of {row.asked_n})" for row in found.values()]
     runs = runs_of([trial for row in found.values() for trial in row.trials])
     return f" By a part of {'its' if len(found) == 1 else 'their'} {runs} only: {shortened(names)}."
+
+
+def how_trained(config: Mapping[Axis, Any]) -> str:
+    """How the training accuracy of a trial with this config was measured: ' (while it learned)'; '' of a classifier that is
+    solved, not trained: as on validation."""
+    if config.get("classifier", "linear") != "linear":
+        return ""
+    augmented = config.get("augment") not in (None, "none")
+    return f" (while it learned{', on augmented images' if augmented else ''})"
 
 
 def test_of(row: Row, info: ObjectiveInfo) -> Estimate | None:
