@@ -86,6 +86,14 @@ def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Clu
     assert not cluster.run("squeue", "-h").strip()
 
 
+def test_a_dry_run_counts_what_sweep_would_submit_and_not_what_stands_in_the_queue(run):
+    run("sweep", "s.yaml", grid="{batch_size: [16, 32]}")
+    shown = run("sweep", "s.yaml", "--dry-run")
+    assert "  to start  none\n" in shown and "  queued    2\n" in shown and "files" not in shown and "jobs" not in shown
+    shown = run("sweep", "s.yaml", "--dry-run", grid="{batch_size: [16, 32, 48]}")
+    assert "  to start  1 trial in 1 job, at most 1 epoch\n" in shown and "1 job, 1 trial:" in shown
+
+
 def test_a_dry_run_counts_by_what_earlier_trials_of_the_cluster_measured(run, tmp_path):
     """None is like the one that took 90 s an epoch, but its speed is known; a time of this machine says nothing."""
     run("sweep", "s.yaml", "--no-canary", grid="{arch: [linear], batch_size: [16], weight_decay: [0.1]}")

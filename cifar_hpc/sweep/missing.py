@@ -11,15 +11,12 @@ States = Mapping[str, TrialState]
 _MISSING = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED)
 
 
-def to_start(states: States, again: Collection[str] = ()) -> set[str]:
-    """The trials that nobody trains, and those of the failed ones that are tried again."""
+def to_start(states: States, again: Collection[str] = (), *, on_slurm: bool = False) -> set[str]:
+    """The trials that nobody trains, and those of the failed ones that are tried again. on_slurm: without what already stands
+    in its queue."""
     return {
         trial_id
         for trial_id, state in states.items()
-        if state.status in _MISSING or (state.status is Status.FAILED and trial_id in again)
+        if (state.status in _MISSING and not (on_slurm and state.status is Status.QUEUED))
+        or (state.status is Status.FAILED and trial_id in again)
     }
-
-
-def to_submit(states: States, again: Collection[str] = ()) -> set[str]:
-    """The same, without what already stands in a cluster's queue."""
-    return {trial_id for trial_id in to_start(states, again) if states[trial_id].status is not Status.QUEUED}

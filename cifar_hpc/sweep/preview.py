@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 from cifar_hpc.config.words import plural
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
@@ -16,7 +17,7 @@ from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import stage_lines
 from cifar_hpc.sweep import cost
 from cifar_hpc.sweep.listener import Listener
-from cifar_hpc.sweep.missing import States, to_start, to_submit
+from cifar_hpc.sweep.missing import States, to_start
 from cifar_hpc.sweep.preflight import inputs_lines
 from cifar_hpc.sweep.search_rounds import UNDONE, in_words
 from cifar_hpc.sweep.submit import array_lines
@@ -31,26 +32,28 @@ def preview_lines(
         return search_lines(layout, spec, listener)
     plan = make_plan(spec, share=share)
     states = reader_of(layout, since_when(layout, plan_record(plan))).read()
-    lines = plan_lines(plan, states)
     site = where.slurm()
+    todo = to_start(states, on_slurm=site is not None)
+    lines = _plan_lines(plan, states, todo)
     if site is None:
-        lines += cost.local_lines(layout, plan, states, to_start(states), listener)
-    else:
-        lines += array_lines(layout, plan, to_submit(states), site, verbose=verbose, canary=where.canary)
+        lines += cost.local_lines(layout, plan, states, todo, listener)
+    elif todo:
+        lines += array_lines(layout, plan, todo, site, verbose=verbose, canary=where.canary)
     return lines
 
 
-def plan_lines(plan: Plan, states: States) -> list[str]:
+def _plan_lines(plan: Plan, states: States, todo: Collection[str]) -> list[str]:
     """What would start."""
     counts = Counter(state.status for state in states.values())
-    todo = to_start(states)
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'configuration')}), "
         f"{plural(len(plan.cohorts), 'cohort')}",
         f"  to start  {plural(len(todo), 'trial')} in {plural(len(jobs_for(plan, todo, 1)), 'job')},"
-        f" at most {plural(epochs, 'epoch')}",
+        f" at most {plural(epochs, 'epoch')}"
+        if todo
+        else "  to start  none",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
         *stage_lines(plan_record(plan).trials, states),
     ]

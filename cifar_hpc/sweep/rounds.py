@@ -19,7 +19,7 @@ from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.store import append_records, write_changed
 from cifar_hpc.status.state import ENDED, GOING_ON, SweepReader
 from cifar_hpc.sweep.listener import Begun, Listener
-from cifar_hpc.sweep.missing import States, to_start, to_submit
+from cifar_hpc.sweep.missing import States, to_start
 from cifar_hpc.sweep.preflight import check_there, findings_of
 from cifar_hpc.sweep.submit import submit
 from cifar_hpc.sweep.where import Where
@@ -118,7 +118,7 @@ class GridRounds:
         return [trial_id for trial_id, state in running.items() if not (state.claim and is_own(state.claim))]
 
     def _todo(self, states: States) -> set[str]:
-        todo = to_submit(states, self._again) if self._site else to_start(states, self._again)
+        todo = to_start(states, self._again, on_slurm=self._site is not None)
         return todo & self._only if self._only else todo
 
     def _give_up(self, states: States, again: Collection[str]) -> States:

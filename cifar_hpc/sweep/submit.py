@@ -27,7 +27,7 @@ from cifar_hpc.records.store import append_records, read_records
 from cifar_hpc.sweep.cost import Asked, cluster_lines
 from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener
-from cifar_hpc.sweep.missing import to_submit
+from cifar_hpc.sweep.missing import to_start
 from cifar_hpc.sweep.where import reader_of
 
 SUBMIT_WAIT_S = 600.0  # for another shell that submits the same sweep
@@ -47,7 +47,7 @@ def submit(
         listener.note(f"{name}: nothing submitted: the budget is spent ({spent}); `sweep --budget` sets another")
         return
     with held(layout.sweep(name), "submits this sweep", SUBMIT_WAIT_S, listener.note):
-        todo = to_submit(reader_of(layout, plan_record(plan)).read(), todo) & set(todo)
+        todo = to_start(reader_of(layout, plan_record(plan)).read(), todo, on_slurm=True) & set(todo)
         if not todo:
             listener.note(f"{name}: nothing to submit")
             return
@@ -96,7 +96,7 @@ def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool, 
     plan = read_plan(layout, sweep)
     newest = newest_events(read_records(layout.sweep(sweep).jobs, JobEvent))
     states = reader_of(layout, plan).read()
-    todo = {t for t in to_submit(states) if t in newest and newest[t].event == "waiting"}
+    todo = {t for t in to_start(states, on_slurm=True) if t in newest and newest[t].event == "waiting"}
     if todo:
         submit(layout, recorded_plan(plan), todo, profile, listener, canary=canary)
 
