@@ -97,6 +97,13 @@ def test_what_jobs_trained_counts_though_it_left_the_spec_since(asked, tmp_path)
     assert "in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
 
 
+def test_where_trials_train_at_the_same_time_in_a_job_no_share_of_its_time_is_claimed(asked):
+    (trial_id,) = Layout(results_root()).trial_ids()
+    path = Layout(results_root()).trial(trial_id).result
+    write_record(path, dataclasses.replace(read_record(path, TrialResult), task="slurm/1000_0@alps/1"))
+    assert "cluster    2.0 GPU-hours in 1 start of jobs\n" in _run("status", "s")
+
+
 def test_the_report_tells_them_too(asked):
     assert "The cluster counted for s: 2.0 GPU-hours in 1 start of jobs" in _run("report", "s")
 

@@ -27,6 +27,11 @@ def task_of(token: str | None) -> str | None:
     return token.removeprefix(TOKEN_PREFIX).partition("/")[0] if token and token.startswith(TOKEN_PREFIX) else None
 
 
+def is_beside_others(token: str | None) -> bool:
+    """Whether its process was one of several of an array task, which train at the same time."""
+    return task_of(token) is not None and "/" in (token or "").removeprefix(TOKEN_PREFIX)
+
+
 def earlier_claims(files: TrialFiles) -> list[Claim]:
     """Of attempts that are over, the newest first."""
     found = []

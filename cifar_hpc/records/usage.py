@@ -38,5 +38,6 @@ class Accounting(Record):
     hours: Amount
     gpu_hours: Amount
     cpu_hours: Amount
-    trained_hours: Amount  # of the same trials, in training and validation
+    # Of the same jobs, in training and validation; None where trials trained at the same time in one, each by its own clock.
+    trained_hours: Amount | None
     ended: bool

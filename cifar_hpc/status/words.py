@@ -77,9 +77,11 @@ def device_text(device: str) -> str:
 
 
 def allocated_text(found: Accounting) -> str:
-    """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'. Trials side by side on one GPU share its time."""
+    """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'; without the share where it is not known."""
     hours = f"{hours_text(found.gpu_hours)} GPU-hours" if found.gpu_hours else f"{hours_text(found.cpu_hours)} CPU-hours"
-    share = f", {100 * min(1.0, found.trained_hours / found.hours):.0f} % of that time in training" if found.hours else ""
+    trained, share = found.trained_hours, ""
+    if trained is not None and 0 < found.hours >= trained:
+        share = f", {100 * trained / found.hours:.0f} % of that time in training"
     return f"{hours} in {plural(found.starts, 'start')} of jobs{share}{'' if found.ended else ', so far'}"
 
 

@@ -18,6 +18,7 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.plans import state_for
+from cifar_hpc.records.starts import is_beside_others
 from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
 from cifar_hpc.records.usage import Accounting, Usage
 from cifar_hpc.sweep.missing import States
@@ -44,8 +45,10 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
     if not allocations or not any(one.began for one in allocations):
         return known
     states = read_states()
-    trained = {trial_id for event in events for trial_id in event.trial_ids}  # some may have left the spec since
-    trained_s = sum(_trained_s(states.get(one) or _state_of(layout, one), sweep) for one in trained)
+    submitted = {trial_id for event in events for trial_id in event.trial_ids}  # some may have left the spec since
+    found_states = [states.get(one) or _state_of(layout, one) for one in submitted]
+    trained = [state for state in found_states if state is not None and _is_own(state, sweep)]
+    trained_s = None if any(map(_is_beside_others, trained)) else sum(map(_trained_s, trained))
     found = _add_up(allocations, _gpus_of_jobs(files), len(handles), trained_s)
     with contextlib.suppress(OSError):
         write_record(files.accounting, found)
@@ -59,7 +62,7 @@ def _gpus_of_jobs(files: SweepFiles) -> dict[str, int]:
     return {}
 
 
-def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, trained_s: float) -> Accounting:
+def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, trained_s: float | None) -> Accounting:
     return Accounting(
         at=utc_now(),
         jobs=jobs,
@@ -67,7 +70,7 @@ def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, t
         hours=sum(one.seconds for one in allocations) / 3600,
         gpu_hours=sum(one.seconds * _gpus(one, gpus) for one in allocations) / 3600,
         cpu_hours=sum(one.seconds * one.cpus for one in allocations) / 3600,
-        trained_hours=trained_s / 3600,
+        trained_hours=None if trained_s is None else trained_s / 3600,
         ended=all(one.ended for one in allocations),
     )
 
@@ -82,19 +85,19 @@ def _state_of(layout: Layout, trial_id: str) -> TrialState | None:
     return None
 
 
-def _trained_s(state: TrialState | None, sweep: str) -> float:
-    """What a job of the sweep itself trained: another sweep's may have come to a trial first."""
-    if state is None:
-        return 0.0
+def _is_own(state: TrialState, sweep: str) -> bool:
+    """Whether a job of the sweep itself trains or trained it: another sweep's may have come to a trial first."""
     if state.result is not None:
-        own = state.result.executor == "slurm" and _is_of(sweep, state.result.job)
-        return state.result.train_s if own else 0.0
-    own = state.claim is None or _is_of(sweep, state.claim.job)
-    return sum(epoch.train_s + epoch.val_s for epoch in state.epochs) if own else 0.0
+        return state.result.executor == "slurm" and state.result.job.startswith(f"{sweep}/")
+    return state.claim is None or state.claim.job.startswith(f"{sweep}/")
 
 
-def _is_of(sweep: str, job: str) -> bool:
-    return job.startswith(f"{sweep}/")
+def _is_beside_others(state: TrialState) -> bool:
+    return is_beside_others(state.result.task if state.result else state.claim.restart_token if state.claim else None)
+
+
+def _trained_s(state: TrialState) -> float:
+    return state.result.train_s if state.result else sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
 
 
 def _age_s(known: Accounting) -> float:
