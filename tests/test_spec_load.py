@@ -201,6 +201,24 @@ def test_include_alone_is_the_whole_sweep_and_takes_nothing_from_the_grid(load) 
     assert beside.trials[-1].axes == {"arch": "linear", "epochs": 10}
 
 
+@pytest.mark.parametrize(
+    "rows, axes",
+    [
+        ("include: [{stop.patience: 1}, {stop.patience: 3}, {}]", [{"stop.patience": value} for value in (1, 3, None)]),
+        ("include: [{dataset.train_size: 100}, {}]", [{"dataset.train_size": value} for value in (100, None)]),
+        ("seeds: [3]\ninclude: [{dataset.split_seed: seed}, {}]", [{"dataset.split_seed": value} for value in ("seed", 0)]),
+        ("include: [{dataset: digits}, {}]", [{"dataset": value} for value in ("digits", "cifar10")]),
+        (
+            "grid: {lr: [0.1, 0.2]}\nwhen: [{if: {lr: 0.1}, set: {stop.max_minutes: 5}}]",
+            [{"lr": 0.1, "stop.max_minutes": 5.0}, {"lr": 0.2, "stop.max_minutes": None}],
+        ),
+        ("stop: {patience: 2}\ngrid: {classifier: [linear, knn]}", [{"classifier": "linear"}, {"classifier": "knn"}]),
+    ],
+)
+def test_what_include_or_when_sets_for_some_tells_their_rows_apart(load, rows, axes) -> None:
+    assert [trial.axes for trial in load(f"{HEAD}base: {{arch: linear}}\n{rows}\n").trials] == axes
+
+
 def test_overrides_change_one_run_and_not_the_file(load) -> None:
     text = HEAD + "base: {arch: linear, epochs: 9}\ngrid: {lr: [0.1, 0.2], batch_size: [32, 64]}\nexclude: [{lr: 0.2}]\n"
     overrides = ("epochs=2", "grid.lr=[1e-3]", "dataset.train_size=500", "stop.patience=1", "seeds=2", "batch_size=16")

@@ -47,6 +47,14 @@ class Origins:
     def written(self) -> tuple[str, ...]:
         return tuple(self._values)
 
+    def of_some(self) -> tuple[str, ...]:
+        """The keys that `include` or `when` sets for some of the points."""
+        return tuple(
+            key
+            for key, known in self._values.items()
+            if any(path[0] in ("include", "when") and path[-1] == key for _, path in known)  # else that of a whole data set
+        )
+
     def repeated(self) -> list[str]:
         """A sentence for each value of an axis of grid that the axis has already."""
         sentences = []

@@ -136,7 +136,8 @@ def _of_two_splits(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
 
 def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
     """The declared axes, then other keys that `include` or `when` make differ, then seed and fold where there are several."""
-    others = [key for key in origins.written() if key not in declared and key != "dataset" and "." not in key]
+    plain = [key for key in origins.written() if key != "dataset" and "." not in key]
+    others = [key for key in dict.fromkeys([*plain, *origins.of_some()]) if key not in declared]
     differing = [key for key in others if len({_axis_value(key, config, point) for config, point in trials}) > 1]
     several_seeds = len({config.seed for config, _ in trials}) > 1
     several_folds = any(config.dataset.fold for config, _ in trials)
@@ -156,6 +157,8 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
         return point[STARTED_BY]
     if axis == "weights" and config.weights_fingerprint is not None:
         return point["weights"]
+    if axis == "dataset.split_seed" and config.dataset.split_by_seed:
+        return BY_SEED
     part, _, key = axis.rpartition(".")
     value = getattr(getattr(config, part) if part else config, key)
     if axis in _AS_WRITTEN_IF_ACTING and axis in point and value not in ("none", None):
