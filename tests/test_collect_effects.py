@@ -12,7 +12,7 @@ from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.effects import make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.report.figures_effects import _bars, draw_effects
+from cifar_hpc.report.figures_effects import _bars, draw_effects, draw_parallel
 
 IMAGES = Images.draw(500, 100)
 
@@ -101,6 +101,26 @@ def test_the_caption_of_effects_says_why_no_share_of_the_variance_is_told() -> N
     uneven = {**exact, ("a", 1.0): 0.9}
     assert "(omega squared)" in caption(uneven) and "No share" not in caption(uneven)
     assert "No share" not in caption({cell: value for cell, value in exact.items() if cell[0] == "a"})  # one axis
+
+
+def test_values_that_a_panel_has_no_room_for_are_not_called_without_a_match() -> None:
+    cells = {(arch, lr): 0.5 + 0.01 * lr for arch in "abcd" for lr in (1.0, 2.0, 3.0)} | {(arch, 4.0): 0.6 for arch in "ab"}
+    cells |= {("e", 9.0): 0.2}
+    board = additive_board(cells)
+    found = {effect.axis: effect for effect in measure_effects(board).matched}["lr"]
+    assert found.values == (1.0, 2.0, 3.0) and found.left == (4.0,) and found.unmatched == (9.0,)
+    caption = draw_effects(measure_effects(board), board).caption
+    assert "Without a match: lr 9, arch e." in caption and "Not shown, since too few match with the others: lr 4." in caption
+
+
+@pytest.mark.parametrize("score", [0.7, 1.0])
+def test_lines_of_equal_numbers_all_end_at_the_top_and_no_axis_goes_beyond_the_whole(score: float) -> None:
+    board = additive_board({(arch, lr): score for arch in "abc" for lr in (1.0, 2.0, 3.0)})
+    lines = draw_parallel(board).figure.axes[0].lines
+    assert {np.asarray(line.get_ydata())[-1] for line in lines if len(line.get_xdata()) == 3} == {1.0}
+    assert all(
+        axes.get_ylim()[1] <= 1.02 for axes in draw_effects(measure_effects(board), board).figure.axes if axes.get_visible()
+    )
 
 
 def test_a_bar_of_an_effect_that_would_be_the_whole_scale_is_none() -> None:

@@ -23,7 +23,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import best_text, certainty_text, in_short
+from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, in_short
 from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.report.trial_page import trial_title
 from cifar_hpc.report.words import words_of
@@ -345,3 +345,13 @@ def test_the_only_configuration_of_a_data_set_has_its_weights_file_as_tables_nam
         f"weights=run{n}/best.pt dataset.train_size={size}" for n, size in ((1, 500), (2, 1000))
     }
     assert all("/of/" not in words_of(row) and "/of/" not in trial_title(row.trials[0]) for row in rows)
+
+
+@pytest.mark.parametrize(("quick_s", "slow_s", "told"), [(0.05, 0.5, False), (5.0, 50.0, True), (30.0, 50.0, False)])
+def test_the_cheapest_is_told_where_times_are_of_training_and_not_of_beginning_it(
+    layout: Layout, quick_s: float, slow_s: float, told: bool
+) -> None:
+    board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.7, 0.7, 0.7]})
+    first, second = board.measured
+    timed = dataclasses.replace(board, rows=(dataclasses.replace(first, train_s=slow_s), second))
+    assert bool(_cheapest(timed, [dataclasses.replace(second, train_s=quick_s)])) is told

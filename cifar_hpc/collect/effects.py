@@ -26,7 +26,8 @@ class Effect:
     """One axis over G matched groups: each holds one point for each of the values, alike in all else.
 
     scores: the objective of each, G x V. half: of the 95 % interval of each value's mean against the groups' (Loftus and Masson
-    1994), None where one group leaves nothing to tell it from. unmatched: values of the axis that no group holds.
+    1994), None where one group leaves nothing to tell it from. unmatched: values of the axis of which no configuration has
+    another that is alike in all else; left: values of which some do, but too few beside the others.
     """
 
     axis: Axis
@@ -34,6 +35,7 @@ class Effect:
     scores: NDArray[np.float64]
     half: float | None
     unmatched: tuple[Any, ...]
+    left: tuple[Any, ...] = ()
 
     @property
     def means(self) -> NDArray[np.float64]:
@@ -89,8 +91,10 @@ def _matched(board: Leaderboard, axis: Axis) -> Effect | None:
         return None
     shown = [value for value in values if value in best[1]]
     scores_GV = np.array([[group[value] for value in shown] for group in best[2]])
-    unmatched = tuple(value for value in values if value not in shown)
-    return Effect(axis, tuple(shown), scores_GV, _half_interval(scores_GV), unmatched)
+    matched = {value for group in groups.values() if len(group) > 1 for value in group}
+    unmatched = tuple(value for value in values if value not in matched)
+    left = tuple(value for value in values if value in matched and value not in shown)
+    return Effect(axis, tuple(shown), scores_GV, _half_interval(scores_GV), unmatched, left)
 
 
 def _half_interval(scores_GV: NDArray[np.float64]) -> float | None:

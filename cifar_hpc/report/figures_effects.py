@@ -127,9 +127,10 @@ def _effects_caption(effects: Effects) -> str:
         " that mean against the other values (none of one line, where all agree to the digit, or where it would be the whole"
         " scale)."
     )
-    left = [f"{effect.axis} {value_text(value)}" for effect in effects.matched for value in effect.unmatched]
-    if left:
-        caption += f" Without a match: {', '.join(left[:6])}{' and others' if len(left) > 6 else ''}."
+    for title, values in (("Without a match", "unmatched"), ("Not shown, since too few match with the others", "left")):
+        told = [f"{effect.axis} {value_text(value)}" for effect in effects.matched for value in getattr(effect, values)]
+        if told:
+            caption += f" {title}: {', '.join(told[:6])}{' and others' if len(told) > 6 else ''}."
     if effects.importance:
         caption += (
             " The share of the variance: how much of all differences between configurations goes with the axis, less what"
@@ -244,8 +245,8 @@ def draw_parallel(board: Leaderboard) -> Drawing:
     rows = board.measured[:_MOST_LINES]
     axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
     scores = [_score(row) for row in rows]
-    norm = Normalize(min(scores), max(scores))
-    flip = board.info.mode == "min"
+    flip, apart = board.info.mode == "min", min(scores) < max(scores)
+    norm = Normalize(min(scores) - (not apart and not flip), max(scores) + (not apart and flip))  # equal ones are all the best
     with house_style():
         figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
         axes = figure.subplots()
@@ -269,7 +270,8 @@ def draw_parallel(board: Leaderboard) -> Drawing:
                     bbox=_LABEL_GROUND,
                 )
         axes.axvline(len(axes_shown), color=MUTED, linewidth=0.8)
-        for height, score in ((0.0, max(scores) if flip else min(scores)), (1.0, min(scores) if flip else max(scores))):
+        ends = [(1.0, min(scores) if flip else max(scores)), (0.0, max(scores) if flip else min(scores))]
+        for height, score in ends if apart else ends[:1]:
             axes.annotate(
                 _number(score, board), (len(axes_shown), height), (4, 0), textcoords="offset points", fontsize=7.5, va="center"
             )
@@ -327,3 +329,6 @@ def _number(value: float, board: Leaderboard) -> str:
 def _format_score(axes: Axes, board: Leaderboard) -> None:
     if board.info.share:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        low, high = axes.get_ylim()
+        if all(0 <= row.score.mean <= 1 for row in board.measured if row.score):  # of who says share and measures one
+            axes.set_ylim(max(low, -0.02), min(high, 1.02))

@@ -21,6 +21,8 @@ from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.report.words import difference_text, p_text, shortened, words_of
 from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
+_TELLING_S = 1.0  # below it the time of a trial is that of beginning it, which the first of a process pays for the others
+
 
 def headline(found: Findings) -> list[str]:
     """What won, by how much, how sure, what it cost, what to try next: a sentence or two each."""
@@ -105,7 +107,7 @@ def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     """Which of those that are not told from the best trains in half its time or less."""
     best_s = board.measured[0].whole_s
     timed = [(row.whole_s, row) for row in tied if row.whole_s is not None and not any(row.last)]  # else quick for that reason
-    if best_s is None or not timed:
+    if best_s is None or best_s < _TELLING_S or not timed:
         return []
     least_s, row = min(timed, key=lambda one: one[0])
     if least_s > best_s / 2 or duration_text(least_s) == duration_text(best_s):
