@@ -74,8 +74,10 @@ def test_an_image_that_was_saved_again_or_brightened_is_a_near_duplicate_and_no_
     )
     assert {(p.split, p.row, p.other_split, p.other_row) for p in pairs} == {("test", 3, "train", 5), ("test", 7, "train", 11)}
     whole = split_of(np.concatenate([waves[:20], test[[3, 7]], flat]))
-    folds = near_duplicates({"val": whole}, np.array([0] * 20 + [1, 0, 0, 1]))
+    folds = near_duplicates({"val": whole}, [np.array([0] * 20 + [1, 0, 0, 1])])
     assert {(p.split, p.row, p.other_row) for p in folds} == {("val", 20, 5), ("val", 5, 20)}, "of one fold they are no matter"
+    dealt_again = near_duplicates({"val": whole}, [np.array([0] * 20 + [number, 0, 0, 1]) for number in (0, 1)])
+    assert dealt_again == folds, "where any deal parts them, a network was measured on what it had as good as seen"
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ def labels(
     Writes a contact sheet and tables beside the sweep's report; of a folder of images the one to correct names them all.
     """
     from cifar_hpc.collect.doubts import find_doubts
-    from cifar_hpc.collect.rounds import point_predictions
+    from cifar_hpc.collect.rounds import on_same_images, point_predictions
     from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.data.duplicates import near_duplicates
     from cifar_hpc.data.labelled import labelled_images
@@ -43,8 +43,8 @@ def labels(
         said = " ".join(words)
         raise CifarHpcError(f"{said}: labels are judged by two configurations or more with predictions of the same images")
     images = labelled_images(read_valid(layout.trial(found.trial.trial_id), found.trial.trial_id)[1])
-    (first, *_) = point_predictions(found.first, layout, "val").values()
-    pairs = near_duplicates(images.splits, first.fold)
+    rounds = on_same_images(point_predictions(found.first, layout, "val"))
+    pairs = near_duplicates(images.splits, [one.fold for one in rounds if one.fold is not None])
     folder = report_folder(layout, asked.names, asked.terms) / "labels"
     sheet = write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):

@@ -7,7 +7,7 @@ the shrunken images themselves. Owns: Pair, near_duplicates. Knows no folders an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,17 +45,17 @@ class _Looks:
     plain_N: NDArray[np.bool_]
 
 
-def near_duplicates(splits: Mapping[str, Split], fold_N: NDArray[np.int64] | None = None) -> list[Pair]:
-    """Of each image of a split the nearest one of the splits that stand before it, where it is a near-duplicate. fold_N: of
-    the images of `val`, which are near-duplicates of those of other folds, too."""
+def near_duplicates(splits: Mapping[str, Split], deals: Sequence[NDArray[np.int64]] = ()) -> list[Pair]:
+    """Of each image of a split the nearest one of the splits that stand before it, where it is a near-duplicate. deals: of each
+    the folds of the images of `val`; those that any deal parts are near-duplicates, too."""
     looks = {name: _looks(split) for name, split in splits.items() if len(split.labels_N)}
     names = list(looks)
     best: dict[tuple[str, int], Pair] = {}
     for place, name in enumerate(names):
-        in_folds = fold_N if name == "val" else None
-        for earlier in names[:place] + ([name] if in_folds is not None else []):
+        own = [name] if name == "val" and deals else []
+        for earlier in names[:place] + own:
             for row, other, difference in _near(looks[name], looks[earlier]):
-                if earlier == name and in_folds is not None and in_folds[row] == in_folds[other]:
+                if earlier == name and all(fold_N[row] == fold_N[other] for fold_N in deals):
                     continue
                 known = best.get((name, row))
                 if known is None or difference < known.difference:

@@ -138,6 +138,6 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
         where = (
             "another fold" if any(pair.other_split == split for pair in pairs if pair.split == split) else "an earlier split"
         )
-        lines.append(f"{len(rows)} {words} {what} in {where}: the best reaches {now} %, {without}.")
+        lines.append(f"{len(rows)} {words} {what} in {where}: the best has an accuracy of {now} %, {without}.")
     between = "splits" if best.config.get("dataset.folds") is None else "folds"
     return lines or [f"No near-duplicates between {between}."]
