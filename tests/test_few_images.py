@@ -11,7 +11,7 @@ import pytest
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.doubts import find_doubts
-from cifar_hpc.collect.ensemble import choose_ensembles, make_library
+from cifar_hpc.collect.ensemble import _dealt, choose_ensembles, make_library
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import compare_chosen, estimate
@@ -70,6 +70,18 @@ def test_stacking_of_images_of_one_class_says_that_class() -> None:
     library = make_library([rng.normal(size=(10, 2)) for _ in range(3)], labels, ["a", "b", "c"])
     (stacking,) = [one for one in choose_ensembles(library) if one.combination.method == "stacking"]
     assert stacking.right.sum() <= 9
+
+
+def test_each_fifth_that_measures_an_ensemble_has_its_share_of_every_class() -> None:
+    """Of fifths at random what is frequent in four is rare in the last: what knows nothing measures less than chance."""
+    labels = np.repeat(np.arange(10), 5)
+    assert all(np.bincount(labels[_dealt(labels, 5) == part], minlength=10).tolist() == [1] * 10 for part in range(5))
+    right = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        library = make_library([rng.normal(size=(50, 10)) for _ in range(4)], labels, list("abcd"))
+        right += [one.right.mean() for one in choose_ensembles(library) if one.combination.method == "stacking"]
+    assert 0.06 < np.mean(right) < 0.14
 
 
 def test_of_one_image_no_number_of_seeds_tells_that_a_configuration_is_better() -> None:

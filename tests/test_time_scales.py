@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.records.schema import Outcome
@@ -112,3 +113,24 @@ def test_a_setting_that_outlasts_a_trial_is_warned_of(tmp_path: Path, rest: str,
     path = tmp_path / "x.yaml"
     path.write_text(f"{HEAD}{rest}\n")
     assert load_spec(path).warnings == (warning,)
+
+
+@pytest.mark.parametrize(
+    ("rest", "idle"),
+    [
+        ("", {"val_frac", "split_seed"}),
+        (", train_size: 4", {"val_frac"}),
+    ],
+)
+def test_keys_of_a_split_that_the_data_set_brings_itself_are_told_to_have_no_effect(
+    rest: str, idle: set[str], tmp_path
+) -> None:
+    for n in range(8):
+        for split in ("train", "val"):
+            (tmp_path / f"photos/{split}/{'ab'[n % 2]}").mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (30 * n, 9, 9)).save(tmp_path / f"photos/{split}/{'ab'[n % 2]}/{split}{n}.png")
+    path = tmp_path / "x.yaml"
+    dataset = f"{{folder: {tmp_path}/photos, val_frac: 0.3, split_seed: 3{rest}}}"
+    path.write_text(f"name: x\ndataset: {dataset}\nbase: {{arch: linear, image_size: 8}}\n")
+    told = {key for key in ("val_frac", "split_seed") for w in load_spec(path).warnings if f"dataset.{key} has no effect" in w}
+    assert told == idle

@@ -127,9 +127,8 @@ def calibrate(logits: NDArray[np.floating], temperature: float) -> Floats:
 def choose_ensembles(library: Library, rules: EnsembleRules = USUAL) -> list[Chosen]:
     """Chooses members and weights by each of the rules' methods, on two images or more: one cannot choose and measure."""
     right, truth = library.right(), library.of_truth()
-    folds_n = min(FOLDS, len(library.labels))
-    fold = np.random.default_rng(0).permutation(len(library.labels)) % folds_n
-    folds = [np.flatnonzero(fold == number) for number in range(folds_n)]
+    fold = _dealt(library.labels, min(FOLDS, len(library.labels)))
+    folds = [np.flatnonzero(fold == number) for number in np.unique(fold)]
     chosen = []
 
     def choose(method: str, images: NDArray[np.intp]) -> Combination:
@@ -161,9 +160,19 @@ def select_greedily(truth: Floats, steps: int = _STEPS) -> list[int]:
 def measure_gain(library: Library) -> list[float]:
     """Validation accuracy of greedy ensembles of 1, 2, ... members: chosen on half of the images and measured on the other, and
     the other way round, so that every image counts once. As many as the shorter of the two has."""
-    images = np.arange(len(library.labels))
-    right = [_right_by_size(library, images % 2 == half, images % 2 != half) for half in (0, 1)]
-    return [(first + second) / len(images) for first, second in zip(*right, strict=False)]
+    half_N = _dealt(library.labels, 2)
+    right = [_right_by_size(library, half_N == half, half_N != half) for half in (0, 1)]
+    return [(first + second) / len(half_N) for first, second in zip(*right, strict=False)]
+
+
+def _dealt(labels: NDArray[np.int64], parts_n: int) -> NDArray[np.int64]:
+    """The part of each image, each class dealt evenly: where a part is short of a class the others have too many of it, and what
+    they choose says it too often."""
+    order = np.random.default_rng(0).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    part_N = np.empty(len(labels), np.int64)
+    part_N[order] = np.arange(len(labels)) % parts_n
+    return part_N
 
 
 def _right_by_size(library: Library, chosen_on: NDArray[np.bool_], held: NDArray[np.bool_]) -> list[int]:

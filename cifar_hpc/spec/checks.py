@@ -326,6 +326,14 @@ def _always(config: TrialConfig) -> bool:
 
 _FITTED_KEYS = frozenset(keys_with(Role.TRAINING | Role.FITTED))
 _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
+    "dataset.val_frac": (
+        lambda c: not c.dataset.brings_validation,
+        "the data set brings its validation images",
+    ),
+    "dataset.split_seed": (
+        lambda c: not c.dataset.brings_validation or c.dataset.train_size is not None,
+        "the data set brings its validation images, and all others are trained on",
+    ),
     "resize": (lambda c: c.dataset.name == "folder", "only the images of a folder are fitted"),
     "crop_frac": (
         lambda c: c.dataset.name == "folder" and c.resize == "crop",
