@@ -166,8 +166,8 @@ def measure_gain(library: Library) -> list[float]:
 
 
 def _dealt(labels: NDArray[np.int64], parts_n: int) -> NDArray[np.int64]:
-    """The part of each image, each class dealt evenly: where a part is short of a class the others have too many of it, and what
-    they choose says it too often."""
+    """The part of each image, each class dealt evenly: where a part is short of a class the others have too many of it, and
+    what they choose says it too often."""
     order = np.random.default_rng(0).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     part_N = np.empty(len(labels), np.int64)
