@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import replace
 
@@ -148,13 +149,34 @@ def test_a_budget_is_shown_bounds_submissions_and_is_refused_where_nothing_obeys
     assert "budget     0 of 20 GPU-hours are spent" in run("status", "s")
     files = Layout(results_root()).sweep("s")
     append_records(files.usage, [Usage(task="1_0", restarts=0, seconds=3600.0 * n, gpus=4, cpus=4) for n in (1, 6)])
-    assert "24 of 20 GPU-hours" in run("status", "s")
+    assert re.search(r"  budget     24 of 20 GPU-hours are spent, as of [-0-9]{10} [:0-9]{8} UTC\n", run("status", "s"))
     run("cancel", "s")
-    assert "nothing submitted: the budget is spent" in run("sweep", "s.yaml")
+    assert "  budget     24 of 20 GPU-hours are spent\n" in run("status", "s")
+    assert "nothing is submitted" in run("sweep", "s.yaml", status=2)
     assert "2 trials submitted" in run("sweep", "s.yaml", "--budget", "none")
     assert "budget" not in run("status", "s")
     assert "such as 20gpuh" in run("sweep", "s.yaml", "--budget", "20", status=2)
     assert "bounds the workers of a grid on Slurm" in run("sweep", "s.yaml", "--on", "inline", "--budget", "1gpuh", status=2)
+
+
+def test_where_the_budget_is_spent_status_dry_run_and_sweep_name_a_larger_one_and_that_goes_on(run):
+    run("sweep", "s.yaml", "--budget", "20gpuh", grid="{batch_size: [16, 32]}")
+    usage = Usage(task="1_0", restarts=0, seconds=6 * 3600.0, gpus=4, cpus=4)
+    append_records(Layout(results_root()).sweep("s").usage, [usage])
+    run("cancel", "s")
+    command = "cifar-hpc sweep s.yaml --budget 48gpuh   (its budget is spent: 24 of 20 GPU-hours; "
+    assert f"next: {command}" in run("status", "s")
+    shown = run("sweep", "s.yaml", "--dry-run")
+    assert (
+        "  to start  none\n" in shown
+        and "24 of 20 GPU-hours are spent: --budget 48gpuh submits" in shown
+        and "asked" not in shown
+    )
+    told = run("sweep", "s.yaml", status=2)
+    assert "trains" not in told and command in told
+    shown = run("sweep", "s.yaml", "--dry-run", "--budget", "48gpuh")
+    assert "  to start  2 trials in 2 jobs" in shown and "24 of 48 GPU-hours are spent\n" in shown
+    assert "2 trials submitted" in run("sweep", "s.yaml", "--budget", "48gpuh")
 
 
 def test_a_profile_that_slurm_refuses_is_told_without_a_traceback(run, tmp_path):

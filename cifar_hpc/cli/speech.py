@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from cifar_hpc.config.words import plural
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import Status
-from cifar_hpc.status.advice import failure_lines, left_out_line, reasons_of, sweep_command
+from cifar_hpc.status.advice import failure_lines, go_on_command, left_out_line, reasons_of, sweep_command
 from cifar_hpc.status.progress import Counts
 from cifar_hpc.status.words import total_text
 from cifar_hpc.sweep.listener import SweepOutcome
-from cifar_hpc.sweep.where import On
+from cifar_hpc.sweep.where import On, spent_of
 from cifar_hpc.terminal.prose import laid_out
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="the sweep's name; SWEEP#3, or an id: those trials of it")]
@@ -75,7 +75,7 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
         for line in failure_lines(plan, states.values()):
             say(line)
     elif outcome.unfinished:
-        say(f"to go on: {sweep_command(plan)}")
+        say(f"to go on: {go_on_command(plan, spent_of(Layout(results_root()), plan))}")
     if outcome.completed:
         say(then or f"the leaderboard: cifar-hpc report {plan.sweep}")
     if outcome.unfinished:

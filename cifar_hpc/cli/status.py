@@ -10,7 +10,7 @@ import typer
 
 from cifar_hpc.cli.speech import FilterText, meant, say
 from cifar_hpc.errors import RecordError
-from cifar_hpc.executors.slurm.usage import spent_words
+from cifar_hpc.executors.slurm.usage import spent_words, told_at
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
@@ -18,11 +18,11 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Sta
 from cifar_hpc.status.advice import counts_text, left_out_line, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.names import axes_of, names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, settled_axes, spell
-from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import allocated_text, score_text
+from cifar_hpc.status.state import ENDED, GOING_ON
+from cifar_hpc.status.words import allocated_text, moment_text, score_text
 from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.holding import living_owner
-from cifar_hpc.sweep.where import reader_of
+from cifar_hpc.sweep.where import reader_of, spent_of
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 MOST_REASONS = 10
@@ -107,8 +107,11 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     typer.echo(f"{plan.sweep}: {counts_text(counts) or 'no trial'}{more}")
     for line in stage_lines(rows, states):
         typer.echo(line)
-    if spent := spent_words(Layout(results_root()).sweep(plan.sweep)):
-        typer.echo(f"  budget     {spent} are spent")
+    layout = Layout(results_root())
+    files = layout.sweep(plan.sweep)
+    if spent := spent_words(files):
+        told = told_at(files) if any(state.status in GOING_ON for state in states.values()) else None
+        typer.echo(f"  budget     {spent} are spent{f', as of {moment_text(told)}' if told else ''}")
     if detailed and rows:
         print_columns(_trial_columns(plan, states, rows))
     names = names_of(plan.trials)
@@ -122,7 +125,7 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
         typer.echo(f"  {word:<9}  {n} x {reason}")
     for line in left_out_line(plan, reasons, MOST_REASONS):
         say(line)
-    for line in next_lines(plan, shown, living_owner(Layout(results_root()).sweep(plan.sweep))):
+    for line in next_lines(plan, shown, living_owner(files), spent_of(layout, plan)):
         say(line)
 
 

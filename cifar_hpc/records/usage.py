@@ -26,6 +26,14 @@ class Budget(Record):
     cpu_hours: Amount | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """A budget that is spent. words: '24 of 20 GPU-hours'; more: a larger one, as `--budget` takes it: '48gpuh'."""
+
+    words: str
+    more: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounting(Record):
     """accounting.json: what a cluster's own accounting says that the jobs of a sweep took. jobs: handles that were asked about;

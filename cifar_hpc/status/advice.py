@@ -10,6 +10,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.errors import OtherVersionError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.usage import Spent
 from cifar_hpc.status.state import ENDED, GOING_ON
 
 MOST_LETTERS = 200
@@ -23,6 +24,13 @@ def sweep_command(plan: PlanRecord) -> str:
         return shlex.join([*plan.command, *plan.where])
     words = ["cifar-hpc", "sweep", plan.spec_path, *(word for text in plan.overrides for word in ("--set", text))]
     return shlex.join([*words, *plan.where, *([] if plan.share else ["--no-share"])])
+
+
+def go_on_command(plan: PlanRecord, spent: Spent | None) -> str:
+    """The same, with a larger budget where that of the sweep is spent, and a remark that says so."""
+    if spent is None:
+        return sweep_command(plan)
+    return f"{sweep_command(plan)} --budget {spent.more}   (its budget is spent: {spent.words}; --budget none takes it away)"
 
 
 def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
@@ -48,17 +56,20 @@ def left_line(foreign: OtherVersionError) -> str:
     return f"left as it is: {foreign}. To train it again all the same: {foreign.without}"
 
 
-def next_lines(plan: PlanRecord, states: Mapping[str, TrialState], owner: str | None = None) -> list[str]:
+def next_lines(
+    plan: PlanRecord, states: Mapping[str, TrialState], owner: str | None = None, spent: Spent | None = None
+) -> list[str]:
     """What to type now, as these trials stand. owner: the living process that runs or submits the sweep, in words."""
     by_status = {status: [s for s in states.values() if s.status is status] for status in Status}
     if by_status[Status.FAILED]:
-        return failure_lines(plan, states.values())
+        first = [] if spent is None else [f"first: {go_on_command(plan, spent)}"]
+        return first + failure_lines(plan, states.values())
     open_ = [state for status in (Status.PLANNED, Status.LOST, Status.CANCELLED) for state in by_status[status]]
     if owner is not None and (open_ or plan.to_come):
         return [f"next: nothing yet: {owner} goes on with it"]
     if open_:
-        kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) else ""
-        return [f"next: {sweep_command(plan)}{kept}"]
+        kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) and not spent else ""
+        return [f"next: {go_on_command(plan, spent)}{kept}"]
     if plan.to_come and not any(by_status[status] for status in GOING_ON):
         return [f"next: {sweep_command(plan)}   (the search goes on: up to {plural(plan.to_come, 'more trial')})"]
     return [f"next: cifar-hpc report {plan.sweep}"] if by_status[Status.COMPLETED] else []

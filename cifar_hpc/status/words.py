@@ -82,7 +82,13 @@ def allocated_text(found: Accounting) -> str:
     trained, share = found.trained_hours, ""
     if trained is not None and 0 < found.hours >= trained:
         share = f", {100 * trained / found.hours:.0f} % of that time in training"
-    return f"{hours} in {plural(found.starts, 'start')} of jobs{share}{'' if found.ended else ', so far'}"
+    as_of = "" if found.ended else f", as of {moment_text(found.at)}"
+    return f"{hours} in {plural(found.starts, 'start')} of jobs{share}{as_of}"
+
+
+def moment_text(at: str) -> str:
+    """'2026-11-27 08:15:40 UTC', of a record's time."""
+    return f"{at[:19].replace('T', ' ')} UTC"
 
 
 def number_text(value: float, digits: int) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from cifar_hpc.config.words import plural
+from cifar_hpc.executors.slurm.usage import spent_budget, spent_words
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
@@ -32,9 +33,13 @@ def preview_lines(
         return search_lines(layout, spec, listener)
     plan = make_plan(spec, share=share)
     states = reader_of(layout, since_when(layout, plan_record(plan))).read()
-    site = where.slurm()
-    todo = to_start(states, on_slurm=site is not None)
+    site, files = where.slurm(), layout.sweep(spec.name)
+    spent = None if site is None else spent_budget(files, where.budget)
+    todo = set() if spent is not None else to_start(states, on_slurm=site is not None)
     lines = _plan_lines(plan, states, todo)
+    if site is not None and (words := spent_words(files, where.budget)) is not None:
+        more = "" if spent is None else f": --budget {spent.more} submits more, --budget none all"
+        lines.append(f"  budget    {words} are spent{more}")
     if site is None:
         lines += cost.local_lines(layout, plan, states, todo, listener)
     elif todo:

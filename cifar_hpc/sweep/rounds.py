@@ -21,7 +21,7 @@ from cifar_hpc.status.state import ENDED, GOING_ON, SweepReader
 from cifar_hpc.sweep.listener import Begun, Listener
 from cifar_hpc.sweep.missing import States, to_start
 from cifar_hpc.sweep.preflight import check_there, findings_of
-from cifar_hpc.sweep.submit import submit
+from cifar_hpc.sweep.submit import check_budget, submit
 from cifar_hpc.sweep.where import Where
 
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
@@ -53,6 +53,8 @@ class GridRounds:
         self._again = self._only = self._lineage.with_open_parents(self._only, states)
         states = self._give_up(states, self._again)
         todo = self._todo(states)
+        if todo and self._site is not None:
+            check_budget(self._layout, self.reader.plan)
         spec, notes = self._plan.spec, self._check(todo, states)
         findings = findings_of(spec.findings, self._plan.trials, notes, listener)
         self.reader.plan = dataclasses.replace(self.reader.plan, **recorded_findings(findings))

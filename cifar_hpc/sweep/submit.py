@@ -17,13 +17,15 @@ from cifar_hpc.executors.slurm.commands import SlurmError
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.site import DEFAULT_ARRAY_SIZE, Limits, read_limits
-from cifar_hpc.executors.slurm.usage import read_budget, read_used, spent_words
+from cifar_hpc.executors.slurm.usage import spent_budget
 from cifar_hpc.planning.estimate import read_experience, size_text
 from cifar_hpc.planning.plan import Job, Plan, jobs_for, plan_record, recorded_plan
 from cifar_hpc.records.jobs import JobEvent, newest_events, next_number, reserve_numbers
 from cifar_hpc.records.layout import ArrayFiles, Layout
 from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import append_records, read_records
+from cifar_hpc.status.advice import go_on_command
 from cifar_hpc.sweep.cost import Asked, cluster_lines
 from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener
@@ -41,17 +43,19 @@ def submit(
     One process submits a sweep at a time: another one waits for it, and then finds its jobs in the queue. Raises CifarHpcError.
     """
     name = plan.spec.name
-    budget = read_budget(layout.sweep(name))
-    if budget is not None and read_used(layout.sweep(name)).spends(budget):
-        spent = spent_words(layout.sweep(name))
-        listener.note(f"{name}: nothing submitted: the budget is spent ({spent}); `sweep --budget` sets another")
-        return
+    check_budget(layout, plan_record(plan))
     with held(layout.sweep(name), "submits this sweep", SUBMIT_WAIT_S, listener.note):
         todo = to_start(reader_of(layout, plan_record(plan)).read(), todo, on_slurm=True) & set(todo)
         if not todo:
             listener.note(f"{name}: nothing to submit")
             return
         _send(layout, plan, todo, profile, listener, canary)
+
+
+def check_budget(layout: Layout, plan: PlanRecord) -> None:
+    """Raises CifarHpcError, with what to type, where the sweep's budget is spent."""
+    if (spent := spent_budget(layout.sweep(plan.sweep))) is not None:
+        raise CifarHpcError(f"{plan.sweep}: nothing is submitted; type {go_on_command(plan, spent)}")
 
 
 def _send(layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, listener: Listener, canary: bool) -> None:
@@ -125,8 +129,6 @@ def array_lines(
         lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
         lines.append(f"  given up  {plural(n, 'trial')}: {reason}")
-    if spent := spent_words(layout.sweep(plan.spec.name)):
-        lines.append(f"  budget    {spent} are spent")
     jobs_n = sum(array.workers for array in submission.arrays)
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"

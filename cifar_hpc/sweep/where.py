@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.executors.slurm.usage import spent_budget
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.records.usage import Budget
+from cifar_hpc.records.usage import Budget, Spent
 from cifar_hpc.status.state import SweepReader
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class Where:
         if self.on is not On.AUTO:
             return self.on.value
         return "ray" if jobs_n > 1 and find_spec("ray") is not None else "inline"
+
+
+def spent_of(layout: Layout, plan: PlanRecord) -> Spent | None:
+    """The sweep's budget where that is spent, and it did not run last where none counts. Raises OSError, RecordError."""
+    if plan.where[:1] == ("--on",) and On.SLURM.value not in plan.where[:2]:
+        return None
+    return spent_budget(layout.sweep(plan.sweep))
 
 
 def reader_of(layout: Layout, plan: PlanRecord) -> SweepReader:

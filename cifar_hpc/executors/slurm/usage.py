@@ -6,14 +6,17 @@ that a killed one is counted up to then. Asks no scheduler.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import SweepFiles
 from cifar_hpc.records.store import append_records, read_record, read_records, write_record
-from cifar_hpc.records.usage import Budget, Usage
+from cifar_hpc.records.usage import Budget, Spent, Usage
 
 TELL_EVERY_S = 60.0
 _BUDGET = re.compile(r"(\d+(?:\.\d+)?)\s*(gpuh|cpuh)")
@@ -35,6 +38,12 @@ class Used:
         if budget.gpu_hours is not None:
             return f"{self.gpu_hours:.2g} of {budget.gpu_hours:g} GPU-hours"
         return f"{self.cpu_hours:.2g} of {budget.cpu_hours:g} CPU-hours"
+
+    def more(self, budget: Budget) -> str:
+        """Twice the budget, or what is taken where that is more, as `parse_budget` reads it."""
+        bounds = (self.gpu_hours, budget.gpu_hours, "gpuh"), (self.cpu_hours, budget.cpu_hours, "cpuh")
+        taken, bound, unit = bounds[0] if budget.gpu_hours is not None else bounds[1]
+        return f"{Decimal(f'{2 * max(taken, bound or 0.0):.2g}'):f}{unit}"
 
 
 def parse_budget(text: str) -> Budget:
@@ -58,10 +67,19 @@ def set_budget(files: SweepFiles, budget: Budget) -> None:
         write_record(files.budget, budget)
 
 
-def spent_words(files: SweepFiles) -> str | None:
-    """'3.2 of 20 GPU-hours'; None where nothing bounds the sweep. Raises OSError, RecordError."""
-    budget = read_budget(files)
-    return None if budget is None else read_used(files).words(budget)
+def spent_words(files: SweepFiles, asked: Budget | None = None) -> str | None:
+    """'3.2 of 20 GPU-hours'; None where nothing bounds the sweep. asked: the budget that is to be set; None: as it is. Raises
+    OSError, RecordError."""
+    budget = read_budget(files) if asked is None else asked
+    return None if budget in (None, Budget()) else read_used(files).words(budget)
+
+
+def spent_budget(files: SweepFiles, asked: Budget | None = None) -> Spent | None:
+    """None where nothing bounds the sweep, or some is left. asked, raises: as above."""
+    budget = read_budget(files) if asked is None else asked
+    if budget is None or not (used := read_used(files)).spends(budget):
+        return None
+    return Spent(used.words(budget), used.more(budget))
 
 
 def read_budget(files: SweepFiles) -> Budget | None:
@@ -82,6 +100,13 @@ def read_used(files: SweepFiles) -> Used:
     gpu_s = sum(line.seconds * line.gpus for line in last.values())
     cpu_s = sum(line.seconds * line.cpus for line in last.values())
     return Used(gpu_s / 3600, cpu_s / 3600)
+
+
+def told_at(files: SweepFiles) -> str | None:
+    """When a worker told last what it has taken, UTC, ISO-8601; None where none has."""
+    with contextlib.suppress(OSError):
+        return datetime.fromtimestamp(files.usage.stat().st_mtime, UTC).isoformat()
+    return None
 
 
 @dataclass
@@ -108,11 +133,10 @@ class Meter:
 
     def spent(self) -> bool:
         """Whether the sweep's budget is. Raises OSError, RecordError."""
-        budget = read_budget(self.files)
-        if budget is None:
+        if read_budget(self.files) is None:
             return False
         self.tell(at_once=True)
-        return read_used(self.files).spends(budget)
+        return spent_budget(self.files) is not None
 
     def words(self) -> str:
         return spent_words(self.files) or "there is none any more"
