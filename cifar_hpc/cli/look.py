@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cifar_hpc.cli.speech import SetOption, SpecName, say
+from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
 
 if TYPE_CHECKING:
-    from cifar_hpc.config.trial import TrialConfig
     from cifar_hpc.report.figures import Drawing
     from cifar_hpc.spec.sweep import SweepSpec
 
@@ -35,7 +35,7 @@ def lr_find(
     set_: SetOption = None,
 ) -> None:
     """Measure at which learning rates the trials of SPEC learn: a curve and a suggestion for each that differs in more than
-    lr, length and seed. `lr: auto` does the same for each trial by itself."""
+    lr, length and seed, by its first seed. `lr: auto` does the same for each trial by itself."""
     from cifar_hpc.data.files import data_root
     from cifar_hpc.report.figures_look import draw_lr_curves
     from cifar_hpc.sweep.preflight import check_there
@@ -108,14 +108,15 @@ def _mixed(share_K: Sequence[float], classes: Sequence[str]) -> str:
 
 def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
     """A name of its axes -> the first trial of those that the range test cannot tell apart, one fold of several."""
-    unfelt = ("lr", "seed", "fold", "epochs", "schedule", "warmup_epochs", "stop.patience")
+    unfelt = ("lr", "seed", "fold", "epochs", "schedule", "warmup_epochs")
     first: dict[TrialConfig, tuple[str, TrialConfig]] = {}
     for trial in spec.trials:
         if not trial.config.trains:
             continue
-        plain = dataclasses.replace(trial.config, lr="auto", seed=0, epochs=1, schedule="constant", warmup_epochs=0.0)
-        axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt)
-        alike = dataclasses.replace(plain, dataset=plain.dataset.of_point)
+        short: dict[str, Any] = {"lr": "auto", "epochs": 1, "schedule": "constant", "warmup_epochs": 0.0, "stop": StopConfig()}
+        plain = dataclasses.replace(trial.config, **short)  # its seed stays: `lr: auto` draws by it
+        axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt and not axis.startswith("stop."))
+        alike = dataclasses.replace(plain, seed=0, dataset=plain.dataset.of_point)
         first.setdefault(alike, (" ".join(axes) or trial.config.arch, plain))
     return dict(first.values())
 
