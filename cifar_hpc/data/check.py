@@ -24,7 +24,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.data.images import ImageFacts, look_at, quiet
 from cifar_hpc.errors import DataError
 
-_VERSION = 2  # raise it when more is looked for
+_VERSION = 3  # raise it when more is looked for
 _SPLITS = ("train", "val", "test")  # in the order of listings
 UNEVEN = 3  # the largest class over the smallest from which on it is told
 CUT_FRAC = 0.02  # of the pixels, on average, from which on a crop is told
@@ -36,8 +36,7 @@ class FolderCheck:
     """broken: file and why; sides: least, median and largest shorter side, pixels; modes: PIL's word -> files; cut_frac: share
     of an image outside its central square, on average; frames: files with more frames than the first.
 
-    across: files of val/ and test/, each after one that it equals of an earlier split; split_labels: pairs of equal files in
-    two classes; repeated: files of train/ that repeat another of their class.
+    equal: files of equal content, in the order of splits and classes.
     """
 
     broken: tuple[tuple[str, str], ...]
@@ -45,9 +44,7 @@ class FolderCheck:
     modes: dict[str, int]
     cut_frac: float
     frames: int
-    across: tuple[tuple[str, str], ...]
-    split_labels: tuple[tuple[str, str], ...]
-    repeated: int
+    equal: tuple[tuple[str, ...], ...]
 
 
 def check_folder(listing: ImageFolder, fingerprint: str, root: Path) -> FolderCheck:
@@ -66,9 +63,9 @@ def known_check(fingerprint: str, root: Path) -> FolderCheck | None:
         kept: dict[str, Any] = json.loads(_place(fingerprint, root).read_text())
         if kept.pop("version") != _VERSION:
             return None
-        pairs = {key: tuple((one, other) for one, other in kept[key]) for key in ("broken", "across", "split_labels")}
+        broken, equal = tuple((name, why) for name, why in kept["broken"]), tuple(map(tuple, kept["equal"]))
         low, median, high = kept["sides"]
-        return FolderCheck(**{**kept, **pairs, "sides": (low, median, high)})
+        return FolderCheck(**{**kept, "broken": broken, "equal": equal, "sides": (low, median, high)})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -81,19 +78,8 @@ def problems_of(check: FolderCheck) -> list[str]:
 
 def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[TrialConfig]) -> list[str]:
     """What a person should know of these images before they are trained on as the configs say."""
-    found = []
-    if check.across:
-        stand = f"of val/ or test/ {'stands' if len(check.across) == 1 else 'stand'} in another split too"
-        found.append(
-            f"{plural(len(check.across), 'file')} {stand}, so that validation or test is not apart: {_pairs(check.across)}"
-        )
-    if check.split_labels:
-        pairs = plural(len(check.split_labels), "pair")
-        found.append(f"{pairs} of equal files in two classes of train/: {_pairs(check.split_labels)}")
-    if check.repeated:
-        splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
-        found.append(f"{plural(check.repeated, 'file')} of train/ repeat another one of their class{splits}")
     classes = next((config.dataset.classes for config in configs), None)  # all are of one set of images
+    found = _notes_on_equal(check, listing, classes)
     counts = Counter(
         {name: len(paths) for name, paths in listing.splits["train"].items() if name in (classes or listing.classes)}
     )
@@ -123,6 +109,40 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
     return found
 
 
+def _notes_on_equal(check: FolderCheck, listing: ImageFolder, classes: Collection[str] | None) -> list[str]:
+    """On files of these classes, None: of all, that are equal."""
+    places = {
+        printable(path.relative_to(listing.root).as_posix()): (split, label)
+        for split, labels in listing.splits.items()
+        for label, paths in labels.items()
+        if classes is None or label in classes
+        for path in paths
+    }
+    across: list[tuple[str, str]] = []  # each file of val/ and test/ after one of an earlier split
+    split_labels: list[tuple[str, str]] = []
+    repeated = 0
+    for group in check.equal:
+        first: dict[str, str] = {}  # split -> its first of them
+        kept = [name for name in group if name in places]
+        for name in sorted(kept, key=lambda name: _SPLITS.index(places[name][0])):
+            split, label = places[name]
+            before = first.setdefault(split, name)
+            if before != name and split == "train":
+                repeated += places[before][1] == label
+                split_labels += [(before, name)] if places[before][1] != label else []
+            across += [(first[other], name) for other in _SPLITS[: _SPLITS.index(split)] if other in first][:1]
+    found = []
+    if across:
+        stand = f"of val/ or test/ {'stands' if len(across) == 1 else 'stand'} in another split too"
+        found.append(f"{plural(len(across), 'file')} {stand}, so that validation or test is not apart: {_pairs(across)}")
+    if split_labels:
+        found.append(f"{plural(len(split_labels), 'pair')} of equal files in two classes of train/: {_pairs(split_labels)}")
+    if repeated:
+        splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
+        found.append(f"{plural(repeated, 'file')} of train/ repeat another one of their class{splits}")
+    return found
+
+
 def _look_into(listing: ImageFolder) -> FolderCheck:
     places = [(split, name, path) for split, classes in listing.splits.items() for name in classes for path in classes[name]]
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -133,39 +153,18 @@ def _look_into(listing: ImageFolder) -> FolderCheck:
     whole = [look[0] for look in looks if not isinstance(look, str)]
     shorter = sorted(min(facts.width, facts.height) for facts in whole) or [0]
     cuts = [1 - min(facts.width, facts.height) / max(facts.width, facts.height) for facts in whole]
-    across, split_labels, repeated = _equal_files(places, names, looks)
+    equal: dict[bytes, list[str]] = {}
+    for name, look in zip(names, looks, strict=True):
+        if not isinstance(look, str):
+            equal.setdefault(look[1], []).append(name)
     return FolderCheck(
         broken=broken,
         sides=(shorter[0], shorter[len(shorter) // 2], shorter[-1]),
         modes=dict(Counter(facts.mode for facts in whole).most_common()),
         cut_frac=sum(cuts) / max(1, len(cuts)),
         frames=sum(facts.frames for facts in whole),
-        across=tuple(across),
-        split_labels=tuple(split_labels),
-        repeated=repeated,
+        equal=tuple(tuple(group) for group in equal.values() if len(group) > 1),
     )
-
-
-def _equal_files(
-    places: Sequence[tuple[str, str, Path]], names: Sequence[str], looks: Sequence[tuple[ImageFacts, bytes] | str]
-) -> tuple[list[tuple[str, str]], list[tuple[str, str]], int]:
-    first: dict[tuple[bytes, str], int] = {}  # content and split -> the first file of it
-    across: list[tuple[str, str]] = []
-    split_labels: list[tuple[str, str]] = []
-    repeated = 0
-    for n, look in enumerate(looks):
-        if isinstance(look, str):
-            continue
-        split, content = places[n][0], look[1]
-        before = first.setdefault((content, split), n)
-        if before != n and split == "train":
-            if places[before][1] == places[n][1]:
-                repeated += 1
-            else:
-                split_labels.append((names[before], names[n]))
-        earlier = [first[content, other] for other in _SPLITS[: _SPLITS.index(split)] if (content, other) in first]
-        across += [(names[other], names[n]) for other in earlier[:1]]
-    return across, split_labels, repeated
 
 
 def _look(path: Path) -> tuple[ImageFacts, bytes] | str:
