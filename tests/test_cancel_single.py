@@ -10,7 +10,8 @@ from cifar_hpc.errors import Interrupted
 from cifar_hpc.executors.inline import InlineExecutor
 from cifar_hpc.executors.ray.worker import Orders, _Work
 from cifar_hpc.planning.plan import Cohort, Job, Resources, make_plan, plan_record
-from cifar_hpc.records.jobs import Withdrawn, open_jobs
+from cifar_hpc.records.claims import claim_trial, release_claim
+from cifar_hpc.records.jobs import JobEvent, Withdrawn, open_jobs
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, utc_now
@@ -19,7 +20,7 @@ from cifar_hpc.sweep import rounds
 from cifar_hpc.sweep.cancel import cancel_chosen
 from cifar_hpc.sweep.driver import run_plan
 from cifar_hpc.sweep.listener import Silent
-from cifar_hpc.sweep.where import On, Where
+from cifar_hpc.sweep.where import On, Where, reader_of
 from tests.helpers.training import digits_config
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\ngrid: {lr: [0.1, 0.2, 0.3]}\n"
@@ -57,6 +58,19 @@ def test_cancel_with_a_filter_ends_that_trial_alone_and_the_sweep_does_not_begin
     assert states[ran[0]].status is Status.CANCELLED and not outcome.interrupted
     assert sorted(ran) == [0.1, 0.2, 0.3], "each began once"
     assert not list(layout.pool.glob("*/error.json"))
+
+
+def test_a_sweep_that_waits_for_another_process_does_not_begin_what_is_cancelled_there(tmp_path):
+    layout = Layout(tmp_path / "results")
+    plan = make_plan(spec_of(SPEC, tmp_path / "s.yaml"), share=False)
+    claims = [claim_trial(layout.trial(trial.trial_id), trial.trial_id, "s/job-0001") for trial in plan.trials[:2]]
+    waits = rounds.GridRounds(layout, plan, reader_of(layout, plan_record(plan)), Where(On.INLINE))
+    assert waits.ready(waits.prepare(Silent())) == {plan.trials[2].trial_id}
+    for trial, claim in zip(plan.trials, claims, strict=False):
+        release_claim(layout.trial(trial.trial_id), claim)
+    ended = {"job_id": "job-0001", "executor": "ray", "handle": "h", "trial_ids": (plan.trials[0].trial_id,)}
+    append_records(layout.sweep("s").jobs, [JobEvent(at=utc_now(), event="cancelled", **ended)])
+    assert waits.ready(waits.settle()) == {trial.trial_id for trial in plan.trials[1:]}
 
 
 def test_a_job_that_was_cancelled_before_a_ray_worker_began_it_is_not_begun(tmp_path):

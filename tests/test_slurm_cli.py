@@ -12,13 +12,16 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
-from cifar_hpc.planning.plan import make_plan
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import TrialResult
+from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, read_records, write_record
 from cifar_hpc.records.usage import Usage
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.rounds import GridRounds
+from cifar_hpc.sweep.where import On, Where, reader_of
 from slurm.local.cluster import Cluster
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 1}\n"
@@ -70,6 +73,18 @@ def test_a_filter_cancels_single_trials_also_where_the_array_goes_on_with_others
     assert len(cluster.run("squeue", "-h", "-r").splitlines()) == 5, "four workers, who claim it no more, and the canary"
     assert "3 trials asked to stop" in run("cancel", "s", "batch_size>0")
     assert not cluster.run("squeue", "-h").strip()
+
+
+def test_a_sweep_that_waits_for_jobs_that_were_there_before_does_not_submit_them_again_once_they_are_cancelled(run, tmp_path):
+    run("sweep", "s.yaml", grid="{batch_size: [16, 32]}")
+    layout, plan = Layout(results_root()), make_plan(load_spec(tmp_path / "s.yaml"))
+    rounds = GridRounds(layout, plan, reader_of(layout, plan_record(plan)), Where(On.SLURM, wait=True))
+    states = rounds.prepare(Silent())
+    assert not rounds.ready(states) and len(rounds.elsewhere(states)) == 2
+    run("cancel", "s")
+    states = rounds.settle()
+    assert not rounds.ready(states) and not rounds.elsewhere(states)
+    assert {state.status for state in states.values()} == {Status.CANCELLED}
 
 
 def test_what_is_to_be_typed_next_names_the_profile_that_the_sweep_was_typed_with(run, tmp_path):

@@ -42,7 +42,8 @@ class GridRounds:
         self._again = set(again)  # what may start though it has failed
         self._only = set(again)
         self._starts: Counter[str] = Counter()
-        self._rounds_n = 0
+        self._cancelled: frozenset[str] = frozenset()  # before this command, which means them too
+        self._has_sent = False
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -58,6 +59,7 @@ class GridRounds:
         spec, notes = self._plan.spec, self._check(todo, states)
         findings = findings_of(spec.findings, self._plan.trials, notes, listener)
         self.reader.plan = dataclasses.replace(self.reader.plan, **recorded_findings(findings))
+        self._cancelled = _cancelled(states)
         for trial_id in (trial_id for trial_id, state in states.items() if state.status in ENDED):
             clear_finished(self._layout.trial(trial_id), trial_id)
         if spec.text:  # not so where a retry took the plan from disk
@@ -81,13 +83,15 @@ class GridRounds:
 
     def ready(self, states: States) -> Collection[str]:
         if self._site is not None:  # its queue starts children after their parents; what it gives up the next `sweep` sees
-            return self._todo(states) if self._rounds_n == 0 else ()
+            has_sent, self._has_sent = self._has_sent, True
+            return () if has_sent else self._todo(states)
         todo = {t for t in self._todo(states) if self._starts[t] < MOST_STARTS}
-        withdrawn = {t for t in todo if self._starts[t] and states[t].status is Status.CANCELLED}  # by another shell, meanwhile
+        withdrawn = {
+            t for t in _cancelled(states) if self._starts[t] or t not in self._cancelled
+        }  # by another shell, meanwhile
         return self._lineage.ready(todo - withdrawn, states)
 
     def start(self, ready: Collection[str], listener: Listener) -> None:
-        self._rounds_n += 1
         self._starts.update(ready)
         self._again = set()
         if self._site is not None:
@@ -133,6 +137,10 @@ class GridRounds:
         awaiting = [t for t in todo if self._lineage.await_parents(t, states)]
         here = self._site is None or self._site.by_this_python
         return check_there(self._layout, configs, awaiting, by_this_python=here)
+
+
+def _cancelled(states: States) -> frozenset[str]:
+    return frozenset(trial_id for trial_id, state in states.items() if state.status is Status.CANCELLED)
 
 
 def keep_plan(layout: Layout, plan: PlanRecord, listener: Listener) -> None:
