@@ -6,6 +6,7 @@ import json
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, read_records, write_record
 from cifar_hpc.records.usage import Usage
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.sweep import driver
 from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.rounds import GridRounds
 from cifar_hpc.sweep.where import On, Where, reader_of
@@ -85,6 +87,18 @@ def test_a_sweep_that_waits_for_jobs_that_were_there_before_does_not_submit_them
     states = rounds.settle()
     assert not rounds.ready(states) and not rounds.elsewhere(states)
     assert {state.status for state in states.values()} == {Status.CANCELLED}
+
+
+def test_who_no_longer_waits_is_told_that_slurms_jobs_go_on_and_what_stops_them(run, cluster: Cluster, monkeypatch):
+    def ctrl_c(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(driver, "time", SimpleNamespace(sleep=ctrl_c, perf_counter=time.perf_counter))
+    told = run("sweep", "s.yaml", "--wait", grid="{batch_size: [16, 32]}", status=130)
+    assert "waiting for 2 trials that jobs of Slurm train" in told and "interrupted" not in told
+    assert "what goes on: 2 trials: cifar-hpc status s\n" in told and "cifar-hpc cancel s\n" in told
+    run("cancel", "s")
+    assert not cluster.run("squeue", "-h").strip()
 
 
 def test_what_is_to_be_typed_next_names_the_profile_that_the_sweep_was_typed_with(run, tmp_path):

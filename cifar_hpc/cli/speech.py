@@ -53,7 +53,12 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
             say(f"once it has finished, {then}")
         return
     if outcome.interrupted:
-        say(f"interrupted: {Counts.of(plan, states)} are kept. To go on: {sweep_command(plan)}")
+        going = outcome.elsewhere
+        if not going or set(outcome.unfinished) - {*going, *outcome.failed}:
+            say(f"interrupted: {Counts.of(plan, states)} are kept. To go on: {sweep_command(plan)}")
+        if going:
+            say(f"no longer waiting; what goes on: {plural(len(going), 'trial')}: cifar-hpc status {plan.sweep}")
+            say(f"to stop that, too: cifar-hpc cancel {plan.sweep}")
         raise typer.Exit(130)
     if not outcome.started:
         say(f"{plan.sweep}: nothing to start.")

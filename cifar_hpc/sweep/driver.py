@@ -48,12 +48,14 @@ COST_FRAC = 0.05  # share of one core that looking may take: a large sweep is lo
 class Rounds(Protocol):
     """What differs between a grid, a search and a queue: what can start now, how it starts, what is waited for.
 
-    reader: of the states; leaves: whether nobody waits here for what was started; pause_s: between two looks.
+    reader: of the states; leaves: whether nobody waits here for what was started; pause_s: between two looks; trained_by: by
+    whom the trials are trained that are waited for, as a sentence ends.
     """
 
     reader: SweepReader
     leaves: bool
     pause_s: float
+    trained_by: str
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Keeps other processes from doing the same where that must not be."""
@@ -160,7 +162,9 @@ def drive(rounds: Rounds, listener: Listener) -> SweepOutcome:
                     _until_ended(rounds, states, listener)
             except KeyboardInterrupt:
                 interrupted = True
-        return SweepOutcome(plan=rounds.reader.plan, states=rounds.reader.read(), interrupted=interrupted)
+        states = rounds.reader.read()
+        left = tuple(rounds.elsewhere(states)) if interrupted else ()
+        return SweepOutcome(plan=rounds.reader.plan, states=states, interrupted=interrupted, elsewhere=left)
 
 
 def _until_ended(rounds: Rounds, states: States, listener: Listener) -> None:
@@ -170,7 +174,7 @@ def _until_ended(rounds: Rounds, states: States, listener: Listener) -> None:
             rounds.start(ready, listener)
         elif elsewhere := rounds.elsewhere(states):
             if not told:
-                listener.note(f"waiting for {plural(len(elsewhere), 'trial')} that another process trains")
+                listener.note(f"waiting for {plural(len(elsewhere), 'trial')} that {rounds.trained_by}")
                 told = True
             time.sleep(rounds.pause_s)
         else:

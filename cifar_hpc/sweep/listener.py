@@ -61,7 +61,7 @@ class SweepOutcome:
     """Where a sweep stands once a call has returned. states: by trial id, in the plan's order.
 
     started: whether there was anything to start or to wait for; interrupted: by Ctrl-C or SIGTERM; submitted: its jobs stand
-    in a queue, and nobody waits for them here.
+    in a queue, and nobody waits for them here; elsewhere: ids of trials that go on though this call was interrupted.
     """
 
     plan: PlanRecord
@@ -69,6 +69,7 @@ class SweepOutcome:
     started: bool = True
     interrupted: bool = False
     submitted: bool = False
+    elsewhere: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """A line: a notebook shows it under the cell that ran the sweep."""

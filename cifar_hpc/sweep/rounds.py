@@ -25,6 +25,7 @@ from cifar_hpc.sweep.submit import check_budget, submit
 from cifar_hpc.sweep.where import Where
 
 MOST_STARTS = 3  # of one trial by one command: beyond that it ends without a word each time
+ANOTHER = "another process trains"
 WAIT_S, CLUSTER_WAIT_S = 1.0, 10.0  # between two looks at what others train
 
 
@@ -38,6 +39,7 @@ class GridRounds:
         self._site = where.slurm()
         self.leaves = self._site is not None and not where.wait
         self.pause_s = WAIT_S if self._site is None else CLUSTER_WAIT_S
+        self.trained_by = ANOTHER if self._site is None else "jobs of Slurm train"
         self._lineage = Lineage(plan.trials)
         self._again = set(again)  # what may start though it has failed
         self._only = set(again)

@@ -23,7 +23,7 @@ from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Begun, Listener, Silent
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.preflight import check_there, findings_of
-from cifar_hpc.sweep.rounds import MOST_STARTS, WAIT_S, keep_plan
+from cifar_hpc.sweep.rounds import ANOTHER, MOST_STARTS, WAIT_S, keep_plan
 from cifar_hpc.sweep.where import On, Where, reader_of
 
 UNDONE = (Status.PLANNED, Status.QUEUED, Status.LOST, Status.CANCELLED, Status.RUNNING)
@@ -35,6 +35,7 @@ class SearchRounds:
 
     leaves = False
     pause_s = WAIT_S
+    trained_by = ANOTHER
 
     def __init__(self, layout: Layout, spec: SweepSpec, where: Where, again: Collection[str] = ()) -> None:
         assert spec.search is not None
