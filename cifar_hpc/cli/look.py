@@ -108,7 +108,7 @@ def _mixed(share_K: Sequence[float], classes: Sequence[str]) -> str:
 
 def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
     """A name of its axes -> the first trial of those that the range test cannot tell apart, one fold of several."""
-    unfelt = ("lr", "seed", "fold", "epochs", "schedule", "warmup_epochs")
+    unfelt = ("lr", "seed", "fold", "epochs", "schedule", "warmup_epochs", "sampler")  # the test takes each image alike often
     first: dict[TrialConfig, tuple[str, TrialConfig]] = {}
     for trial in spec.trials:
         if not trial.config.trains:
@@ -116,7 +116,7 @@ def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
         short: dict[str, Any] = {"lr": "auto", "epochs": 1, "schedule": "constant", "warmup_epochs": 0.0, "stop": StopConfig()}
         plain = dataclasses.replace(trial.config, **short)  # its seed stays: `lr: auto` draws by it
         axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt and not axis.startswith("stop."))
-        alike = dataclasses.replace(plain, seed=0, dataset=plain.dataset.of_point)
+        alike = dataclasses.replace(plain, seed=0, sampler=None, dataset=plain.dataset.of_point)
         first.setdefault(alike, (" ".join(axes) or trial.config.arch, plain))
     return dict(first.values())
 

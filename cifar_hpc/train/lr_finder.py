@@ -26,7 +26,7 @@ from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.device import allow_tf32, choose_device, choose_precision
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.member import Member
-from cifar_hpc.train.steps import generator, order_of, steps_per_epoch
+from cifar_hpc.train.steps import generator, steps_per_epoch
 
 STEPS = 100
 LOWEST, HIGHEST = 1e-7, 10.0  # rates of the first and the last step
@@ -62,7 +62,7 @@ def run_range_test(
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    for step, index_B in enumerate(_batches_of(config, train.labels_N)):
+    for step, index_B in enumerate(_batches_of(config, len(train))):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         probe.progress.lr_found = rate
         draws = generator(config.draw_seed, "lr_finder_augment", step)
@@ -128,12 +128,12 @@ def range_test_of(config: TrialConfig, root: Path, threads: int = 1) -> RangeTes
     return run_range_test(member, start, trunk, train)
 
 
-def _batches_of(config: TrialConfig, labels_N: Tensor) -> Iterator[Tensor]:
-    """STEPS batches of passes as the trial's sampler draws them, as many as are needed."""
+def _batches_of(config: TrialConfig, train_n: int) -> Iterator[Tensor]:
+    """STEPS batches of shuffled passes, as many as are needed."""
     steps = 0
     while steps < STEPS:
-        order = order_of(config, labels_N, generator(config.draw_seed, "lr_finder_order", steps))
-        for index_B in torch.tensor_split(order, steps_per_epoch(config, len(labels_N))):
+        order = torch.randperm(train_n, generator=generator(config.draw_seed, "lr_finder_order", steps))
+        for index_B in torch.tensor_split(order, steps_per_epoch(config, train_n)):
             if steps < STEPS:
                 yield index_B
             steps += 1

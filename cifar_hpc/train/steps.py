@@ -37,11 +37,7 @@ def steps_per_epoch(config: TrialConfig, train_n: int) -> int:
 
 def epoch_order(config: TrialConfig, labels_N: Tensor, epoch: int) -> Tensor:
     """Which images the steps of an epoch take, one after another: each once, or of each class alike many on average."""
-    return order_of(config, labels_N, generator(config.draw_seed, "order", epoch))
-
-
-def order_of(config: TrialConfig, labels_N: Tensor, draws: torch.Generator) -> Tensor:
-    """One pass over the images as the trial's sampler has it."""
+    draws = generator(config.draw_seed, "order", epoch)
     if config.sampler is None:
         return torch.randperm(len(labels_N), generator=draws)
     labels_N = labels_N.cpu()
