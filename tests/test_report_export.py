@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,8 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
+from cifar_hpc.records.schema import Outcome, TrialResult
+from cifar_hpc.records.store import read_record, write_record
 
 
 @pytest.fixture
@@ -73,6 +76,25 @@ def test_a_trial_whose_sweep_grew_by_an_axis_stands_in_tensorboard_once(layout: 
     after = {path.name.split()[-1]: path.name for path in folder.iterdir()}
     assert len(list(folder.iterdir())) == len(after) == 4
     assert any(after[trial_id] != name for trial_id, name in before.items())  # else this test is of nothing
+
+
+def test_what_trained_on_after_a_search_had_stopped_it_stands_there_anew_and_what_left_the_sweep_does_not(
+    layout: Layout,
+) -> None:
+    folder, trials = layout.sweep("small").report / "tensorboard", list(configs(2, 2, 3))
+    path = layout.trial(trials[0].trial_id).result
+    finished = read_record(path, TrialResult)
+    write_record(path, dataclasses.replace(finished, outcome=Outcome.PRUNED))
+    run(layout, "report", "--export", "tensorboard")
+    everywhere = layout.report / "tensorboard"
+    assert any(place.name.endswith(f" {trials[0].trial_id}-3") for place in everywhere.iterdir())
+    write_record(path, finished)
+    run(layout, "report", "--export", "tensorboard")
+    assert {place.name.split()[-1] for place in everywhere.iterdir()} == {trial.trial_id for trial in trials}
+    run(layout, "report", "small", "--export", "tensorboard")
+    write_plan(layout, trials[1:], "small")
+    run(layout, "report", "small", "--export", "tensorboard")
+    assert [place.name.split()[-1] for place in folder.iterdir()] == [trials[1].trial_id]
 
 
 def test_a_tracker_that_is_not_installed_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ Owns: what a trial is called there: its label, its curves by epoch under train/ 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,7 +18,9 @@ from typing import Any
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import CURVES, Trial, value_text
+from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.schema import Outcome
 
 
 class Tracker(StrEnum):
@@ -29,13 +32,15 @@ class Tracker(StrEnum):
 
 
 LIBRARIES = {Tracker.TENSORBOARD: "tensorboardX", Tracker.MLFLOW: "mlflow", Tracker.WANDB: "wandb"}
+_RUN = re.compile(rf" [a-z2-7]{{{ID_LENGTH}}}(-[0-9]+)?$")
 _FINAL = ("train_acc", "val_loss", "val_acc", "test_loss", "test_acc", "train_s")
 
 
 def export_pool(pool: Pool, board: Leaderboard, folder: Path, to: Tracker) -> str:
     """Writes every finished trial below the folder; says what shows them. Raises CifarHpcError where the library is absent.
 
-    A trial that stands there is left as it is: a finished one never changes.
+    A trial that stands there is left as it is: a finished one never changes, but that one which a search stopped may train on
+    for another sweep, and is then another run. What is none of the pool's any more is removed.
     """
     if find_spec(LIBRARIES[to]) is None:
         raise CifarHpcError(f"--export {to} needs {LIBRARIES[to]}: pip install 'cifar-hpc[{to}]'")
@@ -52,8 +57,7 @@ def _to_tensorboard(pool: Pool, board: Leaderboard, folder: Path) -> str:
         place, half = folder / _name(board, trial).replace("/", "_"), folder / f".{trial.trial_id}"
         if place.exists():
             continue
-        for other in (half, *folder.glob(f"* {trial.trial_id}")):  # what a killed one left, and under axes of before
-            shutil.rmtree(other, ignore_errors=True)
+        shutil.rmtree(half, ignore_errors=True)  # what a killed one left
         with SummaryWriter(str(half), write_to_disk=True) as writer:
             for epoch, metrics in _curves(pool, position):
                 for name, value in metrics.items():
@@ -64,6 +68,10 @@ def _to_tensorboard(pool: Pool, board: Leaderboard, folder: Path) -> str:
             for name, value in final.items():
                 writer.add_scalar(name, value, trial.epochs, walltime=_ended_s(trial))
         half.rename(place)
+    here = {_name(board, trial).replace("/", "_") for trial in pool.trials}
+    for place in folder.iterdir():  # under axes of before, or of no trial here
+        if _RUN.search(place.name) and place.name not in here:
+            shutil.rmtree(place, ignore_errors=True)
     return f"tensorboard --logdir {folder}"
 
 
@@ -77,9 +85,11 @@ def _to_mlflow(pool: Pool, board: Leaderboard, folder: Path) -> str:
     title = "+".join(pool.sweeps) or "all trials"
     known = client.get_experiment_by_name(title)
     experiment = known.experiment_id if known else client.create_experiment(title, (folder / "artifacts").as_uri())
-    there = {run.data.tags.get("trial_id") for run in client.search_runs([experiment], max_results=50_000)}
+    there = {run.data.tags.get("trial_id"): run.info.run_id for run in client.search_runs([experiment], max_results=50_000)}
+    for key in there.keys() - {_key(trial) for trial in pool.trials}:
+        client.delete_run(there[key])
     for position, trial in enumerate(pool.trials):
-        if trial.trial_id in there:
+        if _key(trial) in there:
             continue
         ended_ms = int(1000 * _ended_s(trial))
         begun_ms = ended_ms - int(1000 * trial.train_s)
@@ -89,7 +99,7 @@ def _to_mlflow(pool: Pool, board: Leaderboard, folder: Path) -> str:
         for start in range(0, len(metrics), 1000):  # so many at once, at most
             client.log_batch(run, metrics=metrics[start : start + 1000])
         params = [Param(name, str(value)) for name, value in _axes(board, trial).items()]
-        client.log_batch(run, params=params, tags=[RunTag("trial_id", trial.trial_id)])
+        client.log_batch(run, params=params, tags=[RunTag("trial_id", _key(trial))])
         client.set_terminated(run, end_time=ended_ms)
     return f"mlflow ui --backend-store-uri {store}"
 
@@ -100,13 +110,14 @@ def _to_wandb(pool: Pool, board: Leaderboard, folder: Path) -> str:
 
     title = "+".join(pool.sweeps) or "cifar-hpc"
     settings = wandb.Settings(silent=True, console="off", disable_git=True)
+    there = {path.name.split("-", 3)[-1]: path for path in folder.glob("wandb/offline-run-*")}  # offline-run-TIME-KEY
+    for key in there.keys() - {_key(trial) for trial in pool.trials}:
+        shutil.rmtree(there[key], ignore_errors=True)
     for position, trial in enumerate(pool.trials):
-        if any(folder.glob(f"wandb/offline-run-*-{trial.trial_id}")):
+        if _key(trial) in there:
             continue
         axes, name = _axes(board, trial), _name(board, trial)
-        run = wandb.init(
-            mode="offline", dir=folder, project=title, name=name, id=trial.trial_id, config=axes, settings=settings
-        )
+        run = wandb.init(mode="offline", dir=folder, project=title, name=name, id=_key(trial), config=axes, settings=settings)
         for epoch, metrics in _curves(pool, position):
             run.log(metrics, step=epoch)
         run.summary.update(_final(trial))
@@ -134,7 +145,12 @@ def _axes(board: Leaderboard, trial: Trial) -> dict[str, Any]:
 
 def _name(board: Leaderboard, trial: Trial) -> str:
     parts = [f"{axis}={value_text(value)}" for axis, value in _axes(board, trial).items()]
-    return f"{' '.join(parts)[:150]} {trial.trial_id}"
+    return f"{' '.join(parts)[:150]} {_key(trial)}"
+
+
+def _key(trial: Trial) -> str:
+    """By which a run is known: of a trial that a search stopped, which may train on, with its epochs."""
+    return trial.trial_id if trial.outcome is not Outcome.PRUNED else f"{trial.trial_id}-{trial.epochs}"
 
 
 def _ended_s(trial: Trial) -> float:
