@@ -73,7 +73,9 @@ def _run(*words: str) -> str:
 
 def test_status_tells_gpu_hours_and_efficiency_and_asks_once_after_all_has_ended(asked):
     for _ in range(2):
-        assert "cluster    2.0 GPU-hours in 1 start of jobs, 25 % of that time in training" in _run("status", "s")
+        assert "cluster    2.0 GPU-hours and 4.0 CPU-hours in 1 start of jobs, 25 % of that time in training" in _run(
+            "status", "s"
+        )
     assert asked.calls("sacct") == 1
     assert "-j 1000 " in (asked.folder / "calls").read_text()
 
@@ -82,7 +84,7 @@ def test_where_the_accounts_leave_gpus_out_the_workers_own_word_counts(asked):
     _sacct(asked, "1000_0|COMPLETED|3600|4|billing=4,cpu=4,mem=8G,node=1")
     usage = Usage(task="1000_0@alps", restarts=0, seconds=3500.0, gpus=2, cpus=4)
     append_records(Layout(results_root()).sweep("s").usage, [usage])
-    assert "cluster    2.0 GPU-hours in 1 start of jobs" in _run("status", "s")
+    assert "cluster    2.0 GPU-hours and 4.0 CPU-hours in 1 start of jobs" in _run("status", "s")
 
 
 def test_what_another_sweeps_job_trained_is_none_of_this_ones_efficiency(asked):
@@ -102,14 +104,28 @@ def test_where_trials_train_at_the_same_time_in_a_job_no_share_of_its_time_is_cl
     (trial_id,) = Layout(results_root()).trial_ids()
     path = Layout(results_root()).trial(trial_id).result
     write_record(path, dataclasses.replace(read_record(path, TrialResult), task="slurm/1000_0@alps/1"))
-    assert "cluster    2.0 GPU-hours in 1 start of jobs\n" in _run("status", "s")
+    assert "cluster    2.0 GPU-hours and 4.0 CPU-hours in 1 start of jobs\n" in _run("status", "s")
 
 
 def test_the_report_tells_them_too(asked):
-    assert "The cluster counted for s: 2.0 GPU-hours in 1 start of jobs" in _run("report", "s")
+    assert "The cluster counted for s: 2.0 GPU-hours and 4.0 CPU-hours in 1 start of jobs" in _run("report", "s")
+
+
+def test_once_no_trial_goes_on_what_was_counted_while_one_did_is_not_the_last_word(asked):
+    _sacct(asked, LINES.splitlines()[0].replace("COMPLETED", "RUNNING").replace("3600", "1200"))
+    assert "and 1.3 CPU-hours in 1 start of jobs, 75 % of that time in training, as of " in _run("status", "s")
+    _sacct(asked, LINES.splitlines()[0])
+    assert "and 4.0 CPU-hours in 1 start of jobs, 25 % of that time in training\n" in _run("status", "s")
+
+
+def test_the_page_that_watch_leaves_tells_what_the_cluster_counted_in_the_end(asked):
+    assert "2.0 GPU-hours and 4.0 CPU-hours in 1 start" in _run("report", "s", "--watch")
 
 
 def test_while_jobs_run_the_cluster_is_asked_once_a_minute(asked):
+    (trial_id,) = Layout(results_root()).trial_ids()
+    Layout(results_root()).trial(trial_id).result.unlink()
+    (asked.folder / "jobs").write_text("1000 0 1 s\n")
     _sacct(asked, LINES.splitlines()[0].replace("COMPLETED", "RUNNING"))
     for _ in range(3):
         assert re.search(r" of that time in training, as of [-0-9]{10} [:0-9]{8} UTC\n", _run("status", "s"))

@@ -71,7 +71,7 @@ def report(
     else:
         from cifar_hpc.report.watching import watch_report
 
-        watch_report(layout, names, terms, top, serve, lambda: SlurmQueue(layout.queue))
+        watch_report(layout, names, terms, top, serve, lambda: SlurmQueue(layout.queue), lambda: _account(layout, names))
 
 
 def compare(
@@ -123,9 +123,7 @@ def _print_report(
     from cifar_hpc.report.asked import TrialReport, asked_report
     from cifar_hpc.report.in_terminal import print_answers, print_sections, print_state, prose, sections_text, show_page
 
-    for name in names:
-        if layout.has_sweep(name):
-            look_up(layout, name, reader_of(layout, read_plan(layout, name)).read)
+    _account(layout, names)
     report, console = asked_report(layout, words, SlurmQueue(layout.queue)), prose()
     if isinstance(report, TrialReport):
         _print_trial(report, format)
@@ -138,6 +136,13 @@ def _print_report(
             print_state(section, console)
     if format is Format.TABLE:
         show_page(report.write(), console, opened=open_)
+
+
+def _account(layout: Layout, names: Sequence[str]) -> None:
+    """Brings up to date what the cluster's accounting says of these sweeps, which the report tells."""
+    for name in names:
+        if layout.has_sweep(name):
+            look_up(layout, name, reader_of(layout, read_plan(layout, name)).read)
 
 
 def _print_trial(report: TrialReport, format: Format) -> None:

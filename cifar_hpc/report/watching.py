@@ -20,11 +20,18 @@ POLL_EVERY_S = 10.0  # at the records; the page in a browser reloads as often
 
 
 def watch_report(
-    layout: Layout, names: Sequence[str], terms: str, top: int, port: int | None, queue: Callable[[], Queue]
+    layout: Layout,
+    names: Sequence[str],
+    terms: str,
+    top: int,
+    port: int | None,
+    queue: Callable[[], Queue],
+    account: Callable[[], None],
 ) -> None:
     """The report again whenever a record changed, until no trial is to come or Ctrl-C; with a port also served, until Ctrl-C.
 
-    queue: makes who is asked about the jobs of other machines. Raises as chosen_pool and serve.
+    queue: makes who is asked about the jobs of other machines; account: brings what a cluster has counted up to date. Raises as
+    chosen_pool and serve.
     """
     address: str | None = None
 
@@ -33,6 +40,7 @@ def watch_report(
         now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = is_going_on(layout, pool.unfinished, pool.sweeps)
         if now != seen:
+            account()
             report, console = SweepsReport(layout, chosen_sections(layout, names, terms, queue()), terms), prose()
             if console.is_terminal:
                 console.clear()

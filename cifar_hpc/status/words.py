@@ -77,8 +77,10 @@ def device_text(device: str) -> str:
 
 
 def allocated_text(found: Accounting) -> str:
-    """'3.2 GPU-hours in 12 starts of jobs, 84 % of that time in training'; without the share where it is not known."""
-    hours = f"{hours_text(found.gpu_hours)} GPU-hours" if found.gpu_hours else f"{hours_text(found.cpu_hours)} CPU-hours"
+    """'3.2 GPU-hours and 12 CPU-hours in 9 starts of jobs, 84 % of that time in training'; without the share where it is not
+    known."""
+    gpus = f"{hours_text(found.gpu_hours)} GPU-hours and " if found.gpu_hours else ""
+    hours = f"{gpus}{hours_text(found.cpu_hours)} CPU-hours"
     trained, share = found.trained_hours, ""
     if trained is not None and 0 < found.hours >= trained:
         share = f", {100 * trained / found.hours:.0f} % of that time in training"

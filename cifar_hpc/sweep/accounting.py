@@ -1,7 +1,8 @@
 """What a sweep's jobs took of a cluster, by the cluster's own accounting, beside what of it was training.
 
-Owns: accounting.json of a sweep, which remembers the answer: the cluster is asked once a minute at most while a job of it runs,
-and not again after the last one. Where there is no accounting, or no job ever ran there, there is no such file.
+Owns: accounting.json of a sweep, which remembers the answer: the cluster is asked once a minute at most while a trial of it
+waits or trains, and not again once its accounting says that the last job has ended. Where there is no accounting, or no job
+ever ran there, there is no such file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cifar_hpc.records.plans import state_for
 from cifar_hpc.records.starts import is_beside_others
 from cifar_hpc.records.store import read_record, read_records, utc_now, write_record
 from cifar_hpc.records.usage import Accounting, Usage
+from cifar_hpc.status.state import GOING_ON
 from cifar_hpc.sweep.missing import States
 
 FRESH_S = 60.0
@@ -37,7 +39,7 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
     known: Accounting | None = None
     with contextlib.suppress(OSError, RecordError):
         known = read_record(files.accounting, Accounting)
-    if known is not None and known.jobs == len(handles) and (known.ended or _age_s(known) < FRESH_S):
+    if known is not None and known.jobs == len(handles) and (known.ended or _is_fresh(known, read_states)):
         return known
     own = SlurmQueue(layout.queue).cluster
     jobs = {job_of(handle) for handle in handles if cluster_of(handle) in (None, own)}
@@ -100,5 +102,7 @@ def _trained_s(state: TrialState) -> float:
     return state.result.train_s if state.result else sum(epoch.train_s + epoch.val_s for epoch in state.epochs)
 
 
-def _age_s(known: Accounting) -> float:
-    return abs((datetime.now(UTC) - datetime.fromisoformat(known.at)).total_seconds())
+def _is_fresh(known: Accounting, read_states: Callable[[], States]) -> bool:
+    """Of what is over the whole is wanted at once."""
+    age_s = abs((datetime.now(UTC) - datetime.fromisoformat(known.at)).total_seconds())
+    return age_s < FRESH_S and any(state.status in GOING_ON for state in read_states().values())
