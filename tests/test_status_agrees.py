@@ -272,6 +272,25 @@ def test_a_watched_report_ends_where_a_trial_was_cancelled_and_nobody_trains(swe
     assert "1 cancelled" in told.stderr
 
 
+def test_a_served_report_goes_on_where_an_interrupted_sweep_does(sweep, monkeypatch):
+    layout, plan = sweep
+    for config in plan.trials[1:]:
+        write_trial(layout, config, Images.draw(50, 10))
+    pages = []
+
+    def sleep(seconds: float) -> None:
+        pages.append((layout.sweep("s").report / "index.html").read_text())
+        if len(pages) == 2:
+            raise KeyboardInterrupt
+        write_trial(layout, plan.trials[0], Images.draw(50, 10))  # by another shell
+
+    monkeypatch.setattr("cifar_hpc.report.watching.time.sleep", sleep)
+    assert call("report", "s", "--serve", "0").exit_code == 0
+    assert "3 of 4 trials finished" in pages[0] and "4 of 4 trials finished" in pages[1]
+    assert "renewed while" in pages[1]
+    assert "renewed while" not in (layout.sweep("s").report / "index.html").read_text()
+
+
 @pytest.mark.parametrize("command", ["status", "report"])
 @pytest.mark.parametrize("term", ["test_acc>0", "status=completed", "lr=1e-5", "epochs_done>=1", "outcome=finished"])
 def test_what_one_prints_filters_the_other(sweep, command, term):

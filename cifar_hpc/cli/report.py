@@ -44,7 +44,7 @@ def report(
     pivot: Annotated[
         str | None, typer.Option(metavar="ROWS/COLUMNS", help="only print the best configurations by axes: arch/freeze,augment")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="renew table and page while trials run, until all have ended")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="renew table and page while trials run or wait")] = False,
     serve: Annotated[
         int | None, typer.Option(metavar="PORT", help="--watch, and show the page at 127.0.0.1:PORT until Ctrl-C; 0: any port")
     ] = None,

@@ -28,7 +28,8 @@ def watch_report(
     queue: Callable[[], Queue],
     account: Callable[[], None],
 ) -> None:
-    """The report again whenever a record changed, until no trial is to come or Ctrl-C; with a port also served, until Ctrl-C.
+    """The report again whenever a record changed, until no trial trains or waits, or Ctrl-C; with a port also served, and
+    renewed until Ctrl-C, whoever goes on with the sweep meanwhile.
 
     queue: makes who is asked about the jobs of other machines; account: brings what a cluster has counted up to date. Raises as
     chosen_pool and serve.
@@ -45,7 +46,7 @@ def watch_report(
             if console.is_terminal:
                 console.clear()
             print_sections(report.sections, top, console)
-            page = report.write(refresh_s=POLL_EVERY_S if coming else None)
+            page = report.write(refresh_s=POLL_EVERY_S if coming or address else None)
             console.print(
                 f"{address}/" if address else str(page), markup=False, soft_wrap=True
             )  # alone on its line, as terminals open it
@@ -54,18 +55,19 @@ def watch_report(
 
     with contextlib.suppress(KeyboardInterrupt):
         if port is None:
-            _repeat(renew)
+            _repeat(renew, for_ever=False)
             return
         with serve(report_folder(layout, tuple(dict.fromkeys(names)), terms), port) as address:
-            _repeat(renew)
-            while True:
-                time.sleep(3600)
+            _repeat(renew, for_ever=True)
+    SweepsReport(
+        layout, chosen_sections(layout, names, terms, queue()), terms
+    ).write()  # what stays is no page that renews itself
 
 
-def _repeat(renew: Callable[[Any], tuple[Any, bool]]) -> None:
-    """Calls renew(seen) until it says that no trial is to come. It returns what it saw, given back at the next call so that it
-    may skip what has not changed, and whether trials are still to come."""
+def _repeat(renew: Callable[[Any], tuple[Any, bool]], *, for_ever: bool) -> None:
+    """Calls renew(seen) until it says that no trial trains or waits, or for ever. It returns what it saw, given back at the
+    next call so that it may skip what has not changed, and whether trials do."""
     seen, coming = renew(None)
-    while coming:
+    while coming or for_ever:
         time.sleep(POLL_EVERY_S)
         seen, coming = renew(seen)
