@@ -244,3 +244,31 @@ def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_aga
     told = " ".join(call("report", "staged-refit").stderr.split())
     assert "nothing ranks them. What they start from was not trained again." in told
     assert "such as from 2: its number is their mean" in told
+
+
+def test_what_keeps_no_weights_is_not_trained_again_and_the_best_that_does_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text(
+        "name: x\ndataset: {name: digits, train_size: 300}\nbase: {arch: linear, logreg_c: 1e-5}\n"
+        "grid: {classifier: [knn, logreg]}\nfolds: 3\n"
+    )
+    assert call("sweep", "x.yaml", "--on", "inline").exit_code == 0
+    knn, logreg = json.loads(call("report", "x", "--format", "json").stdout)
+    assert (knn["classifier"], logreg["classifier"]) == ("knn", "logreg")
+    refused = call("refit", "x", "--on", "inline")
+    assert refused.exit_code == 2, refused.output
+    assert (
+        f"keeps no weights that could label new images; the best that does: `cifar-hpc refit {logreg['point_id']}`"
+        in refused.stderr
+    )
+    assert f"`cifar-hpc refit {logreg['point_id']}` trains classifier=logreg" in call("report", "x").stderr
+    both = call("refit", "x", "--top", "2", "--on", "inline")
+    assert both.exit_code == 0 and "classifier=knn: its classifier keeps no weights" in both.stderr, both.output
+    assert json.loads(call("status", "x-refit", "--format", "json").stdout)
+
+
+def test_a_replaced_refit_is_brought_back_by_its_command(swept):
+    rows = [row["point_id"] for row in json.loads(call("report", "small", "--format", "json").stdout)]
+    assert call("refit", rows[0], "--on", "inline").exit_code == 0
+    told = call("refit", rows[1], "--on", "inline").stderr
+    assert f"its results in the pool; `cifar-hpc refit {rows[0]}` brings it back" in told

@@ -16,7 +16,7 @@ from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits, within
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
-from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
+from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
@@ -90,6 +90,11 @@ class Row:
     def info(self) -> ObjectiveInfo:
         """Of its trials' objective; accuracy where nothing here tells what that is."""
         return self.own or OBJECTIVES.get(str(self.config.get("objective")), OBJECTIVES["val_acc"])
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether its networks can label new images."""
+        return CLASSIFIERS[str(self.config.get("classifier", "linear"))].keeps_weights
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

@@ -219,9 +219,11 @@ def _next_steps(found: Findings) -> list[str]:
         again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
-    if "folds" in board.runs and not _goes_on(board):
-        name, stay = _named(found, best), "; what it starts from stays as it was trained" if best.begun else ""
-        again = f"trains the best configuration {_refits(best)} on all labelled images{stay}"
+    kept = next((row for row in board.measured if row.keeps_weights), None)
+    if "folds" in board.runs and not _goes_on(board) and kept is not None:
+        name, stay = _named(found, kept), "; what it starts from stays as it was trained" if kept.begun else ""
+        which = "the best configuration" if kept is best else f"{kept.label}, the best configuration that keeps weights,"
+        again = f"trains {which} {_refits(kept)} on all labelled images{stay}"
         steps.append(f"Next: `cifar-hpc refit {name}` {again}.")
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]

@@ -18,6 +18,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import MIN_SEEDS, known_plan, read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.ties import read_valid
+from cifar_hpc.spec.expand import MAX_TRIALS
 from cifar_hpc.spec.parts import Resources, SweepTrial
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.sweep.driver import run_plan
@@ -40,7 +41,18 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
     sweep = found[0].sweep
     if sweep is None:
         raise CifarHpcError(f"refit: {name!r} is of no one sweep, and a refit is named after its sweep: give SWEEP or SWEEP#3")
-    plan = read_plan(layout, sweep)
+    plan, keeping = read_plan(layout, sweep), [named for named in found if named.row.keeps_weights]
+    for named in found:
+        if not named.row.keeps_weights:
+            no_weights = f"{named.row.label}: its classifier keeps no weights that could label new images"
+            if keeping:
+                listener.note(f"{no_weights}, and it is not trained again")
+                continue
+            others = (other.row.point_id for other in find_best(layout, sweep, MAX_TRIALS) if other.row.keeps_weights)
+            point = next(others, None)
+            best = f"the best that does: `cifar-hpc refit {point}`" if point else "none of the sweep does"
+            raise CifarHpcError(f"refit: {no_weights}; {best}")
+    found = keeping
     refits = [
         refit_of(layout, trial, named.row.best_epoch, named.row.told_by)
         for named in found
