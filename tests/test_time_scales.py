@@ -115,6 +115,27 @@ def test_a_setting_that_outlasts_a_trial_is_warned_of(tmp_path: Path, rest: str,
     assert load_spec(path).warnings == (warning,)
 
 
+def test_batch_sizes_that_make_the_same_steps_are_told_to_train_alike(tmp_path) -> None:
+    path = tmp_path / "x.yaml"
+    text = (
+        "name: x\ndataset: {name: digits, train_size: 100, val_frac: 0.2}\nbase: {arch: linear}\ngrid: {batch_size: [SIZES]}\n"
+    )
+    for sizes, told in (
+        ("41, 50, 60", "batch_size 41, 50 and 60 cut 80 training images into the same 2 steps"),
+        ("20, 41", ""),
+    ):
+        path.write_text(text.replace("SIZES", sizes))
+        found = [warning for warning in load_spec(path).warnings if "train alike" in warning]
+        assert found == ([f"{told}: they train alike"] if told else [])
+
+
+@pytest.mark.parametrize("unfreeze", ["{1: fc}", "{1: fc, 2: layer4}"])
+def test_blocks_that_unfreeze_leaves_out_are_told_to_stay_random(unfreeze: str, tmp_path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: resnet18, epochs: 4, unfreeze: {unfreeze}}}\n")
+    assert "all trials freeze blocks with random weights (weights: null)" in load_spec(path).warnings
+
+
 @pytest.mark.parametrize(
     ("rest", "idle"),
     [

@@ -270,7 +270,12 @@ class TrialConfig:
         late=True,
     )
     epochs: int = trial_key("passes over the training images", Role.MEMBER | Role.TRAINING | Role.RATES, 10, ge=1)
-    batch_size: int = trial_key("images per optimiser step over all devices", Role.COMMON | Role.TRAINING | Role.PBT, 128, ge=1)
+    batch_size: int = trial_key(
+        "images per optimiser step over all devices, at most: an epoch is cut into steps of one size, give or take an image",
+        Role.COMMON | Role.TRAINING | Role.PBT,
+        128,
+        ge=1,
+    )
     precision: str = trial_key(
         "auto (bf16 where the device computes it natively, else fp32), fp32, tf32 (fp32, products rounded on a GPU) or bf16",
         Role.COMMON | Role.PBT,

@@ -71,7 +71,7 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
     """A sentence for each thing that runs and is likely not meant. sampled: the configs are the ends between which a search
     samples, so that how many they are counts no trials."""
     sentences = []
-    random = sum(c.weights is None and (c.freeze != "none" or c.train != "all" or c.lora is not None) for c in configs)
+    random = sum(c.weights is None and (c.lora is not None or _leaves_blocks(c)) for c in configs)
     if random:
         sentences.append(f"{_trials(random, len(configs), sampled)} freeze blocks with random weights (weights: null)")
     headless = sum(map(_keeps_random_classifier, configs))
@@ -90,7 +90,32 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
     few |= {c.batch_size: f"{n} training" for c in stepped if (n := _training_images(c)) is not None and n < c.batch_size}
     for batch_size, images in few.items():
         sentences.append(f"batch_size {batch_size} is more than the {images} images: one step an epoch")
-    return [*sentences, *_outlasting(configs, sampled)]
+    return [*sentences, *([] if sampled else _alike_steps(stepped)), *_outlasting(configs, sampled)]
+
+
+def _alike_steps(configs: Iterable[TrialConfig]) -> Iterator[str]:
+    """A sentence for batch sizes that cut an epoch into equally many steps, and so into the same."""
+    sizes: dict[tuple[int, int], set[int]] = {}
+    for config in {(c.dataset, c.batch_size): c for c in configs}.values():
+        own = config.dataset.labelled
+        n = _training_images(config) or (round(config.dataset.trained_of(own)) if own else 0)
+        fewest, most = (-(-(n + more) // config.batch_size) for more in (-1, 1))  # it may be an image more or less
+        if n and fewest == most:
+            sizes.setdefault((n, most), set()).add(config.batch_size)
+    for (n, steps_n), found in sizes.items():
+        if len(found) > 1:
+            *first, last = map(str, sorted(found))
+            steps = "one step" if steps_n == 1 else f"{steps_n} steps"
+            which = f"batch_size {', '.join(first)} and {last}"
+            yield f"{which} cut {n:,} training images into the same {steps}: they train alike"
+
+
+def _leaves_blocks(config: TrialConfig) -> bool:
+    """Whether some block, or a part of one, stays as it was drawn."""
+    if config.freeze != "none" or config.train != "all":
+        return True
+    info = known_architecture(config.network) if config.unfreeze else None
+    return info is not None and not all(ever_trained(config, info.blocks))
 
 
 def _outlasting(configs: Sequence[TrialConfig], sampled: bool) -> list[str]:
