@@ -59,11 +59,22 @@ def test_a_sweep_is_submitted_once_grows_is_pruned_and_cancelled(run, cluster: C
     assert "nothing to submit" in run("sweep", "s.yaml")
     assert "1 trial submitted" in run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48, 64]}")
     told = run("sweep", "s.yaml", "--prune", grid="{batch_size: [16, 32, 48]}")
-    assert "no longer in the spec: 1 trial (" in told and "pruned: 1 queued job c" in told
+    assert "no longer in the spec: 1 trial (" in told and "pruned: 1 trial asked to stop" in told
     run("cancel", "s")
     assert _statuses(run) == ["cancelled"] * 3
     assert not cluster.run("squeue", "-h").strip(), "the canary ended too"
     assert "3 trials submitted" in run("sweep", "s.yaml")
+
+
+def test_what_the_spec_dropped_and_still_waits_is_told_of_and_can_be_pruned_at_any_time(run):
+    run("sweep", "s.yaml", grid="{batch_size: [16, 32, 48]}")
+    line = "1 trial that the spec no longer has still waits or trains; to end that: cifar-hpc sweep s.yaml --prune\n"
+    assert line not in run("status", "s")
+    assert line in run("sweep", "s.yaml", grid="{batch_size: [16, 32]}")
+    assert line in run("sweep", "s.yaml", "--dry-run") and line in run("status", "s")
+    told = run("sweep", "s.yaml", "--prune")
+    assert "pruned: 1 trial asked to stop" in told and line not in told
+    assert line not in run("status", "s") and _statuses(run) == ["queued"] * 2
 
 
 def test_a_filter_cancels_single_trials_also_where_the_array_goes_on_with_others(run, cluster: Cluster, tmp_path):

@@ -41,7 +41,9 @@ def sweep(
     budget: Annotated[
         str | None, typer.Option(metavar="HOURS", help="on Slurm: no trial is begun beyond it, such as 20gpuh or 100cpuh; none")
     ] = None,
-    prune: Annotated[bool, typer.Option("--prune", help="on Slurm: cancel queued jobs whose trials the spec dropped")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="end trials that the spec dropped and that still wait or train")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="with --dry-run: the first batch script too")] = False,
     share: Annotated[bool, typer.Option("--share/--no-share", help="train trials with a common trunk side by side")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="count, and start nothing")] = False,

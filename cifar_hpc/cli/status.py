@@ -15,13 +15,14 @@ from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
-from cifar_hpc.status.advice import counts_text, left_out_line, next_lines, reasons_of, stage_lines
+from cifar_hpc.status.advice import counts_text, dropped_line, left_out_line, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.names import axes_of, names_of, select_trials, short_ids
 from cifar_hpc.status.query import measured, settled_axes, spell
 from cifar_hpc.status.state import ENDED, GOING_ON
 from cifar_hpc.status.words import allocated_text, moment_text, score_text
 from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.holding import living_owner
+from cifar_hpc.sweep.names import going_on_without
 from cifar_hpc.sweep.where import reader_of, spent_of
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -124,6 +125,8 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         typer.echo(f"  {word:<9}  {n} x {reason}")
     for line in left_out_line(plan, reasons, MOST_REASONS):
+        say(line)
+    if line := dropped_line(plan, len(going_on_without(layout, plan))):
         say(line)
     for line in next_lines(plan, shown, living_owner(files), spent_of(layout, plan)):
         say(line)

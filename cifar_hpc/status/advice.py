@@ -33,6 +33,14 @@ def go_on_command(plan: PlanRecord, spent: Spent | None) -> str:
     return f"{sweep_command(plan)} --budget {spent.more}   (its budget is spent: {spent.words}; --budget none takes it away)"
 
 
+def dropped_line(plan: PlanRecord, trials_n: int) -> str:
+    """What to type where trials that the spec dropped go on; empty for none."""
+    if not trials_n:
+        return ""
+    go_on = "waits or trains" if trials_n == 1 else "wait or train"
+    return f"{plural(trials_n, 'trial')} that the spec no longer has still {go_on}; to end that: {sweep_command(plan)} --prune"
+
+
 def failure_lines(plan: PlanRecord, states: Iterable[TrialState]) -> list[str]:
     """What to type where trials failed: `retry` runs them as they were planned, so that a mistake in the spec stays one. It
     leaves alone what another version of this program has finished."""

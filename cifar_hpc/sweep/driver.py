@@ -28,11 +28,12 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.search.run import journal_of
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.sweep import SweepSpec
+from cifar_hpc.status.advice import dropped_line
 from cifar_hpc.status.state import SweepReader
 from cifar_hpc.sweep.cancel import cancel_trials
 from cifar_hpc.sweep.listener import Begun, Listener, SweepOutcome
 from cifar_hpc.sweep.missing import States
-from cifar_hpc.sweep.names import dropped_trials
+from cifar_hpc.sweep.names import dropped_trials, going_on_without
 from cifar_hpc.sweep.preflight import seen_before
 from cifar_hpc.sweep.preview import preview_lines
 from cifar_hpc.sweep.rank import with_promise
@@ -82,11 +83,11 @@ class Rounds(Protocol):
 def run_spec(
     layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, prune: bool = False
 ) -> SweepOutcome:
-    """Trains the trials of the spec that are not finished yet. prune: cancel jobs of trials that the spec dropped."""
+    """Trains the trials of the spec that are not finished yet. prune: end those that the spec dropped and that go on."""
     if where.budget is not None and (spec.search is not None or where.slurm() is None):
         raise CifarHpcError("--budget: it bounds the workers of a grid on Slurm; nothing else is started here in its time")
     spec = dataclasses.replace(spec, where=where.words)
-    dropped = _greet(layout, spec, listener)
+    left = _greet(layout, spec, listener, share=share, prune=prune)
     if where.budget is not None:
         set_budget(layout.sweep(spec.name), where.budget)
     if spec.search is not None:
@@ -94,9 +95,9 @@ def run_spec(
     plan = with_promise(layout, make_plan(spec, share=share), where, listener)
     if lacking := lacking_text(layout, plan_record(plan)):
         listener.note(lacking)
-    if prune and dropped:
-        stopped = cancel_trials(layout, spec.name, dropped).stopped
-        listener.note(f"pruned: {plural(len(stopped), 'queued job')} cancelled")
+    if prune and left:
+        stopped = {trial_id for job in cancel_trials(layout, spec.name, left).stopped for trial_id in job.trial_ids}
+        listener.note(f"pruned: {plural(len(stopped), 'trial')} asked to stop")
     return run_plan(layout, plan, plan_record(plan), where, listener)
 
 
@@ -104,12 +105,12 @@ def look_at(
     layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, verbose: bool = False
 ) -> list[str]:
     """What `run_spec` would start, in lines; starts nothing. Raises CifarHpcError where the sweep's name is taken."""
-    _greet(layout, spec, listener)
+    _greet(layout, dataclasses.replace(spec, where=where.words), listener, share=share)
     return preview_lines(layout, spec, where, listener, share=share, verbose=verbose)
 
 
-def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
-    """Tells what a person should know of the spec; the trials that it dropped since it was last planned."""
+def _greet(layout: Layout, spec: SweepSpec, listener: Listener, *, share: bool, prune: bool = False) -> list[str]:
+    """Tells what a person should know of the spec; the trials that it has dropped and that go on. prune: they are not to."""
     for warning in (*spec.warnings, *seen_before(layout, spec)):
         listener.note(f"warning: {warning}")
     record = journal_of(spec, None, 1) if spec.search is not None else plan_record(make_plan(spec, share=False))
@@ -119,7 +120,10 @@ def _greet(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
         listener.note(f"no longer in the spec: {plural(len(dropped), 'trial')} ({some}); their results stay")
         for sentence in changed_code(read_record(layout.sweep(spec.name).plan, PlanRecord), record):
             listener.note(sentence)
-    return dropped
+    left = going_on_without(layout, record)
+    if left and not prune:
+        listener.note(dropped_line(dataclasses.replace(record, share=share), len(left)))
+    return left
 
 
 def run_plan(layout: Layout, plan: Plan, record: PlanRecord, where: Where, listener: Listener) -> SweepOutcome:
