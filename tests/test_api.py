@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import cifar_hpc as ch
+from tests.test_plugins import MINE
 
 SPEC = {
     "name": "api",
@@ -71,6 +72,13 @@ def test_a_file_with_other_values_is_the_sweep_that_the_commands_have(tmp_path):
     sweep = ch.Sweep.load(tmp_path / "s.yaml", set={"epochs": 1, "grid.lr": [0.1, 0.2]}, results=tmp_path)
     assert (sweep.name, len(sweep)) == ("api", 4)
     assert "4 trials" in sweep.plan(on="inline")[0] and "at most 4 epochs" in sweep.plan(on="inline")[1]
+
+
+def test_plug_ins_of_a_dict_are_found_in_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    sweep = ch.Sweep({**SPEC, "plugins": ["mine.py"], "base": {**SPEC["base"], "optimizer": "rmsprop"}}, results=tmp_path / "r")
+    assert len(sweep) == 2
 
 
 def test_a_wrong_dict_is_answered_as_a_wrong_file_is():

@@ -46,7 +46,7 @@ def spec_of(text: str, path: Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 def _read(tree: YamlTree, text: str, path: Path, base: Path, overrides: Sequence[str]) -> SweepSpec:
     apply_overrides(tree, overrides)
-    parts = _read_plugins(tree, path.parent)
+    parts = _read_plugins(tree, base)
     model = _validate(tree, parts)
     spec = given(model)
     objective = str(given(spec.get("objective")).get("metric", "val_acc"))
