@@ -115,7 +115,10 @@ def _leaves_blocks(config: TrialConfig) -> bool:
     if config.freeze != "none" or config.train != "all":
         return True
     info = known_architecture(config.network) if config.unfreeze else None
-    return info is not None and not all(ever_trained(config, info.blocks))
+    try:
+        return info is not None and not all(ever_trained(config, info.blocks))
+    except FreezeError:  # told of as an error
+        return False
 
 
 def _outlasting(configs: Sequence[TrialConfig], sampled: bool) -> list[str]:
