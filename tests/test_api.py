@@ -103,6 +103,17 @@ def test_status_and_leaderboard_and_curves_are_frames_of_the_same_trials(finishe
         results.leaderboard("apy")
 
 
+def test_a_row_that_is_named_is_that_row_in_every_call(finished):
+    _, results, _, _ = finished
+    best, second = results.best("api"), results.best("api#2")
+    assert results.leaderboard("api#2")["point_id"].tolist() == [second.point_id] != [best.point_id]
+    assert results.leaderboard("api#2")["#"].tolist() == [2]
+    assert set(results.curves("api", "#2")["point_id"]) == {second.point_id}
+    with pytest.raises(ch.CifarHpcError, match="has no row #99"):
+        results.curves("api#99")
+    assert results.best("api", f"arch={second.axes['arch']}").axes == second.axes != {}
+
+
 def test_a_report_is_the_folder_of_its_page(finished):
     _, results, _, _ = finished
     folder = results.report("api#1")

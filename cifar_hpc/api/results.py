@@ -39,8 +39,8 @@ def read_results(folder: str | Path | None = None) -> Results:
 class Results:
     """One folder of results. Every call reads what is there now, also while trials train.
 
-    In all calls `words` are names of sweeps and a filter, as of `cifar-hpc report`: ("freeze_depth", "lr>1e-3"); none: every
-    trial. `best` takes every name that the commands take. They raise CifarHpcError where nothing is meant.
+    In all calls `words` are names of sweeps and a filter, as of `cifar-hpc report`: ("freeze_depth", "lr>1e-3"), or the row of
+    a leaderboard: "freeze_depth#3"; none: every trial. `best` takes every name that the commands take. They raise CifarHpcError where nothing is meant.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -56,10 +56,10 @@ class Results:
 
     def leaderboard(self, *words: str) -> pd.DataFrame:
         """A row for each configuration, the best by validation first: # (SWEEP#3 names its third row), id (the beginning of
-        point_id), place (absent with fewer than three seeds), point_id, the swept keys, val_acc and test_acc as fractions (mean
-        over seeds, _sd, and the 95 % interval _low, _high; so too another objective that ranks), losses, seeds, times in
-        seconds (train_s, and before_s of the trials that it started from), and the ids of its trials. Of several data sets or
-        splits `images` names each, and nothing is ranked across them."""
+        point_id), place (absent with fewer than three seeds), point_id, the swept keys that differ here, val_acc and test_acc
+        as fractions (mean over seeds, _sd, and the 95 % interval _low, _high; so too another objective that ranks), losses,
+        seeds, times in seconds (train_s, and before_s of the trials that it started from), and the ids of its trials. Of
+        several data sets or splits `images` names each, and nothing is ranked across them."""
         import pandas as pd
 
         from cifar_hpc.report.tables import section_records
@@ -105,8 +105,12 @@ class Results:
         return Best(self._layout, row)
 
     def _sections(self, words: tuple[str, ...]) -> list[Section]:
-        asked = parse_words(words)
-        return chosen_sections(self._layout, asked.names, asked.terms, SlurmQueue(self._layout.queue))
+        asked, queue = parse_words(words), SlurmQueue(self._layout.queue)
+        sections = chosen_sections(self._layout, asked.names, asked.terms, queue)
+        if asked.number is None:
+            return sections
+        wanted = find_named(self._layout, words, queue).row.point_id
+        return [section.of_point(wanted) for section in sections if any(row.point_id == wanted for row in section.board.rows)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,8 @@ class Best:
 
     @property
     def axes(self) -> Mapping[str, Any]:
-        """The swept keys and their values."""
-        return self.row.told_by
+        """The swept keys and their values, also those that a filter fixes."""
+        return {**self.row.whole_axes, **self.row.axes}
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

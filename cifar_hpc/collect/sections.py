@@ -28,6 +28,12 @@ class Section:
     pool: Pool
     board: Leaderboard
 
+    def of_point(self, point_id: str) -> Section:
+        """Of one configuration alone, with the number that its row has."""
+        pool = self.pool.where(lambda trial: trial.point_id == point_id)
+        rows = tuple(row for row in self.board.rows if row.point_id == point_id)
+        return replace(self, pool=pool, board=replace(self.board, rows=rows))
+
 
 def make_sections(pool: Pool, layout: Layout) -> list[Section]:
     """The section of most trials first; at least one. The rows' numbers run on from section to section."""
