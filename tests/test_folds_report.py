@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from cifar_hpc.collect.comparison import SPLITS_TEST, compare_points, compare_with_best
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.insight import Insight, WrongImage
-from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.leaderboard import Row, make_leaderboard
 from cifar_hpc.collect.rounds import point_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections
@@ -42,6 +42,12 @@ SPEC = (
     "name: folded\ndataset: {name: digits, train_size: 90}\nbase: {arch: linear, classifier: knn}\n"
     "grid: {knn_k: [1, 9, 30]}\nfolds: {n: 3, repeats: 2}\n"
 )
+
+
+@pytest.fixture
+def keeping(monkeypatch):
+    """As if neighbours kept weights: what keeps none is not advised to be refitted."""
+    monkeypatch.setattr(Row, "keeps_weights", True)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +191,7 @@ def test_the_page_of_a_fold_tells_its_fold_and_seed_and_which_images_each_table_
     assert wrong.caption.startswith("The validation images of fold 5 that it took for another class")
 
 
-def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_best(layout):
+def test_the_refit_that_a_report_of_folds_advises_is_of_the_row_that_it_calls_best(layout, keeping):
     (section,) = chosen_sections(layout, ["folded"], "")
     whole = in_short(find(section, layout))
     assert any("`cifar-hpc refit folded` trains the best configuration once" in line for line in whole)
@@ -210,7 +216,7 @@ def test_the_first_sentence_counts_the_seeds_of_the_row_that_it_names(layout):
     assert board.runs == "seeds and folds" and f"(mean of {first.score.n} folds, " in best_text(board)
 
 
-def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advice_is_of_all_of_them(layout):
+def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advice_is_of_all_of_them(layout, keeping):
     whole, part = (chosen_sections(layout, ["folded"], terms)[0] for terms in ("", "fold!=1"))
     assert {row.hidden for row in whole.board.rows} == {0} and {row.hidden for row in part.board.rows} == {1}
     assert not any("filter" in note for note in caveats(whole.pool, whole.board))
@@ -251,7 +257,7 @@ def test_folds_are_not_counted_as_seeds(layout):
     assert {(record["seeds"], record["folds"]) for record in leaderboard_records(board)} == {(1, 6)}
 
 
-def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_from_each_of_these(layout):
+def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_from_each_of_these(layout, keeping):
     (section,) = chosen_sections(layout, ["folded"], "")
     best = section.board.measured[0]
     trials = tuple(replace(trial, parent_id=f"parent{number}") for number, trial in enumerate(best.trials))
