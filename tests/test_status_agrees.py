@@ -15,6 +15,7 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.cli.speech import conclude
 from cifar_hpc.collect.chosen import chosen_pool
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import TrialState, claim_trial, release_claim
@@ -348,3 +349,5 @@ def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed
         (section,) = chosen_sections(layout, [name], "")
         assert [row.seeds for row in section.board.measured] == [3, 3]
         assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
+    (note,) = [note for note in scan(layout).notes if "two configurations" in note]
+    assert note.startswith("2 trials are of two configurations of different sweeps and count in one here;")

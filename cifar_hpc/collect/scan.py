@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -136,10 +136,12 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
             unfinished.append(_unfinished(layout, state, planned.get(trial_id), broken))
         except Exception as error:  # whatever one stranger's record makes of a reader, the others are read
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
+    notes: list[str] = []
     if len(plans) == 1:
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
     else:
-        said = _depths_said(plans or _readable_plans(layout))
+        telling = plans or list(_readable_plans(layout))
+        said, notes = _depths_said(telling), _of_two_points(telling, finished)
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     trials, unfinished = _told_apart(trials, unfinished)
     chosen = objectives_of(layout, plans, trials)
@@ -160,7 +162,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
         findings=findings_of(plans),
-        notes=tuple(dict.fromkeys([*chosen.notes, *_allocated(layout, plans)])),
+        notes=tuple(dict.fromkeys([*chosen.notes, *notes, *_allocated(layout, plans)])),
     )
 
 
@@ -303,6 +305,21 @@ def _readable_plans(layout: Layout) -> Iterator[PlanRecord]:
     for sweep in layout.sweeps():
         with contextlib.suppress(RecordError, CifarHpcError, OSError):  # whoever asks for that sweep is told
             yield read_plan(layout, sweep.name)
+
+
+def _of_two_points(plans: Iterable[PlanRecord], finished: Collection[str]) -> list[str]:
+    """What to know of trials that sweeps have in unlike configurations, such as with split_seed 0 and with a split for each
+    seed."""
+    points: dict[str, set[str]] = {}
+    for plan in plans:
+        for trial in plan.trials:
+            points.setdefault(trial.trial_id, set()).add(trial.point_id)
+    n = sum(len(found) > 1 and trial_id in finished for trial_id, found in points.items())
+    trials, are, count = ("1 trial", "is", "counts") if n == 1 else (f"{n} trials", "are", "count")
+    sentence = (
+        f"{trials} {are} of two configurations of different sweeps and {count} in one here; the report of one sweep is whole."
+    )
+    return [sentence] if n else []
 
 
 def _depths_said(plans: Iterable[PlanRecord]) -> dict[str, dict[str, Any]]:
