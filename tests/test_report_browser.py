@@ -167,6 +167,38 @@ def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated
 
 
 @pytest.fixture(scope="module")
+def renewed(small_layout: Layout, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the small sweep while trials run, which loads itself again after three seconds."""
+    found = find(make_sections(scan(small_layout, ["small"]), small_layout)[0], small_layout)
+    page = tmp_path_factory.mktemp("renewed") / "renewed.html"
+    part = make_part(found, [], [], small_layout, "..", drawn=False)
+    page.write_text(render_page([part], [], title="renewed", refresh_s=3))
+    return page
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("does", "then"),
+    [
+        ("$('td input:not(:checked)').click(); $('td input').focus();", "reload 2 renewed while cifar-hpc report watches"),
+        ("$('.open').click();", "navigate 0 not renewed while a row's trials are open"),
+        ("$('.filter').focus();", "navigate 0 not renewed while you type in the filter"),
+    ],
+)  # fmt: skip
+def test_the_page_renews_itself_with_a_chosen_row_and_says_what_holds_it(
+    renewed: Path, tmp_path: Path, does: str, then: str
+) -> None:
+    look = """
+        const come = performance.getEntriesByType("navigation")[0].type;
+        if (come === "reload") for (let timer = 1; timer < 100; timer++) clearInterval(timer);  // once is enough
+        else await new Promise(done => setTimeout(done, 5000));
+        const told = $("header .muted").textContent.match(/[^.;]*renewed[^.;]*/)[0].trim();
+        say(come + " " + $$("td input:checked").length + " " + told);
+        """
+    assert browse(renewed, does + look, tmp_path) == [then]
+
+
+@pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of 9,999 trials of 30 epochs, three seeds a point."""
     layout, epochs, seeds = Layout(tmp_path_factory.mktemp("big")), 30, 3

@@ -38,8 +38,9 @@ const age = () => {  // a page that stays open grows old
 };
 age();
 setInterval(age, 60000);
-if (data.refresh_s) setInterval(() => {  // a reader in the middle of something is left alone
-  if (!find("dialog").open && !find("tr.seeds") && document.activeElement.tagName !== "INPUT") location.reload();
+if (data.refresh_s) setInterval(() => {  // a reader in the middle of something, which the address does not keep, is left alone
+  const busy = find("dialog").open ? "a figure is enlarged" : find("tr.seeds") ? "a row's trials are open" : document.activeElement.matches("input.filter") ? "you type in the filter" : "";
+  if (busy) find(".renewed").textContent = `not renewed while ${busy}`; else location.reload();
 }, 1000 * data.refresh_s);
 
 const signs = { "=": (a, b) => String(a) === String(b), "!=": (a, b) => String(a) !== String(b), ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
