@@ -234,6 +234,21 @@ def test_a_page_of_ten_thousand_trials_stays_below_ten_megabytes(big: Path) -> N
 
 
 @needs_browser
+def test_paper_says_which_part_of_the_table_it_shows(rated: Path, big: Path, tmp_path: Path) -> None:
+    say = """
+        await wait(); say($(".on-paper").textContent); say("on screen " + getComputedStyle($(".on-paper")).display);
+        const print = [...document.styleSheets[0].cssRules].find(rule => rule.media && rule.media.mediaText === "print");
+        say("on paper " + [...print.cssRules].find(rule => rule.selectorText === ".on-paper").style.display);
+        """
+    where = ["on screen none", "on paper block"]
+    assert browse(rated, say, tmp_path) == ["", *where]
+    chosen = "The table shows 4 of 16 configurations (filter: freeze=all, lr 0.00005..0.2); sentences and figures are of all."
+    assert browse(rated, say, tmp_path, "#filter=freeze%3Dall&lr=0.00005..0.2") == [*chosen.split("; "), *where]
+    first = "The table shows the first 200 of 3,333 configurations; sentences and figures are of all."
+    assert browse(big, say, tmp_path) == [*first.split("; "), *where]
+
+
+@needs_browser
 def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big: Path, tmp_path: Path) -> None:
     look = """
         await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");

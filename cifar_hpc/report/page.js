@@ -49,11 +49,12 @@ const cellOf = c => Array.isArray(c) ? { text: c[0], key: c[1], under: c[2] || "
 // One leaderboard. state: what a reader chose; listeners: the charts, told of every change.
 function openBoard(section, part, prefix) {
   const body = find("table.board tbody", section), heads = all("table.board th", section), filter = find("input.filter", section);
-  const names = heads.map(h => h.textContent.trim().replace(/ %$/, "")), told = find(".shown", section), more = find(".more", section);
+  const names = heads.map(h => h.textContent.trim().replace(/ %$/, "")), told = find(".shown", section), paper = find(".on-paper", section), more = find(".more", section);
   const rows = part.rows.map(([cells, style, trials, details], point) => ({ cells: [...cells.map(cellOf), { text: trials, key: trials, under: "" }], style, details, point }));
   rows.forEach(r => { r.words = r.cells.map(c => c.text).join(" ").toLowerCase(); });
   const state = { chosen: (address.get(`${prefix}rows`) || "").split(",").map(id => part.ids.indexOf(id)).filter(p => p >= 0), ranges: {}, hot: null, shown: [] };
   const listeners = [], tell = what => listeners.forEach(f => f(what));
+  const axes = part.explore ? [...part.explore.axes, { name: `validation ${part.explore.objective}` }] : [];  // those to brush
   let sorted = null, most = MOST_ROWS;
 
   const holds = (row, word) => {
@@ -130,9 +131,11 @@ function openBoard(section, part, prefix) {
     keep(`${prefix}filter`, filter.value.trim());
     keep(`${prefix}sort`, sorted ? `${names[sorted[0]]},${sorted[1] ? "up" : "down"}` : "");
     keep(`${prefix}rows`, state.chosen.map(p => part.ids[p]).join(","));
-    for (const [c, axis] of (part.explore ? part.explore.axes : []).entries()) {
-      keep(`${prefix}${axis.name}`, (state.ranges[c] || []).map(([low, high]) => `${+low.toPrecision(4)}..${+high.toPrecision(4)}`).join(","));
-    }
+    const spans = axes.map((_, c) => (state.ranges[c] || []).map(([low, high]) => `${+low.toPrecision(4)}..${+high.toPrecision(4)}`).join(","));
+    axes.forEach((axis, c) => keep(`${prefix}${axis.name}`, spans[c]));
+    const asked = [filter.value.trim(), ...axes.map((axis, c) => spans[c] && `${axis.name} ${spans[c]}`)].filter(Boolean).join(", ");
+    const first = left > 0 ? `the first ${most}` : state.shown.length < rows.length ? state.shown.length.toLocaleString("en") : "";
+    paper.textContent = first && `The table shows ${first} of ${rows.length.toLocaleString("en")} configurations${asked && ` (filter: ${asked})`}; sentences and figures are of all.`;
     tell("rows");
     paint();
   };
@@ -164,7 +167,7 @@ function openBoard(section, part, prefix) {
   filter.value = address.get(`${prefix}filter`) || "";
   const [column, way] = (address.get(`${prefix}sort`) || "").split(/,(?=\w+$)/);
   if (names.includes(column)) sorted = [names.indexOf(column), way === "up"];
-  if (part.explore) part.explore.axes.forEach((axis, c) => {
+  axes.forEach((axis, c) => {
     const spans = (address.get(prefix + axis.name) || "").split(",").filter(Boolean).map(s => s.split("..").map(Number));
     if (spans.length) state.ranges[c] = spans;
   });
