@@ -69,6 +69,28 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(small_page: Path, tmp_path
 
 
 @needs_browser
+def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_know(small_page: Path, tmp_path: Path) -> None:
+    words = ("lr=1e-4,0.1", "lr != 0.1", "arch=ResNet18", "arch=r*18", "trials>2", "test_acc=null", "epochs=4", "gap>2 lr=0.1")
+    middle = """
+        const c = $$(".board th").findIndex(h => h.textContent === "val acc %");
+        const scores = visible().map(r => parseFloat(r.cells[c].textContent)).sort((a, b) => a - b), low = scores[5] + 0.25;
+        const above = scores.filter(x => x > low).length;
+        const found = text => {
+            $(".filter").value = text; $(".filter").dispatchEvent(new Event("input"));
+            return visible().length ? String(visible().length) : $(".shown").textContent.split("; ")[0];
+        };
+        for (const text of [`val_acc>${low / 100}`, `val acc>${low}`]) say(found(text) === String(above));
+        """
+    seen = browse(small_page, middle + "".join(f"say(found({text!r}));" for text in words), tmp_path)
+    columns = "arch, freeze, lr, val_acc, test_acc, time, seeds, id, trials"
+    unknown = [
+        f"{term}: no column has that name. The filter takes words, and comparisons (= != > < >= <=) of {columns}"
+        for term in ("epochs=4", "gap>2")
+    ]
+    assert seen == ["true", "true", "12", "6", "6", "6", "12", "0 of 12 configurations", *unknown]
+
+
+@needs_browser
 def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Path, tmp_path: Path) -> None:
     seen = browse(
         small_page,

@@ -43,33 +43,41 @@ if (data.refresh_s) setInterval(() => {  // a reader in the middle of something,
   if (busy) find(".renewed").textContent = `not renewed while ${busy}`; else location.reload();
 }, 1000 * data.refresh_s);
 
-const signs = { "=": (a, b) => String(a) === String(b), "!=": (a, b) => String(a) !== String(b), ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
+const TERM = /^([\w.]+)(!=|>=|<=|=|>|<)(.+)$/, signs = { ">": (a, b) => a > b, "<": (a, b) => a < b, ">=": (a, b) => a >= b, "<=": (a, b) => a <= b };
+const like = (text, value) => new RegExp(`^${value.replace(/[^\w*]/g, "\\$&").replaceAll("*", ".*")}$`, "i").test(text);
 const cellOf = c => Array.isArray(c) ? { text: c[0], key: c[1], under: c[2] || "" } : { text: c, key: c, under: "" };
 
 // One leaderboard. state: what a reader chose; listeners: the charts, told of every change.
 function openBoard(section, part, prefix) {
   const body = find("table.board tbody", section), heads = all("table.board th", section), filter = find("input.filter", section);
   const names = heads.map(h => h.textContent.trim().replace(/ %$/, "")), told = find(".shown", section), paper = find(".on-paper", section), more = find(".more", section);
-  const rows = part.rows.map(([cells, style, trials, details], point) => ({ cells: [...cells.map(cellOf), { text: trials, key: trials, under: "" }], style, details, point }));
+  const rows = part.rows.map(([cells, style, trials, details], point) => ({ cells: [...cells.map(cellOf), { text: trials, key: +trials, under: "" }], style, details, point }));
   rows.forEach(r => { r.words = r.cells.map(c => c.text).join(" ").toLowerCase(); });
   const state = { chosen: (address.get(`${prefix}rows`) || "").split(",").map(id => part.ids.indexOf(id)).filter(p => p >= 0), ranges: {}, hot: null, shown: [] };
   const listeners = [], tell = what => listeners.forEach(f => f(what));
   const axes = part.explore ? [...part.explore.axes, { name: `validation ${part.explore.objective}` }] : [];  // those to brush
   let sorted = null, most = MOST_ROWS;
 
+  // Comparisons are those of the commands' filter, as far as there are columns: = takes what a table prints, of several values with commas.
+  const keyOf = title => title.replaceAll(" ", "_"), keys = names.map(n => keyOf(n).toLowerCase()), shares = heads.map(h => h.textContent.trim().endsWith("%"));
+  const columnOf = word => { const m = word.match(TERM); return m ? keys.indexOf(m[1].toLowerCase()) : -1; };
+  const equal = ({ text, key }, value) => like(text, value) || like(String(key), value) || (value === "null" && ["-", "from scratch"].includes(text)) || (!isNaN(value) && [key, text && +text].includes(+value));
   const holds = (row, word) => {
-    const m = word.match(/^([\w. ]+?)(!=|>=|<=|=|>|<)(.+)$/), c = m ? names.indexOf(m[1]) : -1;
+    const c = columnOf(word);
     if (c < 0) return row.words.includes(word.toLowerCase());
-    const { key, text } = row.cells[c], asked = isNaN(m[3]) ? m[3] : +m[3];
-    return /[<>]/.test(m[2]) ? typeof key === "number" && signs[m[2]](key, asked) : signs[m[2]](key === null || isNaN(m[3]) ? String(text) : key, asked);
+    const cell = row.cells[c], [, , sign, value] = word.match(TERM);
+    if (!(sign in signs)) return value.split(",").filter(Boolean).some(v => equal(cell, v)) === (sign === "=");
+    return typeof cell.key === "number" && signs[sign](cell.key, shares[c] && value > 1 ? value / 100 : +value);
   };
+  filter.title = `The filter takes words, and comparisons (= != > < >= <=) of ${keys.filter(k => /^[\w.]+$/.test(k)).join(", ")}; ${shares.includes(true) ? "accuracies as fractions or in percent, " : ""}time in seconds`;
   const inRanges = row => Object.entries(state.ranges).every(([c, spans]) => spans.some(([low, high]) => {
     const x = part.explore.columns[c][row.point];
     return x !== null && low <= x && x <= high;
   }));
   const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "string" ? -1 : 1;
   const arrange = () => {
-    const words = filter.value.trim().split(/\s+/).filter(Boolean);
+    const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean);
+    state.unknown = words.find(w => TERM.test(w) && columnOf(w) < 0 && !rows.some(r => holds(r, w)));
     state.found = rows.filter(r => words.every(w => holds(r, w)));  // before the ranges: what the axes show
     state.shown = state.found.filter(inRanges);
     if (sorted) {
@@ -124,7 +132,7 @@ function openBoard(section, part, prefix) {
     arrange();
     body.replaceChildren(...state.shown.slice(0, most).map(line));
     const left = state.shown.length - most;
-    told.textContent = `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "configuration" : "configurations"}`;
+    told.textContent = state.unknown ? `${state.unknown}: no column has that name. ${filter.title}.` : `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "configuration" : "configurations"}`;
     more.hidden = left <= 0;
     more.textContent = `show ${Math.min(left, MOST_ROWS)} more of ${left.toLocaleString("en")}`;
     heads.forEach((h, c) => { if (sorted && sorted[0] === c) h.setAttribute("aria-sort", sorted[1] ? "ascending" : "descending"); else h.removeAttribute("aria-sort"); });
