@@ -24,7 +24,7 @@ from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, in_short
-from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
+from cifar_hpc.report.tables import epochs_text, leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.report.trial_page import trial_title
 from cifar_hpc.report.words import words_of
 from cifar_hpc.status.advice import reasons_of
@@ -345,6 +345,12 @@ def test_the_only_configuration_of_a_data_set_has_its_weights_file_as_tables_nam
         f"weights=run{n}/best.pt dataset.train_size={size}" for n, size in ((1, 500), (2, 1000))
     }
     assert all("/of/" not in words_of(row) and "/of/" not in trial_title(row.trials[0]) for row in rows)
+
+
+def test_a_mean_of_epochs_that_is_no_whole_number_is_not_shown_as_one(layout: Layout) -> None:
+    (row,) = board_of(layout, {0.1: [0.8, 0.8, 0.8]}).measured
+    assert epochs_text(dataclasses.replace(row, epochs=8 / 3)) == "2.7 of 3"
+    assert epochs_text(dataclasses.replace(row, epochs=3.0)) == "3 of 3"
 
 
 @pytest.mark.parametrize(("quick_s", "slow_s", "told"), [(0.05, 0.5, False), (5.0, 50.0, True), (30.0, 50.0, False)])

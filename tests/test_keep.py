@@ -123,3 +123,12 @@ def test_weights_asked_for_afterwards_are_counted_with_their_cost(tmp_path, few)
 def test_another_word_than_weights_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"'weight'; weights \(of all trials\), null.*Did you mean 'weights'"):
         spec_of(SPEC + "keep: weight\n", tmp_path / "x.yaml")
+
+
+def test_of_configurations_that_measure_the_same_that_stays_which_a_report_names_first(tmp_path):
+    layout = Layout(tmp_path)
+    equal = SPEC.replace(SPEC[SPEC.index("[") : SPEC.index("]") + 1], "[1e-9, 2e-9, 3e-9, 4e-9, 5e-9]")
+    _, reached, kept = run(layout, equal + "keep: {best: 1, max_gb: 0.000001}\n")
+    assert len(set(reached.values())) == 1
+    (first, *_) = make_leaderboard(scan(layout, ["kept"])).measured
+    assert kept == {first.trials[0].trial_id}

@@ -288,8 +288,8 @@ def test_a_served_report_goes_on_where_an_interrupted_sweep_does(sweep, monkeypa
     monkeypatch.setattr("cifar_hpc.report.watching.time.sleep", sleep)
     assert call("report", "s", "--serve", "0").exit_code == 0
     assert "3 of 4 trials finished" in pages[0] and "4 of 4 trials finished" in pages[1]
-    assert "renewed while" in pages[1]
-    assert "renewed while" not in (layout.sweep("s").report / "index.html").read_text()
+    assert "renewed while <code>" in pages[1]
+    assert "renewed while <code>" not in (layout.sweep("s").report / "index.html").read_text()
 
 
 @pytest.mark.parametrize("command", ["status", "report"])
@@ -351,3 +351,16 @@ def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed
         assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
     (note,) = [note for note in scan(layout).notes if "two configurations" in note]
     assert note.startswith("2 trials are of two configurations of different sweeps and count in one here;")
+
+
+def test_a_freezing_depth_has_one_name_in_the_whole_pool_also_where_a_trial_left_its_plan(tmp_path):
+    layout = Layout(tmp_path / "results")
+    for lr in (0.1, 0.3):
+        (tmp_path / "d.yaml").write_text(
+            f"name: d\ndataset: digits\nbase: {{arch: simple_cnn, epochs: 1, lr: {lr}}}\ngrid: {{freeze: [none, 0.5]}}\n"
+        )
+        plan = make_plan(load_spec(tmp_path / "d.yaml"))
+        for trial in plan.trials:
+            write_trial(layout, trial, Images.draw(50, 10), sweep="d")
+        write_record(layout.sweep("d").plan, plan_record(plan))
+    assert sorted(str(trial.config["freeze"]) for trial in scan(layout).trials) == ["0.5", "0.5", "none", "none"]

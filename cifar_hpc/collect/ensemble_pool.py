@@ -172,7 +172,7 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
     everyone = [candidate for row in board.measured if not row.seen for candidate in _candidates(row)]
     if seen_n := sum(row.seen for row in board.measured):
         left_out.append(f"{plural(seen_n, 'trial')} ({SEEN})")
-    ranked = sorted(everyone, key=lambda one: (-(one.trial.val_acc or 0.0), one.trial.trial_id))
+    ranked = sorted(everyone, key=lambda one: -(one.trial.val_acc or 0.0))  # equal ones in the order of the leaderboard
     first_of_arch = {id(one) for one in {str(c.trial.config["arch"]): c for c in reversed(ranked)}.values()}
     candidates: list[Candidate] = []
     found: list[SplitPredictions] = []

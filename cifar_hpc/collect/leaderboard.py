@@ -18,9 +18,9 @@ from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_split
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.records.order import Last, Standing, last_of
 from cifar_hpc.records.plans import MIN_SEEDS, is_partial
 from cifar_hpc.records.schema import Outcome, Status
-from cifar_hpc.status.order import Last, Standing, last_of
 
 SEEN = "validated with images that what it starts from may have trained on"
 
@@ -223,7 +223,7 @@ def runs_of(trials: Sequence[Trial]) -> str:
 
 
 def make_leaderboard(pool: Pool) -> Leaderboard:
-    """Ranks the pool's points as status/order.py has it. One of which every trial diverged, or that a part of its folds or
+    """Ranks the pool's points as records/order.py has it. One of which every trial diverged, or that a part of its folds or
     seeds has measured, takes no place; nor does one that may be validated with images that trained what it starts from."""
     axes = varying_axes(pool)
     finished: dict[str, list[Trial]] = {}

@@ -141,7 +141,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
     else:
         telling = plans or list(_readable_plans(layout))
-        said, notes = _depths_said(telling), _of_two_points(telling, finished)
+        said, notes = _depths_said(telling, [*trials, *unfinished]), _of_two_points(telling, finished)
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     trials, unfinished = _told_apart(trials, unfinished)
     chosen = objectives_of(layout, plans, trials)
@@ -322,16 +322,16 @@ def _of_two_points(plans: Iterable[PlanRecord], finished: Collection[str]) -> li
     return [sentence] if n else []
 
 
-def _depths_said(plans: Iterable[PlanRecord]) -> dict[str, dict[str, Any]]:
-    """Point -> its freezing depth as the specs have it, where all sweeps that have a network at that depth spell it alike."""
+def _depths_said(plans: Iterable[PlanRecord], trials: Iterable[Trial | Unfinished]) -> dict[str, dict[str, Any]]:
+    """Point -> its freezing depth as the specs have it, where all sweeps that have a network at that depth spell it alike; also
+    of trials that have left their plan since."""
     words: dict[tuple[str, str], set[Any]] = {}
-    points: dict[str, tuple[str, str]] = {}
     for plan in plans:
-        for trial in plan.trials:
-            depth = str(trial.config["arch"]), str(trial.config["freeze"])
-            words.setdefault(depth, set()).add(trial.axes.get("freeze") or trial.config["freeze"])
-            points[trial.point_id] = depth
-    return {point: {"freeze": next(iter(words[depth]))} for point, depth in points.items() if len(words[depth]) == 1}
+        for planned in plan.trials:
+            depth = str(planned.config["arch"]), str(planned.config["freeze"])
+            words.setdefault(depth, set()).add(planned.axes.get("freeze") or planned.config["freeze"])
+    depths = {trial.point_id: (str(trial.config.get("arch")), str(trial.config.get("freeze"))) for trial in trials}
+    return {point: {"freeze": next(iter(words[depth]))} for point, depth in depths.items() if len(words.get(depth, ())) == 1}
 
 
 def _as_said(trials: Sequence[T], said: Mapping[str, Mapping[Axis, Any]]) -> list[T]:

@@ -149,7 +149,7 @@ def _bars(effect: Effect, board: Leaderboard) -> list[list[float]] | None:
     found = [
         within(Estimate(m, len(effect.scores), None, m - effect.half, m + effect.half), board.info.bounds) for m in effect.means
     ]
-    ends = [(e.mean, e.mean) if e.low is None or e.high is None else (e.low, e.high) for e in found]
+    ends = [(math.nan, math.nan) if e.low is None or e.high is None else (e.low, e.high) for e in found]
     return [
         [e.mean - low for e, (low, _) in zip(found, ends, strict=True)],
         [high - e.mean for e, (_, high) in zip(found, ends, strict=True)],
@@ -233,7 +233,9 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
-        caption = f"Best configuration at each depth: mean over {board.runs}, {interval_words(board)}."
+        others = any((row.config.get("train") or "all") != "all" or row.config.get("lora") for row in board.measured)
+        of_whole = ", of those that train whole blocks" if others else ""
+        caption = f"Best configuration at each depth{of_whole}: mean over {board.runs}, {interval_words(board)}."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         caption += in_part_words(row for curve in curves for _, row in curve.points)

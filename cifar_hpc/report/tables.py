@@ -190,7 +190,9 @@ def time_text(row: Row) -> str:
 def epochs_text(row: Row) -> str:
     """Trained of those asked for: '3 of 9'; empty where no trial finished, and of a classifier that is solved, not trained."""
     wanted = row.config["epochs"]
-    return "" if row.epochs is None or wanted is None else f"{row.epochs:.0f} of {wanted}"
+    if row.epochs is None or wanted is None:
+        return ""
+    return f"{row.epochs:.0f} of {wanted}" if row.epochs == round(row.epochs) else f"{row.epochs:.1f} of {wanted}"
 
 
 def seeds_text(row: Row) -> str:

@@ -14,7 +14,7 @@ from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
-from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS, SCHEDULES
+from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS
 from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.trained import depths, ever_trained, steps_of
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
@@ -379,7 +379,7 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     "class_weights": (lambda c: c.class_weights is not None, "votes have no loss, and weights of 1 change nothing"),
     "warmup_epochs": (
         lambda c: not schedule_of(c).own_rise,
-        f"schedule: {' and '.join(SCHEDULES.names_where(lambda info: info.own_rise))} has its own rise",
+        "the schedule has a rise of its own",
     ),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (

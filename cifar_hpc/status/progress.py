@@ -16,10 +16,10 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.planning.cohorts import known_train_images
 from cifar_hpc.planning.estimate import Experience, Sample
 from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.order import Standing, last_of
 from cifar_hpc.records.plans import answering, is_partial, ranked_by, round_of
 from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
-from cifar_hpc.status.order import Standing, last_of
 from cifar_hpc.status.query import fold_of
 from cifar_hpc.status.state import ENDED
 from cifar_hpc.status.words import decimals_of, number_text, percent_text

@@ -8,16 +8,21 @@ beaten in the meantime is removed. Owns: Keeper. What a spec says of it is recor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from cifar_hpc.config.catalog import ENSEMBLE_LIBRARY
+from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.trial import BY_RULE, PARENT_PREFIX
 from cifar_hpc.errors import CifarHpcError, RecordError
+from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import ranked_by, read_plan
-from cifar_hpc.records.schema import EnsembleRules, KeepRule, PlanRecord
+from cifar_hpc.records.order import Standing, last_of
+from cifar_hpc.records.plans import parent_in, ranked_by, read_plan
+from cifar_hpc.records.schema import EnsembleRules, KeepRule, Outcome, PlanRecord
 from cifar_hpc.records.ties import read_valid
+
+LARGER = OBJECTIVES["val_acc"]  # as all values here: the larger the better
 
 
 def keeper_of(layout: Layout, sweep: str) -> Keeper:
@@ -38,6 +43,9 @@ class Keeper:
         self._archs: dict[str, str] = {}  # by trial
         self._read_at = 0  # when the plan that was read was written, ns
         self._values: dict[str, float] = {}  # by trial: the objective on validation, larger is better
+        self._outcomes: dict[str, Outcome] = {}  # by trial, of those that have a result
+        self._params: dict[str, int] = {}  # by trial, that they train
+        self._flattered: set[str] = set()  # trials that may be validated with images that trained what they start from
         self._removable: set[str] = set()
         self._seen: set[str] = set()  # trials whose result was read
         self._top: set[str] = set()  # points whose networks are written
@@ -92,14 +100,13 @@ class Keeper:
     def _order(self, rule: KeepRule) -> list[str]:
         """The points whose networks may stay, first those that are kept first: the best, then the best of each architecture,
         which some ensembles take in any case, then as many of the next as ensembles look at."""
-        points: dict[str, list[float]] = {}
+        points: dict[str, list[str]] = {}
         arch_of: dict[str, str] = {}
-        for trial_id, value in self._values.items():
+        for trial_id in self._values:
             point = self._points.get(trial_id, trial_id)
-            points.setdefault(point, []).append(value)
+            points.setdefault(point, []).append(trial_id)
             arch_of[point] = self._archs.get(trial_id, "")
-        means = {point: fmean(values) for point, values in points.items()}
-        ranked = sorted(means, key=lambda point: -means[point])
+        ranked = sorted(points, key=lambda point: self._standing(point, points[point]))
         ensemble = (self._plan.ensemble if self._plan else None) or EnsembleRules(methods=())
         left = dict.fromkeys(arch_of.values(), ensemble.per_arch)
         firsts = []
@@ -107,6 +114,13 @@ class Keeper:
             left[arch_of[point]] -= 1
             firsts += [point] if left[arch_of[point]] >= 0 else []
         return list(dict.fromkeys([*ranked[: rule.best], *firsts, *ranked[:ENSEMBLE_LIBRARY]]))
+
+    def _standing(self, point: str, trial_ids: Sequence[str]) -> Standing:
+        """As a report has it; but that a point of which some trials are still to come stands where its numbers are."""
+        outcomes = [self._outcomes[trial_id] for trial_id in trial_ids if trial_id in self._outcomes]
+        last = last_of(outcomes, partial=False, seen=not self._flattered.isdisjoint(trial_ids))
+        mean = fmean(self._values[trial_id] for trial_id in trial_ids)
+        return Standing.of(last, mean, LARGER, max(self._params.get(trial_id, 0) for trial_id in trial_ids), point)
 
     def _read(self) -> None:
         """The plan as it stands, and what has finished since."""
@@ -127,6 +141,9 @@ class Keeper:
             with contextlib.suppress(RecordError, OSError):
                 result, _ = read_valid(self._layout.trial(trial.trial_id), trial.trial_id)
                 self._seen.add(trial.trial_id)
+                self._outcomes[trial.trial_id], self._params[trial.trial_id] = result.outcome, result.params_trained
+                if parent_in(result.config) and Ancestry(self._layout, {}).may_have_seen(trial.trial_id):
+                    self._flattered.add(trial.trial_id)
                 value = None if result.val is None else result.val.value(objective, info.metric)
                 if value is not None:
                     self._values[trial.trial_id] = value if info.mode == "max" else -value
