@@ -300,11 +300,12 @@ function openCharts(section, part, board) {
     charts.axes.points = rows.map(r => r.point);
     charts.axes.setOption({
       ...still, parallel: { left: 70, right: 90, top: 36, bottom: 18, axisExpandable: false },
-      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, max: dim === named.length - 1 && explore.share ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, realtime: false, max: dim === named.length - 1 && explore.share ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
         data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), type: DASHES[board.turnOf(r.point)], width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);
     Object.entries(state.ranges).forEach(([dim, intervals]) => charts.axes.dispatchAction({ type: "axisAreaSelect", parallelAxisId: `axis${dim}`, intervals, quiet: true }));
+    charts.axes.setOption({});  // the axes draw the bands of ranges that they were given not at once but when they are next drawn
   };
 
   open("dots");
@@ -319,8 +320,10 @@ function openCharts(section, part, board) {
   if (holders.axes) {
     open("axes");
     charts.axes.on("mouseover", x => board.heat(charts.axes.points[x.dataIndex]));
-    charts.axes.on("click", x => { if (x.dataIndex !== undefined) board.choose(charts.axes.points[x.dataIndex]); });
-    charts.axes.on("axisareaselected", x => { if (!x.quiet) board.setRange(+x.parallelAxisId.slice(4), x.intervals || []); });
+    let brushed = false;  // by the click that goes on to a line below
+    charts.axes.on("click", x => { if (x.dataIndex !== undefined && !brushed) board.choose(charts.axes.points[x.dataIndex]); });
+    // Told when a drag has ended (realtime: false): drawing the axes again in its middle ends it.
+    charts.axes.on("axisareaselected", x => { if (!x.quiet) { brushed = true; setTimeout(() => { brushed = false; board.setRange(+x.parallelAxisId.slice(4), x.intervals || []); }); } });
   }
   const say = t => {
     const [p, run, id] = explore.trials[t], [from, to] = [explore.start[t], explore.start[t + 1]], ys = values[metric][1].subarray(from, to);
