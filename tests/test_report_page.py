@@ -322,6 +322,12 @@ def test_a_pivot_takes_any_axes_and_knows_the_nearest(layout: Layout) -> None:
         f'"{arch}, {freeze}"' for arch in ("resnet18", "vgg11_bn") for freeze in ("freeze none", "freeze 0.5", "freeze all")
     )
     assert len(out.splitlines()) == 1 + 2 * 2
+    told = {
+        form: run(layout, "report", "small", "--pivot", "lr/arch", "--format", form)[1] for form in ("md", "latex", "table")
+    }
+    assert re.findall(r"^## lr by arch: (\w+) accuracy %\n\n\|", told["md"], re.M) == ["validation", "test"]
+    assert re.findall(r"^% lr by arch: (\w+) accuracy %\n.begin", told["latex"], re.M) == ["validation", "test"]
+    assert re.findall(r"^lr by arch: (\w+) accuracy %$", told["table"], re.M) == ["validation", "test"]
     code, _, err = run(layout, "report", "small", "--pivot", "arhc")
     assert (code, "Did you mean 'arch'" in err) == (2, True)
 

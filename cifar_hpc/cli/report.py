@@ -17,7 +17,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.status.names import parse_words
 from cifar_hpc.sweep.accounting import look_up
 from cifar_hpc.sweep.where import reader_of
-from cifar_hpc.terminal.tables import Format, plain_columns, print_columns, print_records
+from cifar_hpc.terminal.tables import Format, heading, plain_columns, print_columns, print_records
 
 if TYPE_CHECKING:
     from cifar_hpc.report.asked import TrialReport
@@ -174,7 +174,6 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.comparisons import asked_pivot, axes_of
-    from cifar_hpc.report.in_terminal import prose
 
     tables = asked_pivot(make_sections(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), layout), axes)
     if format in (Format.JSON, Format.CSV):
@@ -185,6 +184,6 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
         ]
         print_records(records, format)
         return
-    for table in tables.values():
-        prose().print(table.title, markup=False)
+    for number, table in enumerate(tables.values()):
+        typer.echo(("\n" if number else "") + heading(table.title, format))
         print_columns(plain_columns(table.header, table.rows, len(axes_of(axes)[0])), format)

@@ -20,6 +20,7 @@ from cifar_hpc.status.words import hours_text, score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12
+_ONE_SET = "a filter leaves one, such as dataset=NAME, dataset.val_frac=0.1 or dataset.train_size=500"
 
 
 def comparison_tables(found: Findings, layout: Layout) -> list[PageTable]:
@@ -53,7 +54,7 @@ def asked_pivot(sections: Sequence[Section], axes: str) -> dict[str, PageTable]:
     first, *others = sections
     if others:
         names = ", ".join(section.name for section in (first, *others))
-        raise CifarHpcError(f"--pivot: one data set and split at a time, and here are {names}; name a sweep, or dataset=NAME")
+        raise CifarHpcError(f"--pivot: one data set and split at a time, and here are {names}; {_ONE_SET}")
     board = first.board
     rows, columns = axes_of(axes)
     for axis in (*rows, *columns):

@@ -17,7 +17,7 @@ from cifar_hpc.report.caveats import caveats, failures, progress_text
 from cifar_hpc.report.summary import in_short
 from cifar_hpc.report.tables import leaderboard_latex, leaderboard_text, section_records, sections_markdown
 from cifar_hpc.terminal.harmless import make_console
-from cifar_hpc.terminal.tables import Format, print_columns, to_csv, to_json
+from cifar_hpc.terminal.tables import Format, heading, print_columns, to_csv, to_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,8 @@ def sections_text(format: Format, sections: Sequence[Section]) -> str:
     if format is Format.MD:
         return sections_markdown(sections)
     if format is Format.LATEX:
-        return "\n".join(leaderboard_latex(section.board) for section in sections)
+        titles = [f"{heading(section.name, format)}\n" if len(sections) > 1 else "" for section in sections]
+        return "\n".join(f"{title}{leaderboard_latex(one.board)}" for title, one in zip(titles, sections, strict=True))
     records = section_records(sections)
     return to_json(records) if format is Format.JSON else to_csv(records)
 

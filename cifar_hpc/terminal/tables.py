@@ -112,6 +112,11 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
         sys.stderr.write(laid_out(f"Left out for want of width: {', '.join(left)}.", sys.stderr) + "\n")
 
 
+def heading(title: str, format: Format) -> str:
+    """What stands before one of several tables: a heading, in LaTeX a comment."""
+    return {Format.MD: f"## {title}\n", Format.LATEX: f"% {title}"}.get(format, title)
+
+
 def print_rows(records: Sequence[Mapping[str, Any]], columns: Sequence[TextColumn], format: Format) -> None:
     """The same rows for programs or for people, as the format is."""
     if format in (Format.JSON, Format.CSV):
