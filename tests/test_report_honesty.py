@@ -128,6 +128,19 @@ def test_a_curve_says_where_it_goes_on_as_the_mean_of_fewer_seeds(tmp_path) -> N
     assert "Where seeds end at different epochs, a curve goes on as the mean of the others" in drawing.caption
 
 
+def test_a_picture_of_losses_says_where_some_are_beyond_it(tmp_path) -> None:
+    layout = Layout(tmp_path)
+    for number, trial in enumerate(configs(24, seeds=1, epochs=4, archs=("resnet18",))):
+        ended = write_trial(layout, trial, Images.draw(60, 20))
+        if number == 0:
+            first = dataclasses.replace(ended.curves[0], train_loss=468.0)
+            write_record(layout.trial(ended.trial_id).result, dataclasses.replace(ended, curves=(first, *ended.curves[1:])))
+    board = make_leaderboard(pool := scan(layout))
+    for kind in ("acc", "loss"):
+        caption = next(draw_curves(make_curve_grid(pool, board, "augment", None, "freeze"), board, kind)).caption
+        assert ("are beyond the panels" in caption) is (kind == "loss")
+
+
 def test_compare_says_of_a_refit_that_it_trained_on_the_validation_images(tmp_path) -> None:
     one, other = configs(2, seeds=1, epochs=2)
     refit = dataclasses.replace(other, dataset=dataclasses.replace(other.dataset, val_frac=0.0))

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -30,6 +31,7 @@ from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.comparisons import comparison_tables
 from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
+from cifar_hpc.report.page import _has_page
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
@@ -301,6 +303,17 @@ def test_the_page_compares_choices_and_tunes_numbers_within_them(layout: Layout,
     classes = list(csv.reader((page.parent / "tables" / "by_class.csv").open()))
     assert len(classes) == 1 + 6
     assert set(classes[0][2:]) == set(DATASETS["cifar10"].classes)
+
+
+def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Path) -> None:
+    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
+    write_trial(layout, trial, Images.draw(50, 10))
+    page = layout.report / trial.trial_id / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    assert _has_page(layout, trial.trial_id)
+    os.utime(page, (1e9, 1e9))  # of before it trained on
+    assert not _has_page(layout, trial.trial_id)
 
 
 def test_class_by_class_takes_the_best_kinds_and_says_how_many_others_there_are(tmp_path: Path) -> None:

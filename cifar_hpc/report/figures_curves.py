@@ -88,10 +88,11 @@ def _draw_page(
             if kind == "acc":
                 axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
     panels[0][0].set_ylim(*limits)
+    cut = "" if _all_within(grid, kind, limits) else f" Losses above {limits[1]:.3g} are beyond the panels."
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(_KINDS[kind], fontsize=9)
     _draw_legend(figure, grid, looks)
-    return Drawing(name, title, _caption(grid), figure)
+    return Drawing(name, title, f"{_caption(grid)}{cut}", figure)
 
 
 def _draw_series(axes: Axes, series: Series, kind: str, look: Look) -> None:
@@ -170,12 +171,18 @@ def _values(board: Leaderboard, axis: str | None, present: set[Any]) -> list[Any
     return [value for value in board.values(axis) if value in present] if axis else [None]
 
 
+def _all_within(grid: CurveGrid, kind: str, limits: tuple[float, float]) -> bool:
+    return all(float(values.max(initial=limits[0])) <= limits[1] for values in _means(grid, kind))
+
+
+def _means(grid: CurveGrid, kind: str) -> list[Any]:
+    series = [s for panel in grid.panels.values() for s in panel.values()]
+    return [s.bands[f"{split}_{kind}"].mean for s in series for split in ("train", "val")]
+
+
 def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:
     """The same for all panels; of a loss the worst twentieth may leave the panel, so that one divergence hides nothing."""
-    found = [
-        s.bands[f"{split}_{kind}"].mean for panel in grid.panels.values() for s in panel.values() for split in ("train", "val")
-    ]
-    values = np.concatenate([*found, np.zeros(0, np.float32)])
+    values = np.concatenate([*_means(grid, kind), np.zeros(0, np.float32)])
     if not len(values):
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())

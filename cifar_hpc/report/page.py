@@ -220,8 +220,8 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
     for trial in row.trials:
         scores = (("val", trial.metric("val_acc"), trial.val_n), ("test", trial.metric("test_acc"), trial.test_n))
         measured = [f"{name} {score_text(acc, n)} %" for name, acc, n in scores if acc is not None]
-        page = layout.report / trial.trial_id / "index.html"
-        address = f"{root}/report/{trial.trial_id}/index.html" if page.exists() else f"{root}/trials/{trial.trial_id}/"
+        page = f"report/{trial.trial_id}/index.html" if _has_page(layout, trial.trial_id) else f"trials/{trial.trial_id}/"
+        address = f"{root}/{page}"
         text = f"{trial.run}: {', '.join(measured) or trial.reason}"
         found.append((trial.trial_id, address, text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/"))
     for trial in row.contradicted:
@@ -233,6 +233,15 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
         text = f"{other.run}: {other.status}{f': {other.reason}' if other.reason else ''}"
         found.append((other.trial_id, f"{root}/trials/{other.trial_id}/", text, "", ""))
     return found
+
+
+def _has_page(layout: Layout, trial_id: str) -> bool:
+    """Whether the trial has a page that was written since it ended: one that a search had stopped may have trained on."""
+    try:
+        page = (layout.report / trial_id / "index.html").stat()
+        return page.st_mtime_ns >= layout.trial(trial_id).result.stat().st_mtime_ns
+    except OSError:
+        return False
 
 
 def _fitting(drawings: Sequence[Sequence[Drawing]]) -> tuple[list[list[dict[str, Any]]], list[list[str]]]:

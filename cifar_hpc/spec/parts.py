@@ -56,7 +56,7 @@ class Keep:
     best: int = spec_key("configurations whose networks stay, with all their seeds and folds", 1, ge=1)
     max_gb: float = spec_key(
         "most that they take; what is left goes to the best of each architecture and to the next best, of which ensembles are "
-        "made. The best stays in any case",
+        "made. The best so far stays in any case; what was behind while others trained goes, and `reproduce` brings it back",
         2.0,
         gt=0,
     )
