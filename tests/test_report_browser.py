@@ -168,6 +168,27 @@ def test_a_mean_that_is_pointed_at_says_of_how_many_trials_its_last_epoch_is(sma
 
 
 @needs_browser
+def test_a_loss_axis_that_is_cut_says_where_and_of_how_many_configurations(small_layout: Layout, tmp_path: Path) -> None:
+    pool = scan(small_layout, ["small"])
+    start = np.arange(len(pool.trials) + 1, dtype=np.int64) * 4
+    values = {name: np.full(start[-1], 0.5, np.float32) for name in CURVES}
+    values["val_loss"] = values["val_loss"].copy()
+    values["val_loss"][:2] = 400  # one trial diverged for two epochs
+    found = find(make_sections(dataclasses.replace(pool, curves=Curves(start, values)), small_layout)[0], small_layout)
+    (tmp_path / "cut.html").write_text(
+        render_page([make_part(found, [], [], small_layout, "..", drawn=False)], [], title="cut")
+    )
+    look = """
+        await wait(); say($(".lines").textContent.split(". ").length);
+        $$(".metric button")[1].click(); say($(".lines").textContent.split(". ").at(-1));
+        """
+    assert browse(tmp_path / "cut.html", look, tmp_path) == [
+        "1",
+        "The axis ends at 0.5, which one configuration exceeds in some epochs.",
+    ]
+
+
+@needs_browser
 def test_a_brushed_axis_filters_all_and_the_address_brings_the_choice_back(rated: Path, tmp_path: Path) -> None:
     brush = """
         await wait();
@@ -280,11 +301,13 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
     look = """
         await wait(); say(visible().length + " rows, " + $(".shown").textContent); say(chart("curves").lines.length + " lines");
         say($(".dotted").textContent.trim());
+        say($(".lines").textContent.match(/120 of[^;]*/)[0]);
         $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
         """
     assert browse(big, look, tmp_path) == [
         "200 rows, 3,333 of 3,333 configurations",
         "130 lines",
         "Its first 16 of 3,333 rows.",
+        "120 of 9,999 trials, in the order of the table",
         "333 of 3,333 configurations",
     ]

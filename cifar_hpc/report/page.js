@@ -276,15 +276,15 @@ function openCharts(section, part, board) {
     };
     const means = colored.filter(several).flatMap(p => [lineOf(p, undefined, "train", meanOf(p, "train"), 1.2, 0.8), lineOf(p, undefined, "val", meanOf(p, "val"), 2.5, 1)]);
     const lines = [...wanted.flatMap(single), ...means];
-    const all_n = points.reduce((n, p) => n + (trialsOf.get(p) || []).length, 0);
+    const top = metric === "acc" ? undefined : ceiling(lines), all_n = points.reduce((n, p) => n + (trialsOf.get(p) || []).length, 0);
     charts.curves.lines = lines;
     charts.curves.setOption({
       ...still, grid: { left: 56, right: 20, top: 14, bottom: 42 },
       xAxis: { type: "value", min: 1, max: "dataMax", minInterval: 1, name: "epoch", nameLocation: "middle", nameGap: 26, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text }, splitLine: { show: false } },
-      yAxis: metric === "acc" ? { ...valueAxis(), max: topOfShares, axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: ceiling(lines) },
+      yAxis: metric === "acc" ? { ...valueAxis(), max: topOfShares, axisLabel: { color: ink().text, formatter: x => `${+(100 * x).toFixed(1)}%` } } : { ...valueAxis(), axisLabel: { color: ink().text, formatter: undefined }, max: top },
       series: lines,
     }, true);
-    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, the best first; choose rows to see theirs.` : ""}${uncolored(state)}`;
+    find(".lines", section).textContent = `${metric === "acc" ? "Accuracy" : "Loss"}: validation solid, training dashed${means.length ? "; bold the mean of a configuration, thin its trials" : ", a line a trial"}.${wanted.length < all_n ? ` ${wanted.length} of ${all_n.toLocaleString("en")} trials, in the order of the table; choose rows to see theirs.` : ""}${cutAt(top, lines)}${uncolored(state)}`;
   };
   const uncolored = ({ chosen }) => {
     const most = PALETTE * MARKS.length;
@@ -293,6 +293,11 @@ function openCharts(section, part, board) {
   const ceiling = lines => {  // one run that diverged hides nothing
     const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = ys[Math.floor(0.95 * (ys.length - 1))];
     return ys.length && ys.at(-1) > 2 * usual ? +usual.toPrecision(2) : undefined;
+  };
+
+  const cutAt = (top, lines) => {
+    const n = new Set(lines.filter(l => l.data.some(d => d[1] > top)).map(l => l.point)).size;
+    return n ? ` The axis ends at ${top}, which ${n === 1 ? "one configuration exceeds" : `${n} configurations exceed`} in some epochs.` : "";
   };
 
   const drawAxes = () => {
