@@ -125,6 +125,18 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Pa
 
 
 @needs_browser
+def test_the_address_keeps_the_curve_that_is_looked_at_and_the_figures_that_are_open(small_page: Path, tmp_path: Path) -> None:
+    choose = "await wait(); $$('.metric button')[1].click(); $('#figures').open = true; await wait(); say(location.hash);"
+    look = """
+        await wait(); const loss = $$(".metric button")[1];
+        say($(".lines").textContent.split(":")[0] + " " + loss.ariaPressed + " " + $("#figures").open);
+        """
+    (address,) = browse(small_page, choose, tmp_path)
+    assert browse(small_page, look, tmp_path) == ["Accuracy false false"]
+    assert browse(small_page, look, tmp_path, address) == ["Loss true true"]
+
+
+@needs_browser
 def test_more_chosen_rows_than_colours_are_told_apart_by_marks(small_page: Path, tmp_path: Path) -> None:
     seen = browse(
         small_page,

@@ -21,6 +21,10 @@ all("a[href^='#']").forEach(a => a.addEventListener("click", event => {
   if (there.tagName === "DETAILS") there.open = true;
   there.scrollIntoView();
 }));
+all("details:not([open])").forEach(d => {
+  d.open = address.has(d.id);
+  d.addEventListener("toggle", () => keep(d.id, d.open ? "open" : ""));
+});
 addEventListener("beforeprint", () => all("details").forEach(d => { d.open = true; }));
 
 if (address.get("theme")) root.dataset.theme = address.get("theme");
@@ -179,7 +183,7 @@ function openBoard(section, part, prefix) {
     const spans = (address.get(prefix + axis.name) || "").split(",").filter(Boolean).map(s => s.split("..").map(Number));
     if (spans.length) state.ranges[c] = spans;
   });
-  return { state, update, choose, heat, setRange, colorOf, turnOf, paint, listeners };
+  return { prefix, state, update, choose, heat, setRange, colorOf, turnOf, paint, listeners };
 }
 
 // A folder of the records: a link where the page was opened as a file; a server of the report alone has none.
@@ -198,7 +202,12 @@ function openCharts(section, part, board) {
   explore.trials.forEach(([point], t) => trialsOf.set(point, [...(trialsOf.get(point) || []), t]));
   const score = p => explore.points[p][2];
   const charts = {};
-  let metric = "acc";
+  let metric = address.get(`${board.prefix}metric`) || "acc";
+  const press = value => {
+    metric = value;
+    all(".metric button", section).forEach(b => { b.ariaPressed = String(b.value === metric); });
+    keep(`${board.prefix}metric`, metric === "acc" ? "" : metric);
+  };
   const open = kind => {
     const chart = echarts.init(holders[kind], null, { renderer: "canvas" });
     new ResizeObserver(() => chart.resize()).observe(holders[kind]);
@@ -320,7 +329,8 @@ function openCharts(section, part, board) {
     open("curves");
     charts.curves.on("mouseover", x => { const l = charts.curves.lines[x.seriesIndex]; if (l) { state.trial = l.trial; board.heat(l.point); if (l.trial === undefined) sayMean(l); else say(l.trial); } });
     charts.curves.on("click", x => board.choose(charts.curves.lines[x.seriesIndex].point));
-    all(".metric button", section).forEach(b => { b.onclick = () => { metric = b.value; all(".metric button", section).forEach(o => { o.ariaPressed = String(o === b); }); drawCurves(); }; });
+    all(".metric button", section).forEach(b => { b.onclick = () => { press(b.value); drawCurves(); }; });
+    press(metric);
   }
   if (holders.axes) {
     open("axes");
