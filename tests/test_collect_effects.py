@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.effects import make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.report.figures_effects import _bars, draw_effects, draw_parallel
+from cifar_hpc.records.schema import Outcome
+from cifar_hpc.report.figures_effects import _bars, draw_along, draw_effects, draw_parallel
 
 IMAGES = Images.draw(500, 100)
 
@@ -121,6 +123,17 @@ def test_lines_of_equal_numbers_all_end_at_the_top_and_no_axis_goes_beyond_the_w
     assert all(
         axes.get_ylim()[1] <= 1.02 for axes in draw_effects(measure_effects(board), board).figure.axes if axes.get_visible()
     )
+
+
+def test_what_a_search_ended_early_is_in_no_effect_and_figures_say_which_it_is() -> None:
+    board = additive_board({(arch, lr): 0.5 + 0.1 * lr for arch in "ab" for lr in (1.0, 2.0)})
+    pruned = SimpleNamespace(outcome=Outcome.PRUNED, fold=None, seed=0, trial_id="a")
+    last = dataclasses.replace(board.rows[-1], trials=(pruned,))
+    cut = dataclasses.replace(board, rows=(*board.rows[:-1], last))
+    found = {effect.axis: effect for effect in measure_effects(cut).matched}
+    assert len(found["lr"].scores) == len(found["arch"].scores) == 1 and not measure_effects(cut).importance
+    assert "Ended early by the search: " in draw_along("lr", "arch", cut).caption
+    assert "Ended early" not in draw_along("lr", "arch", board).caption
 
 
 def test_a_bar_of_an_effect_that_would_be_the_whole_scale_is_none() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -17,6 +18,9 @@ from typer.testing import CliRunner
 
 from benchmarks.pool import write_plan
 from cifar_hpc.cli import app
+from cifar_hpc.collect.ensemble_pool import make_ensembles
+from cifar_hpc.collect.leaderboard import make_leaderboard
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.soup import choose_greedily, kin_of, mean_state, nested_accuracy
@@ -160,6 +164,18 @@ def test_each_soup_of_several_starts_has_a_name_that_predict_and_export_take_and
     assert len(set(re.findall(r"uniform soup \(best member: #\d, seed 0\)", table))) == 2
     several = run.invoke(app, ["export", "photos/uniform"])
     assert several.exit_code == 2 and "export them one by one, or make a soup" in several.stderr
+
+
+def test_a_soup_of_trials_that_left_the_table_is_not_in_its_report(family):
+    layout, children = family
+    assert CliRunner().invoke(app, ["soup"]).exit_code == 0
+    board = make_leaderboard(scan(layout))
+    assert len(make_ensembles(board, layout, soups=layout.report / "soups").soups) == 2
+    gone = {children[-1].point_id}
+    fewer = dataclasses.replace(board, rows=tuple(row for row in board.rows if row.point_id not in gone))
+    left = make_ensembles(fewer, layout, soups=layout.report / "soups")
+    if left is not None:
+        assert not left.soups and any("no trial of this table" in reason for reason in left.left_out)
 
 
 def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypatch):

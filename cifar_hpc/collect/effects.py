@@ -58,9 +58,9 @@ class Effects:
 
 
 def measure_effects(board: Leaderboard) -> Effects:
-    """Of the points' means of the objective; the axis whose values differ most first. What a part of its folds or seeds has
-    measured is not among them."""
-    board = replace(board, rows=tuple(row for row in board.rows if not row.partial))
+    """Of the points' means of the objective; the axis whose values differ most first. What stands below others for more than
+    its number (see Last) is not among them: what a part of its folds or seeds has measured, what a search ended early."""
+    board = replace(board, rows=board.rivals if board.measured else ())
     rows = board.measured
     if not rows:
         return Effects((), (), {})
@@ -121,7 +121,7 @@ def _importance(
     if len(axes) < 2:
         return {}, ""
     if not balanced or freedom < 1:
-        return {}, "not every combination of the axes' values was measured, each by all of its folds or seeds"
+        return {}, "not every combination of the axes' values was measured, each by all of its folds or seeds and to its end"
     y_P = np.array([row.score.mean for row in rows if row.score])
     if _residual(_design(codes, axes), y_P) < len(rows) * NO_ERROR**2:
         return {}, "the axes add up to the numbers to the digit, so that nothing tells what chance gave"

@@ -33,6 +33,7 @@ from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import read_record, utc_now
 from cifar_hpc.records.ties import check_members, member_of
 
+_NOT_HERE = "no trial of this table; `cifar-hpc soup` makes it again"
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
 
 
@@ -121,20 +122,25 @@ def make_ensembles(
         gain=tuple(measure_gain(library)),
         shown=tuple(trials[member] for member in shown),
         disagreement=measure_disagreement([library.probabilities[member] for member in shown]),
-        soups=tuple(_read_soups(soups, layout, tests[0][0] if tests and len(tests[0]) == 1 else None, left_out))
+        soups=tuple(_read_soups(soups, board, layout, tests[0][0] if tests and len(tests[0]) == 1 else None, left_out))
         if soups
         else (),
         left_out=tuple(left_out),
     )
 
 
-def _read_soups(folder: Path, layout: Layout, best: SplitPredictions | None, left_out: list[str]) -> Iterator[Measured]:
-    """Soups beside the best member on the test images. Those that cannot be read, or whose members were trained again or
-    deleted, are left out; why is added to `left_out`."""
+def _read_soups(
+    folder: Path, board: Leaderboard, layout: Layout, best: SplitPredictions | None, left_out: list[str]
+) -> Iterator[Measured]:
+    """Soups beside the best member on the test images. Those that cannot be read, or whose members were trained again, deleted
+    or are none of the board's any more, are left out; why is added to `left_out`."""
+    here = {trial.trial_id for row in board.rows for trial in row.trials}
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
             check_members(layout, record.members, path.stem)
+            if gone_n := sum(member.trial_id not in here for member in record.members):
+                raise CifarHpcError(f"soup {path.stem}: {plural(gone_n, 'member')} of it {_NOT_HERE}")
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
         except (CifarHpcError, OSError) as error:
             left_out.append(str(error))

@@ -16,6 +16,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import estimate_text
+from cifar_hpc.report.words import unlike_words
 from cifar_hpc.status.words import hours_text, score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
@@ -43,8 +44,8 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     ]
     across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
     words = {"val": "validation", "test": "test"}[split]
-    over = best_over(board, *shown)
-    note = f"Mean ± standard deviation (number of {board.runs}), percent; empty: no measurement.{over}"
+    over, unlike = best_over(board, *shown), unlike_words(pivot.cells.values())
+    note = f"Mean ± standard deviation (number of {board.runs}), percent; empty: no measurement.{over}{unlike}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
 
 
@@ -82,7 +83,7 @@ def hours_table(found: Findings) -> list[PageTable]:
         if 1 < len(values) <= 20
         for value, entry in values.items()
     ]
-    note = "Of the trials that finished."
+    note = "Of the trials that have a result, those that a search ended early among them."
     return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows, note)] if rows else []
 
 
@@ -103,7 +104,8 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     axes = (*pivot.row_axes, *pivot.column_axes)
     accuracy: dict[Key, dict[str, tuple[float, int]]] = {}
     unread: list[str] = []
-    for key, row in _best_of_each(pivot).items():
+    shown = _best_of_each(pivot)
+    for key, row in shown.items():
         try:
             found = class_accuracies(row, layout, split)
         except RecordError as error:
@@ -124,6 +126,7 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     note = (
         f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best"
         f" configuration of its kind; first the class with the lowest number of all.{left}{others if others_n else ''}"
+        f"{unlike_words(shown.values())}"
     ) + "".join(f" Left out: {one}." for one in unread)
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
 

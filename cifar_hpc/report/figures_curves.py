@@ -27,7 +27,7 @@ from cifar_hpc.report.figures import (
     new_figure,
     value_labels,
 )
-from cifar_hpc.report.words import in_part_words
+from cifar_hpc.report.words import unlike_words
 
 _ROWS, _COLUMNS = 6, 5  # panels of a page
 _KINDS = {"acc": "accuracy", "loss": "loss"}
@@ -163,7 +163,7 @@ def _caption(grid: CurveGrid) -> str:
         f" Training accuracy and loss are of each epoch's batches, while the network learns{of_what}: they may be worse than"
         " validation."
     )
-    text += in_part_words(series.row for panel in grid.panels.values() for series in panel.values())
+    text += unlike_words(series.row for panel in grid.panels.values() for series in panel.values())
     return text + (f" Each curve is of the configuration whose {', '.join(others)} did best." if others else "")
 
 

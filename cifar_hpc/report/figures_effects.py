@@ -34,7 +34,7 @@ from cifar_hpc.report.figures import (
     ramp_color,
     value_labels,
 )
-from cifar_hpc.report.words import in_part_words, interval_words
+from cifar_hpc.report.words import interval_words, unlike_words
 from cifar_hpc.status.words import decimals_of, number_text, score_text
 
 _COLUMNS = 3
@@ -66,7 +66,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
             axes.set_ylabel(first.row_axis if number % across == 0 else "")
         shown = [axis for axis in (first.row_axis, first.column_axis, first.panel_axis) if axis]
         caption = f"Validation {_metric_words(board)}, mean over {board.runs}.{best_over(board, *shown)}"
-        in_part = in_part_words(row for found in maps for row in found.cells.values())
+        in_part = unlike_words(row for found in maps for row in found.cells.values())
         return Drawing(
             "heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: no measurement.{in_part}", figure
         )
@@ -203,7 +203,7 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
             figure.legend(loc="outside right upper", title=color_axis)
         caption = (
             f"Mean over {board.runs}, {interval_words(board)}.{best_over(board, axis, *([color_axis] if color_axis else []))}"
-            f"{in_part_words(best.values())}"
+            f"{unlike_words(best.values())}"
         )
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 
@@ -238,7 +238,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         caption = f"Best configuration at each depth{of_whole}: mean over {board.runs}, {interval_words(board)}."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
-        caption += in_part_words(row for curve in curves for _, row in curve.points)
+        caption += unlike_words(row for curve in curves for _, row in curve.points)
         return Drawing("freezing", "How much may stay frozen", caption, figure)
 
 
@@ -285,7 +285,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
             "parallel",
             "All configurations",
             "A line is a configuration; lighter is better, and the thick one is the first of the leaderboard."
-            f"{most}{in_part_words(rows)}",
+            f"{most}{unlike_words(rows)}",
             figure,
         )
 

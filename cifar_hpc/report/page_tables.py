@@ -91,6 +91,12 @@ _OF_FOLDS = (
 )
 
 
+_OF_SOUPS = (
+    " A greedy soup is chosen on one half of the validation images and measured on the other, and the other way round; a"
+    " uniform one takes all members."
+)
+
+
 def ensemble_tables(found: Findings) -> list[PageTable]:
     """Every ensemble beside its best member, and greedy's weights; nothing where there are no ensembles."""
     ensembles = found.ensembles
@@ -108,12 +114,13 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         scores = score_text(record.val_acc, record.val_n), score_text(record.test_acc, record.test_n)
         rows.append((_method(record, trials), size, scores[0], val, scores[1], test))
     of_folds = _OF_FOLDS if ensembles.best_n > 1 else ""
+    of_soups = _OF_SOUPS if ensembles.soups else ""
     note = (
         f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on four fifths of its images,"
         " and measured on the last fifth, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
         " accurate member is the highest of many, and flattered. Test was measured once and chooses nothing. p: McNemar's test"
         " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
-        " Files: ensembles/METHOD.json."
+        f" Files: ensembles/METHOD.json.{of_soups}"
     ) + "".join(f" Left out: {reason}." for reason in ensembles.left_out)
     weights = [
         (*_named(member.trial_id, trials), f"{100 * member.weight:.1f}", f"{member.temperature:.2f}", member.trial_id)

@@ -36,14 +36,21 @@ def interval_words(board: Leaderboard) -> str:
     return f"with its 95 % interval{without}"
 
 
-def in_part_words(rows: Iterable[Row]) -> str:
-    """' By a part of its seeds only: lr 0.1 (1 of 4).' of those rows of a figure; empty where all are whole."""
-    found = {row.point_id: row for row in rows if row.partial}
-    if not found:
-        return ""
-    names = [f"{words_of(row)} ({row.seeds} of {row.asked_n})" for row in found.values()]
-    runs = runs_of([trial for row in found.values() for trial in row.trials])
-    return f" By a part of {'its' if len(found) == 1 else 'their'} {runs} only: {shortened(names)}."
+def unlike_words(rows: Iterable[Row]) -> str:
+    """' By a part of its seeds only: lr 0.1 (1 of 4). Ended early by the search: lr 0.3.' of those rows of a figure or table
+    that stand below others for more than their numbers (see Last); empty where there are none."""
+    found = list({row.point_id: row for row in rows if any(row.last)}.values())
+    part = [row for row in found if row.partial]
+    runs = runs_of([trial for row in part for trial in row.trials])
+    kinds = {
+        f"By a part of {'its' if len(part) == 1 else 'their'} {runs} only": [
+            f"{words_of(row)} ({row.seeds} of {row.asked_n})" for row in part
+        ],
+        "Ended early by the search": [words_of(row) for row in found if row.last.cut],
+        "Diverged": [words_of(row) for row in found if row.last.diverged],
+        "On images seen before": [words_of(row) for row in found if row.last.seen],
+    }
+    return "".join(f" {kind}: {shortened(names)}." for kind, names in kinds.items() if names)
 
 
 def how_trained(config: Mapping[Axis, Any]) -> str:
