@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cifar_hpc.api.predictor import members_of
 from cifar_hpc.cli import app
+from cifar_hpc.cli.speech import conclude
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
@@ -18,10 +19,14 @@ from cifar_hpc.config.trial import BY_RULE
 from cifar_hpc.errors import CifarHpcError, SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.spec.load import spec_of
+from cifar_hpc.status.progress import best_point
+from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.reproduce import lacking_text
+from cifar_hpc.sweep.where import reader_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
 
@@ -132,3 +137,18 @@ def test_of_configurations_that_measure_the_same_that_stays_which_a_report_names
     assert len(set(reached.values())) == 1
     (first, *_) = make_leaderboard(scan(layout, ["kept"])).measured
     assert kept == {first.trials[0].trial_id}
+
+
+def test_a_sweep_says_at_its_end_which_networks_of_its_best_configuration_did_not_stay(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
+    layout = Layout(tmp_path / "results")
+    run(layout, SPEC)
+    plan = read_plan(layout, "kept")
+    states = reader_of(layout, plan).read()
+    conclude(SweepOutcome(plan=plan, states=states))
+    assert "did not stay" not in capsys.readouterr().err
+    best = best_point(plan, states)
+    layout.trial(best.trial_ids[0]).weights.unlink()  # as where it was beaten for a while
+    conclude(SweepOutcome(plan=plan, states=states))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "of its 1 network 1 did not stay" in said and f"`cifar-hpc reproduce {best.point_id}` brings them back" in said

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.status.advice import failure_lines, go_on_command, left_out_line, reasons_of, sweep_command
-from cifar_hpc.status.progress import Counts
+from cifar_hpc.status.progress import Best, Counts
 from cifar_hpc.status.words import total_text
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import On, spent_of
@@ -43,6 +44,18 @@ def say(line: str) -> None:
     typer.echo(laid_out(line, sys.stderr), err=True)
 
 
+def _gone_networks(plan: PlanRecord, best: Best) -> str:
+    """Of the best configuration, which is to keep its networks: how many did not stay, such as of folds that had ended while
+    others were ahead, and what brings them back. Empty where all are there."""
+    keeps = {t.trial_id for t in plan.trials if CLASSIFIERS[str(t.config.get("classifier", "linear"))].keeps_weights}
+    layout, ids = Layout(results_root()), [one for one in best.trial_ids if one in keeps]
+    gone = [one for one in ids if not layout.trial(one).weights.exists()]
+    if plan.keep is None or not gone:
+        return ""
+    back = f"`cifar-hpc reproduce {best.point_id}` brings them back"
+    return f"of its {plural(len(ids), 'network')} {len(gone)} did not stay, for want of room while others were ahead: {back}"
+
+
 def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     """The last lines; raises typer.Exit: 1 where a trial has no result, 130 where it was interrupted. then: what to do with its
     trials once they have finished, where that is not to rank them."""
@@ -71,6 +84,8 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
     if outcome.best:
         seen = ", on images that what it starts from may have trained on" if outcome.best.seen else ""
         say(f"best configuration: {outcome.best}{seen}")
+        if gone := _gone_networks(plan, outcome.best):
+            say(gone)
     reasons = reasons_of(states.values())
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         say(f"  {n} {word}: {reason}".rstrip(": "))

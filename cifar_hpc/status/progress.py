@@ -40,6 +40,8 @@ class Best:
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
     mode: str = "max"  # whether the highest is the best, or with min the lowest
     seen: bool = False  # whether what it starts from may have trained on the images that validate it
+    point_id: str = ""
+    trial_ids: tuple[str, ...] = ()  # that have measured it
 
     @property
     def score(self) -> str:
@@ -82,6 +84,8 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         sets=len({point.measured_on for point in measured.values()}),
         mode=info.mode,
         seen=best.seen,
+        point_id=first.point_id,
+        trial_ids=tuple(best.trial_ids),
     )
 
 
@@ -101,6 +105,7 @@ class _Point:
         self._outcomes: list[Outcome] = []
         self._params_trained = 0
         self.seen = False
+        self.trial_ids: list[str] = []  # of each value
 
     def add(self, trial: PlannedTrial, state: TrialState, objective: str, info: ObjectiveInfo) -> None:
         self.runs += 1
@@ -114,6 +119,7 @@ class _Point:
         if val is None or value is None:
             return
         self.values.append(value)
+        self.trial_ids.append(trial.trial_id)
         self.images.append(val.n)
         self._rounds.append(round_of(int(trial.config["seed"]), fold_of(trial.config), self._folds))
 
