@@ -28,6 +28,7 @@ from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import left_out_line, reasons_of
 from cifar_hpc.status.names import names_of, select_trials
 from cifar_hpc.status.progress import Counts
+from cifar_hpc.status.query import spell
 from cifar_hpc.status.state import read_states
 from cifar_hpc.sweep.listener import SweepOutcome
 from cifar_hpc.sweep.where import reader_of
@@ -330,6 +331,24 @@ def test_a_filter_means_the_same_trials_for_status_and_for_report_where_the_spec
         shown = chosen_pool(layout, ["n"], terms).trials if n else ()
         assert chosen == {trial.trial_id for trial in shown} and len(chosen) == n, terms
     assert set(names_of(record.trials).values()) == {f"momentum={m} lr={lr}" for m, lr in ((0, 0.1), (0.9, 0.1), (0, 0.3))}
+
+
+def test_lists_have_one_name_in_every_command(tmp_path):
+    (tmp_path / "l.yaml").write_text(
+        "name: l\ndataset: {name: digits, train_size: 60}\nbase: {arch: linear, epochs: 1}\n"
+        "grid: {dataset.classes: [['3', '1'], ['5', '2', '4']], augment: [none, [flip, {crop: {pad_frac: 0.1}}]]}\n"
+    )
+    plan, layout = make_plan(load_spec(tmp_path / "l.yaml")), Layout(tmp_path / "results")
+    record = plan_record(plan)
+    write_record(layout.sweep("l").plan, record)
+    states = reader_of(layout, record).read()
+    labels = {
+        f"{key}={spell(t.config[key], key)}" for t in scan(layout, ["l"]).unfinished for key in ("dataset.classes", "augment")
+    }
+    assert len(labels) == 4 and "dataset.classes=1+3" in labels
+    for label in labels:
+        assert any(label in name for name in names_of(record.trials).values()), label
+        assert len(select_trials(record, states, [label.replace(" ", "*")])[0]) == 2
 
 
 def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed_trained_one_of_its_trials(tmp_path):

@@ -115,11 +115,13 @@ def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]
 
 
 def settled_axes(trial: PlannedTrial) -> Mapping[str, Any]:
-    """A trial's swept keys; of one that its spec gives as null, or not at all, what that means."""
-    if None not in trial.axes.values():
+    """A trial's swept keys with values as the config has them where the spec may say the same otherwise: null, or not at all;
+    a list, in another order or spelling."""
+    said = {key for key, value in trial.axes.items() if value is None or (isinstance(value, str) and "+" in value)}
+    if not said - {"dataset"}:
         return trial.axes
     config = flat_config(config_text(trial.config))
-    return {key: config.get(key) if value is None else value for key, value in trial.axes.items()}
+    return {key: config.get(key, value) if key in said - {"dataset"} else value for key, value in trial.axes.items()}
 
 
 def stages_of(trials: Iterable[PlannedTrial]) -> frozenset[str]:
