@@ -309,3 +309,17 @@ def test_two_numbers_that_six_digits_do_not_tell_apart_have_two_names_that_every
 def test_augmentations_whose_arguments_differ_in_the_eighth_digit_are_two_values():
     told = [flat_config(config_text({"augment": [{"name": "crop", "args": [["scale", at]]}]})) for at in (0.1, 0.10000001)]
     assert [config["augment"] for config in told] == ["crop(scale=0.1)", "crop(scale=0.10000001)"]
+
+
+def test_compare_names_what_a_filter_fixes_of_classifiers_that_train_and_that_do_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
+    (tmp_path / "c.yaml").write_text(
+        "name: c\ndataset: digits\nbase: {arch: linear, epochs: 1}\nseeds: 3\n"
+        "grid: {classifier: [linear, knn], augment: [none, flip]}\n"
+    )
+    plan, layout = make_plan(load_spec(tmp_path / "c.yaml")), Layout(tmp_path / "results")
+    for trial in plan.trials:
+        write_trial(layout, trial, Images.draw(60, 20), sweep="c")
+    write_record(layout.sweep("c").plan, plan_record(plan))
+    said = CliRunner().invoke(app, ["compare", "c classifier=knn", "c classifier=linear"], env={"COLUMNS": "200"})
+    assert "classifier=knn is " in said.stderr and "against classifier=linear augment=" in said.stderr, said.output

@@ -132,7 +132,7 @@ class Best:
     @property
     def axes(self) -> Mapping[str, Any]:
         """The swept keys and their values, also those that a filter fixes."""
-        return {**self.row.whole_axes, **self.row.axes}
+        return self.row.all_axes
 
     @property
     def trial_ids(self) -> tuple[str, ...]:

@@ -107,7 +107,7 @@ def compare(
     rows = (by_id[ids[0]], by_id[ids[1]])
     if len({row.config.get("classifier", "linear") == "linear" for row in rows}) > 1:
         # What steers training tells the one that trains from others of its sweep, and not from one that does not.
-        rows = (replace(rows[0], axes=found[0].row.told_by), replace(rows[1], axes=found[1].row.told_by))
+        rows = (replace(rows[0], axes=found[0].row.all_axes), replace(rows[1], axes=found[1].row.all_axes))
     if rows[0].label == rows[1].label:  # of two data sets, which no axis tells apart
         rows = (replace(rows[0], axes={"name": one}), replace(rows[1], axes={"name": other}))
     (title, table), lines = comparison_table(*rows, layout), comparison_lines(*rows, layout)  # before anything is printed

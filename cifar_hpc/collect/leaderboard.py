@@ -66,6 +66,11 @@ class Row:
         return self.train_s + (self.before_s or 0.0)
 
     @property
+    def all_axes(self) -> Mapping[Axis, Any]:
+        """Those of its sweep, also those that a filter fixes."""
+        return {**self.whole_axes, **self.axes}
+
+    @property
     def told_by(self) -> Mapping[Axis, Any]:
         """The axes that vary and its values; of one that a filter, or its data set and split, has to itself `whole_axes`."""
         return self.axes or self.whole_axes
