@@ -143,7 +143,9 @@ def test_a_pools_ensembles_are_measured_beside_its_best_trial_and_kept_as_record
     write_plan(layout, [*trials, other])
     found = make_ensembles(make_leaderboard(scan(layout)), layout)
     assert found is not None
-    assert found.trials == 8 and found.left_out and "1 trial (" in found.left_out[0] and "corrupt" in found.left_out[0]
+    others, unread = found.left_out
+    assert found.trials == 8 and others == "1 trial (validated on other images than the most accurate one)"
+    assert unread.startswith("1 trial (") and "corrupt" in unread
     assert found.best.val_acc == max(
         trial.val_acc or 0 for trial in scan(layout).trials if trial.trial_id != trials[0].trial_id
     )
@@ -203,3 +205,14 @@ def test_per_arch_takes_so_many_of_each_architecture_and_never_nobody(library: L
     assert set(found.combination.weights) == best_two
     (found,) = choose_ensembles(library, dataclasses.replace(rules, per_arch=0))
     assert set(found.combination.weights) == {int(accuracy.argmax())}
+
+
+def test_where_each_seed_has_a_split_ensembles_are_of_the_best_configurations_first_seed_and_say_so(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for trial in configs(9, seeds=3, epochs=2):
+        own = dataclasses.replace(trial.dataset, split_seed=trial.seed, split_by_seed=True)
+        lucky = 0.95 if trial.seed == 1 else 0.6  # the images of seed 1 are easy
+        write_trial(layout, dataclasses.replace(trial, dataset=own), Images.draw(60, 20), accuracy=lucky)
+    found = make_ensembles(make_leaderboard(scan(layout)), layout)
+    assert found is not None and found.trials == 3 and found.best.seed == 0
+    assert found.left_out == ("6 trials (each seed has a split of its own: these are of seed 0's)",)

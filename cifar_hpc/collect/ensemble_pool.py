@@ -178,11 +178,13 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
     everyone = [candidate for row in board.measured if not row.seen for candidate in _candidates(row)]
     if seen_n := sum(row.seen for row in board.measured):
         left_out.append(f"{plural(seen_n, 'trial')} ({SEEN})")
+    everyone = _of_one_split(everyone, left_out)
     ranked = sorted(everyone, key=lambda one: -(one.trial.val_acc or 0.0))  # equal ones in the order of the leaderboard
     first_of_arch = {id(one) for one in {str(c.trial.config["arch"]): c for c in reversed(ranked)}.values()}
     candidates: list[Candidate] = []
     found: list[SplitPredictions] = []
     unread: list[str] = []
+    others_n = 0
     for place, candidate in enumerate(ranked):
         if place >= _MOST_MEMBERS and id(candidate) not in first_of_arch:
             continue
@@ -195,12 +197,30 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
         except RecordError as error:
             unread.append(str(error))
             continue
-        if predictions is not None and predictions.all_told and (not found or predictions.same_images(found[0])):
-            candidates.append(candidate)
-            found.append(predictions)
+        if predictions is None or not predictions.all_told:
+            continue
+        if found and not predictions.same_images(found[0]):
+            others_n += 1
+            continue
+        candidates.append(candidate)
+        found.append(predictions)
+    if others_n:
+        left_out.append(f"{plural(others_n, 'trial')} (validated on other images than the most accurate one)")
     if unread:
         left_out.append(f"{plural(len(unread), 'trial')} ({unread[0]}{', and others' if len(unread) > 1 else ''})")
     return candidates, found
+
+
+def _of_one_split(everyone: list[Candidate], left_out: list[str]) -> list[Candidate]:
+    """Where each seed has a split of its own, those of the best configuration's first seed: the most accurate of all is that of
+    the seed whose images happen to be the easiest."""
+    if not everyone or not everyone[0].trial.own_split or everyone[0].trial.fold is not None:
+        return everyone
+    seed = everyone[0].trial.seed
+    kept = [one for one in everyone if one.trial.seed == seed]
+    if others_n := len(everyone) - len(kept):
+        left_out.append(f"{plural(others_n, 'trial')} (each seed has a split of its own: these are of seed {seed}'s)")
+    return kept
 
 
 def _read_tests(
