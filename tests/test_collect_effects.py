@@ -15,6 +15,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.schema import Outcome
 from cifar_hpc.report.figures_effects import _bars, draw_along, draw_effects, draw_parallel
+from cifar_hpc.report.figures_ranking import draw_ranking
 
 IMAGES = Images.draw(500, 100)
 
@@ -134,6 +135,15 @@ def test_what_a_search_ended_early_is_in_no_effect_and_figures_say_which_it_is()
     assert len(found["lr"].scores) == len(found["arch"].scores) == 1 and not measure_effects(cut).importance
     assert "Ended early by the search: " in draw_along("lr", "arch", cut).caption
     assert "Ended early" not in draw_along("lr", "arch", board).caption
+
+
+@pytest.mark.parametrize(("n", "words"), [(1, "One seed each, "), (3, "Mean over seeds, ")])
+def test_a_caption_says_a_mean_only_where_there_are_several_seeds(n: int, words: str) -> None:
+    board = additive_board({("a", lr): 0.5 + 0.1 * lr for lr in (1.0, 2.0, 3.0)})
+    board = dataclasses.replace(
+        board, rows=tuple(dataclasses.replace(r, score=dataclasses.replace(r.score, n=n)) for r in board.rows)
+    )
+    assert draw_along("lr", None, board).caption.startswith(words) and draw_ranking(board, None).caption.startswith(words)
 
 
 def test_a_bar_of_an_effect_that_would_be_the_whole_scale_is_none() -> None:

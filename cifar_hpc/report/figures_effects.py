@@ -34,7 +34,7 @@ from cifar_hpc.report.figures import (
     ramp_color,
     value_labels,
 )
-from cifar_hpc.report.words import interval_words, unlike_words
+from cifar_hpc.report.words import interval_words, means_words, unlike_words
 from cifar_hpc.status.words import decimals_of, number_text, score_text
 
 _COLUMNS = 3
@@ -65,7 +65,7 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
             axes.set_xlabel(first.column_axis)
             axes.set_ylabel(first.row_axis if number % across == 0 else "")
         shown = [axis for axis in (first.row_axis, first.column_axis, first.panel_axis) if axis]
-        caption = f"Validation {_metric_words(board)}, mean over {board.runs}.{best_over(board, *shown)}"
+        caption = f"Validation {_metric_words(board)}, {means_words(board)}.{best_over(board, *shown)}"
         in_part = unlike_words(row for found in maps for row in found.cells.values())
         return Drawing(
             "heat_map", f"{first.row_axis} by {first.column_axis}", f"{caption} Hatched: no measurement.{in_part}", figure
@@ -202,7 +202,8 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
         caption = (
-            f"Mean over {board.runs}, {interval_words(board)}.{best_over(board, axis, *([color_axis] if color_axis else []))}"
+            f"{means_words(board).capitalize()}, {interval_words(board)}."
+            f"{best_over(board, axis, *([color_axis] if color_axis else []))}"
             f"{unlike_words(best.values())}"
         )
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
@@ -235,7 +236,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         figure.legend(loc="outside right upper")
         others = any((row.config.get("train") or "all") != "all" or row.config.get("lora") for row in board.measured)
         of_whole = ", of those that train whole blocks" if others else ""
-        caption = f"Best configuration at each depth{of_whole}: mean over {board.runs}, {interval_words(board)}."
+        caption = f"Best configuration at each depth{of_whole}: {means_words(board)}, {interval_words(board)}."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."
         caption += unlike_words(row for curve in curves for _, row in curve.points)

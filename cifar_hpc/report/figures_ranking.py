@@ -12,7 +12,7 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
-from cifar_hpc.report.words import interval_words, test_of, words_of
+from cifar_hpc.report.words import interval_words, means_words, test_of, words_of
 
 _MOST = 16  # rows
 _LONGEST = 70  # characters of a label
@@ -43,7 +43,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         legend_above(figure, _legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)))
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
-        caption = f"Mean over {board.runs}, {interval_words(board)}.{below} In the order of validation."
+        caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of validation."
         if len(rows) > 1:
             caption += (
                 " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."

@@ -28,6 +28,13 @@ def axis_words(axis: Axis, value: object) -> str:
     return value_text(value, axis) if alone else f"{axis} {value_text(value, axis)}"
 
 
+def means_words(board: Leaderboard) -> str:
+    """'Mean over seeds', 'one seed each': what the numbers of a figure are."""
+    if all(row.score.n == 1 for row in board.measured if row.score):
+        return "one seed each" if board.runs == "seeds" else "one fold each"
+    return f"mean over {board.runs}"
+
+
 def interval_words(board: Leaderboard) -> str:
     """What the bars beside the means of the objective are."""
     if not any(row.score and row.score.low is not None for row in board.measured):

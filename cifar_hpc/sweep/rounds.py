@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 from collections import Counter
 from collections.abc import Collection
 
@@ -15,7 +14,7 @@ from cifar_hpc.planning.plan import Job, Plan, jobs_for, recorded_findings
 from cifar_hpc.records.claims import clear_finished, is_own
 from cifar_hpc.records.jobs import reserve_numbers
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import known_plan, since_when, write_plan
+from cifar_hpc.records.plans import since_when, write_plan
 from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.records.store import append_records, write_changed
 from cifar_hpc.status.state import ENDED, GOING_ON, SweepReader
@@ -148,9 +147,5 @@ def _cancelled(states: States) -> frozenset[str]:
 
 def keep_plan(layout: Layout, plan: PlanRecord, listener: Listener) -> None:
     """Writes the plan, and tells where the one stays that it replaces. Raises as write_plan."""
-    before = known_plan(layout, plan.sweep)
     if kept := write_plan(layout, plan):
-        back = f"`{shlex.join(before.command)}`" if before is not None and before.command else "its spec"
-        listener.note(
-            f"the plan that this one replaces stays readable in {kept}, its results in the pool; {back} brings it back"
-        )
+        listener.note(f"the plan that this one replaces stays readable in {kept}, its results in the pool")
