@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.pool import Images, write_plan, write_trial
-from cifar_hpc.collect.comparison import Comparison
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.comparison import Comparison, compare_with_best
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
+from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections, make_sections
 from cifar_hpc.collect.statistics import Difference
@@ -20,10 +21,11 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import Outcome
 from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
-from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, in_short
+from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, cost_text, in_short
 from cifar_hpc.report.tables import epochs_text, leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.report.trial_page import trial_title
 from cifar_hpc.report.words import words_of
@@ -361,3 +363,20 @@ def test_the_cheapest_is_told_where_times_are_of_training_and_not_of_beginning_i
     first, second = board.measured
     timed = dataclasses.replace(board, rows=(dataclasses.replace(first, train_s=slow_s), second))
     assert bool(_cheapest(timed, [dataclasses.replace(second, train_s=quick_s)])) is told
+
+
+def test_what_a_search_ended_early_is_not_tested_against_what_went_on(layout: Layout) -> None:
+    for trial in configs(6, seeds=3, epochs=2):
+        write_trial(layout, trial, IMAGES, accuracy=0.9 if trial.freeze == "none" else 0.5)
+    board = make_leaderboard(scan(layout))
+    second = board.measured[1]
+    assert (whole := compare_with_best(board, layout)) and whole.decision(second.point_id) != "not tested"
+    cut = dataclasses.replace(second, trials=tuple(dataclasses.replace(t, outcome=Outcome.PRUNED) for t in second.trials))
+    found = compare_with_best(dataclasses.replace(board, rows=(board.rows[0], cut)), layout)
+    assert found is not None and found.decision(second.point_id) == "not tested"
+    assert found.untested[second.point_id] == "the search ended trials of it early"
+
+
+def test_a_limit_of_time_that_a_spec_gives_is_no_waste() -> None:
+    spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", "out of its own time"): Entry(1, 0.5)}
+    assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."

@@ -174,6 +174,7 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.comparisons import asked_pivot, axes_of
+    from cifar_hpc.report.in_terminal import prose
 
     tables = asked_pivot(make_sections(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), layout), axes)
     if format in (Format.JSON, Format.CSV):
@@ -187,3 +188,4 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
     for number, table in enumerate(tables.values()):
         typer.echo(("\n" if number else "") + heading(table.title, format))
         print_columns(plain_columns(table.header, table.rows, len(axes_of(axes)[0])), format)
+        prose().print(table.note, markup=False)

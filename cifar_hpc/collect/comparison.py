@@ -36,6 +36,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 _FAR_BELOW = 8  # so many points in a row that are worse than the best: those below them are not read
 _MOST = 100  # points read
 FAR_BELOW = "far below the best"
+CUT = "the search ended trials of it early"
 SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
 FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
 FEW_IN_COMMON = "fewer than 2 splits in common"
@@ -199,8 +200,8 @@ def _are_others(one: SplitPredictions, other: SplitPredictions, *, one_data: boo
 
 def _read(row: Row, layout: Layout, info: ObjectiveInfo, first: Read | None) -> tuple[Read | None, str]:
     """The point's predictions, or why there are none to test."""
-    if row.seen:
-        return None, SEEN
+    if row.seen or row.cut:
+        return None, SEEN if row.seen else CUT
     try:
         found = point_counts(row, layout, "val", info)
     except RecordError as error:

@@ -62,7 +62,11 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
         )
     if len(refused) == len(lines):
         raise refused[0]
-    return lines
+    cut = [f"{row.label} ({row.cut} of {row.runs_n})" for row in (one, other) if row.cut]
+    return [
+        *lines,
+        *([f"A search ended trials early: of {' and '.join(cut)}; their numbers are of fewer epochs."] if cut else []),
+    ]
 
 
 def _asked(one: Row, other: Row) -> Iterator[tuple[str, str, ObjectiveInfo]]:

@@ -192,7 +192,7 @@ def cost_text(ledger: Ledger) -> str:
         lost = sum(
             entry.hours
             for outcome, entry in entries.items()
-            if outcome not in ("finished", "stopped early by patience", UNFINISHED)
+            if outcome not in ("finished", "stopped early by patience", "out of its own time", UNFINISHED)
         )
         waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
         killed = (

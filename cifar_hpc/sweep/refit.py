@@ -67,6 +67,10 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
             listener.note(
                 f"{named.row.label}: {left} of its {named.row.runs_n} trials have no best epoch, and are not trained again"
             )
+        if named.row.cut:
+            listener.note(
+                f"{named.row.label}: a search ended {named.row.cut} of its trials early: their best epochs are of those"
+            )
         if named.row.seen:
             listener.note(f"{named.row.label}: {SEEN}: the number by which it is the best is flattered")
     if any(named.row.seeds < MIN_SEEDS for named in found):
