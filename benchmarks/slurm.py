@@ -56,7 +56,7 @@ from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
-from cifar_hpc.sweep.missing import to_submit
+from cifar_hpc.sweep.missing import to_start
 from cifar_hpc.sweep.submit import submit
 from cifar_hpc.sweep.where import reader_of
 
@@ -228,7 +228,7 @@ def measure_pull(folder: Path, trials_n: int, peer_n: int, kill_s: float) -> Non
                     states = reader_of(ours, plan_record(plan)).read()
                     rpcs.append(_rpcs() - before - 1)
                 if not any(state.status.value in ("queued", "running") for state in states.values()):
-                    submit(ours, plan, to_submit(states), profile, Silent(), canary=False)
+                    submit(ours, plan, to_start(states, on_slurm=True), profile, Silent(), canary=False)
         seconds = time.perf_counter() - began
     results = [read_record(ours.trial(trial_id).result, TrialResult) for trial_id in ids]
     _print(measure="pull", trials=len(ids), **_shares(results, watch), seconds=round(seconds, 1), rpcs_a_status=rpcs)

@@ -37,7 +37,7 @@ from cifar_hpc.records.schema import Status, TrialResult
 from cifar_hpc.records.store import read_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.listener import Silent
-from cifar_hpc.sweep.missing import to_submit
+from cifar_hpc.sweep.missing import to_start
 from cifar_hpc.sweep.submit import submit
 from cifar_hpc.sweep.where import reader_of
 from slurm.local.cluster import Cluster, Site
@@ -170,7 +170,7 @@ def _run(layout: Layout, plan: Plan, attack: Attack, attack_s: float, alone: Lay
         if time.monotonic() - submitted_at > 15:
             states = reader.read()
             submitted_at = time.monotonic()
-            if todo := to_submit(states):
+            if todo := to_start(states, on_slurm=True):
                 submit(layout, plan, todo, PROFILE, Silent(), canary=True)
             if not attacking:
                 attack.end()
