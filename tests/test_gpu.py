@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import importlib.util
 import itertools
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 import cifar_hpc.train.features as features
 import cifar_hpc.train.steps as steps
@@ -30,6 +32,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.train import graphs
+from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.portions import give_back
 from cifar_hpc.worker import job as runner
 from cifar_hpc.worker.job import run_job
@@ -95,6 +98,17 @@ def memory_of(mb: int) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
+@contextlib.contextmanager
+def collector_that_waits() -> Iterator[None]:
+    """What becomes garbage inside is collected by hand alone."""
+    before = gc.get_threshold()
+    gc.set_threshold(0)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
 def gap(one: TrialResult, other: TrialResult) -> float:
     """The largest relative difference of their losses."""
     pairs = [(a.train_loss, b.train_loss) for a, b in zip(one.curves, other.curves, strict=True)]
@@ -142,6 +156,51 @@ def test_replayed_steps_are_the_eager_ones(pool, members):
     replayed = pool.train(*members)
     assert all("captured" in result.hardware.graphs for result in replayed), replayed[0].hardware.graphs
     assert max(map(gap, stepwise, replayed)) < 1e-3
+
+
+@pytest.fixture
+def captured():
+    with Graphs(torch.device("cuda")).one_stream():
+        graphs = Graphs(torch.device("cuda"))
+        yield lambda work, *generators: graphs.capture(work, generators)
+
+
+def test_an_old_graph_that_is_garbage_does_not_end_a_capture(captured):
+    x = torch.zeros(1, device="cuda")
+    old = [captured(lambda: x.add_(1))]
+    old.append(old)
+    with collector_that_waits():
+        del old
+        replay = captured(lambda: (gc.collect() if gc.isenabled() else None, x.add_(10)))
+    replay()
+    assert x.item() == 10
+
+
+def test_after_a_capture_that_failed_draws_replays_and_captures_go_on(captured):
+    x, y = torch.zeros(1, device="cuda"), torch.ones(1000, device="cuda")
+    own = torch.Generator("cuda")
+    before = captured(lambda: x.add_(1))
+
+    def refused():
+        with graphs.drawing_from(own, y.device):
+            functional.dropout(y).sum().item()
+
+    def drawn():
+        with graphs.drawing_from(own, y.device):
+            x.copy_(functional.dropout(y).sum())
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            captured(refused, own)
+        functional.dropout(y)
+        before()
+    assert x.item() == 2
+    replay, sums = captured(drawn, own), []
+    for seed in (0, 1, 0):
+        own.manual_seed(seed)
+        replay()
+        sums.append(x.item())
+    assert sums[0] == sums[2] != sums[1]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 
 import pytest
@@ -71,6 +72,19 @@ def test_what_cannot_be_captured_runs_on_as_it_did_and_is_said():
     assert done == ["eager"] * (EAGER_FIRST + 3)
     assert graphs.note == "eager: operation not permitted when stream is capturing"
     assert Graphs(torch.device("cpu")).note == "eager: no GPU"
+
+
+def test_no_garbage_is_collected_while_a_step_is_captured():
+    """An old graph that is destroyed then would end the capture."""
+
+    class Recording(Graphs):
+        def _record(self, work, generators):
+            work()
+            return work
+
+    collected = []
+    Recording(torch.device("cpu")).capture(lambda: collected.append(gc.isenabled()), [])
+    assert collected == [False] and gc.isenabled()
 
 
 def test_a_table_gives_each_step_its_tensors_in_the_same_place():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -51,12 +52,34 @@ class Graphs:
 
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         """What does the work again. Raises what the capture raises; then nothing was done."""
+        try:
+            with _nothing_collected():
+                return self._record(work, generators)
+        except Exception:
+            self._end_failed(generators)
+            raise
+
+    def _record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph, pool=self._pool, stream=self._streams[0]):
             work()
         return graph.replay
+
+    def _end_failed(self, generators: Sequence[torch.Generator]) -> None:
+        """torch leaves the memory pool of a capture that failed, and all generators, as if it went on: whatever is drawn,
+        replayed or captured next would fail. Another pool, and a capture that succeeds, end that."""
+        torch.cuda.synchronize(self.device)
+        if self._pool is not None:
+            with contextlib.suppress(Exception):  # later versions of torch have done it themselves, and refuse
+                torch._C._cuda_endAllocateToPool(self.device.index or 0, self._pool)
+        self._pool = torch.cuda.graph_pool_handle()
+        with contextlib.suppress(Exception):  # then the work goes on as well as it can
+            self._record(self._little, generators)
+
+    def _little(self) -> None:
+        torch.zeros(1, device=self.device)
 
     def side_by_side(self, pieces: Sequence[Callable[[], None]]) -> None:
         """Does all pieces, each in one of a few streams that begin here and end here. Only while capturing."""
@@ -82,6 +105,18 @@ class Graphs:
         if not self.captured_n:
             return f"eager: {reasons or 'too few steps'}"
         return f"captured, in part eager: {reasons}" if reasons else "captured"
+
+
+@contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """A graph of before that the garbage collector destroys while another is captured ends that capture."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 @functools.cache
