@@ -176,6 +176,12 @@ def test_an_old_graph_that_is_garbage_does_not_end_a_capture(captured):
     assert x.item() == 10
 
 
+def test_captures_go_on_where_all_graphs_of_before_are_gone_and_their_memory_is_not(captured):
+    kept: list[torch.Tensor] = []
+    for _ in range(3):
+        captured(lambda: kept.append(torch.zeros(1000, device="cuda")))
+
+
 def test_after_a_capture_that_failed_draws_replays_and_captures_go_on(captured):
     x, y = torch.zeros(1, device="cuda"), torch.ones(1000, device="cuda")
     own = torch.Generator("cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 
@@ -85,6 +86,31 @@ def test_no_garbage_is_collected_while_a_step_is_captured():
     collected = []
     Recording(torch.device("cpu")).capture(lambda: collected.append(gc.isenabled()), [])
     assert collected == [False] and gc.isenabled()
+
+
+def test_graphs_share_a_pool_until_all_of_them_are_gone_whose_pool_torch_refuses(monkeypatch):
+    handles, used = itertools.count(), []
+
+    @contextlib.contextmanager
+    def capture(graph, *, pool, stream):
+        used.append(pool)
+        yield
+
+    class Graph:
+        def replay(self):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    graphs = Graphs(torch.device("cpu"))
+    graphs._streams = (None,)
+    kept = [graphs.capture(lambda: None, []) for _ in range(2)]
+    del kept[0]
+    kept.append(graphs.capture(lambda: None, []))
+    kept.clear()
+    graphs.capture(lambda: None, [])
+    assert used == [0, 0, 0, 1]
 
 
 def test_a_table_gives_each_step_its_tensors_in_the_same_place():

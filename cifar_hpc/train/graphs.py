@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 
@@ -30,7 +32,8 @@ class Graphs:
         self.captured_n = 0
         self.failed: list[str] = []
         self._streams = _streams(device) if self.on else ()
-        self._pool = torch.cuda.graph_pool_handle() if self.on else None
+        self._pool: Any = None  # torch's handle of the memory that the graphs share, one being replayed at a time
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
 
     @property
     def on(self) -> bool:
@@ -60,21 +63,23 @@ class Graphs:
             raise
 
     def _record(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
+        if not self._graphs:  # torch refuses the pool of graphs that are all gone
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
         with torch.cuda.graph(graph, pool=self._pool, stream=self._streams[0]):
             work()
+        self._graphs.add(graph)
         return graph.replay
 
     def _end_failed(self, generators: Sequence[torch.Generator]) -> None:
         """torch leaves the memory pool of a capture that failed, and all generators, as if it went on: whatever is drawn,
         replayed or captured next would fail. Another pool, and a capture that succeeds, end that."""
         torch.cuda.synchronize(self.device)
-        if self._pool is not None:
-            with contextlib.suppress(Exception):  # later versions of torch have done it themselves, and refuse
-                torch._C._cuda_endAllocateToPool(self.device.index or 0, self._pool)
-        self._pool = torch.cuda.graph_pool_handle()
+        with contextlib.suppress(Exception):  # later versions of torch have done it themselves, and refuse
+            torch._C._cuda_endAllocateToPool(self.device.index or 0, self._pool)
+        self._graphs.clear()  # none has the next one's pool
         with contextlib.suppress(Exception):  # then the work goes on as well as it can
             self._record(self._little, generators)
 
