@@ -22,6 +22,7 @@ from cifar_hpc.collect.ensemble import (
 from cifar_hpc.collect.ensemble_pool import Measured, make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.config.catalog import ENSEMBLE_METHODS
 from cifar_hpc.errors import SpecError
@@ -29,6 +30,8 @@ from cifar_hpc.planning.plan import make_plan, plan_record, recorded_plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.summary import headline
 from cifar_hpc.spec.load import load_spec
 
 
@@ -213,6 +216,9 @@ def test_where_each_seed_has_a_split_ensembles_are_of_the_best_configurations_fi
         own = dataclasses.replace(trial.dataset, split_seed=trial.seed, split_by_seed=True)
         lucky = 0.95 if trial.seed == 1 else 0.6  # the images of seed 1 are easy
         write_trial(layout, dataclasses.replace(trial, dataset=own), Images.draw(60, 20), accuracy=lucky)
-    found = make_ensembles(make_leaderboard(scan(layout)), layout)
-    assert found is not None and found.trials == 3 and found.best.seed == 0
-    assert found.left_out == ("6 trials (each seed has a split of its own: these are of seed 0's)",)
+    found = find(make_sections(scan(layout), layout)[0], layout)
+    ensembles = found.ensembles
+    assert ensembles is not None and ensembles.trials == 3 and ensembles.best.seed == 0
+    assert ensembles.left_out == ("6 trials (each seed has a split of its own: these are of seed 0's)",)
+    (line,) = (line for line in headline(found) if "nsemble" in line)
+    assert "the most accurate trial of seed 0, whose split the ensembles are of" in line, line

@@ -15,6 +15,7 @@ from cifar_hpc.collect.ensemble import _dealt, choose_ensembles, make_library
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import compare_chosen, estimate
+from cifar_hpc.config.normalize import normalise
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.bundle import write_report
@@ -89,3 +90,15 @@ def test_of_one_image_no_number_of_seeds_tells_that_a_configuration_is_better() 
     assert not compare_chosen(one_SN, other_SN).better
     found = estimate([1.0, 0.0, 1.0], 1)
     assert found and (found.low is None or found.high is None or found.high - found.low > 0.7)
+
+
+def test_more_seeds_are_no_next_step_of_a_configuration_of_which_nothing_is_drawn(tmp_path: Path) -> None:
+    """A solved classifier on given features is one trial, however many seeds the spec has."""
+    layout, weights = Layout(tmp_path), {"weights": "imagenet", "arch": "resnet18", "freeze": "all", "image_size": 32}
+    trained = [normalise(dataclasses.replace(one, **weights)) for one in configs(3, seeds=3, epochs=2)]
+    solved = normalise(dataclasses.replace(trained[2], classifier="logreg"))
+    for trial in (*trained, solved):
+        write_trial(layout, trial, Images.draw(60, 20), accuracy=0.9 if trial is solved else 0.5, sweep="few")
+    write_plan(layout, [*trained, solved], "few")
+    (line,) = (line for line in headline(find(make_sections(scan(layout, ["few"]), layout)[0], layout)) if "Next:" in line)
+    assert "split_seed: seed" in line and "`seeds: 3`" not in line, line

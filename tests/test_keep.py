@@ -139,16 +139,16 @@ def test_of_configurations_that_measure_the_same_that_stays_which_a_report_names
     assert kept == {first.trials[0].trial_id}
 
 
-def test_a_sweep_says_at_its_end_which_networks_of_its_best_configuration_did_not_stay(tmp_path, monkeypatch, capsys):
+def test_a_sweep_says_at_its_end_which_networks_of_its_best_configuration_are_not_here(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
     layout = Layout(tmp_path / "results")
     run(layout, SPEC)
     plan = read_plan(layout, "kept")
     states = reader_of(layout, plan).read()
     conclude(SweepOutcome(plan=plan, states=states))
-    assert "did not stay" not in capsys.readouterr().err
+    assert "not here" not in capsys.readouterr().err
     best = best_point(plan, states)
     layout.trial(best.trial_ids[0]).weights.unlink()  # as where it was beaten for a while
     conclude(SweepOutcome(plan=plan, states=states))
     said = " ".join(capsys.readouterr().err.split())
-    assert "of its 1 network 1 did not stay" in said and f"`cifar-hpc reproduce {best.point_id}` brings them back" in said
+    assert "of its 1 network 1 is not here" in said and f"`cifar-hpc reproduce {best.point_id}` brings them back" in said

@@ -265,6 +265,8 @@ def test_on_a_full_disk_a_trial_is_given_back_all_the_same(tmp_path, monkeypatch
 
 def _kill_at(files, claim, checkpoint_s, heartbeat_s):
     """Leaves the claim as an owner leaves it who is gone: seconds from its claimed_at to its last signs of life."""
+    store.write_record(files.trial, TrialRecord(trial_id=claim.trial_id, config={}, created_at="2026-01-01T00:00:00Z"))
+    os.utime(files.trial, (CLAIMED,) * 2)
     store.write_record(files.claim(claim.attempt), dataclasses.replace(claim, host="elsewhere"))
     for path, seconds in ((files.checkpoint, checkpoint_s), (files.claim(claim.attempt), heartbeat_s)):
         if seconds is not None:
@@ -289,6 +291,19 @@ def test_what_killed_attempts_lost_adds_up_and_one_that_ended_in_order_lost_noth
     assert fourth.lost_s == 40
     _kill_at(files, dataclasses.replace(fourth, claimed_at="2026-01-01T00:00:00Z"), 100, 90)  # the checkpoint is the newer
     assert claims.claim_trial(files, "t", "s/job-0005").lost_s == 40
+
+
+def test_what_an_attempt_lost_is_not_known_of_a_copied_folder_and_nothing_before_it_trained(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    files.folder.mkdir(parents=True)
+    _kill_at(files, _foreign_claim(lost_s=0.0), None, 86_400)
+    os.utime(files.trial, (CLAIMED + 86_400,) * 2)  # of a copy all files are as young
+    assert claims.claim_trial(files, "t", "s/job-0002").lost_s is None
+    begun = Layout(tmp_path).trial("u")
+    begun.folder.mkdir()
+    _kill_at(begun, _foreign_claim(lost_s=5.0), None, 86_400)
+    begun.trial.unlink()
+    assert claims.claim_trial(begun, "u", "s/job-0002").lost_s == 5.0
 
 
 def test_what_an_attempt_lost_is_not_known_where_its_claim_is_corrupt_or_of_an_older_program(tmp_path):

@@ -45,15 +45,16 @@ def say(line: str) -> None:
 
 
 def _gone_networks(plan: PlanRecord, best: Best) -> str:
-    """Of the best configuration, which is to keep its networks: how many did not stay, such as of folds that had ended while
-    others were ahead, and what brings them back. Empty where all are there."""
+    """Of the best configuration, which is to keep its networks: how many are not here, such as of folds that had ended
+    while others were ahead, and what brings them back. Empty where all are there."""
     keeps = {t.trial_id for t in plan.trials if CLASSIFIERS[str(t.config.get("classifier", "linear"))].keeps_weights}
     layout, ids = Layout(results_root()), [one for one in best.trial_ids if one in keeps]
     gone = [one for one in ids if not layout.trial(one).weights.exists()]
     if plan.keep is None or not gone:
         return ""
     back = f"`cifar-hpc reproduce {best.point_id}` brings them back"
-    return f"of its {plural(len(ids), 'network')} {len(gone)} did not stay, for want of room while others were ahead: {back}"
+    why = "removed since, or while others were ahead"  # which of the two no record tells
+    return f"of its {plural(len(ids), 'network')} {len(gone)} {'is' if len(gone) == 1 else 'are'} not here ({why}): {back}"
 
 
 def conclude(outcome: SweepOutcome, then: str | None = None) -> None:

@@ -67,6 +67,11 @@ class Ensembles:
     left_out: tuple[str, ...] = ()  # trials, test images and soups that are in none of it, and why
 
     @property
+    def seed(self) -> int | None:
+        """That of all members, where each seed has a split of its own."""
+        return self.best.seed if self.best.own_split and self.best.fold is None else None
+
+    @property
     def highest(self) -> Measured:
         """The ensemble with the highest accuracy on validation."""
         return max(self.measured, key=lambda one: one.record.val_acc or 0.0)  # all have one

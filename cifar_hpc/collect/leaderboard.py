@@ -16,6 +16,7 @@ from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits, within
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.order import Last, Standing, last_of
@@ -57,6 +58,13 @@ class Row:
     hidden: int = 0  # of a filtered leaderboard: how many of its trials the filter leaves out
     seen: int = 0  # of its trials, how many may be validated with images that a network before them trained on
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
+
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether all seeds are one trial: a classifier that is solved, on features that all of them share."""
+        config = self.config
+        alike = config.get("weights_point") is None and config.get("dataset.split_seed") != BY_SEED
+        return alike and config.get("weights") is not None and not CLASSIFIERS[str(config.get("classifier", "linear"))].trained
 
     @property
     def whole_s(self) -> float | None:

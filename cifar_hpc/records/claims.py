@@ -20,11 +20,12 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles, attempt_of
 from cifar_hpc.records.owners import Process, is_touched, lives, own_process
 from cifar_hpc.records.repeated import repeated
-from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialResult
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialRecord, TrialResult
 from cifar_hpc.records.store import create_record, read_record, read_records, utc_now, write_record
 from cifar_hpc.records.ties import read_valid
 
 HEARTBEAT_S = 15.0
+COPIED_S = 60.0  # a file that is this much younger than what it says of itself was copied; clocks of hosts differ by less
 
 
 class ClaimLostError(Exception):
@@ -138,9 +139,14 @@ def lost_before(files: TrialFiles, former: Claim | None) -> float | None:
     try:
         seen = files.claim(former.attempt).stat().st_mtime
         kept = [datetime.fromisoformat(former.claimed_at).timestamp()]
+        if not files.trial.exists():
+            return former.lost_s  # it had not begun to train
+        described = datetime.fromisoformat(read_record(files.trial, TrialRecord).created_at).timestamp()
+        if files.trial.stat().st_mtime > described + COPIED_S:
+            return None  # a copy of the folder, whose files have the times of the copying
         with contextlib.suppress(FileNotFoundError):
             kept.append(files.checkpoint.stat().st_mtime)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecordError):
         return None
     return former.lost_s + round(max(0.0, seen - max(kept)) / former.shared_by, 3)
 

@@ -154,13 +154,16 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
 def _ensemble(found: Ensembles) -> str:
     best = found.highest
     test = f"; on test {difference_text(best.test)}" if best.test else ""
-    alone = "trial" if found.best_n == 1 else f"member, the {found.best_n} networks of its folds"
-    against = f"{difference_text(best.val)} on validation against the most accurate {alone}{test}"
+    of_folds = f"its most accurate member, the {found.best_n} networks of its folds"
+    alone = "the most accurate trial" if found.best_n == 1 else of_folds
+    if found.seed is not None:
+        alone += f" of seed {found.seed}, whose split the ensembles are of"
     if not found.gains:
-        than = "the most accurate trial" if found.best_n == 1 else "its most accurate member"
-        return f"No ensemble is measurably better on validation than {than}. The highest is {best.record.method}: {against}."
+        against = f"{difference_text(best.val)} on validation against that{test}"
+        return f"No ensemble is measurably better on validation than {alone}. The highest is {best.record.method}: {against}."
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
+    against = f"{difference_text(best.val)} on validation against {alone}{test}"
     return f"Best ensemble: {best.record.method} of {members}, {value} % on validation, {against}."
 
 
@@ -214,8 +217,14 @@ def _next_steps(found: Findings) -> list[str]:
         split = "in the same folds, as a stage of this sweep" if "folds" in board.runs else "on the same split"
         return [f"Next: train what it starts from {split}, so that the images that validate it are new to it."]
     if not board.claims_ranking and len(board.measured) > 1:
-        if all(row.runs_n + row.hidden >= MIN_SEEDS for row in board.measured[:2]):
+        few = [row for row in board.measured[:2] if row.runs_n + row.hidden < MIN_SEEDS]
+        if not few:
             return []  # some failed, diverged, are still to come or are left out by a filter: more would not mend that
+        if all(row.draws_nothing for row in few):
+            return [
+                "Next: three seeds or more with `dataset: {split_seed: seed}`, or `folds`, so that an order of the"
+                f" configurations means something: of {few[0].label} nothing is drawn, so that seeds alone are one trial."
+            ]
         again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
