@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -34,6 +37,83 @@ def run(layout: Layout, *words: str) -> tuple[int, str, str]:
     return found.exit_code, found.stdout, found.stderr
 
 
+class Trackers:
+    """MLflow and W&B as far as an export uses them. told: what each run was told, by its name; those that none deleted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}  # by MLflow's id, or W&B's folder
+        self.logged = 0
+        self.killed_at: int | None = None  # a batch, or an epoch, of all that are logged
+        wandb = ModuleType("wandb")
+        wandb.Settings = SimpleNamespace  # type: ignore[attr-defined]
+        wandb.init = self._init  # type: ignore[attr-defined]
+        entities, tracking = ModuleType("mlflow.entities"), ModuleType("mlflow.tracking")
+        for name, fields in {"Metric": "key value timestamp step", "Param": "key value", "RunTag": "key value"}.items():
+            made = dataclasses.make_dataclass(name, fields.split())
+            setattr(entities, name, made)
+        tracking.MlflowClient = lambda tracking_uri: self  # type: ignore[attr-defined]
+        modules = {"wandb": wandb, "mlflow": ModuleType("mlflow"), "mlflow.entities": entities, "mlflow.tracking": tracking}
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr("cifar_hpc.report.export.find_spec", lambda name: True)
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        found = {key: run for key, run in self.runs.items() if "/" not in key or Path(key).is_dir()}
+        named = {run["name"]: run for run in found.values()}
+        assert len(named) == len(found)
+        return named
+
+    def _kill(self) -> None:
+        self.logged += 1
+        if self.logged == self.killed_at:
+            raise KeyboardInterrupt
+
+    def _init(self, *, dir: Path, name: str, id: str, config: dict[str, Any], **_: Any) -> Any:
+        place = dir / "wandb" / f"offline-run-20260101_00000{len(self.runs)}-{id}"
+        place.mkdir(parents=True)
+        run = self.runs[str(place)] = {"name": name, "params": config, "curve": {}, "final": {}}
+
+        def log(metrics: dict[str, float], step: int) -> None:
+            self._kill()
+            run["curve"][step] = metrics
+
+        return SimpleNamespace(log=log, summary=run["final"], finish=lambda: None)
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1")
+
+    def search_runs(self, experiments: list[str], max_results: int) -> list[Any]:
+        return [
+            SimpleNamespace(info=SimpleNamespace(run_id=key), data=SimpleNamespace(tags=run["tags"]))
+            for key, run in self.runs.items()
+        ]
+
+    def create_run(self, experiment: str, start_time: int, run_name: str) -> Any:
+        key = str(self.logged + 1000 * len(self.runs))
+        self.runs[key] = {"name": run_name, "params": {}, "curve": {}, "final": {}, "tags": {}}
+        return SimpleNamespace(info=SimpleNamespace(run_id=key))
+
+    def log_batch(self, key: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        self._kill()
+        for one in metrics:
+            final = one.key.startswith("final/")
+            place = self.runs[key]["final"] if final else self.runs[key]["curve"].setdefault(one.step, {})
+            place[one.key] = one.value
+        self.runs[key]["params"] |= {one.key: one.value for one in params}
+        self.runs[key]["tags"] |= {one.key: one.value for one in tags}
+
+    def set_terminated(self, key: str, end_time: int) -> None: ...
+
+    def delete_run(self, key: str) -> None:
+        del self.runs[key]
+
+
+@pytest.fixture
+def trackers(monkeypatch: pytest.MonkeyPatch) -> Trackers:
+    return Trackers(monkeypatch)
+
+
 def events(path: Path) -> list[Event]:
     """The records of a TensorBoard event file: length, its checksum, the event, its checksum."""
     data, found = path.read_bytes(), []
@@ -60,6 +140,7 @@ def test_tensorboard_files_hold_every_epoch_of_every_trial_and_are_written_once(
             assert values["val/acc", epoch["epoch"]] == pytest.approx(epoch["val_acc"], abs=1e-6)
             assert values["train/loss", epoch["epoch"]] == pytest.approx(epoch["train_loss"], abs=1e-6)
         assert values["final/test_acc", 3] == pytest.approx(result["test"]["acc"], abs=1e-6)
+        assert values["final/train_s", 3] == pytest.approx(result["train_s"], rel=1e-6)
     run(layout, "report", "small", "--export", "tensorboard")
     assert sorted(folder.glob("*/events*")) == files
 
@@ -95,6 +176,54 @@ def test_what_trained_on_after_a_search_had_stopped_it_stands_there_anew_and_wha
     write_plan(layout, trials[1:], "small")
     run(layout, "report", "small", "--export", "tensorboard")
     assert [place.name.split()[-1] for place in folder.iterdir()] == [trials[1].trial_id]
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+def test_runs_of_before_a_sweep_grew_by_an_axis_get_its_name_and_its_parameter(
+    layout: Layout, trackers: Trackers, tracker: str
+) -> None:
+    assert run(layout, "report", "small", "--export", tracker)[0] == 0
+    before = dict(trackers.told)
+    trials = list(configs(4, 2, 3))
+    for config in trials[2:]:
+        write_trial(layout, config, Images.draw(50, 20))
+    write_plan(layout, trials, "small")
+    run(layout, "report", "small", "--export", tracker)
+    assert {one.split()[-1] for one in trackers.told} == {trial.trial_id for trial in trials}
+    assert not before.keys() & trackers.told.keys()
+    for name, told in trackers.told.items():
+        assert set(told["params"]) == {"arch", "seed"}
+        assert f"arch={told['params']['arch']} " in name
+    runs = dict(trackers.runs)
+    run(layout, "report", "small", "--export", tracker)
+    assert trackers.runs == runs  # nothing changed, nothing is written
+
+
+@pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_a_run_whose_export_was_interrupted_is_written_again(layout: Layout, trackers: Trackers, tracker: str, at: int) -> None:
+    trackers.killed_at = at
+    assert run(layout, "report", "small", "--export", tracker)[0] != 0
+    assert run(layout, "report", "small", "--export", tracker)[0] == 0
+    assert len(trackers.told) == 2
+    for name, told in trackers.told.items():
+        result = json.loads(layout.trial(name.split()[-1]).result.read_text())
+        assert {step: found["val/acc"] for step, found in told["curve"].items()} == {
+            epoch["epoch"]: pytest.approx(epoch["val_acc"], abs=1e-6) for epoch in result["curves"]
+        }
+        assert told["final"]["final/test_acc"] == result["test"]["acc"]
+        assert told["final"]["final/train_s"] == result["train_s"]
+
+
+def test_a_result_that_was_trained_again_to_other_numbers_is_exported_again(layout: Layout, trackers: Trackers) -> None:
+    run(layout, "report", "small", "--export", "wandb")
+    trial = next(configs(2, 2, 3))
+    found = read_record(layout.trial(trial.trial_id).result, TrialResult)
+    assert found.test is not None
+    write_record(layout.trial(trial.trial_id).result, dataclasses.replace(found, train_s=found.train_s + 1))
+    run(layout, "report", "small", "--export", "wandb")
+    told = {name.split()[-1]: one["final"]["final/train_s"] for name, one in trackers.told.items()}
+    assert len(told) == 2 and told[trial.trial_id] == found.train_s + 1
 
 
 def test_a_tracker_that_is_not_installed_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
