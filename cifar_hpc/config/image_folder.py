@@ -137,11 +137,11 @@ def list_folder(root: Path) -> ImageFolder:
     return _Listing(root).read()
 
 
-def images_below(folder: Path) -> tuple[tuple[Path, ...], tuple[LeftOut, ...]]:
-    """All images below a folder, sorted by their path relative to it, and what else is there. Raises OSError."""
+def images_below(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """All images below a folder, sorted by their path relative to it, and a sentence for each other entry. Raises OSError."""
     listing = _Listing(folder)
     images = tuple(listing.walk(folder))
-    return images, tuple(listing.left_out)
+    return images, (*(f"{entry.name}: {entry.reason}" for entry in listing.left_out), *listing.wrong)
 
 
 def folder_fingerprint(listing: ImageFolder) -> str:

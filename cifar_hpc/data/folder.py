@@ -106,7 +106,7 @@ def load_images(source: Path, fit: Fit) -> LoadedImages:
         raise DataError(f"{printable(str(error.filename or source))}: {error.strerror}") from error
     base = source if source.is_dir() else source.parent
     names = [printable(path.relative_to(base).as_posix()) for path in paths]
-    left_out = [f"{entry.name}: {entry.reason}" for entry in others]
+    left_out = list(others)
     with tempfile.TemporaryFile(prefix="cifar-hpc-images-") as stream:
         broken = dict(_decode_into(stream, paths, fit))
         left_out += [str(error) for error in broken.values()]
