@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.deploy.trained import export_trained, load_trained
+from cifar_hpc.deploy.wise import start_state
 from cifar_hpc.errors import DataError
-from cifar_hpc.models.deltas import whole_weights
-from cifar_hpc.models.loading import pack_state
+from cifar_hpc.models.deltas import Start, pack_trained, whole_weights
+from cifar_hpc.models.loading import pack_state, read_weights
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.worker.job import run_job
@@ -65,6 +67,41 @@ def test_only_what_differs_is_stored_with_the_start_and_its_hash_and_is_the_whol
         assert export_trained(trained, tmp_path / "out.safetensors", "safetensors") < 1e-5
         with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
             assert set(file.keys()) == set(trained.model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])
+def test_a_prefix_of_the_starts_names_makes_no_difference_to_what_is_stored(tmp_path, prefix):
+    state = build_model(digits_config(seed=5), 10, 1).state_dict()
+    path = tmp_path / "start.pth"
+    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in state.items()}, "mean": [0.3], "std": [0.4]}, path)
+    sha = hashlib.sha256(path.read_bytes()).hexdigest()
+    config = digits_config(train="bias", weights=str(path), weights_fingerprint=sha, keep="weights", epochs=1, lr=0.02)
+    layout = Layout(tmp_path / "results")
+    run_job(job_of(config), layout, executor="inline")
+    head = {"classifier.weight", "classifier.bias"}
+    assert stored(layout, config)[0] == head | {f"features.{i}.bias" for i in (1, 5, 9)}
+    trained = load_trained(layout.trial(config.trial_id))
+    kept = np.load(layout.trial(config.trial_id).predictions)["test_logits"].astype(np.float32)
+    logits = trained.logits(load_dataset_of(config, data_root()).test)
+    np.testing.assert_allclose(logits, kept, rtol=2e-3, atol=2e-3)
+    begun, whole = start_state(layout.trial(config.trial_id), trained)
+    assert whole and torch.equal(begun["classifier.weight"], state["classifier.weight"])
+
+
+def test_names_that_a_published_file_has_and_todays_network_has_not_make_no_difference(tmp_path):
+    model = build_model(digits_config(arch="densenet121", image_size=32), 10, 3)
+    names = {key: re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key) for key in model.state_dict()}
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(pack_state({names[key]: value for key, value in model.state_dict().items()}, {}))
+    start = Start("densenet121", str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    with torch.no_grad():
+        model.blocks[-1].get_parameter("body.classifier.bias").add_(1)
+    (tmp_path / "kept.safetensors").write_bytes(pack_trained(model, ((0.3,), (0.4,)), start))
+    assert set(read_weights(tmp_path / "kept.safetensors").state) == {"classifier.bias"}
+    whole = whole_weights(tmp_path / "kept.safetensors").state
+    assert set(whole) == set(model.state_dict()) and all(
+        torch.equal(whole[key], own) for key, own in model.state_dict().items()
+    )
 
 
 def test_a_child_of_a_delta_has_it_whole_and_its_own_rests_on_no_trial(begun):

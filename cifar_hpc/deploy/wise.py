@@ -21,6 +21,7 @@ from cifar_hpc.deploy.soup import Soup, State, logits_of, nested_accuracy, soup_
 from cifar_hpc.deploy.trained import TrainedTrial, load_trained
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.deltas import whole_weights
+from cifar_hpc.models.loading import common_prefix, named_without
 from cifar_hpc.models.weights import weights_path
 from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout, TrialFiles
@@ -79,7 +80,8 @@ def start_state(files: TrialFiles, trained: TrainedTrial) -> tuple[State, bool]:
     model = build_model(config, len(trained.classes), trained.channels)
     begun, tuned = dict(model.state_dict()), trained.model.state_dict()
     head = list(model.blocks[-1].state_dict())
-    known = whole_weights(weights_path(config.arch, config.weights)).state
+    file = whole_weights(weights_path(config.arch, config.weights)).state
+    known = named_without(common_prefix(begun, file), file)
     whole = all(key in known and known[key].shape == begun[key].shape for key in head)
     return begun if whole else begun | {key: tuned[key].clone() for key in head}, whole
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from cifar_hpc.errors import CifarHpcError, DataError
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.loading import Normalisation, Weights, pack_state, read_weights
+from cifar_hpc.models.loading import Normalisation, Weights, common_prefix, named_without, pack_state, read_weights
 from cifar_hpc.models.lora import FACTORS, factors_of, merged, plain_state
 from cifar_hpc.models.weights import weights_path, weights_sha256
 
@@ -53,13 +52,15 @@ def pack_trained(model: BlockModel, normalisation: Normalisation, start: Start |
     if start is None:
         return pack_state(state, notes)
     factors = factors_of(model)
-    known = _tensors_of(start)
+    prefix = common_prefix(state, _tensors_of(start))
+    known = named_without(prefix, _tensors_of(start))
     differing = {key: value for key, value in state.items() if key not in factors and not _is_equal(value, known.get(key))}
     for key, pair in factors.items():
         differing |= {f"{key}.{name}": factor for name, factor in zip(FACTORS, pair, strict=True)}
     if _bytes(differing) > MOST_FRAC * _bytes(state):
         return pack_state(state, notes)
-    return pack_state(differing, {**notes, _NOTE: json.dumps(dataclasses.asdict(start))})
+    note = dataclasses.asdict(start) | ({"prefix": prefix} if prefix else {})
+    return pack_state(differing, {**notes, _NOTE: json.dumps(note)})
 
 
 def whole_weights(path: Path) -> Weights:
@@ -67,7 +68,8 @@ def whole_weights(path: Path) -> Weights:
     weights = read_weights(path)
     if weights.start is None:
         return weights
-    state = OrderedDict(_tensors_of(_checked(Start(**weights.start), path)))
+    start, prefix = _told_in(weights.start)
+    state = named_without(prefix, _tensors_of(_checked(start, path)))
     for key, value in weights.state.items():
         if not key.endswith(tuple(f".{name}" for name in FACTORS)):
             state[key] = value
@@ -81,7 +83,12 @@ def _named_in(path: Path) -> Start | None:
     if path.suffix != ".safetensors":
         return None
     found = read_weights(path).start
-    return None if found is None else Start(**found)
+    return None if found is None else _told_in(found)[0]
+
+
+def _told_in(note: Mapping[str, str]) -> tuple[Start, str]:
+    """The start, and the prefix that its file's names have before the network's."""
+    return Start(note["arch"], note["weights"], note["sha256"]), note.get("prefix", "")
 
 
 def _checked(start: Start, path: Path) -> Start:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ def read_weights(path: Path) -> Weights:
     if isinstance(mean, list | tuple) and isinstance(std, list | tuple):
         normalisation = (tuple(mean), tuple(std))
     start = found.notes.get("start") if path.suffix == ".safetensors" else None
-    parts = start if isinstance(start, dict) and set(start) == {"arch", "weights", "sha256"} else {}
+    parts = start if isinstance(start, dict) and set(start) - {"prefix"} == {"arch", "weights", "sha256"} else {}
     is_one = bool(parts) and all(isinstance(part, str) for part in parts.values())
     return Weights(found.state, normalisation, found.entry, parts if is_one else None)
 
@@ -136,15 +136,30 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     return warnings
 
 
-def _unwrapped(own: Mapping[str, Tensor], weights: Weights) -> tuple[OrderedDict[str, Tensor], list[str]]:
-    """The tensors under the prefix that gives most of them a name of the network, and sentences on what that took."""
+def common_prefix(own: Container[str], names: Iterable[str]) -> str:
+    """Of a file's names the prefix without which most of them are the network's own; mostly ''."""
     hits = Counter({"": 0})
-    for key in weights.state:
+    for key in names:
         parts = key.split(".")
         for depth in range(min(len(parts), DEEPEST_PREFIX + 1)):
             if ".".join(parts[depth:]) in own:
                 hits["".join(f"{part}." for part in parts[:depth])] += 1
-    prefix = min(hits, key=lambda prefix: (-hits[prefix], len(prefix)))
+    return min(hits, key=lambda prefix: (-hits[prefix], len(prefix)))
+
+
+def named_without(prefix: str, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """A file's tensors that have the prefix, by the names that a network of today has them by."""
+    return OrderedDict((_of_today(key.removeprefix(prefix)), value) for key, value in state.items() if key.startswith(prefix))
+
+
+def _of_today(key: str) -> str:
+    """The first densenets were saved with submodules called norm.1; torchvision's own loader renames them alike."""
+    return re.sub(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", key)
+
+
+def _unwrapped(own: Mapping[str, Tensor], weights: Weights) -> tuple[OrderedDict[str, Tensor], list[str]]:
+    """The tensors under the prefix that is taken off, and sentences on what that took."""
+    prefix = common_prefix(own, weights.state)
     said = [f"the weights stand under {weights.entry!r} in their file"] if weights.entry else []
     if not prefix:
         return weights.state, said
@@ -181,11 +196,9 @@ def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[s
     for key, value in state.items():
         if key.startswith(("AuxLogits.", "aux1.", "aux2.")):
             continue
-        # The first densenets were saved with submodules called norm.1; torchvision's own loader renames them alike.
-        renamed = re.sub(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\.\w+)$", r"\1\2", key)
         plain = (value.float() if value.is_floating_point() else value).contiguous()
         place = plain.untyped_storage().data_ptr()
-        kept[renamed] = plain.clone() if place in taken else plain
+        kept[_of_today(key)] = plain.clone() if place in taken else plain
         taken.add(place)
     if hasattr(state, "_metadata"):
         kept._metadata = state._metadata  # type: ignore[attr-defined]
