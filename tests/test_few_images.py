@@ -13,12 +13,13 @@ from cifar_hpc.collect.comparison import compare_points
 from cifar_hpc.collect.doubts import find_doubts
 from cifar_hpc.collect.ensemble import _dealt, choose_ensembles, make_library
 from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.sections import make_sections
+from cifar_hpc.collect.sections import chosen_sections, make_sections
 from cifar_hpc.collect.statistics import compare_chosen, estimate
 from cifar_hpc.config.normalize import normalise
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.bundle import write_report
+from cifar_hpc.report.comparisons import asked_pivot
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables
@@ -102,3 +103,18 @@ def test_more_seeds_are_no_next_step_of_a_configuration_of_which_nothing_is_draw
     write_plan(layout, [*trained, solved], "few")
     (line,) = (line for line in headline(find(make_sections(scan(layout, ["few"]), layout)[0], layout)) if "Next:" in line)
     assert "split_seed: seed" in line and "`seeds: 3`" not in line, line
+
+
+def test_what_has_a_part_of_its_seeds_for_a_filter_stands_below_the_complete_and_pivots_say_the_part(tmp_path: Path) -> None:
+    layout, trials = Layout(tmp_path), list(configs(6, seeds=3, epochs=2))
+    for number, trial in enumerate(trials):
+        images = Images.draw(200, 20)
+        write_trial(layout, trial, images, accuracy=0.6 if number < 2 else 0.95 if number == 2 else 0.8, sweep="few")
+    write_plan(layout, trials, "few")
+    (cut,) = chosen_sections(layout, ["few"], "val_acc>0.7")
+    assert [(row.partial, row.seeds, row.hidden) for row in cut.board.rows] == [(False, 3, 0), (True, 1, 2)]
+    (axis,) = cut.board.axes
+    cells = [text for line in asked_pivot([cut], axis)["val"].rows for text in line[1:]]
+    assert sorted(cell.rpartition("(")[2] for cell in cells) == ["1 of 3)", "3)"], cells
+    (alike,) = chosen_sections(layout, ["few"], "seed=2")  # hides as many of all
+    assert [row.partial for row in alike.board.rows] == [False, False] and alike.board.rows[0].hidden == 2

@@ -171,12 +171,11 @@ def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
 
 
 def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format: Format) -> None:
-    from cifar_hpc.collect.chosen import chosen_pool
-    from cifar_hpc.collect.sections import make_sections
+    from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.report.comparisons import asked_pivot, axes_of
     from cifar_hpc.report.in_terminal import prose
 
-    tables = asked_pivot(make_sections(chosen_pool(layout, names, terms, SlurmQueue(layout.queue)), layout), axes)
+    tables = asked_pivot(chosen_sections(layout, names, terms, SlurmQueue(layout.queue)), axes)
     if format in (Format.JSON, Format.CSV):
         records = [
             {"split": split, **dict(zip(table.header, row, strict=True))}

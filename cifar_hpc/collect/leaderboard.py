@@ -9,13 +9,12 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import Any
 
 from cifar_hpc.collect.objectives import known_own
 from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits, within
-from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
+from cifar_hpc.collect.trials import Axis, Trial, Unfinished, short_paths, value_text, with_short_paths
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
@@ -56,6 +55,7 @@ class Row:
     begun: bool = False  # whether its trials started from other trials' networks
     whole_axes: Mapping[Axis, Any] = field(default_factory=dict)  # those that vary without the filter, or across data sets
     hidden: int = 0  # of a filtered leaderboard: how many of its trials the filter leaves out
+    beside: int = 0  # of a filtered leaderboard: the most trials by which a configuration is measured there
     seen: int = 0  # of its trials, how many may be validated with images that a network before them trained on
     before_s: float | None = None  # what these took, mean of a trial; None: nothing, or nobody knows
 
@@ -143,8 +143,10 @@ class Row:
 
     @property
     def partial(self) -> bool:
-        """Whether it was measured, and by too few of its trials: see is_partial."""
-        return self.score is not None and is_partial(self.rounds, self.runs_n, self.config.get("dataset.folds"))
+        """Whether it was measured, and by too few of its trials, those that a filter hides among them unless it hides as many
+        of all: see is_partial."""
+        asked = max(self.runs_n, min(self.runs_n + self.hidden, self.beside))
+        return self.score is not None and is_partial(self.rounds, asked, self.config.get("dataset.folds"))
 
     @property
     def hidden_alone(self) -> bool:
@@ -201,6 +203,15 @@ class Leaderboard:
     def measured(self) -> tuple[Row, ...]:
         return tuple(row for row in self.rows if row.score is not None)
 
+    def filtered(self, rows: Iterable[Row], tried: Mapping[Axis, tuple[Any, ...]]) -> Leaderboard:
+        """This with rows of which it is known what a filter hides: ranked anew, with the numbers that they have; tried: see
+        there."""
+        rows = list(rows)
+        most = max((len(row.rounds) for row in rows), default=0)
+        numbers = {row.point_id: row.number for row in rows}
+        ranked = _ranked((replace(row, beside=most) for row in rows), self.info)
+        return replace(self, rows=tuple(replace(row, number=numbers[row.point_id]) for row in ranked), tried=tried)
+
     @property
     def rivals(self) -> tuple[Row, ...]:
         """The rows among which the first one's number was the best; not those that stand below it whatever theirs are."""
@@ -255,10 +266,16 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     ]
     ends = short_paths(row.axes.get("weights") for row in rows)
     rows = [replace(row, axes=with_short_paths(row.axes, ends)) for row in rows]
-    measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(pool.info))
+    return Leaderboard(objective=pool.objective, axes=axes, rows=_ranked(rows, pool.info), own=pool.own)
+
+
+def _ranked(rows: Iterable[Row], info: ObjectiveInfo) -> tuple[Row, ...]:
+    """In their order, with numbers and places; those that no trial measured last."""
+    rows = list(rows)
+    measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(info))
     # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
     timed = [(row, row.whole_s) for row in measured if row.whole_s is not None and not any(row.last)]
-    on_front = _pareto_front([(row.standing(pool.info).cost, seconds) for row, seconds in timed])
+    on_front = _pareto_front([(row.standing(info).cost, seconds) for row, seconds in timed])
     front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
     places = itertools.count(1)
     ranked = [
@@ -271,22 +288,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
         for number, row in enumerate(measured, 1)
     ]
     others = (replace(row, number=number) for number, row in enumerate((row for row in rows if not row.score), len(ranked) + 1))
-    return Leaderboard(objective=pool.objective, axes=axes, rows=(*ranked, *others), own=pool.own)
-
-
-def short_paths(values: Iterable[Any]) -> dict[str, str]:
-    """Each weights file among the values of `weights` by the shortest end of its path that tells it from the others."""
-    paths = {path for path in values if isinstance(path, str) and path.startswith("/")}
-    length, ends = 1, {path: PurePath(path).name for path in paths}
-    while len(set(ends.values())) < len(paths):
-        length += 1
-        ends = {path: "/".join(PurePath(path).parts[-length:]) for path in paths}
-    return ends
-
-
-def with_short_paths(axes: Mapping[Axis, Any], ends: Mapping[str, str]) -> dict[Axis, Any]:
-    """ends: as of short_paths."""
-    return {axis: ends.get(value, value) if axis == "weights" else value for axis, value in axes.items()}
+    return *ranked, *others
 
 
 def _value_order(value: Any) -> tuple[int, float, str]:

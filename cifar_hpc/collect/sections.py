@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.index import Rejected
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard, short_paths, with_short_paths
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.scan import Pool, varying_axes
+from cifar_hpc.collect.trials import short_paths, with_short_paths
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.status.state import Queue
@@ -66,7 +67,7 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
 
 def _as_in(whole: Mapping[str, Row], boards: Mapping[str, Leaderboard], board: Leaderboard) -> Leaderboard:
     """The rows with the numbers and axes that they have in the leaderboard that no filter cuts, what it cuts of them, and the
-    values that their axes have there."""
+    values that their axes have there; what has a part of its trials for it below the others."""
     rows = []
     for row in board.rows:
         one = whole.get(row.point_id)
@@ -74,7 +75,7 @@ def _as_in(whole: Mapping[str, Row], boards: Mapping[str, Leaderboard], board: L
         rows.append(replace(row, number=number, whole_axes=axes, hidden=hidden))
     uncut = next((boards[row.point_id] for row in rows if row.point_id in boards), board)
     tried = {axis: uncut.values(axis) for axis in board.axes if axis in uncut.axes}
-    return replace(board, rows=tuple(rows), tried=tried)
+    return board.filtered(rows, tried)
 
 
 def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:

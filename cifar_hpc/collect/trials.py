@@ -6,8 +6,9 @@ Owns: Trial, Unfinished, Curves. Knows no files and no statistics.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -247,3 +248,18 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         version=result.provenance.cifar_hpc,
         commit=result.provenance.commit,
     )
+
+
+def short_paths(values: Iterable[Any]) -> dict[str, str]:
+    """Each weights file among the values of `weights` by the shortest end of its path that tells it from the others."""
+    paths = {path for path in values if isinstance(path, str) and path.startswith("/")}
+    length, ends = 1, {path: PurePath(path).name for path in paths}
+    while len(set(ends.values())) < len(paths):
+        length += 1
+        ends = {path: "/".join(PurePath(path).parts[-length:]) for path in paths}
+    return ends
+
+
+def with_short_paths(axes: Mapping[Axis, Any], ends: Mapping[str, str]) -> dict[Axis, Any]:
+    """ends: as of short_paths."""
+    return {axis: ends.get(value, value) if axis == "weights" else value for axis, value in axes.items()}

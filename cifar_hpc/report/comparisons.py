@@ -45,7 +45,9 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
     across = f" by {', '.join(pivot.column_axes)}" if pivot.column_axes else ""
     words = {"val": "validation", "test": "test"}[split]
     over, unlike = best_over(board, *shown), unlike_words(pivot.cells.values())
-    note = f"Mean ± standard deviation (number of {board.runs}), percent; empty: no measurement.{over}{unlike}"
+    part = any(one.asked_n for one in pivot.cells.values())
+    of_n = "; 1 of 4: the others are not in it" if part else ""
+    note = f"Mean ± standard deviation (number of {board.runs}{of_n}), percent; empty: no measurement.{over}{unlike}"
     return PageTable(f"compare_{split}", f"{', '.join(pivot.row_axes)}{across}: {words} accuracy %", header, rows, note)
 
 
@@ -137,7 +139,7 @@ def _share(found: tuple[float, int] | None) -> str:
 
 def _cell(row: Row | None, split: str) -> str:
     found: Estimate | None = getattr(row, f"{split}_acc") if row else None
-    return estimate_text(found)
+    return estimate_text(found, row.asked_n if row else None)
 
 
 def _values(axes: Sequence[Axis], key: Key) -> list[str]:

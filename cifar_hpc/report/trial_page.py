@@ -11,11 +11,11 @@ from pathlib import Path
 from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.diagnosis import Diagnosis, diagnose
 from cifar_hpc.collect.insight import read_insight
-from cifar_hpc.collect.leaderboard import make_leaderboard, short_paths, with_short_paths
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.trials import Trial, value_text
+from cifar_hpc.collect.trials import Trial, short_paths, value_text, with_short_paths
 from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout

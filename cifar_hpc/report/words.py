@@ -85,6 +85,7 @@ def difference_text(found: Difference | None) -> str:
 
 
 def shortened(names: Sequence[str], most: int = 4) -> str:
-    """'a, b, c, d and 6 more'."""
+    """'a, b, c, d and 6 more'; between semicolons where a name holds commas."""
     rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    between = "; " if any(", " in name for name in names[:most]) else ", "
+    return between.join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
