@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import errno
+import html
 import io
 import json
+import re
 import sys
 
 import pytest
+from markdown_it import MarkdownIt
 from rich.live import Live
 from rich.table import Table
 from typer.testing import CliRunner
@@ -18,7 +21,7 @@ from cifar_hpc.cli import app, of_the_place
 from cifar_hpc.config.image_table import unmarked
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.harmless import harmless, harmless_streams, make_console, one_line
-from cifar_hpc.terminal.tables import TextColumn, to_csv, to_latex, to_markdown
+from cifar_hpc.terminal.tables import Format, TextColumn, heading, to_csv, to_latex, to_markdown
 
 EVIL = "a\x1b[2J\x1b]0;owned\x07\rb\nc\x9b31m\u202ed"
 
@@ -64,6 +67,48 @@ def test_a_cell_begins_no_line_in_any_form():
     columns = [TextColumn("x", (EVIL, "ok"))]
     assert len(to_markdown(columns).splitlines()) == 4
     assert "\x1b" not in to_latex(columns)
+
+
+SIGNS = [
+    "a|b",
+    "c_d%$&#~^",
+    "_x_ and $y$",
+    "`x` *b*",
+    "<b>&amp;",
+    "{x}\\y",
+    "a\\|b\\",
+    "[1](2)",
+    "~~no~~ --",
+    "* a",
+    "[2pt]",
+    "val_acc",
+]
+
+
+def test_markdown_shows_every_sign_of_a_cell_and_of_a_title():
+    columns = [TextColumn(text, (text,)) for text in SIGNS]
+    shown = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(to_markdown(columns))
+    cells = re.findall(r"<t[hd]>(.*?)</t[hd]>", shown)
+    assert [html.unescape(cell) for cell in cells] == SIGNS * 2
+    assert html.unescape(MarkdownIt("commonmark").render(heading("a_ <b> *c* `d`", Format.MD))) == "<h2>a_ <b> *c* `d`</h2>\n"
+
+
+def test_latex_reads_every_sign_of_a_cell_as_text():
+    row = to_latex([TextColumn(str(n), (text,)) for n, text in enumerate(SIGNS)]).splitlines()[4].removesuffix(r" \\")
+    for sign, name in {
+        "\\": "backslash",
+        "~": "asciitilde",
+        "^": "asciicircum",
+        "<": "less",
+        ">": "greater",
+        "|": "bar",
+    }.items():
+        assert sign == "\\" or sign not in row
+        row = row.replace(rf"\text{name}{{}}", f"\0{ord(sign)}\0")
+    row = row.replace(r"\`{}", "`").replace("{*}", "*").replace("{[}", "[").replace("-{}-", "--")
+    assert not re.search(r"(?<!\\)[$#%_{}]", row)
+    row = re.sub(r"\0(\d+)\0", lambda found: chr(int(found[1])), re.sub(r"\\([$&#%_{}])", "\\1", row.replace(" & ", "\n")))
+    assert row.split("\n") == SIGNS
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)", '=HYPERLINK("x")', "'-x.png", "''=q"])

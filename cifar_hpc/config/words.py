@@ -3,6 +3,7 @@ of a thing there are, in words."""
 
 from __future__ import annotations
 
+NO_VALUE = "-"  # as tables have it; a spec has null
 _NAMES = {
     "arch": "model net network architecture backbone encoder model_name base_model",
     "augment": "aug augmentation augmentations transform transforms",

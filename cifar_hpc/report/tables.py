@@ -16,7 +16,7 @@ from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text, number_text
-from cifar_hpc.terminal.tables import TextColumn, to_latex, to_markdown
+from cifar_hpc.terminal.tables import Format, TextColumn, heading, to_latex, to_markdown
 
 
 class Ranked(Protocol):
@@ -127,7 +127,7 @@ def sections_markdown(sections: Sequence[Ranked]) -> str:
     """The table, or one for each data set and split under its name."""
     if len(sections) == 1:
         return leaderboard_markdown(sections[0].board)
-    return "\n".join(f"## {section.name}\n\n{leaderboard_markdown(section.board)}" for section in sections)
+    return "\n".join(f"{heading(section.name, Format.MD)}\n{leaderboard_markdown(section.board)}" for section in sections)
 
 
 def section_records(sections: Sequence[Ranked]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from cifar_hpc.config.trial import AugmentOp
+from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES, SEED, TRIAL_KEYS
@@ -187,16 +188,22 @@ def _pattern(part: BaseModel) -> Pattern:
 
 
 def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: YamlTree) -> Iterator[Problem]:
-    """Values of an argument's axis that are two, such as 1 and "1", and that no table, filter or figure could tell apart."""
+    """Values of an argument's axis that are two, such as 1 and "1", or null and "-", and that no table, filter or figure could
+    tell apart."""
     for key in (key for key in axes if key.startswith(ARGUMENT_PREFIXES)):
         values = [setter[key] for setter in axes[key]]
         for n, value in enumerate(values):
             for other in values[:n]:
-                alike = value == other or str(spell(value)).lower() == str(spell(other)).lower()
+                alike = value == other or not _names(value).isdisjoint(_names(other))
                 if alike and (type(value), value) != (type(other), other):
-                    found = f"{show(value)} and {show(other)} differ in their type alone"
+                    found = f"{show(value)} and {show(other)} have one name"
                     yield Problem(tree.where((section, key, n)), found, "values that read differently: they are named by that")
                     break
+
+
+def _names(value: Any) -> set[str]:
+    """What a table or a filter calls a value of an argument, in small letters."""
+    return {"none", "null", NO_VALUE} if value is None else {str(spell(value)).lower()}
 
 
 def _refuse_bad_axes(

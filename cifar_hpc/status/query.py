@@ -23,7 +23,7 @@ from typing import Any
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.roles import keys_with, unhashed_keys
-from cifar_hpc.config.words import usual_key
+from cifar_hpc.config.words import NO_VALUE, usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial
@@ -194,7 +194,7 @@ def _precise(values: Collection[float]) -> dict[float, Precise]:
 def spell(value: Any, key: str = "") -> str:
     """A value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
     if value is None:
-        return "from scratch" if key == "weights" else "-"
+        return "from scratch" if key == "weights" else NO_VALUE
     if isinstance(value, float):
         digits = value.digits if isinstance(value, Precise) else DIGITS
         return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,17 @@ NEVER_LEAVES = 8
 PROSE_WIDTH = 28
 LEAST_WIDTH = 6  # that a column keeps whatever the terminal
 _NO_LIMIT = 10_000  # characters: a pipe is as wide as its widest line
+_IN_LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "$&#%_{}"},
+        **{"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "`": r"\`{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$"},
+        **{"[": "{[}", "*": "{*}"},  # of the end of the row before, where they begin one
+    }
+)
+_IN_MARKDOWN = str.maketrans(
+    {**{sign: f"\\{sign}" for sign in "\\`*[|"}, "<": "&lt;", "&": "&amp;", "~": "&#126;", "$": "&#36;"}
+)
 
 
 class Format(StrEnum):
@@ -114,7 +126,7 @@ def print_columns(columns: Sequence[TextColumn], format: Format = Format.TABLE, 
 
 def heading(title: str, format: Format) -> str:
     """What stands before one of several tables: a heading, in LaTeX a comment."""
-    return {Format.MD: f"## {title}\n", Format.LATEX: f"% {title}"}.get(format, title)
+    return {Format.MD: f"## {_markdown(one_line(title))}\n", Format.LATEX: f"% {one_line(title)}"}.get(format, title)
 
 
 def print_rows(records: Sequence[Mapping[str, Any]], columns: Sequence[TextColumn], format: Format) -> None:
@@ -142,17 +154,17 @@ def left_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[T
 
 def to_markdown(columns: Sequence[TextColumn]) -> str:
     """A GitHub table."""
-    lines = [[column.title for column in columns], ["---:" if column.right else "---" for column in columns]]
-    lines += [[cell.replace("|", "\\|") for cell in cells] for cells in zip(*(c.cells for c in columns), strict=True)]
+    lines = [[_markdown(column.title) for column in columns], ["---:" if column.right else "---" for column in columns]]
+    lines += [list(map(_markdown, cells)) for cells in zip(*(c.cells for c in columns), strict=True)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def to_latex(columns: Sequence[TextColumn]) -> str:
     """A tabular of the booktabs package."""
     lines = [r"\begin{tabular}{" + "".join("r" if column.right else "l" for column in columns) + "}", r"\toprule"]
-    lines.append(" & ".join(_escape(column.title) for column in columns) + r" \\")
+    lines.append(" & ".join(_latex(column.title) for column in columns) + r" \\")
     lines.append(r"\midrule")
-    lines += [" & ".join(map(_escape, cells)) + r" \\" for cells in zip(*(c.cells for c in columns), strict=True)]
+    lines += [" & ".join(map(_latex, cells)) + r" \\" for cells in zip(*(c.cells for c in columns), strict=True)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
@@ -171,7 +183,11 @@ def _csv_value(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _escape(text: str) -> str:
-    for plain, escaped in (("\\", r"\textbackslash "), ("%", r"\%"), ("_", r"\_"), ("#", r"\#"), ("&", r"\&"), ("±", r"$\pm$")):
-        text = text.replace(plain, escaped)
-    return text
+def _latex(text: str) -> str:
+    """Text that LaTeX typesets as it is."""
+    return re.sub("-(?=-)", "-{}", text.translate(_IN_LATEX))  # two are a dash
+
+
+def _markdown(text: str) -> str:
+    """Text that Markdown shows as it is; an underscore inside a word means nothing there."""
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", text.translate(_IN_MARKDOWN))
