@@ -69,6 +69,18 @@ def test_only_what_differs_is_stored_with_the_start_and_its_hash_and_is_the_whol
             assert set(file.keys()) == set(trained.model.state_dict())
 
 
+def test_networks_of_one_start_share_no_memory_so_that_a_soup_of_them_is_their_mean(begun):
+    _, configs, layout = begun
+    one, other = (load_trained(layout.trial(configs[name].trial_id)).model for name in ("probe", "bias"))
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    with torch.no_grad():
+        for value in one.state_dict().values():
+            value.zero_()
+    again = load_trained(layout.trial(configs["bias"].trial_id)).model
+    for model in (other, again):
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model._orig_mod."])
 def test_a_prefix_of_the_starts_names_makes_no_difference_to_what_is_stored(tmp_path, prefix):
     state = build_model(digits_config(seed=5), 10, 1).state_dict()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,8 @@ def whole_weights(path: Path) -> Weights:
     if weights.start is None:
         return weights
     start, prefix = _told_in(weights.start)
-    state = named_without(prefix, _tensors_of(_checked(start, path)))
+    known = named_without(prefix, _tensors_of(_checked(start, path)))
+    state = OrderedDict((key, value.clone()) for key, value in known.items())  # a network is made of them, and may change them
     for key, value in weights.state.items():
         if not key.endswith(tuple(f".{name}" for name in FACTORS)):
             state[key] = value
