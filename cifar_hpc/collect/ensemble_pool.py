@@ -143,7 +143,7 @@ def _read_soups(
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
-            check_members(layout, record.members, path.stem)
+            check_members(layout, record.members, f"soup {path.stem}")
             if gone_n := sum(member.trial_id not in here for member in record.members):
                 raise CifarHpcError(f"soup {path.stem}: {plural(gone_n, 'member')} of it {_NOT_HERE}")
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
