@@ -229,6 +229,16 @@ def test_data_shows_classes_by_splits_and_everything_that_is_wrong_at_once(place
     assert found["pixels"] == {"RGB": 14}
 
 
+@pytest.mark.parametrize("form", ["csv", "md", "latex"])
+def test_what_has_to_be_mended_is_told_beside_counts_of_every_form(place, form):
+    (place / "photos" / "train" / "dark" / "1.png").write_bytes(b"x")
+    (place / "photos" / "train" / "pale" / "note.txt").write_text("x")
+    done = CliRunner().invoke(app, ["data", "photos", "--format", form])
+    assert done.exit_code == 2 and "photos: to mend: train/dark/1.png is not a whole image" in done.stderr
+    assert "photos:   train/pale/note.txt: no images\n" in done.stderr
+    assert "pale" in done.stdout and "to mend:" not in done.stdout and "note" not in done.stdout
+
+
 def test_the_images_that_data_counts_by_pixels_are_those_of_its_table_or_said_to_be_more(place):
     (place / "own.yaml").write_text(SPEC.replace("val_frac: 0.25", "train_size: 10"))
     assert re.search(r"all +8 +2 +0\n.*\npixels of the folder's 16 images: 16 RGB\n", _run("data", "own.yaml")[1])

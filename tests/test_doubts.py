@@ -147,6 +147,20 @@ def test_where_no_label_is_in_doubt_no_sheet_is_told_of_or_left(photos, monkeypa
     assert "labels.png" not in CliRunner().invoke(app, ["labels", "look"]).output
 
 
+def test_tables_of_nothing_have_the_header_that_they_have_else(photos, monkeypatch):
+    (photos / "photos/test/dark/0.png").unlink()
+    (photos / "photos/train/dark/wrong.png").unlink()
+    _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
+    assert (folder / "duplicates.csv").read_text() == "split,image,label,other_split,other_image,other_label,difference\n"
+    printed = CliRunner().invoke(app, ["labels", "look", "--format", "csv"]).stdout
+    assert printed == "file,label,split,suggested,confidence,networks\n"
+    header = CliRunner().invoke(app, ["status", "look", "--format", "csv"]).stdout.splitlines()[0]
+    assert header.startswith("trial_id,knn_k,")
+    assert CliRunner().invoke(app, ["status", "look", "status=failed", "--format", "csv"]).stdout == f"{header}\n"
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(photos / "none"))
+    assert CliRunner().invoke(app, ["status", "--format", "csv"]).stdout.startswith("sweep,trials,to_come,planned,")
+
+
 def test_the_command_names_the_wrong_label_the_duplicate_and_leaves_a_table_that_a_spec_takes(photos, monkeypatch):
     said, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
     assert "not row #1" in CliRunner().invoke(app, ["labels", "look#1"]).stderr

@@ -30,7 +30,7 @@ def labels(
     from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.data.duplicates import near_duplicates
     from cifar_hpc.data.labelled import labelled_images
-    from cifar_hpc.report.labels import doubt_columns, doubt_line, doubt_records, duplicate_lines, write_labels
+    from cifar_hpc.report.labels import doubt_columns, doubt_line, doubt_records, doubt_titles, duplicate_lines, write_labels
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
@@ -48,7 +48,7 @@ def labels(
     folder = report_folder(layout, asked.names, asked.terms) / "labels"
     sheet = write_labels(folder, found, pairs, images)
     if format in (Format.JSON, Format.CSV):
-        print_records(doubt_records(found, images), format)
+        print_records(doubt_records(found, images), format, doubt_titles(images))
         return
     typer.echo(doubt_line(found))
     if columns := doubt_columns(found):

@@ -182,7 +182,7 @@ def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format
             for split, table in tables.items()
             for row in table.rows
         ]
-        print_records(records, format)
+        print_records(records, format, ["split", *(title for table in tables.values() for title in table.header)])
         return
     for number, table in enumerate(tables.values()):
         typer.echo(("\n" if number else "") + heading(table.title, format))

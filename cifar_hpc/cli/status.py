@@ -48,7 +48,9 @@ def status(
     if why:
         say(why)
     if format in (Format.JSON, Format.CSV):
-        print_records([_row(trial, states[trial.trial_id]) for trial in rows], format)
+        records = {trial.trial_id: _row(trial, states[trial.trial_id]) for trial in plan.trials}
+        titles = [key for record in records.values() for key in record]  # whatever part is asked for
+        print_records([records[trial.trial_id] for trial in rows], format, titles)
     elif not rows:
         return
     elif format is Format.TABLE:
@@ -80,7 +82,7 @@ def _print_sweeps(layout: Layout, format: Format) -> None:
             {"sweep": name, "trials": n.total(), "to_come": to_come[name], **{status.value: n[status] for status in Status}}
             for name, n in counts.items()
         ]
-        print_records(records, format)
+        print_records(records, format, ("sweep", "trials", "to_come", *(status.value for status in Status)))
     elif counts:
         columns = [
             TextColumn("sweep", tuple(counts)),

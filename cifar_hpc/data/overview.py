@@ -35,6 +35,11 @@ class Overview:
     problems: list[str]
     left_out: tuple[LeftOut, ...] | None = None  # None: no folder
 
+    @property
+    def totals(self) -> tuple[int, ...]:
+        """Images of all classes in each of SPLITS."""
+        return tuple(sum(counts[i] for counts in self.counts.values()) for i in range(len(SPLITS)))
+
     def record(self) -> dict[str, Any]:
         """For programs."""
         classes = [{"class": name, **dict(zip(SPLITS, counts, strict=True))} for name, counts in self.counts.items()]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_hpc.collect.doubts import Doubts
+from cifar_hpc.collect.doubts import Doubt, Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.rounds import on_same_images, point_predictions
 from cifar_hpc.config.image_table import ImageTable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SHOWN_COUNTS = 12
 _SAID = ("suggested", "confidence", "networks")  # of an image in doubt
+_PAIR = ("split", "image", "label", "other_split", "other_image", "other_label", "difference")
 
 
 def doubt_line(found: Doubts) -> str:
@@ -54,23 +55,25 @@ def doubt_columns(found: Doubts) -> list[TextColumn]:
 
 
 def doubt_records(found: Doubts, images: LabelledImages) -> list[dict[str, Any]]:
-    """A row for each image in doubt, the clearest first."""
-    in_folder = images.table is not None
-    return [
-        {
-            **(
-                {"file": images.name(one.split, one.row)}
-                if in_folder
-                else {"image": one.row if one.index is None else one.index}
-            ),
-            "label": found.classes[one.label],
-            "split": images.split_in_folder(one.split, one.row) if in_folder else one.split,
-            "suggested": found.classes[one.suggested],
-            "confidence": round(one.confidence, 4),
-            "networks": f"{one.agree} of {len(found.networks)}",
-        }
-        for one in found.found
-    ]
+    """A row for each image in doubt, the clearest first, by `doubt_titles`."""
+
+    def cells(one: Doubt) -> tuple[Any, ...]:
+        in_folder = images.table is not None
+        return (
+            images.name(one.split, one.row) if in_folder else one.row if one.index is None else one.index,
+            found.classes[one.label],
+            images.split_in_folder(one.split, one.row) if in_folder else one.split,
+            found.classes[one.suggested],
+            round(one.confidence, 4),
+            f"{one.agree} of {len(found.networks)}",
+        )
+
+    return [dict(zip(doubt_titles(images), cells(one), strict=True)) for one in found.found]
+
+
+def doubt_titles(images: LabelledImages) -> tuple[str, ...]:
+    """What is told of an image in doubt: its file, or its place in the official split."""
+    return ("image" if images.table is None else "file", "label", "split", *_SAID)
 
 
 def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> Path | None:
@@ -85,9 +88,9 @@ def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Lab
     if shown:
         save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), sheet)
     records = doubt_records(found, images)
-    to_correct = to_csv(records) if images.table is None else to_csv_text(_table_to_correct(records, images.table))
-    write_text(folder / "labels.csv", to_correct)
-    write_text(folder / "duplicates.csv", to_csv(_pair_records(pairs, images, found.classes)))
+    whole = None if images.table is None else to_csv_text(_table_to_correct(records, images.table))
+    write_text(folder / "labels.csv", to_csv(records, doubt_titles(images)) if whole is None else whole)
+    write_text(folder / "duplicates.csv", to_csv_text([_PAIR, *_pair_rows(pairs, images, found.classes)]))
     return sheet if shown else None
 
 
@@ -106,15 +109,13 @@ def _table_to_correct(records: Sequence[Mapping[str, Any]], table: ImageTable) -
     ]
 
 
-def _pair_records(pairs: Sequence[Pair], images: LabelledImages, classes: Sequence[str]) -> list[dict[str, Any]]:
-    def side(split: str, row: int) -> dict[str, Any]:
-        return {"image": images.name(split, row) or images.index(split, row), "label": classes[images.label(split, row)]}
+def _pair_rows(pairs: Sequence[Pair], images: LabelledImages, classes: Sequence[str]) -> list[tuple[Any, ...]]:
+    def side(split: str, row: int) -> tuple[Any, ...]:
+        return split, images.name(split, row) or images.index(split, row), classes[images.label(split, row)]
 
     return [
-        {"split": p.split, **side(p.split, p.row), "other_split": p.other_split}
-        | {f"other_{key}": value for key, value in side(p.other_split, p.other_row).items()}
-        | {"difference": round(p.difference, 4)}
-        for p in sorted(pairs, key=lambda pair: (pair.split, pair.difference))
+        (*side(pair.split, pair.row), *side(pair.other_split, pair.other_row), round(pair.difference, 4))
+        for pair in sorted(pairs, key=lambda pair: (pair.split, pair.difference))
     ]
 
 

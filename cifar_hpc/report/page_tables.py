@@ -13,7 +13,8 @@ from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.words import difference_text, words_of
 from cifar_hpc.status.words import duration_text, hours_text, score_text
-from cifar_hpc.terminal.tables import left_columns, to_csv, to_markdown
+from cifar_hpc.terminal.harmless import to_csv_text
+from cifar_hpc.terminal.tables import left_columns, to_markdown
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,7 @@ def save_tables(tables: Sequence[PageTable], folder: Path) -> None:
     """<anchor>.csv and <anchor>.md of each; tables of an earlier report that are none of these are removed."""
     for table in tables:
         columns = left_columns(table.header, table.rows)
-        records = [dict(zip(table.header, row, strict=True)) for row in table.rows]
-        for suffix, text in ((".csv", to_csv(records)), (".md", to_markdown(columns))):
+        for suffix, text in ((".csv", to_csv_text([table.header, *table.rows])), (".md", to_markdown(columns))):
             write_text(folder / f"{table.anchor}{suffix}", text)
     names = {table.anchor for table in tables}
     for path in folder.glob("*.*"):

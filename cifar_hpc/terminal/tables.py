@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -137,9 +137,9 @@ def print_rows(records: Sequence[Mapping[str, Any]], columns: Sequence[TextColum
         print_columns(columns, format)
 
 
-def print_records(records: Sequence[Mapping[str, Any]], format: Format) -> None:
-    """Prints to stdout for programs: JSON, or CSV in any other form."""
-    sys.stdout.write(to_json(records) if format is Format.JSON else to_csv(records))
+def print_records(records: Sequence[Mapping[str, Any]], format: Format, titles: Iterable[str] = ()) -> None:
+    """Prints to stdout for programs: JSON, or CSV in any other form. titles: as in `to_csv`."""
+    sys.stdout.write(to_json(records) if format is Format.JSON else to_csv(records, titles))
 
 
 def plain_columns(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[TextColumn]:
@@ -172,11 +172,12 @@ def to_json(records: Sequence[Mapping[str, Any]]) -> str:
     return json.dumps(records, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """Lists are joined by spaces; what was not measured is an empty cell."""
-    titles = list(dict.fromkeys(key for record in records for key in record))
-    rows = [[_csv_value(record.get(title)) for title in titles] for record in records]
-    return to_csv_text([titles, *rows]) if records else ""
+def to_csv(records: Sequence[Mapping[str, Any]], titles: Iterable[str] = ()) -> str:
+    """Lists are joined by spaces; what was not measured is an empty cell. titles: of columns that stand before others, without
+    records too."""
+    columns = list(dict.fromkeys([*titles, *(key for record in records for key in record)]))
+    rows = [[_csv_value(record.get(title)) for title in columns] for record in records]
+    return to_csv_text([columns, *rows]) if columns else ""
 
 
 def _csv_value(value: Any) -> Any:
