@@ -45,6 +45,39 @@ def test_the_table_is_what_a_member_trains_in_each_epoch_and_block(tmp_path):
             assert [rate for rate in told if rate is not None] == pytest.approx(rates, rel=1e-12)
 
 
+PARTS = """\
+name: x
+dataset: {name: digits, train_size: 400}
+base: {epochs: 3, image_size: 64, lr: 0.1}
+include:
+- {arch: efficientnet_v2_s}
+- {arch: mobilenet_v3_small, lora: {rank: 8}}
+- {arch: mobilenet_v3_small, train: norm}
+- {arch: mobilenet_v3_small, train: bias, freeze: 2, unfreeze_epoch: 1}
+- {arch: vit_b_16, lora: {rank: 8}, unfreeze: {1: head, 2: encoder_layer_10}}
+- {arch: vit_b_16, train: norm}
+"""
+
+
+def test_a_block_has_a_rate_in_the_epochs_in_which_a_parameter_of_it_has_a_gradient(tmp_path):
+    """Shares that round to 0, blocks without a normalisation layer or a linear one that `lora` can adapt."""
+    path = tmp_path / "x.yaml"
+    path.write_text(PARTS)
+    rows = json.loads(call("arch", "--plan", path, "--format", "json").stdout)
+    for trial in load_spec(path).trials:
+        model = build_model(trial.config, 10, 3)
+        member = Member(trial.config, model, Trunk(model, torch.float32), 100)
+        for epoch in (1, 2, 3):
+            member.progress.epoch = epoch
+            member.begin_epoch()
+            told, rows = rows[: len(model.blocks)], rows[len(model.blocks) :]
+            moves = [any(parameter.requires_grad for parameter in block.parameters()) for block in member.suffix.blocks]
+            assert [row["rate"] is not None for row in told] == [False] * member.frozen + moves, trial.axes
+    assert not rows
+    told = call("arch", "mobilenet_v3_small", "--plan", path)
+    assert "lora trains its matrices alone and keeps batch statistics" in told.stderr
+
+
 def test_plans_that_differ_are_shown_once_each_and_a_network_can_be_named(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(SPEC.replace("arch: simple_cnn, ", "").replace("grid: {", "grid: {arch: [simple_cnn, resnet9], seeds: 3, "))

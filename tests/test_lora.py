@@ -25,7 +25,7 @@ from cifar_hpc.models.zoo import build_model, network_of
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.spec.load import spec_of
+from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.train.features import Trunk
 from cifar_hpc.train.member import Member
 from cifar_hpc.worker.job import run_job
@@ -131,8 +131,43 @@ def test_a_file_holds_the_factors_and_is_merged_for_all_who_load_it(tmp_path):
     assert export_trained(trained, tmp_path / "out.safetensors", "safetensors") < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("arch: resnet18, lora: {rank: 8}", "a transformer, such as vit_b_16; `when` can set lora: null for resnet18"),
+        ("arch: vit_b_16, lora: {rank: 900}", "a rank up to 767"),
+        ("arch: mobilenet_v3_small, lora: {rank: 8}, unfreeze: {1: head}", None),
+        ("arch: mobilenet_v3_small, lora: {rank: 576}, freeze: none", "a rank up to 575"),
+        ("arch: convnext_tiny, lora: {rank: 700}, freeze: features.7.2", None),
+        ("arch: swin_t, lora: {rank: 90}, unfreeze: {1: head, 2: features.7}", None),
+        ("arch: net.py:Early, lora: {rank: 8}, freeze: 1", "a rank up to 3 or a smaller freeze"),
+        ("arch: net.py:Early, lora: {rank: 8}", None),
+    ],
+)
+def test_lora_that_could_train_nothing_is_refused_when_the_spec_is_read(tmp_path, base, words):
+    (tmp_path / "net.py").write_text(EARLY)
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{image_size: 64}}\ninclude: [{{{base}}}]\n")
+    if words is None:
+        assert load_spec(path).trials
+        return
+    with pytest.raises(SpecError) as error:
+        load_spec(path)
+    assert "has a linear layer with more rows and columns than that" in str(error.value) and words in str(error.value)
+
+
+EARLY = """\
+from torch import nn
+
+
+def Early(num_classes, in_channels):
+    low, high, head = nn.Linear(64 * 64, 32), nn.Linear(32, 4), nn.Linear(4, num_classes)
+    return nn.Sequential(nn.Flatten(), low, nn.ReLU(), high, nn.ReLU(), head)
+"""
+
+
 def test_what_has_no_linear_layer_or_no_use_for_it_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(CifarHpcError, match="lora: rank 4: no block that is not frozen"):
+    with pytest.raises(CifarHpcError, match="lora: rank 4: no block that trains"):
         start = build_model(digits_config(), 10, 1)
         Member(dataclasses.replace(digits_config(), lora=(("rank", 4),)), start, Trunk(start, torch.float32), 1)
     for line, words in {

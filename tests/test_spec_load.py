@@ -308,7 +308,8 @@ def test_a_setting_that_only_training_feels_is_warned_of_with_svm_and_knn(load, 
     words = {"freeze": "0.5", "augment": "flip", "optimizer": "adamw", "schedule": "step", "train": "bias", "start": "probe"}
     words |= {"unfreeze": "{1: fc, 3: layer4}", "lora": "{rank: 8}", "sampler": "balanced"}
     value = words.get(key, "1" if key in ("unfreeze_epoch", "epochs", "batch_size", "ghost_batches") else "0.5")
-    base = f"base: {{arch: resnet18, weights: imagenet, image_size: 64, {key}: {value}}}\n"
+    arch = "vit_b_16" if key == "lora" else "resnet18"
+    base = f"base: {{arch: {arch}, weights: imagenet, image_size: 64, {key}: {value}}}\n"
     fitted = load(f"{HEAD}{base}grid: {{classifier: [svm, knn]}}\n").warnings
     assert fitted == (f"{key} has no effect: svm, logreg and knn are fitted once, to features of a network that is frozen",)
     assert not any(FITTED in text for text in load(f"{HEAD}{base}grid: {{classifier: [svm, linear]}}\n").warnings)

@@ -239,6 +239,19 @@ def test_what_cannot_train_is_refused_with_the_line_and_what_is_allowed(tmp_path
     assert words in str(error.value), str(error.value)
 
 
+@pytest.mark.parametrize(("keys", "runs"), [("train: bias", True), ("train: norm", False), ("freeze: all", True)])
+def test_batches_of_one_image_are_for_what_keeps_the_statistics_of_batch_norm(tmp_path, keys, runs):
+    base = f"base: {{arch: resnet18, image_size: 32, batch_size: 1, {keys}, epochs: 1}}"
+    text = f"name: x\ndataset: {{name: digits, train_size: 20}}\n{base}\n"
+    if not runs:
+        with pytest.raises(SpecError, match="batches of one image"):
+            spec_of(text, tmp_path / "x.yaml")
+        return
+    (trial,), layout = spec_of(text, tmp_path / "x.yaml").trials, Layout(tmp_path)
+    run_job(job_of(trial.config), layout, executor="inline")
+    assert result_of(layout, trial.config).outcome.value == "finished"
+
+
 def test_the_plan_shows_which_blocks_train_and_when(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cifar_hpc.cli.speech import say
+from cifar_hpc.config.trained import LORA, part_of
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.planning.block_rates import blocks_of, facts_of, plans_of, rates_at, rates_records, telling_epochs
@@ -12,7 +13,11 @@ from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
 SHOWN_PLANS = 6
-_PARTS = ("bias", "norm")  # of `train`: not all of a block
+_PARTS = {  # what of a block trains where not all of it does
+    "bias": "train: bias trains biases alone and keeps batch statistics",
+    "norm": "train: norm trains the normalisation layers alone",
+    LORA: "lora trains its matrices alone and keeps batch statistics",
+}
 
 
 def print_plans(spec: str, arch: str | None, format: Format) -> None:
@@ -43,12 +48,9 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
         print_columns(_columns(config), format)
         typer.echo()
     typer.echo("Learning rates in the middle of an epoch; - : not trained, batch statistics included.", err=True)
-    if any(config.train in _PARTS for config in plans[:SHOWN_PLANS]):
-        typer.echo(
-            "train: bias trains biases alone and keeps batch statistics, norm the normalisation layers; of the last "
-            "block all trains.",
-            err=True,
-        )
+    parts = {part_of(config) for config in plans[:SHOWN_PLANS]}
+    if told := "; ".join(sentence for part, sentence in _PARTS.items() if part in parts):
+        typer.echo(f"{told}; of the last block all trains.", err=True)
     if len(plans) > SHOWN_PLANS:
         typer.echo(f"... and {len(plans) - SHOWN_PLANS} more plans: NAME for those of one, --format csv for all.", err=True)
 

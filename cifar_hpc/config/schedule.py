@@ -7,12 +7,12 @@ Because the rate is computed and not carried, a resumed trial has the same one w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cifar_hpc.config.catalog import ArchInfo
 from cifar_hpc.config.plugins import schedule_of
 from cifar_hpc.config.registry import load
-from cifar_hpc.config.trained import trained_in
+from cifar_hpc.config.trained import stepped_in
 from cifar_hpc.config.trial import TrialConfig
 
 ONECYCLE_WARMUP_FRAC = (
@@ -77,12 +77,12 @@ def milestones(step: float, steps: float) -> float:
     return float(STEP_FACTOR ** sum(done_frac >= milestone for milestone in STEP_MILESTONES_FRAC))
 
 
-def block_rates(config: TrialConfig, names: Sequence[str], epoch: int) -> tuple[float | None, ...]:
-    """The learning rate of each block in the middle of an epoch, None where the block does not train; shares of the peak where
-    a range test is to find that."""
+def block_rates(config: TrialConfig, info: ArchInfo, epoch: int) -> tuple[float | None, ...]:
+    """The learning rate of each block in the middle of an epoch, None where no parameter of it trains; shares of the peak
+    where a range test is to find that."""
     schedule = LrSchedule(config, _STEPS, 1.0 if config.lr == "auto" else float(config.lr))
-    middle, heights = round((epoch - 0.5) * _STEPS), range(len(names) - 1, -1, -1)
-    trained = trained_in(config, names, epoch)
+    middle, heights = round((epoch - 0.5) * _STEPS), range(len(info.blocks) - 1, -1, -1)
+    trained = stepped_in(config, info, epoch)
     return tuple(schedule.rate(middle, height) if trains else None for trains, height in zip(trained, heights, strict=True))
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from cifar_hpc.config.catalog import ArchInfo
 from cifar_hpc.config.freeze import FreezeError, blocks_called, frozen_blocks
 
 WORDS = ("all", "bias", "norm")  # of `train`: which parameters of the blocks that are not frozen
+LORA = "lora"  # where that key is set: its matrices alone, and the classifier
+STILL = ("bias", LORA)  # with which BatchNorm keeps its running statistics, and normalises by them
 HEAD = "head"  # the last block, whatever its name
 
 
@@ -29,6 +32,8 @@ class Training(Protocol):
     def unfreeze(self) -> tuple[tuple[int, str], ...] | None: ...
     @property
     def unfreeze_epoch(self) -> int | None: ...
+    @property
+    def lora(self) -> tuple[tuple[str, Any], ...] | None: ...
 
 
 def ever_trained(config: Training, names: Sequence[str]) -> tuple[bool, ...]:
@@ -39,6 +44,32 @@ def ever_trained(config: Training, names: Sequence[str]) -> tuple[bool, ...]:
 def trained_in(config: Training, names: Sequence[str], epoch: int) -> tuple[bool, ...]:
     """Of each block, whether this epoch, counted from 1, trains it or a part of it. Raises FreezeError where it trains none."""
     return _in_epoch(tuple(names), config.freeze, config.train, config.unfreeze, config.unfreeze_epoch, epoch)
+
+
+def part_of(config: Training) -> str:
+    """Which parameters of the blocks that train do so: a word of WORDS, or LORA; of the last block, the classifier, all."""
+    return LORA if config.lora else config.train if isinstance(config.train, str) else "all"
+
+
+def rank_of(config: Training) -> int:
+    """Of a config with lora."""
+    return int(dict(config.lora or ())["rank"])
+
+
+def ever_stepped(config: Training, info: ArchInfo) -> tuple[bool, ...]:
+    """Of each block, whether some epoch trains a parameter of it. Raises FreezeError."""
+    return _and_holds(config, info, ever_trained(config, info.blocks))
+
+
+def stepped_in(config: Training, info: ArchInfo, epoch: int) -> tuple[bool, ...]:
+    """Of each block, whether this epoch trains a parameter of it: one that is chosen may have none of that part. Raises
+    FreezeError."""
+    return _and_holds(config, info, trained_in(config, info.blocks, epoch))
+
+
+def no_layer_for(rank: int) -> str:
+    """Why `lora` of that rank has nothing to train."""
+    return f"rank {rank}: no block that trains, but for the classifier, has a linear layer with more rows and columns than that"
 
 
 def trunk_depth(config: Training, names: Sequence[str]) -> int:
@@ -68,6 +99,18 @@ def steps_of(config: Training, names: Sequence[str]) -> tuple[tuple[int, int], .
             found = f"epoch {start} begins at {names[depth]!r}, no nearer the input than the step before it"
             raise FreezeError("unfreeze", found, "each step begins nearer the input: {1: fc, 3: layer4}")
     return steps
+
+
+def _and_holds(config: Training, info: ArchInfo, chosen: Sequence[bool]) -> tuple[bool, ...]:
+    """Of each block, whether it is chosen and has a parameter of the part that trains."""
+    part = part_of(config)
+    if part == LORA:
+        holds = [rank_of(config) <= most for most in info.lora_ranks]
+    else:
+        counts = {"all": info.block_params, "bias": info.bias_params, "norm": info.norm_params}[part]
+        holds = [n > 0 for n in counts]
+    holds[-1] = info.block_params[-1] > 0
+    return tuple(a and b for a, b in zip(chosen, holds, strict=True))
 
 
 @functools.lru_cache(maxsize=4096, typed=True)  # typed: one block, 1, is not all of them, 1.0

@@ -22,7 +22,9 @@ from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import own_line
 from cifar_hpc.errors import CifarHpcError, UnusableArchError
 from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.freezing import params_of
 from cifar_hpc.models.loading import without_initial_values
+from cifar_hpc.models.lora import largest_rank
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.own_nets import cut_own, make_own
 from cifar_hpc.models.summary import summarize
@@ -86,12 +88,15 @@ def find_own_facts(network: OwnNetwork) -> catalog.ArchInfo:
 
 def _sizes(model: BlockModel, side: int, channels: int = 3) -> dict[str, Any]:
     rows = summarize(model, side, channels)
-    params, operations = sum(row.params for row in rows), sum(row.flops for row in rows)
+    operations = sum(row.flops for row in rows)
     return {
         "blocks": list(model.names),
-        "params": params,
+        "params": sum(row.params for row in rows),
         "flops": operations,
-        "param_shares": [round(row.params / max(params, 1), 4) for row in rows],
+        "block_params": [row.params for row in rows],
+        "bias_params": [params_of(block, "bias") for block in model.blocks],
+        "norm_params": [params_of(block, "norm") for block in model.blocks],
+        "lora_ranks": [largest_rank(block) for block in model.blocks],
         "flop_shares": [round(row.flops / max(operations, 1), 4) for row in rows],
     }
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from cifar_hpc.config.trained import no_layer_for
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.blocks import BlockModel
 
@@ -53,15 +54,17 @@ def add_low_rank(model: BlockModel, trained: Sequence[bool], rank: int, seed: in
         for module in list(block.modules()) if trains else ():
             for name in _weights_of(module):
                 weight = getattr(module, name)
-                if rank >= min(weight.shape):
-                    continue  # its matrices would be no smaller
+                if rank > _most(weight):
+                    continue
                 parametrize.register_parametrization(module, name, LowRank(weight, rank, generator))
                 found += 1
     if not found:
-        raise CifarHpcError(
-            f"lora: rank {rank}: no block that is not frozen, but for the classifier, has a linear layer with more rows and "
-            "columns than that; allowed: a transformer, such as vit_b_16, a smaller rank, a smaller freeze"
-        )
+        raise CifarHpcError(f"lora: {no_layer_for(rank)}; allowed: a transformer, such as vit_b_16, a smaller rank or freeze")
+
+
+def largest_rank(block: nn.Module) -> int:
+    """What `add_low_rank` may give some layer of it; 0 where there is no such layer."""
+    return max((_most(getattr(module, name)) for module in block.modules() for name in _weights_of(module)), default=0)
 
 
 def plain_state(model: BlockModel) -> dict[str, Tensor]:
@@ -85,6 +88,11 @@ def factors_of(model: BlockModel) -> dict[str, tuple[Tensor, Tensor]]:
             owner, _, name = key.removesuffix(f".0.{FACTORS[0]}").rpartition(".parametrizations.")
             found[f"{owner}.{name}"] = (down, state[key.removesuffix(FACTORS[0]) + FACTORS[1]])
     return found
+
+
+def _most(weight: Tensor) -> int:
+    """The largest rank whose matrices are smaller than the weight's own shorter side."""
+    return min(weight.shape) - 1
 
 
 def _weights_of(module: nn.Module) -> tuple[str, ...]:

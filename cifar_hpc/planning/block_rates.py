@@ -37,11 +37,10 @@ def blocks_of(config: TrialConfig) -> tuple[str, ...]:
 
 
 def rates_at(config: TrialConfig, epoch: int) -> tuple[float | None, ...]:
-    """As block_rates has them; a block without parameters has none."""
+    """As block_rates has them."""
     info = known_architecture(config.network)
     assert info is not None  # plans_of has left the others out
-    rates = block_rates(config, info.blocks, epoch)
-    return tuple(rate if share else None for rate, share in zip(rates, info.param_shares, strict=True))
+    return block_rates(config, info, epoch)
 
 
 def telling_epochs(config: TrialConfig) -> list[int]:

@@ -204,8 +204,8 @@ def _memory_gb(trial: TrialConfig) -> float:
     if info is None:
         return 0.0
     side_frac = (trial.image_size or 224) / 224 if len(info.blocks) == 1 else 1.0  # a classifier of pixels
-    shares = [*info.param_shares[_depth(trial) : -1], info.param_shares[-1] * _classes(trial) / 1000 * side_frac**2]
-    return MEMBER_COPIES * 4 * info.params * sum(shares) / 1e9
+    classifier = info.block_params[-1] * _classes(trial) / 1000 * side_frac**2
+    return MEMBER_COPIES * 4 * (sum(info.block_params[_depth(trial) : -1]) + classifier) / 1e9
 
 
 def _depth(trial: TrialConfig) -> int:

@@ -1,54 +1,22 @@
-"""What a single value cannot tell: keys that contradict each other, and settings that no trial feels. Pure functions of
+"""What runs and is likely not meant: settings that no trial feels, time scales longer than its training. Pure functions of
 configs; knows nothing of files and lines.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
-from cifar_hpc.config import catalog
-from cifar_hpc.config.architecture import architecture, known_architecture, misfit, starving_norm
-from cifar_hpc.config.freeze import FreezeError, frozen_blocks
+from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.freeze import FreezeError
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS
 from cifar_hpc.config.roles import keys_with
-from cifar_hpc.config.trained import depths, ever_trained, steps_of
+from cifar_hpc.config.trained import ever_trained
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
-from cifar_hpc.errors import UnusableArchError, nearest
-from cifar_hpc.spec.values import WEIGHT_SUFFIXES
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A contradiction. key, value: the setting to point at; found, allowed, near as in Problem."""
-
-    key: str
-    value: Any
-    found: str
-    allowed: str
-    near: str | None = None
-
+from cifar_hpc.spec.contradictions import training_images
 
 LEAST_PRETRAINED = 64  # pixels of a side from which on published weights do more than see blocks of colour
-
-
-def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
-    """Every contradiction once, however many trials have it."""
-    found: dict[Finding, None] = {}
-    for check, facts in _CHECKS:
-        seen = set()
-        for config in configs:
-            key = facts(config)
-            if key not in seen:
-                seen.add(key)
-                finding = check(*key)
-                if finding is not None:
-                    found[finding] = None
-    return list(found)
 
 
 def idle_settings(written: Iterable[str], configs: Sequence[TrialConfig], *, sampled: bool = False) -> list[str]:
@@ -87,7 +55,7 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
         )
     stepped = [config for config in configs if _trains(config)]
     few = {c.batch_size: f"{n} labelled" for c in stepped if (n := c.dataset.labelled) is not None and n < c.batch_size}
-    few |= {c.batch_size: f"{n} training" for c in stepped if (n := _training_images(c)) is not None and n < c.batch_size}
+    few |= {c.batch_size: f"{n} training" for c in stepped if (n := training_images(c)) is not None and n < c.batch_size}
     for batch_size, images in few.items():
         sentences.append(f"batch_size {batch_size} is more than the {images} images: one step an epoch")
     return [*sentences, *([] if sampled else _alike_steps(stepped)), *_outlasting(configs, sampled)]
@@ -98,7 +66,7 @@ def _alike_steps(configs: Iterable[TrialConfig]) -> Iterator[str]:
     sizes: dict[tuple[int, int], set[int]] = {}
     for config in {(c.dataset, c.batch_size): c for c in configs}.values():
         own = config.dataset.labelled
-        n = _training_images(config) or (round(config.dataset.trained_of(own)) if own else 0)
+        n = training_images(config) or (round(config.dataset.trained_of(own)) if own else 0)
         fewest, most = (-(-(n + more) // config.batch_size) for more in (-1, 1))  # it may be an image more or less
         if n and fewest == most:
             sizes.setdefault((n, most), set()).add(config.batch_size)
@@ -145,7 +113,7 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
             yield f"unfreeze from epoch {start} of {epochs} epochs: what {name} begins is never trained"
     if not schedule_of(config).own_rise and 2 * config.warmup_epochs > epochs:
         yield f"warmup_epochs {config.warmup_epochs:g} of {epochs} epochs: the learning rate rises for most of the training"
-    images = _training_images(config)
+    images = training_images(config)
     if config.ema is not None and images:
         steps, scale = epochs * -(-images // config.batch_size), 1 / (1 - config.ema)
         if scale > steps:
@@ -178,170 +146,8 @@ def _trials(n: int, of: int, sampled: bool) -> str:
     return "some of the trials that may be sampled" if sampled else f"{n} of {of} trials"
 
 
-def _training_images(config: TrialConfig) -> int | None:
-    dataset = config.dataset
-    total = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes)
-    return None if total is None else round(dataset.trained_of(total))
-
-
-def _check_arch(arch: str | OwnNetwork) -> Finding | None:
-    try:
-        architecture(arch)
-    except UnusableArchError as error:
-        return Finding("arch", str(arch), error.found, error.allowed, error.near)
-    return None
-
-
-def _check_stem(arch: str, stem: str) -> Finding | None:
-    if stem == "imagenet" or arch in catalog.CIFAR_STEM_ARCHS:
-        return None
-    return Finding(
-        "stem",
-        stem,
-        f"stem {stem} with arch {arch}",
-        "resnet*, resnext*, wide_resnet* and densenet* have one; `when` can set stem: imagenet for the others",
-    )
-
-
-def _check_weights(arch: str | OwnNetwork, weights: str | None) -> Finding | None:
-    if weights is None or weights.startswith(PARENT_PREFIX) or weights.endswith(WEIGHT_SUFFIXES):
-        return None
-    info = known_architecture(arch)
-    if info is None:  # told of as an architecture
-        return None
-    known = tuple(info.weights)
-    found = f"weights {weights} with arch {arch}"
-    if not known:
-        return Finding("weights", weights, found, f"{arch} has no published weights; `when` can set weights: null for it")
-    published = tuple(dict.fromkeys(("imagenet", *known)))
-    if weights not in published:
-        return Finding("weights", weights, found, f"it has {', '.join(published)}", nearest(weights.lower(), known))
-    return None
-
-
-def _check_warmup(warmup_epochs: float, epochs: int) -> Finding | None:
-    if warmup_epochs < epochs:
-        return None
-    return Finding(
-        "warmup_epochs", warmup_epochs, f"{warmup_epochs:g} of {epochs} epochs", "warm-up is shorter than the training"
-    )
-
-
-def _check_freeze(arch: str | OwnNetwork, freeze: Any) -> Finding | None:
-    info = known_architecture(arch)
-    if info is None or freeze == "none":
-        return None
-    found = f"freeze {freeze} with arch {arch}"
-    if arch == "linear":
-        return Finding("freeze", freeze, found, "it is all classifier; `when` can set freeze: none for it")
-    try:
-        frozen_blocks(info.blocks, freeze)
-    except FreezeError as error:
-        return Finding("freeze", freeze, f"{found}: {error.found}", error.allowed, error.near)
-    return None
-
-
-class _Training(NamedTuple):
-    """What decides which blocks train: config/trained.Training."""
-
-    freeze: str | int | float
-    train: str | tuple[str, ...]
-    unfreeze: tuple[tuple[int, str], ...] | None
-    unfreeze_epoch: int | None
-
-
-def _check_training(arch: str | OwnNetwork, training: _Training) -> Finding | None:
-    if training.unfreeze is not None and training.unfreeze_epoch is not None:
-        return Finding("unfreeze", training.unfreeze, "unfreeze beside unfreeze_epoch", "one of them: {1: head, 4: layer3}")
-    info = known_architecture(arch)
-    if info is None or _check_freeze(arch, training.freeze) is not None:
-        return None
-    try:
-        steps_of(training, info.blocks)
-        depths(training, info.blocks)
-    except FreezeError as error:
-        value = getattr(training, error.key)
-        return Finding(error.key, value, f"{error.found} with arch {arch}", error.allowed, error.near)
-    return None
-
-
-def _check_start(weights: str | None, anchor: float | None, lora: Any, train: str | tuple[str, ...]) -> Finding | None:
-    """What `anchor` and `lora` have to do with."""
-    if lora is not None and train != "all":
-        return Finding("train", train, f"train {train if isinstance(train, str) else list(train)} beside lora", "all")
-    if lora is not None and anchor is not None:
-        return Finding("anchor", anchor, f"anchor {anchor:g} beside lora", "null: the matrices of lora begin at no weights")
-    if anchor is not None and weights is None:
-        return Finding("anchor", anchor, f"anchor {anchor:g} with random weights", "null, or `weights` to hold on to")
-    return None
-
-
-def _check_side(arch: str | OwnNetwork, stem: str, image_size: int | None) -> Finding | None:
-    info = known_architecture(arch)
-    if info is None or image_size is None or stem == "cifar":  # its sides are known for the published stem alone
-        return None
-    reason = misfit(arch, image_size)
-    if reason is not None:
-        return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", reason)
-    if image_size >= info.min_side and image_size % info.side_step == 0:
-        return None
-    steps = f"multiples of {info.side_step} pixels" if info.side_step > 1 else "pixels"
-    allowed = f"it takes {steps} from {info.min_side} on"
-    return Finding("image_size", image_size, f"image_size {image_size} with arch {arch}", allowed)
-
-
-def _check_ghost_batches(ghost_batches: int | None, batch_size: int) -> Finding | None:
-    if ghost_batches is None or 2 * ghost_batches <= batch_size:
-        return None
-    found = f"ghost_batches {ghost_batches} of batch_size {batch_size}"
-    return Finding("ghost_batches", ghost_batches, found, f"two images a part are needed: at most {batch_size // 2} parts")
-
-
-def _check_norms(
-    network: str | OwnNetwork, stem: str, freeze: Any, image_size: int | None, batch_size: int, train_n: int | None
-) -> Finding | None:
-    """BatchNorm cannot train on a batch that gives it one value a channel. Known for the published stem alone."""
-    smallest = batch_size if train_n is None else train_n // -(-train_n // batch_size)
-    if smallest > 1 or image_size is None or stem != "imagenet":
-        return None
-    info, needs = known_architecture(network), starving_norm(network, image_size)
-    if info is None or needs is None:
-        return None
-    try:
-        if frozen_blocks(info.blocks, freeze) == len(info.blocks) - 1:  # then none of it trains
-            return None
-    except FreezeError:  # told by its own check
-        return None
-    found = f"batch_size {batch_size}" + (f" of {train_n} training images" if batch_size > 1 else "")
-    return Finding("batch_size", batch_size, f"{found}: batches of one image", needs)
-
-
-def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
-    there = catalog.labelled_images(name, classes)
-    if train_size is None or there is None or train_size <= there:
-        return None
-    return Finding("dataset.train_size", train_size, str(train_size), f"there are {there} labelled training images")
-
-
 _FITTED_NAMES = CLASSIFIERS.names_where(lambda info: not info.trained)
 FITTED = f"{', '.join(_FITTED_NAMES[:-1])} and {_FITTED_NAMES[-1]} are fitted once, to features of a network that is frozen"
-_Facts = Callable[[TrialConfig], tuple[Any, ...]]
-_CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
-    (_check_arch, lambda c: (c.network,)),
-    (_check_stem, lambda c: (c.arch, c.stem)),
-    (_check_weights, lambda c: (c.network, c.weights)),
-    (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
-    (_check_freeze, lambda c: (c.network, c.freeze)),
-    (_check_training, lambda c: (c.network, _Training(c.freeze, c.train, c.unfreeze, c.unfreeze_epoch))),
-    (_check_start, lambda c: (c.weights, c.anchor, c.lora, c.train)),
-    (_check_side, lambda c: (c.network, c.stem, c.image_size)),
-    (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
-    (
-        _check_norms,
-        lambda c: (c.network, c.stem, c.freeze, c.image_size, c.batch_size, _training_images(c)),
-    ),
-    (_check_train_size, lambda c: (c.dataset.name, c.dataset.classes, c.dataset.train_size)),
-)
 
 
 def _trains(config: TrialConfig) -> bool:

@@ -14,7 +14,7 @@ from cifar_hpc.config.normalize import trains_classifier_alone
 from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError
-from cifar_hpc.spec.checks import contradictions
+from cifar_hpc.spec.contradictions import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
 from cifar_hpc.spec.parents import STARTED_BY, Parents, keeping_parents, start_from_parents

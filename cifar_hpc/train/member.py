@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.schedule import LrSchedule
 from cifar_hpc.config.seeds import stream_seed
-from cifar_hpc.config.trained import depths, ever_trained, first_trained, trained_in, trunk_depth
+from cifar_hpc.config.trained import LORA, depths, ever_trained, first_trained, part_of, rank_of, trained_in, trunk_depth
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.pixels import move
 from cifar_hpc.distributed.norms import see_global_batch
@@ -49,12 +49,11 @@ class Member:
         self.steps_per_epoch = steps_per_epoch
         self.precision = trunk.precision
         self.frozen = trunk_depth(config, start.names)
-        self.part = "lora" if config.lora else config.train if isinstance(config.train, str) else "all"
+        self.part = part_of(config)
         self.suffix = BlockModel(start.names[self.frozen :], copy.deepcopy(list(start.blocks)[self.frozen :]))
         ever = ever_trained(config, start.names)
-        if config.lora:
-            rank = int(dict(config.lora)["rank"])
-            add_low_rank(self.suffix, ever[self.frozen :], rank, stream_seed(config.seed, "lora"))
+        if self.part == LORA:
+            add_low_rank(self.suffix, ever[self.frozen :], rank_of(config), stream_seed(config.seed, "lora"))
         self.model = BlockModel(start.names, [*list(trunk.model.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
         self._trained: tuple[bool, ...] = ()  # what of the suffix was chosen to train
         self._choose(ever[self.frozen :])
