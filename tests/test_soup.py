@@ -120,7 +120,7 @@ def test_soups_of_a_family_are_measured_kept_and_label_images(family, tmp_path):
     saved = np.load(folder / "uniform" / "predictions.npz")
     assert (saved["test_logits"].argmax(1) == saved["test_labels"]).mean() == record["test_acc"] > 0.5
     told = {row["soup"]: row for row in csv.DictReader(io.StringIO(made.stdout))}
-    assert {row["best_trial"] for row in told.values()} < {child.trial_id for child in children}, "whose soup it is"
+    assert {row["most_accurate"] for row in told.values()} < {child.trial_id for child in children}, "whose soup it is"
     assert float(told["uniform"]["test_acc"]) == record["test_acc"] and told["most accurate member"]["file"] == ""
     (tmp_path / "pictures").mkdir()
     test = load_dataset(children[0].dataset, 8, data_root()).test

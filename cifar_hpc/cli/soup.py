@@ -29,14 +29,15 @@ HOW_TO_KEEP = (
 def soup(
     words: Annotated[list[str] | None, typer.Argument(metavar="[SWEEP|FILTER...]", help="none: all trials")] = None,
     wise: Annotated[
-        bool, typer.Option("--wise", help="the best trial of each start alone: between the start's weights and its own")
+        bool,
+        typer.Option("--wise", help="the most accurate trial of each start alone: between the start's weights and its own"),
     ] = False,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Average the weights of trials that started from the same ones and kept theirs (`keep: weights`): uniform and greedy.
 
-    With --wise, of the best of them and of those that it started from (WiSE-FT). What goes in is chosen on validation; test is
-    measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
+    With --wise, of the most accurate of them and of those that it started from (WiSE-FT). What goes in is chosen by accuracy on
+    validation; test is measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
     """
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.names import ensemble_name
@@ -65,9 +66,13 @@ def soup(
                 path = folder / f"{stem}.json"
                 names = {"name": ensemble_name(layout, path), "file": str(path)}
                 rows.append(_row(best, found.method, len(found.members), record) | names)
-    titles = ("arch", "best trial", "soup", "members", "val acc %", "test acc %", "name")
+    titles = ("arch", "most accurate", "soup", "members", "val acc %", "test acc %", "name")
     print_rows(rows, left_columns(titles, list(map(_as_text, rows))), format)
-    typer.echo("greedy's validation accuracy is nested: chosen on one half of the images, measured on the other", err=True)
+    typer.echo(
+        "what goes in is chosen by accuracy, whatever the objective; greedy's is nested: chosen on one half of the images,"
+        " measured on the other",
+        err=True,
+    )
 
 
 def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, format: Format) -> None:
@@ -122,7 +127,7 @@ def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord) -> di
     measured = {key: getattr(of, key) for key in ("val_acc", "val_n", "test_acc", "test_n")}
     return {
         "arch": str(best.config["arch"]),
-        "best_trial": best.trial_id,
+        "most_accurate": best.trial_id,
         "soup": soup,
         "members": members,
         **measured,
@@ -133,4 +138,4 @@ def _row(best: Trial, soup: str, members: int, of: Trial | EnsembleRecord) -> di
 
 def _as_text(row: Mapping[str, Any]) -> tuple[str, ...]:
     accuracies = [score_text(row[f"{split}_acc"], row[f"{split}_n"]) for split in ("val", "test")]
-    return (row["arch"], row["best_trial"], row["soup"], str(row["members"]), *accuracies, row["name"] or "")
+    return (row["arch"], row["most_accurate"], row["soup"], str(row["members"]), *accuracies, row["name"] or "")
