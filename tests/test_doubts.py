@@ -216,6 +216,56 @@ def test_a_table_that_labels_wrote_is_written_again_with_what_the_networks_say_n
     )
 
 
+@pytest.mark.parametrize("with_copy", [True, False])
+def test_what_a_reader_corrected_in_the_table_stays_when_labels_is_typed_again(photos, monkeypatch, with_copy):
+    _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
+    table = folder / "labels.csv"
+    header, *rows = csv.reader(table.open())
+    at = {row[0]: row for row in rows}
+    at["train/dark/wrong.png"][1] = "bright"
+    at["train/dark/2.png"][1] = ""  # without a label
+    at["train/dark/4.png"][2] = "test"
+    rows.remove(at["train/dark/5.png"])
+    with table.open("w", encoding="utf-8-sig", newline="") as stream:  # as a spreadsheet writes it
+        noted = [[*row, "blurred" if row[0] == "train/bright/0.png" else ""] for row in reversed(rows)]
+        csv.writer(stream).writerows([[*header, "note"], *noted, ["more/new.png", "dark", "train", "", "", "", ""]])
+    if not with_copy:
+        (folder / ".labels.csv").unlink()
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["labels", "look"])
+        assert done.exit_code == 0 and "labels.csv: 6 rows stay as you corrected them" in " ".join(done.stderr.split())
+        found = list(csv.DictReader(table.open()))
+        assert list(found[0]) == [*header, "note"] and len(found) == 38
+        assert (found[0]["file"], found[0]["label"], found[0]["suggested"]) == ("train/dark/wrong.png", "bright", "bright")
+        cells = {row["file"]: (row["label"], row["split"], row["note"]) for row in found}
+        assert cells["train/dark/2.png"] == ("", "train", "") and cells["train/dark/4.png"] == ("dark", "test", "")
+        assert cells["train/bright/0.png"] == ("bright", "train", "blurred") and cells["more/new.png"] == ("dark", "train", "")
+        assert "train/dark/5.png" not in cells
+    table.unlink()
+    assert "as you corrected" not in CliRunner().invoke(app, ["labels", "look"]).stderr
+    assert len(list(csv.DictReader(table.open()))) == 38
+
+
+def test_labels_corrected_in_the_folders_own_table_are_not_turned_back_by_a_table_to_correct_of_before(photos, monkeypatch):
+    files = sorted(path.relative_to(photos / "photos") for path in (photos / "photos/train").rglob("*.png"))
+    text = "".join(f"{file},{file.parts[1]}\n" for file in files)
+    (photos / "own.csv").write_text(f"file,label\n{text}")
+    asked = "dataset: {folder: photos, labels: own.csv}\nfolds: 3\n"
+    labels_of(photos, monkeypatch, asked)
+    (photos / "own.csv").write_text(f"file,label\n{text}".replace("wrong.png,dark", "wrong.png,bright"))
+    _, folder = labels_of(photos, monkeypatch, asked)
+    found = {row["file"]: row["label"] for row in csv.DictReader((folder / "labels.csv").open())}
+    assert found["train/dark/wrong.png"] == "bright"
+
+
+def test_what_stands_in_the_place_of_the_table_and_is_none_is_not_written_over(photos, monkeypatch):
+    _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos}\nfolds: 3\n")
+    (folder / "labels.csv").write_text("file;label\ntrain/dark/1.png;dark\n")
+    done = CliRunner().invoke(app, ["labels", "look"])
+    assert done.exit_code == 2 and "It is not written over" in " ".join(done.stderr.split())
+    assert (folder / "labels.csv").read_text().startswith("file;label")
+
+
 def test_no_table_is_said_to_be_corrected_where_the_data_set_takes_none(photos, monkeypatch):
     _, folder = labels_of(photos, monkeypatch, "dataset: {name: digits, train_size: 120}\nfolds: 3\n")
     rows = list(csv.DictReader((folder / "labels.csv").open()))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cifar_hpc.cli.speech import say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.ties import read_valid
@@ -46,7 +47,10 @@ def labels(
     rounds = on_same_images(point_predictions(found.first, layout, "val"))
     pairs = near_duplicates(images.splits, [one.fold for one in rounds if one.fold is not None])
     folder = report_folder(layout, asked.names, asked.terms) / "labels"
-    sheet = write_labels(folder, found, pairs, images)
+    sheet, corrected_n = write_labels(folder, found, pairs, images)
+    if corrected_n:
+        stay = "row stays" if corrected_n == 1 else "rows stay"
+        say(f"{folder / 'labels.csv'}: {corrected_n} {stay} as you corrected them; delete it to begin again")
     if format in (Format.JSON, Format.CSV):
         print_records(doubt_records(found, images), format, doubt_titles(images))
         return

@@ -14,10 +14,11 @@ import numpy as np
 from cifar_hpc.collect.doubts import Doubt, Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.rounds import on_same_images, point_predictions
-from cifar_hpc.config.image_table import ImageTable
+from cifar_hpc.config.image_table import ImageTable, columns_of, file_column
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_text
+from cifar_hpc.report.corrections import write_corrected
 from cifar_hpc.report.figures_doubts import MOST, draw_doubts
 from cifar_hpc.report.figures_look import save_picture
 from cifar_hpc.status.words import score_text
@@ -76,22 +77,27 @@ def doubt_titles(images: LabelledImages) -> tuple[str, ...]:
     return ("image" if images.table is None else "file", "label", "split", *_SAID)
 
 
-def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> Path | None:
-    """labels.png, the clearest on one sheet, which is returned where any is in doubt; labels.csv, to correct; duplicates.csv.
-    Raises OSError."""
+def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: LabelledImages) -> tuple[Path | None, int]:
+    """labels.png, the clearest on one sheet, which is returned where any is in doubt; labels.csv, to correct, and how many rows
+    of it stay as a reader corrected them; duplicates.csv. Raises OSError, and CifarHpcError where there is a labels.csv that is
+    no table, before anything is written."""
     sheet = folder / "labels.png"
     shown = found.found[:MOST]
     pixels = [images.pixels(one.split, one.row) for one in shown]
     words = [(found.classes[one.label], found.classes[one.suggested]) for one in shown]
     folder.mkdir(parents=True, exist_ok=True)
+    records, corrected_n, table = doubt_records(found, images), 0, images.table
+    if table is None:
+        write_text(folder / "labels.csv", to_csv(records, doubt_titles(images)))
+    else:
+        rows = _table_to_correct(records, table)
+        name = table.header[file_column(columns_of(table.header))]
+        corrected_n = write_corrected(folder / "labels.csv", rows, name, rows[0][-len(_SAID) :])
+    write_text(folder / "duplicates.csv", to_csv_text([_PAIR, *_pair_rows(pairs, images, found.classes)]))
     sheet.unlink(missing_ok=True)  # of labels that were in doubt before
     if shown:
         save_picture(draw_doubts(pixels, words, len(found.found) - len(shown)), sheet)
-    records = doubt_records(found, images)
-    whole = None if images.table is None else to_csv_text(_table_to_correct(records, images.table))
-    write_text(folder / "labels.csv", to_csv(records, doubt_titles(images)) if whole is None else whole)
-    write_text(folder / "duplicates.csv", to_csv_text([_PAIR, *_pair_rows(pairs, images, found.classes)]))
-    return sheet if shown else None
+    return sheet if shown else None, corrected_n
 
 
 def _table_to_correct(records: Sequence[Mapping[str, Any]], table: ImageTable) -> list[list[Any]]:

@@ -1,0 +1,86 @@
+"""A table that people correct is written again: what they corrected stays, what the program tells is renewed.
+
+Owns: what was written last, kept hidden beside the table, by which a correction is known. Knows nothing of images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_hpc.config.image_table import columns_of, unmarked
+from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.store import write_text
+from cifar_hpc.terminal.harmless import to_csv_text
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """rows: title -> cell, by the name of each."""
+
+    titles: Sequence[str]
+    rows: Mapping[str, Mapping[str, str]]
+
+
+def write_corrected(path: Path, rows: Sequence[Sequence[Any]], key: str, renewed: Collection[str]) -> int:
+    """Writes the rows, the header first, with what a reader corrected in the table that stands there: cells, rows and columns
+    that were added, rows that were taken out. Returns how many rows that is. key: the column that names a row; renewed: columns
+    of which nothing is a correction. Raises OSError, and CifarHpcError where what stands there is no such table."""
+    hidden, text = path.with_name(f".{path.name}"), to_csv_text(rows)
+    there, written = None, None
+    with contextlib.suppress(FileNotFoundError):
+        there = _read(path, key)
+    with contextlib.suppress(FileNotFoundError, CifarHpcError):
+        written = _read(hidden, key)
+    joined, corrected_n = rows, 0
+    if there is not None:
+        joined, corrected_n = _join(rows, there, written or _table(text, key), rows[0].index(key), renewed)
+    write_text(hidden, text)
+    write_text(path, to_csv_text(joined))
+    return corrected_n
+
+
+def _join(
+    rows: Sequence[Sequence[Any]], there: _Table, written: _Table, key_at: int, renewed: Collection[str]
+) -> tuple[list[list[Any]], int]:
+    header, *body = rows
+    extra = [title for title in there.titles if title not in (*header, *written.titles, *renewed)]
+    shared = [title for title in header if title in there.titles and title in written.titles and title not in renewed]
+    joined, corrected_n = [[*header, *extra]], 0
+    for cells in body:
+        name = str(cells[key_at])
+        was, found = written.rows.get(name), there.rows.get(name, {})
+        if was is not None and not found:  # taken out
+            corrected_n += 1
+            continue
+        changed = {title: found[title] for title in shared if was is not None and found[title] != was[title]}
+        more = [found.get(title, "") for title in extra]
+        joined.append([*(changed.get(title, cell) for title, cell in zip(header, cells, strict=True)), *more])
+        corrected_n += bool(changed or any(more))
+    known = {*written.rows, *(str(cells[key_at]) for cells in body)}
+    added = [row for name, row in there.rows.items() if name not in known]
+    return [*joined, *([row.get(title, "") for title in joined[0]] for row in added)], corrected_n + len(added)
+
+
+def _read(path: Path, key: str) -> _Table:
+    """Raises FileNotFoundError, CifarHpcError."""
+    try:
+        return _table(path.read_text("utf-8-sig"), key)
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise CifarHpcError(
+            f"{path}: no table with a column {key!r}, in UTF-8 and separated by commas. It is not written over: put that "
+            f"right, or move it away"
+        ) from error
+
+
+def _table(text: str, key: str) -> _Table:
+    """Raises csv.Error; ValueError where there is no such column."""
+    header, *body = [row for row in csv.reader(io.StringIO(text, newline="")) if any(cell.strip() for cell in row)] or [[]]
+    at = columns_of(header).index(key.strip().lower())
+    rows = [{title: unmarked(cell) for title, cell in zip(header, [*row, *[""] * len(header)], strict=False)} for row in body]
+    return _Table(header, {unmarked(row[at]): cells for row, cells in zip(body, rows, strict=True) if len(row) > at})
