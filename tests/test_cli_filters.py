@@ -61,3 +61,18 @@ def test_nested_keys_are_asked_for_with_a_point():
         "dataset": "digits",
         "dataset.train_size": 400,
     }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["dataset.name=digits", "folds=null", "folds.n=null", "objective.metric=val_loss", "objective=val_loss", "sampler=null"],
+)
+def test_a_filter_knows_every_key_of_a_spec_that_a_trials_numbers_depend_on(text):
+    row = flat_config(config_text({"dataset": {"name": "digits"}, "objective": "val_loss"}))  # of before there was a sampler
+    assert parse_filter(text, row).matches(row) and not parse_filter(text.replace("=", "!="), row).matches(row)
+
+
+def test_a_filter_of_what_no_number_depends_on_is_refused_with_the_keys_of_a_spec():
+    with pytest.raises(CifarHpcError, match=r"'keep' is unknown; allowed: .*folds.*objective\.metric") as told:
+        parse_filter("keep=null", flat_config(config_text({"dataset": {"name": "digits", "fingerprint": "ab"}})))
+    assert "fingerprint" not in str(told.value)

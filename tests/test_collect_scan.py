@@ -12,13 +12,14 @@ import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.leaderboard import make_leaderboard
-from cifar_hpc.collect.scan import Pool, keys_that_differ, scan, varying_axes
+from cifar_hpc.collect.scan import Pool, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.records.ties import read_valid
+from cifar_hpc.status.axes import keys_that_differ
 
 IMAGES = Images.draw(50, 20)
 

@@ -323,3 +323,23 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
         "120 of 9,999 trials, in the order of the table",
         "333 of 3,333 configurations",
     ]
+
+
+@needs_browser
+def test_the_pages_filter_takes_class_weights_as_the_table_prints_them(tmp_path: Path) -> None:
+    layout, (base,) = Layout(tmp_path / "results"), configs(1, seeds=1, epochs=2)
+    weights = [None, (("Formica rufa", 2.0),), (("Apis, the bee", 3.5), ("Formica rufa", 2.0))]
+    trials = [dataclasses.replace(base, class_weights=one) for one in weights]
+    for config in trials:
+        write_trial(layout, config, Images.draw(200, 100), sweep="named")
+    write_plan(layout, trials, "named")
+    page = write_report([find(section, layout) for section in make_sections(scan(layout, ["named"]), layout)], layout)
+    terms = ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2 val_acc>=0", "null,Formica rufa:2", "null"]
+    middle = """
+        const found = text => {
+            $(".filter").value = text; $(".filter").dispatchEvent(new Event("input"));
+            return visible().map(r => r.cells[1].textContent).sort().join(" | ");
+        };
+        """
+    seen = browse(page, middle + "".join(f"say(found('class_weights={term}'));" for term in terms), tmp_path)
+    assert seen == ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2", "- | Formica rufa:2", "-"]

@@ -262,9 +262,9 @@ def test_the_plan_shows_which_blocks_train_and_when(tmp_path):
     shown = ["".join(".x"[row["rate"] is not None] for row in rows[i : i + 4]) for i in range(0, len(rows), 4)]
     assert shown == [".x.."] * 4 + [".xxx"] * 4 + ["...x", "..xx", "..xx", ".xxx"]
     told = call("arch", "--plan", path)
-    assert "train=features.4" in told.stdout and "unfreeze=1=classifier 2=features.8 4=features.4" in told.stdout
+    assert "train=features.4" in told.stdout and "unfreeze=1:classifier+2:features.8+4:features.4" in told.stdout
     assert "train: bias trains biases alone" in told.stderr
-    assert load_spec(path).trials[2].axes == {"train": "all", "unfreeze": "1=head 2=features.8 4=features.4"}
+    assert load_spec(path).trials[2].axes == {"train": "all", "unfreeze": "1:head+2:features.8+4:features.4"}
 
 
 def test_a_trials_page_says_what_of_it_trained():
@@ -273,5 +273,5 @@ def test_a_trials_page_says_what_of_it_trained():
 
     assert told(train="all", lora=None) == "1 of 4 blocks frozen" == told(train=None, lora=None)  # None: an SVM was fitted
     assert told(train="bias") == "the first 1 of 4 blocks frozen, of the others all but biases and the classifier"
-    assert told(train=("features.4", "head")) == "the first 1 of 4 blocks frozen; only features.4, head trained"
-    assert told(lora="rank=8") == "the first 1 of 4 blocks frozen, of the others all but low-rank matrices and the classifier"
+    assert told(train="features.4+head") == "the first 1 of 4 blocks frozen; only features.4, head trained"
+    assert told(lora="rank:8") == "the first 1 of 4 blocks frozen, of the others all but low-rank matrices and the classifier"

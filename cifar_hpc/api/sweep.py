@@ -11,8 +11,9 @@ from cifar_hpc.collect.names import in_sweep
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.spec.load import spec_of
+from cifar_hpc.status.axes import settled_axes
 from cifar_hpc.status.names import select_trials
-from cifar_hpc.status.query import measured, settled_axes
+from cifar_hpc.status.query import measured
 from cifar_hpc.sweep.cancel import Cancelled, cancel_chosen
 from cifar_hpc.sweep.driver import look_at, run_spec
 from cifar_hpc.sweep.listener import Listener, Silent, SweepOutcome
@@ -101,7 +102,8 @@ class Sweep:
         plan = read_plan(self._layout, self.name)
         states = reader_of(self._layout, plan).read()
         chosen, _ = select_trials(plan, states, in_sweep(self._layout, self.name, words)[1])
-        rows = [{"trial_id": t.trial_id, **settled_axes(t), **measured(states[t.trial_id])} for t in chosen]
+        axes = settled_axes(plan.trials)
+        rows = [{"trial_id": t.trial_id, **axes[t.trial_id], **measured(states[t.trial_id])} for t in chosen]
         return pd.DataFrame(rows, columns=None if rows else ["trial_id", "status"])
 
     def cancel(self, *words: str) -> Cancelled:

@@ -10,10 +10,10 @@ import typer
 
 from cifar_hpc.cli.speech import say
 from cifar_hpc.config.features import features_id, images_id, told_apart
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.spec.sections import spell
 from cifar_hpc.status.words import score_text
 from cifar_hpc.terminal.tables import Format, TextColumn, print_columns, print_records
 
@@ -68,7 +68,7 @@ def _measured(configs: list[TrialConfig]) -> list[dict[str, Any]]:
 
     found = []
     for config, keys in zip(configs, told_apart(configs), strict=True):
-        words = {key: spell(value) for key, value in keys.items()}
+        words = {key: as_text(value) for key, value in keys.items()}
         typer.echo(f"{' '.join(map(str, words.values()))} ...", err=True)
         found.append((config, words, promise_of(config)))
     places = list(dict.fromkeys(map(images_id, configs)))

@@ -14,7 +14,8 @@ from cifar_hpc.executors.slurm.usage import parse_budget
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import PlannedTrial
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.names import axes_of, short_ids
+from cifar_hpc.status.axes import axes_of
+from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.query import spell
 from cifar_hpc.sweep.where import On, Where, reader_of
 from cifar_hpc.terminal.listener import Shown

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,8 +16,9 @@ from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Status
 from cifar_hpc.status.advice import counts_text, dropped_line, left_out_line, next_lines, reasons_of, stage_lines
-from cifar_hpc.status.names import axes_of, names_of, select_trials, short_ids
-from cifar_hpc.status.query import measured, settled_axes, spell
+from cifar_hpc.status.axes import axes_of, settled_axes
+from cifar_hpc.status.names import names_of, select_trials, short_ids
+from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED, GOING_ON
 from cifar_hpc.status.words import allocated_text, moment_text, score_text
 from cifar_hpc.sweep.accounting import look_up
@@ -48,7 +49,10 @@ def status(
     if why:
         say(why)
     if format in (Format.JSON, Format.CSV):
-        records = {trial.trial_id: _row(trial, states[trial.trial_id]) for trial in plan.trials}
+        axes = settled_axes(plan.trials)
+        records = {
+            t.trial_id: {"trial_id": t.trial_id, **axes[t.trial_id], **measured(states[t.trial_id])} for t in plan.trials
+        }
         titles = [key for record in records.values() for key in record]  # whatever part is asked for
         print_records([records[trial.trial_id] for trial in rows], format, titles)
     elif not rows:
@@ -59,10 +63,6 @@ def status(
             typer.echo(f"  cluster    {allocated_text(found)}")
     else:
         print_columns(_trial_columns(plan, states, rows), format)
-
-
-def _row(trial: PlannedTrial, state: TrialState) -> dict[str, Any]:
-    return {"trial_id": trial.trial_id, **settled_axes(trial), **measured(state)}
 
 
 def _print_sweeps(layout: Layout, format: Format) -> None:

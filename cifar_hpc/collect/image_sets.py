@@ -12,6 +12,7 @@ from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import DATASET, FINGERPRINT, Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.dataset import measured_on
 from cifar_hpc.config.identity import canonical
+from cifar_hpc.config.roles import ARGUMENTS
 
 
 def image_set(config: Mapping[Axis, Any], own_val: int | None, split: str = "val") -> str:
@@ -48,7 +49,11 @@ def data_of(config: Mapping[Axis, Any]) -> tuple[Any, Any]:
 
 
 def _parts(config: Mapping[Axis, Any], own_val: int | None, split: str = "val") -> dict[str, Any]:
-    own = {key.removeprefix(f"{DATASET}."): value for key, value in config.items() if key.startswith(f"{DATASET}.")}
+    own = {
+        key.removeprefix(f"{DATASET}."): value
+        for key, value in config.items()
+        if key.startswith(f"{DATASET}.") and key not in ARGUMENTS  # each argument stands beside them
+    }
     return measured_on({**own, "name": config.get(DATASET), "own_val": own_val}, split)
 
 

@@ -80,7 +80,7 @@ def class_accuracies(
 
 def _is_choice(board: Leaderboard, axis: Axis) -> bool:
     values = {row.axes[axis] for row in board.measured}
-    return len(values) > 1 and any(isinstance(value, str | tuple) for value in values)
+    return len(values) > 1 and any(isinstance(value, str) for value in values)
 
 
 def _in_order(board: Leaderboard, axes: Sequence[Axis], keys: Mapping[Key, None]) -> tuple[Key, ...]:

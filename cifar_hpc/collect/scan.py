@@ -29,7 +29,8 @@ from cifar_hpc.records.store import read_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
-from cifar_hpc.status.query import config_text, flat_config, fold_of, is_training_key, said_by_spec, stages_of, told_apart
+from cifar_hpc.status.axes import keys_that_differ, telling_keys
+from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, told_apart
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
@@ -206,22 +207,9 @@ def _allocated(layout: Layout, plans: Sequence[PlanRecord]) -> list[str]:
 
 
 def varying_axes(pool: Pool) -> tuple[Axis, ...]:
-    """The config keys that differ between the points: those that one sweep's plan names, else all, the usual ones first."""
+    """The config keys that tell the points apart: those that one sweep's plan names, else all, the usual ones first."""
     configs = list({id(trial.config): trial.config for trial in pool.everyone}.values())
-    varying = keys_that_differ(configs)
-    if pool.planned_axes is not None:
-        named = [key for axis in pool.planned_axes for key in varying if key == axis or key.startswith(f"{axis}.")]
-        return tuple(dict.fromkeys(named))
-    return varying
-
-
-def keys_that_differ(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """But for fingerprints, which tell a reader nothing; keys of training among those that train. The usual ones first."""
-    keys = dict.fromkeys(key for config in configs for key in config if not key.endswith("fingerprint"))
-    trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
-    varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
-    first = ("dataset", "arch", "weights", "freeze", "augment", "lr")
-    return tuple(sorted(varying, key=lambda key: (first.index(key) if key in first else len(first), key)))
+    return keys_that_differ(configs) if pool.planned_axes is None else telling_keys(pool.planned_axes, configs)
 
 
 def _pool_ids(layout: Layout) -> tuple[list[str], list[Rejected]]:

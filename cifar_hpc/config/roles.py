@@ -13,7 +13,8 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 
-_PARTS = {"dataset": DatasetConfig, "stop": StopConfig}
+PARTS = {"dataset": DatasetConfig, "stop": StopConfig}
+ARGUMENTS = ("arch_args", "dataset.args")  # of one's own code; each is a key of its own too: arch_args.width
 
 
 def keys_with(role: Role) -> tuple[str, ...]:
@@ -26,6 +27,13 @@ def unhashed_keys() -> tuple[str, ...]:
     return tuple(key for key, metadata in _declared() if metadata.get("hashed") is False)
 
 
+def asked_keys() -> tuple[str, ...]:
+    """The keys that a spec may hold of a trial and that its numbers depend on; `start`, in whose words a user asks for what the
+    hashed weights say, among them."""
+    hashed = (key for key, metadata in _declared() if metadata.get("hashed", True) or key == "start")
+    return tuple(key for key in hashed if key not in {*derived_keys(), *PARTS})
+
+
 def derived_keys() -> tuple[str, ...]:
     """The keys that are worked out while the spec is read."""
     return tuple(key for key, metadata in _declared() if metadata.get("derived"))
@@ -34,5 +42,5 @@ def derived_keys() -> tuple[str, ...]:
 def _declared() -> Iterator[tuple[str, Mapping[str, Any]]]:
     for f in dataclasses.fields(TrialConfig):
         yield f.name, f.metadata
-        if f.name in _PARTS:
-            yield from ((f"{f.name}.{inner.name}", inner.metadata) for inner in dataclasses.fields(_PARTS[f.name]))
+        if f.name in PARTS:
+            yield from ((f"{f.name}.{inner.name}", inner.metadata) for inner in dataclasses.fields(PARTS[f.name]))

@@ -12,8 +12,8 @@ from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.schedule import block_rates
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import TrialConfig
-from cifar_hpc.spec.sections import spell
 
 _SHOWN_EPOCHS = 8
 _DECIDING = keys_with(Role.RATES)
@@ -27,7 +27,7 @@ def plans_of(configs: Iterable[TrialConfig], arch: str | None) -> list[TrialConf
 
 def facts_of(config: TrialConfig) -> Mapping[str, Any]:
     """What a plan of rates depends on, as a spec spells it."""
-    return {"arch": config.arch, **{key: spell(getattr(config, key)) for key in _DECIDING}}
+    return {"arch": config.arch, **{key: as_text(getattr(config, key)) for key in _DECIDING}}
 
 
 def blocks_of(config: TrialConfig) -> tuple[str, ...]:

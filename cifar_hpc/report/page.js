@@ -70,7 +70,7 @@ function openBoard(section, part, prefix) {
     const c = columnOf(word);
     if (c < 0) return row.words.includes(word.toLowerCase());
     const cell = row.cells[c], [, , sign, value] = word.match(TERM);
-    if (!(sign in signs)) return value.split(",").filter(Boolean).some(v => equal(cell, v)) === (sign === "=");
+    if (!(sign in signs)) return [value, ...value.split(",")].filter(Boolean).some(v => equal(cell, v)) === (sign === "=");
     return typeof cell.key === "number" && signs[sign](cell.key, shares[c] && value > 1 ? value / 100 : +value);
   };
   filter.title = `The filter takes words, and comparisons (= != > < >= <=) of ${keys.filter(k => /^[\w.]+$/.test(k)).join(", ")}; ${shares.includes(true) ? "accuracies as fractions or in percent, " : ""}time in seconds`;
@@ -79,8 +79,13 @@ function openBoard(section, part, prefix) {
     return x !== null && low <= x && x <= high;
   }));
   const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "string" ? -1 : 1;
+  const joined = (told, word) => {  // a value with blanks, as a class's name may have them, is one where a cell begins so
+    const last = told.at(-1) || "", c = columnOf(last), longer = `${last} ${word}`, value = c < 0 ? "" : longer.match(TERM)[3].toLowerCase();
+    const begins = c >= 0 && rows.some(r => [value, value.split(",").at(-1)].some(v => r.cells[c].text.toLowerCase().startsWith(v)));
+    return begins ? [...told.slice(0, -1), longer] : [...told, word];
+  };
   const arrange = () => {
-    const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean);
+    const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean).reduce(joined, []);
     state.unknown = words.find(w => TERM.test(w) && columnOf(w) < 0 && !rows.some(r => holds(r, w)));
     state.found = rows.filter(r => words.every(w => holds(r, w)));  // before the ranges: what the axes show
     state.shown = state.found.filter(inRanges);

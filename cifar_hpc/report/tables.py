@@ -237,7 +237,7 @@ def mean_of(estimate: Estimate | None) -> float | None:
 
 def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str, Any]:
     record: dict[str, Any] = {"place": row.place, "point_id": row.point_id}
-    record |= {axis: list(value) if isinstance(value, tuple) else value for axis, value in row.axes.items()}
+    record |= row.axes
     for name, found in (("val_acc", row.val_acc), ("test_acc", row.test_acc)):
         record |= {name: found and found.mean, **_spread(name, found)}
     ranked = {f"val_{board.info.metric or board.objective}": row.score}  # what ranks has its spread, as accuracies have

@@ -154,9 +154,9 @@ def what_stayed(trial: Trial) -> str:
     if lora:
         return f"{stayed}, of the others all but low-rank matrices and the classifier"
     parts = {"bias": "biases", "norm": "normalisation layers"}
-    if isinstance(train, str):
+    if train in ("all", *parts):
         return stayed + (f", of the others all but {parts[train]} and the classifier" if train in parts else "")
-    return f"{stayed}; only {', '.join(train)} trained"
+    return f"{stayed}; only {train.replace('+', ', ')} trained"
 
 
 def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:

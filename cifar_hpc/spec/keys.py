@@ -14,6 +14,7 @@ from typing import Any
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.dataset import BY_SEED, DatasetConfig
+from cifar_hpc.config.roles import ARGUMENTS
 from cifar_hpc.config.trained import WORDS
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.spec import values
@@ -179,7 +180,7 @@ OBJECTIVE = _OWN.pop("objective")
 KEEP = _OWN.pop("keep")
 SEED = _OWN.pop("seed")
 TRIAL_KEYS: dict[str, Key] = {**DATASET_KEYS, **_OWN, **STOP_KEYS}  # what base, grid, zip, include and when.set may hold
-ARGUMENT_PREFIXES = ("arch_args.", "dataset.args.")  # one argument as a key of its own: an axis
+ARGUMENT_PREFIXES = tuple(f"{key}." for key in ARGUMENTS)  # one argument as a key of its own: an axis
 FOLD_KEYS = keys_of(Folds, "folds.")
 KEEP_KEYS = keys_of(Keep, "keep.")
 RESOURCE_KEYS = keys_of(Resources, "resources.")

@@ -16,12 +16,13 @@ from typing import Any
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError, nearest
 from cifar_hpc.spec.expand import FOLD, Point
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
-from cifar_hpc.spec.sections import DEFAULTS, Origins, spell
+from cifar_hpc.spec.sections import DEFAULTS, Origins
 from cifar_hpc.spec.values import show
 
 STARTED_BY = f"{STAGE_PREFIX}.weights"  # key of a point: the stage whose weights it starts from
@@ -120,7 +121,7 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
             STARTED_BY: parents.stage,
             "weights_point": config.point_id if one_each else None,
             **{key: one[key] for key in inherited if key in one},
-            **{name: spell(_value(one, axis)) for axis, name in names.items()},
+            **{name: as_text(_value(one, axis)) for axis, name in names.items()},
         }
         chosen.setdefault(config.trial_id, {**point, **own})
     varying = [name for axis, name in names.items() if _varies(theirs, axis)]
@@ -128,8 +129,8 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
 
 
 def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], given: bool) -> UnusableError:
-    there = ", ".join(dict.fromkeys(str(spell(_value(one, key))) for one in left))
-    value = show(spell(_value(point, key))).strip("'")
+    there = ", ".join(dict.fromkeys(str(as_text(_value(one, key))) for one in left))
+    value = show(as_text(_value(point, key))).strip("'")
     found = f"no trial of stage {parents.stage} with {key} {value} belongs to a point of this stage"
     if given:
         return UnusableError("weights", found, f"it has {there}; a stage that says no {key} takes over its parents'")

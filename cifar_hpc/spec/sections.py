@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cifar_hpc.config.trial import AugmentOp
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
@@ -65,7 +65,7 @@ class Origins:
                 if path[:2] == ("grid", key):
                     if value in before:
                         where = self.tree.where(path)
-                        sentences.append(f"{where}: {show(spell(value))} stands in the list already; it counts once")
+                        sentences.append(f"{where}: {show(as_text(value))} stands in the list already; it counts once")
                     before.add(value)
         return sentences
 
@@ -131,26 +131,12 @@ def _folds(part: BaseModel | None, origins: Origins) -> list[Point]:
     return [{**common, FOLD: number} for number in range(1, keys["n"] * keys["repeats"] + 1)]
 
 
-def spell(value: Any) -> Any:
-    """A value as one word or number, for a table: lists and operations are joined."""
-    if isinstance(value, tuple) and value and all(isinstance(item, tuple) for item in value):
-        return " ".join(f"{name}={spell(item)}" for name, item in value)
-    if isinstance(value, tuple):
-        return "+".join(_spell_operation(item) if isinstance(item, AugmentOp) else str(item) for item in value)
-    return value
-
-
-def _spell_operation(op: AugmentOp) -> str:
-    told = ",".join(f"{name}={str(number).removesuffix('.0')}" for name, number in op.args)
-    return f"{op.name}({told})" if op.args else op.name
-
-
 def _setter(values: dict[str, Any]) -> Point:
     """Flat keys of what a part sets. A whole dataset sets all its keys, and 'dataset' to its label."""
     flat: Point = {}
     if "dataset" in values:
         written = given(values["dataset"])
-        details = [f"{key}={spell(value)}" for key, value in written.items() if key != "name"]
+        details = [f"{key}={as_text(value)}" for key, value in written.items() if key != "name"]
         flat["dataset"] = " ".join([str(written.get("name", "folder")), *details])
         flat |= {f"dataset.{key}": value for key, value in all_of(values["dataset"]).items()}
     flat |= {f"{RESOURCES}{key}": value for key, value in given(values.get("resources")).items()}
@@ -203,7 +189,7 @@ def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: Ya
 
 def _names(value: Any) -> set[str]:
     """What a table or a filter calls a value of an argument, in small letters."""
-    return {"none", "null", NO_VALUE} if value is None else {str(spell(value)).lower()}
+    return {"none", "null", NO_VALUE} if value is None else {str(as_text(value)).lower()}
 
 
 def _refuse_bad_axes(

@@ -12,6 +12,7 @@ from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import trains_classifier_alone
 from cifar_hpc.config.roles import keys_with
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.contradictions import contradictions
@@ -22,7 +23,7 @@ from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.probes import start_from_probes
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver
-from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections, spell
+from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
 
@@ -86,7 +87,7 @@ def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tr
     for n, uses in enumerate(expansion.pattern_uses):
         if not uses:
             absent = {
-                f"{key} {show(spell(any_of[0]))}": None
+                f"{key} {show(as_text(any_of[0]))}": None
                 for keys in exclude[n]
                 for key, any_of in keys.items()
                 if not any(origins.has(key, value) for value in any_of)
@@ -152,7 +153,7 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
     if axis in _BACKBONE and trains_classifier_alone(config.arch, config.freeze):
         return None
     if axis in _AS_WRITTEN or axis.startswith((STAGE_PREFIX, *ARGUMENT_PREFIXES)):
-        return spell(point.get(axis))
+        return as_text(point.get(axis))
     if axis == "weights" and STARTED_BY in point:
         return point[STARTED_BY]
     if axis == "weights" and config.weights_fingerprint is not None:
@@ -163,4 +164,4 @@ def _axis_value(axis: str, config: TrialConfig, point: Point) -> Any:
     value = getattr(getattr(config, part) if part else config, key)
     if axis in _AS_WRITTEN_IF_ACTING and axis in point and value not in ("none", None):
         value = point[axis]
-    return spell(value)
+    return as_text(value)

@@ -9,18 +9,16 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial, PlanRecord
+from cifar_hpc.status.axes import axes_of
 from cifar_hpc.status.query import (
     parse_filter,
-    settled_axes,
     spell,
     split_terms,
     stages_of,
-    told_apart,
     trial_facts,
     values_there,
 )
@@ -97,11 +95,6 @@ def short_ids(trial_ids: Collection[str]) -> dict[str, str]:
     while len({trial_id[:length] for trial_id in trial_ids}) < len(set(trial_ids)):
         length += 1
     return {trial_id: trial_id[:length] for trial_id in trial_ids}
-
-
-def axes_of(trials: Collection[PlannedTrial]) -> dict[str, Mapping[str, Any]]:
-    """The swept keys of each trial, with values that are spelled differently where they are different."""
-    return dict(zip((t.trial_id for t in trials), told_apart([settled_axes(t) for t in trials]), strict=True))
 
 
 def names_of(trials: Collection[PlannedTrial], *, seed: bool = True) -> dict[str, str]:

@@ -22,7 +22,8 @@ from typing import Any
 
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
-from cifar_hpc.config.roles import keys_with, unhashed_keys
+from cifar_hpc.config.roles import ARGUMENTS, PARTS, asked_keys, derived_keys, keys_with, unhashed_keys
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.words import NO_VALUE, usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
@@ -33,6 +34,8 @@ DIGITS, MOST_DIGITS = 6, 17  # significant ones of a number: for a reader, and t
 _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
 OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
+# Keys of a spec that a trial's config has by another name.
+_CALLED = {"dataset.name": "dataset", "folds": "dataset.folds", "folds.n": "dataset.folds", "objective.metric": "objective"}
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
@@ -114,16 +117,6 @@ def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]
     return said
 
 
-def settled_axes(trial: PlannedTrial) -> Mapping[str, Any]:
-    """A trial's swept keys with values as the config has them where the spec may say the same otherwise: null, or not at all;
-    a list, in another order or spelling."""
-    said = {key for key, value in trial.axes.items() if value is None or (isinstance(value, str) and "+" in value)}
-    if not said - {"dataset"}:
-        return trial.axes
-    config = flat_config(config_text(trial.config))
-    return {key: config.get(key, value) if key in said - {"dataset"} else value for key, value in trial.axes.items()}
-
-
 def stages_of(trials: Iterable[PlannedTrial]) -> frozenset[str]:
     """The names of a sweep's stages; empty where it has none."""
     return frozenset(str(trial.axes["stage"]) for trial in trials if "stage" in trial.axes)
@@ -198,9 +191,7 @@ def spell(value: Any, key: str = "") -> str:
     if isinstance(value, float):
         digits = value.digits if isinstance(value, Precise) else DIGITS
         return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
-    if isinstance(value, list):
-        value = _hashable(value)
-    return "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return str(as_text(value))
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -217,8 +208,8 @@ def config_text(config: Mapping[str, Any]) -> str:
 
 @cache
 def flat_config(text: str) -> Mapping[str, Any]:
-    """A config_text with dotted keys and hashable values, one object for equal texts; `dataset` is the name of the data set, of
-    one's own images that of their folder."""
+    """A config_text with dotted keys, each value a number or one text, one object for equal texts; `dataset` is the name of the
+    data set, of one's own images that of their folder."""
     flat = dict(_flattened(json.loads(text)))
     flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
@@ -227,40 +218,26 @@ def flat_config(text: str) -> Mapping[str, Any]:
         flat["dataset.val_frac"] = None
     if folder := flat.get("dataset.folder"):
         flat["dataset"] = PurePath(folder).name
-    for key in unhashed_keys():  # no parts of the trial, or said by another
-        if key != "start":  # in whose words a user asks for a parent
-            flat.pop(key, None)
+    for key in {*unhashed_keys()} - {*asked_keys()}:  # no parts of the trial, or said by another
+        flat.pop(key, None)
     return flat
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         name = prefix.rstrip(".") if prefix == "dataset." and key == "name" else f"{prefix}{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key in PARTS:
+            yield from _flattened(value, f"{key}.")
+        elif isinstance(value, dict) and name in ARGUMENTS:
+            yield name, as_text(value)
             yield from _flattened(value, f"{name}.")
         elif key != "sources":
-            yield name, _hashable(value)
+            yield name, as_text(value)
 
 
 def is_training_key(key: str) -> bool:
     """Whether it steers training, so that it says nothing of a classifier that is only fitted."""
     return key in _TRAINING
-
-
-def _hashable(value: Any) -> Any:
-    """Lists of words as tuples; of pairs as '1=fc 3=layer4'; of augmentation operations as 'flip + crop(padding=4)'."""
-    if not isinstance(value, list):
-        return value
-    if value and all(isinstance(item, dict) for item in value):
-        return " + ".join(_operation(item["name"], item.get("args", ())) for item in value)
-    if value and all(isinstance(item, list) for item in value):
-        return " ".join(f"{name}={spell(rest)}" for name, rest in value)
-    return tuple(value)
-
-
-def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
-    told = ", ".join(f"{key}={str(number).removesuffix('.0')}" for key, number in args)
-    return f"{name}({told})" if args else name
 
 
 def _some(words: Sequence[str]) -> str:
@@ -271,14 +248,17 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
     match = _TERM.fullmatch(word)
     if match is None or not match[3]:
         raise CifarHpcError(f"filter: {word!r} is no term; allowed: key=value, also != > >= < <=, such as lr>1e-3")
-    key, sign, value = match[1], match[2], match[3].strip("\"'")
-    if key not in keys:
+    key, sign, value = _CALLED.get(match[1], match[1]), match[2], match[3].strip("\"'")
+    known = {*keys, *asked_keys(), *_CALLED.values()}
+    if key not in known:
         usual = usual_key(key)
-        near = usual if usual in keys else nearest(key, keys)
-        raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(keys))}.{did_you_mean(near)}")
+        known = (known | {*_CALLED}) - {*derived_keys()}
+        near = usual if usual in known else nearest(key, known)
+        raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(known))}.{did_you_mean(near)}")
     if sign in _ORDERED and _number(value) is None:
         raise CifarHpcError(f"filter: {word!r} compares with {value!r}; allowed: a number after {sign}")
-    return Term(key, sign, (value,) if sign in _ORDERED else tuple(value.split(",")))
+    values = (value,) if sign in _ORDERED else tuple(dict.fromkeys((value, *value.split(","))))  # a comma may be in a name
+    return Term(key, sign, values)
 
 
 def _equal(found: Any, value: str, key: str) -> bool:
@@ -293,7 +273,7 @@ def _equal(found: Any, value: str, key: str) -> bool:
     if "/" in spelled:
         parts = spelled.lower().split("/")
         words |= {"/".join(parts[place:]) for place in range(len(parts))}
-    return any(fnmatch.fnmatchcase(word, value.lower()) for word in words)
+    return value.lower() in words or any(fnmatch.fnmatchcase(word, value.lower()) for word in words)
 
 
 def _begins(found: str, value: str) -> bool:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 
 from cifar_hpc.config.features import features_id, told_apart
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.executors.base import promises_on_node
 from cifar_hpc.planning.plan import Plan
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan
-from cifar_hpc.spec.sections import spell
 from cifar_hpc.status.words import percent_text
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.preflight import check_there
@@ -40,7 +40,9 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
         known |= promises_on_node(list(missing.values()))
     first = sorted(ranked, key=lambda name: -known.get(name, 0.0))
     if len(ranked) > 1:
-        words = [" ".join(str(spell(value)) for value in values.values()) for values in told_apart([ranked[n] for n in first])]
+        words = [
+            " ".join(str(as_text(value)) for value in values.values()) for values in told_apart([ranked[n] for n in first])
+        ]
         told = (f"{word} {percent_text(known[name], 1)} %" for name, word in zip(first, words, strict=True) if name in known)
         listener.note(f"order: rank: {', '.join(told)}")
     return dataclasses.replace(plan, promise={name: value for name, value in known.items() if name in ranked})

@@ -24,6 +24,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record, utc_now, write_record
 from cifar_hpc.records.ties import check_members, member_of, read_valid
+from cifar_hpc.status.axes import keys_that_differ
 from cifar_hpc.status.words import score_text
 from cifar_hpc.sweep.listener import Listener, SweepOutcome
 from cifar_hpc.sweep.refit import refit_of, train_refits
@@ -61,7 +62,7 @@ def refit_ensemble(layout: Layout, path: Path, where: Where, listener: Listener)
 
 def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTrial]:
     """In the order of the members."""
-    from cifar_hpc.collect.scan import keys_that_differ, scan
+    from cifar_hpc.collect.scan import scan
 
     if record.weights is not None:
         raise CifarHpcError(f"{path}: a soup is one network, chosen on validation: `cifar-hpc refit SWEEP` trains its members")

@@ -1,0 +1,40 @@
+"""A list or a mapping as one text, the same in every table, name, figure and filter: 'layer2+fc', '1:fc+3:layer4', 'cat:2',
+'flip + crop(pad_frac=0.1)'.
+
+Owns: that text, of a value as a TrialConfig holds it and as JSON gives it back. A number or a word stays what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cifar_hpc.config.trial import AugmentOp
+
+
+def as_text(value: Any) -> Any:
+    """The text of a list, a mapping, pairs or operations; anything else as it is."""
+    if isinstance(value, Mapping):
+        return "+".join(_pair(*pair) for pair in value.items())
+    if not isinstance(value, list | tuple):
+        return value
+    if value and all(isinstance(item, AugmentOp) for item in value):
+        return " + ".join(_operation(op.name, op.args) for op in value)
+    if value and all(isinstance(item, Mapping) and "name" in item for item in value):
+        return " + ".join(_operation(op["name"], op.get("args", ())) for op in value)
+    if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
+        return "+".join(_pair(*pair) for pair in value)
+    return "+".join(f"({as_text(item)})" if isinstance(item, list | tuple) else str(item) for item in value)
+
+
+def _pair(name: Any, value: Any) -> str:
+    return f"{name}:{_plain(value)}"
+
+
+def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:
+    told = ",".join(f"{key}={_plain(number)}" for key, number in args)
+    return f"{name}({told})" if args else name
+
+
+def _plain(value: Any) -> str:
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(as_text(value))

@@ -1,0 +1,96 @@
+"""A key's value that is a mapping or a list has one text, which every command prints and every filter takes."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.pool import Images, write_trial
+from cifar_hpc.cli import app
+from cifar_hpc.collect.sections import chosen_sections
+from cifar_hpc.config.spelled import as_text
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.tables import section_records
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.query import config_text, flat_config, parse_filter, spell
+
+SPECS = {
+    "class_weights": ["null", "balanced", '{"3": 20.0}', '{"3": 20.0, "8": 2.5}'],
+    "unfreeze": ["null", "{1: classifier, 2: features.8, 3: features.0}", "{1: classifier, 3: features.8, 4: features.0}"],
+    "train": ["all", "bias", "[features.4, features.8]"],
+    "augment": ["none", "[{rotate: {degrees: 10}}, {erase: {p: 0.4}}]"],
+}
+
+
+def call(*words: str):
+    return CliRunner().invoke(app, list(words), env={"COLUMNS": "200"})
+
+
+def swept(tmp_path, grid: str, **more: str) -> Layout:
+    """The records of a sweep `s` with two seeds, all finished."""
+    dataset = more.get("dataset", "dataset: {name: digits, train_size: 200}")
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: s\n{dataset}\nbase: {{arch: simple_cnn, image_size: 16, epochs: 4}}\n{grid}\nseeds: 2\n")
+    plan, layout = make_plan(load_spec(path)), Layout(results_root())
+    write_record(layout.sweep("s").plan, plan_record(plan))
+    for config in plan.trials:
+        write_trial(layout, config, Images.draw(60, 30))
+    return layout
+
+
+def of_status(*words: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(call("status", "s", *words, "--format", "csv").stdout)))
+
+
+@pytest.mark.parametrize("key", SPECS)
+def test_a_value_has_one_text_that_status_reports_and_filters_have_in_common(tmp_path, key):
+    layout = swept(tmp_path, f"grid: {{{key}: [{', '.join(SPECS[key])}]}}")
+    rows = [row for section in chosen_sections(layout, ["s"], "") for row in section.board.rows]
+    records = {one["point_id"]: one for one in section_records(chosen_sections(layout, ["s"], ""))}
+    told = {row["trial_id"]: row for row in of_status()}
+    assert len(rows) == len(SPECS[key])
+    for row in rows:
+        axis = next(axis for axis in row.all_axes if axis.startswith(key))
+        value = row.all_axes[axis]
+        assert records[row.point_id].get(axis, value) == value and not isinstance(value, list | tuple | dict)
+        assert {told[trial.trial_id][axis] for trial in row.trials} == {"" if value is None else str(value)}
+        for text in (spell(value, axis), "null" if value is None else str(value)):
+            found = [one.point_id for part in chosen_sections(layout, ["s"], f"{axis}={text}") for one in part.board.rows]
+            assert found == [row.point_id]
+            assert {one["trial_id"] for one in of_status(f"{axis}={text}")} == {trial.trial_id for trial in row.trials}
+
+
+def test_what_a_spec_writes_otherwise_is_told_by_the_key_that_says_it(tmp_path):
+    grid = "include: [{}, {class_weights: {1: 1, 2: 1}}, {unfreeze: {1: classifier, 3: features.0}}]"
+    layout = swept(tmp_path, grid)
+    rows = [row for section in chosen_sections(layout, ["s"], "") for row in section.board.rows]
+    assert sorted(str(row.axes["unfreeze_epoch"]) for row in rows) == ["2", "None"]  # weights of 1 are no weights
+    assert {one["unfreeze_epoch"] for one in of_status()} == {"2", ""}
+    assert {one["unfreeze_epoch"] for one in of_status("unfreeze_epoch=2")} == {"2"}
+
+
+def test_data_sets_of_one_name_are_told_apart_in_status_as_in_a_report(tmp_path):
+    data = "[{name: digits, train_size: 200}, {name: digits, train_size: 100}]"
+    layout = swept(tmp_path, f"grid: {{dataset: {data}}}", dataset="")
+    assert {row["dataset.train_size"] for row in of_status()} == {"100", "200"}
+    assert len(of_status("dataset.train_size=100")) == 2 and len(chosen_sections(layout, ["s"], "dataset.train_size=100")) == 1
+
+
+def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
+    configs = [{}, {"Formica rufa": 2.0}, {"Apis, the bee": 3.5, "wolf [grey]": 2.0}]
+    rows = [flat_config(config_text({"class_weights": weights or None, "dataset": {"name": "x"}})) for weights in configs]
+    for row in rows:
+        chosen = parse_filter(f"class_weights={spell(row['class_weights'])} dataset=x", row)
+        assert [chosen.matches(other) for other in rows] == [other is row for other in rows]
+    either = parse_filter("class_weights=null,Formica rufa:2", rows[0])
+    assert [either.matches(row) for row in rows] == [True, True, False]
+
+
+def test_lists_within_lists_have_a_text_of_their_own():
+    assert as_text([[1, 2, 3], [4.5, 5, 6]]) == "(1+2+3)+(4.5+5+6)"
+    assert as_text({"a": 2.0, "b": "features.0"}) == "a:2+b:features.0"
