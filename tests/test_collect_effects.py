@@ -165,6 +165,9 @@ def test_what_is_the_best_of_unlike_values_says_so() -> None:
     assert best_over(additive_board(whole), "arch") == " Of those that differ only in lr, the best on validation."
     assert "Not the same values were tried" in best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
     assert best_over(additive_board(whole), "arch", "lr") == ""
+    board = additive_board(whole)
+    lost = dataclasses.replace(board, rows=(*board.rows[:3], dataclasses.replace(board.rows[3], score=None)))
+    assert "Not all of these values have a number for each" in best_over(lost, "arch"), "it was tried, and diverged"
 
 
 def test_bars_of_a_loss_end_at_nothing() -> None:

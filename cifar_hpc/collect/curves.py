@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +76,22 @@ def best_over(board: Leaderboard, *axes: Axis) -> str:
     """Of what the points of `best_by` are the best, as a sentence; and whether each was chosen from the same values. Empty
     where no other axis varies."""
     others = [axis for axis in board.axes if axis not in axes]
-    tried: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
-    for row in board.measured:
-        tried.setdefault(tuple(row.axes[axis] for axis in axes), set()).add(tuple(row.axes[other] for other in others))
     if not others:
         return ""
-    names = ", ".join(others)
-    alike = len({frozenset(values) for values in tried.values()}) < 2
-    unlike = " Not the same values were tried for each: they differ in these too."
-    return f" Of those that differ only in {names}, the best on validation.{'' if alike else unlike}"
+    unlike = ""
+    if not _are_alike(board.rows, axes, others):
+        unlike = " Not the same values were tried for each: they differ in these too."
+    elif not _are_alike(board.measured, axes, others):
+        unlike = " Not all of these values have a number for each: their trials diverged, failed or are still to come."
+    return f" Of those that differ only in {', '.join(others)}, the best on validation.{unlike}"
+
+
+def _are_alike(rows: Iterable[Row], axes: Sequence[Axis], others: Sequence[Axis]) -> bool:
+    """Whether the rows have the same values of the others for each combination of the axes."""
+    found: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
+    for row in rows:
+        found.setdefault(tuple(row.axes[axis] for axis in axes), set()).add(tuple(row.axes[other] for other in others))
+    return len({frozenset(values) for values in found.values()}) < 2
 
 
 def rank_axes(board: Leaderboard) -> list[Axis]:
