@@ -13,9 +13,10 @@ from cifar_hpc.cli import app
 from cifar_hpc.config import catalog
 from cifar_hpc.errors import nearest
 from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.claims import claim_trial
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
-from cifar_hpc.records.store import append_records, write_record
+from cifar_hpc.records.store import append_records, read_records, write_record
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.progress import Pace
@@ -103,7 +104,31 @@ def test_status_in_a_pipe_leaves_no_column_out_and_gives_programs_fractions_and_
 def test_status_says_the_epoch_that_an_interrupted_trial_goes_on_from(half_done):
     told = call("status", "small", "augment=flip_crop")
     assert "1 x interrupted after epoch 1" in told.stdout
-    assert "cifar-hpc sweep" in told.stderr and "go on after their last epoch" in told.stderr
+    assert "small.yaml   (of begun trials no checkpoint stands: they begin again)" in told.stderr
+
+
+def test_begun_trials_are_said_to_go_on_where_a_checkpoint_stands_and_their_epochs_count_there_alone(half_done):
+    plan, layout = half_done
+    files, other = (layout.trial(plan.trials[i].trial_id) for i in (1, 4))
+
+    def left() -> str:
+        (line,) = (line for line in call("sweep", "small.yaml", "--dry-run").stdout.splitlines() if "to start" in line)
+        return line.partition("jobs, ")[2]
+
+    def following() -> str:
+        return call("status", "small", "status=planned,lost").stderr
+
+    assert left() == "at most 12 epochs" and "no checkpoint stands: they begin again" in following()
+    files.checkpoint.write_bytes(b"state")
+    assert left() == "at most 11 epochs" and "(begun trials go on from their checkpoints)" in following()
+    append_records(other.metrics, read_records(files.metrics, EpochRecord))
+    assert (
+        left() == "at most 11 epochs"
+        and "(1 of 2 begun trials goes on from a checkpoint, the other begins again)" in following()
+    )
+    claim = claim_trial(files, plan.trials[1].trial_id, "small/job-0001")
+    write_record(files.claim(claim.attempt), dataclasses.replace(claim, pid_started=claim.pid_started - 1000))
+    assert left() == "at most 11 epochs, and what 1 lost trial had trained since the last checkpoint"
 
 
 def test_retry_refuses_a_spec_that_was_mended_and_names_sweep(half_done, tmp_path):

@@ -68,7 +68,7 @@ def sweep(
 
 
 def retry(name: SweepName, terms: FilterText = None, on: OnOption = On.AUTO, profile: ProfileOption = None) -> None:
-    """Run the failed trials of a sweep again, all or those of a filter; each goes on from its last checkpoint.
+    """Run the failed trials of a sweep again, all or those of a filter; each from its last checkpoint, if one stands.
 
     For what failed of the machine. What failed of the spec or the images: mend them and type `sweep`, which also starts what
     was cancelled, lost or never begun: `retry` leaves that alone, but a search goes on.

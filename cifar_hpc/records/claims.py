@@ -55,7 +55,8 @@ def restartable(token: str | None, ending: Callable[[], str] | None = None) -> I
 @dataclass(frozen=True, slots=True)
 class TrialState:
     """What a reader knows of a trial from its files alone. reason: why it is not simply running or done, for a person;
-    epochs: those trained so far."""
+    epochs: those trained so far; checkpoint: whether one stands, from which the next attempt goes on: it may be of before the
+    last of them."""
 
     trial_id: str
     status: Status
@@ -65,6 +66,7 @@ class TrialState:
     error: ErrorRecord | None = None
     claim: Claim | None = None
     refused: RecordError | None = None  # why its result.json is no result
+    checkpoint: bool = False
     seen: bool = False  # see Ancestry.may_have_seen; only where a plan says what it starts from
 
     @property
@@ -75,6 +77,12 @@ class TrialState:
     @property
     def epochs_done(self) -> int:
         return max((epoch.epoch for epoch in self.epochs), default=0)
+
+    @property
+    def epochs_kept(self) -> int:
+        """Of those the ones that count for what is left to do: none where the next attempt begins again."""
+        lasts = self.status is Status.RUNNING or self.result is not None or self.checkpoint
+        return self.epochs_done if lasts else 0
 
 
 class Devices(NamedTuple):
@@ -239,18 +247,21 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
     if alive:
         told = "waits for others that its process trains first" if claim and claim.waits else ""
         return TrialState(trial_id, Status.RUNNING, told if claim else f"{claims[-1]} cannot be read", epochs, claim=claim)
+    stands = bool(epochs or claims) and files.checkpoint.exists()
     if refused:  # an error beside it is of an earlier attempt: none begins where a result stands
         reason = f"{files.result.name}: {str(refused).removeprefix(f'{files.result}: ')}"
-        return TrialState(trial_id, Status.FAILED, reason, epochs, refused=refused)
+        return TrialState(trial_id, Status.FAILED, reason, epochs, refused=refused, checkpoint=stands)
     with contextlib.suppress(FileNotFoundError, RecordError):
         error = read_record(files.error, ErrorRecord)
         if claim is None or error.attempt >= claim.attempt:
-            return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error)
+            return TrialState(trial_id, Status.FAILED, f"{error.kind}: {error.message}", epochs, error=error, checkpoint=stands)
     if claims and not (claim and claim.released_at):
         who = f"{claim.host}, process {claim.pid}" if claim else "its claim is corrupt"
-        return TrialState(trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim)
+        return TrialState(
+            trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim, checkpoint=stands
+        )
     begun = f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted in its first epoch" if claims else ""
-    return TrialState(trial_id, Status.PLANNED, begun, epochs)
+    return TrialState(trial_id, Status.PLANNED, begun, epochs, checkpoint=stands)
 
 
 def newest_claim(files: TrialFiles) -> Claim | None:

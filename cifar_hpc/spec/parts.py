@@ -27,7 +27,10 @@ class Resources:
     memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
     minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
     checkpoint_minutes: float = spec_key(
-        "time between checkpoints inside an epoch, minutes; each epoch ends with one", 10.0, gt=0
+        "time from one checkpoint of a trial to the next, minutes, the first of them included; Ctrl-C and a scheduler's signal "
+        "save in any case. What is killed, or fails, goes on from its last checkpoint, without one from its beginning",
+        10.0,
+        gt=0,
     )
     timeout_s: float = spec_key(
         "longest wait of a trial's processes for one another, seconds; then the trial fails", 60.0, gt=0

@@ -76,11 +76,23 @@ def next_lines(
     if owner is not None and (open_ or plan.to_come):
         return [f"next: nothing yet: {owner} goes on with it"]
     if open_:
-        kept = "   (begun trials go on after their last epoch)" if any(state.epochs for state in open_) and not spent else ""
-        return [f"next: {go_on_command(plan, spent)}{kept}"]
+        begun = "" if spent else begun_words(open_)
+        return [f"next: {go_on_command(plan, spent)}" + (f"   ({begun})" if begun else "")]
     if plan.to_come and not any(by_status[status] for status in GOING_ON):
         return [f"next: {sweep_command(plan)}   (the search goes on: up to {plural(plan.to_come, 'more trial')})"]
     return [f"next: cifar-hpc report {plan.sweep}"] if by_status[Status.COMPLETED] else []
+
+
+def begun_words(states: Iterable[TrialState]) -> str:
+    """From where those of the trials that had begun go on; empty for none."""
+    begun = [state for state in states if state.epochs or state.checkpoint]
+    kept_n = sum(state.checkpoint for state in begun)
+    if kept_n == len(begun):
+        return "begun trials go on from their checkpoints" if begun else ""
+    if not kept_n:
+        return "of begun trials no checkpoint stands: they begin again"
+    others = "the other begins" if len(begun) == kept_n + 1 else "the others begin"
+    return f"{kept_n} of {len(begun)} begun trials {'goes' if kept_n == 1 else 'go'} on from a checkpoint, {others} again"
 
 
 def first_line(reason: str) -> str:

@@ -156,7 +156,7 @@ class Pace:
 
     def left_s(self, plan: PlanRecord, states: Mapping[str, TrialState], now_s: float) -> float | None:
         """Seconds to the end, at now_s of a clock; None before an epoch has ended since the first look, and near the end."""
-        epochs = {trial_id: state.epochs_done for trial_id, state in states.items()}
+        epochs = {trial_id: state.epochs_kept for trial_id, state in states.items()}
         if self._began_s is None:
             self._began_s, self._first = now_s, epochs
         if sum(epochs.values()) != self._done_n:
@@ -165,7 +165,7 @@ class Pace:
         gained, left = 0.0, _to_come(plan) * fmean(costs.values()) if costs else 0.0
         for trial in plan.trials:
             cost, state = costs[trial.point_id], states[trial.trial_id]
-            gained += (state.epochs_done - self._first.get(trial.trial_id, 0)) * cost
+            gained += (state.epochs_kept - self._first.get(trial.trial_id, 0)) * cost
             left += _epochs_left(trial, states) * cost if is_open(state) else 0.0
         if not left or gained <= 0:
             return None
@@ -195,13 +195,13 @@ def is_open(state: TrialState) -> bool:
 
 
 def _epochs_left(trial: PlannedTrial, states: Mapping[str, TrialState]) -> int:
-    return max(0, int(trial.config["epochs"]) - states[trial.trial_id].epochs_done)
+    return max(0, int(trial.config["epochs"]) - states[trial.trial_id].epochs_kept)
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Trials and epochs of a sweep, and how many have ended. A trial that has ended counts with the epochs that it trained, one
-    that a search will sample with those of the longest so far."""
+    that begins again with none of those of before, one that a search will sample with those of the longest so far."""
 
     trials: int
     done: int
@@ -212,7 +212,7 @@ class Counts:
 
     @classmethod
     def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
-        trained = sum(states[trial.trial_id].epochs_done for trial in plan.trials)
+        trained = sum(states[trial.trial_id].epochs_kept for trial in plan.trials)
         left = sum(_epochs_left(trial, states) for trial in plan.trials if is_open(states[trial.trial_id]))
         left += _to_come(plan)
         done = sum(state.status in ENDED for state in states.values())

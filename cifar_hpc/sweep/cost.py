@@ -47,7 +47,7 @@ def local_lines(layout: Layout, plan: Plan, states: States, todo: Collection[str
     left = [cohort for cohort in left if cohort.trials]
     if not left:
         return []
-    done = {trial_id: states[trial_id].epochs_done for trial_id in todo}
+    done = {trial_id: states[trial_id].epochs_kept for trial_id in todo}
     asked = [(cohort, plan.resources_of(cohort.trial_ids[0])) for cohort in left]
     times = _times(layout, plan.trials, states, asked, done, listener)
     if not times:

@@ -50,13 +50,13 @@ def preview_lines(
 def _plan_lines(plan: Plan, states: States, todo: Collection[str]) -> list[str]:
     """What would start."""
     counts = Counter(state.status for state in states.values())
-    epochs = sum(trial.epochs - states[trial.trial_id].epochs_done for trial in plan.trials if trial.trial_id in todo)
+    epochs = sum(trial.epochs - states[trial.trial_id].epochs_kept for trial in plan.trials if trial.trial_id in todo)
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'configuration')}), "
         f"{plural(len(plan.cohorts), 'cohort')}",
         f"  to start  {plural(len(todo), 'trial')} in {plural(len(jobs_for(plan, todo, 1)), 'job')},"
-        f" at most {plural(epochs, 'epoch')}"
+        f" at most {plural(epochs, 'epoch')}{_since_checkpoints(states, todo)}"
         if todo
         else "  to start  none",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
@@ -71,6 +71,12 @@ def _plan_lines(plan: Plan, states: States, todo: Collection[str]) -> list[str]:
     if plan.spec.halving is not None:
         lines.append(_halving_line(plan, plan.spec.halving))
     return lines
+
+
+def _since_checkpoints(states: States, todo: Collection[str]) -> str:
+    """What epochs cannot count: how far the last checkpoints of killed trials lie back."""
+    killed_n = sum(states[trial_id].status is Status.LOST and states[trial_id].checkpoint for trial_id in todo)
+    return f", and what {plural(killed_n, 'lost trial')} had trained since the last checkpoint" if killed_n else ""
 
 
 def _halving_line(plan: Plan, halving: Scheduler) -> str:
@@ -93,12 +99,13 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     sampled_n = None if record.to_come else len({trial.point_id for trial in record.trials})
     each = search.max_epochs // search.generations
-    left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_done for trial in open_) + record.to_come * each
+    left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_kept for trial in open_) + record.to_come * each
     trials_n = len(open_) + record.to_come
     size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec, sampled_n)}, from {size}",
         f"  to start  at most {plural(trials_n, 'trial')}, at most {plural(left, 'epoch')}"
+        + _since_checkpoints(states, [trial.trial_id for trial in open_])
         if trials_n
         else "  to start  none: the search has ended",
         *(

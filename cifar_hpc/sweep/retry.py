@@ -20,7 +20,8 @@ from cifar_hpc.sweep.where import Where, reader_of
 def retry_failed(
     layout: Layout, name: str, words: Sequence[str] | None, where: Where, listener: Listener
 ) -> SweepOutcome | None:
-    """The failed trials of the sweep, all or those of a filter, each from its last checkpoint; None where there is none."""
+    """The failed trials of the sweep, all or those of a filter, each from its last checkpoint, if one stands; None where there
+    is none."""
     plan = read_plan(layout, name)
     states = reader_of(layout, plan).read()
     meant, why = select_trials(plan, states, words)
