@@ -116,6 +116,16 @@ def test_a_name_that_means_nothing_is_told_as_that_also_beside_top(layout):
         find_best(layout, "photo", top=2)
 
 
+def test_a_refit_of_what_has_not_finished_says_so_of_the_filter_and_not_of_the_sweep(layout):
+    failed = _rows(layout, "photos arch=simple_cnn lr=1e-5")
+    for trial_id in failed[0].trial_ids:
+        layout.trial(trial_id).result.unlink(missing_ok=True)
+    for find in (find_best, find_named):
+        with pytest.raises(CifarHpcError, match=r"^photos arch=simple_cnn lr=1e-5: no trial has finished yet"):
+            find(layout, "photos arch=simple_cnn lr=1e-5")
+    assert find_best(layout, "photos")
+
+
 def test_an_ensemble_is_named_by_its_sweep_and_method(layout):
     member = EnsembleMember(trial_id=_rows(layout, "photos")[0].trial_ids[0], weight=1.0, temperature=1.0)
     about = {"created_at": "2026-01-01T00:00:00Z", "classes": ("a",), "members": (member,), "coefficients": None}

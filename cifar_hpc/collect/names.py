@@ -58,7 +58,7 @@ def find_named(layout: Layout, words: str | Sequence[str], queue: Queue | None =
         return _of_id(layout, asked.names[0], queue)
     sections = chosen_sections(layout, asked.names, asked.terms, queue)
     sweep = asked.names[0] if len(asked.names) == 1 else None
-    said = " ".join([*asked.names, *([asked.terms] if asked.terms else [])]) or "all trials"
+    said = _said(asked)
     row = _numbered_row(sections, asked.number, said) if asked.number is not None else _best_row(sections, said)
     return Named(row, None, sweep)
 
@@ -74,9 +74,7 @@ def find_best(layout: Layout, words: str | Sequence[str], top: int | None = None
         return [found]
     sections = chosen_sections(layout, asked.names, asked.terms)
     best = [Named(row, None, asked.names[0]) for section in sections for row in section.board.measured[: top or 1]]
-    if not best:
-        raise CifarHpcError(f"no trial of {asked.names[0]} has a figure on validation yet: cifar-hpc status {asked.names[0]}")
-    return best
+    return best or [Named(_best_row(sections, _said(asked)), None, asked.names[0])]
 
 
 def means_one(layout: Layout, asked: Asked) -> bool:
@@ -172,6 +170,10 @@ def _plans(layout: Layout) -> Iterator[PlanRecord]:
             yield read_plan(layout, sweep.name)
         except RecordError:  # whoever asks for that sweep is told
             continue
+
+
+def _said(asked: Asked) -> str:
+    return " ".join(filter(None, [*asked.names, asked.terms])) or "all trials"
 
 
 def _numbered_row(sections: Sequence[Section], number: int, said: str) -> Row:
