@@ -53,6 +53,8 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     assert again.exit_code == 0 and "nothing to start" in again.stderr and results() == before
     assert len(rows("stage=finetune", "freeze=all")) == 2
     report = call("report", "two", "--format", "json")
+    exported = call("report", "two", "--export", "tensorboard")
+    assert "Stage pretrain, from which others start, is not among the rows" in " ".join(exported.stderr.split())
     told = (
         "Stage pretrain, from which others start, is not among the rows (2 of 2 trials finished), nor in the cost of these its"
     )

@@ -103,7 +103,8 @@ def test_the_beginning_of_an_id_is_a_trial_or_a_configuration(layout):
         ("photos#7", "allowed: #1 to #6"),
         ("photos#2 arch=nothing", "arch is "),
         ("photos archs=linear", "Did you mean 'arch'?"),
-        ("2222", "begins no id"),
+        ("2222", "begins no id of a trial or configuration here;"),
+        ("222", r"begins no id of a trial or configuration here \(4 letters or more name one\)"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest_right_one(layout, name, said):

@@ -226,6 +226,22 @@ def test_a_result_that_was_trained_again_to_other_numbers_is_exported_again(layo
     assert len(told) == 2 and told[trial.trial_id] == found.train_s + 1
 
 
+def test_a_run_of_long_foreign_words_has_a_name_that_a_folder_may_have(layout: Layout, tmp_path: Path) -> None:
+    trials = [dataclasses.replace(one, arch=f"{sign * 120}.py:Net") for one, sign in zip(configs(2, 1, 3), "学習", strict=True)]
+    for config in trials:
+        write_trial(layout, config, Images.draw(50, 20))
+    write_plan(layout, trials, "long")
+    assert run(layout, "report", "long", "--export", "tensorboard")[0] == 0
+    assert len(list((layout.sweep("long").report / "tensorboard").iterdir())) == 2
+
+
+def test_an_export_says_which_trials_it_leaves_out(layout: Layout) -> None:
+    (trial, _) = configs(2, 2, 3)
+    layout.trial(trial.trial_id).result.write_text("{")
+    code, _, err = run(layout, "report", "small", "--export", "tensorboard")
+    assert code == 0 and "Left out: " in err and trial.trial_id in err
+
+
 def test_a_tracker_that_is_not_installed_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_hpc.report.export.find_spec", lambda name: None)
     code, _, err = run(layout, "report", "small", "--export", "wandb")

@@ -1,13 +1,21 @@
-"""What stands on the screen of a real terminal, of 80 columns and of 200."""
+"""What stands on the screen of a real terminal, of 80 columns and of 200, and under the cell of a notebook."""
 
 from __future__ import annotations
 
 import re
 import sys
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 
+from cifar_hpc.planning.plan import make_plan, plan_record
+from cifar_hpc.records.claims import TrialState
+from cifar_hpc.records.schema import Status
+from cifar_hpc.spec.load import load_spec
+from cifar_hpc.terminal.harmless import make_console
+from cifar_hpc.terminal.live import make_view
 from tests.helpers.terminal import terminal
 
 ROOT = Path(__file__).parents[1]
@@ -47,3 +55,18 @@ def test_ctrl_c_is_answered_at_once_and_the_sweep_says_how_to_go_on(tmp_path):
         text = screen.until("stopping", "interrupted:", "ended with 130")
     assert "\\x1b" not in text and text.count("epochs") == 1  # the picture renews itself in place, and is gone in the end
     assert "To go on:" in text.replace("\n", " ")
+
+
+def test_a_notebook_without_widgets_gets_lines_and_no_warning_at_each_refresh(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar_hpc.terminal.live.find_spec", lambda name: None, raising=False)
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    (tmp_path / "x.yaml").write_text("name: x\ndataset: digits\nbase: {arch: linear}\n")
+    plan = plan_record(make_plan(load_spec(tmp_path / "x.yaml")))
+    view = make_view(make_console(force_jupyter=True))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        view.begin("inline")
+        view.show(plan, {trial.trial_id: TrialState(trial.trial_id, Status.PLANNED) for trial in plan.trials})
+        time.sleep(0.6)  # a picture would have been drawn twice
+        view.end()
+    assert not told

@@ -40,7 +40,8 @@ class Results:
     """One folder of results. Every call reads what is there now, also while trials train.
 
     In all calls `words` are names of sweeps and a filter, as of `cifar-hpc report`: ("freeze_depth", "lr>1e-3"), or the row of
-    a leaderboard: "freeze_depth#3"; none: every trial. `best` takes every name that the commands take. They raise
+    a leaderboard: "freeze_depth#3"; none: every trial. Of a sweep with stages they mean what answers its question, as `report`
+    does; "stage=NAME" asks for the trials of another. `best` takes every name that the commands take. They raise
     CifarHpcError where nothing is meant.
     """
 

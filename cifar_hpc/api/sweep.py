@@ -83,7 +83,8 @@ class Sweep:
 
         on: auto, inline (in this process), ray (side by side on this machine) or slurm (job arrays, by the site's `profile`;
         with wait=False it returns once they are submitted). listener: is told how it goes on; None: a picture in the
-        notebook or the terminal, cifar_hpc.Listener(): nothing. share: train trials with a common frozen trunk side by side.
+        terminal, or in a notebook with ipywidgets, and lines elsewhere; cifar_hpc.Listener(): nothing. share: train trials
+        with a common frozen trunk side by side.
 
         Ctrl-C, and the notebook's stop, save what trains; the outcome is `interrupted`, and the next call goes on. Raises
         CifarHpcError before anything starts where data, weights or the executor are not here.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cifar_hpc.cli.speech import ONE_NAME
+from cifar_hpc.cli.speech import ONE_NAME, say
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
@@ -162,12 +162,15 @@ def _print_trial(report: TrialReport, format: Format) -> None:
 def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.report.caveats import left_out
     from cifar_hpc.report.export import Tracker, export_pool
     from cifar_hpc.report.places import report_folder
 
     pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
     folder = report_folder(layout, pool.sweeps, terms) / to.value
     typer.echo(export_pool(pool, make_leaderboard(pool), folder, Tracker(to.value)))
+    for line in (*pool.notes, *left_out(pool)):
+        say(line)
 
 
 def _print_pivot(layout: Layout, names: list[str], terms: str, axes: str, format: Format) -> None:

@@ -17,7 +17,7 @@ from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import no_sweep, read_plan
 from cifar_hpc.records.schema import PlanRecord
-from cifar_hpc.status.names import Asked, begins, parse_words, resolve_id
+from cifar_hpc.status.names import Asked, begins, begins_none, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
 from cifar_hpc.status.state import Queue
 
@@ -143,7 +143,7 @@ def _of_id(layout: Layout, prefix: str, queue: Queue | None) -> Named:
     """In the leaderboard of the first sweep that has it, which names it best; else in that of the whole pool."""
     ids = _ids(layout)
     if not any(begins(prefix, one) for one in ids):
-        raise no_sweep(layout, prefix, " and begins no id of a trial or configuration")
+        raise no_sweep(layout, prefix, f" and {begins_none(prefix)}")
     found = resolve_id(prefix, ids)
     sweep = next((plan.sweep for plan in _plans(layout) if any(found in (t.trial_id, t.point_id) for t in plan.trials)), None)
     for names in ([sweep] if sweep else [], []):

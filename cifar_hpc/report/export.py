@@ -26,6 +26,7 @@ from cifar_hpc.collect.trials import CURVES, Trial, value_text
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.schema import Outcome
+from cifar_hpc.terminal.harmless import one_line
 
 
 class Tracker(StrEnum):
@@ -38,6 +39,7 @@ class Tracker(StrEnum):
 
 LIBRARIES = {Tracker.TENSORBOARD: "tensorboardX", Tracker.MLFLOW: "mlflow", Tracker.WANDB: "wandb"}
 _RUN = re.compile(rf" [a-z2-7]{{{ID_LENGTH}}}(-[0-9]+)?$")
+_NAME_BYTES = 150  # of what a run's name says beside its key: a folder's name has 255
 _FINAL = ("train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 _MARK = "exported"  # what a whole run bears with its digest: a file in its folder, in MLflow a tag
 
@@ -167,10 +169,10 @@ def _run_of(pool: Pool, board: Leaderboard, position: int) -> Run:
     trial = pool.trials[position]
     key = trial.trial_id if trial.outcome is not Outcome.PRUNED else f"{trial.trial_id}-{trial.epochs}"  # may train on
     params, ended_s = _params(board, trial), datetime.fromisoformat(trial.finished_at).timestamp()
-    said = " ".join(f"{axis}={value_text(value)}" for axis, value in params.items())
+    said = one_line(" ".join(f"{axis}={value_text(value)}" for axis, value in params.items()))
     return Run(
         key=key,
-        name=f"{said[:150]} {key}",
+        name=f"{said.encode()[:_NAME_BYTES].decode(errors='ignore')} {key}",
         params=params,
         curves=tuple(_curves(pool, position)),
         final=_final(trial),

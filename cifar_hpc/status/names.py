@@ -61,8 +61,13 @@ def resolve_id(prefix: str, ids: Collection[str]) -> str:
         return found[0]
     if found:
         raise CifarHpcError(f"{prefix!r} begins {len(found)} ids ({', '.join(found[:4])}...): give more letters")
-    few = f"; {FEWEST_LETTERS} letters or more name one" if len(prefix) < FEWEST_LETTERS else ""
-    raise CifarHpcError(f"{prefix!r} begins no id of a trial or configuration here{few}")
+    raise CifarHpcError(f"{prefix!r} {begins_none(prefix)}")
+
+
+def begins_none(prefix: str) -> str:
+    """What is said of letters that begin no id."""
+    few = f" ({FEWEST_LETTERS} letters or more name one)" if len(prefix) < FEWEST_LETTERS else ""
+    return f"begins no id of a trial or configuration here{few}"
 
 
 def begins(prefix: str, id_: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from rich.console import Console, Group
@@ -45,8 +46,9 @@ class View(Protocol):
 
 
 def make_view(console: Console) -> View:
-    """A live picture on a terminal or in a notebook, lines elsewhere."""
-    return _LiveView(console) if console.is_terminal or console.is_jupyter else _LineView(console)
+    """A live picture on a terminal, and in a notebook that has widgets; lines elsewhere."""
+    renews = find_spec("ipywidgets") is not None if console.is_jupyter else console.is_terminal
+    return _LiveView(console) if renews else _LineView(console)
 
 
 class _Start:
