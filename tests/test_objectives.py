@@ -27,6 +27,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record, write_record
 from cifar_hpc.report.tables import leaderboard_columns
+from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.train.balance import weights_of_classes
 from cifar_hpc.train.steps import epoch_order
@@ -277,3 +278,11 @@ def test_no_epoch_is_better_by_the_order_in_which_shares_are_added(name):
             taken = np.where(hits, labels, (labels + 1) % 4)
             exact = sum(Fraction(k, n) for k, n in zip(right, [12, 9, 6, 3], strict=True)) / 4
             assert measure(np.eye(4)[taken], labels) == float(exact)
+
+
+def test_a_balanced_sampler_draws_each_image_by_itself_as_its_key_says():
+    labels_N, config = torch.tensor([0] * 90 + [1] * 10), digits_config(sampler="balanced")
+    counts = torch.stack([torch.bincount(labels_N[epoch_order(config, labels_N, epoch)]) for epoch in range(1, 201)])
+    rare = counts[:, 1].double()
+    assert (counts.sum(1) == 100).all() and abs(rare.mean() - 50) < 1.5 and 3.5 < rare.std() < 6.5  # binomial: 5
+    assert "one by one and of every class with the same chance" in TRIAL_KEYS["sampler"].doc

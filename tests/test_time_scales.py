@@ -13,9 +13,13 @@ import torch
 from PIL import Image
 
 from cifar_hpc.config.schedule import LrSchedule
-from cifar_hpc.records.schema import Outcome
+from cifar_hpc.config.trial import StopConfig
+from cifar_hpc.records.schema import EpochRecord, Outcome
+from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.train.early_stopping import EarlyStopping
 from cifar_hpc.train.lr_finder import find_valley
+from cifar_hpc.train.progress import Progress
 from tests.helpers.training import digits_config
 from tests.test_train_loop import run_alone
 
@@ -77,6 +81,17 @@ def test_patience_counts_from_the_value_that_last_was_gain_enough(tmp_path: Path
     stop = dataclasses.replace(config.stop, patience=patience, min_delta=delta)
     stopped = run_alone(tmp_path / "stopped", dataclasses.replace(config, stop=stop))
     assert (len(stopped.curves), stopped.outcome) == (epochs_of(False), Outcome.EARLY_STOPPED)
+
+
+def test_an_improvement_of_just_min_delta_counts_not_and_the_reason_names_it() -> None:
+    config = digits_config(epochs=9, stop=StopConfig(patience=2, min_delta=0.25))
+    progress, rule = Progress(), EarlyStopping(config)
+    seen = {"lr": 0.1, "train_loss": 1.0, "train_acc": 0.5, "val_loss": 1.0, "train_s": 1.0, "val_s": 1.0}
+    for epoch, acc in enumerate((0.5, 0.75, 0.75), 1):
+        rule.judge(progress, EpochRecord(epoch=epoch, val_acc=acc, **seen))
+    assert progress.outcome is Outcome.EARLY_STOPPED and progress.best_epoch == 2
+    assert progress.reason == "val_acc not improved by more than 0.25 for 2 epochs"
+    assert "by more than this" in TRIAL_KEYS["stop.min_delta"].doc
 
 
 def test_an_average_longer_than_the_trial_does_not_judge_it_by_its_first_weights(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ class StopConfig:
         ge=1,
     )
     min_delta: float = trial_key(
-        "least improvement that counts against patience, over the value that last did, in the objective's unit",
+        "patience begins again where an epoch betters the value at which it last did by more than this (objective's unit)",
         Role.MEMBER | Role.TRAINING,
         0.0,
         ge=0,
@@ -239,7 +239,8 @@ class TrialConfig:
         late=True,
     )
     sampler: str | None = trial_key(
-        "balanced: each epoch draws as many training images as there are, every class alike often; null: each image once",
+        "balanced: each epoch draws as many training images as there are, one by one and of every class with the same chance, "
+        "so that some come several times and some not; null: each image once",
         Role.COMMON | Role.TRAINING,
         None,
         choices=("balanced",),

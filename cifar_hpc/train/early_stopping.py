@@ -48,6 +48,7 @@ class EarlyStopping:
             progress.reason = f"all {config.epochs} epochs" if config.epochs > 1 else "its one epoch"
         elif stop.patience is not None and progress.epochs_without_gain >= stop.patience:
             progress.outcome = Outcome.EARLY_STOPPED
-            progress.reason = f"{config.objective} not improved for {stop.patience} epochs"
+            least = f" by more than {stop.min_delta:g}" if stop.min_delta else ""
+            progress.reason = f"{config.objective} not improved{least} for {stop.patience} epochs"
         elif stop.max_minutes is not None and progress.seconds >= stop.max_minutes * 60:
             progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{stop.max_minutes:g} minutes of training used"
