@@ -358,7 +358,9 @@ def test_a_value_that_an_axis_has_twice_is_told_and_counts_once(tmp_path: Path) 
     ]
 
 
-@pytest.mark.parametrize("values", ["[true, 1]", "[1, 1.0]", '[1, "1"]', '[null, "None"]', '["-", null]', '[null, "null"]'])
+@pytest.mark.parametrize(
+    "values", ["[true, 1]", "[1, 1.0]", '[1, "1"]', '[null, "None"]', '["-", null]', '[null, "null"]', '["1e-5", 0.00001]']
+)
 def test_values_of_an_argument_that_have_one_name_are_refused(values: str, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text("def N(num_classes, in_channels, a=None): ...\n")
     path = tmp_path / "x.yaml"

@@ -1,7 +1,8 @@
 """A list or a mapping as one text, the same in every table, name, figure and filter: 'layer2+fc', '1:fc+3:layer4', 'cat:2',
 'flip + crop(pad_frac=0.1)'.
 
-Owns: that text, of a value as a TrialConfig holds it and as JSON gives it back. A number or a word stays what it is.
+Owns: that text, of a value as a TrialConfig holds it and as JSON gives it back, and that of a number in a table. A number or a
+word else stays what it is.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cifar_hpc.config.trial import AugmentOp
+
+DIGITS = 6  # significant ones of a number, for a reader
 
 
 def as_text(value: Any) -> Any:
@@ -25,6 +28,11 @@ def as_text(value: Any) -> Any:
     if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
         return "+".join(_pair(*pair) for pair in value)
     return "+".join(f"({as_text(item)})" if isinstance(item, list | tuple) else str(item) for item in value)
+
+
+def float_text(value: float, digits: int = DIGITS) -> str:
+    """As a table has it: 1e-05 as 1e-5. digits: significant ones."""
+    return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def _pair(name: Any, value: Any) -> str:

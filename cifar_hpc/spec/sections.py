@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cifar_hpc.config.spelled import as_text
+from cifar_hpc.config.spelled import as_text, float_text
 from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
@@ -189,7 +189,9 @@ def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: Ya
 
 def _names(value: Any) -> set[str]:
     """What a table or a filter calls a value of an argument, in small letters."""
-    return {"none", "null", NO_VALUE} if value is None else {str(as_text(value)).lower()}
+    if value is None:
+        return {"none", "null", NO_VALUE}
+    return {str(as_text(value)).lower(), *([float_text(value)] if isinstance(value, float) else [])}
 
 
 def _refuse_bad_axes(

@@ -23,14 +23,14 @@ from typing import Any
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.roles import ARGUMENTS, PARTS, asked_keys, derived_keys, keys_with, unhashed_keys
-from cifar_hpc.config.spelled import as_text
+from cifar_hpc.config.spelled import DIGITS, as_text, float_text
 from cifar_hpc.config.words import NO_VALUE, usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlannedTrial
 
 MOST_VALUES = 8
-DIGITS, MOST_DIGITS = 6, 17  # significant ones of a number: for a reader, and those that tell any two apart
+MOST_DIGITS = 17  # significant ones, that tell any two numbers apart
 _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
 OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
@@ -190,7 +190,7 @@ def spell(value: Any, key: str = "") -> str:
         return "from scratch" if key == "weights" else NO_VALUE
     if isinstance(value, float):
         digits = value.digits if isinstance(value, Precise) else DIGITS
-        return f"{value:.{digits}g}".replace("e-0", "e-").replace("e+0", "e+")
+        return float_text(value, digits)
     return str(as_text(value))
 
 
