@@ -256,7 +256,7 @@ def test_ray_starts_a_job_again_whose_process_died_and_gives_up_in_the_end(ray_r
     assert "the runner was here" in log("job-0007").read_text()
     assert ray_run.out == "", "Ray's own words are in a log"
     assert "raylet" in log("ray").read_text()
-    assert "job-0005: its worker process died; it starts again from the last checkpoint" in ray_run.err
+    assert "job-0005: its worker process died; it starts again, each trial from its checkpoint if one stands" in ray_run.err
     assert "job-0006: its worker process died; it is given up" in ray_run.err
 
 

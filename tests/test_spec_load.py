@@ -285,6 +285,14 @@ def test_a_data_sets_key_that_no_trial_gets_is_warned_of(load) -> None:
             "base: {arch: linear, epochs: 3}\nstop: {patience: 3}",
             "stop.patience has no effect: it is not below epochs, so that nothing stops early",
         ),
+        (
+            "base: {arch: squeezenet1_1, train: norm, weights: imagenet, image_size: 64}",
+            "all trials train the classifier alone: train: norm finds no normalisation layer in other blocks",
+        ),
+        (
+            "base: {weights: imagenet, image_size: 64}\ngrid: {arch: [vgg11, resnet18], train: [all, norm]}",
+            "1 of 4 trials train the classifier alone: train: norm finds no normalisation layer in other blocks",
+        ),
         ("base: {arch: resnet18, freeze: 0.5}", "all trials freeze blocks with random weights (weights: null)"),
         (
             "base: {arch: linear, batch_size: 512, dataset.train_size: 500}",

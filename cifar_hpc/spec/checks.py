@@ -12,7 +12,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS
 from cifar_hpc.config.roles import keys_with
-from cifar_hpc.config.trained import ever_trained
+from cifar_hpc.config.trained import ever_stepped, ever_trained
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.spec.contradictions import training_images
 
@@ -47,6 +47,11 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
         sentences.append(
             f"{_trials(headless, len(configs), sampled)} never train the classifier, which stays as it was drawn by chance"
         )
+    for part, what in (("bias", "bias"), ("norm", "normalisation layer")):
+        alone = sum(c.train == part and _trains_classifier_alone(c) for c in configs)
+        if alone:
+            nothing = f"train: {part} finds no {what} in other blocks"
+            sentences.append(f"{_trials(alone, len(configs), sampled)} train the classifier alone: {nothing}")
     tiny = {c.image_size for c in configs if c.image_size and _is_tiny(c)}
     if tiny:
         sentences.append(
@@ -131,6 +136,15 @@ def _keeps_random_classifier(config: TrialConfig) -> bool:
         return False
     try:
         return not ever_trained(config, info.blocks)[-1]
+    except FreezeError:  # told of as an error
+        return False
+
+
+def _trains_classifier_alone(config: TrialConfig) -> bool:
+    """Whether what `train` names is in no other of the blocks that it trains."""
+    info = known_architecture(config.network)
+    try:
+        return info is not None and not any(ever_stepped(config, info)[:-1])
     except FreezeError:  # told of as an error
         return False
 

@@ -26,7 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.search.run import SearchRun
 
-RESTARTS = 2  # of a job whose process died (out of memory, say); each goes on from the last checkpoint
+RESTARTS = 2  # of a job whose process died (out of memory, say); each trial goes on from its checkpoint, if one stands
 STOP_S = 30.0  # for the workers to save what they train, once asked to stop
 
 
@@ -231,7 +231,7 @@ def _callback(fit: _Fit) -> Any:
             self.given_up: list[Any] = []
 
         def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-            _say_death(fit.job_of(trial), trial, "starts again from the last checkpoint")
+            _say_death(fit.job_of(trial), trial, "starts again, each trial from its checkpoint if one stands")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self.given_up.append(trial)
