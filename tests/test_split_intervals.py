@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from scipy.stats import t as student
 
+from cifar_hpc.collect.curves import _of_splits, band_of
 from cifar_hpc.collect.statistics import estimate, estimate_over_splits, wilson_interval
 
 
@@ -42,3 +45,14 @@ def test_folds_that_measure_the_same_do_not_make_a_number_certain():
     assert (found.low, found.high) == pytest.approx(wilson_interval(1 / 3, 59))  # of 90, 27 drawn three times
     found = estimate_over_splits([0.5] * 3, [27] * 3, 3, 0.43, range(3), counted=False)
     assert found.low is None and found.high is None
+
+
+def test_the_bands_of_learning_curves_are_as_wide_and_seeds_of_the_same_folds_make_them_no_narrower():
+    """They counted each seed of each fold as independent: a third as wide as the interval of the same number in the table."""
+    values = [0.7, 0.72, 0.68]
+    half = student.ppf(0.975, 2) * 0.02 * math.sqrt(1 / 3 + 0.5)
+    folds = [SimpleNamespace(split=(None, fold)) for fold in (1, 2, 3)]
+    for seeds in (1, 4):
+        values_SE = _of_splits(np.array([[value] for value in values * seeds], np.float32), folds * seeds)
+        band = band_of(values_SE, (0.0, 1.0), 0.5)
+        assert (band.low[0], band.high[0]) == pytest.approx((0.7 - half, 0.7 + half), abs=1e-6)

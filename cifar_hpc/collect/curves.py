@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +14,15 @@ from scipy.special import stdtrit
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import CONFIDENCE
-from cifar_hpc.collect.trials import CURVES, Axis, Curves
+from cifar_hpc.collect.trials import CURVES, Axis, Curves, Trial
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.plans import MIN_SEEDS
 
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """One metric over epochs 1..E: mean over the seeds that reached the epoch and its 95 % interval, NaN below three seeds."""
+    """One metric over epochs 1..E: mean over the seeds, or splits, that reached the epoch, and its 95 % interval, NaN below
+    three of them."""
 
     mean: NDArray[np.float32]
     low: NDArray[np.float32]
@@ -60,7 +62,7 @@ def make_curve_grid(
         series = panels.setdefault(key, {})
         if (color := _value(row, color_axis)) not in series:
             trials = [position[trial.trial_id] for trial in row.trials]
-            series[color] = Series(row, _bands(pool.curves, trials), row.best_epoch)
+            series[color] = Series(row, _bands(pool.curves, trials, row.trials), row.best_epoch)
     return CurveGrid(row_axis, column_axis, color_axis, panels)
 
 
@@ -108,24 +110,39 @@ def _value(row: Row, axis: Axis | None) -> Any:
     return row.axes[axis] if axis else None
 
 
-def _bands(curves: Curves, trials: Sequence[int]) -> dict[str, Band]:
+def _bands(curves: Curves, positions: Sequence[int], trials: Sequence[Trial]) -> dict[str, Band]:
     bands = {}
     for name in CURVES:
-        seeds = [curves.of(name, trial) for trial in trials]
+        seeds = [curves.of(name, position) for position in positions]
         values_SE = np.full((len(seeds), max(map(len, seeds), default=0)), np.nan, np.float32)
         for seed, values in enumerate(seeds):
             values_SE[seed, : len(values)] = values
         values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
-        bands[name] = band_of(values_SE, OBJECTIVES["val_acc" if name.endswith("_acc") else "val_loss"].bounds)
+        share = 0.0
+        if trials[0].own_split:
+            values_SE, share = _of_splits(values_SE, trials), (trials[0].val_n or 1) / max(trials[0].train_n or 0, 1)
+        bands[name] = band_of(values_SE, OBJECTIVES["val_acc" if name.endswith("_acc") else "val_loss"].bounds, share)
     return bands
 
 
-def band_of(values_SE: NDArray[np.float32], bounds: tuple[float, float]) -> Band:
-    """Of S seeds over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be; an interval
-    that would reach from one to the other says nothing, and is NaN."""
+def _of_splits(values_SE: NDArray[np.float32], trials: Sequence[Trial]) -> NDArray[np.float32]:
+    """Of each split the mean over its seeds, whose networks trained on the same images; of a single split the seeds."""
+    splits = [trial.split for trial in trials]
+    different = list(dict.fromkeys(splits))
+    if len(different) < 2:
+        return values_SE
+    with warnings.catch_warnings(category=RuntimeWarning, action="ignore"):  # of a split whose seeds have all ended
+        return np.stack([np.nanmean(values_SE[[split == one for split in splits]], 0) for one in different])
+
+
+def band_of(values_SE: NDArray[np.float32], bounds: tuple[float, float], share: float = 0.0) -> Band:
+    """Of S seeds, or splits, over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be;
+    an interval that would reach from one to the other says nothing, and is NaN. share: of splits, validation over training
+    images, as in statistics.estimate_over_splits."""
     values_SE = values_SE.astype(np.float64)  # a diverging loss overflows the squares of float32
     mean_E, seeds_E = np.nanmean(values_SE, 0), (~np.isnan(values_SE)).sum(0)
-    spread_E = np.sqrt(np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1) / seeds_E)
+    variance_E = np.nansum((values_SE - mean_E) ** 2, 0) / np.maximum(seeds_E - 1, 1)
+    spread_E = np.sqrt(variance_E * (1 / seeds_E + np.where(seeds_E > 1, share, 0.0)))
     half_E = np.where(seeds_E >= MIN_SEEDS, stdtrit(np.maximum(seeds_E - 1, 1), (1 + CONFIDENCE) / 2) * spread_E, np.nan)
     half_E[(mean_E - half_E <= bounds[0]) & (mean_E + half_E >= bounds[1])] = np.nan
     low_E, high_E = np.maximum(mean_E - half_E, bounds[0]), np.minimum(mean_E + half_E, bounds[1])

@@ -146,11 +146,11 @@ def _caption(grid: CurveGrid) -> str:
     text = (
         f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each." if lines_n > 1 else "One trial."
     )
-    text += (
-        f" The band is its 95 % interval, which counts the luck of the {over} and not that of the images."
-        if seeds >= MIN_SEEDS
-        else ""
-    )
+    if any(series.row.trials[0].own_split for panel in grid.panels.values() for series in panel.values()):
+        counts = f"{over}, each on images of its own; that they share training images is allowed for"
+    else:
+        counts = f"{over} and not that of the images"
+    text += f" The band is its 95 % interval, which counts the luck of the {counts}." if seeds >= MIN_SEEDS else ""
     lengths = [{trial.epochs for trial in series.row.trials} for panel in grid.panels.values() for series in panel.values()]
     text += (
         f" Where {over} end at different epochs, a curve goes on as the mean of the others: it may bend there."
