@@ -258,7 +258,7 @@ def test_a_class_that_is_not_there_is_refused_with_the_nearest(tmp_path):
     spec = spec_of(
         "name: x\ndataset: cifar10\nbase: {arch: linear}\ngrid: {class_weights: [null, balanced, {cat: 2}]}\n", tmp_path
     )
-    assert [trial.axes["class_weights"] for trial in spec.trials] == [None, "balanced", "cat=2.0"]
+    assert [trial.axes["class_weights"] for trial in spec.trials] == [None, "balanced", "cat:2"]
     assert [TrialConfig.from_json(t.config.to_json()) for t in spec.trials] == [t.config for t in spec.trials]
 
 

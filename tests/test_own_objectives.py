@@ -22,6 +22,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import ranked_by, read_plan, write_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.store import write_record
+from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.comparison_table import comparison_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.progress import best_point
@@ -113,7 +114,7 @@ def test_a_plan_that_says_nothing_of_its_objective_is_ranked_by_accuracy_and_the
     write_record(layout.sweep("older").plan, older)
     pool = scan(layout, ["older"])
     assert pool.objective == ranked_by(older)[0] == "val_acc"
-    assert any("'sevenfold'" in note for note in pool.notes)
+    assert any("'sevenfold'" in note for note in pool.ranked.notes)
 
 
 def test_objectives_of_one_name_with_different_code_are_not_ranked_together(tmp_path: Path) -> None:
@@ -127,6 +128,34 @@ def test_objectives_of_one_name_with_different_code_are_not_ranked_together(tmp_
         assert f" {word} than" in comparison_lines(best, below, layout)[0] and best.axes["lr"] == 0.05
     for sweeps in (["one", "other"], []):
         pool = scan(layout, sweeps)
-        assert pool.objective == "val_acc" and any("different code" in note for note in pool.notes)
+        assert pool.objective == "val_acc" and any("different code" in note for note in pool.ranked.notes)
         for row in make_sections(pool, layout)[0].board.rows:
             assert row.best_trial in row.trials
+
+
+def test_a_report_of_several_sweeps_ranks_each_data_set_by_its_own_objective(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "results")
+    spec = SPEC.replace("plugins: [PLUGIN]\n", "").replace("[0.0001, 0.05]", "[0.0001, 0.05, 10.0]")
+    for name, metric, size in (("one", "val_loss", 150), ("other", "macro_f1", 160), ("third", "balanced_acc", 150)):
+        text = spec.replace("NAME", name).replace("sevenfold", metric).replace("150", str(size))
+        (tmp_path / f"{name}.yaml").write_text(text)
+        loaded = load_spec(tmp_path / f"{name}.yaml")
+        write_plan(layout, plan_record(make_plan(loaded, share=True)))
+        run_job(job_of(*(trial.config for trial in loaded.trials)), layout, executor="inline")
+    alone = {name: make_sections(scan(layout, [name]), layout)[0].board for name in ("one", "other")}
+    together = [section.board for section in make_sections(scan(layout, ["one", "other"]), layout)]
+    assert {board.objective for board in together} == {"val_loss", "macro_f1"}
+    for board in together:
+        own = next(one for one in alone.values() if one.objective == board.objective)
+        assert [row.point_id for row in board.rows] == [row.point_id for row in own.rows]
+        assert [row.score for row in board.rows] == [row.score for row in own.rows]
+    for sweeps in (["one", "third", "other"], []):
+        mixed, agreed = make_sections(scan(layout, sweeps), layout)
+        assert (mixed.board.objective, agreed.board.objective) == ("val_acc", "macro_f1")
+        said = [[line for line in caveats(one.pool, one.board) if "objectives" in line] for one in (mixed, agreed)]
+        assert said == [
+            ["These trials have different objectives (balanced_acc, val_loss), so accuracy ranks them together."],
+            [],
+        ]
+    only = scan(layout, ["one", "third"]).where(lambda trial: trial.config["objective"] == "val_loss")
+    assert (only.objective, make_leaderboard(only).rows[0].point_id) == ("val_loss", alone["one"].rows[0].point_id)

@@ -181,7 +181,7 @@ class Leaderboard:
     objective: str
     axes: tuple[Axis, ...]
     rows: tuple[Row, ...]
-    own: ObjectiveInfo | None = None  # as Pool.own
+    own: ObjectiveInfo | None = None  # as Pool.ranked.own
     tried: Mapping[Axis, tuple[Any, ...]] = field(
         default_factory=dict
     )  # of a filtered one: its axes' values without the filter
@@ -266,7 +266,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     ]
     ends = short_paths(row.axes.get("weights") for row in rows)
     rows = [replace(row, axes=with_short_paths(row.axes, ends)) for row in rows]
-    return Leaderboard(objective=pool.objective, axes=axes, rows=_ranked(rows, pool.info), own=pool.own)
+    return Leaderboard(objective=pool.objective, axes=axes, rows=_ranked(rows, pool.info), own=pool.ranked.own)
 
 
 def _ranked(rows: Iterable[Row], info: ObjectiveInfo) -> tuple[Row, ...]:
@@ -326,7 +326,7 @@ def _row(
         val_acc=_over_seeds(trials, "val_acc", OBJECTIVES["val_acc"]),
         test_acc=_over_seeds(trials, "test_acc", OBJECTIVES["val_acc"], test=True),
         test_score=_over_seeds(trials, f"test_{pool.objective}", pool.info, test=True) if pool.info.metric is None else None,
-        own=known_own(config, pool.known),
+        own=known_own(config, pool.ranked.known),
         gap=_mean_of(gaps),
         best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
         epochs=_mean_of([trial.epochs for trial in trials]),

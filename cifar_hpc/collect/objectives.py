@@ -1,4 +1,4 @@
-"""By which objective trials are ranked: the one that their sweeps, or else all of them, agree on; accuracy where they differ.
+"""By which objective trials are ranked: the one that their sweeps, or else they, agree on; accuracy where they differ.
 
 Owns: what the plans tell of objectives of the user's own, and which of them is a trial's. Those of one name are told apart by
 the hash of their code; no code of the user's is imported here.
@@ -7,7 +7,7 @@ the hash of their code; no code of the user's is imported here.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,36 +22,49 @@ Objectives = tuple[tuple[str, ObjectiveInfo], ...]  # by name, which may stand m
 _SHORT = 8  # characters of a hash in a flat config's sources
 
 
+Asked = tuple[str, ObjectiveInfo | None]  # an objective's name and what it is; None: nothing here tells
+
+
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """name: of the objective that ranks; own: what it is, where it is the user's own; known: all of these that plans tell of;
-    notes: why it is not the one that was asked for."""
+    """name: of the objective that ranks; own: what it is, where it is the user's own; notes: why it is not one that was asked
+    for. known: all of the user's own that plans tell of; asked: by trial, the objectives by which its sweeps rank it."""
 
     name: str
     own: ObjectiveInfo | None
     known: Objectives
     notes: tuple[str, ...]
+    asked: Mapping[str, frozenset[Asked]]
+
+    def among(self, trial_ids: Iterable[str]) -> Chosen:
+        """The choice for these trials alone, which may agree where others do not."""
+        return _chosen(self.known, self.asked, frozenset().union(*(self.asked.get(one, ()) for one in trial_ids)))
 
 
 def objectives_of(layout: Layout, plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> Chosen:
     """By the plans; without any, by the trials of the whole pool and what all plans there tell of them."""
+    asked: dict[str, frozenset[Asked]] = {}
     if plans:
         known = _told(plans)
-        asked = [(plan.objective, dict([ranked_by(plan)]).get(plan.objective)) for plan in plans]
+        for plan in plans:
+            of_plan = frozenset({(plan.objective, dict([ranked_by(plan)]).get(plan.objective))})
+            asked |= {trial.trial_id: asked.get(trial.trial_id, frozenset()) | of_plan for trial in plan.trials}
     else:
-        configs = {id(trial.config): trial.config for trial in trials}.values()
-        unknown = any(config["objective"] not in OBJECTIVES for config in configs)
+        configs = {id(trial.config): trial.config for trial in trials}
+        unknown = any(config["objective"] not in OBJECTIVES for config in configs.values())
         known = _told(_all_plans(layout)) if unknown else ()
-        asked = [
-            (name, known_own(config, known) or OBJECTIVES.get(name))
-            for config, name in ((config, str(config["objective"])) for config in configs)
-        ]
-    names, found = {name for name, _ in asked}, set(asked)
+        named = {key: (str(config["objective"]), known_own(config, known)) for key, config in configs.items()}
+        found = {key: frozenset({(name, own or OBJECTIVES.get(name))}) for key, (name, own) in named.items()}
+        asked = {trial.trial_id: found[id(trial.config)] for trial in trials}
+    return _chosen(known, asked, frozenset().union(*asked.values()))
+
+
+def _chosen(known: Objectives, asked: Mapping[str, frozenset[Asked]], found: frozenset[Asked]) -> Chosen:
     if len(found) == 1:
         ((name, info),) = found
         if info is not None:
-            return Chosen(name, info if info.sha256 else None, known, ())
-    return Chosen("val_acc", None, known, tuple(_reasons(names, found)))
+            return Chosen(name, info if info.sha256 else None, known, (), asked)
+    return Chosen("val_acc", None, known, tuple(_reasons(found)), asked)
 
 
 def known_own(config: Mapping[Axis, Any], known: Objectives) -> ObjectiveInfo | None:
@@ -62,8 +75,11 @@ def known_own(config: Mapping[Axis, Any], known: Objectives) -> ObjectiveInfo | 
     )
 
 
-def _reasons(names: set[str], found: set[tuple[str, ObjectiveInfo | None]]) -> list[str]:
+def _reasons(found: frozenset[Asked]) -> list[str]:
+    names = {name for name, _ in found}
     reasons = []
+    if len(names) > 1:
+        reasons.append(f"These trials have different objectives ({', '.join(sorted(names))}), so accuracy ranks them together.")
     for name in sorted(names):
         infos = [info for other, info in found if other == name]
         if None in infos:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cifar_hpc.collect.data_findings import Finding, findings_of
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
-from cifar_hpc.collect.objectives import Objectives, objectives_of
+from cifar_hpc.collect.objectives import Chosen, objectives_of
 from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
@@ -44,7 +44,7 @@ class Pool:
     """All trials of some sweeps, or of the whole pool. curves: of `trials`, in the same order."""
 
     sweeps: tuple[str, ...]  # empty: the whole pool
-    objective: str
+    ranked: Chosen  # by which objective, and why
     planned_axes: tuple[str, ...] | None  # swept keys as one sweep's spec spells them; None: several sweeps or the pool
     trials: tuple[Trial, ...]
     curves: Curves
@@ -56,14 +56,16 @@ class Pool:
     to_come: int = 0  # trials that the sweeps' searches may still sample, at most
     findings: tuple[Finding, ...] = ()  # on images and weights
     notes: tuple[str, ...] = ()  # what else a reader must know, and of trials that are not here
-    own: ObjectiveInfo | None = None  # where `objective` is one of the user's own; None: of config/registry.OBJECTIVES
-    known: Objectives = ()  # all of the user's own that the plans here tell of
     before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
     seen: frozenset[str] = frozenset()  # of trials with a parent: see Ancestry.may_have_seen
 
     @property
+    def objective(self) -> str:
+        return self.ranked.name
+
+    @property
     def info(self) -> ObjectiveInfo:
-        return self.own or OBJECTIVES[self.objective]
+        return self.ranked.own or OBJECTIVES[self.objective]
 
     def without_earlier_stages(self) -> Pool:
         """The pool with only the trials that answer the sweep's question; its notes tell how far the others are."""
@@ -98,7 +100,8 @@ class Pool:
         return f", nor in the cost of these its {spent}" if spent else ""
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
-        """The pool with only the trials that `keep` accepts, and what is known of their images."""
+        """The pool with only the trials that `keep` accepts, ranked by what their sweeps agree on, and what is known of their
+        images."""
         rows = [row for row, trial in enumerate(self.trials) if keep(trial)]
         trials = tuple(self.trials[row] for row in rows)
         unfinished = tuple(trial for trial in self.unfinished if keep(trial))
@@ -106,7 +109,7 @@ class Pool:
         kept = replace(self, trials=trials, curves=self.curves.take(rows), unfinished=unfinished, contradicted=contradicted)
         ids = {trial.trial_id for trial in kept.everyone}
         findings = [one for one in self.findings if one.trial_ids is None or not ids.isdisjoint(one.trial_ids)]
-        return replace(kept, findings=tuple(findings))
+        return replace(kept, findings=tuple(findings), ranked=self.ranked.among(ids) if ids else self.ranked)
 
     @property
     def everyone(self) -> tuple[Trial | Unfinished, ...]:
@@ -145,13 +148,10 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         said, notes = _depths_said(telling, [*trials, *unfinished]), _of_two_points(telling, finished)
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     trials, unfinished = _told_apart(trials, unfinished)
-    chosen = objectives_of(layout, plans, trials)
     ancestry = Ancestry(layout, {trial_id: trial.config for trial_id, trial in planned.items()})
     return Pool(
         sweeps=tuple(plan.sweep for plan in plans),
-        objective=chosen.name,
-        own=chosen.own,
-        known=chosen.known,
+        ranked=objectives_of(layout, plans, trials),
         before_s=_seconds_before(layout, trials),
         seen=frozenset(t.trial_id for t in trials if t.parent_id and ancestry.may_have_seen(t.trial_id)),
         planned_axes=_planned_axes(plans[0]) if len(plans) == 1 else None,
@@ -163,7 +163,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
         findings=findings_of(plans),
-        notes=tuple(dict.fromkeys([*chosen.notes, *notes, *_allocated(layout, plans)])),
+        notes=tuple(dict.fromkeys([*notes, *_allocated(layout, plans)])),
     )
 
 

@@ -87,7 +87,7 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
-    notes = [*(finding.sentence for finding in pool.findings), *pool.notes]
+    notes = [*(finding.sentence for finding in pool.findings), *pool.ranked.notes, *pool.notes]
     refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
     if refits:
         stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
