@@ -18,8 +18,9 @@ from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.models import facts
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.facts import takes_side
-from cifar_hpc.models.freezing import freeze_blocks
+from cifar_hpc.models.freezing import choose_trained, freeze_blocks
 from cifar_hpc.models.loading import classifier_name, without_initial_values
+from cifar_hpc.models.lora import largest_rank
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.zoo import IMAGENET_CLASSES, make_network
 
@@ -73,7 +74,13 @@ def test_the_facts_for_login_nodes_agree_with_the_built_model(arch: str):
     info = _info(arch)
     model, keys, head = _shapes(arch)
     assert model.names == info.blocks
-    assert sum(parameter.numel() for parameter in model.parameters()) == info.params
+    assert sum(parameter.numel() for parameter in model.parameters()) == sum(info.block_params) == info.params
+    for part, told in {"all": info.block_params, "bias": info.bias_params, "norm": info.norm_params}.items():
+        chosen = copy.deepcopy(model)
+        choose_trained(chosen, [True] * len(told), part)
+        counted = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in chosen.blocks]
+        assert counted[:-1] == list(told[:-1]) and counted[-1] == info.block_params[-1]
+    assert tuple(largest_rank(block) for block in model.blocks) == info.lora_ranks
     assert set(model.state_dict()) == keys
     weighted = {key.rpartition(".")[0] for key in model.blocks[-1].state_dict()}
     assert weighted == {head}  # the classifier alone
