@@ -58,7 +58,7 @@ def test_a_plan_is_read_back_from_disk_as_it_was(tmp_path: Path) -> None:
     assert (again.trials, again.cohorts) == (plan.trials, plan.cohorts)
     assert again.spec.resources == plan.spec.resources
     assert [trial.trial_id for trial in again.trials] == [trial.trial_id for trial in back.trials]
-    assert back.trials[-1].axes == {"arch": "simple_cnn", "lr": 0.01, "augment": "flip(p=0.5)+rotate(degrees=20)", "seed": 1}
+    assert back.trials[-1].axes == {"arch": "simple_cnn", "lr": 0.01, "augment": "flip(p=0.5) + rotate(degrees=20)", "seed": 1}
     assert back.objective == "val_acc"
 
 

@@ -30,8 +30,9 @@ def unhashed_keys() -> tuple[str, ...]:
 def asked_keys() -> tuple[str, ...]:
     """The keys that a spec may hold of a trial and that its numbers depend on; `start`, in whose words a user asks for what the
     hashed weights say, among them."""
+    others = {*derived_keys(), *PARTS}
     hashed = (key for key, metadata in _declared() if metadata.get("hashed", True) or key == "start")
-    return tuple(key for key in hashed if key not in {*derived_keys(), *PARTS})
+    return tuple(key for key in hashed if key not in others)
 
 
 def derived_keys() -> tuple[str, ...]:

@@ -36,6 +36,7 @@ _TRAINING = frozenset(keys_with(Role.TRAINING))
 OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
 # Keys of a spec that a trial's config has by another name.
 _CALLED = {"dataset.name": "dataset", "folds": "dataset.folds", "folds.n": "dataset.folds", "objective.metric": "objective"}
+_UNTOLD = frozenset(unhashed_keys()) - frozenset(asked_keys())  # no parts of the trial, or said by another key
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
@@ -218,7 +219,7 @@ def flat_config(text: str) -> Mapping[str, Any]:
         flat["dataset.val_frac"] = None
     if folder := flat.get("dataset.folder"):
         flat["dataset"] = PurePath(folder).name
-    for key in {*unhashed_keys()} - {*asked_keys()}:  # no parts of the trial, or said by another
+    for key in _UNTOLD:
         flat.pop(key, None)
     return flat
 
