@@ -14,8 +14,10 @@ from cifar_hpc.collect.effects import make_heat_maps, measure_effects
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.records.schema import Outcome
+from cifar_hpc.report.explore import _point
 from cifar_hpc.report.figures_effects import _bars, draw_along, draw_effects, draw_parallel
 from cifar_hpc.report.figures_ranking import draw_ranking
+from cifar_hpc.report.words import words_of
 
 IMAGES = Images.draw(500, 100)
 
@@ -135,6 +137,20 @@ def test_what_a_search_ended_early_is_in_no_effect_and_figures_say_which_it_is()
     assert len(found["lr"].scores) == len(found["arch"].scores) == 1 and not measure_effects(cut).importance
     assert "Ended early by the search: " in draw_along("lr", "arch", cut).caption
     assert "Ended early" not in draw_along("lr", "arch", board).caption
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why"), [(Outcome.PRUNED, "ended early by the search"), (Outcome.DIVERGED, "diverged"), (Outcome.FINISHED, "")]
+)
+def test_the_first_picture_and_the_page_say_why_a_row_stands_below_lower_numbers(outcome: Outcome, why: str) -> None:
+    board = additive_board({("a", lr): 0.5 + 0.1 * lr for lr in (1.0, 2.0, 3.0)})
+    trials = tuple(SimpleNamespace(outcome=outcome, fold=None, seed=seed, trial_id=str(seed)) for seed in range(3))
+    last = dataclasses.replace(board.rows[-1], trials=trials, rounds=((0, 0), (1, 0), (2, 0)))
+    drawing = draw_ranking(dataclasses.replace(board, rows=(*board.rows[:-1], last)), None)
+    label = drawing.figure.axes[0].get_yticklabels()[-1].get_text()
+    name, point = words_of(last), _point(last, board.info)[1]
+    assert (label, point) == ((f"{name} (3, {why})", f"{name} ({why})") if why else (f"{name} (3)", name))
+    assert drawing.caption.count(f" {why.capitalize()}: {name}.") == (why != "")
 
 
 @pytest.mark.parametrize(("n", "words"), [(1, "One seed each, "), (3, "Mean over seeds, ")])

@@ -19,7 +19,7 @@ from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
 from cifar_hpc.config.registry import ObjectiveInfo
-from cifar_hpc.report.words import test_of, words_of
+from cifar_hpc.report.words import marks_of, test_of, words_of
 from cifar_hpc.status.words import decimals_of
 
 _ABSENT = 65_535
@@ -57,8 +57,8 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
 
 def _point(row: Row, info: ObjectiveInfo) -> list[Any]:
     """[id, words, validation's mean, low and high, test's], all of the objective."""
-    of_n = row.asked_n
-    words = words_of(row) + (f" ({row.seeds} of {of_n})" if of_n else "")
+    marks = marks_of(row)
+    words = words_of(row) + (f" ({', '.join(marks)})" if marks else "")
     return [row.point_id, words, *_numbers(row.score), *_numbers(test_of(row, info))]
 
 

@@ -12,7 +12,7 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
-from cifar_hpc.report.words import interval_words, means_words, test_of, words_of
+from cifar_hpc.report.words import interval_words, marks_of, means_words, test_of, unlike_words, words_of
 
 _MOST = 16  # rows
 _LONGEST = 70  # characters of a label
@@ -43,7 +43,8 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         legend_above(figure, _legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)))
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
-        caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of validation."
+        caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of the leaderboard."
+        caption += unlike_words(rows)
         if len(rows) > 1:
             caption += (
                 " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."
@@ -83,6 +84,5 @@ def _legend(*, hollow: bool, test: bool) -> Sequence[Line2D]:
 
 def _label(row: Row) -> str:
     text = words_of(row)
-    of_n = row.asked_n
-    seeds = f" ({row.seeds} of {of_n})" if of_n else f" ({row.seeds})" if row.seeds > 1 else ""
-    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + seeds
+    marks = (*([str(row.seeds)] if row.seeds > 1 and not row.asked_n else []), *marks_of(row))
+    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + (f" ({', '.join(marks)})" if marks else "")

@@ -11,6 +11,8 @@ from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.status.words import points_text
 
+_BELOW = {"cut": "ended early by the search", "diverged": "diverged", "seen": "on images seen before"}  # by field of Last
+
 
 def words_of(row: Row) -> str:
     """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for; where nothing here
@@ -53,11 +55,19 @@ def unlike_words(rows: Iterable[Row]) -> str:
         f"By a part of {'its' if len(part) == 1 else 'their'} {runs} only": [
             f"{words_of(row)} ({row.seeds} of {row.asked_n})" for row in part
         ],
-        "Ended early by the search": [words_of(row) for row in found if row.last.cut],
-        "Diverged": [words_of(row) for row in found if row.last.diverged],
-        "On images seen before": [words_of(row) for row in found if row.last.seen],
+        **{kind.capitalize(): [words_of(row) for row in found if getattr(row.last, key)] for key, kind in _BELOW.items()},
     }
     return "".join(f" {kind}: {shortened(names)}." for kind, names in kinds.items() if names)
+
+
+def marks_of(row: Row) -> tuple[str, ...]:
+    """What a row's name says in brackets where no table stands beside it: '2 of 3' of the seeds or folds asked for, and why it
+    stands below others for more than its number."""
+    of_n = row.asked_n
+    return (
+        *([f"{row.seeds} of {of_n}"] if of_n else []),
+        *(kind for key, kind in _BELOW.items() if getattr(row.last, key)),
+    )
 
 
 def how_trained(config: Mapping[Axis, Any]) -> str:
