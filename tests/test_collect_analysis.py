@@ -18,7 +18,7 @@ from cifar_hpc.collect.curves import band_of, make_curve_grid
 from cifar_hpc.collect.diagnosis import diagnose, measure_reliability
 from cifar_hpc.collect.effects import make_freezing_curves
 from cifar_hpc.collect.leaderboard import make_leaderboard
-from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
+from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections, make_sections
@@ -30,6 +30,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import covers_text
+from cifar_hpc.report.comparisons import hours_table
 from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
@@ -279,16 +280,28 @@ def test_the_confusion_matrix_counts_true_against_taken_for() -> None:
     assert found.confident_errors[0] == (12, "dog", "cat", pytest.approx(0.9))
 
 
-def test_the_ledger_adds_every_hour_once_and_names_what_the_pool_saved(layout: Layout) -> None:
+def test_what_sweeps_cost_adds_up_to_every_hour_once(layout: Layout) -> None:
+    """In the ledger, its table, the cost in words and the hours by axis: what came through the pool was cost and saved."""
     trials = list(configs(4, seeds=2, epochs=3))
-    results = [write_trial(layout, config, IMAGES, sweep=name) for config, name in zip(trials, "aabb", strict=True)]
-    write_plan(layout, trials, "b")
-    pool = scan(layout, ["b"])
-    ledger = make_ledger(pool, make_leaderboard(pool))
-    hours = [result.train_s / 3600 for result in results]
-    assert ledger.hours("cuda") == pytest.approx(sum(hours))
-    assert (ledger.reused.trials, ledger.reused.hours) == (2, pytest.approx(sum(hours[:2])))
-    assert sum(entry.hours for entry in ledger.by_axis["arch"].values()) == pytest.approx(sum(hours))
+    results = [write_trial(layout, config, IMAGES, sweep=name) for config, name in zip(trials, "abab", strict=True)]
+    hours = [2.0, 3.0, 5.0, 7.0]
+    for result, n in zip(results, hours, strict=True):
+        write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, train_s=3600 * n))
+    cost: dict[str, float] = {}
+    for name, chosen in (("a", trials[::2]), ("b", trials), ("c", trials[::2])):
+        write_plan(layout, chosen, name)
+        found = find(make_sections(scan(layout, [name]), layout)[0], layout)
+        ledger, told = found.ledger, [row for table in ledger_table(found) for row in table.rows]
+        cost[name] = ledger.hours("cuda")
+        assert sum(float(row[3]) for row in told if "not in the above" not in row[1]) == cost[name]
+        assert sum(entry.hours for entry in ledger.by_axis["arch"].values()) == cost[name]
+        assert (hours_table(found) == []) is (name == "c")
+        others = [row[2:] for row in told if row[1] == "trained by other sweeps, not in the above"]
+        assert others == ([] if name == "a" else [("2", "7.0")])
+        said = "2 trials came through the pool from other sweeps, which spent 7.0 GPU-hours on them."
+        expected = {"a": "It cost 7.0 GPU-hours.", "b": f"It cost 10.0 GPU-hours. {said}", "c": f"It cost nothing. {said}"}
+        assert expected[name] in headline(found)
+    assert sum(cost.values()) == sum(hours)
 
 
 def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where_measured(layout: Layout) -> None:
@@ -303,12 +316,15 @@ def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where
 
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({}, {})  # records of an older program, which have neither key
-    assert not [row for row in rows if "lost with" in row or "saved by" in row] and "attempts that were killed" not in text
+    assert not [row for row in rows if "lost with" in row or "saved by" in row] and "lost with attempts" not in text
     known = [{"lost_s": 3600.0, "saved_s": 36_000.0}, {"lost_s": 0.0, "saved_s": 1800.0}, {"lost_s": None, "saved_s": None}]
     for result, values in zip(results, known, strict=False):
         write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, **values))
     ledger, rows, text = tell()
     assert (ledger.lost, ledger.saved) == ({"cuda": Entry(1, 1.0)}, {"cuda": Entry(2, 10.5)})
     assert ledger.hours("cuda") == pytest.approx(1 + sum(result.train_s for result in results) / 3600)
-    assert rows[-2:] == ["lost with attempts that were killed, not in the above", "saved by cohorts, not in the above"]
-    assert "1.0 of them lost with attempts that were killed" in text
+    assert rows[-2:] == [
+        "lost with attempts that failed or were killed, not in the above",
+        "saved by cohorts, not in the above",
+    ]
+    assert "1.0 of them lost with attempts that failed or were killed" in text

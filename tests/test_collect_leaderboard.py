@@ -379,4 +379,4 @@ def test_what_a_search_ended_early_is_not_tested_against_what_went_on(layout: La
 
 def test_a_limit_of_time_that_a_spec_gives_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", "out of its own time"): Entry(1, 0.5)}
-    assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."
+    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "It cost 1.5 CPU-hours."

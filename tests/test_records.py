@@ -21,7 +21,7 @@ from cifar_hpc.records.codec import SCHEMA_VERSION
 from cifar_hpc.records.jobs import JobEvent
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan, since_when
-from cifar_hpc.records.schema import Claim, EpochRecord, PlanRecord, Status, TrialRecord, TrialResult
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlanRecord, Status, TrialRecord, TrialResult
 from cifar_hpc.sweep.names import dropped_trials
 from tests.helpers.training import digits_config
 
@@ -291,6 +291,23 @@ def test_what_killed_attempts_lost_adds_up_and_one_that_ended_in_order_lost_noth
     assert fourth.lost_s == 40
     _kill_at(files, dataclasses.replace(fourth, claimed_at="2026-01-01T00:00:00Z"), 100, 90)  # the checkpoint is the newer
     assert claims.claim_trial(files, "t", "s/job-0005").lost_s == 40
+
+
+def test_what_a_failed_attempt_lost_counts_and_nothing_of_one_that_ended_in_order_before_an_error_came(tmp_path):
+    def claim_after(name: str, failed_at: str, checkpoint_s: float | None = None) -> float | None:
+        files = Layout(tmp_path).trial(name)
+        files.folder.mkdir(parents=True)
+        released = _foreign_claim(lost_s=5.0, shared_by=2, released_at="2026-01-01T00:01:40.000Z")
+        _kill_at(files, released, checkpoint_s, 400)
+        told = ErrorRecord(
+            trial_id="t", attempt=1, kind="OutOfMemoryError", message="", traceback="", host="", job="s/a", failed_at=failed_at
+        )
+        store.write_record(files.error, told)
+        return claims.claim_trial(files, name, "s/job-0002").lost_s
+
+    assert claim_after("failed", "2026-01-01T00:01:39.000Z") == 55
+    assert claim_after("saved", "2026-01-01T00:01:39.000Z", 80) == 15
+    assert claim_after("ended", "2026-01-01T00:01:41.000Z") == 5  # of the trial that it starts from
 
 
 def test_what_an_attempt_lost_is_not_known_of_a_copied_folder_and_nothing_before_it_trained(tmp_path):

@@ -153,7 +153,7 @@ def test_compare_says_of_a_refit_that_it_trained_on_the_validation_images(tmp_pa
 
 def test_what_still_runs_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", UNFINISHED): Entry(1, 0.5)}
-    assert cost_text(Ledger(spent, {}, Entry(0, 0.0), {}, {})) == "It cost 1.5 CPU-hours."
+    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "It cost 1.5 CPU-hours."
 
 
 def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
@@ -297,6 +297,11 @@ def test_hours_on_a_gpu_that_jobs_share_are_their_part_of_it(tmp_path, monkeypat
     assert told == [0.25, None, None, None]
 
 
+def _cost(layout: Layout) -> str:
+    pool = scan(layout)
+    return cost_text(make_ledger(pool, make_leaderboard(pool)))
+
+
 def test_hours_of_a_trial_that_has_not_finished_are_of_the_devices_that_it_was_tried_on(tmp_path, monkeypatch) -> None:
     """One hour of two GPUs was told as one, and that of a shared GPU as a whole one."""
     layout, config = Layout(tmp_path), digits_config(arch="linear", epochs=3)
@@ -312,6 +317,9 @@ def test_hours_of_a_trial_that_has_not_finished_are_of_the_devices_that_it_was_t
         claim = newest_claim(files)
         assert claim is not None
         write_record(files.claim(claim.attempt), dataclasses.replace(claim, devices=2.0))
+    write_record(files.claim(claim.attempt), dataclasses.replace(claim, devices=2.0, lost_s=3600.0))
+    files.metrics.unlink()  # tried again, and not yet through its first epoch: what it lost before does not go until it ends
+    assert _cost(layout) == "It cost 2.0 GPU-hours, 2.0 of them lost with attempts that failed or were killed."
 
 
 def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tmp_path) -> None:

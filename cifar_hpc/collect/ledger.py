@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from cifar_hpc.collect.leaderboard import Leaderboard
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.trials import value_text
+from cifar_hpc.collect.trials import Trial, Unfinished, value_text
 from cifar_hpc.records.schema import Outcome, Status
 
 K = TypeVar("K")
@@ -38,14 +38,15 @@ class Entry:
 class Ledger:
     """by_outcome: (device, outcome) -> entry; by_axis: axis -> value in words -> entry.
 
-    reused: what the pool saved this sweep, trials that another sweep trained; counted in by_outcome too. saved: by device,
-    batches that cohorts drew and passed through the trunk once for all; lost: by device, training since the last checkpoint
-    of an attempt that was killed. Both only of trials that measured some; neither is in by_outcome.
+    All but reused is of trials that the sweep's own jobs trained. lost: by device, what attempts that failed or were killed had
+    trained since their last checkpoint; saved: by device, batches that cohorts drew and passed through the trunk once for all.
+    Both only of trials that measured some. reused: by device, trials that another sweep tried last, and what was spent on them.
+    None of the three is in by_outcome.
     """
 
     by_outcome: Mapping[tuple[str, str], Entry]
     by_axis: Mapping[str, Mapping[str, Entry]]
-    reused: Entry
+    reused: Mapping[str, Entry]
     saved: Mapping[str, Entry]
     lost: Mapping[str, Entry]
 
@@ -63,28 +64,37 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
     """Adds up what the pool's trials took. Time of epochs that an unfinished trial left behind counts under its status."""
     outcomes: dict[tuple[str, str], Entry] = {}
     axes: dict[str, dict[str, Entry]] = {axis: {} for axis in board.axes}
-    reused = Entry(0, 0.0)
+    reused: dict[str, Entry] = {}
     saved: dict[str, Entry] = {}
     lost: dict[str, Entry] = {}
     for trial in pool.trials:
-        entry = Entry(1, trial.device_hours)
-        _add(outcomes, (trial.device, _OUTCOMES[trial.outcome]), entry)
+        own = pool.is_own(trial)
         for axis, values in axes.items():
-            _add(values, value_text(trial.config.get(axis), axis), entry)
-        if len(pool.sweeps) == 1 and not trial.job.startswith(f"{pool.sweeps[0]}/"):
-            reused += entry
-        for entries, seconds in ((saved, trial.saved_s), (lost, trial.lost_s)):
-            if seconds:
-                _add(entries, trial.device, Entry(1, trial.hours_of(seconds)))
+            _add(values, value_text(trial.config.get(axis), axis), Entry(1, trial.device_hours) if own else Entry(0, 0.0))
+        if own and trial.saved_s:
+            _add(saved, trial.device, Entry(1, trial.hours_of(trial.saved_s)))
+    for device, outcome, tried in _tried(pool):
+        if not pool.is_own(tried):
+            _add(reused, device, Entry(1, tried.spent_hours))
+            continue
+        _add(outcomes, (device, outcome), Entry(1, tried.device_hours))
+        if tried.lost_hours:
+            _add(lost, device, Entry(1, tried.lost_hours))
+    return Ledger(outcomes, axes, reused, saved, lost)
+
+
+def _tried(pool: Pool) -> Iterator[tuple[str, str, Trial | Unfinished]]:
+    """Device and outcome of each trial on which something was spent, and of those that failed or were lost before."""
+    for trial in pool.trials:
+        yield trial.device, _OUTCOMES[trial.outcome], trial
     for trial in pool.contradicted:
-        _add(outcomes, (trial.device, "left out: contradicted by its own predictions"), Entry(1, trial.device_hours))
-    elsewhere = next(iter(outcomes), ("device", ""))[0]  # older records do not say where one was tried that has no result
+        yield trial.device, "left out: contradicted by its own predictions", trial
+    # older records do not say where one was tried that has no result
+    known = next((trial.device for trial in (*pool.trials, *pool.contradicted)), "device")
     for waiting in pool.unfinished:
         left = waiting.status in (Status.FAILED, Status.LOST)
-        if waiting.spent_s or left:
-            status = waiting.status.value if left else UNFINISHED
-            _add(outcomes, (waiting.device or elsewhere, status), Entry(1, waiting.device_hours))
-    return Ledger(outcomes, axes, reused, saved, lost)
+        if waiting.spent_hours or (left and pool.is_own(waiting)):
+            yield waiting.device or known, waiting.status.value if left else UNFINISHED, waiting
 
 
 def _add(entries: dict[K, Entry], key: K, entry: Entry) -> None:

@@ -90,14 +90,18 @@ class Pool:
         return replace(chosen, findings=tuple(findings), notes=(*chosen.notes, *notes))
 
     def _hours_of(self, stage: str) -> str:
-        """', nor in the cost of these its 0.5 GPU-hours'; empty where none of its trials finished."""
+        """', nor in the cost of these its 0.5 GPU-hours'; empty where these sweeps spent none on it."""
         hours: dict[str, float] = {}
-        for trial in self.trials:
-            if trial.config.get("stage") == stage:
-                device = device_text(trial.device)
-                hours[device] = hours.get(device, 0.0) + trial.device_hours
+        for trial in self.everyone:
+            if trial.config.get("stage") == stage and trial.spent_hours and self.is_own(trial):
+                device = device_text(trial.device or "device")
+                hours[device] = hours.get(device, 0.0) + trial.spent_hours
         spent = " and ".join(f"{hours_text(n)} {device}-hours" for device, n in hours.items())
         return f", nor in the cost of these its {spent}" if spent else ""
+
+    def is_own(self, trial: Trial | Unfinished) -> bool:
+        """Whether its hours are of what was asked for: of one sweep, not where a job of another tried it last."""
+        return len(self.sweeps) != 1 or trial.job is None or trial.job.startswith(f"{self.sweeps[0]}/")
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
         """The pool with only the trials that `keep` accepts, ranked by what their sweeps agree on, and what is known of their
@@ -256,7 +260,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         raise RecordError(broken.get(str(files.result), "no trial.json in it")) from None
     except (TypeError, KeyError) as error:
         raise RecordError(f"its config is not one of this version: {error}") from error
-    claim = (state.claim or newest_claim(files)) if state.epochs else None
+    claim = state.claim or (newest_claim(files) if state.epochs or state.reason else None)
     return Unfinished(
         trial_id=state.trial_id,
         point_id=point_id,
@@ -267,6 +271,8 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         reason=state.reason,
         epochs=state.epochs_done,
         spent_s=sum(epoch.train_s + epoch.val_s for epoch in state.epochs),
+        lost_s=(claim.lost_s or 0.0) if claim else 0.0,
+        job=claim.job if claim else None,
         device=claim.device if claim else None,
         devices=1.0 if claim is None or claim.devices is None else claim.devices,
         running=tuple(state.epochs) if state.status is Status.RUNNING and not state.waits else (),

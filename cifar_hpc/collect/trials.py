@@ -101,6 +101,16 @@ class Trial:
         """Training time over all its devices, hours."""
         return self.hours_of(self.train_s)
 
+    @property
+    def lost_hours(self) -> float:
+        """What its earlier attempts lost beside it, see TrialResult.lost_s; 0 where that is not known."""
+        return self.hours_of(self.lost_s or 0.0)
+
+    @property
+    def spent_hours(self) -> float:
+        """All that was spent on it."""
+        return self.device_hours + self.lost_hours
+
     def hours_of(self, seconds: float) -> float:
         """Device-hours of so many seconds of it: where jobs share a GPU, its part of them."""
         return seconds * self.world_size * (self.gpu_share or 1.0) / 3600
@@ -148,6 +158,8 @@ class Unfinished:
     reason: str
     epochs: int
     spent_s: float  # in the epochs that it left behind
+    lost_s: float  # by its attempts before the last, as a finished trial's; 0 where that is not known
+    job: str | None  # that tried it last, as a finished trial's; None: none, or its claim cannot be read
     device: str | None  # on which it was tried last; None: never, or an older record
     devices: float  # that its time is of: with several processes more than one, of a shared GPU a part
     running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
@@ -157,6 +169,16 @@ class Unfinished:
     def device_hours(self) -> float:
         """As a finished trial's."""
         return self.spent_s * self.devices / 3600
+
+    @property
+    def lost_hours(self) -> float:
+        """As a finished trial's."""
+        return self.lost_s * self.devices / 3600
+
+    @property
+    def spent_hours(self) -> float:
+        """As a finished trial's."""
+        return self.device_hours + self.lost_hours
 
     @property
     def run(self) -> str:

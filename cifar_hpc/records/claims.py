@@ -142,10 +142,13 @@ def lost_before(files: TrialFiles, former: Claim | None) -> float | None:
     """Seconds of training that the former attempt and those before it lost, as TrialResult.lost_s; None: not known."""
     if former is None or former.lost_s is None:
         return None
-    if former.released_at is not None:
-        return former.lost_s
     try:
-        seen = files.claim(former.attempt).stat().st_mtime
+        if former.released_at is None:
+            seen = files.claim(former.attempt).stat().st_mtime
+        elif _has_failed(files, former):
+            seen = datetime.fromisoformat(former.released_at).timestamp()
+        else:
+            return former.lost_s
         kept = [datetime.fromisoformat(former.claimed_at).timestamp()]
         if not files.trial.exists():
             return former.lost_s  # it had not begun to train
@@ -157,6 +160,14 @@ def lost_before(files: TrialFiles, former: Claim | None) -> float | None:
     except (OSError, ValueError, RecordError):
         return None
     return former.lost_s + round(max(0.0, seen - max(kept)) / former.shared_by, 3)
+
+
+def _has_failed(files: TrialFiles, released: Claim) -> bool:
+    """Whether the attempt ended by an error and not by a request, with which it saves what it has. Raises RecordError."""
+    with contextlib.suppress(FileNotFoundError):
+        error = read_record(files.error, ErrorRecord)
+        return error.attempt == released.attempt and error.failed_at <= str(released.released_at)
+    return False
 
 
 def check_claim(files: TrialFiles, claim: Claim) -> None:

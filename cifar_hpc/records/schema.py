@@ -186,8 +186,8 @@ class TrialResult(SealedRecord):
     c_found: Amount | None = None  # on validation, of svm_c or logreg_c: auto
     micro_batch: Number | None = None  # images that went through at once, where a batch did not fit the device's memory
     warnings: tuple[str, ...] = ()  # what a person should know of how the network was made and fitted
-    # This trial's share of what earlier attempts, killed without a word, had trained since their last checkpoint; not in
-    # train_s. Up to the last heartbeat, so at most HEARTBEAT_S short an attempt. None: not measured.
+    # This trial's share of what earlier attempts that failed, or were killed, had trained since their last checkpoint; not in
+    # train_s. Of one that was killed up to the last heartbeat, so at most HEARTBEAT_S short. None: not measured.
     lost_s: Amount | None = None
     saved_s: Amount | None = None  # in training, by batches and trunk passes that it shared with others; None: not measured
     task: str | None = None  # what finished it under a scheduler, as its claim's restart_token

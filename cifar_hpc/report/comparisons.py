@@ -78,14 +78,15 @@ def axes_of(pivot: str) -> tuple[list[str], list[str]]:
 
 
 def hours_table(found: Findings) -> list[PageTable]:
-    """Trials and hours at each value of each axis; empty where nothing varies."""
+    """Trials and hours at each value of each axis; empty where nothing varies, or the sweep trained nothing itself."""
     rows = [
         (axis, value, f"{entry.trials:,}", hours_text(entry.hours))
         for axis, values in found.ledger.by_axis.items()
-        if 1 < len(values) <= 20
+        if 1 < len(values) <= 20 and any(entry.trials for entry in values.values())
         for value, entry in values.items()
     ]
-    note = "Of the trials that have a result, those that a search ended early among them."
+    without = ", without what other sweeps trained" if found.ledger.reused else ""
+    note = f"Of the trials that have a result, those that a search ended early among them{without}."
     return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows, note)] if rows else []
 
 

@@ -11,7 +11,7 @@ from cifar_hpc.collect.trials import Trial
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_text
 from cifar_hpc.report.findings import Findings
-from cifar_hpc.report.words import difference_text, words_of
+from cifar_hpc.report.words import LOST, difference_text, words_of
 from cifar_hpc.status.words import duration_text, hours_text, score_text
 from cifar_hpc.terminal.harmless import to_csv_text
 from cifar_hpc.terminal.tables import left_columns, to_markdown
@@ -60,23 +60,27 @@ def running_table(found: Findings) -> list[PageTable]:
 
 
 def ledger_table(found: Findings) -> list[PageTable]:
-    """Hours by outcome, then what killed attempts lost beside them and what cohorts saved; empty where nothing has run."""
+    """Hours by outcome, then beside them what attempts lost, cohorts saved and other sweeps spent; empty where nothing ran."""
     ledger = found.ledger
     entries = [
         *sorted(ledger.by_outcome.items(), key=lambda item: -item[1].hours),
-        *(((device, "lost with attempts that were killed, not in the above"), entry) for device, entry in ledger.lost.items()),
-        *(((device, "saved by cohorts, not in the above"), entry) for device, entry in ledger.saved.items()),
+        *(
+            ((device, f"{what}, not in the above"), entry)
+            for what, beside in (
+                (LOST, ledger.lost),
+                ("saved by cohorts", ledger.saved),
+                ("trained by other sweeps", ledger.reused),
+            )
+            for device, entry in beside.items()
+        ),
     ]
     rows = [
         ("GPU" if device == "cuda" else device.upper(), outcome, f"{entry.trials:,}", hours_text(entry.hours))
         for (device, outcome), entry in entries
     ]
     notes = []
-    if ledger.reused.trials:
-        reused = hours_text(ledger.reused.hours)
-        notes.append(f"{ledger.reused.trials} of these trials were trained by other sweeps: {reused} hours saved.")
     if ledger.lost:
-        notes.append("Lost: training since the last checkpoint of attempts that were killed, whoever killed them.")
+        notes.append("Lost: training since the last checkpoint of attempts that failed or were killed, whoever killed them.")
     if ledger.saved:
         notes.append(
             "Saved, at least: training batches were made and passed through frozen blocks once for all trials of a cohort."

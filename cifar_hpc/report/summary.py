@@ -18,7 +18,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import seeds_text
-from cifar_hpc.report.words import difference_text, p_text, shortened, words_of
+from cifar_hpc.report.words import LOST, difference_text, p_text, shortened, words_of
 from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
 _TELLING_S = 1.0  # below it the time of a trial is that of beginning it, which the first of a process pays for the others
@@ -198,16 +198,15 @@ def cost_text(ledger: Ledger) -> str:
             if outcome not in ("finished", "stopped early by patience", "out of its own time", UNFINISHED)
         )
         waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
-        killed = (
-            f", {hours_text(ledger.lost[device].hours)} of them lost with attempts that were killed"
-            if device in ledger.lost
-            else ""
-        )
+        killed = f", {hours_text(ledger.lost[device].hours)} of them {LOST}" if device in ledger.lost else ""
         parts.append(f"{hours_text(ledger.hours(device))} {device_text(device)}-hours{waste}{killed}")
-    reused = (
-        f" {plural(ledger.reused.trials, 'trial')} came from other sweeps through the pool." if ledger.reused.trials else ""
-    )
-    return (f"It cost {' and '.join(parts)}." if parts else "It has cost nothing yet.") + reused
+    spent = f"It cost {' and '.join(parts)}." if parts else "It cost nothing." if ledger.reused else "It has cost nothing yet."
+    if not ledger.reused:
+        return spent
+    others = " and ".join(f"{hours_text(entry.hours)} {device_text(device)}-hours" for device, entry in ledger.reused.items())
+    n = sum(entry.trials for entry in ledger.reused.values())
+    them = "it" if n == 1 else "them"
+    return f"{spent} {plural(n, 'trial')} came through the pool from other sweeps, which spent {others} on {them}."
 
 
 def _next_steps(found: Findings) -> list[str]:

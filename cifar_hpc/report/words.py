@@ -13,6 +13,8 @@ from cifar_hpc.status.words import points_text
 
 _BELOW = {"cut": "ended early by the search", "diverged": "diverged", "seen": "on images seen before"}  # by field of Last
 
+LOST = "lost with attempts that failed or were killed"
+
 
 def words_of(row: Row) -> str:
     """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for; where nothing here
