@@ -49,7 +49,7 @@ def layout(tmp_path: Path) -> Layout:
 def test_a_band_of_losses_that_run_away_is_no_overflow() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        band = band_of(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32), (0.0, math.inf))
+        band = band_of(np.array([[1.0, 1e25], [1.1, 3e25]], np.float32), 0.0, (0.0, math.inf))
     assert float(band.mean[1]) == pytest.approx(2e25)
 
 
@@ -62,9 +62,9 @@ def test_an_interval_ends_where_its_number_cannot_be_beyond(layout: Layout) -> N
         found = compare_points(first, second, layout)
         assert found.low is not None and found.high is not None and found.error is not None and found.error > 0.04
         assert -1 <= found.low < found.difference < found.high <= 1 and 1 in (-found.low, found.high)
-    high = band_of(np.array([[0.7], [0.9], [0.9]], np.float32), OBJECTIVES["val_acc"].bounds)
+    high = band_of(np.array([[0.7], [0.9], [0.9]], np.float32), 0.0, OBJECTIVES["val_acc"].bounds)
     assert float(high.low[0]) == pytest.approx(0.546, abs=1e-3) and float(high.high[0]) == 1.0
-    far = band_of(np.array([[0.1], [0.9], [0.9]], np.float32), OBJECTIVES["val_acc"].bounds)
+    far = band_of(np.array([[0.1], [0.9], [0.9]], np.float32), 0.0, OBJECTIVES["val_acc"].bounds)
     assert np.isnan(far.low[0]) and np.isnan(far.high[0]), "the whole scale says nothing"
     assert OBJECTIVES["val_loss"].bounds == (0.0, math.inf) and OBJECTIVES["val_loss"].difference_bounds[1] == math.inf
     of_own = Estimate(3.0, 3, low=-2.0, high=8.0)  # of who says share and measures none

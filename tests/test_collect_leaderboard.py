@@ -302,6 +302,9 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
     front = {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}
     assert front == {0.1, 0.2}
     write(layout, dataclasses.replace(BASE, lr=0.5), 0.6, train_s=1.0, outcome="diverged")
+    for seed in range(3):
+        outcome = {} if seed else {"outcome": "diverged"}
+        write(layout, dataclasses.replace(BASE, lr=0.6, seed=seed), 0.85, train_s=40.0 if seed else 1.0, **outcome)
     assert front == {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}, (
         "it was quick for that reason"
     )

@@ -75,25 +75,14 @@ def test_what_cannot_be_captured_runs_on_as_it_did_and_is_said():
     assert Graphs(torch.device("cpu")).note == "eager: no GPU"
 
 
-def test_no_garbage_is_collected_while_a_step_is_captured():
-    """An old graph that is destroyed then would end the capture."""
-
-    class Recording(Graphs):
-        def _record(self, work, generators):
-            work()
-            return work
-
-    collected = []
-    Recording(torch.device("cpu")).capture(lambda: collected.append(gc.isenabled()), [])
-    assert collected == [False] and gc.isenabled()
-
-
-def test_graphs_share_a_pool_until_all_of_them_are_gone_whose_pool_torch_refuses(monkeypatch):
-    handles, used = itertools.count(), []
+def test_graphs_share_a_pool_until_all_of_them_are_gone_and_no_garbage_is_collected_in_a_capture(monkeypatch):
+    """torch refuses the pool of graphs that are gone; an old graph that is destroyed during a capture would end it."""
+    handles, used, collected = itertools.count(), [], []
 
     @contextlib.contextmanager
     def capture(graph, *, pool, stream):
         used.append(pool)
+        collected.append(gc.isenabled())
         yield
 
     class Graph:
@@ -110,7 +99,7 @@ def test_graphs_share_a_pool_until_all_of_them_are_gone_whose_pool_torch_refuses
     kept.append(graphs.capture(lambda: None, []))
     kept.clear()
     graphs.capture(lambda: None, [])
-    assert used == [0, 0, 0, 1]
+    assert used == [0, 0, 0, 1] and not any(collected) and gc.isenabled()
 
 
 def test_a_table_gives_each_step_its_tensors_in_the_same_place():

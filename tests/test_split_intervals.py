@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from cifar_hpc.collect.curves import _of_splits, band_of
-from cifar_hpc.collect.statistics import estimate, estimate_over_splits, wilson_interval
+from cifar_hpc.collect.curves import band_of
+from cifar_hpc.collect.statistics import estimate, estimate_over_splits, of_splits, wilson_interval
 
 
 def test_the_interval_is_that_of_nadeau_and_bengio():
@@ -51,8 +50,9 @@ def test_the_bands_of_learning_curves_are_as_wide_and_seeds_of_the_same_folds_ma
     """They counted each seed of each fold as independent: a third as wide as the interval of the same number in the table."""
     values = [0.7, 0.72, 0.68]
     half = student.ppf(0.975, 2) * 0.02 * math.sqrt(1 / 3 + 0.5)
-    folds = [SimpleNamespace(split=(None, fold)) for fold in (1, 2, 3)]
     for seeds in (1, 4):
-        values_SE = _of_splits(np.array([[value] for value in values * seeds], np.float32), folds * seeds)
-        band = band_of(values_SE, (0.0, 1.0), 0.5)
+        values_SE = np.array([[value] for value in values * seeds], np.float32)
+        band = band_of(*of_splits(values_SE, [1, 2, 3] * seeds, 0.5), bounds=(0.0, 1.0))
         assert (band.low[0], band.high[0]) == pytest.approx((0.7 - half, 0.7 + half), abs=1e-6)
+    ended = of_splits(np.array([[0.7, np.nan], [0.8, 0.9]], np.float32), [1, 2], 0.5)[0]
+    assert ended[1].tolist() == pytest.approx([0.8, 0.9]) and np.isnan(ended[0, 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from scipy.special import stdtrit
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.scan import Pool
-from cifar_hpc.collect.statistics import CONFIDENCE
+from cifar_hpc.collect.statistics import CONFIDENCE, of_splits
 from cifar_hpc.collect.trials import CURVES, Axis, Curves, Trial
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.records.plans import MIN_SEEDS
@@ -114,28 +113,19 @@ def _bands(curves: Curves, positions: Sequence[int], trials: Sequence[Trial]) ->
     bands = {}
     for name in CURVES:
         seeds = [curves.of(name, position) for position in positions]
-        values_SE = np.full((len(seeds), max(map(len, seeds), default=0)), np.nan, np.float32)
+        values_SE: NDArray[np.floating[Any]] = np.full((len(seeds), max(map(len, seeds), default=0)), np.nan, np.float32)
         for seed, values in enumerate(seeds):
             values_SE[seed, : len(values)] = values
         values_SE = values_SE[:, ~np.isnan(values_SE).all(0)]
         share = 0.0
         if trials[0].own_split:
-            values_SE, share = _of_splits(values_SE, trials), (trials[0].val_n or 1) / max(trials[0].train_n or 0, 1)
-        bands[name] = band_of(values_SE, OBJECTIVES["val_acc" if name.endswith("_acc") else "val_loss"].bounds, share)
+            share = (trials[0].val_n or 1) / max(trials[0].train_n or 0, 1)
+            values_SE, share = of_splits(values_SE, [trial.split for trial in trials], share)
+        bands[name] = band_of(values_SE, share, OBJECTIVES["val_acc" if name.endswith("_acc") else "val_loss"].bounds)
     return bands
 
 
-def _of_splits(values_SE: NDArray[np.float32], trials: Sequence[Trial]) -> NDArray[np.float32]:
-    """Of each split the mean over its seeds, whose networks trained on the same images; of a single split the seeds."""
-    splits = [trial.split for trial in trials]
-    different = list(dict.fromkeys(splits))
-    if len(different) < 2:
-        return values_SE
-    with warnings.catch_warnings(category=RuntimeWarning, action="ignore"):  # of a split whose seeds have all ended
-        return np.stack([np.nanmean(values_SE[[split == one for split in splits]], 0) for one in different])
-
-
-def band_of(values_SE: NDArray[np.float32], bounds: tuple[float, float], share: float = 0.0) -> Band:
+def band_of(values_SE: NDArray[np.floating[Any]], share: float, bounds: tuple[float, float]) -> Band:
     """Of S seeds, or splits, over E epochs; NaN where a seed had ended. bounds: the least and the largest that a value can be;
     an interval that would reach from one to the other says nothing, and is NaN. share: of splits, validation over training
     images, as in statistics.estimate_over_splits."""

@@ -269,12 +269,19 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
     return Leaderboard(objective=pool.objective, axes=axes, rows=_ranked(rows, pool.info), own=pool.ranked.own)
 
 
+def comparable_s(rows: Sequence[Row]) -> list[float | None]:
+    """Row.whole_s of each row, where it says what a trial of it takes beside the others'. None of one of which a trial diverged
+    or was cut off, and was quick for that reason, or that a part measured; of all where they are of unlike devices."""
+    if len({trial.device for row in rows for trial in row.trials}) > 1:
+        return [None] * len(rows)
+    return [None if any(row.last) or row.diverged or row.cut else row.whole_s for row in rows]
+
+
 def _ranked(rows: Iterable[Row], info: ObjectiveInfo) -> tuple[Row, ...]:
     """In their order, with numbers and places; those that no trial measured last."""
     rows = list(rows)
     measured = sorted((row for row in rows if row.score), key=lambda row: row.standing(info))
-    # What diverged or was cut off was quick for that reason; what a part measured is not known well enough.
-    timed = [(row, row.whole_s) for row in measured if row.whole_s is not None and not any(row.last)]
+    timed = [(row, seconds) for row, seconds in zip(measured, comparable_s(measured), strict=True) if seconds is not None]
     on_front = _pareto_front([(row.standing(info).cost, seconds) for row, seconds in timed])
     front = {row.point_id for (row, _), best in zip(timed, on_front, strict=True) if best}
     places = itertools.count(1)

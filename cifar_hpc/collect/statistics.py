@@ -8,6 +8,7 @@ cover both; neither covers the split of the labelled images into training and va
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -95,12 +96,15 @@ def _sd(values: Sequence[float] | Floats) -> float:
 
 def of_splits(values: Sequence[float] | Floats, splits: Sequence[Hashable], share: float) -> tuple[Floats, float]:
     """What is independent of values, a number or a row of numbers each, and the share of it: of each split the mean over its
-    seeds, whose networks trained on the same images. Where all have one split, the seeds themselves, which share all of it."""
+    seeds, whose networks trained on the same images; NaN counts as none. Where all have one split, the seeds themselves, which
+    share all of it."""
     array, of_value = np.asarray(values), list(splits)
     different = list(dict.fromkeys(of_value))
     if len(different) < 2:
         return array, 0.0
-    return np.stack([array[[split == one for one in of_value]].mean(0, dtype=np.float64) for split in different]), share
+    with warnings.catch_warnings(category=RuntimeWarning, action="ignore"):  # of a split that has only NaN
+        means = [np.nanmean(array[[split == one for one in of_value]], 0, dtype=np.float64) for split in different]
+    return np.stack(means), share
 
 
 def _drawn_n(images: int, draws: int, share: float) -> int:

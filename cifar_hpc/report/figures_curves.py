@@ -12,7 +12,6 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.curves import CurveGrid, Series
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
-from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.figures import (
     IN_A_LEGEND,
     INK,
@@ -146,11 +145,12 @@ def _caption(grid: CurveGrid) -> str:
     text = (
         f"Mean over {over}; the dot is the mean best epoch." if seeds > 1 else "One seed each." if lines_n > 1 else "One trial."
     )
-    if any(series.row.trials[0].own_split for panel in grid.panels.values() for series in panel.values()):
-        counts = f"{over}, each on images of its own; that they share training images is allowed for"
-    else:
+    drawn = [series for panel in grid.panels.values() for series in panel.values()]
+    if any(np.isfinite(band.low).any() for series in drawn for name, band in series.bands.items() if name.startswith("val")):
         counts = f"{over} and not that of the images"
-    text += f" The band is its 95 % interval, which counts the luck of the {counts}." if seeds >= MIN_SEEDS else ""
+        if any(series.row.trials[0].own_split for series in drawn):
+            counts = f"{over}, each on images of its own; that they share training images is allowed for"
+        text += f" The band is its 95 % interval, which counts the luck of the {counts}."
     lengths = [{trial.epochs for trial in series.row.trials} for panel in grid.panels.values() for series in panel.values()]
     text += (
         f" Where {over} end at different epochs, a curve goes on as the mean of the others: it may bend there."

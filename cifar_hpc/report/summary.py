@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
+from cifar_hpc.collect.leaderboard import Leaderboard, Row, comparable_s, runs_of
 from cifar_hpc.collect.ledger import UNFINISHED, Ledger
 from cifar_hpc.collect.ranking import no_difference
 from cifar_hpc.collect.refitted import Refitted
@@ -105,8 +105,8 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
 
 def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     """Which of those that are not told from the best trains in half its time or less."""
-    best_s = board.measured[0].whole_s
-    timed = [(row.whole_s, row) for row in tied if row.whole_s is not None and not any(row.last)]  # else quick for that reason
+    best_s, *others_s = comparable_s([board.measured[0], *tied])
+    timed = [(seconds, row) for seconds, row in zip(others_s, tied, strict=True) if seconds is not None]
     if best_s is None or best_s < _TELLING_S or not timed:
         return []
     least_s, row = min(timed, key=lambda one: one[0])

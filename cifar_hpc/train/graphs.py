@@ -56,8 +56,7 @@ class Graphs:
     def capture(self, work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         """What does the work again. Raises what the capture raises; then nothing was done."""
         try:
-            with _nothing_collected():
-                return self._record(work, generators)
+            return self._record(work, generators)
         except Exception:
             self._end_failed(generators)
             raise
@@ -68,7 +67,7 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._streams[0]):
+        with _nothing_collected(), torch.cuda.graph(graph, pool=self._pool, stream=self._streams[0]):
             work()
         self._graphs.add(graph)
         return graph.replay
