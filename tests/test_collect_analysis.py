@@ -304,6 +304,18 @@ def test_what_sweeps_cost_adds_up_to_every_hour_once(layout: Layout) -> None:
     assert sum(cost.values()) == sum(hours)
 
 
+def test_hours_of_unlike_devices_are_never_added_by_axis_either(layout: Layout) -> None:
+    trials = list(configs(4, seeds=2, epochs=3))
+    for config, device in zip(trials, ("cuda", "cpu", "cuda", "cpu"), strict=True):
+        result = write_trial(layout, config, IMAGES, sweep="a")
+        on = dataclasses.replace(result.hardware, device=device)
+        write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, hardware=on, train_s=3600.0))
+    write_plan(layout, trials, "a")
+    (table,) = hours_table(find(make_sections(scan(layout, ["a"]), layout)[0], layout))
+    assert table.header == ("axis", "value", "device", "trials", "hours")
+    assert {(device, n, hours) for _, _, device, n, hours in table.rows} == {("GPU", "1", "1.0"), ("CPU", "1", "1.0")}
+
+
 def test_the_ledger_shows_what_killed_attempts_lost_and_cohorts_saved_only_where_measured(layout: Layout) -> None:
     trials = list(configs(4, seeds=2, epochs=3))
     results = [write_trial(layout, config, IMAGES, sweep="a") for config in trials]

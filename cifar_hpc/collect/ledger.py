@@ -36,7 +36,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """by_outcome: (device, outcome) -> entry; by_axis: axis -> value in words -> entry.
+    """by_outcome: (device, outcome) -> entry; by_axis: axis -> (value in words, device) -> entry.
 
     All but reused is of trials that the sweep's own jobs trained. lost: by device, what attempts that failed or were killed had
     trained since their last checkpoint; saved: by device, batches that cohorts drew and passed through the trunk once for all.
@@ -45,7 +45,7 @@ class Ledger:
     """
 
     by_outcome: Mapping[tuple[str, str], Entry]
-    by_axis: Mapping[str, Mapping[str, Entry]]
+    by_axis: Mapping[str, Mapping[tuple[str, str], Entry]]
     reused: Mapping[str, Entry]
     saved: Mapping[str, Entry]
     lost: Mapping[str, Entry]
@@ -63,14 +63,15 @@ class Ledger:
 def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
     """Adds up what the pool's trials took. Time of epochs that an unfinished trial left behind counts under its status."""
     outcomes: dict[tuple[str, str], Entry] = {}
-    axes: dict[str, dict[str, Entry]] = {axis: {} for axis in board.axes}
+    axes: dict[str, dict[tuple[str, str], Entry]] = {axis: {} for axis in board.axes}
     reused: dict[str, Entry] = {}
     saved: dict[str, Entry] = {}
     lost: dict[str, Entry] = {}
     for trial in pool.trials:
         own = pool.is_own(trial)
         for axis, values in axes.items():
-            _add(values, value_text(trial.config.get(axis), axis), Entry(1, trial.device_hours) if own else Entry(0, 0.0))
+            value = value_text(trial.config.get(axis), axis)
+            _add(values, (value, trial.device), Entry(1, trial.device_hours) if own else Entry(0, 0.0))
         if own and trial.saved_s:
             _add(saved, trial.device, Entry(1, trial.hours_of(trial.saved_s)))
     for device, outcome, tried in _tried(pool):

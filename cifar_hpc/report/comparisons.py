@@ -17,7 +17,7 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.words import unlike_words
-from cifar_hpc.status.words import hours_text, score_text
+from cifar_hpc.status.words import device_text, hours_text, score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12
@@ -79,15 +79,21 @@ def axes_of(pivot: str) -> tuple[list[str], list[str]]:
 
 def hours_table(found: Findings) -> list[PageTable]:
     """Trials and hours at each value of each axis; empty where nothing varies, or the sweep trained nothing itself."""
+    found_axes = {
+        axis: entries
+        for axis, entries in found.ledger.by_axis.items()
+        if 1 < len({value for value, _ in entries}) <= 20 and any(entry.trials for entry in entries.values())
+    }
+    several = len({device for entries in found_axes.values() for _, device in entries}) > 1  # their hours are never added
     rows = [
-        (axis, value, f"{entry.trials:,}", hours_text(entry.hours))
-        for axis, values in found.ledger.by_axis.items()
-        if 1 < len(values) <= 20 and any(entry.trials for entry in values.values())
-        for value, entry in values.items()
+        (axis, value, *([device_text(device)] if several else []), f"{entry.trials:,}", hours_text(entry.hours))
+        for axis, entries in found_axes.items()
+        for (value, device), entry in entries.items()
     ]
     without = ", without what other sweeps trained" if found.ledger.reused else ""
     note = f"Of the trials that have a result, those that a search ended early among them{without}."
-    return [PageTable("hours", "Hours by axis", ("axis", "value", "trials", "hours"), rows, note)] if rows else []
+    header = ("axis", "value", *(["device"] if several else []), "trials", "hours")
+    return [PageTable("hours", "Hours by axis", header, rows, note)] if rows else []
 
 
 def _best_of_each(pivot: Pivot) -> dict[Key, Row]:
