@@ -204,7 +204,7 @@ class Leaderboard:
         return tuple(row for row in self.rows if row.score is not None)
 
     def filtered(self, rows: Iterable[Row], tried: Mapping[Axis, tuple[Any, ...]]) -> Leaderboard:
-        """This with rows of which it is known what a filter hides: ranked anew, with the numbers that they have; tried: see
+        """This with rows of which it is known what a filter hides: ranked again, with the numbers that they have; tried: see
         there."""
         rows = list(rows)
         most = max((len(row.rounds) for row in rows), default=0)

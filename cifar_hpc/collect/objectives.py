@@ -19,10 +19,8 @@ from cifar_hpc.records.plans import ranked_by, read_plan
 from cifar_hpc.records.schema import PlanRecord
 
 Objectives = tuple[tuple[str, ObjectiveInfo], ...]  # by name, which may stand more than once
+Ranked = tuple[str, ObjectiveInfo | None]  # by what a sweep ranks: a name and what it is; None: nothing here tells
 _SHORT = 8  # characters of a hash in a flat config's sources
-
-
-Asked = tuple[str, ObjectiveInfo | None]  # an objective's name and what it is; None: nothing here tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class Chosen:
     own: ObjectiveInfo | None
     known: Objectives
     notes: tuple[str, ...]
-    asked: Mapping[str, frozenset[Asked]]
+    asked: Mapping[str, frozenset[Ranked]]
 
     def among(self, trial_ids: Iterable[str]) -> Chosen:
         """The choice for these trials alone, which may agree where others do not."""
@@ -43,7 +41,7 @@ class Chosen:
 
 def objectives_of(layout: Layout, plans: Sequence[PlanRecord], trials: Sequence[Trial]) -> Chosen:
     """By the plans; without any, by the trials of the whole pool and what all plans there tell of them."""
-    asked: dict[str, frozenset[Asked]] = {}
+    asked: dict[str, frozenset[Ranked]] = {}
     if plans:
         known = _told(plans)
         for plan in plans:
@@ -59,7 +57,7 @@ def objectives_of(layout: Layout, plans: Sequence[PlanRecord], trials: Sequence[
     return _chosen(known, asked, frozenset().union(*asked.values()))
 
 
-def _chosen(known: Objectives, asked: Mapping[str, frozenset[Asked]], found: frozenset[Asked]) -> Chosen:
+def _chosen(known: Objectives, asked: Mapping[str, frozenset[Ranked]], found: frozenset[Ranked]) -> Chosen:
     if len(found) == 1:
         ((name, info),) = found
         if info is not None:
@@ -75,7 +73,7 @@ def known_own(config: Mapping[Axis, Any], known: Objectives) -> ObjectiveInfo | 
     )
 
 
-def _reasons(found: frozenset[Asked]) -> list[str]:
+def _reasons(found: frozenset[Ranked]) -> list[str]:
     names = {name for name, _ in found}
     reasons = []
     if len(names) > 1:
