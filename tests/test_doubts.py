@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from cifar_hpc.data.duplicates import Pair, near_duplicates
 from cifar_hpc.data.labelled import labelled_images
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.store import write_record
+from cifar_hpc.records.store import write_record, write_text
+from cifar_hpc.report import corrections
+from cifar_hpc.report.corrections import write_corrected
 from cifar_hpc.report.labels import duplicate_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.worker.job import run_job
@@ -192,11 +195,11 @@ def test_the_table_to_correct_keeps_the_columns_and_rows_of_the_folders_own_tabl
     files = sorted(path.relative_to(photos / "photos") for path in (photos / "photos/train").rglob("*.png"))
     own = [[str(file), "" if n == 3 else file.parts[1], f"@{n % 7}", f"0.{n}"] for n, file in enumerate(files)]
     table = photos / "own.csv"
-    table.write_text("\n".join(",".join(row) for row in [["File", "class", "patient", "confidence"], *own]) + "\n")
+    table.write_text("\n".join(",".join(row) for row in [["File", "class", "patient", "Confidence"], *own]) + "\n")
     _, folder = labels_of(photos, monkeypatch, "dataset: {folder: photos, labels: own.csv}\nfolds: {n: 3, by: patient}\n")
     header, *rows = csv.reader((folder / "labels.csv").open())
     assert "correct the column `class`" in CliRunner().invoke(app, ["labels", "look"]).stderr
-    assert header == ["File", "class", "patient", "confidence", "suggested", "confidence of labels", "networks"]
+    assert header == ["File", "class", "patient", "Confidence", "suggested", "confidence of labels", "networks"]
     assert rows[0][:2] == ["train/dark/wrong.png", "dark"] and rows[0][4] == "bright"
     assert sorted([*row[:2], row[2].removeprefix("'"), row[3]] for row in rows) == own
     table.write_text((folder / "labels.csv").read_text())
@@ -233,17 +236,61 @@ def test_what_a_reader_corrected_in_the_table_stays_when_labels_is_typed_again(p
         (folder / ".labels.csv").unlink()
     for _ in range(2):
         done = CliRunner().invoke(app, ["labels", "look"])
-        assert done.exit_code == 0 and "labels.csv: 6 rows stay as you corrected them" in " ".join(done.stderr.split())
+        told = f"labels.csv: {5 + with_copy} rows stay as you corrected them"
+        assert done.exit_code == 0 and told in " ".join(done.stderr.split())
         found = list(csv.DictReader(table.open()))
-        assert list(found[0]) == [*header, "note"] and len(found) == 38
+        assert list(found[0]) == [*header, "note"] and len(found) == 39 - with_copy
         assert (found[0]["file"], found[0]["label"], found[0]["suggested"]) == ("train/dark/wrong.png", "bright", "bright")
         cells = {row["file"]: (row["label"], row["split"], row["note"]) for row in found}
         assert cells["train/dark/2.png"] == ("", "train", "") and cells["train/dark/4.png"] == ("dark", "test", "")
         assert cells["train/bright/0.png"] == ("bright", "train", "blurred") and cells["more/new.png"] == ("dark", "train", "")
-        assert "train/dark/5.png" not in cells
+        assert ("train/dark/5.png" in cells) is not with_copy  # that it was taken out, the hidden copy alone knows
     table.unlink()
     assert "as you corrected" not in CliRunner().invoke(app, ["labels", "look"]).stderr
     assert len(list(csv.DictReader(table.open()))) == 38
+
+
+@pytest.mark.parametrize("ended", ["hidden copy lost", "killed between the two"])
+def test_images_that_are_new_in_the_folder_are_not_taken_for_rows_that_a_reader_took_out(tmp_path, monkeypatch, ended):
+    path, header = tmp_path / "labels.csv", ["file", "label", "suggested"]
+    write_corrected(path, [header, ["x", "a", ""]], "file", ["suggested"])
+    path.write_text("file,label,suggested\nx,b,\n")  # corrected
+    rows = [header, ["x", "a", ""], ["y", "a", ""]]
+    if ended == "hidden copy lost":
+        (tmp_path / ".labels.csv").unlink()
+    else:
+        written = []
+
+        def write_one(*what: Any) -> None:
+            assert not written, "killed"
+            written.append(what)
+            write_text(*what)
+
+        with monkeypatch.context() as context, pytest.raises(AssertionError, match="killed"):
+            context.setattr(corrections, "write_text", write_one)
+            write_corrected(path, rows, "file", ["suggested"])
+    assert write_corrected(path, rows, "file", ["suggested"]) == 1
+    assert path.read_text() == "file,label,suggested\nx,b,\ny,a,\n"
+
+
+@pytest.mark.parametrize("with_copy", [True, False])
+def test_a_title_that_is_typed_another_way_is_the_column_that_a_spec_takes_it_for(tmp_path, with_copy):
+    path, rows = tmp_path / "labels.csv", [["file", "label", "suggested"], ["x", "a", "b"], ["y", "a", ""]]
+    write_corrected(path, rows, "file", ["suggested"])
+    path.write_text("Suggested ,File , Label,Note\nb,x,b,seen\n,y,a,\n")
+    if not with_copy:
+        (tmp_path / ".labels.csv").unlink()
+    for _ in range(2):
+        assert write_corrected(path, rows, "file", ["suggested"]) == 1
+        assert path.read_text() == "file,label,suggested,Note\nx,b,b,seen\ny,a,,\n"
+
+
+def test_two_columns_of_ones_own_that_only_case_tells_apart_stay_two(tmp_path):
+    path, rows = tmp_path / "labels.csv", [["file", "label", "Label", "suggested"], ["x", "a", "1", ""]]
+    write_corrected(path, rows, "file", ["suggested"])
+    path.write_text("file,Label,label,suggested\nx,2,b,\n")
+    assert write_corrected(path, rows, "file", ["suggested"]) == 1
+    assert path.read_text() == "file,label,Label,suggested\nx,b,2,\n"
 
 
 def test_labels_corrected_in_the_folders_own_table_are_not_turned_back_by_a_table_to_correct_of_before(photos, monkeypatch):

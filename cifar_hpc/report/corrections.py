@@ -21,7 +21,7 @@ from cifar_hpc.terminal.harmless import to_csv_text
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """rows: title -> cell, by the name of each."""
+    """titles: as `_spelt`; rows: title -> cell, by the name of each."""
 
     titles: Sequence[str]
     rows: Mapping[str, Mapping[str, str]]
@@ -31,17 +31,20 @@ def write_corrected(path: Path, rows: Sequence[Sequence[Any]], key: str, renewed
     """Writes the rows, the header first, with what a reader corrected in the table that stands there: cells, rows and columns
     that were added, rows that were taken out. Returns how many rows that is. key: the column that names a row; renewed: columns
     of which nothing is a correction. Raises OSError, and CifarHpcError where what stands there is no such table."""
-    hidden, text = path.with_name(f".{path.name}"), to_csv_text(rows)
+    hidden, text, titles = path.with_name(f".{path.name}"), to_csv_text(rows), rows[0]
     there, written = None, None
-    with contextlib.suppress(FileNotFoundError):
-        there = _read(path, key)
     with contextlib.suppress(FileNotFoundError, CifarHpcError):
-        written = _read(hidden, key)
+        written = _read(hidden, key, titles)
+    with contextlib.suppress(FileNotFoundError):
+        there = _read(path, key, [*titles, *(written.titles if written else ())])
     joined, corrected_n = rows, 0
     if there is not None:
-        joined, corrected_n = _join(rows, there, written or _table(text, key), rows[0].index(key), renewed)
-    write_text(hidden, text)
+        if written is None:  # for all that is known, rows that are not there are of new images
+            now = _table(text, key, titles)
+            written = _Table(now.titles, {name: row for name, row in now.rows.items() if name in there.rows})
+        joined, corrected_n = _join(rows, there, written, titles.index(key), renewed)
     write_text(path, to_csv_text(joined))
+    write_text(hidden, text)  # last: rows that it knew first would look as if someone had taken them out of the table
     return corrected_n
 
 
@@ -67,10 +70,10 @@ def _join(
     return [*joined, *([row.get(title, "") for title in joined[0]] for row in added)], corrected_n + len(added)
 
 
-def _read(path: Path, key: str) -> _Table:
+def _read(path: Path, key: str, known: Sequence[str]) -> _Table:
     """Raises FileNotFoundError, CifarHpcError."""
     try:
-        return _table(path.read_text("utf-8-sig"), key)
+        return _table(path.read_text("utf-8-sig"), key, known)
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         raise CifarHpcError(
             f"{path}: no table with a column {key!r}, in UTF-8 and separated by commas. It is not written over: put that "
@@ -78,9 +81,18 @@ def _read(path: Path, key: str) -> _Table:
         ) from error
 
 
-def _table(text: str, key: str) -> _Table:
+def _table(text: str, key: str, known: Sequence[str]) -> _Table:
     """Raises csv.Error; ValueError where there is no such column."""
     header, *body = [row for row in csv.reader(io.StringIO(text, newline="")) if any(cell.strip() for cell in row)] or [[]]
-    at = columns_of(header).index(key.strip().lower())
-    rows = [{title: unmarked(cell) for title, cell in zip(header, [*row, *[""] * len(header)], strict=False)} for row in body]
-    return _Table(header, {unmarked(row[at]): cells for row, cells in zip(body, rows, strict=True) if len(row) > at})
+    titles = _spelt(header, known)
+    at = titles.index(key)
+    rows = [{title: unmarked(cell) for title, cell in zip(titles, [*row, *[""] * len(titles)], strict=False)} for row in body]
+    return _Table(titles, {unmarked(row[at]): cells for row, cells in zip(body, rows, strict=True) if len(row) > at})
+
+
+def _spelt(header: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The titles, each as the known one that a spec takes for the same; by the letter first, so that two columns of the user's
+    own that only case tells apart stay two."""
+    rest = {name: title for name, title in zip(columns_of(known), known, strict=True) if title not in header}
+    names = zip(columns_of(header), header, strict=True)
+    return [title if title in known else rest.pop(name, title) for name, title in names]

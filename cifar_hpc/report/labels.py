@@ -103,9 +103,10 @@ def write_labels(folder: Path, found: Doubts, pairs: Sequence[Pair], images: Lab
 def _table_to_correct(records: Sequence[Mapping[str, Any]], table: ImageTable) -> list[list[Any]]:
     """The folder's table as `dataset.labels` takes it, whole, those in doubt first, with what the networks say of them. Columns
     of an earlier table to correct are written again; where the user's own have such a name, they stay and ours get another."""
-    again = set(_SAID) <= set(table.header)
-    kept = [at for at, title in enumerate(table.header) if not (again and title in _SAID)]
-    titles = [title if again or title not in table.header else f"{title} of labels" for title in _SAID]
+    columns = columns_of(table.header)
+    again = set(_SAID) <= set(columns)
+    kept = [at for at, name in enumerate(columns) if not (again and name in _SAID)]
+    titles = [title if again or title not in columns else f"{title} of labels" for title in _SAID]
     said = {record["file"]: [record[key] for key in _SAID] for record in records}
     order = {name: place for place, name in enumerate(said)}
     rows = sorted(zip(table.files, table.rows, strict=True), key=lambda row: order.get(row[0], len(order)))
