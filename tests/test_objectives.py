@@ -22,6 +22,7 @@ from cifar_hpc.config import metrics
 from cifar_hpc.config.registry import OBJECTIVES, measured_objectives
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import SpecError
+from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
@@ -30,6 +31,7 @@ from cifar_hpc.report.tables import leaderboard_columns
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.train.balance import weights_of_classes
+from cifar_hpc.train.micro_batches import MicroBatches
 from cifar_hpc.train.steps import epoch_order
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -204,6 +206,23 @@ def test_class_weights_are_scikit_learns_and_the_step_is_a_plain_loops(tmp_path)
     assert weights_of_classes(config, labels, list("abc")).numpy() == pytest.approx(theirs, rel=1e-6)
     named = dataclasses.replace(config, class_weights=(("b", 2.0),))
     assert weights_of_classes(named, labels, list("abc")).tolist() == [1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "mixed"])
+def test_each_part_of_a_target_counts_by_its_own_class_as_the_schema_says(smoothing, soft):
+    net, weight_K = torch.nn.Linear(3, 4), torch.tensor([1.0, 5.0, 1.0, 1.0])
+    config = digits_config(class_weights=(("1", 5.0),), label_smoothing=smoothing)
+    batches = MicroBatches(config, BlockModel(["fc"], [net]), net.parameters(), torch.float32)
+    batches.class_weight_K = weight_K
+    x, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 3, 1, 0])
+    share_NK = torch.nn.functional.one_hot(labels, 4).float()
+    if soft:
+        share_NK = 0.7 * share_NK + 0.3 * share_NK.flip(0)
+    told, _ = batches.passes(x, share_NK if soft else labels, 0, 6, None)
+    target_NK = (1 - smoothing) * share_NK + smoothing / 4
+    assert told.item() == pytest.approx(-(weight_K * target_NK * net(x).log_softmax(1)).sum(1).mean().item(), rel=1e-5)
+    assert "several classes each part counts by its own" in TRIAL_KEYS["class_weights"].doc
 
 
 @pytest.mark.parametrize("changes", [{"class_weights": "balanced"}, {"sampler": "balanced"}], ids=str)

@@ -233,7 +233,8 @@ class TrialConfig:
     )
     class_weights: str | tuple[tuple[str, float], ...] | None = trial_key(
         "what a training image's loss counts, by its class: balanced (as rare as it is, 1 on average), or numbers by name, 1 "
-        "for those that are not named; null: all alike",
+        "for those that are not named; where label_smoothing, mixup or cutmix give an image parts of several classes each part "
+        "counts by its own; null: all alike",
         Role.MEMBER | Role.AS_WRITTEN,
         None,
         late=True,

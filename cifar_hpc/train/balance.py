@@ -1,4 +1,4 @@
-"""What a training image's loss counts, by its class. Owns: weights_of_classes."""
+"""What classes count in the training loss. Owns: weights_of_classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cifar_hpc.config.trial import TrialConfig
 
 
 def weights_of_classes(config: TrialConfig, labels_N: Tensor, classes: Sequence[str]) -> Tensor | None:
-    """K float32, of the training images' labels. None where all count alike.
+    """K float32, of the training images' labels: what each part of a target counts by its class, which is all of an image's
+    loss without label_smoothing, mixup and cutmix. None where all count alike.
 
     balanced: N / (K n_k), which is 1 on average over the images (King and Zeng 2001), K the classes that have images.
     """

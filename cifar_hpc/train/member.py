@@ -79,7 +79,7 @@ class Member:
         self._trained = ()  # there are new layers
 
     def weigh_classes(self, weight_K: Tensor | None) -> None:
-        """What a training image's loss counts, by its class; None: all alike."""
+        """As weights_of_classes gives them."""
         self.micro_batches.class_weight_K = None if weight_K is None else weight_K.to(self.device)
 
     @property

@@ -36,7 +36,7 @@ class MicroBatches:
         self.world = World()
         self.allowed = True
         self.size: int | None = None
-        self.class_weight_K: Tensor | None = None  # what an image's loss counts, by its class; None: all alike
+        self.class_weight_K: Tensor | None = None  # of weights_of_classes
         self._config, self._model, self._precision = config, model, precision
         self._trained = list(trained)
         self._one = torch.ones((), device=self._trained[0].device) if self._trained else None
@@ -110,7 +110,8 @@ class MicroBatches:
             reseed()
 
     def _loss(self, logits_NK: Tensor, target: Tensor) -> Tensor:
-        """The mean over the images, each as often as its class counts: so that parts of a batch add up to the whole."""
+        """The mean over the images, in which each part of a target counts as its class does: not divided by what they count in
+        all, so that parts of a batch add up to the whole."""
         smoothing = self._config.label_smoothing
         if self.class_weight_K is None:
             return functional.cross_entropy(logits_NK, target, label_smoothing=smoothing)
