@@ -7,22 +7,26 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
 import pytest
 
+from cifar_hpc.collect.predictions import read_predictions
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import Interrupted, SpecError
 from cifar_hpc.executors import open_executor
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.halving import Rungs, rungs_of
 from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, recorded_plan
-from cifar_hpc.records.claims import read_state
+from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker import job as runner
 from cifar_hpc.worker.job import run_job
-from tests.helpers.training import numbers
+from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_cli_sweep import call
 from tests.test_executors import run_to_end
 
@@ -194,6 +198,48 @@ def test_a_sweep_with_it_ends_is_shown_and_judged_once(tmp_path):
     ]
     path.write_text(path.read_text().replace("{scheduler: halving}", "{scheduler: {name: halving, reduction: 2}}"))
     assert "2 trials in 1 job," in call("sweep", path, "--dry-run").stdout  # other rules: what the former ended begins again
+
+
+def test_what_a_search_stopped_stays_measured_for_its_sweep_when_another_trains_it_again(tmp_path):
+    """Two searches over the same trials undid one another: each took the numbers of what the other had stopped."""
+    text = SPEC.replace("epochs: 5", "epochs: 3").replace("freeze: 2", "freeze: all")
+    strict, lenient, whole = (tmp_path / f"{name}.yaml" for name in ("strict", "lenient", "whole"))
+    strict.write_text(text.replace("name: x", "name: strict"))
+    lenient.write_text(text.replace("name: x", "name: lenient").replace("halving}", "{name: halving, reduction: 2}}"))
+    whole.write_text(text.replace("name: x", "name: whole").replace("search: {scheduler: halving}\n", ""))
+    layout = Layout(results_root())
+    assert call("sweep", strict, "--on", "inline").exit_code == 0
+    alone = scan(layout, ["strict"])
+    stopped = [trial for trial in alone.trials if trial.outcome is Outcome.PRUNED]
+    assert len(alone.trials) == 5 and len(stopped) >= 3
+    assert call("sweep", lenient, "--on", "inline").exit_code == 0
+    beside = scan(layout, ["strict"])
+    assert beside.trials == alone.trials and not beside.unfinished
+    assert all(np.array_equal(beside.curves.values[name], values) for name, values in alone.curves.values.items())
+    assert {t.trial_id: t.epochs for t in scan(layout, ["lenient"]).trials} != {t.trial_id: t.epochs for t in alone.trials}
+    for trial in beside.trials:
+        assert read_predictions(files_of(layout, trial), "val", trial.told("val"), trial.classes) is not None
+    for path in (strict, lenient):
+        assert "nothing to start" in call("sweep", path, "--on", "inline").output
+        assert "Left out" not in call("report", path.stem).output
+    claim = claim_trial(layout.trial(stopped[0].trial_id), stopped[0].trial_id, "whole/job-0001")
+    assert claim is not None and scan(layout, ["strict"]).trials == alone.trials, "nor while another trains it"
+    release_claim(layout.trial(stopped[0].trial_id), claim)
+    assert call("sweep", whole, "--on", "inline").exit_code == 0
+    assert {trial.epochs for trial in scan(layout, ["strict"]).trials} == {3}, "one that was trained on to its end counts"
+
+
+def test_a_search_that_asks_anew_for_what_it_had_stopped_takes_no_older_result_for_its_own(tmp_path):
+    for sweep, epochs in (("one", 1), ("two", 2), ("one", 3)):
+        job = dataclasses.replace(job_of(digits_config(epochs=4)), sweep=sweep)
+        run_job(job, Layout(tmp_path), executor="inline", on_epoch=lambda _, record: record.epoch < epochs)  # noqa: B023
+        files = Layout(tmp_path).trial(job.trial_ids[0])
+        result = read_state(files, job.trial_ids[0]).result
+        assert (len(result.curves), files_of(Layout(tmp_path), result)) == (epochs, files)
+    assert [path.name for path in sorted(files.folder.glob("*until*"))] == [
+        "predictions-until-stopped-two.npz",
+        "result-until-stopped-two.json",
+    ]
 
 
 @pytest.mark.parametrize(

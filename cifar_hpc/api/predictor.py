@@ -22,7 +22,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.records.ties import check_members, read_valid, soup_weights
+from cifar_hpc.records.ties import check_members, files_of, read_valid, soup_weights
 from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
@@ -93,11 +93,11 @@ def members_of(layout: Layout, what: str) -> Members:
 
 def members_of_row(layout: Layout, row: Row) -> Members:
     """All seeds of a configuration, those that a filter leaves of it, with equal weights. Raises CifarHpcError."""
-    results = [read_valid(layout.trial(trial.trial_id), trial.trial_id)[0] for trial in row.trials]
+    results = [read_valid(files_of(layout, trial), trial.trial_id)[0] for trial in row.trials]
     if not results:
         raise CifarHpcError(f"no trial of {row.label} has finished: {', '.join(row.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in row.failed if layout.trial(trial.trial_id).result.exists()]
-    there = [result for result in results if layout.trial(result.trial_id).weights.exists()]
+    there = [result for result in results if files_of(layout, result).weights.exists()]
     if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):
         cost = duration_text(sum(result.train_s for result in results))
         raise CifarHpcError(

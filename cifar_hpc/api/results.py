@@ -18,6 +18,7 @@ from cifar_hpc.collect.trials import CURVES, Trial
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.status.names import parse_words
 
 if TYPE_CHECKING:
@@ -191,9 +192,7 @@ class Best:
 
         Raises CifarHpcError where the data set has no labelled test images.
         """
-        found = read_predictions(
-            self._layout.trial(self._trial.trial_id), "test", self._trial.told("test"), self._trial.classes
-        )
+        found = read_predictions(files_of(self._layout, self._trial), "test", self._trial.told("test"), self._trial.classes)
         if found is None:
             raise CifarHpcError(f"trial {self._trial.trial_id}: its data set has no labelled test images")
         return found
@@ -211,7 +210,7 @@ class Best:
     def _trained(self) -> TrainedTrial:
         from cifar_hpc.deploy.trained import load_trained
 
-        return load_trained(self._layout.trial(self._trial.trial_id))
+        return load_trained(files_of(self._layout, self._trial))
 
     def _of_array(self, images_NCHW: NDArray[np.uint8], members: Members) -> NDArray[np.float64]:
         from cifar_hpc.collect.ensemble import calibrate

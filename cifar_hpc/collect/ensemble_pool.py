@@ -31,7 +31,7 @@ from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import read_record, utc_now
-from cifar_hpc.records.ties import check_members, member_of
+from cifar_hpc.records.ties import check_members, files_of, member_of
 
 _NOT_HERE = "no trial of this table; `cifar-hpc soup` makes it again"
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
@@ -198,7 +198,7 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
             if len(candidate.networks) > 1:
                 predictions: SplitPredictions | None = read_rounds(candidate.networks, layout)
             else:
-                predictions = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
+                predictions = read_predictions(files_of(layout, trial), "val", trial.told("val"), trial.classes)
         except RecordError as error:
             unread.append(str(error))
             continue
@@ -238,7 +238,7 @@ def _read_tests(
     for member in needed:
         for trial in candidates[member].networks:
             try:
-                found = read_predictions(layout.trial(trial.trial_id), "test", trial.told("test"), trial.classes)
+                found = read_predictions(files_of(layout, trial), "test", trial.told("test"), trial.classes)
             except RecordError as error:
                 left_out.append(f"test images ({error})")
                 return {}

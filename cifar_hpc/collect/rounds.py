@@ -21,6 +21,7 @@ from cifar_hpc.config.metrics import jackknife_counts
 from cifar_hpc.config.registry import ObjectiveInfo, load
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.ties import files_of
 
 _ROUNDED = 0.01  # of an objective: by so much at most rounding may have changed what is tested
 Round = tuple[int, int]  # seed and repeat: see Trial.round
@@ -89,7 +90,7 @@ def point_predictions(row: Row, layout: Layout, split: str) -> dict[Round, Split
         rounds = {trial.round: [other for other in measured if other.round == trial.round] for trial in measured}
         return {key: read_rounds(trials, layout) for key, trials in rounds.items()}
     read = {
-        (trial.seed, trial.fold or 0): read_predictions(layout.trial(trial.trial_id), split, trial.told(split), trial.classes)
+        (trial.seed, trial.fold or 0): read_predictions(files_of(layout, trial), split, trial.told(split), trial.classes)
         for trial in measured
     }
     found = {key: predictions for key, predictions in read.items() if predictions is not None}
@@ -111,9 +112,9 @@ def read_rounds(trials: Sequence[Trial], layout: Layout) -> SplitPredictions:
     """The out-of-fold predictions of a round's folds as one split, in the order of its images. Raises RecordError."""
     parts = []
     for trial in trials:
-        found = read_predictions(layout.trial(trial.trial_id), "val", trial.told("val"), trial.classes)
+        found = read_predictions(files_of(layout, trial), "val", trial.told("val"), trial.classes)
         if found is None:
-            raise RecordError(f"{layout.trial(trial.trial_id).predictions}: no predictions of validation images")
+            raise RecordError(f"{files_of(layout, trial).predictions}: no predictions of validation images")
         parts.append((trial, found))
     return join_folds([(trial.fold or 0, found) for trial, found in parts])
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from cifar_hpc.collect.data_findings import Finding, findings_of
 from cifar_hpc.collect.index import Rejected, Stamp, read_finished
 from cifar_hpc.collect.objectives import Chosen, objectives_of
-from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished
+from cifar_hpc.collect.trials import Axis, Curves, Trial, Unfinished, trial_of
 from cifar_hpc.config.identity import ID_LENGTH
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import TrialConfig
@@ -23,8 +23,8 @@ from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.claims import TrialState, newest_claim
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import answering, parent_in, read_plan
-from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord
+from cifar_hpc.records.plans import answering, parent_in, read_plan, until_stopped
+from cifar_hpc.records.schema import EnsembleRules, PlannedTrial, PlanRecord, Status, TrialRecord, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
@@ -133,7 +133,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
     wanted = list(planned) if plans else ids
     stamps = _stamps(layout, wanted, present)
     trials, curves, corrupt = read_finished(layout, stamps, whole_pool=not plans)
-    trials, curves = _that_end(trials, curves, plans)
+    trials, curves = _until_stopped(layout, plans, *_that_end(trials, curves, plans))
     finished = {trial.trial_id for trial in trials}
     broken = {rejected.path: rejected.reason for rejected in corrupt}
     unfinished: list[Unfinished] = []
@@ -248,6 +248,24 @@ def _that_end(trials: list[Trial], curves: Curves, plans: Sequence[PlanRecord]) 
             asking.setdefault(planned.trial_id, []).append(plan)
     rows = [row for row, trial in enumerate(trials) if not plans or any(plan.ends(trial) for plan in asking[trial.trial_id])]
     return (trials, curves) if len(rows) == len(trials) else ([trials[row] for row in rows], curves.take(rows))
+
+
+def _until_stopped(
+    layout: Layout, plans: Sequence[PlanRecord], trials: list[Trial], curves: Curves
+) -> tuple[list[Trial], Curves]:
+    """With those that one of these sweeps' own searches stopped and that other sweeps have trained again since, in the order
+    of the plans."""
+    place = {trial.trial_id: number for number, trial in enumerate(planned for plan in plans for planned in plan.trials)}
+    there = {trial.trial_id for trial in trials}
+    found: dict[str, TrialResult] = {}
+    for trial_id, plan in [(planned.trial_id, asking) for asking in plans for planned in asking.trials]:
+        if trial_id not in there and trial_id not in found and (result := until_stopped(layout, trial_id, plan)):
+            found[trial_id] = result
+    if not found:
+        return trials, curves
+    trials = [*trials, *(trial_of(result, TrialConfig.from_json(result.config).point_id) for result in found.values())]
+    order = sorted(range(len(trials)), key=lambda row: place[trials[row].trial_id])
+    return [trials[row] for row in order], curves.with_those_of([result.curves for result in found.values()]).take(order)
 
 
 def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None, broken: Mapping[str, str]) -> Unfinished:

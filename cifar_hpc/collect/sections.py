@@ -16,6 +16,7 @@ from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.trials import short_paths, with_short_paths
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.status.state import Queue
 
 _CHECKED = 20  # rows from the top whose predictions are read before they are shown
@@ -98,7 +99,7 @@ def _contradicted(row: Row, layout: Layout) -> Iterator[tuple[str, str]]:
         for split in ("val", "test"):
             try:
                 if told := trial.told(split):
-                    read_predictions(layout.trial(trial.trial_id), split, told, trial.classes)
+                    read_predictions(files_of(layout, trial), split, told, trial.classes)
             except ContradictionError as error:
                 yield trial.trial_id, str(error)
                 break

@@ -211,6 +211,12 @@ class Curves:
         rows = np.repeat(self.start[list(trials)] - start[:-1], lengths) + np.arange(start[-1])
         return Curves(start, {name: values[rows] for name, values in self.values.items()})
 
+    def with_those_of(self, results: Sequence[Sequence[EpochRecord]]) -> Curves:
+        """With the curves of further trials behind them."""
+        start = np.concatenate([self.start, self.start[-1] + np.cumsum([len(epochs) for epochs in results], dtype=np.int64)])
+        more = {name: np.array([getattr(one, name) for epochs in results for one in epochs], np.float32) for name in CURVES}
+        return Curves(start, {name: np.concatenate([values, more[name]]) for name, values in self.values.items()})
+
 
 def told_of(loss: float | None, acc: float | None, n: int | None) -> SplitMetrics | None:
     """What a record says of a split, put together again; None without an accuracy."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cifar_hpc.errors import RecordError
-from cifar_hpc.records.layout import TrialFiles, attempt_of
+from cifar_hpc.records.layout import TrialFiles, attempt_of, is_name
 from cifar_hpc.records.owners import Process, is_touched, lives, own_process
 from cifar_hpc.records.repeated import repeated
 from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Outcome, Status, TrialRecord, TrialResult
@@ -97,8 +97,8 @@ def claim_trial(
 ) -> Claim | None:
     """Takes the trial for this process; None where a living attempt has it or it is finished.
 
-    One that a search's scheduler ended is not finished for who asks for it here: its result and its weights go, and it trains
-    again.
+    One that a search's scheduler ended is not finished for who asks for it here: its weights go and it trains again. What it
+    measured stays for the sweep of that search, if that is another.
 
     Inside `restartable`, an earlier attempt of the same job under the same token does not keep it. shared_by, waits: see Claim.
     on: what it trains on.
@@ -134,8 +134,23 @@ def claim_trial(
         if create_record(files.claim(claim.attempt), claim):
             if pruned and is_pruned(files):  # still: another attempt may have finished it meanwhile
                 files.weights.unlink(missing_ok=True)  # first: without a result they would pass for those of the whole trial
-                files.result.unlink(missing_ok=True)
+                _put_aside(files, trial_id)
+            if is_name(sweep := job.partition("/")[0]):  # which asks for it anew: what it stopped before is no end for it
+                before = files.until_stopped(sweep)
+                before.result.unlink(missing_ok=True)
+                before.predictions.unlink(missing_ok=True)
             return claim
+
+
+def _put_aside(files: TrialFiles, trial_id: str) -> None:
+    """Moves what a search that stopped the trial has measured to where its sweep finds it."""
+    stopped_by = read_valid(files, trial_id)[0].job.partition("/")[0]
+    if is_name(stopped_by):
+        aside = files.until_stopped(stopped_by)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(files.predictions, aside.predictions)  # first: the result says that they are there
+        os.replace(files.result, aside.result)
+    files.result.unlink(missing_ok=True)
 
 
 def lost_before(files: TrialFiles, former: Claim | None) -> float | None:

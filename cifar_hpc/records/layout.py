@@ -51,9 +51,20 @@ def results_root() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class TrialFiles:
-    """results/trials/<trial_id>/: three files once finished, a few more while it runs or after it failed."""
+    """results/trials/<trial_id>/: three files once finished, a few more while it runs or after it failed. stopped_by: the sweep
+    whose search stopped the trial, of what it had measured until then; see `until_stopped`."""
 
     folder: Path
+    stopped_by: str | None = None
+
+    def until_stopped(self, sweep: str) -> TrialFiles:
+        """The result and the predictions of the trial as the sweep's search stopped it, where another sweep has trained it
+        again since. No weights are among them."""
+        return TrialFiles(self.folder, _checked(sweep))
+
+    def _named(self, stem: str, suffix: str) -> Path:
+        until = "" if self.stopped_by is None else f"-until-stopped-{self.stopped_by}"
+        return self.folder / f"{stem}{until}{suffix}"
 
     @property
     def trial(self) -> Path:
@@ -61,7 +72,7 @@ class TrialFiles:
 
     @property
     def result(self) -> Path:
-        return self.folder / "result.json"
+        return self._named("result", ".json")
 
     def refused_result(self) -> Path:
         """Where a result that is none is put aside; a name that nothing has."""
@@ -70,12 +81,12 @@ class TrialFiles:
 
     @property
     def predictions(self) -> Path:
-        return self.folder / "predictions.npz"
+        return self._named("predictions", ".npz")
 
     @property
     def weights(self) -> Path:
         """The network at its best epoch, where the trial was told to keep it."""
-        return self.folder / "weights.safetensors"
+        return self._named("weights", ".safetensors")
 
     @property
     def metrics(self) -> Path:

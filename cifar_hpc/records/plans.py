@@ -21,8 +21,9 @@ from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState, read_state
 from cifar_hpc.records.jobs import JobEvent, next_number
 from cifar_hpc.records.layout import Layout, is_name
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import read_record, read_records, write_changed, write_record
+from cifar_hpc.records.ties import read_valid
 
 MIN_SEEDS = 3  # fewer: no ±, no test, no claim of a ranking
 
@@ -151,10 +152,26 @@ def round_of(seed: int, fold: int | None, folds: int | None) -> tuple[int, int]:
 
 
 def state_for(layout: Layout, trial_id: str, plans: Sequence[PlanRecord]) -> TrialState:
-    """The trial's state from its files, as these plans take it: planned where its result is of another sweep's search, which
-    stopped it early. No plans: as the files have it."""
+    """The trial's state from its files, as these plans take it: what their own searches stopped has ended, whatever another
+    sweep does with it; planned where its result is of another sweep's search, which stopped it early. No plans: as the files
+    have it."""
     state = read_state(layout.trial(trial_id), trial_id)
-    if state.result is None or not plans or any(plan.ends(state.result) for plan in plans):
+    if not plans or (state.result is not None and any(plan.ends(state.result) for plan in plans)):
+        return state
+    for plan in plans:
+        if (result := until_stopped(layout, trial_id, plan)) is not None:
+            return TrialState(trial_id, Status.STOPPED, result.reason, result.curves, result=result)
+    if state.result is None:
         return state
     reason = f"stopped after epoch {state.epochs_done} by another sweep's search: begins again"
     return TrialState(trial_id, Status.PLANNED, reason)
+
+
+def until_stopped(layout: Layout, trial_id: str, plan: PlanRecord) -> TrialResult | None:
+    """What the plan's own search measured of a trial that it stopped, where another sweep has trained that again since."""
+    if plan.search is None and plan.halving is None:
+        return None
+    with contextlib.suppress(OSError, RecordError):
+        result, _ = read_valid(layout.trial(trial_id).until_stopped(plan.sweep), trial_id)
+        return result if plan.ends(result) else None
+    return None

@@ -308,6 +308,9 @@ class Ended(Protocol):
     """A result, or a row of one."""
 
     @property
+    def trial_id(self) -> str: ...
+
+    @property
     def outcome(self) -> Outcome: ...
 
     @property

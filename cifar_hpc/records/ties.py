@@ -21,8 +21,8 @@ from cifar_hpc.config.image_folder import listed
 from cifar_hpc.config.sources import look_in
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, OtherVersionError, RecordError
-from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.layout import Layout, TrialFiles, is_name
+from cifar_hpc.records.schema import Ended, EnsembleMember, EnsembleRecord, Outcome, TrialResult
 from cifar_hpc.records.store import open_regular, read_record
 
 CLASSES = "classes"  # the array of predictions.npz that names what its logits and labels count
@@ -52,6 +52,15 @@ def read_valid(files: TrialFiles, trial_id: str) -> tuple[TrialResult, TrialConf
         )
     look_in(Layout(files.folder.parent.parent).sources)
     return result, config
+
+
+def files_of(layout: Layout, result: Ended) -> TrialFiles:
+    """The files of the trial that belong to this result of it: a sweep whose search stopped the trial has its own, once another
+    sweep has trained it again."""
+    files, sweep = layout.trial(result.trial_id), result.job.partition("/")[0]
+    if result.outcome is Outcome.PRUNED and is_name(sweep) and (aside := files.until_stopped(sweep)).result.exists():
+        return aside
+    return files
 
 
 def _of_other_version(files: TrialFiles, found: str) -> OtherVersionError:

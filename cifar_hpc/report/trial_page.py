@@ -21,6 +21,7 @@ from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.store import write_text
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.report.figures import readable, save_drawings
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_insight import draw_insight
@@ -46,7 +47,7 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
     round_ = [other for other in pool.trials if trial.fold and (other.point_id, other.round) == (trial.point_id, trial.round)]
     if round_ and len(round_) == trial.config["dataset.folds"] and all(other.told("val") for other in round_):
         return trial, diagnose(read_rounds(round_, layout), trial.classes), "val"
-    files, unread = layout.trial(trial_id), None
+    files, unread = files_of(layout, trial), None
     for split in ("test", "val"):
         if (told := trial.told(split)) is None:
             continue
@@ -72,7 +73,7 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
-    inside = draw_insight(read_insight(layout.trial(trial.trial_id), split), trial.classes, split, trial.fold)
+    inside = draw_insight(read_insight(files_of(layout, trial), split), trial.classes, split, trial.fold)
     where = images_words(trial, found, split)
     drawn = [draw_confusion(found, where), draw_reliability(found, where), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]

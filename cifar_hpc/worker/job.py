@@ -163,8 +163,9 @@ class _Cohort:
 
     def _ended(self, config: TrialConfig, job_name: str) -> bool:
         """Whether this job, in an earlier run, has ended the trial at a rung."""
-        result = claims.read_state(self.layout.trial(config.trial_id), config.trial_id).result
-        return result is not None and result.outcome is Outcome.PRUNED and result.job == job_name
+        files = self.layout.trial(config.trial_id)
+        found = [claims.read_state(of, config.trial_id).result for of in (files, files.until_stopped(self.job.sweep))]
+        return any(result and result.outcome is Outcome.PRUNED and result.job == job_name for result in found)
 
     def _train_parts(
         self, parts: list[list[Attempt]], rungs: Rungs | None, rendezvous: Rendezvous | None
