@@ -37,7 +37,7 @@ from cifar_hpc.report.next_seed import _asks_for_seeds, next_seed
 from cifar_hpc.report.summary import certainty_text, cost_text
 from cifar_hpc.report.tables import leaderboard_columns, leaderboard_records
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary
-from cifar_hpc.status.words import digits_of, points_text, score_text
+from cifar_hpc.status.words import digits_of, duration_text, points_text, score_text
 from cifar_hpc.worker.environment import describe_hardware
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
@@ -231,6 +231,36 @@ def test_what_more_seeds_would_change_is_said_as_it_is(layout: Layout, changed: 
         dataclasses.replace(found, comparison=dataclasses.replace(found.comparison, differences={second: tied})), layout
     )
     assert told is not None and said in told.sentences[-1]
+
+
+def test_more_seeds_cost_what_the_printed_command_trains(tmp_path) -> None:
+    """Seeds of a solved classifier are one trial, those of what diverged at once are trained too, and a start is there."""
+    layout, trials = Layout(tmp_path), list(configs(9, seeds=3, epochs=2, archs=("resnet18", "vgg11_bn", "densenet121")))
+    trials.append(dataclasses.replace(trials[0], classifier="svm", freeze="all"))
+    for config in trials:
+        result = write_trial(layout, config, Images.draw(60, 20), sweep="s")
+        if config.arch == "densenet121":
+            lost = dataclasses.replace(result, outcome="diverged", best_epoch=None, train=None, val=None, test=None)
+            write_record(layout.trial(config.trial_id).result, lost)
+    write_plan(layout, trials, "s")
+    found = find(make_sections(scan(layout, ["s"]), layout)[0], layout)
+    board = found.board
+    board = dataclasses.replace(board, rows=tuple(dataclasses.replace(row, begun=True, before_s=1e4) for row in board.rows))
+    second, solved = board.measured[1], next(row for row in board.rows if row.draws_nothing)
+    assert (len(board.rows), len(board.measured), solved.runs_n) == (4, 3, 1) and second.seeds == 3
+    assert found.comparison is not None
+    difference = dataclasses.replace(
+        found.comparison.differences[second.point_id], p_value=0.5, freedom=4.0, difference=0.05, error=0.03, of_images=0.0
+    )
+    tied = dataclasses.replace(found.comparison, differences={second.point_id: difference})
+    told = next_seed(dataclasses.replace(found, board=board, comparison=tied), layout)
+    assert told is not None and told.command is not None
+    seeds = int(told.command.rpartition("seeds=")[2].split()[0])
+    cost = duration_text(3 * (seeds - 3) * 20.0)
+    assert f"for the 3 configurations of which a seed draws anything that is {cost} of training." in told.sentences[-1]
+    rows = tuple(dataclasses.replace(row, contradicted=row.trials * seeds) for row in board.rows)
+    none = next_seed(dataclasses.replace(found, board=dataclasses.replace(board, rows=rows), comparison=tied), layout)
+    assert none is not None and none.command is None and "training" not in none.sentences[-1]
 
 
 def test_what_differs_by_rounding_alone_is_not_behind(layout: Layout) -> None:

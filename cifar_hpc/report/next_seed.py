@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.ranking import no_difference, seeds_to_settle, seeds_vary
 from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -77,7 +78,7 @@ def _percent(chance: float) -> str:
 
 def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, str]:
     """The command for one sweep's seeds, and what it costs in words; none where it would plan other trials than these and
-    more seeds of each."""
+    more seeds of each, or start none."""
     if len(found.pool.sweeps) != 1 or found.board.is_population:
         return None, ""
     try:
@@ -86,9 +87,23 @@ def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, s
         return None, ""
     if plan.search is not None or not _asks_for_seeds(plan, found.board):
         return None, ""
-    more = sum(max(seeds - row.seeds, 0) * (row.whole_s or row.train_s or 0.0) for row in found.board.measured)
-    cost = f"; for all {len(found.board.measured)} configurations that is {duration_text(more)} of training"
-    return sweep_command(replace(plan, overrides=(*plan.overrides, f"seeds={seeds}"))), cost
+    drawn = [row for row in found.board.rows if not row.draws_nothing]
+    to_train = [(row, seeds - len(row.trials) - len(row.failed) - len(row.contradicted)) for row in drawn]
+    to_train = [(row, n) for row, n in to_train if n > 0]
+    if not to_train:
+        return None, ""  # those that are missing have failed
+    return sweep_command(replace(plan, overrides=(*plan.overrides, f"seeds={seeds}"))), _cost(found.board, drawn, to_train)
+
+
+def _cost(board: Leaderboard, drawn: Sequence[Row], to_train: Sequence[tuple[Row, int]]) -> str:
+    """'; for all 6 configurations that is 20 s of training'. drawn: the configurations of which seeds are several trials;
+    to_train: how many of each."""
+    which = f"all {len(drawn)} configurations"
+    if len(drawn) < len(board.rows):
+        which = f"the {plural(len(drawn), 'configuration')} of which a seed draws anything"
+    train_s = sum(n * (row.train_s or 0.0) for row, n in to_train)  # what they start from stays as it is
+    at_least = "at least " if any(row.train_s is None for row, _ in to_train) else ""
+    return f"; for {which} that is {at_least}{duration_text(train_s)} of training"
 
 
 def _asks_for_seeds(plan: PlanRecord, board: Leaderboard) -> bool:
