@@ -14,7 +14,7 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.train.lr_finder import find_steep, find_valley, range_test_of
+from cifar_hpc.train.lr_finder import NO_FALL, does_fall, find_steep, find_valley, range_test_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
@@ -31,6 +31,52 @@ def test_the_rules_read_a_curve_as_a_person_would():
     assert find_valley(rates, falling) == pytest.approx(10**-2.5, rel=0.3)
     noisy = [loss + (0.3 if i % 9 == 4 else 0) for i, loss in enumerate(falling)]
     assert find_valley(rates, noisy) == pytest.approx(10**-2.5, rel=0.6)
+
+
+FLAT = """
+name: flat
+dataset: {name: digits, train_size: 300, val_frac: 0.3}
+base: {arch: simple_cnn, epochs: 2, batch_size: 32, lr: auto}
+grid: {freeze: [none, all], optimizer: [sgd]}
+"""
+
+
+def test_where_the_loss_never_falls_lr_find_and_a_trial_of_auto_say_that_no_rate_is_known_to_learn(tmp_path):
+    """A classifier on random features by sgd: noise had a longest fall, and a steepest one where the loss rises."""
+    path = tmp_path / "flat.yaml"
+    path.write_text(FLAT)
+    learning, flat = [trial.config for trial in load_spec(path).trials]
+    answer = CliRunner().invoke(app, ["lr-find", str(path), "-o", str(tmp_path / "curves.png")])
+    lines = dict(line.split(":", 1) for line in answer.stdout.splitlines())
+    assert lines["freeze=none optimizer=sgd"].endswith("(steep)") and NO_FALL not in lines["freeze=none optimizer=sgd"]
+    assert lines["freeze=all optimizer=sgd"].endswith(NO_FALL) and "steep" not in lines["freeze=all optimizer=sgd"]
+    assert CliRunner().invoke(app, ["sweep", str(path), "--on", "inline"]).exit_code == 0
+    layout = Layout(results_root())
+    assert result_of(layout, learning).warnings == ()
+    (warning,) = result_of(layout, flat).warnings
+    assert NO_FALL in warning and f"{result_of(layout, flat).lr_found:.1e}" in warning and "give lr a number" in warning
+    reported = CliRunner().invoke(app, ["report", "flat"])
+    assert " ".join(warning.split()) in " ".join(reported.output.split())
+    assert warning in CliRunner().invoke(app, ["logs", flat.trial_id]).output
+
+
+def test_a_fall_is_one_where_it_is_more_than_the_luck_of_the_first_batches():
+    batches = [2.2, 2.4, 2.3, 2.25, 2.35]
+    assert not does_fall([2.3, 2.25, 2.9], batches) and not does_fall([2.3, 2.4], batches)
+    assert does_fall([2.3, 2.2, 2.9], batches)
+    assert find_steep([0.1, 0.2, 0.3], [2.0, 2.1, 2.2]) is None
+
+
+def test_auto_keeps_its_warning_when_it_goes_on_from_a_checkpoint(tmp_path):
+    path = tmp_path / "flat.yaml"
+    path.write_text(FLAT)
+    config = load_spec(path).trials[1].config
+    layout, left = Layout(tmp_path / "results"), itertools.count()
+    with pytest.raises(Interrupted):
+        run_job(job_of(config), layout, executor="inline", interrupted=lambda: next(left) >= 110)
+    assert layout.trial(config.trial_id).checkpoint.exists()
+    run_job(job_of(config), layout, executor="inline")
+    assert len(result_of(layout, config).warnings) == 1
 
 
 def test_auto_trains_at_the_rate_found_and_says_it(tmp_path):

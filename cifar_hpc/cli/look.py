@@ -40,7 +40,7 @@ def lr_find(
     from cifar_hpc.report.figures_look import draw_lr_curves
     from cifar_hpc.sweep.preflight import check_there
     from cifar_hpc.sweep.specs import load_named
-    from cifar_hpc.train.lr_finder import range_test_of
+    from cifar_hpc.train.lr_finder import NO_FALL, range_test_of
 
     layout = Layout(results_root())
     loaded = load_named(layout, spec, set_ or (), say)
@@ -53,8 +53,9 @@ def lr_find(
     curves = {}
     for name, config in tested.items():
         found = range_test_of(with_parents_file(config, layout), data_root(), loaded.resources.cpus_per_gpu)
-        curves[name] = (found.rates, found.losses, found.valley, found.steep)
-        typer.echo(f"{name}: lr {found.valley:.1e} (valley), {found.steep:.1e} (steep)")
+        curves[name] = (found.rates, found.losses, found.valley, found.steep, found.falls)
+        steep = "" if found.steep is None else f", {found.steep:.1e} (steep)"
+        typer.echo(f"{name}: lr {found.valley:.1e} (valley){steep}{'' if found.falls else f'; {NO_FALL}'}")
     say(WHICH)
     _save(draw_lr_curves(curves), output or layout.sweep(loaded.name).folder / "lr_find.png")
 

@@ -25,7 +25,7 @@ from cifar_hpc.records.store import write_atomic
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.query import config_text, flat_config
 
-INDEX_VERSION = f"7/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
+INDEX_VERSION = f"8/{ID_SCHEME}"  # raise it when the columns, or what makes a result valid, change
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "int | None": pa.int64(), "float | None": pa.float64()}
 _ARROW |= {"str | None": pa.string(), "Outcome": pa.string(), "tuple[str, ...]": pa.list_(pa.string())}
 _ROW = {field.name: _ARROW.get(str(field.type), pa.string()) for field in fields(Trial)}  # config: its canonical JSON
@@ -105,7 +105,7 @@ def _trials(table: pa.Table) -> list[Trial]:
     columns["config"] = map(flat_config, columns["config"])
     columns["more"] = map(json.loads, columns["more"])
     columns["outcome"] = map(Outcome, columns["outcome"])
-    columns["classes"] = map(tuple, columns["classes"])
+    columns["classes"], columns["warnings"] = map(tuple, columns["classes"]), map(tuple, columns["warnings"])
     return [Trial(**dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 
 

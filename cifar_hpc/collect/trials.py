@@ -73,6 +73,7 @@ class Trial:
     peak_memory_gb: float | None
     version: str
     commit: str | None
+    warnings: tuple[str, ...]
 
     @property
     def round(self) -> tuple[int, int]:
@@ -275,6 +276,7 @@ def trial_of(result: TrialResult, point_id: str) -> Trial:
         peak_memory_gb=hardware.peak_memory_gb,
         version=result.provenance.cifar_hpc,
         commit=result.provenance.commit,
+        warnings=result.warnings,
     )
 
 

@@ -100,6 +100,7 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         for name in dict.fromkeys(str(config[DATASET]) for config in told)
     ]
     notes += _standing(board)
+    notes += _warnings(pool)
     return [*notes, *left_out(pool)]
 
 
@@ -154,6 +155,13 @@ def _standing(board: Leaderboard) -> list[str]:
         below = f"{every} {stand} below all others that were measured."
         notes.append(below if len(lost) < len(board.measured) else "Every configuration that was measured diverged.")
     return notes
+
+
+def _warnings(pool: Pool) -> list[str]:
+    """What trials warn of, but for what the sweep was told of their weights before it began."""
+    told = [finding.sentence for finding in pool.findings]
+    pairs = [(warning, trial.trial_id) for trial in pool.trials for warning in trial.warnings]
+    return _by_reason((warning, who) for warning, who in pairs if not any(warning in sentence for sentence in told))
 
 
 def _several_starts(board: Leaderboard) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cifar_hpc.report.figures import INK, MUTED, Drawing, frame_bare, house_style, new_figure, readable
 
 _COLUMNS = 3
-Curve = tuple[Sequence[float], Sequence[float], float, float]  # rates, smoothed losses, valley, steep
+Curve = tuple[Sequence[float], Sequence[float], float, float | None, bool]  # as RangeTest: rates, losses, valley, steep, falls
 
 
 def draw_lr_curves(curves: Mapping[str, Curve]) -> Drawing:
@@ -22,22 +22,26 @@ def draw_lr_curves(curves: Mapping[str, Curve]) -> Drawing:
     rows = -(-len(curves) // columns)
     with house_style():
         figure = new_figure(3.4 * columns, 2.6 * rows)
-        for place, (name, (rates, losses, valley, steep)) in enumerate(curves.items(), 1):
+        for place, (name, (rates, losses, valley, steep, falls)) in enumerate(curves.items(), 1):
             axes = figure.add_subplot(rows, columns, place)
             axes.plot(rates, losses, color="#0072b2")
             top = losses[0] + 0.3 * (losses[0] - min(losses)) if losses[0] > min(losses) else max(losses)
             axes.set_ylim(min(losses) - 0.08 * (top - min(losses)), top)
             axes.set_xscale("log")
             axes.axvline(valley, color=INK, linewidth=1.2)
-            axes.axvline(steep, color=MUTED, linewidth=1.2, linestyle=":")
-            axes.set_title(f"{name}\nvalley {valley:.1e}   steep {steep:.1e}", loc="left")
+            told = f"valley {valley:.1e}"
+            if steep is not None:
+                axes.axvline(steep, color=MUTED, linewidth=1.2, linestyle=":")
+                told += f"   steep {steep:.1e}"
+            axes.set_title(f"{name}\n{told}" + ("" if falls else "\nthe loss does not fall"), loc="left")
             axes.set_xlabel("learning rate")
             if (place - 1) % columns == 0:
                 axes.set_ylabel("training loss, smoothed")
     widest = max(math.log10(rates[-1] / rates[0]) for rates, *_ in curves.values())
     caption = (
         f"Training loss while the rate rises geometrically over {widest:.0f} decades (Smith 2017). Solid line: the middle of "
-        "the longest fall, which `lr: auto` takes; dotted: the steepest fall."
+        "the longest fall, which `lr: auto` takes; dotted: the steepest fall. Where the loss does not fall by more than "
+        "batches differ, neither says at which rate it learns."
     )
     return Drawing("lr_find", "Learning-rate range test", caption, figure)
 

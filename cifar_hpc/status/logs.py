@@ -47,7 +47,7 @@ def _how_it_ended(layout: Layout, trial_id: str, reason: str) -> tuple[list[str]
         result, _ = read_valid(files, trial_id)
         because = f": {result.reason}" if result.reason else ""
         trained = f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}{because}"
-        return [trained], result.job, result.task
+        return [trained, *result.warnings], result.job, result.task
     except RecordError as refused:
         return [f"its result is refused: {refused}"], *newest_job(layout, trial_id)
     except FileNotFoundError:

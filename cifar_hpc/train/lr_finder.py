@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,16 +34,20 @@ LOWEST, HIGHEST = 1e-7, 10.0  # rates of the first and the last step
 SMOOTHING = 0.98  # of the running mean of the loss
 EXPLODED = 4.0  # the test ends where the loss is so many times the least
 SKIPPED_FIRST, SKIPPED_LAST = STEPS // 10, 5  # steps that the rules do not look at
+FALLS_BY = 2.0  # standard errors of the first loss that the rules look at: less may be the luck of its batches
+NO_FALL = "the loss falls at none of these rates by more than batches differ, so that no rate is known to learn"
 
 
 @dataclass(frozen=True, slots=True)
 class RangeTest:
-    """rates: of the steps taken; losses: smoothed, of the same steps; valley, steep: what each rule suggests."""
+    """rates: of the steps taken; losses: smoothed, of the same steps; valley, steep: what each rule suggests, None where it has
+    nothing to go by; falls: whether the loss falls by more than batches differ: else valley is the middle of nothing."""
 
     rates: tuple[float, ...]
     losses: tuple[float, ...]
     valley: float
-    steep: float
+    steep: float | None
+    falls: bool
 
 
 def run_range_test(
@@ -61,6 +66,7 @@ def run_range_test(
     probe.begin_epoch()
     rates: list[float] = []
     losses: list[float] = []
+    of_batches: list[float] = []
     mean = 0.0
     for step, index_B in enumerate(_batches_of(config, len(train))):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
@@ -75,11 +81,25 @@ def run_range_test(
             break
         rates.append(rate)
         losses.append(smooth)
+        of_batches.append(loss)
     if len(losses) <= SKIPPED_FIRST + SKIPPED_LAST + 2:
         raise CifarHpcError(f"lr: auto: the loss of {config.arch} explodes at a rate of {LOWEST:g} already; give a number")
     first, last = SKIPPED_FIRST, len(losses) - SKIPPED_LAST
     seen_rates, seen_losses = rates[first:last], losses[first:last]
-    return RangeTest(tuple(rates), tuple(losses), find_valley(seen_rates, seen_losses), find_steep(seen_rates, seen_losses))
+    return RangeTest(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        valley=find_valley(seen_rates, seen_losses),
+        steep=find_steep(seen_rates, seen_losses),
+        falls=does_fall(seen_losses, of_batches[: first + 1]),
+    )
+
+
+def does_fall(losses: Sequence[float], of_batches: Sequence[float]) -> bool:
+    """Whether the smoothed losses come to lie below the first of them by more than the luck of its batches tells. of_batches:
+    the losses of which that first one is the mean."""
+    error = statistics.stdev(of_batches) / math.sqrt(len(of_batches))
+    return losses[0] - min(losses) > FALLS_BY * error
 
 
 def find_valley(rates: Sequence[float], losses: Sequence[float]) -> float:
@@ -94,11 +114,12 @@ def find_valley(rates: Sequence[float], losses: Sequence[float]) -> float:
     return rates[max(start + steps // 3 + steps // 6, 0)]
 
 
-def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate, of those up to the least loss, at which the loss falls fastest over the logarithm of the rate."""
+def find_steep(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """The rate, of those up to the least loss, at which the loss falls fastest over the logarithm of the rate; None where it
+    rises at all of them."""
     last = max(1, losses.index(min(losses)))
     slopes = [losses[i + 1] - losses[i] for i in range(last)]  # the rates are evenly spaced in their logarithm
-    return rates[slopes.index(min(slopes))]
+    return rates[slopes.index(min(slopes))] if min(slopes) < 0 else None
 
 
 def range_test_of(config: TrialConfig, root: Path, threads: int = 1) -> RangeTest:

@@ -35,6 +35,7 @@ class Progress:
     reason: str = ""
     lr_found: float | None = None  # by the range test of lr: auto
     c_found: float | None = None  # see TrialResult
+    warnings: tuple[str, ...] = ()  # of how it was fitted, beside those of its network
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and strings only."""

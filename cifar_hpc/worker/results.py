@@ -183,7 +183,7 @@ class Results:
             micro_batch=member.micro_batches.size,
             lost_s=attempt.claim.lost_s,
             saved_s=None if progress.saved_s is None else round(progress.saved_s, 3),
-            warnings=member.model.warnings,
+            warnings=(*member.model.warnings, *progress.warnings),
             provenance=ended.provenance,
         )
 

@@ -6,6 +6,7 @@ owns the attempts nor how many processes there are beside its world's size.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ from cifar_hpc.train.features import Feed
 from cifar_hpc.train.graphs import Graphs
 from cifar_hpc.train.inspection import Insight
 from cifar_hpc.train.loop import Hooks, train_cohort
-from cifar_hpc.train.lr_finder import run_range_test
+from cifar_hpc.train.lr_finder import NO_FALL, run_range_test
 from cifar_hpc.train.member import Member
 from cifar_hpc.train.portions import is_out_of_memory
 from cifar_hpc.worker.attempt import Attempt
@@ -192,7 +193,12 @@ class Trainer:
     def _find_lr(self, member: Member, train: Feed) -> None:
         try:
             start = self.inputs.starting_model(member.config)
-            member.progress.lr_found = run_range_test(member, start, self.inputs.trunk, train, self._look).valley
+            found = run_range_test(member, start, self.inputs.trunk, train, self._look)
+            if not found.falls:
+                member.progress.warnings = (f"lr: auto took {found.valley:.1e}, but {NO_FALL}: give lr a number",)
+                if self.world.leads:
+                    print(f"trial {member.config.trial_id}: {member.progress.warnings[0]}", file=sys.stderr, flush=True)
+            member.progress.lr_found = found.valley
         except Interrupted:
             raise
         except Exception as error:
