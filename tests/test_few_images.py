@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from cifar_hpc.report.comparisons import asked_pivot
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.trial_page import diagnose_trial, trial_summary, trial_tables
+from cifar_hpc.report.words import these_networks
 
 
 def found_of(root: Path, images: Images, seeds: int, objective: str) -> tuple[Layout, Findings]:
@@ -118,3 +120,9 @@ def test_what_has_a_part_of_its_seeds_for_a_filter_stands_below_the_complete_and
     assert sorted(cell.rpartition("(")[2] for cell in cells) == ["1 of 3)", "3)"], cells
     (alike,) = chosen_sections(layout, ["few"], "seed=2")  # hides as many of all
     assert [row.partial for row in alike.board.rows] == [False, False] and alike.board.rows[0].hidden == 2
+
+
+def test_what_is_told_of_networks_says_of_how_many() -> None:
+    """Of two folds each they are four."""
+    one, folds = SimpleNamespace(trials=(1,)), SimpleNamespace(trials=(1, 2))
+    assert (these_networks(one, one), these_networks(folds, folds)) == ("these two networks", "these 4 networks")

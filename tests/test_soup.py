@@ -84,6 +84,8 @@ def test_trials_are_kin_only_with_one_start():
     assert kin_of(digits_config()) is None
     files = [digits_config(weights="/here/w.pt", weights_fingerprint=digest) for digest in "ab"]
     assert kin_of(files[0]) != kin_of(files[1])  # another file under the same name
+    others = [dataclasses.replace(files[0], arch="net.py:Net", arch_args=(("act", act),)) for act in ("relu", "sin")]
+    assert kin_of(others[0]) != kin_of(others[1])  # weights of one would be read by the other's function
 
 
 @pytest.fixture(scope="module")

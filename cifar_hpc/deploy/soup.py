@@ -54,7 +54,8 @@ def kin_of(config: TrialConfig) -> tuple[object, ...] | None:
     if config.weights is None or not config.trains or config.lr == 0:
         return None
     start = config.weights_fingerprint or config.weights  # a file's content, not its path
-    return (config.arch, start, config.dataset, config.image_size, config.resize, config.crop_frac, config.stem)
+    own = config.arch_args, tuple(source for source in config.sources or () if source.part == "arch")
+    return (config.arch, *own, start, config.dataset, config.image_size, config.resize, config.crop_frac, config.stem)
 
 
 def families_of(trials: Iterable[TrialFiles], least: int = 2) -> list[list[TrialFiles]]:

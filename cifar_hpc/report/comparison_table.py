@@ -11,7 +11,7 @@ from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.config.registry import OBJECTIVES, ObjectiveInfo
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.words import p_text
+from cifar_hpc.report.words import p_text, these_networks
 from cifar_hpc.status.words import decimals_of, fixed_text, points_text, score_text
 from cifar_hpc.terminal.tables import TextColumn, plain_columns
 
@@ -58,7 +58,7 @@ def comparison_lines(one: Row, other: Row, layout: Layout) -> list[str]:
             continue
         lines.append(
             f"{measured}: {one.label} is {_amount(found, info)} {other.label}{_interval(found, info, runs)},"
-            f" {found.test}, p {p_text(found.p_value)}{'; of these two networks alone' if found.networks else ''}."
+            f" {found.test}, p {p_text(found.p_value)}{f'; of {these_networks(one, other)} alone' if found.networks else ''}."
         )
     if len(refused) == len(lines):
         raise refused[0]

@@ -24,7 +24,7 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
-from cifar_hpc.report.words import how_trained, interval_words, p_text, test_of, words_of
+from cifar_hpc.report.words import how_trained, interval_words, p_text, test_of, these_networks, words_of
 from cifar_hpc.status.words import decimals_of, fixed_text, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
@@ -196,7 +196,8 @@ def _facts(row: Row, found: Findings) -> list[str]:
         info = found.board.info
         unit, noun = (100, "pp") if info.share else (1, f"of {info.noun}")
         digits = decimals_of(difference.images, share=info.share)
-        whom = "of these two networks, on these images" if difference.networks else "behind the best"
+        networks = f"of {these_networks(found.board.measured[0], row)}, on these images"
+        whom = networks if difference.networks else "behind the best"
         interval = f", so few {found.board.runs} tell no interval" if difference.too_few else ""
         if difference.low is not None and difference.high is not None:
             interval = f", {fixed_text(unit * difference.low, digits)} to {fixed_text(unit * difference.high, digits)}"

@@ -18,7 +18,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import seeds_text
-from cifar_hpc.report.words import LOST, difference_text, p_text, shortened, words_of
+from cifar_hpc.report.words import LOST, difference_text, p_text, shortened, these_networks, words_of
 from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
 _TELLING_S = 1.0  # below it the time of a trial is that of beginning it, which the first of a process pays for the others
@@ -123,10 +123,11 @@ def _of_networks(board: Leaderboard, comparison: Comparison) -> str:
     if found is None:
         reason = comparison.untested.get(board.measured[0].point_id) or comparison.untested.get(second.point_id, "")
         return f"The second, {words_of(second)}, was not tested against it: {reason or 'too few seeds'}."
+    networks = these_networks(board.measured[0], second)
+    few = "one seed each says" if networks == "these two networks" else f"so few {board.runs} say"
     return (
-        f"The second, {words_of(second)}, {_behind(found, board)}: of these two networks, on these"
-        f" {found_images(board)} images, {found.test} gives p {p_text(found.p_value)}; one seed each says nothing of the"
-        " configurations."
+        f"The second, {words_of(second)}, {_behind(found, board)}: of {networks}, on these {found_images(board)} images,"
+        f" {found.test} gives p {p_text(found.p_value)}; {few} nothing of the configurations."
     )
 
 
@@ -224,7 +225,8 @@ def _next_steps(found: Findings) -> list[str]:
                 "Next: three seeds or more with `dataset: {split_seed: seed}`, or `folds`, so that an order of the"
                 f" configurations means something: of {few[0].label} nothing is drawn, so that seeds alone are one trial."
             ]
-        again = "the same sweep under other names, with other values of search.seed" if board.is_population else "`seeds: 3`"
+        searched = board.is_population and len(found.pool.sweeps) == 1
+        again = "the same sweep under other names, with other values of search.seed" if searched else "`seeds: 3`"
         return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
     steps = []
     kept = next((row for row in board.measured if row.keeps_weights), None)

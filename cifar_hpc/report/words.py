@@ -81,6 +81,12 @@ def how_trained(config: Mapping[Axis, Any]) -> str:
     return f" (while it learned{', on augmented images' if augmented else ''})"
 
 
+def these_networks(one: Row, other: Row) -> str:
+    """'these two networks'; of folds more."""
+    n = len(one.trials) + len(other.trials)
+    return f"these {'two' if n == 2 else n} networks"
+
+
 def test_of(row: Row, info: ObjectiveInfo) -> Estimate | None:
     """The objective on test, which may stand beside that on validation; None of a loss."""
     return row.test_acc if info.metric == "acc" else row.test_score
