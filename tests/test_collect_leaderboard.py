@@ -275,6 +275,22 @@ def test_a_point_of_which_every_trial_diverged_takes_no_place(layout: Layout) ->
     assert told in caveats(scan(layout), board)
 
 
+def test_a_seed_that_diverged_counts_by_its_best_epoch_and_the_page_says_which_are_in_the_number(layout: Layout) -> None:
+    trials = [dataclasses.replace(BASE, lr=lr, seed=seed) for lr in (0.1, 0.2, 0.3) for seed in range(4)]
+    for trial in trials:
+        value = None if (trial.lr, trial.seed) == (0.1, 3) else 0.6 + (trial.lr == 0.1) * 0.3
+        lost = value is not None and (trial.lr == 0.3 or (trial.lr == 0.1 and trial.seed < 2))
+        write(layout, trial, value, **({"outcome": "diverged"} if lost else {}))
+    write_plan(layout, trials, "s")
+    board = make_leaderboard(scan(layout, ["s"]))
+    assert board.rows[0].score and (board.rows[0].score.n, board.rows[0].score.mean) == (3, pytest.approx(0.9))
+    assert [seeds_text(row) for row in board.rows] == ["2 of these diverged, 1 diverged", "", "all 4 diverged"]
+    assert "(3 of 4 seeds, 2 of these diverged, 1 diverged, " in best_text(board)
+    assert any(
+        note.startswith("A trial that diverged counts by its best epoch") for note in caveats(scan(layout, ["s"]), board)
+    )
+
+
 def test_a_missing_seed_is_counted_and_never_a_zero(layout: Layout) -> None:
     board = board_of(layout, {0.1: [0.8, 0.8, 0.8]}, planned_seeds=5)
     row = board.rows[0]

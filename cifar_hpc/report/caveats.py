@@ -12,7 +12,7 @@ from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
-from cifar_hpc.report.words import shortened
+from cifar_hpc.report.words import diverged_later, shortened
 from cifar_hpc.status.words import total_text
 
 
@@ -154,6 +154,8 @@ def _standing(board: Leaderboard) -> list[str]:
         every = f"{plural(len(lost), 'configuration')} of which every trial diverged"
         below = f"{every} {stand} below all others that were measured."
         notes.append(below if len(lost) < len(board.measured) else "Every configuration that was measured diverged.")
+    if any(diverged_later(row) for row in board.measured):
+        notes.append("A trial that diverged counts by its best epoch before that, as every trial by its best.")
     return notes
 
 

@@ -14,6 +14,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
+from cifar_hpc.report.words import diverged_later
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text, number_text
 from cifar_hpc.terminal.tables import Format, TextColumn, heading, to_latex, to_markdown
@@ -197,14 +198,19 @@ def epochs_text(row: Row) -> str:
 
 def seeds_text(row: Row) -> str:
     """What became of the seeds that did not train to their end, '1 failed (seed 2), 2 to go', and which were validated with
-    images that are not new; empty where neither is."""
+    images that are not new; empty where neither is. '2 of these diverged, 1 diverged': in the number beside it two count, by
+    their best epoch, and one has none."""
     parts = []
     for word, trials in (("failed", row.failed), ("lost", row.lost)):
         every = len(trials) > 1 and len(trials) == row.runs_n
         names = "" if every else f" ({', '.join(trial.run for trial in trials)})"
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
-    if row.diverged:
-        parts.append(f"{row.diverged} diverged")
+    if row.diverged and row.diverged == row.runs_n:
+        parts.append("diverged" if row.diverged == 1 else f"all {row.diverged} diverged")
+    else:
+        later = diverged_later(row)
+        parts += [f"{later} of these diverged"] if later else []
+        parts += [f"{row.diverged - later} diverged"] if row.diverged > later else []
     if row.cut:
         parts.append(f"{row.cut} stopped by the search")
     if row.contradicted:

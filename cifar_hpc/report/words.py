@@ -9,6 +9,7 @@ from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import ObjectiveInfo
+from cifar_hpc.records.schema import Outcome
 from cifar_hpc.status.words import points_text
 
 _BELOW = {"cut": "ended early by the search", "diverged": "diverged", "seen": "on images seen before"}  # by field of Last
@@ -70,6 +71,11 @@ def marks_of(row: Row) -> tuple[str, ...]:
         *([f"{row.seeds} of {of_n}"] if of_n else []),
         *(kind for key, kind in _BELOW.items() if getattr(row.last, key)),
     )
+
+
+def diverged_later(row: Row) -> int:
+    """How many of its trials diverged after they had been measured, so that their best epoch is in its numbers."""
+    return sum(trial.outcome is Outcome.DIVERGED and trial.val_acc is not None for trial in row.trials)
 
 
 def how_trained(config: Mapping[Axis, Any]) -> str:
