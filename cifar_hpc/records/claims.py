@@ -135,7 +135,7 @@ def claim_trial(
             if pruned and is_pruned(files):  # still: another attempt may have finished it meanwhile
                 files.weights.unlink(missing_ok=True)  # first: without a result they would pass for those of the whole trial
                 _put_aside(files, trial_id)
-            if is_name(sweep := job.partition("/")[0]):  # which asks for it anew: what it stopped before is no end for it
+            if is_name(sweep := job.partition("/")[0]):  # which asks for it again: what it stopped before is no end for it
                 before = files.until_stopped(sweep)
                 before.result.unlink(missing_ok=True)
                 before.predictions.unlink(missing_ok=True)
@@ -143,13 +143,14 @@ def claim_trial(
 
 
 def _put_aside(files: TrialFiles, trial_id: str) -> None:
-    """Moves what a search that stopped the trial has measured to where its sweep finds it."""
-    stopped_by = read_valid(files, trial_id)[0].job.partition("/")[0]
-    if is_name(stopped_by):
-        aside = files.until_stopped(stopped_by)
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(files.predictions, aside.predictions)  # first: the result says that they are there
-        os.replace(files.result, aside.result)
+    """Moves what a search that stopped the trial has measured to where its sweep finds it; a result that is none goes."""
+    with contextlib.suppress(RecordError, FileNotFoundError):
+        stopped_by = read_valid(files, trial_id)[0].job.partition("/")[0]
+        if is_name(stopped_by):
+            aside = files.until_stopped(stopped_by)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(files.predictions, aside.predictions)  # first: the result says that they are there
+            os.replace(files.result, aside.result)
     files.result.unlink(missing_ok=True)
 
 

@@ -84,10 +84,11 @@ def hours_table(found: Findings) -> list[PageTable]:
         for axis, entries in found.ledger.by_axis.items()
         if 1 < len({value for value, _ in entries}) <= 20 and any(entry.trials for entry in entries.values())
     }
-    several = len({device for entries in found_axes.values() for _, device in entries}) > 1  # their hours are never added
+    trained = {axis: {key: entry for key, entry in entries.items() if entry.trials} for axis, entries in found_axes.items()}
+    several = len({device for entries in trained.values() for _, device in entries}) > 1  # their hours are never added
     rows = [
         (axis, value, *([device_text(device)] if several else []), f"{entry.trials:,}", hours_text(entry.hours))
-        for axis, entries in found_axes.items()
+        for axis, entries in trained.items()
         for (value, device), entry in entries.items()
     ]
     without = ", without what other sweeps trained" if found.ledger.reused else ""
