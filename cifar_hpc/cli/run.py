@@ -62,7 +62,7 @@ def sweep(
         for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
             typer.echo(laid_out(line, sys.stdout))
         if list_:
-            _print_configurations(layout, loaded, share=share)
+            _print_configurations(layout, loaded)
         return
     conclude(run_spec(layout, loaded, where, shown, share=share, prune=prune))
 
@@ -100,11 +100,11 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
         raise typer.Exit(2)
 
 
-def _print_configurations(layout: Layout, spec: SweepSpec, *, share: bool) -> None:
+def _print_configurations(layout: Layout, spec: SweepSpec) -> None:
     """A row for each: what the spec varies, its seeds, where they stand, and the id that names it."""
     from cifar_hpc.planning.plan import make_plan, plan_record
 
-    record = plan_record(make_plan(spec, share=share))
+    record = plan_record(make_plan(spec, share=False))  # who trains beside whom is not listed
     states = reader_of(layout, record).read()
     points: dict[str, list[PlannedTrial]] = {}
     for trial in record.trials:

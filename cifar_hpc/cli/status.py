@@ -117,12 +117,11 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
         typer.echo(f"  budget     {spent} are spent{f', as of {moment_text(told)}' if told else ''}")
     if detailed and rows:
         print_columns(_trial_columns(plan, states, rows))
-    names = names_of(plan.trials)
-    for trial in rows:
-        state = states[trial.trial_id]
-        if state.status is Status.RUNNING and not state.waits and not detailed:
-            epoch = f"epoch {state.epochs_done}/{trial.config['epochs']}"
-            typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
+    running = [trial for trial in rows if shown[trial.trial_id].status is Status.RUNNING and not shown[trial.trial_id].waits]
+    names = names_of(plan.trials) if running and not detailed else {}
+    for trial in running if names else ():
+        epoch = f"epoch {shown[trial.trial_id].epochs_done}/{trial.config['epochs']}"
+        typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
     reasons = Counter({key: n for key, n in reasons_of(shown.values()).items() if key[1]})
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         typer.echo(f"  {word:<9}  {n} x {reason}")

@@ -80,7 +80,9 @@ def select_trials(
 ) -> tuple[list[PlannedTrial], str]:
     """The trials that a filter, or beginnings of ids (of trials, or of configurations with all their seeds), mean, all where
     nothing is given; and why they are none."""
-    prefixes, terms = split_terms(words or ())
+    if not words:
+        return list(plan.trials), ""
+    prefixes, terms = split_terms(words)
     known = {id_ for trial in plan.trials for id_ in (trial.trial_id, trial.point_id)}
     ids = {resolve_id(prefix, known) for prefix in prefixes}
     axes, stages = axes_of(plan.trials), stages_of(plan.trials)
@@ -89,7 +91,7 @@ def select_trials(
     chosen = [
         t for t in plan.trials if (not ids or t.trial_id in ids or t.point_id in ids) and wanted.matches(rows[t.trial_id])
     ]
-    if words and not chosen:
+    if not chosen:
         return [], f"no trial matches {' '.join(words)!r}; {values_there(rows.values(), wanted)}"
     return chosen, ""
 

@@ -60,11 +60,12 @@ class Best:
 
 def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | None:
     """By what ranks the plan, on validation, of the last stages where there are some; None before anything was measured."""
-    (objective, info), told = ranked_by(plan), names_of(plan.trials, seed=False)
+    objective, info = ranked_by(plan)
     points: dict[str, _Point] = {}
     for trial in answering(plan):
-        point = points.setdefault(trial.point_id, _Point(told[trial.trial_id], trial))
-        point.add(trial, states[trial.trial_id], objective, info)
+        if trial.point_id not in points:
+            points[trial.point_id] = _Point(trial)
+        points[trial.point_id].add(trial, states[trial.trial_id], objective, info)
     measured = {point_id: point for point_id, point in points.items() if point.values}
     if not measured:
         return None
@@ -73,7 +74,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     best = measured[first.point_id]
     seeds = len(best.values)
     return Best(
-        best.name,
+        _name_of_point(plan, first.point_id),
         objective,
         best.mean,
         seeds,
@@ -89,12 +90,19 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     )
 
 
+def _name_of_point(plan: PlanRecord, point_id: str) -> str:
+    """By what tells it from the plan's other points; a trial of each is enough for that."""
+    trials: dict[str, PlannedTrial] = {}
+    for trial in plan.trials:
+        trials.setdefault(trial.point_id, trial)
+    return names_of(trials.values(), seed=False)[trials[point_id].trial_id]
+
+
 class _Point:
     """What the trials of a configuration have measured so far."""
 
-    def __init__(self, name: str, trial: PlannedTrial) -> None:
+    def __init__(self, trial: PlannedTrial) -> None:
         dataset = trial.config["dataset"]
-        self.name = name
         self.measured_on = canonical(measured_on(dataset))
         self.runs = 0
         self.values: list[float] = []

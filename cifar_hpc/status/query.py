@@ -37,6 +37,7 @@ OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "
 # Keys of a spec that a trial's config has by another name.
 _CALLED = {"dataset.name": "dataset", "folds": "dataset.folds", "folds.n": "dataset.folds", "objective.metric": "objective"}
 _UNTOLD = frozenset(unhashed_keys()) - frozenset(asked_keys())  # no parts of the trial, or said by another key
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
 _NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
@@ -204,15 +205,16 @@ def config_text(config: Mapping[str, Any]) -> str:
     if isinstance(dataset, dict) and (dataset.get("fold") or dataset.get("split_by_seed")):
         split_seed = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]
         config = {**config, "dataset": {**dataset, "fold": None, "split_seed": split_seed}}
-    return json.dumps({key: value for key, value in config.items() if key != "seed"}, sort_keys=True, separators=(",", ":"))
+    return _CANONICAL({key: value for key, value in config.items() if key != "seed"})
 
 
 @cache
 def flat_config(text: str) -> Mapping[str, Any]:
     """A config_text with dotted keys, each value a number or one text, one object for equal texts; `dataset` is the name of the
     data set, of one's own images that of their folder."""
-    flat = dict(_flattened(json.loads(text)))
-    flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in json.loads(text).get("sources") or ()) or None
+    config = json.loads(text)
+    flat = dict(_flattened(config))
+    flat["sources"] = tuple(f"{one['name']} {one['sha256'][:8]}" for one in config.get("sources") or ()) or None
     if flat.get("classifier", "linear") != "linear":  # what steers training has no value where nothing was trained
         flat |= {key: None for key in flat if is_training_key(key)}
     if flat.get("dataset.folds") is not None:  # each fold is held out in turn
