@@ -14,9 +14,11 @@ from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.tables import section_records
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.names import names_of
 from cifar_hpc.status.query import config_text, flat_config, parse_filter, spell
 
 SPECS = {
@@ -72,6 +74,25 @@ def test_what_a_spec_writes_otherwise_is_told_by_the_key_that_says_it(tmp_path):
     assert sorted(str(row.axes["unfreeze_epoch"]) for row in rows) == ["2", "None"]  # weights of 1 are no weights
     assert {one["unfreeze_epoch"] for one in of_status()} == {"2", ""}
     assert {one["unfreeze_epoch"] for one in of_status("unfreeze_epoch=2")} == {"2"}
+
+
+def test_an_unfreezing_that_leaves_blocks_frozen_is_told_by_its_epoch_and_what_stays_frozen(tmp_path):
+    layout = swept(tmp_path, "grid: {unfreeze: [null, {1: classifier, 2: features.4}]}")
+    told = [(row["unfreeze_epoch"], row["freeze"]) for row in of_status()]
+    assert sorted(set(told)) == [("", "none"), ("1", "1")] and "unfreeze" not in of_status()[0]
+    rows = [row for section in chosen_sections(layout, ["s"], "") for row in section.board.rows]
+    assert sorted((str(row.axes["unfreeze_epoch"]), str(row.axes["freeze"])) for row in rows) == [("1", "1"), ("None", "none")]
+    assert set(names_of(read_plan(layout, "s").trials, seed=False).values()) == {
+        "unfreeze_epoch=- freeze=none",
+        "unfreeze_epoch=1 freeze=1",
+    }
+
+
+def test_status_without_a_filter_takes_no_config_apart_where_nothing_runs(tmp_path):
+    swept(tmp_path, "grid: {lr: [0.1, 0.2]}")
+    flat_config.cache_clear()
+    assert call("status", "s").exit_code == 0 and flat_config.cache_info().currsize == 0
+    assert call("status", "s", "lr=0.1").exit_code == 0 and flat_config.cache_info().currsize == 2
 
 
 def test_data_sets_of_one_name_are_told_apart_in_status_as_in_a_report(tmp_path):

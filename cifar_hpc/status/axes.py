@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from cifar_hpc.config.roles import ARGUMENTS, PARTS
+from cifar_hpc.config.roles import ARGUMENTS
 from cifar_hpc.records.schema import PlannedTrial
 from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, told_apart
 
 _FIRST = ("dataset", "arch", "weights", "freeze", "augment", "lr")
+_WRITTEN_AS = {"unfreeze": ("unfreeze_epoch", "freeze")}  # the keys as which normalise writes what an axis says, its own first
 
 
 def keys_that_differ(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def telling_keys(named: Iterable[str], configs: Sequence[Mapping[str, Any]]) -> 
     """Of the keys that differ those that a plan names, one of a mapping such as `dataset` with the keys in it; and what else it
     takes to tell flat configs apart."""
     varying = keys_that_differ(configs)
-    told = dict.fromkeys(key for axis in named for key in varying if key == axis or key.startswith(f"{axis}."))
+    told = dict.fromkeys(key for axis in named for key in _keys_of(axis, varying))
     apart = _told_apart_by(told, configs)
     for key in varying:
         if key not in told and (more := _told_apart_by([*told, key], configs)) > apart:
@@ -47,7 +48,7 @@ def settled_axes(trials: Collection[PlannedTrial]) -> dict[str, dict[str, Any]]:
             configs[trial.point_id] = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages)}
     named = list(dict.fromkeys(key for trial in trials for key in trial.axes))
     telling = telling_keys(named, list(configs.values()))
-    keys = dict.fromkeys([*(key for axis in named for key in _keys_of(axis, telling)), *telling])
+    keys = dict.fromkeys([*(key for axis in named for key in _keys_of(axis, telling) or [axis]), *telling])
     return {trial.trial_id: _values(trial, configs[trial.point_id], keys) for trial in trials}
 
 
@@ -57,10 +58,12 @@ def axes_of(trials: Collection[PlannedTrial]) -> dict[str, Mapping[str, Any]]:
     return dict(zip(found, told_apart(list(found.values())), strict=True))
 
 
-def _keys_of(axis: str, telling: Sequence[str]) -> list[str]:
-    """The axis; of a mapping the keys in it that tell trials apart, the mapping's own where none does."""
-    inside = [key for key in telling if key == axis or key.startswith(f"{axis}.")]
-    return inside if inside and axis in (*PARTS, *ARGUMENTS) else [axis]
+def _keys_of(axis: str, differing: Sequence[str]) -> list[str]:
+    """Of the keys that differ those that say what the axis says: itself, of a mapping the keys in it, and what it is written
+    as."""
+    own, *beside = _WRITTEN_AS.get(axis, (axis,))
+    written = [key for key in (own, *beside) if own in differing and key in differing and key != axis]
+    return [key for key in differing if key == axis or key.startswith(f"{axis}.")] + written
 
 
 def _told_apart_by(keys: Iterable[str], configs: Sequence[Mapping[str, Any]]) -> int:
