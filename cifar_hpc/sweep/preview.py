@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from cifar_hpc.config.words import plural
 from cifar_hpc.executors.slurm.usage import spent_budget, spent_words
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import PlannedTrial, Status
 from cifar_hpc.search.run import ended_journal, journal_of
 from cifar_hpc.search.samplers import check_sampler
 from cifar_hpc.spec.search import Scheduler, expected_epochs, replaced_n
@@ -32,11 +32,12 @@ def preview_lines(
     if spec.search is not None:
         return search_lines(layout, spec, listener)
     plan = make_plan(spec, share=share)
-    states = reader_of(layout, since_when(layout, plan_record(plan))).read()
+    record = since_when(layout, plan_record(plan))
+    states = reader_of(layout, record).read()
     site, files = where.slurm(), layout.sweep(spec.name)
     spent = None if site is None else spent_budget(files, where.budget)
     todo = set() if spent is not None else to_start(states, on_slurm=site is not None)
-    lines = _plan_lines(plan, states, todo)
+    lines = _plan_lines(plan, record.trials, states, todo)
     if site is not None and (words := spent_words(files, where.budget)) is not None:
         more = "" if spent is None else f": --budget {spent.more} submits more, --budget none all"
         lines.append(f"  budget    {words} are spent{more}")
@@ -47,7 +48,7 @@ def preview_lines(
     return lines
 
 
-def _plan_lines(plan: Plan, states: States, todo: Collection[str]) -> list[str]:
+def _plan_lines(plan: Plan, planned: Sequence[PlannedTrial], states: States, todo: Collection[str]) -> list[str]:
     """What would start."""
     counts = Counter(state.status for state in states.values())
     epochs = sum(trial.epochs - states[trial.trial_id].epochs_kept for trial in plan.trials if trial.trial_id in todo)
@@ -60,7 +61,7 @@ def _plan_lines(plan: Plan, states: States, todo: Collection[str]) -> list[str]:
         if todo
         else "  to start  none",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
-        *stage_lines(plan_record(plan).trials, states),
+        *stage_lines(planned, states),
     ]
     lines += inputs_lines(plan.trials)
     cohorts = [[trial for trial in cohort.trials if trial.trial_id in todo] for cohort in plan.cohorts]
