@@ -21,8 +21,9 @@ from cifar_hpc.planning.plan import Resources, jobs_for, make_plan, recorded_pla
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import Outcome, Status
-from cifar_hpc.records.ties import files_of
+from cifar_hpc.records.schema import EnsembleRecord, Outcome, Status
+from cifar_hpc.records.store import read_record
+from cifar_hpc.records.ties import files_of, sha256_of
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.worker import job as runner
 from cifar_hpc.worker.job import run_job
@@ -222,9 +223,17 @@ def test_what_a_search_stopped_stays_measured_for_its_sweep_when_another_trains_
     for path in (strict, lenient):
         assert "nothing to start" in call("sweep", path, "--on", "inline").output
         assert "Left out" not in call("report", path.stem).output
-    claim = claim_trial(layout.trial(stopped[0].trial_id), stopped[0].trial_id, "whole/job-0001")
-    assert claim is not None and scan(layout, ["strict"]).trials == alone.trials, "nor while another trains it"
-    release_claim(layout.trial(stopped[0].trial_id), claim)
+    claims = {trial.trial_id: claim_trial(layout.trial(trial.trial_id), trial.trial_id, "whole/job-0001") for trial in stopped}
+    assert all(claims.values()) and scan(layout, ["strict"]).trials == alone.trials, "nor while another trains it"
+    assert call("report", "strict").exit_code == 0
+    ensembles = [read_record(path, EnsembleRecord) for path in layout.sweep("strict").report.glob("ensembles/*.json")]
+    members = [member for record in ensembles for member in record.members if member.trial_id in claims]
+    assert members
+    for member in members:
+        aside = layout.trial(member.trial_id).until_stopped("strict")
+        assert member.predictions_sha256 == sha256_of(aside.predictions)
+    for trial_id, claim in claims.items():
+        release_claim(layout.trial(trial_id), claim)
     assert call("sweep", whole, "--on", "inline").exit_code == 0
     assert {trial.epochs for trial in scan(layout, ["strict"]).trials} == {3}, "one that was trained on to its end counts"
 

@@ -275,7 +275,7 @@ def _measure(
         created_at=utc_now(),
         classes=candidates[0].trial.classes,
         members=tuple(
-            member_of(layout.trial(network.trial_id), weight / len(candidates[m].networks), library.temperatures[m])
+            member_of(files_of(layout, network), weight / len(candidates[m].networks), library.temperatures[m])
             for m, weight in combination.weights.items()
             for network in candidates[m].networks
         ),
