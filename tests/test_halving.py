@@ -176,6 +176,17 @@ def test_a_job_that_starts_again_leaves_what_it_ended_and_another_sweep_trains_i
     assert {i: layout.trial(i).result.stat().st_mtime_ns for i in results} == before
 
 
+def test_a_sweep_says_which_trials_halving_cannot_judge_before_they_train(tmp_path):
+    path = tmp_path / "x.yaml"
+    text = SPEC.replace("epochs: 5", "epochs: 1").replace("train_size: 400", "train_size: 50")
+    path.write_text(
+        text.replace("simple_cnn, freeze: 2", "linear").replace("[0.0001, 0.001, 0.01, 0.02, 0.05]", "[0.01, 0.05]")
+    )
+    told = "2 trials without company in a cohort have all epochs"
+    assert f"halving   {told}" in call("sweep", path, "--dry-run").stdout
+    assert f"halving: {told}" in call("sweep", path, "--on", "inline").stderr
+
+
 def test_a_sweep_with_it_ends_is_shown_and_judged_once(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(

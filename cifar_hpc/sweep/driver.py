@@ -35,7 +35,7 @@ from cifar_hpc.sweep.listener import Begun, Listener, SweepOutcome
 from cifar_hpc.sweep.missing import States
 from cifar_hpc.sweep.names import dropped_trials, going_on_without
 from cifar_hpc.sweep.preflight import seen_before
-from cifar_hpc.sweep.preview import preview_lines
+from cifar_hpc.sweep.preview import preview_lines, unjudged_text
 from cifar_hpc.sweep.rank import with_promise
 from cifar_hpc.sweep.reproduce import lacking_text
 from cifar_hpc.sweep.rounds import GridRounds
@@ -95,6 +95,8 @@ def run_spec(
     plan = with_promise(layout, make_plan(spec, share=share), where, listener)
     if lacking := lacking_text(layout, plan_record(plan)):
         listener.note(lacking)
+    if unjudged := unjudged_text(plan):
+        listener.note(f"halving: {unjudged}")
     if prune and left:
         stopped = {trial_id for job in cancel_trials(layout, spec.name, left).stopped for trial_id in job.trial_ids}
         listener.note(f"pruned: {plural(len(stopped), 'trial')} asked to stop")

@@ -82,10 +82,18 @@ def _since_checkpoints(states: States, todo: Collection[str]) -> str:
 
 def _halving_line(plan: Plan, halving: Scheduler) -> str:
     rungs = sorted({epoch for cohort in plan.cohorts if cohort.rungs for epoch in cohort.rungs.epochs})
-    alone_n = sum(trial.trains for cohort in plan.cohorts if cohort.rungs is None for trial in cohort.trials)
     judged = f"the best 1/{halving.reduction:g} of each cohort go on after epoch {', '.join(map(str, rungs))}"
-    alone = f"{plural(alone_n, 'trial')} without company in a cohort {'has' if alone_n == 1 else 'have'} all epochs"
-    return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone_n else [])])
+    alone = unjudged_text(plan)
+    return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone else [])])
+
+
+def unjudged_text(plan: Plan) -> str:
+    """Of which trials halving, that the spec asks for, ends none; empty where it judges all, or is not asked for."""
+    if plan.spec.halving is None:
+        return ""
+    alone_n = sum(trial.trains for cohort in plan.cohorts if cohort.rungs is None for trial in cohort.trials)
+    has = "has" if alone_n == 1 else "have"
+    return f"{plural(alone_n, 'trial')} without company in a cohort {has} all epochs" if alone_n else ""
 
 
 def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
