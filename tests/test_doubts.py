@@ -204,6 +204,8 @@ def test_the_table_to_correct_keeps_the_columns_and_rows_of_the_folders_own_tabl
     assert sorted([*row[:2], row[2].removeprefix("'"), row[3]] for row in rows) == own
     table.write_text((folder / "labels.csv").read_text())
     assert load_spec(photos / "x.yaml").trials[0].config.dataset.labelled == 27
+    labels_of(photos, monkeypatch, "dataset: {folder: photos, labels: own.csv}\nfolds: {n: 3, by: patient}\n")
+    assert next(csv.reader((folder / "labels.csv").open())) == header
 
 
 def test_a_table_that_labels_wrote_is_written_again_with_what_the_networks_say_now(photos, monkeypatch):

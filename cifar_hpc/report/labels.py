@@ -104,9 +104,10 @@ def _table_to_correct(records: Sequence[Mapping[str, Any]], table: ImageTable) -
     """The folder's table as `dataset.labels` takes it, whole, those in doubt first, with what the networks say of them. Columns
     of an earlier table to correct are written again; where the user's own have such a name, they stay and ours get another."""
     columns = columns_of(table.header)
-    again = set(_SAID) <= set(columns)
-    kept = [at for at, name in enumerate(columns) if not (again and name in _SAID)]
-    titles = [title if again or title not in columns else f"{title} of labels" for title in _SAID]
+    ours = [f"{title} of labels" if f"{title} of labels" in columns else title for title in _SAID]
+    again = set(ours) <= set(columns)
+    kept = [at for at, name in enumerate(columns) if not (again and name in ours)]
+    titles = ours if again else [title if title not in columns else f"{title} of labels" for title in _SAID]
     said = {record["file"]: [record[key] for key in _SAID] for record in records}
     order = {name: place for place, name in enumerate(said)}
     rows = sorted(zip(table.files, table.rows, strict=True), key=lambda row: order.get(row[0], len(order)))
