@@ -16,7 +16,6 @@ from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections, make_sections
 from cifar_hpc.collect.statistics import Difference
-from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
@@ -324,12 +323,6 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
     assert front == {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}, (
         "it was quick for that reason"
     )
-
-
-def test_axis_values_read_as_a_person_writes_them() -> None:
-    assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
-        "-", "1e-5", "0.001", "3", "all", "snake+turtle",
-    ]  # fmt: skip
 
 
 def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:

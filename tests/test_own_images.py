@@ -391,14 +391,10 @@ def test_what_is_labelled_and_what_is_left_out_are_both_told(tmp_path):
     (root / "new" / "1.png").write_bytes(b"broken")
     (root / "new" / "2.png").rename(root / "new" / "noname")
     (root / "new" / "x.heic").write_bytes(b"x")
+    (root / "new" / "lost.png").symlink_to("nowhere.png")
+    os.mkfifo(root / "new" / "pipe.png")
     loaded = load_images(root, Fit(16))
     assert loaded.names == ("new/0.png", "new/noname")
     assert loaded.images_NCHW.shape == (2, 3, 16, 16)
-    assert len(loaded.left_out) == 2 and "x.heic" in loaded.left_out[0] and "1.png is not a whole" in loaded.left_out[1]
-
-
-def test_a_link_to_nothing_and_a_pipe_among_images_to_label_are_told(tmp_path):
-    root = _folder(tmp_path / "own", splits=("",), classes=("new",))
-    (root / "new" / "lost.png").symlink_to("nowhere.png")
-    os.mkfifo(root / "new" / "pipe.png")
-    assert load_images(root, Fit(16)).left_out == ("new/lost.png: a link to nothing", "new/pipe.png: a named pipe, not a file")
+    told = ("new/lost.png: a link to nothing", "new/pipe.png: a named pipe, not a file", "x.heic", "1.png is not a whole")
+    assert len(loaded.left_out) == 4 and all(any(one in line for line in loaded.left_out) for one in told), loaded.left_out

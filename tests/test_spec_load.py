@@ -14,15 +14,12 @@ from cifar_hpc.config.normalize import TRAINING
 from cifar_hpc.config.trial import AugmentOp, StopConfig
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.cohorts import train_images
-from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.spec.checks import FITTED
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.overrides import TOP_LEVEL
 from cifar_hpc.spec.parts import Resources
 from cifar_hpc.spec.schema import spec_model
 from cifar_hpc.spec.sweep import SweepSpec
-from cifar_hpc.status.axes import axes_of
-from cifar_hpc.status.query import spell
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 HEAD = "name: x\ndataset: cifar10\n"
@@ -367,27 +364,6 @@ def test_a_value_that_an_axis_has_twice_is_told_and_counts_once(tmp_path: Path) 
         "5: grid.lr[2]: 0.001 stands in the list already; it counts once",
         "6: grid.freeze[1]: 'none' stands in the list already; it counts once",
     ]
-
-
-@pytest.mark.parametrize(
-    "values", ["[true, 1]", "[1, 1.0]", '[1, "1"]', '[null, "None"]', '["-", null]', '[null, "null"]', '["1e-5", 0.00001]']
-)
-def test_values_of_an_argument_that_have_one_name_are_refused(values: str, tmp_path: Path) -> None:
-    (tmp_path / "nets.py").write_text("def N(num_classes, in_channels, a=None): ...\n")
-    path = tmp_path / "x.yaml"
-    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
-    with pytest.raises(SpecError, match=r"x.yaml:5: grid.arch_args.a\[1\]: .* have one name"):
-        load_spec(path)
-
-
-@pytest.mark.parametrize("values", ["[1000000.5, 1000001.5]", "[1.0e-6, 1.0000001e-6]"])
-def test_numbers_that_tables_write_with_as_many_digits_as_tell_them_apart_are_no_values_of_one_name(values, tmp_path) -> None:
-    net = "nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))"
-    (tmp_path / "nets.py").write_text(f"from torch import nn\n\ndef N(num_classes, in_channels, a=None):\n    return {net}\n")
-    path = tmp_path / "x.yaml"
-    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
-    trials = plan_record(make_plan(load_spec(path))).trials
-    assert len({spell(own["arch_args.a"]) for own in axes_of(trials).values()}) == len(trials) >= 2
 
 
 def test_what_stands_at_the_top_level_can_be_set_for_one_run(tmp_path: Path) -> None:

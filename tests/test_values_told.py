@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -11,13 +12,16 @@ from typer.testing import CliRunner
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.sections import chosen_sections
+from cifar_hpc.collect.trials import value_text
 from cifar_hpc.config.spelled import as_text
+from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.tables import section_records
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.axes import axes_of
 from cifar_hpc.status.names import names_of
 from cifar_hpc.status.query import config_text, flat_config, parse_filter, spell
 
@@ -115,3 +119,30 @@ def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
 def test_lists_within_lists_have_a_text_of_their_own():
     assert as_text([[1, 2, 3], [4.5, 5, 6]]) == "(1+2+3)+(4.5+5+6)"
     assert as_text({"a": 2.0, "b": "features.0"}) == "a:2+b:features.0"
+
+
+@pytest.mark.parametrize(
+    "values", ["[true, 1]", "[1, 1.0]", '[1, "1"]', '[null, "None"]', '["-", null]', '[null, "null"]', '["1e-5", 0.00001]']
+)
+def test_values_of_an_argument_that_have_one_name_are_refused(values: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("def N(num_classes, in_channels, a=None): ...\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
+    with pytest.raises(SpecError, match=r"x.yaml:5: grid.arch_args.a\[1\]: .* have one name"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize("values", ["[1000000.5, 1000001.5]", "[1.0e-6, 1.0000001e-6]"])
+def test_numbers_that_tables_write_with_as_many_digits_as_tell_them_apart_are_no_values_of_one_name(values, tmp_path) -> None:
+    net = "nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))"
+    (tmp_path / "nets.py").write_text(f"from torch import nn\n\ndef N(num_classes, in_channels, a=None):\n    return {net}\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
+    trials = plan_record(make_plan(load_spec(path))).trials
+    assert len({spell(own["arch_args.a"]) for own in axes_of(trials).values()}) == len(trials) >= 2
+
+
+def test_axis_values_read_as_a_person_writes_them() -> None:
+    assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
+        "-", "1e-5", "0.001", "3", "all", "snake+turtle",
+    ]  # fmt: skip
