@@ -117,7 +117,7 @@ def test_no_network_is_told_with_what_to_put_where(tmp_path, monkeypatch):
         thread.start()
         while not said:
             thread.join(0.05)
-    assert said == ["x: nothing has answered yet; is there a network? Without one: put x here"]
+    assert said[0] == "x: nothing has answered yet; is there a network? Without one: put x here"
 
 
 def _ended(call, *arguments) -> None:

@@ -233,7 +233,7 @@ def test_what_a_search_stopped_stays_measured_for_its_sweep_when_another_trains_
         assert read_predictions(files_of(layout, trial), "val", trial.told("val"), trial.classes) is not None
     for path in (strict, lenient):
         assert "nothing to start" in call("sweep", path, "--on", "inline").output
-        assert "Left out" not in call("report", path.stem).output
+        assert "Left out:" not in call("report", path.stem).output
     claims = {trial.trial_id: claim_trial(layout.trial(trial.trial_id), trial.trial_id, "whole/job-0001") for trial in stopped}
     assert all(claims.values()) and scan(layout, ["strict"]).trials == alone.trials, "nor while another trains it"
     assert call("report", "strict").exit_code == 0
