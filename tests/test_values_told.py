@@ -92,6 +92,12 @@ def test_an_unfreezing_that_leaves_blocks_frozen_is_told_by_its_epoch_and_what_s
     }
 
 
+def test_what_stays_frozen_is_told_as_the_unfreezing_has_it_beside_a_swept_freeze(tmp_path):
+    layout = swept(tmp_path, "grid: {unfreeze: [null, {1: classifier, 2: features.4}], freeze: [none, 2]}")
+    planned = {trial.trial_id: str(trial.config["freeze"]) for trial in read_plan(layout, "s").trials}
+    assert {row["trial_id"]: row["freeze"] for row in of_status()} == planned
+
+
 def test_status_without_a_filter_takes_no_config_apart_where_nothing_runs(tmp_path):
     swept(tmp_path, "grid: {lr: [0.1, 0.2]}")
     flat_config.cache_clear()

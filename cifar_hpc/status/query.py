@@ -110,12 +110,10 @@ def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]
     stage that it starts from and what tells parents apart; whether each seed has a split of its own. stages: of its sweep."""
     own = {"stage", *(("weights",) if stages else ()), *(key for key in trial.axes if key.partition(".")[0] in stages)}
     said = {key: trial.axes[key] for key in own & trial.axes.keys()}
-    if trial.axes.get("freeze") is not None:
+    if trial.axes.get("freeze") is not None and trial.axes.get("unfreeze") is None:  # which says what stays frozen
         said["freeze"] = trial.axes["freeze"]
-    dataset = trial.config[
-        "dataset"
-    ]  # as it is asked here: the trial may be one that another sweep trained by the split's number,
-    said["dataset.split_seed"] = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]  # or by its seed's
+    dataset = trial.config["dataset"]  # as asked here: another sweep may have trained it by its split's number, or its seed's
+    said["dataset.split_seed"] = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]
     return said
 
 
