@@ -13,7 +13,6 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.collect.trials import value_text
-from cifar_hpc.config.spelled import as_text
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
@@ -120,11 +119,6 @@ def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
         assert [chosen.matches(other) for other in rows] == [other is row for other in rows]
     either = parse_filter("class_weights=null,Formica rufa:2", rows[0])
     assert [either.matches(row) for row in rows] == [True, True, False]
-
-
-def test_lists_within_lists_have_a_text_of_their_own():
-    assert as_text([[1, 2, 3], [4.5, 5, 6]]) == "(1+2+3)+(4.5+5+6)"
-    assert as_text({"a": 2.0, "b": "features.0"}) == "a:2+b:features.0"
 
 
 @pytest.mark.parametrize(

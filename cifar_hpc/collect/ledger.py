@@ -68,11 +68,11 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
     saved: dict[str, Entry] = {}
     lost: dict[str, Entry] = {}
     for trial in pool.trials:
-        own = pool.is_own(trial)
+        if not pool.is_own(trial):
+            continue
         for axis, values in axes.items():
-            value = value_text(trial.config.get(axis), axis)
-            _add(values, (value, trial.device), Entry(1, trial.device_hours) if own else Entry(0, 0.0))
-        if own and trial.saved_s:
+            _add(values, (value_text(trial.config.get(axis), axis), trial.device), Entry(1, trial.device_hours))
+        if trial.saved_s:
             _add(saved, trial.device, Entry(1, trial.hours_of(trial.saved_s)))
     for device, outcome, tried in _tried(pool):
         if not pool.is_own(tried):

@@ -27,7 +27,7 @@ def as_text(value: Any) -> Any:
         return " + ".join(_operation(op["name"], op.get("args", ())) for op in value)
     if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
         return "+".join(_pair(*pair) for pair in value)
-    return "+".join(f"({as_text(item)})" if isinstance(item, list | tuple) else str(item) for item in value)
+    return "+".join(map(str, value))
 
 
 def float_text(value: float, digits: int = DIGITS) -> str:

@@ -78,17 +78,14 @@ def axes_of(pivot: str) -> tuple[list[str], list[str]]:
 
 
 def hours_table(found: Findings) -> list[PageTable]:
-    """Trials and hours at each value of each axis; empty where nothing varies, or the sweep trained nothing itself."""
-    found_axes = {
-        axis: entries
-        for axis, entries in found.ledger.by_axis.items()
-        if 1 < len({value for value, _ in entries}) <= 20 and any(entry.trials for entry in entries.values())
+    """Trials and hours at each value of each axis; empty where nothing varies among those that the sweep trained."""
+    by_axis = {
+        axis: entries for axis, entries in found.ledger.by_axis.items() if 1 < len({value for value, _ in entries}) <= 20
     }
-    trained = {axis: {key: entry for key, entry in entries.items() if entry.trials} for axis, entries in found_axes.items()}
-    several = len({device for entries in trained.values() for _, device in entries}) > 1  # their hours are never added
+    several = len({device for entries in by_axis.values() for _, device in entries}) > 1  # their hours are never added
     rows = [
         (axis, value, *([device_text(device)] if several else []), f"{entry.trials:,}", hours_text(entry.hours))
-        for axis, entries in trained.items()
+        for axis, entries in by_axis.items()
         for (value, device), entry in entries.items()
     ]
     without = ", without what other sweeps trained" if found.ledger.reused else ""
