@@ -15,6 +15,7 @@ from cifar_hpc.collect.comparison import compare_with_best
 from cifar_hpc.collect.ensemble_pool import make_ensembles
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.ledger import make_ledger
+from cifar_hpc.collect.names import find_named
 from cifar_hpc.collect.predictions import read_predictions
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import make_sections
@@ -91,6 +92,8 @@ def test_a_number_that_its_own_predictions_contradict_is_left_out_and_named(layo
     (section,) = make_sections(scan(layout), layout)
     assert trials[-1].trial_id not in {trial.trial_id for row in section.board.rows for trial in row.trials}
     assert "result.json says 0.9900" in section.pool.rejected[0].reason
+    assert find_named(layout, trials[-1].trial_id).trial_ids == (trials[-1].trial_id,)  # and is still named by its id
+    assert trials[-1].trial_id in find_named(layout, trials[-1].point_id).trial_ids
 
 
 def test_a_number_that_was_edited_by_hand_leaves_its_trial_out_whatever_its_predictions_say(layout: Layout) -> None:

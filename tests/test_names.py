@@ -100,7 +100,8 @@ def test_the_beginning_of_an_id_is_a_trial_or_a_configuration(layout):
     ("name", "said"),
     [
         ("photo", "Did you mean 'photos'?"),
-        ("photos#7", "allowed: #1 to #6"),
+        ("photos#7", "allowed: #1 to #6$"),
+        ("photos#7 lr=0.1", r"allowed: #\d, #\d$"),
         ("photos#2 arch=nothing", "arch is "),
         ("photos archs=linear", "Did you mean 'arch'?"),
         ("2222", "begins no id of a trial or configuration here;"),
@@ -122,7 +123,7 @@ def test_a_refit_of_what_has_not_finished_says_so_of_the_filter_and_not_of_the_s
     for trial_id in failed[0].trial_ids:
         layout.trial(trial_id).result.unlink(missing_ok=True)
     for find in (find_best, find_named):
-        with pytest.raises(CifarHpcError, match=r"^photos arch=simple_cnn lr=1e-5: no trial has finished yet"):
+        with pytest.raises(CifarHpcError, match=r"^photos arch=simple_cnn lr=1e-5: no trial has a result that counts"):
             find(layout, "photos arch=simple_cnn lr=1e-5")
     assert find_best(layout, "photos")
 
@@ -149,7 +150,7 @@ def test_an_ensemble_is_called_one_where_a_sweep_or_a_trial_is_meant(layout, com
 
 def test_what_is_of_one_sweep_becomes_ids_of_its_trials(layout):
     row = _rows(layout, "photos")[2]
-    assert in_sweep(layout, "photos#3", ()) == ("photos", list(row.trial_ids))
+    assert in_sweep(layout, "photos#3", ()) == in_sweep(layout, "photos", ["photos#3"]) == ("photos", list(row.trial_ids))
     assert in_sweep(layout, "photos", ["#3", "seed=0"])[1][0] in row.trial_ids
     assert in_sweep(layout, row.point_id[:9], ()) == ("photos", [row.point_id])
     assert in_sweep(layout, "photos", ["lr=0.1"]) == ("photos", ["lr=0.1"])

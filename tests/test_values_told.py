@@ -95,6 +95,9 @@ def test_what_stays_frozen_is_told_as_the_unfreezing_has_it_beside_a_swept_freez
     layout = swept(tmp_path, "grid: {unfreeze: [null, {1: classifier, 2: features.4}], freeze: [none, 2]}")
     planned = {trial.trial_id: str(trial.config["freeze"]) for trial in read_plan(layout, "s").trials}
     assert {row["trial_id"]: row["freeze"] for row in of_status()} == planned
+    for names in (["s"], []):
+        rows = [row for section in chosen_sections(layout, names, "") for row in section.board.rows]
+        assert {trial.trial_id: str(row.config["freeze"]) for row in rows for trial in row.trials} == planned
 
 
 def test_status_without_a_filter_takes_no_config_apart_where_nothing_runs(tmp_path):

@@ -111,8 +111,9 @@ class Row:
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
-        """Of all its seeds, the finished ones first."""
-        return (*(t.trial_id for t in self.trials), *(t.trial_id for t in (*self.failed, *self.lost, *self.unfinished)))
+        """Of all its seeds, those that count first."""
+        others = *self.failed, *self.lost, *self.unfinished
+        return tuple(t.trial_id for part in (self.trials, others, self.contradicted) for t in part)
 
     @property
     def ended_early(self) -> bool:
@@ -133,7 +134,7 @@ class Row:
     @property
     def runs_n(self) -> int:
         """Its trials, finished or not."""
-        return len(self.trial_ids) + len(self.contradicted)
+        return len(self.trial_ids)
 
     @property
     def asked_n(self) -> int | None:

@@ -43,7 +43,7 @@ class Named:
         ids = self.trial_ids
         if len(ids) == 1:
             return ids[0]
-        raise CifarHpcError(f"no trial of {self.row.label} has finished: {', '.join(ids)}")
+        raise CifarHpcError(f"no trial of {self.row.label} has a result that counts: {', '.join(ids)}")
 
     @property
     def trial_ids(self) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def in_sweep(layout: Layout, name: str, words: Iterable[str] | None) -> tuple[st
     asked = parse_words(given)
     if not asked.names:
         raise no_sweep(layout, name)
-    sweep, *ids = asked.names
+    sweep, *ids = dict.fromkeys(asked.names)  # that of a row is named again
     terms = split_terms([asked.terms])[1]
     if asked.number is not None:
         return sweep, [*find_named(layout, [f"{sweep}#{asked.number}", *terms]).trial_ids, *ids]
@@ -181,8 +181,10 @@ def _numbered_row(sections: Sequence[Section], number: int, said: str) -> Row:
     if number in rows:
         return rows[number]
     known = sorted(n for n in rows if n is not None)
-    allowed = f"#{known[0]}" if len(known) == 1 else f"#{known[0]} to #{known[-1]}" if known else "none"
-    raise CifarHpcError(f"{said} has no row #{number} in its leaderboard; allowed: {allowed}")
+    allowed = ", ".join(f"#{n}" for n in known[:12]) + (", ..." if len(known) > 12 else "")
+    if known[1:] and known == [*range(known[0], known[-1] + 1)]:  # a filter may leave some out
+        allowed = f"#{known[0]} to #{known[-1]}"
+    raise CifarHpcError(f"{said} has no row #{number} in its leaderboard; allowed: {allowed or 'none'}")
 
 
 def _best_row(sections: Sequence[Section], said: str) -> Row:
@@ -198,4 +200,4 @@ def _best_row(sections: Sequence[Section], said: str) -> Row:
     if finished:
         rows = ", ".join(f"#{row.number}" for row in finished[:6])
         raise CifarHpcError(f"{said}: {len(finished)} configurations, and no validation figure ranks them; give one of {rows}")
-    raise CifarHpcError(f"{said}: no trial has finished yet; `cifar-hpc status` tells how far it is")
+    raise CifarHpcError(f"{said}: no trial has a result that counts; `cifar-hpc status` and `report` tell why")

@@ -341,7 +341,7 @@ def _depths_said(plans: Iterable[PlanRecord], trials: Iterable[Trial | Unfinishe
     for plan in plans:
         for planned in plan.trials:
             depth = str(planned.config["arch"]), str(planned.config["freeze"])
-            words.setdefault(depth, set()).add(planned.axes.get("freeze") or planned.config["freeze"])
+            words.setdefault(depth, set()).add(said_by_spec(planned, ()).get("freeze", planned.config["freeze"]))
     depths = {trial.point_id: (str(trial.config.get("arch")), str(trial.config.get("freeze"))) for trial in trials}
     return {point: {"freeze": next(iter(words[depth]))} for point, depth in depths.items() if len(words.get(depth, ())) == 1}
 
