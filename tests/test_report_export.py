@@ -236,10 +236,15 @@ def test_a_run_of_long_foreign_words_has_a_name_that_a_folder_may_have(layout: L
 
 
 def test_an_export_says_which_trials_it_leaves_out(layout: Layout) -> None:
-    (trial, _) = configs(2, 2, 3)
-    layout.trial(trial.trial_id).result.write_text("{")
+    corrupt, contradicted = configs(2, 2, 3)
+    layout.trial(corrupt.trial_id).result.write_text("{")
+    path = layout.trial(contradicted.trial_id).result
+    result = read_record(path, TrialResult)
+    assert result.test is not None
+    write_record(path, dataclasses.replace(result, test=dataclasses.replace(result.test, acc=0.0)))
     code, _, err = run(layout, "report", "small", "--export", "tensorboard")
-    assert code == 0 and "Left out: " in err and trial.trial_id in err
+    assert code == 0 and "Left out: " in err and corrupt.trial_id in err and contradicted.trial_id in err
+    assert not list((layout.sweep("small").report / "tensorboard").iterdir())
 
 
 def test_a_tracker_that_is_not_installed_is_named(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:

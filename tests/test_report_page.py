@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -25,13 +26,16 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.records.claims import claim_trial
 from cifar_hpc.records.jobs import JobEvent, own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.schema import EnsembleRecord, EpochRecord
-from cifar_hpc.records.store import append_records, read_record, utc_now
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import EnsembleRecord, EpochRecord, Outcome
+from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
+from cifar_hpc.report.asked import TrialReport, asked_report
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.comparisons import comparison_tables
 from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.page import _has_page
+from cifar_hpc.report.places import trial_folder
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
@@ -311,9 +315,27 @@ def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Pa
     page = layout.report / trial.trial_id / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text("")
-    assert _has_page(layout, trial.trial_id)
+    (found,) = scan(layout).trials
+    assert _has_page(layout, found)
     os.utime(page, (1e9, 1e9))  # of before it trained on
-    assert not _has_page(layout, trial.trial_id)
+    assert not _has_page(layout, found)
+
+
+def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a_page_of_its_own(tmp_path: Path) -> None:
+    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
+    whole, files = write_trial(layout, trial, Images.draw(50, 10)), layout.trial(trial.trial_id)
+    aside = files.until_stopped("strict")
+    shutil.copy(files.predictions, aside.predictions)
+    for epochs, (sweep, its) in enumerate({"strict": aside, "lenient": files}.items(), 1):
+        write_plan(layout, [trial], sweep)
+        write_record(layout.sweep(sweep).plan, dataclasses.replace(read_plan(layout, sweep), halving={"first_job": 1}))
+        curves = [dataclasses.replace(whole.curves[whole.best_epoch - 1], epoch=n + 1) for n in range(epochs)]
+        stopped = {"outcome": Outcome.PRUNED, "job": f"{sweep}/job-0001", "curves": tuple(curves), "best_epoch": 1}
+        write_record(its.result, dataclasses.replace(whole, **stopped))
+    reports = [asked_report(layout, [name]) for name in ("strict#1", "lenient#1", trial.trial_id)]
+    assert [report.trial.epochs for report in reports if isinstance(report, TrialReport)] == [1, 2, 2]
+    pages = [trial_folder(layout, report.trial) for report in reports if isinstance(report, TrialReport)]
+    assert pages[0] != pages[1] == pages[2] == layout.report / trial.trial_id
 
 
 def test_class_by_class_takes_the_best_kinds_and_says_how_many_others_there_are(tmp_path: Path) -> None:

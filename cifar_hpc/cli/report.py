@@ -162,11 +162,16 @@ def _print_trial(report: TrialReport, format: Format) -> None:
 def _export(layout: Layout, names: list[str], terms: str, to: Exported) -> None:
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import make_leaderboard
+    from cifar_hpc.collect.sections import make_sections
     from cifar_hpc.report.caveats import left_out
     from cifar_hpc.report.export import Tracker, export_pool
     from cifar_hpc.report.places import report_folder
 
     pool = chosen_pool(layout, names, terms, SlurmQueue(layout.queue))
+    shown = [section.pool for section in make_sections(pool, layout)]  # without what its own predictions contradict
+    ids = {trial.trial_id for part in shown for trial in part.trials}
+    rejected = tuple(dict.fromkeys(one for part in shown for one in part.rejected))
+    pool = replace(pool.where(lambda trial: trial.trial_id in ids), rejected=rejected)
     folder = report_folder(layout, pool.sweeps, terms) / to.value
     typer.echo(export_pool(pool, make_leaderboard(pool), folder, Tracker(to.value)))
     for line in (*pool.notes, *left_out(pool)):

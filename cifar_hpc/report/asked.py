@@ -69,6 +69,7 @@ def asked_report(layout: Layout, words: Sequence[str] | None, queue: Queue | Non
     if means_one(layout, asked):
         from cifar_hpc.report.trial_page import diagnose_trial
 
-        pool = scan(layout)
-        return TrialReport(layout, pool, *diagnose_trial(pool, find_trial(layout, words or ()), layout))
+        trial_id = find_trial(layout, words or ())
+        pool = scan(layout, [name for name in asked.names if layout.has_sweep(name)])  # whose search may have stopped it
+        return TrialReport(layout, pool, *diagnose_trial(pool, trial_id, layout))
     return SweepsReport(layout, chosen_sections(layout, asked.names, asked.terms, queue), asked.terms)

@@ -17,12 +17,14 @@ from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.trials import DATASET, Trial, value_text
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.report import caveats, summary
 from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import Drawing, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
+from cifar_hpc.report.places import trial_folder
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
 from cifar_hpc.report.words import how_trained, interval_words, p_text, test_of, these_networks, words_of
 from cifar_hpc.status.words import decimals_of, fixed_text, score_text
@@ -221,8 +223,8 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
     for trial in row.trials:
         scores = (("val", trial.metric("val_acc"), trial.val_n), ("test", trial.metric("test_acc"), trial.test_n))
         measured = [f"{name} {score_text(acc, n)} %" for name, acc, n in scores if acc is not None]
-        page = f"report/{trial.trial_id}/index.html" if _has_page(layout, trial.trial_id) else f"trials/{trial.trial_id}/"
-        address = f"{root}/{page}"
+        page = f"report/{trial_folder(layout, trial).name}/index.html"
+        address = f"{root}/{page if _has_page(layout, trial) else f'trials/{trial.trial_id}/'}"
         text = f"{trial.run}: {', '.join(measured) or trial.reason}"
         found.append((trial.trial_id, address, text, trial.job, f"{root}/{trial.job.split('/')[0]}/logs/"))
     for trial in row.contradicted:
@@ -236,11 +238,11 @@ def _trials(row: Row, layout: Layout, root: str) -> list[tuple[str, str, str, st
     return found
 
 
-def _has_page(layout: Layout, trial_id: str) -> bool:
+def _has_page(layout: Layout, trial: Trial) -> bool:
     """Whether the trial has a page that was written since it ended: one that a search had stopped may have trained on."""
     try:
-        page = (layout.report / trial_id / "index.html").stat()
-        return page.st_mtime_ns >= layout.trial(trial_id).result.stat().st_mtime_ns
+        page = (trial_folder(layout, trial) / "index.html").stat()
+        return page.st_mtime_ns >= files_of(layout, trial).result.stat().st_mtime_ns
     except OSError:
         return False
 

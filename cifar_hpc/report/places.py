@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path
 
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Ended
+from cifar_hpc.records.ties import files_of
 
 
 def report_folder(layout: Layout, sweeps: tuple[str, ...], terms: str = "") -> Path:
@@ -18,6 +20,13 @@ def report_folder(layout: Layout, sweeps: tuple[str, ...], terms: str = "") -> P
     if len(sweeps) > 1:
         folder /= _file_name("+".join(sweeps))
     return folder / _file_name(terms) if terms else folder
+
+
+def trial_folder(layout: Layout, result: Ended) -> Path:
+    """Where the page of this result of a trial lies: one for each, where a search had stopped the trial and another sweep has
+    trained it again."""
+    stopped_by = files_of(layout, result).stopped_by
+    return layout.report / (result.trial_id + ("" if stopped_by is None else f"-until-stopped-{stopped_by}"))
 
 
 def _file_name(text: str) -> str:

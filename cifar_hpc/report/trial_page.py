@@ -28,6 +28,7 @@ from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.page import Part, render_page
 from cifar_hpc.report.page_tables import PageTable, save_tables
+from cifar_hpc.report.places import trial_folder
 from cifar_hpc.report.tables import count_text
 from cifar_hpc.report.words import axis_words, how_trained
 from cifar_hpc.status.words import duration_text, score_text
@@ -68,7 +69,7 @@ def diagnose_trial(pool: Pool, trial_id: str, layout: Layout) -> tuple[Trial, Di
 
 def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, layout: Layout) -> Path:
     """Writes report/<trial id>/ with the page and its figures; returns the page's path."""
-    folder = layout.report / trial.trial_id
+    folder = trial_folder(layout, trial)
     only = pool.where(lambda other: other.trial_id == trial.trial_id)
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
