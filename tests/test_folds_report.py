@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,14 @@ def test_an_ensemble_chooses_on_out_of_fold_predictions_and_has_all_networks_of_
         assert one.record.val_n == 90 and one.record.coefficients is None
         assert one.record.test_acc - ensembles.best.test_acc == pytest.approx(one.test.difference)  # one table shows all three
     assert (ensembles.best_n, ensembles.trials) == (3, 18)
+
+
+def test_trials_whose_fold_cannot_be_read_are_all_counted_among_those_that_no_ensemble_has(layout, tmp_path):
+    copy = Layout(shutil.copytree(layout.root, tmp_path / "copy"))
+    board = make_leaderboard(scan(copy, ["folded"]))
+    copy.trial(board.rows[1].trials[0].trial_id).predictions.write_bytes(b"")
+    found = make_ensembles(board, copy)
+    assert found.trials == 18 - 3 and found.left_out[0].startswith("3 trials (") and "others" not in found.left_out[0]
 
 
 def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):

@@ -33,7 +33,6 @@ from cifar_hpc.records.schema import EnsembleRecord, EnsembleRules
 from cifar_hpc.records.store import read_record, utc_now
 from cifar_hpc.records.ties import check_members, files_of, member_of
 
-_NOT_HERE = "no trial of this table; `cifar-hpc soup` makes it again"
 _MOST_MEMBERS = 300  # trials read, the most accurate, and the best of each architecture
 
 
@@ -145,7 +144,8 @@ def _read_soups(
             record = read_record(path, EnsembleRecord)
             check_members(layout, record.members, f"soup {path.stem}")
             if gone_n := sum(member.trial_id not in here for member in record.members):
-                raise CifarHpcError(f"soup {path.stem}: {plural(gone_n, 'member')} of it {_NOT_HERE}")
+                gone = plural(gone_n, "trial")
+                raise CifarHpcError(f"soup {path.stem}: of {gone} not in this table; `cifar-hpc soup` makes it again")
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
         except (CifarHpcError, OSError) as error:
             left_out.append(str(error))
@@ -181,7 +181,7 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
     """Those that classified the best one's validation images, most accurate first. Those whose predictions are corrupt or
     missing are not among them; why is added to `left_out`."""
     everyone = [candidate for row in board.measured if not row.seen for candidate in _candidates(row)]
-    if seen_n := sum(row.seen for row in board.measured):
+    if seen_n := sum(len(row.rounds) for row in board.measured if row.seen):
         left_out.append(f"{plural(seen_n, 'trial')} ({SEEN})")
     everyone = _of_one_split(everyone, left_out)
     ranked = sorted(everyone, key=lambda one: -(one.trial.val_acc or 0.0))  # equal ones in the order of the leaderboard
@@ -200,19 +200,19 @@ def _read_members(board: Leaderboard, layout: Layout, left_out: list[str]) -> tu
             else:
                 predictions = read_predictions(files_of(layout, trial), "val", trial.told("val"), trial.classes)
         except RecordError as error:
-            unread.append(str(error))
+            unread += [str(error)] * len(candidate.networks)
             continue
         if predictions is None or not predictions.all_told:
             continue
         if found and not predictions.same_images(found[0]):
-            others_n += 1
+            others_n += len(candidate.networks)
             continue
         candidates.append(candidate)
         found.append(predictions)
     if others_n:
         left_out.append(f"{plural(others_n, 'trial')} (validated on other images than the most accurate one)")
     if unread:
-        left_out.append(f"{plural(len(unread), 'trial')} ({unread[0]}{', and others' if len(unread) > 1 else ''})")
+        left_out.append(f"{plural(len(unread), 'trial')} ({unread[0]}{', and others' if len(set(unread)) > 1 else ''})")
     return candidates, found
 
 
