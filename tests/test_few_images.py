@@ -124,5 +124,6 @@ def test_what_has_a_part_of_its_seeds_for_a_filter_stands_below_the_complete_and
 
 def test_what_is_told_of_networks_says_of_how_many() -> None:
     """Of two folds each they are four."""
-    one, folds = SimpleNamespace(trials=(1,)), SimpleNamespace(trials=(1, 2))
+    network = SimpleNamespace(val_acc=0.5)
+    one, folds = SimpleNamespace(trials=(network,)), SimpleNamespace(trials=(network, network))
     assert (these_networks(one, one), these_networks(folds, folds)) == ("these two networks", "these 4 networks")

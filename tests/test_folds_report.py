@@ -385,4 +385,4 @@ def test_folds_that_a_filter_hides_are_not_said_to_be_missing(layout):
         point_predictions(missing, layout, "val")
     (whole,) = chosen_sections(layout, ["folded"], "")
     mixed = replace(whole.board, rows=(*whole.board.rows[:2], second.board.rows[-1]))
-    assert any("stands below the complete ones" in note for note in caveats(whole.pool, mixed))
+    assert any("measured by a part of the folds only" in note for note in caveats(whole.pool, mixed))

@@ -212,10 +212,10 @@ def test_what_ranks_has_an_interval_as_accuracy_has(layout: Layout) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"difference": 0.0}, "measure the same: no number of seeds tells which is better."),
+        ({"difference": 0.0}, "measure the same: that does not tell how many seeds would part them."),
         (
             {"difference": 0.02, "error": 1 / 60, "of_images": 1 / 60**2},
-            "the seeds of each measure the same, and so would others",
+            "tell them apart: the seeds of each measure the same. Take either.",
         ),
         ({"difference": 0.01, "error": 0.03, "of_images": 0.029**2}, "these validation images are too few"),
         ({"difference": 0.05, "error": 0.03, "of_images": 0.0}, "seeds of each would tell them apart"),
@@ -297,7 +297,7 @@ def test_in_folds_an_interval_on_test_that_leaves_out_the_luck_of_images_says_so
         asked = [dataclasses.replace(one, config={**one.config, "objective": objective}) for one in trials]
         assert (said in covers_text(asked)) is told
     alone = [dataclasses.replace(trial, fold=1) for trial in trials]  # of a filter
-    assert "All were measured on one split" in covers_text(alone) and "luck of split" not in covers_text(alone)
+    assert "All seeds share one split" in covers_text(alone) and "luck of split" not in covers_text(alone)
 
 
 def test_a_mean_over_images_that_an_older_version_did_not_record_says_so(layout: Layout) -> None:

@@ -338,7 +338,7 @@ def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a
     assert pages[0] != pages[1] == pages[2] == layout.report / trial.trial_id
 
 
-def test_class_by_class_takes_the_best_kinds_and_says_how_many_others_there_are(tmp_path: Path) -> None:
+def test_class_by_class_takes_the_best_kinds_and_says_of_how_many(tmp_path: Path) -> None:
     layout, trials = Layout(tmp_path), list(configs(10, seeds=1, epochs=2, archs=("resnet18",)))
     for number, trial in enumerate(trials):
         write_trial(layout, trial, Images.draw(100, 0), accuracy=0.3 + 0.06 * number, sweep="kinds")
@@ -347,7 +347,7 @@ def test_class_by_class_takes_the_best_kinds_and_says_how_many_others_there_are(
     by_class = next(table for table in comparison_tables(found, layout) if table.anchor == "by_class")
     best = found.board.measured[:8]
     assert {tuple(row[:2]) for row in by_class.rows} == {(str(r.axes["augment"]), str(r.axes["freeze"])) for r in best}
-    assert "Of the table above each row's best, of its 10 rows the best 8: 2 cells of it not here." in by_class.note
+    assert "Of the table above each row's best, of its 10 rows the best 8." in by_class.note
 
 
 def test_a_pivot_takes_any_axes_and_knows_the_nearest(layout: Layout) -> None:
@@ -365,6 +365,8 @@ def test_a_pivot_takes_any_axes_and_knows_the_nearest(layout: Layout) -> None:
     assert re.findall(r"^lr by arch: (\w+) accuracy %$", told["table"], re.M) == ["validation", "test"]
     code, _, err = run(layout, "report", "small", "--pivot", "arhc")
     assert (code, "Did you mean 'arch'" in err) == (2, True)
+    code, _, err = run(layout, "report", "small", "--pivot", "arch/freeze/lr")
+    assert (code, "'freeze/lr' is no axis here" in err) == (2, True), "not the table without lr"
 
 
 def test_a_watched_report_is_renewed_where_records_changed_until_all_trials_have_ended(tmp_path: Path) -> None:

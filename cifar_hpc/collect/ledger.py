@@ -21,6 +21,7 @@ _OUTCOMES = {
     Outcome.PRUNED: "stopped by the search",
 }
 UNFINISHED = "unfinished"
+WASTED = ("diverged", "stopped by the search", Status.FAILED.value, Status.LOST.value)  # outcomes of no trial to its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def make_ledger(pool: Pool, board: Leaderboard) -> Ledger:
     reused: dict[str, Entry] = {}
     saved: dict[str, Entry] = {}
     lost: dict[str, Entry] = {}
-    for trial in pool.trials:
+    for trial in (*pool.trials, *pool.contradicted):
         if not pool.is_own(trial):
             continue
         for axis, values in axes.items():

@@ -118,7 +118,8 @@ def table_of(listing: ImageFolder) -> ImageTable:
         assert path is not None
         files.append(printable(path.relative_to(listing.root).as_posix()))
         kept.append(tuple(files[-1] if at == file_at else unmarked(cell) for at, cell in enumerate(row)))
-    return ImageTable(tuple(header), tuple(kept), tuple(files), header[label_at])
+    titles = tuple(unmarked(title) for title in header)
+    return ImageTable(titles, tuple(kept), tuple(files), titles[label_at])
 
 
 def unmarked(cell: str) -> str:

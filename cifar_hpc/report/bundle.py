@@ -11,6 +11,7 @@ from pathlib import Path
 from cifar_hpc.collect.curves import make_curve_grid, rank_axes
 from cifar_hpc.collect.effects import make_freezing_curves, make_heat_maps
 from cifar_hpc.collect.leaderboard import Leaderboard
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleRecord
 from cifar_hpc.records.store import write_record, write_text
@@ -68,7 +69,7 @@ def write_report(sections: Sequence[Findings], layout: Layout, terms: str = "", 
         if path.name not in made:
             path.unlink()
     total = sum(len(found.board.rows) for found in sections)
-    title = ", ".join(sweeps) if sweeps else f"All trials ({total} configurations)"
+    title = ", ".join(sweeps) if sweeps else f"All trials ({plural(total, 'configuration')})"
     page = render_page(parts, list(files), title=title + (f": {terms}" if terms else ""), refresh_s=refresh_s)
     for name, text in {**files, "index.html": page}.items():
         write_text(folder / name, text)

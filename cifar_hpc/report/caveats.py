@@ -3,6 +3,7 @@ left out and why. In words; computes nothing that collect does not know, and say
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
@@ -14,6 +15,13 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
 from cifar_hpc.report.words import diverged_later, shortened
 from cifar_hpc.status.words import total_text
+
+_KINDS = {  # by field of Last, in whose order the rows stand
+    "diverged": "of which every finished trial diverged",
+    "seen": "validated on images seen before",
+    "cut": "of which the search ended a trial early",
+    "partial": "measured by a part of the {runs} only",
+}
 
 
 def covers_text(trials: Sequence[Trial]) -> str:
@@ -37,14 +45,13 @@ def _covers_of_alike(trials: Sequence[Trial]) -> str:
     shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
     of_test = "" if shares else " On test those of other objectives than accuracy do not count that of the images."
     cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
-    if any(trial.own_split for trial in trials) and len({trial.split for trial in trials}) == 1:
-        return "All were measured on one split: what the ± and the intervals count, at 95 %, is the luck of seed and images."
-    if "folds" in runs:
+    several = any(trial.own_split for trial in trials) and len({trial.split for trial in trials}) > 1  # a filter may leave one
+    if several and "folds" in runs:
         return (
             "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
             f" {runs} and the intervals, at 95 %, {cover} Bengio 2003).{of_test}"
         )
-    if any(trial.own_split for trial in trials):
+    if several:
         return f"Each seed has a split of its own: the ± over seeds and the intervals, at 95 %, {cover} Bengio 2003).{of_test}"
     others = (
         "The bands of learning curves count" if shares else "Those of other objectives, and the bands of learning curves, count"
@@ -59,7 +66,10 @@ def _covers_of_alike(trials: Sequence[Trial]) -> str:
 def _split_text(trials: Sequence[Trial]) -> str:
     """Whose luck the seeds' common split is."""
     drawn = [
-        bool(trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size")) for trial in trials
+        bool(
+            not trial.own_split and trial.config.get("dataset.split_seed") == BY_SEED and trial.config.get("dataset.train_size")
+        )
+        for trial in trials
     ]
     if any(drawn):
         whose = "Each seed trains" if all(drawn) else "Of some configurations, not of all, each seed trains"
@@ -88,10 +98,10 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
     notes = [*(finding.sentence for finding in pool.findings), *pool.ranked.notes, *pool.notes]
-    refits = [row for row in board.rows if row.config.get("dataset.val_frac") == 0]
+    refits = [row for row in board.rows if row.trials and row.config.get("dataset.val_frac") == 0]
     if refits:
-        stay = " What they start from was not trained again." if any(row.begun for row in refits) else ""
-        notes.append(f"{plural(len(refits), 'configuration')} trained on the validation images too: nothing ranks them.{stay}")
+        stay = " Networks from which they started were not trained again." if any(row.begun for row in refits) else ""
+        notes.append(f"Nothing ranks {plural(len(refits), 'configuration')} that trained on the validation images too.{stay}")
     notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
     notes += [
@@ -108,40 +118,26 @@ def _standing(board: Leaderboard) -> list[str]:
     """Which rows stand below others for more than their numbers, are measured in part, or have no place."""
     notes = []
     if seen := [row for row in board.measured if row.seen]:
-        one = len(seen) == 1
-        are, start, take, stand = (
-            ("is", "it starts", "It takes", "stands") if one else ("are", "they start", "They take", "stand")
-        )
-        below = f", {stand} below the others" if len(seen) < len(board.measured) else ""
+        are, start, take = ("is", "it starts", "It takes") if len(seen) == 1 else ("are", "they start", "They take")
         notes.append(
             f"{plural(len(seen), 'configuration')} {are} validated with images that a network from which {start} may have"
-            f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place{below} and {are} not"
-            " tested."
+            f" trained on: the validation is flattered, and so is what is chosen by it. {take} no place and {are} not tested."
         )
-    in_part = [row for row in board.measured if row.partial and not row.last.diverged]
     if hidden := sum(row.hidden > 0 for row in board.rows):
-        among = any(row.hidden_alone for row in in_part) and len(in_part) < len(board.measured)
-        below = "; what so has a part of its folds or seeds stands below the complete ones" if among else ""
         notes.append(
             f"Of {plural(hidden, 'configuration')} the filter leaves out some trials: the numbers are of the others alone, and"
-            f" flattered where it asks what they measured{below}."
+            " flattered where it asks what they measured."
         )
-    if part := [row for row in in_part if not row.hidden_alone]:
-        are, stand, their = ("is", "stands", "its") if len(part) == 1 else ("are", "stand", "their")
-        whole = len(part) == len(board.measured)
-        rest = "" if whole else f" and {stand} below the complete ones, whatever {their} numbers"
-        notes.append(f"{plural(len(part), 'configuration')} {are} measured by a part of {their} {board.runs} only{rest}.")
-    cut = [row for row in board.measured if row.cut and not row.last.diverged and not row.partial]
-    if cut and len(cut) < len(board.measured):
-        stands, its = ("stands", "its number") if len(cut) == 1 else ("stand", "their numbers")
-        notes.append(
-            f"{plural(len(cut), 'configuration')} of which the search ended a trial early {stands} below those that it let go"
-            f" on, whatever {its}."
-        )
+    groups = Counter(next((kind for kind, is_it in row.last._asdict().items() if is_it), "") for row in board.measured)
+    if any(groups) and not all(row.hidden_alone for row in board.measured):
+        in_order = "In this order, whatever the numbers" if len(groups) > 1 else "All that was measured"
+        lead = "Below the others, whatever the numbers" if "" in groups else in_order
+        below = [f"{plural(n, 'configuration')} {_KINDS[kind].format(runs=board.runs)}" for kind, n in groups.items() if kind]
+        notes.append(f"{lead}: {', then '.join(below)}.")
     few = [row for row in board.measured if row.place is None and not (row.last.diverged or row.partial or row.seen)]
     why = f"Fewer than three {board.runs}"
     if few and len(few) == len(board.measured):
-        order = "" if cut else "rows are in the order of their numbers, and "
+        order = "" if any(groups) else "rows are in the order of their numbers, and "
         notes.append(f"{why}: {order}no ranking is claimed.")
     elif few:
         notes.append(f"{why}: no place is claimed for {plural(len(few), 'configuration')}, placed by number alone.")
@@ -149,11 +145,6 @@ def _standing(board: Leaderboard) -> list[str]:
         notes.append(
             f"So few {board.runs} tell no interval, for {plural(len(wide), 'configuration')}: it would be the whole scale."
         )
-    if lost := [row for row in board.measured if row.last.diverged]:
-        stand = "stands" if len(lost) == 1 else "stand"
-        every = f"{plural(len(lost), 'configuration')} of which every trial diverged"
-        below = f"{every} {stand} below all others that were measured."
-        notes.append(below if len(lost) < len(board.measured) else "Every configuration that was measured diverged.")
     if any(diverged_later(row) for row in board.measured):
         notes.append("A trial that diverged counts by its best epoch before that, as every trial by its best.")
     return notes

@@ -10,7 +10,6 @@ from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies, 
 from cifar_hpc.collect.sections import Section
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
-from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.report.findings import Findings
@@ -73,7 +72,7 @@ def asked_pivot(sections: Sequence[Section], axes: str) -> dict[str, PageTable]:
 
 def axes_of(pivot: str) -> tuple[list[str], list[str]]:
     """Those of the rows and of the columns: 'arch/freeze,augment'."""
-    rows, columns = ([axis for axis in side.split(",") if axis] for side in [*pivot.split("/"), ""][:2])
+    rows, columns = ([axis for axis in side.split(",") if axis] for side in [*pivot.split("/", 1), ""][:2])
     return rows, columns
 
 
@@ -127,12 +126,11 @@ def _classes_table(pivot: Pivot, layout: Layout, split: str) -> list[PageTable]:
     cells = [[*_values(axes, key), *(_share(found.get(label)) for label in order)] for key, found in accuracy.items()]
     left = f" These {_MOST_CLASSES} of {len(classes)}." if len(classes) > _MOST_CLASSES else ""
     words = "test" if split == "test" else "validation"
-    others_n = len(pivot.cells) - len(accuracy) - len(unread)
     rows = f", of its {len(pivot.rows)} rows the best {_MOST_POINTS}" if len(pivot.rows) > _MOST_POINTS else ""
-    others = f" Of the table above each row's best{rows}: {plural(others_n, 'cell')} of it not here."
+    others = f" Of the table above each row's best{rows}." if len(pivot.cells) > _MOST_POINTS else ""
     note = (
         f"Percent of each class's {words} images that are right, mean over the runs of a row, which is the best"
-        f" configuration of its kind; first the class with the lowest number of all.{left}{others if others_n else ''}"
+        f" configuration of its kind; first the class with the lowest number of all.{left}{others}"
         f"{unlike_words(shown.values())}"
     ) + "".join(f" Left out: {one}." for one in unread)
     return [PageTable("by_class", f"Class by class: {words} accuracy %", [*axes, *order], cells, note)]
@@ -158,7 +156,7 @@ def _key_text(axes: Sequence[Axis], key: Key) -> str:
         for axis, value in zip(axes, key, strict=True)
         if value is not None or axis == "weights"
     ]
-    return ", ".join(parts) or "best"
+    return ", ".join(parts or [f"{axis} {value_text(None)}" for axis in axes]) or "best"
 
 
 def _bare(value: object) -> bool:

@@ -84,7 +84,7 @@ def _read(path: Path, key: str, known: Sequence[str]) -> _Table:
 def _table(text: str, key: str, known: Sequence[str]) -> _Table:
     """Raises csv.Error; ValueError where there is no such column."""
     header, *body = [row for row in csv.reader(io.StringIO(text, newline="")) if any(cell.strip() for cell in row)] or [[]]
-    titles = _spelt(header, known)
+    titles = _spelt([unmarked(title) for title in header], known)
     at = titles.index(key)
     rows = [{title: unmarked(cell) for title, cell in zip(titles, [*row, *[""] * len(titles)], strict=False)} for row in body]
     return _Table(titles, {unmarked(row[at]): cells for row, cells in zip(body, rows, strict=True) if len(row) > at})

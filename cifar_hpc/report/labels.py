@@ -36,7 +36,7 @@ _PAIR = ("split", "image", "label", "other_split", "other_image", "other_label",
 
 def doubt_line(found: Doubts) -> str:
     """'3 labels in doubt of 400 val images, 100 test images, by 4 configurations.'; and which split that is, of several."""
-    looked = ", ".join(f"{n:,} {name} images" for name, n in found.images.items())
+    looked = ", ".join(plural(n, f"{name} image") for name, n in found.images.items())
     said = f"{plural(len(found.found), 'label')} in doubt of {looked}, by {plural(len(found.networks), 'configuration')}."
     if found.trial.own_split and found.trial.fold is None:
         return f"{said} Each seed has a split of its own: the validation images are those of seed {found.trial.seed}."
@@ -147,6 +147,6 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
         where = (
             "another fold" if any(pair.other_split == split for pair in pairs if pair.split == split) else "an earlier split"
         )
-        lines.append(f"{len(rows)} {words} {what} in {where}: the best has an accuracy of {now} %, {without}.")
+        lines.append(f"{len(rows)} {words} {what} in {where}: {best.label} has an accuracy of {now} %, {without}.")
     between = "splits" if best.config.get("dataset.folds") is None else "folds"
     return lines or [f"No near-duplicates between {between}."]

@@ -42,11 +42,12 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
         return None
     if no_difference(difference):
         return NextSeed(
-            [f"{words_of(first)} and {words_of(second)} measure the same: no number of seeds tells which is better."], None
+            [f"{words_of(first)} and {words_of(second)} measure the same: that does not tell how many seeds would part them."],
+            None,
         )
     sentences = [_chances(found, difference)]
     if comparison.decision(second.point_id) == "worse":
-        return NextSeed([*sentences, "The first two are told apart: more seeds would not change that sentence."], None)
+        return NextSeed([*sentences, "The first two are told apart."], None)
     seeds = seeds_to_settle(difference, min(first.seeds, second.seeds))
     if seeds is None or seeds > _MOST_SEEDS:
         limit = (
@@ -54,7 +55,7 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
             if seeds is not None
             else "these validation images are too few to tell so small a difference"
             if seeds_vary(difference)
-            else "the seeds of each measure the same, and so would others on these images"
+            else "the seeds of each measure the same"
         )
         return NextSeed([*sentences, f"No reasonable number of seeds would tell them apart: {limit}. Take either."], None)
     command, cost = _command(found, layout, seeds)
@@ -79,7 +80,7 @@ def _percent(chance: float) -> str:
 def _command(found: Findings, layout: Layout, seeds: int) -> tuple[str | None, str]:
     """The command for one sweep's seeds, and what it costs in words; none where it would plan other trials than these and
     more seeds of each, or start none."""
-    if len(found.pool.sweeps) != 1 or found.board.is_population:
+    if len(found.pool.sweeps) != 1 or found.board.is_population or any(row.hidden for row in found.board.rows):
         return None, ""
     try:
         plan = read_plan(layout, found.pool.sweeps[0])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ensemble_pool import Ensembles
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, comparable_s, runs_of
-from cifar_hpc.collect.ledger import UNFINISHED, Ledger
+from cifar_hpc.collect.ledger import WASTED, Ledger
 from cifar_hpc.collect.ranking import no_difference
 from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.collect.statistics import Difference, Estimate
@@ -28,8 +28,9 @@ def headline(found: Findings) -> list[str]:
     """What won, by how much, how sure, what it cost, what to try next: a sentence or two each."""
     board, comparison = found.board, found.comparison
     if not board.measured:
-        refitted = any(row.test_acc and row.config.get("dataset.val_frac") == 0 for row in board.rows)
-        why = "These trials had no validation images" if refitted else "No trial has finished with a measurement yet"
+        without = [row.config.get("dataset.val_frac") == 0 for row in board.rows if row.trials]
+        refitted = any(without) and all(without)
+        why = "These trials had no validation images" if refitted else "No trial has finished with a measurement on validation"
         return [f"{why}.", *refitted_text(found.refitted), cost_text(found.ledger)]
     lines = [f"{best_text(board)} {certainty_text(board, comparison)}".rstrip()]
     if comparison and comparison.optimism is not None:
@@ -113,8 +114,8 @@ def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     if least_s > best_s / 2 or duration_text(least_s) == duration_text(best_s):
         return []
     times = f"{duration_text(least_s)} a trial against {duration_text(best_s)}"
-    times += ", with those that they start from" if row.begun or board.measured[0].begun else ""
-    return [f"Of these {words_of(row)} is the cheapest to train, {times}."]
+    before = ", with those that they start from" if row.begun or board.measured[0].begun else ""
+    return [f"Of these {words_of(row)} took {times} of the best{before}."]
 
 
 def _of_networks(board: Leaderboard, comparison: Comparison) -> str:
@@ -180,7 +181,7 @@ def refitted_text(found: Sequence[Refitted]) -> list[str]:
         if record.test_acc is None:
             lines.append(f"{of}: test was not measured.")
             continue
-        images = f" of {record.test_n:,} images" if record.test_n else ""
+        images = f" of {plural(record.test_n, 'image')}" if record.test_n else ""
         lines.append(
             f"{of}: {score_text(record.test_acc, record.test_n)} % on test{images}, measured once, when it was made"
             f" ({record.created_at[:10]}); nothing measured it on validation, on which its members trained."
@@ -193,11 +194,7 @@ def cost_text(ledger: Ledger) -> str:
     parts = []
     for device in ledger.devices:
         entries = {outcome: entry for (where, outcome), entry in ledger.by_outcome.items() if where == device}
-        lost = sum(
-            entry.hours
-            for outcome, entry in entries.items()
-            if outcome not in ("finished", "stopped early by patience", "out of its own time", UNFINISHED)
-        )
+        lost = sum(entry.hours for outcome, entry in entries.items() if outcome in WASTED)
         waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
         killed = f", {hours_text(ledger.lost[device].hours)} of them {LOST}" if device in ledger.lost else ""
         parts.append(f"{hours_text(ledger.hours(device))} {device_text(device)}-hours{waste}{killed}")

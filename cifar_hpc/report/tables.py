@@ -202,10 +202,10 @@ def seeds_text(row: Row) -> str:
     their best epoch, and one has none."""
     parts = []
     for word, trials in (("failed", row.failed), ("lost", row.lost)):
-        every = len(trials) > 1 and len(trials) == row.runs_n
+        every = len(trials) > 1 and len(trials) == row.runs_n + row.hidden
         names = "" if every else f" ({', '.join(trial.run for trial in trials)})"
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
-    if row.diverged and row.diverged == row.runs_n:
+    if row.diverged and row.diverged == row.runs_n + row.hidden:
         parts.append("diverged" if row.diverged == 1 else f"all {row.diverged} diverged")
     else:
         later = diverged_later(row)
@@ -214,7 +214,7 @@ def seeds_text(row: Row) -> str:
     if row.cut:
         parts.append(f"{row.cut} stopped by the search")
     if row.contradicted:
-        parts.append(f"{len(row.contradicted)} left out (seed {', '.join(str(trial.seed) for trial in row.contradicted)})")
+        parts.append(f"{len(row.contradicted)} left out ({', '.join(trial.run for trial in row.contradicted)})")
     if row.unfinished:
         parts.append(f"{len(row.unfinished)} to go")
     if row.seen:

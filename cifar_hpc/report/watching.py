@@ -38,8 +38,8 @@ def watch_report(
 
     def renew(seen: object) -> tuple[object, bool]:
         pool = chosen_pool(layout, list(names), terms, queue())
-        now = (len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         coming = is_going_on(layout, pool.unfinished, pool.sweeps)
+        now = (coming, len(pool.trials), *((trial.trial_id, trial.status, trial.epochs) for trial in pool.unfinished))
         if now != seen:
             account()
             report, console = SweepsReport(layout, chosen_sections(layout, names, terms, queue()), terms), prose()

@@ -88,8 +88,8 @@ def how_trained(config: Mapping[Axis, Any]) -> str:
 
 
 def these_networks(one: Row, other: Row) -> str:
-    """'these two networks'; of folds more."""
-    n = len(one.trials) + len(other.trials)
+    """'these two networks' of those that were measured; of folds more."""
+    n = sum(trial.val_acc is not None for trial in (*one.trials, *other.trials))
     return f"these {'two' if n == 2 else n} networks"
 
 

@@ -1,0 +1,157 @@
+"""The sentences of a report where trials of several kinds meet, on generated records."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
+from cifar_hpc.collect.pivot import make_pivot
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import Section, chosen_sections
+from cifar_hpc.collect.trials import Axis
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import Outcome
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.caveats import caveats, covers_text
+from cifar_hpc.report.comparisons import pivot_table
+from cifar_hpc.report.corrections import write_corrected
+from cifar_hpc.report.findings import find
+from cifar_hpc.report.next_seed import next_seed
+from cifar_hpc.report.summary import cost_text, headline
+from cifar_hpc.report.tables import seeds_text
+from cifar_hpc.report.words import these_networks
+
+IMAGES = Images.draw(60, 20)
+BASE = next(configs(1, seeds=1, epochs=2))
+Changes = dict[str, object]
+DIVERGED: Changes = {"outcome": Outcome.DIVERGED}
+AT_ONCE: Changes = {**DIVERGED, "best_epoch": None, "train": None, "val": None, "test": None}
+CUT: Changes = {"outcome": Outcome.PRUNED}
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def trained(layout: Layout, changes: dict[tuple[float, int], Changes], terms: str = "") -> Section:
+    """By lr and seed what the record says otherwise."""
+    for (lr, seed), changed in changes.items():
+        result = write_trial(layout, dataclasses.replace(BASE, lr=lr, seed=seed), IMAGES)
+        write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, **changed))  # type: ignore[arg-type]
+    (section,) = chosen_sections(layout, [], terms)
+    return section
+
+
+def test_kinds_of_configurations_are_told_in_the_order_in_which_they_stand(layout: Layout) -> None:
+    """One measured in part was said to stand below the complete ones, of which one that a search had cut stood below it."""
+    kinds = {0.1: ({},) * 3, 0.2: (CUT,) * 3, 0.3: (DIVERGED,) * 3, 0.4: ({}, AT_ONCE, AT_ONCE)}
+    section = trained(layout, {(lr, seed): one for lr, ones in kinds.items() for seed, one in enumerate(ones)})
+    assert [row.axes["lr"] for row in section.board.rows] == [0.1, 0.4, 0.2, 0.3]
+    rows, pool = section.board.rows, section.pool
+    cut, lost = (
+        "1 configuration of which the search ended a trial early",
+        "1 configuration of which every finished trial diverged",
+    )
+    part = "1 configuration measured by a part of the seeds only"
+    for shown, told in (
+        (rows, f"Below the others, whatever the numbers: {part}, then {cut}, then {lost}."),
+        (rows[2:], f"In this order, whatever the numbers: {cut}, then {lost}."),
+        (rows[3:], f"All that was measured: {lost}."),
+    ):
+        assert told in caveats(pool, dataclasses.replace(section.board, rows=shown))
+
+
+@pytest.mark.parametrize("outcome", [DIVERGED, AT_ONCE])
+def test_what_a_filter_leaves_of_a_configurations_trials_is_not_called_all_of_them(layout: Layout, outcome: Changes) -> None:
+    section = trained(layout, {(0.1, 0): outcome, (0.1, 1): outcome, (0.1, 2): {}}, "outcome=diverged")
+    (row,) = section.board.rows
+    assert row.hidden == 1 and re.fullmatch(r"2 (of these )?diverged", seeds_text(row))
+
+
+def test_networks_that_measured_nothing_are_not_among_those_that_were_tested(layout: Layout) -> None:
+    section = trained(layout, {(0.1, 0): {}, (0.1, 1): AT_ONCE, (0.2, 0): {}})
+    assert these_networks(*section.board.measured) == "these two networks"
+
+
+def test_hours_of_what_its_predictions_contradict_are_in_the_cost_and_by_axis_and_are_no_waste(layout: Layout) -> None:
+    section = trained(layout, {(0.1, 0): {}, (0.2, 0): {}})
+    first, *others = section.pool.trials
+    pool = dataclasses.replace(section.pool, trials=tuple(others), contradicted=(first,))
+    ledger = make_ledger(pool, section.board)
+    assert "diverged" not in cost_text(ledger)
+    assert sum(entry.trials for entry in ledger.by_axis["lr"].values()) == 2
+    assert cost_text(Ledger({("cpu", "stopped by the search"): Entry(1, 2.0)}, {}, {}, {}, {})).startswith(
+        "It cost 2.0 CPU-hours, 2.0 of them in trials that diverged, failed, were lost or stopped"
+    )
+
+
+def test_seeds_that_a_filter_hides_are_not_to_be_trained_again(layout: Layout) -> None:
+    changes: dict[tuple[float, int], Changes] = {(lr, seed): {} for lr in (0.1, 0.2) for seed in range(5)}
+    trained(layout, changes)
+    write_plan(layout, [dataclasses.replace(BASE, lr=lr, seed=seed) for lr, seed in changes], "s")
+    for terms, told in (("", True), ("seed<3", False)):
+        (section,) = chosen_sections(layout, ["s"], terms)
+        found = find(section, layout)
+        assert found.comparison is not None
+        second = found.board.measured[1].point_id
+        tied = dataclasses.replace(
+            found.comparison.differences[second], p_value=0.5, freedom=4.0, difference=0.05, error=0.03, of_images=0.0
+        )
+        asked = next_seed(
+            dataclasses.replace(found, comparison=dataclasses.replace(found.comparison, differences={second: tied})), layout
+        )
+        assert asked is not None and (asked.command is not None) is told and ("of training" in asked.sentences[-1]) is told
+
+
+def test_a_column_of_what_has_no_value_is_not_headed_as_the_best(layout: Layout) -> None:
+    for weights in ("imagenet", None):
+        for clip in (None, 1.0):
+            write_trial(layout, dataclasses.replace(BASE, weights=weights, grad_clip=clip), IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    axes: list[Axis] = ["grad_clip"]
+    assert pivot_table(make_pivot(section.board, ["weights"], axes), section.board, "val").header == [
+        *("weights", "grad_clip -", "grad_clip 1")
+    ]
+    assert pivot_table(make_pivot(section.board, axes, []), section.board, "val").header == ["grad_clip", "best"]
+
+
+def test_intervals_of_another_objective_on_the_one_fold_that_a_filter_leaves_count_the_seeds_only(layout: Layout) -> None:
+    trained(layout, {(0.1, seed): {} for seed in range(3)})
+    trials = [
+        dataclasses.replace(trial, fold=1, config={**trial.config, "dataset.folds": 3, "objective": "val_loss"})
+        for trial in scan(layout).trials
+    ]
+    told = covers_text(trials)
+    assert "Those of other objectives, and the bands of learning curves, count that of the seeds only." in told
+
+
+@pytest.mark.parametrize(("ran", "tested"), [(False, True), (True, True), (True, False)])
+def test_a_refit_is_told_as_what_it_is_before_and_after_it_ran_with_and_without_a_test_set(
+    layout: Layout, ran: bool, tested: bool
+) -> None:
+    config = dataclasses.replace(BASE, dataset=dataclasses.replace(BASE.dataset, val_frac=0.0))
+    write_plan(layout, [config], "s")
+    if ran:
+        result = write_trial(layout, config, IMAGES)
+        whole = dataclasses.replace(result, val=None, test=result.test if tested else None)
+        write_record(layout.trial(result.trial_id).result, whole)
+    (section,) = chosen_sections(layout, ["s"], "")
+    assert any("trained on the validation images" in note for note in caveats(section.pool, section.board)) is ran
+    said = "These trials had no validation images." if ran else "No trial has finished with a measurement on validation."
+    assert headline(find(section, layout))[0] == said
+
+
+def test_a_title_that_a_spreadsheet_would_take_for_a_formula_is_known_again(tmp_path: Path) -> None:
+    """What was corrected below it was lost, and one of the reader's own had one quotation mark more after each call."""
+    path, rows = tmp_path / "labels.csv", [["file", "label", "=x", "suggested"], ["a", "b", "1", ""]]
+    write_corrected(path, rows, "file", ["suggested"])
+    path.write_text("file,label,'=x,suggested,+note\na,b,2,,seen\n")
+    for _ in range(2):
+        assert write_corrected(path, rows, "file", ["suggested"]) == 1
+        assert path.read_text() == "file,label,'=x,suggested,'+note\na,b,2,,seen\n"
