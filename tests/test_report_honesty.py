@@ -257,7 +257,8 @@ def test_more_seeds_cost_what_the_printed_command_trains(tmp_path) -> None:
     assert told is not None and told.command is not None
     seeds = int(told.command.rpartition("seeds=")[2].split()[0])
     cost = duration_text(3 * (seeds - 3) * 20.0)
-    assert f"for the 3 configurations of which a seed draws anything that is {cost} of training." in told.sentences[-1]
+    drawn = f"for the 3 configurations of which a seed draws anything that is {cost} of training, less what the pool has of it."
+    assert drawn in told.sentences[-1]
     rows = tuple(dataclasses.replace(row, contradicted=row.trials * seeds) for row in board.rows)
     none = next_seed(dataclasses.replace(found, board=dataclasses.replace(board, rows=rows), comparison=tied), layout)
     assert none is not None and none.command is None and "training" not in none.sentences[-1]

@@ -81,9 +81,9 @@ def best_over(board: Leaderboard, *axes: Axis) -> str:
         return ""
     unlike = ""
     if not _are_alike(board.rows, axes, others):
-        unlike = " Not the same values were tried for each: they differ in these too."
+        unlike = " Not each was chosen from the same values of these: they differ in them too."
     elif not _are_alike(board.measured, axes, others):
-        unlike = " Not all of these values have a number for each: their trials diverged, failed or are still to come."
+        unlike = " Not all of these values have a number for each."
     return f" Of those that differ only in {', '.join(others)}, the best on validation.{unlike}"
 
 

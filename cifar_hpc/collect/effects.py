@@ -121,7 +121,7 @@ def _importance(
     if len(axes) < 2:
         return {}, ""
     if not balanced or freedom < 1:
-        return {}, "not every combination of the axes' values was measured, each by all of its folds or seeds and to its end"
+        return {}, "not every combination of the axes' values is among those compared here"
     y_P = np.array([row.score.mean for row in rows if row.score])
     if _residual(_design(codes, axes), y_P) < len(rows) * NO_ERROR**2:
         return {}, "the axes add up to the numbers to the digit, so that nothing tells what chance gave"

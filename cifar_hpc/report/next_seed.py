@@ -104,7 +104,7 @@ def _cost(board: Leaderboard, drawn: Sequence[Row], to_train: Sequence[tuple[Row
         which = f"the {plural(len(drawn), 'configuration')} of which a seed draws anything"
     train_s = sum(n * (row.train_s or 0.0) for row, n in to_train)  # what they start from stays as it is
     at_least = "at least " if any(row.train_s is None for row, _ in to_train) else ""
-    return f"; for {which} that is {at_least}{duration_text(train_s)} of training"
+    return f"; for {which} that is {at_least}{duration_text(train_s)} of training, less what the pool has of it"
 
 
 def _asks_for_seeds(plan: PlanRecord, board: Leaderboard) -> bool:
