@@ -67,6 +67,8 @@ def test_members_of_a_cohort_share_the_flops_of_their_trunk():
     together, alone = _of(experience, *trials), _of(experience, trials[0])
     assert together.expected_s < 2 * alone.expected_s
     assert together.basis is Basis.CALIBRATION
+    unknown = Sample(digits_config(arch="timm/no_such_network").to_json(), 2.0, "cpu")  # tells no speed
+    assert _of(Experience([unknown], calibration=Speed(1e-9, 0.0)), *trials).basis is Basis.CALIBRATION
 
 
 def test_a_classifier_of_ten_classes_is_a_hundredth_of_one_of_a_thousand():

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.pool import Images, write_trial
 from cifar_hpc.errors import Interrupted, RecordError
 from cifar_hpc.executors.slurm.task import main, run_canary, run_worker
+from cifar_hpc.executors.slurm.usage import Used, read_used
 from cifar_hpc.executors.slurm.work import AGAIN, BROKEN, Task, Work
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.claims import claim_trial, read_state, release_claim, restartable
@@ -37,7 +39,7 @@ def hand_over(tmp_path, monkeypatch):
         jobs = [_job(i) for i in range(n)]
         path = Layout(tmp_path / "results").sweep("s").array("s-1").work
         path.parent.mkdir(parents=True, exist_ok=True)
-        Work(sweep="s", tasks=tuple(Task.of(job, minutes) for job in jobs), **changes).write(path)
+        Work(**{"sweep": "s", "tasks": tuple(Task.of(job, minutes) for job in jobs), **changes}).write(path)
         return path
 
     return hand_over
@@ -203,6 +205,20 @@ def test_a_spent_budget_stops_the_claiming_and_says_so(hand_over, capsys):
 
     assert run_worker(work, run) == 0
     assert len(_ran(work)) < 3 and "the budget of s is spent" in capsys.readouterr().out
+    assert Used(gpu_hours=19.96).words(Budget(gpu_hours=20)) == "19.96 of 20 GPU-hours", "not spent, and not said to be"
+    assert Used(gpu_hours=140.25).words(Budget(gpu_hours=120)) == "140.2 of 120 GPU-hours"
+
+
+def test_what_a_worker_takes_lasts_as_long_as_the_last_of_its_processes(hand_over):
+    work = hand_over(2, at_once=2, gpus=1)
+
+    def run(job, layout, **_):
+        assert claim_trial(layout.trial(job.trial_ids[0]), job.trial_ids[0], f"s/{job.job_id}")
+        time.sleep(0.8 if job.job_id == "job-0001" else 0.2)
+        _finish(layout, job)
+
+    assert run_worker(work, run) == 0
+    assert read_used(_layout(work).sweep("s")).gpu_hours * 3600 > 0.6
 
 
 def test_a_job_whose_runner_raises_is_recorded_and_the_next_one_runs(hand_over):
@@ -255,7 +271,7 @@ def test_a_signal_reaches_all_that_share_a_gpu(hand_over):
     assert (_layout(work).root / "job-0000").exists() and (_layout(work).root / "job-0001").exists()
 
 
-def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(hand_over):
+def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(hand_over, capsys):
     looks = []
     work = hand_over(1, mark="abc")
 
@@ -271,6 +287,23 @@ def test_a_canary_stops_after_one_epoch_and_then_goes_on_from_its_checkpoint(han
 
     assert run_canary(work, run) == 0 and looks == [False, False]
     assert _layout(work).sweep("s").resource_class("abc").read_text() == "passed\n"
+    assert "1 epoch(s), saved and resumed" in capsys.readouterr().out
+
+
+def test_a_canary_whose_trial_ended_or_is_anothers_says_just_that(hand_over, capsys):
+    parent = digits_config(keep="weights")
+    trial = digits_config(weights=f"trial/{parent.trial_id}")
+    job = replace(_job(0), cohorts=(Cohort(trials=(trial,)),))
+    work = hand_over(tasks=(Task.of(job, 1.0),))
+    layout = _layout(work)
+    layout.trial(parent.trial_id).folder.mkdir(parents=True)
+    layout.trial(parent.trial_id).weights.touch()
+    assert claim_trial(layout.trial(trial.trial_id), trial.trial_id, "other/job-0001")
+    assert run_canary(work, lambda *_, **__: None) == 0
+    assert f"trial {trial.trial_id} did not begin: other/job-0001 on " in capsys.readouterr().out
+    write_trial(layout, trial, Images.draw(20, 0))
+    assert run_canary(work, lambda *_, **__: None) == 0
+    assert "resumed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])

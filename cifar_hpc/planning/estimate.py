@@ -116,8 +116,8 @@ class Experience:
             share = sum(left) / max(1, sum(trial.epochs for trial in cohort.trials))
             steps = sum(n * steps_of(trial) for trial, n in zip(cohort.trials, left, strict=True))
             expected_s = speed.seconds(share * work_of(cohort), steps) / processes
-            measured = any(self._of(device))
-            basis, factor = (Basis.FLOPS, BY_FLOPS) if measured else (Basis.CALIBRATION, BY_CALIBRATION)
+            guessed = speed is self.calibration
+            basis, factor = (Basis.CALIBRATION, BY_CALIBRATION) if guessed else (Basis.FLOPS, BY_FLOPS)
             total = Duration(expected_s, factor * expected_s, basis)
         if total is None:
             return None

@@ -14,7 +14,7 @@ class Usage(Record):
     task: str
     restarts: Count
     seconds: Amount  # since it began
-    gpus: Count  # of all its nodes
+    gpus: Amount  # of all its nodes; of a GPU that the site cuts into shards, its part
     cpus: Count
 
 

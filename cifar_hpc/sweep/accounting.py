@@ -57,14 +57,14 @@ def look_up(layout: Layout, sweep: str, read_states: Callable[[], States]) -> Ac
     return found
 
 
-def _gpus_of_jobs(files: SweepFiles) -> dict[str, int]:
+def _gpus_of_jobs(files: SweepFiles) -> dict[str, float]:
     """What each worker of a job or array was given, by its own word, for clusters whose accounts leave GPUs out."""
     with contextlib.suppress(OSError, RecordError):
         return {job_of(line.task): line.gpus for line in read_records(files.usage, Usage)}
     return {}
 
 
-def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, trained_s: float | None) -> Accounting:
+def _add_up(allocations: list[Allocation], gpus: Mapping[str, float], jobs: int, trained_s: float | None) -> Accounting:
     return Accounting(
         at=utc_now(),
         jobs=jobs,
@@ -77,7 +77,7 @@ def _add_up(allocations: list[Allocation], gpus: Mapping[str, int], jobs: int, t
     )
 
 
-def _gpus(one: Allocation, told: Mapping[str, int]) -> int:
+def _gpus(one: Allocation, told: Mapping[str, float]) -> float:
     return told.get(one.job, 0) if one.gpus is None else one.gpus
 
 

@@ -28,7 +28,7 @@ from cifar_hpc.executors.slurm.pull import Puller
 from cifar_hpc.executors.slurm.script import EARLY_S
 from cifar_hpc.executors.slurm.usage import Meter
 from cifar_hpc.executors.slurm.work import AGAIN, BROKEN, Task, Work, root_of
-from cifar_hpc.planning.lineage import parent_failure, parent_of
+from cifar_hpc.planning.lineage import parent_failure, parent_missing, parent_of
 from cifar_hpc.planning.plan import Job
 from cifar_hpc.records.claims import read_state, restartable
 from cifar_hpc.records.layout import Layout
@@ -118,10 +118,10 @@ def _first_epoch(here: Here) -> None:
         here.passed()
 
 
-def _meter(here: Here, counts: bool = True) -> Meter:
+def _meter(here: Here) -> Meter:
     work = here.work
     files = here.layout.sweep(work.sweep)
-    return Meter(files, str(here.node.handle), here.node.restarts, work.gpus, work.cpus, counts)
+    return Meter(files, str(here.node.handle), here.node.restarts, work.gpus, work.cpus)
 
 
 def _puller(here: Here, meter: Meter, process: int) -> Puller:
@@ -253,7 +253,7 @@ def _run_side_by_side(here: Here) -> int:
             code = 1
             try:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-                meter = _meter(here, counts=process == 0)
+                meter = _meter(here)
                 flag.on_epoch.append(meter.tell)
                 code = _pull(here, _puller(here, meter, process))
                 meter.tell(at_once=True)
@@ -320,7 +320,7 @@ def run_canary(work_file: Path, run: RunJob = run_on_node) -> int:
             return AGAIN
         if state.epochs_done or state.result is not None:
             here.passed()
-            _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s), saved and resumed")
+            _say(f"canary: trial {trial_id}: {state.epochs_done} epoch(s){', saved and resumed' if saved else ''}")
         else:
             _say(f"canary: trial {trial_id} did not begin{_why_not(job, layout)}: no decision")
         return 0
@@ -332,9 +332,9 @@ def _failed_with_parent(job: Job, layout: Layout) -> bool:
 
 
 def _why_not(job: Job, layout: Layout) -> str:
-    parent = parent_of(job.cohorts[0].trials[0])
-    if parent is not None:
-        return f", for want of the weights of its parent {parent}"
+    config = job.cohorts[0].trials[0]
+    if parent_missing(config, layout) is not None:
+        return f", for want of the weights of its parent {parent_of(config)}"
     claim = read_state(layout.trial(job.trial_ids[0]), job.trial_ids[0]).claim
     return f": {claim.job} on {claim.host} has it" if claim is not None else ""
 

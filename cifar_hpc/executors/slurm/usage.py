@@ -34,16 +34,21 @@ class Used:
         return gpus_over or (budget.cpu_hours is not None and self.cpu_hours >= budget.cpu_hours)
 
     def words(self, budget: Budget) -> str:
-        """'3.2 of 20 GPU-hours'."""
+        """'3.25 of 20 GPU-hours'."""
         if budget.gpu_hours is not None:
-            return f"{self.gpu_hours:.2g} of {budget.gpu_hours:g} GPU-hours"
-        return f"{self.cpu_hours:.2g} of {budget.cpu_hours:g} CPU-hours"
+            return f"{_told(self.gpu_hours)} of {_told(budget.gpu_hours)} GPU-hours"
+        return f"{_told(self.cpu_hours)} of {_told(budget.cpu_hours or 0.0)} CPU-hours"
 
     def more(self, budget: Budget) -> str:
         """Twice the budget, or what is taken where that is more, as `parse_budget` reads it."""
         bounds = (self.gpu_hours, budget.gpu_hours, "gpuh"), (self.cpu_hours, budget.cpu_hours, "cpuh")
         taken, bound, unit = bounds[0] if budget.gpu_hours is not None else bounds[1]
         return f"{Decimal(f'{2 * max(taken, bound or 0.0):.2g}'):f}{unit}"
+
+
+def _told(hours: float) -> str:
+    """With so many digits that what is just below a budget does not look like it."""
+    return f"{hours:.4g}" if hours < 9999 else f"{hours:.0f}"
 
 
 def parse_budget(text: str) -> Budget:
@@ -111,21 +116,20 @@ def told_at(files: SweepFiles) -> str | None:
 
 @dataclass
 class Meter:
-    """Of one start of a worker. counts: whether it is this process that tells; of several that share a GPU one does."""
+    """Of one start of a worker, of which each process may tell: the one that tells last counts for all."""
 
     files: SweepFiles
     task: str
     restarts: int
-    gpus: int
+    gpus: float
     cpus: int
-    counts: bool = True
     _began: float = field(default_factory=time.monotonic)
     _told: float = field(default_factory=time.monotonic)
 
     def tell(self, at_once: bool = False) -> None:
         """Raises OSError. at_once: also within a minute of the last time."""
         now = time.monotonic()
-        if self.counts and (at_once or now - self._told >= TELL_EVERY_S):
+        if at_once or now - self._told >= TELL_EVERY_S:
             self._told = now
             seconds = round(now - self._began, 1)
             line = Usage(task=self.task, restarts=self.restarts, seconds=seconds, gpus=self.gpus, cpus=self.cpus)

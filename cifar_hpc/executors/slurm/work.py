@@ -71,7 +71,7 @@ class Work:
     workers: int = 1
     at_once: int = 1
     max_attempts: int = 3
-    gpus: int = 0
+    gpus: float = 0
     cpus: int = 1
     mark: str = ""
     limit_minutes: float = 60.0
