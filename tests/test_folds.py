@@ -22,7 +22,7 @@ from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
-from cifar_hpc.records.store import read_record
+from cifar_hpc.records.store import read_record, utc_now
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.train.features import Feed
 from cifar_hpc.worker import inputs
@@ -43,17 +43,20 @@ def in_folds(config: TrialConfig, n: int = 3) -> list[TrialConfig]:
 
 
 def test_folds_that_wait_for_others_of_their_cohort_are_told_as_waiting(tmp_path):
-    layout, seen = Layout(tmp_path), []
+    layout, seen, since, began = Layout(tmp_path), [], [], utc_now()
     configs = in_folds(digits_config(dataset=DatasetConfig(name="digits", train_size=120), arch="linear", epochs=1))
 
     def look(trial_id, epoch):
         states = [read_state(layout.trial(config.trial_id), config.trial_id) for config in configs]
         seen.append([state.waits for state in states])
         assert all(("waits for others" in state.reason) is state.waits for state in states)
+        assert {state.claim.shared_by for state in states if state.claim} == {1}, "what is lost with one is its own"
+        since.extend(state.claim.claimed_at for state in states if state.claim and not state.waits)
         return True
 
     run_job(job_of(*configs, together=True), layout, executor="inline", on_epoch=look)
     assert seen == [[False, True, True], [False, False, True], [False, False, False]]
+    assert began < since[0] < since[1] < since[2], "each is charged from when it began, not from when the first one did"
 
 
 def test_what_a_launcher_sends_to_train_again_is_told_as_training_whoever_let_it_wait(tmp_path):

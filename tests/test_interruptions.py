@@ -99,4 +99,4 @@ def test_trials_of_an_interrupted_job_whose_process_is_gone_are_interrupted_and_
     assert read_state(files, trial_id).status is Status.LOST  # another job's
     give_back(layout, [job])
     state = read_state(files, trial_id)
-    assert (state.status, state.reason) == (Status.PLANNED, "interrupted in its first epoch")
+    assert (state.status, state.reason) == (Status.PLANNED, "interrupted before an epoch had ended")

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.pool import write_plan
 from cifar_hpc.cli import app
 from cifar_hpc.errors import SpecError
-from cifar_hpc.planning.lineage import awaits_parent
+from cifar_hpc.planning.lineage import awaits_parent, fail_with_parent
 from cifar_hpc.records.claims import claim_trial, read_state
 from cifar_hpc.records.layout import Layout, results_root
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import ErrorRecord, Status
+from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.state import SweepReader
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
 from tests.test_train_loop import result_of
@@ -58,6 +62,25 @@ def test_a_child_waits_for_its_parent_fails_with_it_and_others_go_on(monkeypatch
     run_job(job_of(child_of(parent, epochs=1)), layout, executor="inline")
     state = read_state(layout.trial(child_of(parent, epochs=1).trial_id), child_of(parent, epochs=1).trial_id)
     assert "failed: ZeroDivisionError: division by zero" in state.reason
+
+
+def test_whoever_failed_with_a_parent_and_its_parent_is_planned_once_that_is_mended(tmp_path):
+    layout, first = Layout(tmp_path), digits_config(keep="weights")
+    chain = [first, child := child_of(first, keep="weights"), child_of(child)]
+    write_plan(layout, chain, "s")
+    files, told = (
+        layout.trial(first.trial_id),
+        {"kind": "OSError", "message": "disk", "traceback": "", "host": "h", "job": "s/j"},
+    )
+    write_record(files.error, ErrorRecord(trial_id=first.trial_id, attempt=1, failed_at="2026-01-01T00:00:00Z", **told))
+    assert all(fail_with_parent(config, layout) for config in chain[1:])
+
+    def statuses() -> list[str]:
+        return [state.status.value for state in SweepReader(layout, read_plan(layout, "s")).read().values()]
+
+    assert statuses() == ["failed"] * 3
+    files.error.unlink()
+    assert statuses() == ["planned"] * 3
 
 
 def test_a_child_waits_while_a_parent_that_a_search_had_stopped_is_trained_anew():

@@ -290,7 +290,17 @@ def test_what_killed_attempts_lost_adds_up_and_one_that_ended_in_order_lost_noth
     fourth = claims.claim_trial(files, "t", "s/job-0004")
     assert fourth.lost_s == 40
     _kill_at(files, dataclasses.replace(fourth, claimed_at="2026-01-01T00:00:00Z"), 100, 90)  # the checkpoint is the newer
-    assert claims.claim_trial(files, "t", "s/job-0005").lost_s == 40
+    fifth = claims.claim_trial(files, "t", "s/job-0005")
+    assert fifth.lost_s == 40
+    _kill_at(files, dataclasses.replace(fifth, claimed_at="2026-01-01T00:00:00Z", waits=True), 100, 110)  # others trained
+    assert claims.claim_trial(files, "t", "s/job-0006").lost_s == 40
+
+
+def test_of_attempts_whose_result_was_refused_it_is_not_known_what_was_lost_with_them(tmp_path):
+    files = Layout(tmp_path).trial("t")
+    files.folder.mkdir(parents=True)
+    files.refused_result().touch()
+    assert claims.claim_trial(files, "t", "s/job-0001").lost_s is None
 
 
 def test_what_a_failed_attempt_lost_counts_and_nothing_of_one_that_ended_in_order_before_an_error_came(tmp_path):

@@ -233,7 +233,7 @@ def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_pa
     plan = make_plan(load_spec(path))
     assert [trial.trial_id for trial in plan.trials] == [config.trial_id]
     state = SweepReader(layout, plan_record(plan)).read()[config.trial_id]
-    assert state.status is Status.PLANNED and "by another sweep's search" in state.reason
+    assert state.status is Status.PLANNED and "by another search" in state.reason
     assert call("sweep", path, "--on", "inline").exit_code == 0
     whole = read_record(files.result, TrialResult)
     assert whole.outcome is Outcome.FINISHED and len(whole.curves) == 4

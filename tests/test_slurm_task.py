@@ -165,14 +165,16 @@ def test_time_limits_with_progress_count_nothing(hand_over, monkeypatch):
     assert _starts(work, monkeypatch, 4, ends_in_s=100, epochs=1) == [AGAIN] * 4
 
 
-@pytest.mark.parametrize(("noted", "count"), [(True, 1), (False, 0)])
-def test_of_an_attempt_that_ended_without_a_word_only_what_its_batch_script_noted_is_its_own_doing(hand_over, noted, count):
-    """A node that dies takes the script with it."""
+@pytest.mark.parametrize(("noted", "waits", "count"), [(True, False, 1), (False, False, 0), (True, True, 0)])
+def test_of_an_attempt_that_ended_without_a_word_only_what_its_batch_script_noted_is_its_own_doing(
+    hand_over, noted, waits, count
+):
+    """A node that dies takes the script with it; one that waited for others of its cohort has done nothing."""
     work = hand_over(1)
     layout, trial_id = _layout(work), _job(0).trial_ids[0]
     files = layout.trial(trial_id)
     with restartable("slurm/77_5"):
-        claim = claim_trial(files, trial_id, "s/job-0000")
+        claim = claim_trial(files, trial_id, "s/job-0000", waits=waits)
     write_record(files.claim(1), replace(claim, pid_started=1.0))  # of a process that is gone
     if noted:
         (work.parent / "77_5.ends").write_text(f"{time.time():.0f} 137\n")

@@ -129,7 +129,7 @@ def claim_trial(
             waits=waits,
             device=on.kind if on else None,
             devices=on.n if on else None,
-            lost_s=lost_before(files, newest) if claims else 0.0,
+            lost_s=lost_before(files, newest) if claims else None if files.has_refused_result() else 0.0,
         )
         if create_record(files.claim(claim.attempt), claim):
             if pruned and is_pruned(files):  # still: another attempt may have finished it meanwhile
@@ -165,6 +165,8 @@ def lost_before(files: TrialFiles, former: Claim | None) -> float | None:
             seen = datetime.fromisoformat(former.released_at).timestamp()
         else:
             return former.lost_s
+        if former.waits:
+            return former.lost_s  # others trained in its place
         kept = [datetime.fromisoformat(former.claimed_at).timestamp()]
         if not files.trial.exists():
             return former.lost_s  # it had not begun to train
@@ -287,7 +289,9 @@ def read_state(files: TrialFiles, trial_id: str) -> TrialState:
         return TrialState(
             trial_id, Status.LOST, f"attempt ended without a word ({who})", epochs, claim=claim, checkpoint=stands
         )
-    begun = f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted in its first epoch" if claims else ""
+    begun = (
+        f"interrupted after epoch {epochs[-1].epoch}" if epochs else "interrupted before an epoch had ended" if claims else ""
+    )
     return TrialState(trial_id, Status.PLANNED, begun, epochs, checkpoint=stands)
 
 

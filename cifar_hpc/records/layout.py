@@ -79,6 +79,9 @@ class TrialFiles:
         names = (f"result.json.refused{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
         return next(path for name in names if not (path := self.folder / name).exists())
 
+    def has_refused_result(self) -> bool:
+        return any(self.folder.glob("result.json.refused*"))
+
     @property
     def predictions(self) -> Path:
         return self._named("predictions", ".npz")

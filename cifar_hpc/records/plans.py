@@ -153,7 +153,7 @@ def round_of(seed: int, fold: int | None, folds: int | None) -> tuple[int, int]:
 
 def state_for(layout: Layout, trial_id: str, plans: Sequence[PlanRecord]) -> TrialState:
     """The trial's state from its files, as these plans take it: what their own searches stopped has ended, whatever another
-    sweep does with it; planned where its result is of another sweep's search, which stopped it early. No plans: as the files
+    sweep does with it; planned where its result is of another search, which stopped it early. No plans: as the files
     have it."""
     state = read_state(layout.trial(trial_id), trial_id)
     if not plans or (state.result is not None and any(plan.ends(state.result) for plan in plans)):
@@ -163,7 +163,7 @@ def state_for(layout: Layout, trial_id: str, plans: Sequence[PlanRecord]) -> Tri
             return TrialState(trial_id, Status.STOPPED, result.reason, result.curves, result=result)
     if state.result is None:
         return state
-    reason = f"stopped after epoch {state.epochs_done} by another sweep's search: begins again"
+    reason = f"stopped after epoch {state.epochs_done} by another search: begins again"
     return TrialState(trial_id, Status.PLANNED, reason)
 
 

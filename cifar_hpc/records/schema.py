@@ -139,7 +139,7 @@ class Claim(Record):
     pid: Number
     pid_started: Amount  # the kernel's start time of that pid, clock ticks: pids are used again
     job: str  # <sweep>/<job id>
-    claimed_at: str
+    claimed_at: str  # or when it began to train, of one that waited
     released_at: str | None = None  # the attempt ended in order, without a result
     restart_token: str | None = None  # the same in all starts of a job that its scheduler starts again; None: it does not
     shared_by: Number = 1  # trials that the process was to train side by side, this one included

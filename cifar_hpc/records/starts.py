@@ -55,7 +55,8 @@ def fruitless_starts(layout: Layout, trial_id: str, died: Callable[[str], bool] 
     for claim in earlier_claims(files):
         if _claimed_at(claim) <= kept_at:
             break
-        count += claim.ended == TIME or (claim.released_at is None and _died_by_itself(layout, claim, died))
+        if not claim.waits:  # else others trained in its place
+            count += claim.ended == TIME or (claim.released_at is None and _died_by_itself(layout, claim, died))
     return count
 
 

@@ -81,7 +81,7 @@ def read_states(
         state = known.get(trial_id) or _from_files(layout, trial_id, asking.get(trial_id, ()))
         if state.result and trial_id in configs and trial_id not in known and ancestry.may_have_seen(trial_id):
             state = replace(state, seen=True)
-        states[trial_id] = _without_parents_failure(layout, state, configs.get(trial_id))
+        states[trial_id] = _without_parents_failure(layout, state, configs.get(trial_id), states)
     sweeps = [layout.sweep(plan.sweep) for plan in plans] or layout.sweeps()
     if all(state.status in ENDED for state in states.values()):
         return states
@@ -123,12 +123,18 @@ def _by_trial(plans: Iterable[PlanRecord]) -> dict[str, list[PlanRecord]]:
     return asking
 
 
-def _without_parents_failure(layout: Layout, state: TrialState, config: Mapping[str, Any] | None) -> TrialState:
-    """A trial that failed with its parent has not failed once that one is mended: it may start with it, or after it."""
+def _without_parents_failure(
+    layout: Layout, state: TrialState, config: Mapping[str, Any] | None, before: Mapping[str, TrialState]
+) -> TrialState:
+    """A trial that failed with its parent has not failed once that one is mended: it may start with it, or after it. before:
+    the states of those that stand before it in its plan, as parents do."""
     if state.error is None or state.error.kind != ParentFailedError.__name__:
         return state
     parent = parent_in(config or _recorded_config(layout, state.trial_id))
-    if parent is None or parent_failure(parent, layout) is not None:
+    if parent is None:
+        return state
+    open_ = parent in before and before[parent].status not in (Status.FAILED, *ENDED)  # whatever its files still say
+    if not open_ and parent_failure(parent, layout) is not None:
         return state
     return replace(state, status=Status.PLANNED, reason="", error=None)
 

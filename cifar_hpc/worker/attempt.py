@@ -69,7 +69,7 @@ class Attempt:
             self.claim = read_record(self.claim_path, Claim)
             if self.claim.waits is not waits:
                 self.check()
-                self.claim = replace(self.claim, waits=waits)
+                self.claim = replace(self.claim, waits=waits, claimed_at=self.claim.claimed_at if waits else utc_now())
                 write_record(self.claim_path, self.claim)
 
     def check(self) -> None:

@@ -11,6 +11,7 @@ import itertools
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,11 +148,12 @@ class _Cohort:
         trials = [config for config in cohort.trials if not awaits_parent(config, self.layout)]  # they begin after it
         if cohort.rungs is not None:  # started again: what it has ended stays so
             trials = [config for config in trials if not self._ended(config, job_name)]
-        open_n = max(1, sum(not self.layout.trial(config.trial_id).result.exists() for config in trials))
+        open_n = Counter(c.dataset.fold for c in trials if not self.layout.trial(c.trial_id).result.exists())
         try:
             for config in trials:
-                waits = bool(self.attempts) and self.attempts[0].config.dataset.fold != config.dataset.fold
-                attempt = Attempt.begin(config, self.layout, job_name, open_n, waits=waits, on=self.on)
+                fold = config.dataset.fold
+                waits = bool(self.attempts) and self.attempts[0].config.dataset.fold != fold
+                attempt = Attempt.begin(config, self.layout, job_name, max(1, open_n[fold]), waits=waits, on=self.on)
                 self.attempts += [attempt] if attempt is not None else []
             with claims.heartbeat([attempt.claim_path for attempt in self.attempts]):
                 parts = self._parts(rendezvous)
