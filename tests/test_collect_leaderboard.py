@@ -92,6 +92,16 @@ def test_fewer_than_three_seeds_claim_no_place(layout: Layout) -> None:
     assert not board.claims_ranking
 
 
+def test_a_row_that_has_its_seeds_is_not_said_to_lack_them_where_the_best_does(layout: Layout) -> None:
+    write_trial(layout, BASE, IMAGES, accuracy=0.9)
+    others = [dataclasses.replace(BASE, lr=0.2, seed=seed) for seed in range(3)]
+    for config in others:
+        write_trial(layout, config, IMAGES, accuracy=0.5)
+    write_plan(layout, [BASE, *others], "s")
+    comparison = compare_with_best(make_leaderboard(scan(layout, ["s"])), layout)
+    assert comparison and comparison.untested == {others[0].point_id: "3 seeds or folds of each are needed"}
+
+
 def test_what_a_part_of_its_seeds_measured_stands_below_the_complete_however_high(layout: Layout) -> None:
     board = board_of(layout, {0.1: [0.99], 0.2: [0.80, 0.81, 0.82], 0.3: [0.95, 0.97]}, planned_seeds=3)
     assert [(row.axes["lr"], row.partial, row.place) for row in board.rows] == [

@@ -38,7 +38,7 @@ _MOST = 100  # points read
 FAR_BELOW = "far below the best"
 CUT = "the search ended trials of it early"
 SPLITS_TEST = "t-test over splits, corrected for the training images that they share"
-FEW_SEEDS = f"fewer than {MIN_SEEDS} seeds"
+FEW_SEEDS = f"{MIN_SEEDS} seeds or folds of each are needed"
 FEW_IN_COMMON = "fewer than 2 splits in common"
 
 
