@@ -55,11 +55,23 @@ def finished(root):
     return sweep, ch.read_results(root), sweep.run(on="inline", listener=told), told
 
 
-def test_a_dict_is_a_spec_and_its_outcome_tells_of_every_trial(finished, capsys):
+def test_a_dict_is_a_spec_and_its_outcome_tells_of_every_trial(finished, capsys, monkeypatch):
     sweep, _, outcome, told = finished
     assert outcome.ok and len(outcome.completed) == 2 and not outcome.failed
     assert outcome.best is not None and outcome.best.metric == "val_acc"
     assert repr(outcome).startswith(f"SweepOutcome({outcome.plan.sweep}: 2 of 2 trials finished; best: ")
+    monkeypatch.setattr(type(outcome.plan), "trials_at_most", 5)  # as of a search that was interrupted
+    assert "2 of up to 5 trials finished" in repr(outcome)
+    monkeypatch.undo()
+    ranges = {"lr": {"low": 1e-3, "high": 1}}
+    search = {
+        "name": "s",
+        "dataset": "digits",
+        "base": {"arch": "linear"},
+        "search": {"num_points": 1, "ranges": ranges},
+        "seeds": 2,
+    }
+    assert repr(ch.Sweep(search)) == "Sweep('s', at most 1 configuration with 2 seeds each, sampled at random)"
     assert told.events[0] == "begun" and told.events[-1] == "ended" and "progress" in told.events
     again = sweep.run(on="inline", listener=ch.Listener())
     assert not again.started and again.ok

@@ -6,18 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.executors.inline import InlineExecutor
 from cifar_hpc.executors.ray.worker import Orders, _Work
 from cifar_hpc.planning.plan import Cohort, Job, Resources, make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
-from cifar_hpc.records.jobs import JobEvent, Withdrawn, open_jobs
+from cifar_hpc.records.jobs import JobEvent, Withdrawn, open_jobs, own_handle
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, utc_now
 from cifar_hpc.spec.load import spec_of
 from cifar_hpc.sweep import rounds
-from cifar_hpc.sweep.cancel import cancel_chosen
+from cifar_hpc.sweep.cancel import cancel_chosen, cancel_trials
 from cifar_hpc.sweep.driver import run_plan
 from cifar_hpc.sweep.listener import Silent
 from cifar_hpc.sweep.where import On, Where, reader_of
@@ -87,3 +88,17 @@ def test_a_job_that_was_cancelled_before_a_ray_worker_began_it_is_not_begun(tmp_
     for _ in range(2):
         assert _Work(job, layout, run, Orders(tmp_path), judged=False).next_epoch() is None, "an end in order"
     assert begun == ["job-0001"]
+
+
+def test_what_the_spec_dropped_ends_by_itself_where_a_trial_that_has_ended_shares_its_job(tmp_path):
+    layout = Layout(tmp_path / "results")
+    ended, dropped, other = trials = list(configs(3, seeds=1, epochs=1))
+    write_trial(layout, ended, Images.draw(20, 20), sweep="s")
+    write_plan(layout, trials, "s")
+    for number, ids in enumerate([(ended.trial_id, dropped.trial_id), (other.trial_id,)], 1):
+        event = JobEvent(
+            at=utc_now(), event="submitted", job_id=f"job-000{number}", executor="inline", handle=own_handle(), trial_ids=ids
+        )
+        append_records(layout.sweep("s").jobs, [event])
+    done = cancel_trials(layout, "s", [dropped.trial_id])
+    assert (done.trials, done.shared, done.notes) == ((dropped.trial_id,), (), ())

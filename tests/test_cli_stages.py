@@ -91,6 +91,10 @@ def test_children_of_a_failed_parent_fail_with_its_reason_until_that_is_mended_a
     assert [row["status"] for row in rows("seed=1")] == ["failed"] * 3
     assert all("from which this one starts, failed: RuntimeError: no such luck" in r["reason"] for r in rows("seed=1")[1:])
     assert call("sweep", spec, "--on", "inline").exit_code == 1, "a failure stays one"
+    for child in rows("seed=1")[1:]:  # as where the spec has grown since
+        Layout(results_root()).trial(child["trial_id"]).error.unlink()
+    assert "to start  none" in call("sweep", spec, "--dry-run").stdout
+    assert call("sweep", spec, "--on", "inline").exit_code == 1
     monkeypatch.setattr(Member, "end_epoch", end_epoch)
     child = rows("seed=1", "freeze=2")[0]["trial_id"]
     retried = call("retry", "two", child, "--on", "inline")  # its parent has to be tried again for it

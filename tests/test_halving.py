@@ -182,8 +182,10 @@ def test_a_sweep_says_which_trials_halving_cannot_judge_before_they_train(tmp_pa
     path.write_text(
         text.replace("simple_cnn, freeze: 2", "linear").replace("[0.0001, 0.001, 0.01, 0.02, 0.05]", "[0.01, 0.05]")
     )
-    told = "2 trials without company in a cohort have all epochs"
+    told = "2 trials, too short or alone in a cohort, have all epochs"
     assert f"halving   {told}" in call("sweep", path, "--dry-run").stdout
+    both = call("sweep", path, "--dry-run", "--set", "grid.epochs=[1, 3]").stdout
+    assert f"halving   the best 1/3 of each cohort go on after epoch 1; {told}" in both
     assert f"halving: {told}" in call("sweep", path, "--on", "inline").stderr
 
 

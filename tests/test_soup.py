@@ -196,4 +196,4 @@ def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypa
 def test_without_kin_that_kept_their_weights_it_says_what_to_do():
     run_job(job_of(digits_config(keep="weights")), Layout(results_root()), executor="inline")
     answer = CliRunner().invoke(app, ["soup"])
-    assert answer.exit_code == 2 and "keep: weights" in answer.stderr
+    assert answer.exit_code == 2 and "had one start and the same training images: `keep: weights` in" in answer.stderr

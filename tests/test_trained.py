@@ -137,7 +137,7 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
     del record["digest"]  # as an older record
     path.write_text(json.dumps(record))
     answer = run("reproduce", config.trial_id)
-    assert answer.exit_code == 1 and answer.stdout.startswith("val_loss differs from epoch 2 on:")
+    assert answer.exit_code == 1 and answer.stdout.startswith(f"{config.trial_id}: val_loss differs from epoch 2 on:")
     assert not layout.trial(config.trial_id).weights.exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cifar_hpc.collect.names import in_sweep
+from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.spec.load import spec_of
@@ -18,6 +19,7 @@ from cifar_hpc.sweep.cancel import Cancelled, cancel_chosen
 from cifar_hpc.sweep.driver import look_at, run_spec
 from cifar_hpc.sweep.listener import Listener, Silent, SweepOutcome
 from cifar_hpc.sweep.preflight import seen_before
+from cifar_hpc.sweep.search_rounds import in_words
 from cifar_hpc.sweep.specs import load_named
 from cifar_hpc.sweep.where import On, Where, reader_of
 
@@ -64,7 +66,7 @@ class Sweep:
         return len(self._spec.trials)
 
     def __repr__(self) -> str:
-        return f"Sweep({self.name!r}, {len(self)} trials)"
+        return f"Sweep({self.name!r}, {in_words(self._spec) if self._spec.search else plural(len(self), 'trial')})"
 
     def plan(self, on: str = "auto", *, profile: str | None = None, share: bool = True) -> list[str]:
         """What `run` would start and what it costs, in lines. Starts nothing. Arguments as of `run`."""

@@ -99,7 +99,7 @@ def compare(
         if named.row.point_id not in by_id:
             trained_on_all = named.row.config.get("dataset.val_frac") == 0
             why = (
-                "trained on the validation images too: no image tells how it compares"
+                "held out no validation images: none tells how it compares"
                 if trained_on_all
                 else "has no figure on validation yet"
             )

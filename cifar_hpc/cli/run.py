@@ -90,9 +90,6 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
     done = cancel_chosen(layout, name, terms)
     for note in done.notes:
         say(note)
-    if done.shared:
-        go_on = "1 job goes on: it carries" if len(done.shared) == 1 else f"{len(done.shared)} jobs go on: they carry"
-        say(f"{go_on} trials beside those of the filter")
     if done.trials or not done.unasked:
         stopped = f"{plural(len(done.trials), 'trial')} asked to stop" if done.trials else "nothing that was meant runs"
         say(f"{name}: {stopped}")
@@ -123,8 +120,9 @@ def _print_configurations(layout: Layout, spec: SweepSpec) -> None:
     stand = [counts_text(Counter(states[trial.trial_id].status for trial in trials)) for trials in points.values()]
     seeds = [{trial.config["seed"] for trial in trials} for trials in points.values()]
     columns.append(TextColumn("seeds", tuple(str(len(found)) for found in seeds), keep=6, right=True))
-    if any(trial.config["dataset"].get("fold") for trial in first):
-        columns.append(TextColumn("folds", tuple(str(len(trials)) for trials in points.values()), keep=6, right=True))
+    if any(trial.config["dataset"].get("folds") for trial in first):
+        folds = tuple(str(trial.config["dataset"].get("folds") or "") for trial in first)
+        columns.append(TextColumn("folds", folds, keep=6, right=True))
     columns += [
         TextColumn("now", tuple(stand), keep=8),
         TextColumn("id", tuple(ids[point] for point in points), keep=7),

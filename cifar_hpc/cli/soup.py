@@ -53,7 +53,9 @@ def soup(
         return
     families = families_of(map(layout.trial, trials))
     if not families:
-        raise CifarHpcError(f"no two of these trials started from the same weights and kept theirs: {HOW_TO_KEEP}")
+        raise CifarHpcError(
+            f"no two of these trials that kept their weights had one start and the same training images: {HOW_TO_KEEP}"
+        )
     folder = place / "soups"
     rows: list[dict[str, Any]] = []
     with replaced_whole(folder) as fresh:

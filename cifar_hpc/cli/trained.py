@@ -112,8 +112,8 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
         found = reproduce_trial(layout, trial_id)
         if found.weights:
             typer.echo(f"weights kept: {found.weights}", err=True)
-        for line in found.differences or [f"{trial_id}: the same numbers to the last bit, {found.extent}"]:
-            typer.echo(line)
+        for line in found.differences or [f"the same numbers to the last bit, {found.extent}"]:
+            typer.echo(f"{trial_id}: {line}")
         differ = differ or bool(found.differences)
     if differ:
         raise typer.Exit(1)

@@ -160,6 +160,17 @@ class Lineage:
         ]
         return sum(fail_with_parent(config, layout) for config in orphans) > 0
 
+    def without_orphans(self, trial_ids: Collection[str], states: Mapping[str, TrialState]) -> set[str]:
+        """Those of the trials of whose ancestors in the sweep none has failed that they would wait for."""
+
+        def may_begin(trial_id: str) -> bool:
+            parent = self._parents.get(trial_id)
+            if parent is None or states[parent].result is not None:
+                return True
+            return states[parent].status is not Status.FAILED and may_begin(parent)
+
+        return set(filter(may_begin, trial_ids))
+
     def with_open_parents(self, trial_ids: Iterable[str], states: Mapping[str, TrialState]) -> set[str]:
         """The trials and those of their ancestors that have no result: without them they cannot begin."""
         found: set[str] = set()

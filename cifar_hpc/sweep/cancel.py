@@ -17,55 +17,55 @@ from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.jobs import JobEvent, JobState, open_jobs
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.plans import known_plan, read_plan
 from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import append_records, utc_now
 from cifar_hpc.status.names import select_trials
-from cifar_hpc.status.state import ENDED
+from cifar_hpc.status.state import ENDED, read_states
 from cifar_hpc.sweep.where import reader_of
 
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     """stopped: jobs that were asked to stop; shared: jobs that go on since they carry other trials, too; unasked: jobs that may
-    run and could not be asked; notes: sentences; trials: ids of those of the stopped jobs that had not ended."""
+    run and could not be asked; notes: sentences, on these two as well; trials: ids of those of the stopped jobs that had not
+    ended."""
 
     stopped: tuple[JobEvent, ...]
     shared: tuple[JobEvent, ...]
     unasked: tuple[JobEvent, ...]
     notes: tuple[str, ...]
-    trials: tuple[str, ...] = ()
+    trials: tuple[str, ...]
 
 
 def cancel_chosen(layout: Layout, sweep: str, words: Sequence[str] | None) -> Cancelled:
     """Cancels the trials of a filter, or all jobs where nothing is given. Raises CifarHpcError, SlurmError."""
     plan = read_plan(layout, sweep)
     states = reader_of(layout, plan).read()
-    over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
     chosen, why = select_trials(plan, states, words)
-    wanted = {trial.trial_id for trial in chosen}
-    done = cancel_trials(layout, sweep, wanted - over, wanted | over) if words else cancel_trials(layout, sweep, None)
-    trials = dict.fromkeys(trial_id for job in done.stopped for trial_id in job.trial_ids if trial_id not in over)
-    return replace(done, notes=(*([why] if why else []), *done.notes), trials=tuple(trials))
+    done = cancel_trials(layout, sweep, {trial.trial_id for trial in chosen} if words else None)
+    return replace(done, notes=(*([why] if why else []), *done.notes))
 
 
-def cancel_trials(
-    layout: Layout, sweep: str, wanted: Collection[str] | None, covered: Collection[str] | None = None
-) -> Cancelled:
-    """Cancels the open jobs that carry wanted trials (None: all jobs), where no trial beyond `covered` goes with them.
+def cancel_trials(layout: Layout, sweep: str, wanted: Collection[str] | None) -> Cancelled:
+    """Cancels the open jobs that carry wanted trials (None: all jobs), where no other trial that has not ended goes with them.
 
-    covered: the wanted ones where nothing is given. The workers of a handle that goes on with other jobs read in jobs.jsonl
-    what is cancelled: they begin it no more, and save and leave it where they train it. A canary, behind which others wait,
-    ends only with all of them. Raises SlurmError.
+    The workers of a handle that goes on with other jobs read in jobs.jsonl what is cancelled: they begin it no more, and save
+    and leave it where they train it. A canary, behind which others wait, ends only with all of them. Raises SlurmError.
     """
-    settle_names([layout.sweep(sweep)], SlurmQueue(layout.queue))
+    queue = SlurmQueue(layout.queue)
+    settle_names([layout.sweep(sweep)], queue)
     executors, jobs, unasked, notes = _living(layout, open_jobs(layout.sweep(sweep)))
+    plan = known_plan(layout, sweep)
+    carried = {trial_id for job in jobs for trial_id in job.trial_ids}
+    states = read_states(layout, carried, [plan] if plan else [], queue)
+    over = {trial_id for trial_id, state in states.items() if state.status in (*ENDED, Status.FAILED)}
     shared: list[JobEvent] = []
     withdrawn: list[JobEvent] = []
     if wanted is not None:
-        whole = set(covered or wanted)
+        wanted, whole = {*wanted} - over, {*wanted, *over}
         kept = {job.handle for job in jobs if _trains(job) and not set(job.trial_ids) <= whole}
-        meant = [job for job in jobs if _trains(job) and not set(wanted).isdisjoint(job.trial_ids)]
+        meant = [job for job in jobs if _trains(job) and not wanted.isdisjoint(job.trial_ids)]
         withdrawn = [job for job in meant if job.handle in kept and set(job.trial_ids) <= whole]
         shared = [job for job in meant if job.handle in kept and job not in withdrawn]
         handles = {job.handle for job in meant} - kept
@@ -74,7 +74,11 @@ def cancel_trials(
         executor.cancel([job.handle for job in jobs if job.executor == name])
     at, jobs = utc_now(), [*jobs, *withdrawn]
     append_records(layout.sweep(sweep).jobs, [replace(job, at=at, event="cancelled", detail="") for job in jobs])
-    return Cancelled(tuple(jobs), tuple(shared), tuple(unasked), tuple(notes))
+    if shared:
+        go_on = "1 job goes on: it carries" if len(shared) == 1 else f"{len(shared)} jobs go on: they carry"
+        notes.append(f"{go_on} trials beside those that are meant")
+    trials = dict.fromkeys(trial_id for job in jobs for trial_id in job.trial_ids if trial_id not in over)
+    return Cancelled(tuple(jobs), tuple(shared), tuple(unasked), tuple(notes), tuple(trials))
 
 
 def _trains(job: JobEvent) -> bool:

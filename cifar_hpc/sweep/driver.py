@@ -98,8 +98,9 @@ def run_spec(
     if unjudged := unjudged_text(plan):
         listener.note(f"halving: {unjudged}")
     if prune and left:
-        stopped = {trial_id for job in cancel_trials(layout, spec.name, left).stopped for trial_id in job.trial_ids}
-        listener.note(f"pruned: {plural(len(stopped), 'trial')} asked to stop")
+        done = cancel_trials(layout, spec.name, left)
+        for note in (*done.notes, f"pruned: {plural(len({*done.trials} & {*left}), 'trial')} asked to stop"):
+            listener.note(note)
     return run_plan(layout, plan, plan_record(plan), where, listener)
 
 

@@ -56,7 +56,7 @@ def judge_inputs(configs: Sequence[TrialConfig]) -> DataNotes:
 
 
 def known_inputs(configs: Sequence[TrialConfig]) -> tuple[DataNotes, list[str]]:
-    """What is known of them from before, and what nobody has looked into yet. Opens no image and no weights file."""
+    """What is known of the images of folders from before, and which of them nobody has looked into yet. Opens none."""
     notes: list[DataNotes] = []
     unseen: list[str] = []
     for dataset, of_it in _folders(configs):
@@ -71,7 +71,6 @@ def known_inputs(configs: Sequence[TrialConfig]) -> tuple[DataNotes, list[str]]:
         found = notes_of(check, planned_folder(dataset), of_it)
         said = (*problems_of(check), *found)
         notes.append({f"{printable(str(folder))}: {sentence}": {dataset.digest} for sentence in said})
-    unseen += list(dict.fromkeys(str(config.weights) for config, *_ in _with_weights(configs) if config.weights_fingerprint))
     return joined(*notes), list(dict.fromkeys(unseen))
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.schema import PlanRecord, Status
 from cifar_hpc.status.progress import Best, best_point
 from cifar_hpc.status.state import ENDED
+from cifar_hpc.status.words import total_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,8 @@ class SweepOutcome:
     def __repr__(self) -> str:
         """A line: a notebook shows it under the cell that ran the sweep."""
         best = f"; best: {self.best}" if self.best else ""
-        return f"SweepOutcome({self.plan.sweep}: {len(self.completed)} of {plural(len(self.states), 'trial')} finished{best})"
+        total = total_text(len(self.states), self.plan.to_come)
+        return f"SweepOutcome({self.plan.sweep}: {len(self.completed)} of {total} finished{best})"
 
     @property
     def completed(self) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def findings_of(before: DataNotes, configs: Sequence[TrialConfig], notes: DataNo
 
 
 def inputs_lines(configs: Sequence[TrialConfig]) -> list[str]:
-    """What is known of the images and weights files before the sweep, and what nobody has looked into."""
+    """What is known of the images before the sweep, and which of them nobody has looked into."""
     notes, unseen = known_inputs(configs)
     lines = [f"  inputs    {note}" for note in whose(notes, [config.dataset for config in configs])]
     if unseen:

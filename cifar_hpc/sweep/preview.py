@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from cifar_hpc.config.words import plural
 from cifar_hpc.executors.slurm.usage import spent_budget, spent_words
+from cifar_hpc.planning.lineage import Lineage
 from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
@@ -37,6 +38,7 @@ def preview_lines(
     site, files = where.slurm(), layout.sweep(spec.name)
     spent = None if site is None else spent_budget(files, where.budget)
     todo = set() if spent is not None else to_start(states, on_slurm=site is not None)
+    todo = Lineage(plan.trials).without_orphans(todo, states)
     lines = _plan_lines(plan, record.trials, states, todo)
     if site is not None and (words := spent_words(files, where.budget)) is not None:
         more = "" if spent is None else f": --budget {spent.more} submits more, --budget none all"
@@ -68,7 +70,7 @@ def _plan_lines(plan: Plan, planned: Sequence[PlannedTrial], states: States, tod
     alone_n = sum(trunk_passes([trial]) for trials in cohorts for trial in trials)
     shared_n = sum(trunk_passes(trials) for trials in cohorts if trials)
     if shared_n < alone_n:
-        lines.append(f"  sharing   the frozen trunks see the images {shared_n} times instead of {alone_n}")
+        lines.append(f"  sharing   the frozen trunks see the images {plural(shared_n, 'time')} instead of {alone_n}")
     if plan.spec.halving is not None:
         lines.append(_halving_line(plan, plan.spec.halving))
     return lines
@@ -91,9 +93,12 @@ def unjudged_text(plan: Plan) -> str:
     """Of which trials halving, that the spec asks for, ends none; empty where it judges all, or is not asked for."""
     if plan.spec.halving is None:
         return ""
-    alone_n = sum(trial.trains for cohort in plan.cohorts if cohort.rungs is None for trial in cohort.trials)
-    has = "has" if alone_n == 1 else "have"
-    return f"{plural(alone_n, 'trial')} without company in a cohort {has} all epochs" if alone_n else ""
+    first = [
+        (trial, cohort.rungs.epochs[0] if cohort.rungs else trial.epochs) for cohort in plan.cohorts for trial in cohort.trials
+    ]
+    whole_n = sum(trial.trains and trial.epochs <= rung for trial, rung in first)
+    has = "has" if whole_n == 1 else "have"
+    return f"{plural(whole_n, 'trial')}, too short or alone in a cohort, {has} all epochs" if whole_n else ""
 
 
 def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
@@ -110,7 +115,7 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     each = search.max_epochs // search.generations
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_kept for trial in open_) + record.to_come * each
     trials_n = len(open_) + record.to_come
-    size = f"a grid of {search.space.size} configurations" if search.space.size is not None else "ranges"
+    size = f"a grid of {plural(search.space.size, 'configuration')}" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec, sampled_n)}, from {size}",
         f"  to start  at most {plural(trials_n, 'trial')}, at most {plural(left, 'epoch')}"

@@ -128,7 +128,7 @@ def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
         if wrong:
             epoch, one, other = wrong[0]
             lines.append(f"{name} differs from epoch {epoch} on: {one} recorded, {other} now")
-    for name in ("best_epoch", "outcome", "test"):
+    for name in ("best_epoch", "outcome", "val", "test"):
         one, other = getattr(recorded, name), getattr(repeated, name)
         if one != other:
             lines.append(f"{name} differs: {one} recorded, {other} now")

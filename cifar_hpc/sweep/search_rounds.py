@@ -154,5 +154,5 @@ def in_words(spec: SweepSpec, sampled_n: int | None = None) -> str:
     n = min(search.num_points, search.space.size or search.num_points)
     seeds = f" with {search.seeds_n} seeds each" if search.seeds_n > 1 else ""
     folds = f" of {search.folds_n} folds each" if search.folds_n > 1 else ""
-    how_many = f"at most {n} configurations" if sampled_n is None else plural(sampled_n, "configuration")
+    how_many = f"at most {plural(n, 'configuration')}" if sampled_n is None else plural(sampled_n, "configuration")
     return f"{how_many}{seeds}{folds}, {sampled}"

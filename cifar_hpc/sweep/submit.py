@@ -126,7 +126,7 @@ def array_lines(
         job = "a job besides" if canaries_n == 1 else "jobs besides"
         lines.append(f"  canary    {canaries_n}, {job}: the arrays start once its first epoch, checkpoint and resume succeeded")
     if submission.waiting:
-        lines.append(f"  waiting   {sum(len(job.trial_ids) for job in submission.waiting)} trials: {limits.why}")
+        lines.append(f"  waiting   {plural(sum(len(job.trial_ids) for job in submission.waiting), 'trial')}: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
         lines.append(f"  given up  {plural(n, 'trial')}: {reason}")
     jobs_n = sum(array.workers for array in submission.arrays)
