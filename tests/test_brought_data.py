@@ -17,7 +17,7 @@ from torchvision import datasets
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.config.image_folder import folder_fingerprint, printable
+from cifar_hpc.config.image_folder import folder_fingerprint, list_folder, printable
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import brought
@@ -110,6 +110,19 @@ def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, 
     assert [len(split.labels_N) for split in (data.train, data.val, data.test)] == [8, 4, 4]
     monkeypatch.setattr(brought, "_write", lambda *arguments: pytest.fail("made again"))
     assert str(hf_folder(source, tmp_path / "root")) == config.dataset.folder
+
+
+@pytest.mark.parametrize("none", [-1, None])
+def test_images_without_a_label_in_hugging_faces_tables_are_no_images_of_a_class(tmp_path: Path, none: int | None) -> None:
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    (tmp_path / "pets").mkdir()
+    for split, labels in (("train", [0, 1, 0, 1]), ("test", [none] * 3)):
+        images = [{"bytes": png(i), "path": None} for i in range(len(labels))]
+        table = pyarrow.table({"image": images, "label": pyarrow.array(labels, pyarrow.int64())})
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        pyarrow.parquet.write_table(table, tmp_path / "pets" / f"{split}-00000-of-00001.parquet")
+    listing = list_folder(hf_folder(tmp_path / "pets", tmp_path / "root"))
+    assert set(listing.splits) == {"train"} and len(listing.unlabelled) == 3 and not listing.wrong
 
 
 def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path: Path) -> None:

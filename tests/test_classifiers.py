@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from cifar_hpc.config.sources import find_source
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.zoo import build_model
@@ -138,8 +140,33 @@ def test_a_network_whose_classifier_is_no_linear_layer_refuses_an_svm_and_takes_
     svm, knn = (digits_config(classifier=name, arch="squeezenet1_1", image_size=32) for name in ("svm", "knn"))
     run_job(job_of(svm, knn, together=True), layout, executor="inline")
     state = read_state(layout.trial(svm.trial_id), svm.trial_id)
-    assert state.status is Status.FAILED and "is no linear layer; allowed: linear, knn" in state.reason
+    assert state.status is Status.FAILED and "is not one linear layer alone; allowed: linear, knn" in state.reason
     assert result_of(layout, knn).outcome is Outcome.FINISHED
+
+
+_HEADS = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, num_classes, in_channels, before):
+        super().__init__()
+        self.body = nn.Conv2d(in_channels, 8, 3, padding=1)
+        between = nn.ReLU() if before == "relu" else nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Sequential(between, nn.Flatten(), nn.Linear(512 if before == "relu" else 8, num_classes))
+    def blocks(self):
+        return {"body": self.body, "head": self.head}
+    def forward(self, x):
+        return self.head(self.body(x))
+"""
+
+
+@pytest.mark.parametrize("before", ["relu", "pool"])
+def test_a_solution_never_becomes_a_layer_that_sees_other_features_than_it_was_fitted_to(layout, tmp_path, before):
+    (tmp_path / "heads.py").write_text(_HEADS)
+    sources = (find_source("arch", "heads.py:Net", tmp_path),)
+    config = digits_config(classifier="svm", arch="heads.py:Net", arch_args=(("before", before),), sources=sources)
+    run_job(job_of(config), layout, executor="inline")
+    state = read_state(layout.trial(config.trial_id), config.trial_id)
+    assert state.status is Status.FAILED and "whose block 'head' is not one linear layer alone" in state.reason
 
 
 def test_an_svm_that_did_not_converge_says_so(layout, monkeypatch):
@@ -167,3 +194,11 @@ def test_features_that_broke_off_half_way_are_not_used_by_the_next_trial(layout,
     assert "can't allocate" in read_state(layout.trial(first.trial_id), first.trial_id).reason
     one, other = (np.load(files.predictions)["test_logits"] for files in (layout.trial(second.trial_id), expected))
     assert np.allclose(one, other, atol=0.02)
+
+
+def test_another_warning_of_a_solver_does_not_say_that_it_did_not_converge(layout, monkeypatch):
+    fit = LinearSVC.fit
+    monkeypatch.setattr(LinearSVC, "fit", lambda *data: (warnings.warn("overflow", RuntimeWarning, 2), fit(*data))[1])
+    config = digits_config(classifier="svm", svm_c=0.01)
+    run_job(job_of(config), layout, executor="inline")
+    assert result_of(layout, config).warnings == ()

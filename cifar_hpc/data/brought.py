@@ -50,7 +50,8 @@ TORCHVISION: dict[str, tuple[Mapping[str, Any], ...]] = {
 }
 _SPLIT_NAMES = {1: ("train",), 2: ("train", "test"), 3: ("train", "val", "test")}
 _FILES = ("_image_files", "_images", "samples", "imgs", "_samples", "_labels_and_files")  # where torchvision's sets list theirs
-Labelled = Iterator[tuple[str, str, Path | bytes | Any]]  # split, class, the image as a file, as a file's bytes, or PIL's
+Labelled = Iterator[tuple[str, str | None, Path | bytes | Any]]  # split, class, the image: a file, a file's bytes, or PIL's
+_VERSION = 2  # raise it when the same tables become another folder
 
 
 def torchvision_folder(name: str, root: Path) -> Path:
@@ -94,7 +95,7 @@ def hf_folder(path: Path, root: Path) -> Path:
     if not files:
         raise DataError(f"{path} holds no .parquet and no .arrow file")
     facts = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    folder = root / "cache" / f"hf-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    folder = root / "cache" / f"hf-{hashlib.sha256(json.dumps([_VERSION, *facts]).encode()).hexdigest()[:16]}"
     if not folder.is_dir():
         _write(_of_tables(path, files), folder)
     return folder
@@ -152,7 +153,14 @@ def _of_tables(path: Path, files: Sequence[Path]) -> Labelled:
                 content = row[image]["bytes"] if isinstance(row[image], dict) else row[image]
                 if not isinstance(content, bytes):
                     raise DataError(f"{file}: an image without its bytes: save the data set with its images in it")
-                yield split, str(names[row[label]]) if names else str(row[label]), content
+                yield split, _class_of(row[label], names), content
+
+
+def _class_of(label: Any, names: Sequence[str] | None) -> str | None:
+    """None where it has none: null, and among names -1, as the test images of competitions have it."""
+    if label is None or (names and label < 0):
+        return None
+    return str(names[label]) if names else str(label)
 
 
 def _tables(file: Path) -> Iterator[tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]]:
@@ -181,7 +189,7 @@ def _split_of(name: Path) -> str:
 
 
 def _write(images: Labelled, folder: Path) -> None:
-    """folder/<split>/<class>/<number>.<suffix>, whole or not at all."""
+    """folder/<split>/<class>/<number>.<suffix>, whole or not at all; what has no class lies in folder/<split>."""
     from PIL import Image
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,8 +197,8 @@ def _write(images: Labelled, folder: Path) -> None:
     try:
         classes: dict[str, str] = {}  # folder -> class
         for number, (split, name, image) in enumerate(images):
-            plain = re.sub(r"[/\x00-\x1f]|^\.", "_", name)
-            if classes.setdefault(plain, name) != name:
+            plain = re.sub(r"[/\x00-\x1f]|^\.", "_", name or "")
+            if classes.setdefault(plain, name or "") != (name or ""):
                 raise DataError(f"{folder}: the classes {classes[plain]!r} and {name!r} would both lie in a folder {plain!r}")
             place = temporary / split / plain
             place.mkdir(parents=True, exist_ok=True)

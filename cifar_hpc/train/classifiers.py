@@ -107,6 +107,20 @@ class LayerMember(FittedMember):
         super().__init__(config, start, trunk, steps_per_epoch)
         self.layer = _linear_layer(start, config)
 
+    @torch.no_grad()
+    def _features(self, feed: Feed) -> list[Tensor]:
+        """Raises CifarHpcError where they are not the layer's own input, or the block puts out something else than it does."""
+        taps = super()._features(feed)
+        self.eval_mode()
+        seen: list[Tensor] = []
+        hook = self.suffix.get_submodule(self.layer).register_forward_hook(lambda _, x, y: seen.extend((*x, y)))
+        x = taps[0].float()
+        seen += [x.flatten(1), self.suffix(x)]
+        hook.remove()
+        if not torch.equal(seen[0], seen[2]) or not torch.equal(seen[1], seen[3]):
+            raise _no_layer(self.config, self.model.names[-1])
+        return taps
+
     @property
     def class_weight(self) -> dict[int, float] | None:
         """As scikit-learn has it."""
@@ -144,7 +158,8 @@ class LayerMember(FittedMember):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always", ConvergenceWarning)
             solver.set_params(C=c).fit(scaled_ND, labels_N)
-        warning = (f"the {self.noun} did not converge within {MAX_ITERATIONS} iterations",) if told else ()
+        failed = any(issubclass(one.category, ConvergenceWarning) for one in told)
+        warning = (f"the {self.noun} did not converge within {MAX_ITERATIONS} iterations",) if failed else ()
         weight_KD, bias_K = solver.coef_.copy(), solver.intercept_.copy()
         if len(weight_KD) == 1:  # two classes have one decision value: half of it for each, with its sign
             weight_KD, bias_K = np.vstack([-weight_KD, weight_KD]) / 2, np.hstack([-bias_K, bias_K]) / 2
@@ -258,8 +273,12 @@ def _linear_layer(model: BlockModel, config: TrialConfig) -> str:
         if any(True for _ in module.parameters(recurse=False))
     ]
     if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
-        raise CifarHpcError(
-            f"classifier: {config.classifier} with arch {config.arch}, whose block {model.names[-1]!r} is no linear layer; "
-            "allowed: linear, knn"
-        )
+        raise _no_layer(config, model.names[-1])
     return str(weighted[0][0])
+
+
+def _no_layer(config: TrialConfig, block: str) -> CifarHpcError:
+    return CifarHpcError(
+        f"classifier: {config.classifier} with arch {config.arch}, whose block {block!r} is not one linear layer alone; "
+        "allowed: linear, knn"
+    )
