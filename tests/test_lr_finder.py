@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.data.files import data_root
-from cifar_hpc.errors import Interrupted
+from cifar_hpc.errors import CifarHpcError, Interrupted
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.train.lr_finder import NO_FALL, does_fall, find_steep, find_valley, range_test_of
+from cifar_hpc.train.member import Member
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
 from tests.test_train_loop import result_of, run_alone
@@ -173,3 +174,14 @@ def test_of_folds_one_is_looked_at(tmp_path):
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["seen-flip+mixup.png", "seen-none.png"]
     found = CliRunner().invoke(app, ["lr-find", str(path), "-o", str(tmp_path / "curves.png"), "--set", "augment=none"])
     assert [line.split(":")[0] for line in found.stdout.splitlines()] == ["arch=linear"]
+
+
+def test_a_loss_that_is_least_in_a_lucky_first_batch_does_not_end_the_test(monkeypatch):
+    """As that of a network which has learned its images: most batches have next to no loss."""
+    config = digits_config(lr="auto")
+    losses = itertools.chain([1e-4, 1e-2], itertools.repeat(5e-3, 18), itertools.repeat(1e3))
+    monkeypatch.setattr(Member, "measured_step", lambda *step: next(losses))
+    assert 20 <= len(range_test_of(config, data_root()).rates) < 25
+    monkeypatch.setattr(Member, "measured_step", lambda *step: math.nan)
+    with pytest.raises(CifarHpcError, match="the loss of simple_cnn is not finite at a rate of 1e-07; give a number"):
+        range_test_of(config, data_root())

@@ -67,7 +67,7 @@ def run_range_test(
     rates: list[float] = []
     losses: list[float] = []
     of_batches: list[float] = []
-    mean = 0.0
+    mean, least, needed = 0.0, math.inf, SKIPPED_FIRST + SKIPPED_LAST + 3
     for step, index_B in enumerate(_batches_of(config, len(train))):
         rate = LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
         probe.progress.lr_found = rate
@@ -77,13 +77,15 @@ def run_range_test(
         loss = probe.measured_step(features[probe.depth], target)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (step + 1))
-        if not math.isfinite(smooth) or (losses and smooth > EXPLODED * min(losses)):
+        exploded = smooth > EXPLODED * least
+        if not math.isfinite(smooth) or (exploded and len(losses) >= needed):
             break
+        least = smooth if exploded else min(least, smooth)  # at the first rates no loss explodes: its least was luck
         rates.append(rate)
         losses.append(smooth)
         of_batches.append(loss)
-    if len(losses) <= SKIPPED_FIRST + SKIPPED_LAST + 2:
-        raise CifarHpcError(f"lr: auto: the loss of {config.arch} explodes at a rate of {LOWEST:g} already; give a number")
+    if len(losses) < needed:
+        raise CifarHpcError(f"lr: auto: the loss of {config.arch} is not finite at a rate of {rate:.0e}; give a number")
     first, last = SKIPPED_FIRST, len(losses) - SKIPPED_LAST
     seen_rates, seen_losses = rates[first:last], losses[first:last]
     return RangeTest(
