@@ -216,6 +216,31 @@ def test_what_is_known_of_a_folder_is_told_once_however_many_folds_it_has(place)
     assert said.count("photos: your own folder, 17 labelled images: nothing to fetch") == 1
 
 
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("crop", ["crop cuts off 50 %", "enlarges them"]),
+        ("crop, crop_frac: 0.8", ["crop with crop_frac 0.8 cuts off 68 %", "enlarges them"]),
+        ("squash", ["enlarges them"]),
+        ("pad", []),
+    ],
+)
+def test_what_fitting_cuts_off_and_enlarges_is_that_of_the_specs_own_way(place, how, told):
+    for path in (place / "photos").rglob("*.png"):
+        Image.new("RGB", (64, 32), (int(path.stem), 0, 0)).save(path)
+    (place / "own.yaml").write_text(SPEC.replace("image_size: 8", f"image_size: 48, resize: {how}"))
+    said = " ".join(_run("data", "own.yaml")[1].split())
+    assert ("cuts off" in said, "enlarges" in said) == ("crop" in how, "pad" not in how)
+    assert all(sentence in said for sentence in told)
+
+
+def test_where_no_image_is_whole_no_size_is_told(place):
+    for path in (place / "photos").rglob("*.png"):
+        path.write_bytes(b"x")
+    code, said = _run("data", "photos")
+    assert code == 2 and "shorter side" not in said and "0 pixels" not in said
+
+
 def test_data_shows_classes_by_splits_and_everything_that_is_wrong_at_once(place):
     (place / "photos" / "train" / "dark" / "1.png").write_bytes(b"x")
     (place / "photos" / "train" / "pale" / "2.png").write_bytes(b"x")

@@ -102,6 +102,12 @@ def test_a_shape_in_the_alpha_channel_alone_is_seen(tmp_path, ink, mode):
     assert (seen[:, 16] == ink).all() and (seen[:, 2] == 128).all()
 
 
+def test_a_clear_colour_is_told_of_black_and_white_images_too(tmp_path):
+    Image.new("1", (32, 32), 1).save(tmp_path / "x.png", transparency=1)
+    assert (decode_image(tmp_path / "x.png", Fit(32)) == 128).all()
+    assert look_at(tmp_path / "x.png").mode == "1 with a clear colour"
+
+
 def test_a_png_with_a_large_text_is_read(tmp_path):
     notes = PngImagePlugin.PngInfo()
     notes.add_text("comment", "x" * 2_000_000, zip=True)
@@ -336,6 +342,8 @@ def test_a_class_of_one_image_and_validation_that_cannot_choose_are_refused(tmp_
     assert "c: one image" in _wrong(root)
     assert _wrong(root, val_frac=0.0) == ""
     assert "but at least one of each class" in " ".join(list_folder(root).notes(("a", "b"), 0.1))
+    assert "but at least" not in " ".join(list_folder(root).notes(("a", "b"), 0.3))
+    assert "but at least one of each class" in " ".join(list_folder(root).notes(("a", "b"), 0.3, train_size=4))
     assert "train_size 7: there are 6 images" in list_folder(root).problems(("a", "b"), 0.35, 7)[0]
     _folder(root, splits=("val",), classes=("a",))
     assert "val/ holds images of 'a' alone: validation cannot choose" in _wrong(root)

@@ -79,7 +79,7 @@ class ImageFolder:
             elif files_n:
                 found.append(f"class {printable(name)!r} holds no image, {plural(files_n, 'file')} of another kind")
         if len(kept) < 2:
-            found.append(f"{len(kept)} classes with images; {FORM}")
+            found.append(f"{len(kept) or 'no'} class with images; {FORM}")
         images_n = sum(len(self.splits["train"][name]) for name in kept)
         if train_size is not None and train_size > images_n:
             found.append(f"train_size {train_size}: there are {plural(images_n, 'image')} to train on")
@@ -94,14 +94,14 @@ class ImageFolder:
                 found.append(f"{listed(alone)}: one image; a class needs one to train on and one to validate with, or a val/")
         return found
 
-    def notes(self, classes: Collection[str] | None, val_frac: float) -> list[str]:
+    def notes(self, classes: Collection[str] | None, val_frac: float, train_size: int | None = None) -> list[str]:
         """A sentence for each thing that a person should know before the first trial; the arguments as of `problems`."""
         kept = [name for name in self.classes if classes is None or name in classes]
         found = [f"{pair} look the same and are two classes: rename one, or merge them" for pair in look_alikes(kept)]
         if not self.own_splits and self.labelled_by is None:
             found.append(f"no train/: the {len(kept)} folders are its classes")
         if "val" not in self.splits and val_frac > 0:
-            images_n = sum(len(self.splits["train"].get(name, ())) for name in kept)
+            images_n = train_size or sum(len(self.splits["train"].get(name, ())) for name in kept)
             few = "" if round(val_frac * images_n) >= len(kept) else ", but at least one of each class"
             found.append(
                 f"no val/: val_frac {val_frac:g} holds out that share of the training images, stratified, by split_seed{few}"
@@ -114,7 +114,7 @@ class ImageFolder:
             found.append(f"test/ holds {plural(len(self.unlabelled), 'image')} without classes: nothing is measured on them")
         empty = [printable(name) for name, files_n in self.empty.items() if not files_n and name in (classes or self.empty)]
         if empty:
-            found.append(f"no class is made of {listed(empty)}, which holds nothing")
+            found.append(f"no class is made of {listed(empty)}, which hold{'s' * (len(empty) == 1)} nothing")
         if self.left_out:
             kinds: dict[str, list[str]] = {}
             for entry in self.left_out:

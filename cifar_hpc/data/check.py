@@ -24,7 +24,7 @@ from cifar_hpc.config.words import plural
 from cifar_hpc.data.images import ImageFacts, look_at, quiet
 from cifar_hpc.errors import DataError
 
-_VERSION = 3  # raise it when more is looked for
+_VERSION = 4  # raise it when more is looked for
 _SPLITS = ("train", "val", "test")  # in the order of listings
 UNEVEN = 3  # the largest class over the smallest from which on it is told
 CUT_FRAC = 0.02  # of the pixels, on average, from which on a crop is told
@@ -99,13 +99,15 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
         found.append(f"{plural(deep, 'file')} of more than 8 bits are scaled to 8 by the range of their format")
     if check.frames:
         found.append(f"{plural(check.frames, 'file')} of several frames: the first is used")
-    if check.cut_frac >= CUT_FRAC and any(config.resize == "crop" for config in configs):
-        found.append(f"resize: crop cuts off {100 * check.cut_frac:.0f} % of an image on average; squash and pad cut nothing")
-    sides = sorted({config.image_size for config in configs if config.image_size and config.image_size > check.sides[1]})
+    for frac in sorted(
+        {config.crop_frac for config in configs if config.resize == "crop"} if check.cut_frac >= CUT_FRAC else ()
+    ):
+        cut, of = 1 - (1 - check.cut_frac) * frac**2, "" if frac == 1 else f" with crop_frac {frac:g}"
+        found.append(f"resize: crop{of} cuts off {100 * cut:.0f} % of an image on average; squash and pad cut nothing")
+    median = check.sides[1]  # 0: no image is whole; pad fits the longer side
+    sides = sorted({c.image_size for c in configs if c.image_size and c.resize != "pad" and c.image_size > median > 0})
     if sides:
-        found.append(
-            f"half of the images are at most {check.sides[1]} pixels wide or high: image_size {sides[-1]} enlarges them"
-        )
+        found.append(f"half of the images are at most {median} pixels wide or high: image_size {sides[-1]} enlarges them")
     return found
 
 

@@ -83,7 +83,7 @@ def look_at(path: Path) -> ImageFacts:
     with _faults_of(path):
         image = _opened(path)
         width, height, mode = *image.size, image.mode
-        if "transparency" in image.info and mode in ("L", "P", "RGB"):
+        if "transparency" in image.info and mode in ("1", "L", "P", "RGB"):
             mode = f"{mode} with a clear colour"
         frames = bool(getattr(image, "is_animated", False))
         image.draft(None, (width // 8 + 1, height // 8 + 1))

@@ -73,13 +73,13 @@ def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
 
 def _folder_overview(listing: ImageFolder, dataset: DatasetConfig, configs: Sequence[TrialConfig]) -> Overview:
     problems = listing.problems(dataset.classes, dataset.val_frac, dataset.train_size)
-    notes = listing.notes(dataset.classes, dataset.val_frac)
+    notes = listing.notes(dataset.classes, dataset.val_frac, dataset.train_size)
     about: dict[str, Any] = {}
     if listing.classes:
         check = check_folder(listing, str(dataset.fingerprint), data_root())
         problems += problems_of(check)
         notes += notes_of(check, listing, configs)
-        about = {"shorter side, pixels": list(check.sides), "pixels": check.modes}
+        about = {"shorter side, pixels": list(check.sides), "pixels": check.modes} if check.modes else {}
     counts = _folder_counts(listing, dataset, bool(problems))
     return Overview(printable(str(listing.root)), counts, about, notes, problems, listing.left_out)
 

@@ -273,7 +273,7 @@ class Resolver:
                 raise UnusableError("dataset.folder", problems[0], "`cifar-hpc data FOLDER` tells what is in it")
             found = f"{len(problems)} things to mend in {printable(str(listing.root))}"
             raise UnusableError("dataset.folder", found, "these:\n  " + "\n  ".join(problems))
-        return [f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac)]
+        return [f"{printable(str(listing.root))}: {note}" for note in listing.notes(classes, val_frac, train_size)]
 
     def _weights_file(self, given: str) -> tuple[str, str]:
         if given not in self._weights:
