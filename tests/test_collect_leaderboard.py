@@ -332,6 +332,11 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
     assert front == {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}, (
         "it was quick for that reason"
     )
+    path = layout.trial(dataclasses.replace(BASE, lr=0.6).trial_id).result
+    record = json.loads(path.read_text())
+    for unlike in ({"name": "another GPU"}, {"world_size": 2}, {"gpu_share": 0.5}):
+        path.write_text(json.dumps(record | {"hardware": record["hardware"] | unlike}))
+        assert not any(row.pareto for row in make_leaderboard(scan(layout)).rows), unlike
 
 
 def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:

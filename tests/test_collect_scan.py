@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
 from cifar_hpc.config.trial import TrialConfig
@@ -228,3 +229,12 @@ def test_what_one_of_two_sweeps_knows_of_its_images_is_said_to_be_that_sweeps(
         write_record(layout.sweep(sweep).plan, dataclasses.replace(plan, findings=findings))
     assert [one.sentence for one in scan(layout, ["small", "other"]).findings] == ["small: no val/", "uneven"]
     assert [one.sentence for one in scan(layout, ["small"]).findings] == ["no val/", "uneven"]
+
+
+def test_a_search_that_has_sampled_nothing_yet_is_not_told_as_an_empty_pool(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    (config,) = configs(1, 1, 2)
+    write_trial(layout, config, Images.draw(20, 10))
+    write_plan(layout, [], "search")
+    with pytest.raises(CifarHpcError, match=r"^search: no trial is planned yet$"):
+        chosen_pool(layout, ["search"], "")

@@ -17,6 +17,8 @@ def chosen_pool(layout: Layout, names: list[str], terms: str, queue: Queue | Non
     """Raises CifarHpcError where there is nothing, or nothing that the filter accepts."""
     pool = scan(layout, names, queue)
     if not pool.trials and not pool.unfinished and not pool.rejected:
+        if names:
+            raise CifarHpcError(f"{', '.join(names)}: no trial is planned yet")
         raise CifarHpcError(
             f"no trial under {layout.root}: `cifar-hpc sweep SPEC` trains some; ${RESULTS_VARIABLE} names another place"
         )

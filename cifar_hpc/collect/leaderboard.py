@@ -273,7 +273,7 @@ def make_leaderboard(pool: Pool) -> Leaderboard:
 def comparable_s(rows: Sequence[Row]) -> list[float | None]:
     """Row.whole_s of each row, where it says what a trial of it takes beside the others'. None of one of which a trial diverged
     or was cut off, and was quick for that reason, or that a part measured; of all where they are of unlike devices."""
-    if len({trial.device for row in rows for trial in row.trials}) > 1:
+    if len({(t.device, t.hardware, t.world_size, t.gpu_share) for row in rows for t in row.trials}) > 1:
         return [None] * len(rows)
     return [None if any(row.last) or row.diverged or row.cut else row.whole_s for row in rows]
 
