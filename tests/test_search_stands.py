@@ -114,3 +114,15 @@ def test_a_search_keeps_a_copy_of_the_code_that_its_trials_are_made_of(tmp_path)
     trained(layout, spec, 6)
     run_spec(layout, spec, Where(), Silent())
     assert [path.name for path in layout.sources.glob("*/nets.py")] == ["nets.py"]
+
+
+def test_a_rule_on_a_number_inside_a_range_is_not_said_to_meet_nothing(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "name: x\ndataset: digits\nbase: {arch: linear}\nsearch: {num_points: 9, ranges: {epochs: {low: 1, high: 4}}}\n"
+        "exclude: [{epochs: 2}]\nwhen: [{if: {epochs: 3}, set: {lr: 0.5}}]\n"
+    )
+    spec = load_spec(path)
+    assert spec.warnings == () and spec.search is not None
+    told = {n: [trial.config.lr for trial in spec.search.space.trials({"epochs": n})] for n in range(1, 5)}
+    assert told == {1: [0.01], 2: [], 3: [0.5], 4: [0.01]}

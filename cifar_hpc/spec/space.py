@@ -48,7 +48,7 @@ def read_search(
     if keys["num_points"] is None or not (declared or ranges):
         raise SpecError([_nothing_to_sample(keys["num_points"], tree)])
     expansion = _sum([expand(corner) for corner in corners(sections, ranges)])
-    warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict) + origins.repeated()
+    warnings = unmet(expansion, sections, origins, tree, strict=strict, sampled=ranges) + origins.repeated()
     _refuse_probes(expansion.points, origins)
     resolved = resolve_points(expansion.points, resolver, origins)
     unique = {config.trial_id: (config, point) for point, config in resolved}
@@ -133,8 +133,7 @@ def halving_warnings(halving: Scheduler, configs: Sequence[TrialConfig]) -> list
     """Sentences on what it does not do."""
     if halving.grace_epochs >= max((config.epochs for config in configs if config.trains), default=0):
         return [f"search.scheduler has no effect: no trial is longer than {halving.grace_epochs} epochs"]
-    blind = sum(config.dataset.val_frac == 0 and config.dataset.fold is None for config in configs)
-    return [f"search.scheduler has no effect: {blind} trials have no validation images"] if blind else []
+    return []
 
 
 def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, origins: Origins) -> dict[str, Range]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.contradictions import contradictions
-from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, expand
+from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, Sections, expand
 from cifar_hpc.spec.keys import ARGUMENT_PREFIXES
 from cifar_hpc.spec.parents import STARTED_BY, Parents, keeping_parents, start_from_parents
 from cifar_hpc.spec.parts import SweepTrial
@@ -52,7 +52,7 @@ def read_trials(
     """
     sections, origins, declared = read_sections(model, tree)
     expansion = expand(sections)
-    warnings = unmet(expansion, sections.exclude, origins, tree, strict=strict)
+    warnings = unmet(expansion, sections, origins, tree, strict=strict)
     lost = dict.fromkeys(origins.lost(expansion.points))
     warnings += [f"{where}: reaches no trial; a data set in grid or zip says all keys of its own" for where in lost]
     warnings += origins.repeated()
@@ -79,18 +79,22 @@ def as_trial(config: TrialConfig, point: Point, axes: Sequence[str]) -> SweepTri
     return SweepTrial(config, {axis.removeprefix(STAGE_PREFIX): _axis_value(axis, config, point) for axis in axes}, wanted)
 
 
-def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tree: YamlTree, *, strict: bool) -> list[str]:
-    """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it)."""
-    rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses]
+def unmet(
+    expansion: Expansion, sections: Sections, origins: Origins, tree: YamlTree, *, strict: bool, sampled: Collection[str] = ()
+) -> list[str]:
+    """Warnings for rules that no point meets. strict: an `exclude` that meets none is an error (an override may empty it).
+    sampled: keys with values between those of the points, which a rule on one of them may meet."""
+    exclude, told = sections.exclude, [pattern for pattern, _ in sections.when]
+    rules = [n for n, uses in enumerate(expansion.rule_uses) if not uses and not _asks(told[n], sampled)]
     warnings = [f"{tree.where(('when', n, 'if'))}: no configuration matches" for n in rules]
     problems = []
     for n, uses in enumerate(expansion.pattern_uses):
-        if not uses:
+        if not uses and not _asks(exclude[n], sampled):
             absent = {
                 f"{key} {show(as_text(any_of[0]))}": None
                 for keys in exclude[n]
                 for key, any_of in keys.items()
-                if not any(origins.has(key, value) for value in any_of)
+                if key != "seed" and not any(origins.has(key, value) for value in any_of)
             }
             why = f": none has {' or '.join(absent)}" if absent else ""
             problems.append(
@@ -101,6 +105,10 @@ def unmet(expansion: Expansion, exclude: Sequence[Pattern], origins: Origins, tr
     if not expansion.points:
         raise SpecError([Problem(tree.where(("exclude",)), "every configuration is left out", "at least one trial is needed")])
     return warnings + [f"{problem.where}: {problem.found}" for problem in problems]
+
+
+def _asks(pattern: Pattern, keys: Collection[str]) -> bool:
+    return any(key in alternative for alternative in pattern for key in keys)
 
 
 def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins) -> list[tuple[Point, TrialConfig]]:
