@@ -13,6 +13,7 @@ from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.collect.sections import chosen_sections
 from cifar_hpc.collect.trials import value_text
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.errors import SpecError
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
@@ -115,13 +116,20 @@ def test_data_sets_of_one_name_are_told_apart_in_status_as_in_a_report(tmp_path)
 
 
 def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
-    configs = [{}, {"Formica rufa": 2.0}, {"Apis, the bee": 3.5, "wolf [grey]": 2.0}]
+    configs = [{}, {"Formica rufa": 2.0}, {"Apis, the bee": 3.5, "wolf [grey]": 2.0}, {"a:1+b": 2.0}, {"a": 1.0, "b": 2.0}]
     rows = [flat_config(config_text({"class_weights": weights or None, "dataset": {"name": "x"}})) for weights in configs]
     for row in rows:
         chosen = parse_filter(f"class_weights={spell(row['class_weights'])} dataset=x", row)
         assert [chosen.matches(other) for other in rows] == [other is row for other in rows]
+    classes = [("a+b", "c"), ("a", "b+c"), ("a", "b", "c"), ("a+b", "c+d"), ()]
+    assert len({as_text(names) for names in classes}) == 5 and all(map(as_text, classes))
+    for names in classes:
+        chosen = parse_filter(f"dataset.classes={as_text(names)}", ["dataset.classes"])
+        assert [chosen.matches({"dataset.classes": as_text(other)}) for other in classes] == [
+            other is names for other in classes
+        ]
     either = parse_filter("class_weights=null,Formica rufa:2", rows[0])
-    assert [either.matches(row) for row in rows] == [True, True, False]
+    assert [either.matches(row) for row in rows] == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(

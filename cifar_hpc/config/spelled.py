@@ -7,6 +7,7 @@ word else stays what it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ def as_text(value: Any) -> Any:
         return " + ".join(_operation(op["name"], op.get("args", ())) for op in value)
     if value and all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
         return "+".join(_pair(*pair) for pair in value)
-    return "+".join(map(str, value))
+    return "+".join(_whole(str(item)) for item in value) or "[]"
 
 
 def float_text(value: float, digits: int = DIGITS) -> str:
@@ -36,7 +37,12 @@ def float_text(value: float, digits: int = DIGITS) -> str:
 
 
 def _pair(name: Any, value: Any) -> str:
-    return f"{name}:{_plain(value)}"
+    return f"{_whole(str(name))}:{_plain(value)}"
+
+
+def _whole(name: str) -> str:
+    """In quotation marks where it holds what joins names."""
+    return json.dumps(name, ensure_ascii=False) if "+" in name else name
 
 
 def _operation(name: str, args: Sequence[Sequence[Any]]) -> str:

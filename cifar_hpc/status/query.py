@@ -258,7 +258,9 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
         raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(known))}.{did_you_mean(near)}")
     if sign in _ORDERED and _number(value) is None:
         raise CifarHpcError(f"filter: {word!r} compares with {value!r}; allowed: a number after {sign}")
-    values = (value,) if sign in _ORDERED else tuple(dict.fromkeys((value, *value.split(","))))  # a comma may be in a name
+    values = (
+        (value,) if sign in _ORDERED else tuple(dict.fromkeys((value, match[3], *value.split(","))))
+    )  # a comma, or quotation marks, may be in it
     return Term(key, sign, values)
 
 
