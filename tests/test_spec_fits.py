@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from cifar_hpc.errors import SpecError
+from cifar_hpc.spec.load import load_spec
 from tests.helpers.spec_answers import HEAD, Case, check_answer
 
 WEIGHTS = (
@@ -151,3 +154,16 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("title", CASES)
 def test_what_a_network_or_a_data_set_lacks_is_told_with_what_it_has(title: str, tmp_path: Path, monkeypatch) -> None:
     check_answer(CASES[title], tmp_path, monkeypatch)
+
+
+def test_where_a_folder_brings_validation_images_one_of_each_class_is_enough_to_train_on(tmp_path: Path) -> None:
+    for number, name in enumerate(("a", "b") * 2):
+        place = tmp_path / "own" / ("train", "val")[number // 2] / name
+        place.mkdir(parents=True)
+        for image in range(2):
+            Image.new("RGB", (8, 8), (number, image, 0)).save(place / f"{image}.png")
+    text = "name: x\ndataset: {folder: own, train_size: 3}\nbase: {arch: linear, image_size: 8}\n"
+    (tmp_path / "x.yaml").write_text(text)
+    assert len(load_spec(tmp_path / "x.yaml").trials) == 1
+    with pytest.raises(SpecError, match="one to train on and one to validate with"):
+        load_spec(tmp_path / "x.yaml", ["folds=2"])

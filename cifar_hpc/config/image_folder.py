@@ -99,7 +99,7 @@ class ImageFolder:
         kept = [name for name in self.classes if classes is None or name in classes]
         found = [f"{pair} look the same and are two classes: rename one, or merge them" for pair in look_alikes(kept)]
         if not self.own_splits and self.labelled_by is None:
-            found.append(f"no train/: the {len(kept)} folders are its classes")
+            found.append("no train/: the folders are the classes")
         if "val" not in self.splits and val_frac > 0:
             images_n = train_size or sum(len(self.splits["train"].get(name, ())) for name in kept)
             few = "" if round(val_frac * images_n) >= len(kept) else ", but at least one of each class"

@@ -91,24 +91,25 @@ def notes_of(check: FolderCheck, listing: ImageFolder, configs: Collection[Trial
             f"{uneven} uneven: {most_n} images of {printable(most)}, {least_n} of {printable(least)}; who always says "
             f"{printable(most)} is right for {share:.0f} % of {of_them}"
         )
+    every: list[str] = []  # of which the check has no classes
     clear = sum(n for mode, n in check.modes.items() if "A" in mode.split()[0][1:] or "clear" in mode or mode in ("La", "RGBa"))
     if clear:
-        found.append(f"{plural(clear, 'file')} may have transparent pixels, which are seen over gray 128")
+        every.append(f"{plural(clear, 'file')} may have transparent pixels, which are seen over gray 128")
     deep = sum(n for mode, n in check.modes.items() if mode.startswith(("I", "F")))
     if deep:
-        found.append(f"{plural(deep, 'file')} of more than 8 bits are scaled to 8 by the range of their format")
+        every.append(f"{plural(deep, 'file')} of more than 8 bits are scaled to 8 by the range of their format")
     if check.frames:
-        found.append(f"{plural(check.frames, 'file')} of several frames: the first is used")
+        every.append(f"{plural(check.frames, 'file')} of several frames: the first is used")
     for frac in sorted(
         {config.crop_frac for config in configs if config.resize == "crop"} if check.cut_frac >= CUT_FRAC else ()
     ):
         cut, of = 1 - (1 - check.cut_frac) * frac**2, "" if frac == 1 else f" with crop_frac {frac:g}"
-        found.append(f"resize: crop{of} cuts off {100 * cut:.0f} % of an image on average; squash and pad cut nothing")
+        every.append(f"resize: crop{of} cuts off {100 * cut:.0f} % of an image on average; squash and pad cut nothing")
     median = check.sides[1]  # 0: no image is whole; pad fits the longer side
     sides = sorted({c.image_size for c in configs if c.image_size and c.resize != "pad" and c.image_size > median > 0})
     if sides:
-        found.append(f"half of the images are at most {median} pixels wide or high: image_size {sides[-1]} enlarges them")
-    return found
+        every.append(f"half of the images are at most {median} pixels wide or high: image_size {sides[-1]} enlarges them")
+    return [*found, *(f"in all classes, chosen or not: {note}" if classes else note for note in every)]
 
 
 def _notes_on_equal(check: FolderCheck, listing: ImageFolder, classes: Collection[str] | None) -> list[str]:

@@ -200,7 +200,7 @@ class Resolver:
                 None if made.val is None else made.labelled_n(kept, folds=True) - made.labelled_n(kept, folds=False)
             )
         if own["train_size"] is not None:
-            _check_train_size(own["train_size"], len(own["classes"] or official))
+            _check_train_size(own["train_size"], len(own["classes"] or official), own.get("own_val") is None or own["folds"])
         config = DatasetConfig(**own)
         self._classes[config], self._notes[config] = own["classes"] or official, tuple(notes)
         self._splits[config] = functools.partial(_check_split, config, listing or made, groups)
@@ -347,7 +347,8 @@ def _resolve_classes(name: str, given: str | tuple[str, ...] | None, official: t
     return None if len(given) == len(official) else tuple(item for item in official if item in given)
 
 
-def _check_train_size(train_size: int, kept: int) -> None:
-    if train_size < 2 * kept:
+def _check_train_size(train_size: int, kept: int, held_out: object) -> None:
+    """held_out: whether some of them are to validate with."""
+    if held_out and train_size < 2 * kept:
         least = f"at least {2 * kept}: of each of {kept} classes one to train on and one to validate with"
         raise UnusableError("dataset.train_size", str(train_size), least)
