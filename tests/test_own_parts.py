@@ -125,6 +125,8 @@ def test_a_network_and_a_data_set_from_files_are_frozen_swept_and_recorded(place
     assert [trial.axes for trial in spec.trials] == [
         {"freeze": freeze, "arch_args.width": width} for freeze in ("none", "stem") for width in (4, 6)
     ]
+    assert not any("random weights" in warning for warning in spec.warnings)  # it may bring its own
+    assert len(load_spec(place / "own.yaml", ["anchor=0.1"]).trials) == 4
     configs = [trial.config for trial in spec.trials]
     assert {(config.arch, config.dataset.name, config.image_size) for config in configs} == {
         ("mynets.py:TinyNet", "mydata.py:load", 8)

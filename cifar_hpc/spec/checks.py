@@ -39,7 +39,7 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
     """A sentence for each thing that runs and is likely not meant. sampled: the configs are the ends between which a search
     samples, so that how many they are counts no trials."""
     sentences = []
-    random = sum(c.weights is None and (c.lora is not None or _leaves_blocks(c)) for c in configs)
+    random = sum(_begins_at_random(c) and (c.lora is not None or _leaves_blocks(c)) for c in configs)
     if random:
         sentences.append(f"{_trials(random, len(configs), sampled)} freeze blocks with random weights (weights: null)")
     headless = sum(map(_keeps_random_classifier, configs))
@@ -55,8 +55,8 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
     tiny = {c.image_size for c in configs if c.image_size and _is_tiny(c)}
     if tiny:
         sentences.append(
-            f"image_size {', '.join(map(str, sorted(tiny)))} with ImageNet weights, which were trained at 224 pixels: below "
-            f"{LEAST_PRETRAINED} the last maps of most networks are a single pixel; images are resized to any image_size"
+            f"image_size {', '.join(map(str, sorted(tiny)))} with ImageNet weights, most of which were trained at about 224 "
+            "pixels; images are resized to any image_size"
         )
     stepped = [config for config in configs if _trains(config)]
     few = {c.batch_size: f"{n} labelled" for c in stepped if (n := c.dataset.labelled) is not None and n < c.batch_size}
@@ -80,7 +80,12 @@ def _alike_steps(configs: Iterable[TrialConfig]) -> Iterator[str]:
             *first, last = map(str, sorted(found))
             steps = "one step" if steps_n == 1 else f"{steps_n} steps"
             which = f"batch_size {', '.join(first)} and {last}"
-            yield f"{which} cut {n:,} training images into the same {steps}: they train alike"
+            yield f"{which} cut {n:,} training images into the same {steps}"
+
+
+def _begins_at_random(config: TrialConfig) -> bool:
+    """A network of the user's own may bring its weights."""
+    return config.weights is None and config.source_of("arch") is None
 
 
 def _leaves_blocks(config: TrialConfig) -> bool:
@@ -132,7 +137,7 @@ def _keeps_random_classifier(config: TrialConfig) -> bool:
     """Whether a list of `train` leaves out a classifier that the weights do not hold."""
     info = known_architecture(config.network) if isinstance(config.train, tuple) else None
     given = config.weights is not None and (config.weights.startswith(PARENT_PREFIX) or config.weights_fingerprint)
-    if info is None or given:
+    if info is None or given or config.source_of("arch"):
         return False
     try:
         return not ever_trained(config, info.blocks)[-1]

@@ -145,13 +145,14 @@ def _check_training(arch: str | OwnNetwork, training: _Training) -> Finding | No
     return Finding("lora", training.lora, found, f"{allowed}; `when` can set lora: null for {arch}")
 
 
-def _check_start(weights: str | None, anchor: float | None, lora: Any, train: str | tuple[str, ...]) -> Finding | None:
-    """What `anchor` and `lora` have to do with."""
+def _check_start(begins: bool, anchor: float | None, lora: Any, train: str | tuple[str, ...]) -> Finding | None:
+    """What `anchor` and `lora` have to do with. begins: whether there are weights to begin with; one's own network may have
+    them."""
     if lora is not None and train != "all":
         return Finding("train", train, f"train {train if isinstance(train, str) else list(train)} beside lora", "all")
     if lora is not None and anchor is not None:
         return Finding("anchor", anchor, f"anchor {anchor:g} beside lora", "null: the matrices of lora begin at no weights")
-    if anchor is not None and weights is None:
+    if anchor is not None and not begins:
         return Finding("anchor", anchor, f"anchor {anchor:g} with random weights", "null, or `weights` to hold on to")
     return None
 
@@ -211,7 +212,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.network, c.freeze)),
     (_check_training, lambda c: (c.network, _training_of(c))),
-    (_check_start, lambda c: (c.weights, c.anchor, c.lora, c.train)),
+    (_check_start, lambda c: (c.weights is not None or c.source_of("arch") is not None, c.anchor, c.lora, c.train)),
     (_check_side, lambda c: (c.network, c.stem, c.image_size)),
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),
     (
