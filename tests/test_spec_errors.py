@@ -52,6 +52,25 @@ CASES: dict[str, Case] = {
         HEAD + "base: {arch: linear, keep: weights}\n",
         [("x.yaml:3: base.keep", "the key 'keep'", "it stands at the top level: mind the indentation")],
     ),
+    "whole numbers beyond the limits, which are nobody's intention": (
+        HEAD + "base: {arch: linear, epochs: 0.0, dropout: 1.0}\n",
+        [
+            ("x.yaml:3: base.dropout", "1.0", "a number at least 0 and below 1 or null is needed"),
+            ("x.yaml:3: base.epochs", "0.0", "a whole number at least 1 is needed"),
+        ],
+    ),
+    "keys of parts that have a short form": (
+        RUNS + "keep: {bst: 3, max_gb: 0}\nfolds: {n: 5, repeat: 2}\n",
+        [
+            ("x.yaml:4: keep.max_gb", "0", "a number above 0 is needed"),
+            ("x.yaml:4: keep.bst", "the key 'bst'", "it is no key of keep", "best"),
+            ("x.yaml:5: folds.repeat", "the key 'repeat'", "it is no key of folds", "repeats"),
+        ],
+    ),
+    "a pattern with a seed that there is": (
+        RUNS + "seeds: 3\nexclude: [{lr: 5, seed: 1}]\n",
+        [("x.yaml:5: exclude[0]", "no configuration matches: none has lr 5.0", "a pattern leaves out at least one")],
+    ),
     "keys by the names of other programs": (
         HEAD + "model: resnet18\nparams: {wd: [0], batch: [64]}\nbase: {optim: sgd, aug: none, patience: 3}\n",
         [

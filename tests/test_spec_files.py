@@ -36,7 +36,7 @@ CASES: dict[str, Case] = {
         HEAD + "base: &a [*a]\n",
         [("x.yaml:3", "an alias that holds itself", "an alias may only repeat a finished value")],
     ),
-    "absurd nesting": ("[" * 20_000, [("x.yaml:1", "nested deeper than 16", "a spec is at most 6 deep")]),
+    "absurd nesting": ("[" * 20_000, [("x.yaml:1", "nested deeper than 16", "a spec is not so deep")]),
     "a list as a key": (HEAD + "? [a, b]\n: 3\n", [("x.yaml:3", "a list or mapping as a key", "a key is a word")]),
     "two documents": ("---\nname: x\n---\nname: y\n", [("x.yaml:3", "a second document ('---')", "one file holds one spec")]),
     "broken YAML": ("name: [x\n", "x.yaml:2: not YAML: "),

@@ -13,7 +13,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.spec.keys import TRIAL_KEYS
 from cifar_hpc.spec.load import load_spec
-from cifar_hpc.spec.schema import json_schema
+from cifar_hpc.spec.schema import describe_keys, json_schema
 
 
 def parts(schema_: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -24,6 +24,12 @@ def test_every_key_of_the_schema_has_a_description() -> None:
     found = parts(json_schema())
     assert [f"{part}.{key}" for part, keys in found.items() for key, kind in keys.items() if not kind.get("description")] == []
     assert found["Resources"]["minutes"]["description"] != found["Stop"]["max_minutes"]["description"]
+
+
+def test_what_may_stand_at_a_key_holds_its_default() -> None:
+    keys = {row["key"]: row for row in describe_keys()}
+    assert [key for key, row in keys.items() if row["default"] == "null" and "null" not in row["allowed"]] == []
+    assert keys["keep"]["default"] == "" and "default" not in json_schema()["properties"]["keep"]  # absent, it keeps the best
 
 
 def test_the_schema_names_every_trial_key_with_its_choices() -> None:

@@ -167,7 +167,7 @@ WRONG = {
                 "x.yaml:2: zip",
                 "'zip' beside stages",
                 "beside them may stand name, dataset, base, grid, seeds, folds, objective, stop, keep, plugins, "
-                "resources; each stage has its own",
+                "resources, ensemble; each stage has its own",
             )
         ],
     ),
@@ -175,6 +175,23 @@ WRONG = {
         "  finetune:\n",
         "  finetune:\n    resources: {gpus: 1}\n",
         [("x.yaml:10: stages.finetune.resources", "the key 'resources'", "it stands beside `stages`, for all of them")],
+    ),
+    "a search of a stage": (
+        "  finetune:\n",
+        "  finetune:\n    search: {num_points: 3}\n",
+        [("x.yaml:10: stages.finetune.search", "the key 'search'", "no stage has one")],
+    ),
+    "a search of all stages": (
+        "seeds: 2",
+        "search: {num_points: 3}",
+        [
+            (
+                "x.yaml:2: search",
+                "'search' beside stages",
+                "beside them may stand name, dataset, base, grid, seeds, folds, objective, stop, keep, plugins, resources, "
+                "ensemble",
+            )
+        ],
     ),
     "neighbours, which keep no weights": (
         "base: {arch: simple_cnn}",

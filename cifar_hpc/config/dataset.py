@@ -35,7 +35,9 @@ class DatasetConfig:
     train_size: int | None = trial_key(
         "labelled training images used (stratified), before the validation split; null: all", Role.COMMON, None, gt=0
     )
-    val_frac: float = trial_key("share of them held out for validation, stratified", Role.COMMON, 0.1, gt=0, lt=1)
+    val_frac: float = trial_key(
+        "share of the labelled training images held out for validation, stratified", Role.COMMON, 0.1, gt=0, lt=1
+    )
     split_seed: int = trial_key(
         "seed of the sub-sample and of the split, which the seeds of a sweep share; seed: each seed has a split of its own",
         Role.COMMON,

@@ -101,15 +101,15 @@ class TrialConfig:
         hashed=False,
     )
     image_size: int | None = trial_key(
-        "pixels of a side after resizing on the device; null: the data set's own, 224 for a folder. ImageNet's weights were "
-        "trained at 224 and are warned of below 64: the last map of a network of stride 32 is one pixel at 32",
+        "pixels of a side; null: the data set's own, 224 for a folder. ImageNet's weights, most of which were trained at about "
+        "224, are warned of below 64: the last map of a network of stride 32 is one pixel at 32",
         Role.COMMON,
         None,
         ge=1,
     )
     resize: str = trial_key(
         "how a folder's image becomes a square: crop (shorter side to image_size over crop_frac, then the centre), squash "
-        "(both sides to image_size) or pad (longer side to image_size, gray 128 around); one of the right size stays as it is",
+        "(both sides to image_size) or pad (longer side to image_size, gray 128 around)",
         Role.COMMON,
         "crop",
         choices=catalog.RESIZES,
@@ -216,7 +216,7 @@ class TrialConfig:
         "weight decay (L2 for sgd and adam, decoupled for adamw and muon)", Role.MEMBER | Role.TRAINING | Role.PBT, 0.0005, ge=0
     )
     momentum: float | None = trial_key(
-        "momentum of sgd (Nesterov) and muon; no effect elsewhere",
+        "momentum of sgd (Nesterov) and muon; no effect with adam and adamw; null: 0",
         Role.MEMBER | Role.TRAINING | Role.PBT | Role.AS_WRITTEN_IF_ACTING,
         0.9,
         ge=0,

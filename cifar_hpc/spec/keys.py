@@ -6,6 +6,7 @@ Owns: Key, which keys there are and under which names, what may stand there in w
 from __future__ import annotations
 
 import dataclasses
+import operator
 import types
 import typing
 from collections.abc import Mapping
@@ -119,6 +120,9 @@ _NOUNS: Mapping[Any, str] = {
 }
 
 
+_BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """One key of a spec: flat name ('dataset.train_size'), default, type and limits."""
@@ -139,6 +143,10 @@ class Key:
     def choices(self) -> tuple[str, ...]:
         return tuple(self.limits.get("choices", ()))
 
+    def holds(self, number: float) -> bool:
+        """Whether it is within the limits."""
+        return all(getattr(operator, name)(number, self.limits[name]) for name in _BOUNDS if name in self.limits)
+
     @property
     def allowed(self) -> str:
         """What may stand there, in words."""
@@ -147,9 +155,8 @@ class Key:
         null = " or null" if type(None) in typing.get_args(self.kind) else ""
         if self.choices:
             return f"one of {', '.join(self.choices)}{null}"
-        words = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
-        bounds = " and ".join(text.format(self.limits[name]) for name, text in words.items() if name in self.limits)
-        null = f", or {self.limits['also']}" if "also" in self.limits else null
+        bounds = " and ".join(text.format(self.limits[name]) for name, text in _BOUNDS.items() if name in self.limits)
+        null = f"{null}, or {self.limits['also']}" if "also" in self.limits else null
         kind = plain_type(self.kind)
         noun = _NOUNS.get(kind) or _NOUNS[typing.get_origin(kind)]
         return " ".join(part for part in (noun, bounds) if part) + null
@@ -203,10 +210,16 @@ ALL_KEYS: dict[str, Key] = {
     **SCHEDULER_KEYS,
     **MEMBER_KEYS,
     "ensemble.methods": Key(
-        "ensemble.methods", "how trials are combined; a list", str, ..., {"choices": catalog.ENSEMBLE_METHODS}
+        "ensemble.methods",
+        "how trials are combined; a list; absent: all of these",
+        str,
+        ...,
+        {"choices": catalog.ENSEMBLE_METHODS},
     ),
     "seed": SEED,
-    "keep": KEEP,
+    "keep": dataclasses.replace(KEEP, default=...),  # absent is not null
     "objective.metric": dataclasses.replace(OBJECTIVE, name="objective.metric"),
-    "objective.mode": Key("objective.mode", "max or min, as the metric wants it", str, None, {"choices": ("max", "min")}),
+    "objective.mode": Key(
+        "objective.mode", "max or min, as the metric wants it", str | None, None, {"choices": ("max", "min")}
+    ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import KeyPath, YamlTree
 
 ONE_VALUE = ("arch", "freeze", "weights")  # of the keys with a reader of their own those that never hold a list
-_PARTS = ("dataset", "stop", "resources", "objective", "search", "scheduler", "ensemble", "members", "ranges")
+_PARTS = ("dataset", "folds", "stop", "keep", "resources", "objective", "search", "scheduler", "ensemble", "members", "ranges")
 
 
 def problems_of(errors: Iterable[Mapping[str, Any]], tree: YamlTree, parts: OwnParts = NO_PARTS) -> list[Problem]:
@@ -73,18 +74,16 @@ def wrong_value(where: str, value: Any, key: Key) -> Problem:
     if key.choices:
         return Problem(where, show(value), key.allowed, nearest(value, key.choices) if isinstance(value, str) else None)
     quoted = "; a number stands without quotes" if _is_number(value) else ""
-    whole = str(int(value)) if isinstance(value, float) and value.is_integer() else None
+    whole = str(int(value)) if isinstance(value, float) and value.is_integer() and key.holds(int(value)) else None
     return Problem(where, show(value), f"{key.allowed} is needed{quoted}", whole)
 
 
 def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Problem:
     word, section = str(path[-1]), _section(path[:-1])
-    if (
-        in_stage
-        and section == ""
-        and word in ("name", "objective", "keep", "resources", "search", "ensemble", "plugins", "stages")
-    ):
+    if in_stage and section == "" and word in ("name", "objective", "keep", "resources", "ensemble", "plugins"):
         return Problem(where, f"the key {word!r}", "it stands beside `stages`, for all of them")
+    if in_stage and section == "" and word in ("search", "stages"):
+        return Problem(where, f"the key {word!r}", "no stage has one")
     if section == "trial":
         if word == "seed":
             return Problem(where, "'seed'", "seeds stand at the top level, as a list or a count", "seeds")
@@ -132,7 +131,7 @@ def _as_written(path: KeyPath, tree: YamlTree) -> KeyPath:
 
 def _is_number(value: Any) -> bool:
     try:
-        return isinstance(value, str) and bool(float(value))
+        return isinstance(value, str) and math.isfinite(float(value))
     except ValueError:
         return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, WrapValidator, create_model
@@ -96,8 +96,10 @@ def _count_as_folds(value: Any) -> Any:
     return {"n": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-def _known_keep(value: Any) -> Any:
-    if value is None or isinstance(value, dict) or value == "weights":
+def _known_keep(value: Any, keep: Callable[[Any], Any]) -> Any:
+    if value is None or isinstance(value, dict):
+        return keep(value)
+    if value == "weights":
         return value
     near = nearest(value, ["weights"]) if isinstance(value, str) else None
     raise refuse(values.show(value), "weights (of all trials), null (of none), or a mapping: {best: 3, max_gb: 2}", near)
@@ -158,7 +160,7 @@ _SECTION_DOCS = {
     "plugins": "Python files, relative to the spec, or modules, that register optimisers, schedules, augmentation operations",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
     "search": "sample configurations instead of training the full grid; on one machine, through Ray Tune",
-    "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number; three digits are sampled",
+    "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number",
     "low": "smallest value",
     "high": "largest value",
     "log": "sample every order of magnitude alike",
@@ -203,7 +205,10 @@ def spec_model(argument_names: frozenset[str] = frozenset(), parts: OwnParts = N
             **sections,
             "stages": (Annotated[dict[str, stage], BeforeValidator(_name_stages)], None),  # type: ignore[valid-type]
             "objective": (_objective_part(parts), None),
-            "keep": (Annotated[_keep_part() | Literal["weights"] | None, BeforeValidator(_known_keep)], None),
+            "keep": (
+                Annotated[_part("Keep", "Whose trained networks stay.", KEEP_KEYS) | None, WrapValidator(_known_keep)],
+                None,
+            ),
             "plugins": (list[str], None),
             "search": (_search_part(), None),
             "ensemble": (_ensemble_part(), None),
@@ -269,10 +274,6 @@ def _search_part() -> type[BaseModel]:
     return _model("Search", "Configurations sampled instead of the full grid.", fields, "search.")
 
 
-def _keep_part() -> Any:
-    return _part("Keep", "Whose trained networks stay.", KEEP_KEYS)
-
-
 def _ensemble_part() -> type[BaseModel]:
     prefix = "ensemble.members."
     keys = {key.name.removeprefix(prefix): (value_type(key), key.default) for key in MEMBER_KEYS.values()}
@@ -312,6 +313,8 @@ def json_schema() -> dict[str, Any]:
     schedulers = {"anyOf": [{"enum": list(SCHEDULERS)}, {"$ref": "#/$defs/Scheduler"}]}
     definitions["Search"]["properties"]["scheduler"] = {**schedulers, "description": _SECTION_DOCS["scheduler"]}
     del definitions["Dataset"]["required"]  # {folder: PATH} alone is one
+    schema["properties"]["keep"]["anyOf"].append({"const": "weights"})
+    del schema["properties"]["keep"]["default"]  # absent is not null
     count = {"type": "integer", "minimum": 1, "maximum": MAX_SEEDS}
     for part in (schema, definitions["Stage"]):
         seeds = {"anyOf": [count, part["properties"]["seeds"]], "description": _SECTION_DOCS["seeds"], "default": 1}

@@ -44,7 +44,7 @@ class Scheduler:
         3.0,
         gt=1,
     )
-    brackets: int = spec_key("brackets of hyperband; the others have one", 3, ge=1)
+    brackets: int = spec_key("brackets of hyperband", 3, ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ COMMON = (
     "keep",
     "plugins",
     "resources",
+    "ensemble",
 )  # what may stand beside `stages`
 _JOINED = ("base", "grid", "stop")  # key by key; of the others the stage's own is the whole
 
@@ -85,10 +86,12 @@ def _trial_keys(value: Any, inside: str = "") -> Iterator[str]:
 
 def refuse_beside_stages(spec: YamlTree) -> list[Problem]:
     """What has no meaning for all stages at once."""
-    beside = [key for key, value in spec.value.items() if key not in (*COMMON, "stages", "ensemble") and value is not None]
+    beside = [key for key, value in spec.value.items() if key not in (*COMMON, "stages") and value is not None]
     return [
         Problem(
-            spec.where((key,)), f"{key!r} beside stages", f"beside them may stand {', '.join(COMMON)}; each stage has its own"
+            spec.where((key,)),
+            f"{key!r} beside stages",
+            f"beside them may stand {', '.join(COMMON)}" + ("" if key == "search" else "; each stage has its own"),
         )
         for key in beside
     ]

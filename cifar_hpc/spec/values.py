@@ -26,7 +26,7 @@ ARCH_ALLOWED = (
 DATASET_ALLOWED = (
     f"one of {', '.join(catalog.DATASETS)}, torchvision/NAME, hf/PATH, or one's own: FILE.py:FUNCTION or MODULE:FUNCTION"
 )
-ARGUMENTS_ALLOWED = "arguments by name, each a number, a word, true, false, null or a list of them: {width: 64}"
+ARGUMENTS_ALLOWED = "null, or arguments by name, each a number, a word, true, false, null or a list of them: {width: 64}"
 FREEZE_ALLOWED = "none, all, a whole number (first n blocks), a share 0.0..1.0 with a point, or a block's name"
 TRAIN_ALLOWED = "all, bias, norm, or a list of blocks: [layer2, fc]; head means the last block"
 LORA_ALLOWED = "{rank: 8}, a whole number from 1 on, or null"
@@ -39,7 +39,7 @@ AUGMENT_ALLOWED = f"one of {', '.join(catalog.AUGMENTATIONS)}, or a list of oper
 BALANCED = "balanced"
 CLASS_WEIGHTS_ALLOWED = f"null, {BALANCED}, or numbers above 0 by class: {{cat: 2.0}}"
 SPLIT_SEED_ALLOWED = f"a whole number at least 0, or {BY_SEED}"
-CLASSES_ALLOWED = "the name of a superclass, or a list of two or more class names"
+CLASSES_ALLOWED = "the name of a superclass, a list of two or more class names, or null"
 Operations = Mapping[str, Mapping[str, catalog.OpArg]]  # augmentation operations with their arguments
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 

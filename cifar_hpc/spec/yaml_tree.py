@@ -122,7 +122,7 @@ class _Reader:
             documents += isinstance(event, DocumentStartEvent)
             line = event.start_mark.line + 1
             if depth > MAX_DEPTH:
-                raise SpecError([Problem(self.place(line), f"nested deeper than {MAX_DEPTH}", "a spec is at most 6 deep")])
+                raise SpecError([Problem(self.place(line), f"nested deeper than {MAX_DEPTH}", "a spec is not so deep")])
             if documents > 1:
                 raise SpecError([Problem(self.place(line), "a second document ('---')", "one file holds one spec")])
 
