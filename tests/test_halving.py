@@ -49,7 +49,8 @@ def test_the_best_share_goes_on_at_each_rung_and_who_is_missing_is_not_judged():
         "a": 1,
         "b": 2,
     } and found.undecided is None
-    assert found.ended["b"].reason == "halving: val_acc 0.2 after epoch 2 is not among the best 1 of 2 in its cohort"
+    assert found.ended["b"].reason == "halving: val_acc 0.2 after epoch 2; 1 of 2 in its cohort went on"
+    assert "the best" not in found.ended["d"].reason, "c, which is as good, went on"
     awaited = rungs.endings(values, awaited=["e"])
     assert awaited.ended == {} and awaited.undecided == 1
     least = dataclasses.replace(rungs, objective="val_loss", mode="min").endings(values | {"b": [None]})
@@ -63,11 +64,11 @@ def test_folds_of_a_configuration_are_judged_by_their_mean_once_all_have_come():
     values = {"a1": [0.9], "a2": [0.1], "b1": [0.6], "b2": [0.6], "c1": [0.2], "c2": [0.9]}
     ended = rungs.endings(values).ended
     assert set(ended) == {"a1", "a2"}, "the best fold is of the worst configuration"
-    assert (
-        ended["a1"].reason == "halving: val_acc 0.5 (mean of 2 folds) after epoch 1 is not among the best 2 of 3 in its cohort"
-    )
+    assert ended["a1"].reason == "halving: val_acc 0.5 (mean of 2 folds) after epoch 1; 2 of 3 in its cohort went on"
     assert rungs.endings(values | {"c2": []}, awaited=["c2"]).undecided == 1
-    assert set(rungs.endings(values | {"b2": [None]}).ended) == {"b1", "b2"}, "one that diverged is no good configuration"
+    ended = rungs.endings(values | {"b2": [None]}).ended
+    assert set(ended) == {"b1", "b2"}, "one that diverged is no good configuration"
+    assert "val_acc has no value after epoch 1; 2 of 3" in ended["b1"].reason
     assert Rungs.of(json.loads(json.dumps(dataclasses.asdict(rungs)))) == rungs
 
 

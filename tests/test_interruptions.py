@@ -60,10 +60,11 @@ def test_an_interruption_is_answered_at_once_and_says_what_happens(tmp_path, mon
     said = io.StringIO()  # pytest's capture loses what is written while it is read
     monkeypatch.setattr(sys, "stderr", said)
     before = signal.signal(number, signal.SIG_DFL)  # a suite that runs in the background ignores some
-    job = job_of(digits_config())
+    job = job_of(*(digits_config(seed=seed) for seed in range(3)))
     layout = Layout(tmp_path / "results")
-    trial_id = job.trial_ids[0]
-    claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
+    names = [f"{job.sweep}/{job.job_id}"] * 2 + ["other/job-0001"]
+    for trial_id, name, waits in zip(job.trial_ids, names, (False, True, False), strict=True):
+        claim_trial(layout.trial(trial_id), trial_id, name, waits=waits)
     with stop_signals(layout, [job]) as stopped:
         os.kill(os.getpid(), number)
         assert stopped.wait(10)

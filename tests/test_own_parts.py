@@ -312,7 +312,7 @@ def test_the_command_line_shows_trains_exports_and_says_what_changed(place: Path
     assert exported.exit_code == 0, exported.output
     (place / "mynets.py").write_text(NETS + "# a change\n")
     dry = runner.invoke(app, ["sweep", str(path), "--dry-run"])
-    assert "mynets.py:TinyNet has changed: 1 trial trains again" in dry.output, dry.output
+    assert "mynets.py:TinyNet has changed, and with it 1 trial\n" in dry.output, dry.output
 
 
 def test_the_published_contract_tests_pass_what_is_right_and_name_what_is_wrong(place: Path) -> None:

@@ -16,6 +16,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import ErrorRecord, Status
 from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.logs import log_text
 from cifar_hpc.status.state import SweepReader
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
@@ -79,6 +80,7 @@ def test_whoever_failed_with_a_parent_and_its_parent_is_planned_once_that_is_men
         return [state.status.value for state in SweepReader(layout, read_plan(layout, "s")).read().values()]
 
     assert statuses() == ["failed"] * 3
+    assert "attempt" not in log_text(layout, child.trial_id), "nobody has begun one"
     files.error.unlink()
     assert statuses() == ["planned"] * 3
 

@@ -136,7 +136,7 @@ def test_a_failed_node_is_avoided_by_those_that_it_failed():
 
 def test_after_three_starts_that_came_to_nothing_a_trial_is_given_up_with_the_reason():
     jobs = _jobs(2, minutes=60.0)
-    submission = _plan(jobs, histories=_after("TIMEOUT", "OUT_OF_MEMORY", "TIMEOUT", fruitless=3)(jobs))
+    submission = _plan(jobs, histories=_after("TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", fruitless=3)(jobs))
     assert _sent(submission) == ["job-0001"]
     assert submission.given_up == {jobs[0].trial_ids[0]: "3 starts came to nothing (TIMEOUT, OUT_OF_MEMORY)"}
 

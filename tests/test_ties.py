@@ -176,9 +176,9 @@ def test_an_ensemble_of_predictions_that_are_no_more_is_refused(layout, trials, 
     np.savez(predictions, **arrays | {"val_logits": arrays["val_logits"] + 1})
     for words in (("predict", path, picture), ("refit", path)):
         answer = run(*words)
-        assert answer.exit_code == 2 and f"{trials[1].trial_id} (trained again)" in answer.stderr
+        assert answer.exit_code == 2 and f"have now: {trials[1].trial_id}. " in answer.stderr
     predictions.unlink()
-    with pytest.raises(CifarHpcError, match=rf"{trials[1].trial_id} \(deleted\)"):
+    with pytest.raises(CifarHpcError, match=rf"have now: {trials[1].trial_id}\. "):
         check_members(layout, members, "greedy")
 
 

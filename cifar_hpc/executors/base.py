@@ -14,19 +14,18 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import ClassVar, Protocol, Self
 
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.plan import Job
-from cifar_hpc.records.claims import read_state, release_claim
+from cifar_hpc.records.claims import newest_claim, read_state, release_claim
 from cifar_hpc.records.jobs import JobState, own_handle, process_states
-from cifar_hpc.records.layout import Layout, attempt_of
+from cifar_hpc.records.layout import Layout, TrialFiles, attempt_of
 from cifar_hpc.records.node import Node
-from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, Status
-from cifar_hpc.records.store import read_record, utc_now, write_record
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, Status
+from cifar_hpc.records.store import utc_now, write_record
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ANSWER_S = 0.1  # from an interruption to the word on it
@@ -222,16 +221,16 @@ def _answer(stopped: StopRequest, left: threading.Event, layout: Layout, jobs: S
     if stopped.starting:
         print(f"stopping, once {stopped.starting} has started", file=sys.stderr, flush=True)
         return
-    files = [layout.trial(trial_id) for job in list(jobs) for trial_id in job.trial_ids]
-    running = sum(1 for one in files if not one.result.exists() and any(map(_is_held, one.claims()[-1:])))
+    running = sum(_trains(layout.trial(trial_id), job) for job in list(jobs) for trial_id in job.trial_ids)
     what = f": {running} trials save their state" if running > 1 else ": 1 trial saves its state" if running else ""
     print(f"stopping{what}; again to stop at once", file=sys.stderr, flush=True)
 
 
-def _is_held(claim: Path) -> bool:
-    with contextlib.suppress(OSError, RecordError):
-        return read_record(claim, Claim).released_at is None
-    return False
+def _trains(files: TrialFiles, job: Job) -> bool:
+    """Whether the job has it, and not only as one that waits for others."""
+    claim = newest_claim(files)
+    is_jobs = claim is not None and claim.job == f"{job.sweep}/{job.job_id}" and claim.released_at is None
+    return is_jobs and claim is not None and not claim.waits and not files.result.exists()
 
 
 def give_back(layout: Layout, jobs: Iterable[Job]) -> None:

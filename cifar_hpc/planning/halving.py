@@ -50,8 +50,8 @@ class Rungs:
             going_n = math.ceil(len(reached) / self.reduction)
             best = sorted(reached, key=lambda trials: -self._worth(reached[trials]))
             for trials in best[going_n:]:
-                best_n = f"the best {going_n} of {len(reached)} in its cohort"
-                told = f"{self.objective} {_told(reached[trials])} after epoch {rung} is not among {best_n}"
+                going = f"{going_n} of {len(reached)} in its cohort went on"  # of equal ones perhaps some
+                told = f"{self.objective} {_told(reached[trials])} after epoch {rung}; {going}"
                 ended |= dict.fromkeys(there[trials], Ending(rung, f"halving: {told}"))
             competing = [trials for trials in competing if trials in best[:going_n]]
         return Endings(ended, None)
@@ -71,8 +71,9 @@ def _mean(reached: Sequence[float | None]) -> float | None:
 
 def _told(reached: Sequence[float | None]) -> str:
     mean = _mean(reached)
-    number = "has no value" if mean is None else f"{mean:.4g}"
-    return number if len(reached) == 1 else f"{number} (mean of {len(reached)} folds)"
+    if mean is None:
+        return "has no value"
+    return f"{mean:.4g}" if len(reached) == 1 else f"{mean:.4g} (mean of {len(reached)} folds)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,13 +134,11 @@ def check_members(layout: Layout, members: Iterable[EnsembleMember], name: str) 
     changed = []
     for member in members:
         if member.predictions_sha256 is not None:
-            try:
+            found = None
+            with contextlib.suppress(OSError, RecordError):
                 found = sha256_of(layout.trial(member.trial_id).predictions)
-            except (OSError, RecordError):
-                changed.append(f"{member.trial_id} (deleted)")
-                continue
             if found != member.predictions_sha256:
-                changed.append(f"{member.trial_id} (trained again)")
+                changed.append(member.trial_id)
     if changed:
         raise CifarHpcError(
             f"{name}: was made of other predictions than its members have now: {listed(list(dict.fromkeys(changed)))}. "

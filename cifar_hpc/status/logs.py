@@ -58,7 +58,8 @@ def _how_it_ended(layout: Layout, trial_id: str, reason: str) -> tuple[list[str]
         return [f"its error is not known: {corrupt}"], *newest_job(layout, trial_id)
     except FileNotFoundError:
         return [f"neither finished nor failed: {reason or 'no error is recorded'}"], *newest_job(layout, trial_id)
-    told = f"attempt {error.attempt} on {error.host}, {error.failed_at}: {error.kind}: {error.message}"
+    attempt = f"attempt {error.attempt} " if error.attempt else ""  # else nobody had begun one
+    told = f"{attempt}on {error.host}, {error.failed_at}: {error.kind}: {error.message}"
     return [told, *([error.traceback.rstrip()] if error.traceback else [])], error.job, error.task
 
 

@@ -60,7 +60,9 @@ def resolve_id(prefix: str, ids: Collection[str]) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise CifarHpcError(f"{prefix!r} begins {len(found)} ids ({', '.join(found[:4])}...): give more letters")
+        raise CifarHpcError(
+            f"{prefix!r} begins {len(found)} ids ({', '.join(found[:4])}{', ...' * (len(found) > 4)}): give more letters"
+        )
     raise CifarHpcError(f"{prefix!r} {begins_none(prefix)}")
 
 

@@ -123,7 +123,7 @@ def plan_submission(
             continue
         worst = max((histories.get(trial_id, History()) for trial_id in job.trial_ids), key=lambda h: h.fruitless)
         if worst.fruitless >= profile.max_attempts:
-            words = ", ".join(dict.fromkeys(entry.state for entry in worst.endings))
+            words = ", ".join(dict.fromkeys(entry.state for entry in worst.endings if entry.state in OWN_FAILURES))
             why = f"{worst.fruitless} starts came to nothing{f' ({words})' if words else ''}"
             given_up |= dict.fromkeys(job.trial_ids, why)
         else:

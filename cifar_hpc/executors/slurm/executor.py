@@ -175,11 +175,10 @@ class SlurmExecutor:
         if self.waiting:
             trials = sum(len(job.trial_ids) for job in self.waiting)
             then = f"Job {relay} submits them once others have ended." if relay else "Run the same `sweep` again later."
-            notes.append(f"{trials} trials wait for room in the queue: {limits.why}. {then}")
+            who = "1 trial waits" if trials == 1 else f"{trials} trials wait"
+            notes.append(f"{who} for room in the queue: {limits.why}. {then}")
         for reason in dict.fromkeys(submission.given_up.values()):
             ids = [trial_id for trial_id, why in submission.given_up.items() if why == reason]
-            notes.append(
-                f"{len(ids)} trials are not started again: {reason} (max_attempts is {self.profile.max_attempts}); "
-                f"first of them {ids[0]}"
-            )
+            more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+            notes.append(f"not started again (max_attempts is {self.profile.max_attempts}): {ids[0]}{more}: {reason}")
         self.notes = notes
