@@ -70,7 +70,17 @@ def test_a_browser_sorts_filters_unfolds_and_enlarges(small_page: Path, tmp_path
 
 @needs_browser
 def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_know(small_page: Path, tmp_path: Path) -> None:
-    words = ("lr=1e-4,0.1", "lr != 0.1", "arch=ResNet18", "arch=r*18", "trials>2", "test_acc=null", "epochs=4", "gap>2 lr=0.1")
+    words = (
+        "lr=1e-4,0.1",
+        "lr != 0.1",
+        "arch=ResNet18",
+        "arch=r*18",
+        "trials>2",
+        "test_acc=null",
+        "epochs=4",
+        "gap>2 lr=0.1",
+        "lr>high",
+    )
     middle = """
         const c = $$(".board th").findIndex(h => h.textContent === "val acc %");
         const scores = visible().map(r => parseFloat(r.cells[c].textContent)).sort((a, b) => a - b), low = scores[5] + 0.25;
@@ -87,7 +97,8 @@ def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_
         f"{term}: no column has that name. The filter takes words, and comparisons (= != > < >= <=) of {columns}"
         for term in ("epochs=4", "gap>2")
     ]
-    assert seen == ["true", "true", "12", "6", "6", "6", "12", "0 of 12 configurations", *unknown]
+    no_number = unknown[0].replace("epochs=4: no column has that name", "lr>high: > compares with a number")
+    assert seen == ["true", "true", "12", "6", "6", "6", "12", "0 of 12 configurations", *unknown, no_number]
 
 
 @needs_browser
@@ -126,12 +137,17 @@ def test_charts_follow_what_is_chosen_and_tell_what_is_pointed_at(small_page: Pa
 
 @needs_browser
 def test_the_address_keeps_the_curve_that_is_looked_at_and_the_figures_that_are_open(small_page: Path, tmp_path: Path) -> None:
-    choose = "await wait(); $$('.metric button')[1].click(); $('#figures').open = true; await wait(); say(location.hash);"
+    choose = """
+        await wait(); $$('.metric button')[1].click(); $('#figures').open = true; await wait(); say(location.hash);
+        say("Figures, each as PNG and SVG: " + $$("#figures figcaption b").map(b => b.textContent).join(", "));
+        say($("#figures summary").textContent);
+        """
     look = """
         await wait(); const loss = $$(".metric button")[1];
         say($(".lines").textContent.split(":")[0] + " " + loss.ariaPressed + " " + $("#figures").open);
         """
-    (address,) = browse(small_page, choose, tmp_path)
+    address, there, told = browse(small_page, choose, tmp_path)
+    assert there == told and "The best configurations" in there
     assert browse(small_page, look, tmp_path) == ["Accuracy false false"]
     assert browse(small_page, look, tmp_path, address) == ["Loss true true"]
 

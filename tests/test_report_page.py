@@ -6,9 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
-import os
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -26,16 +24,13 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.records.claims import claim_trial
 from cifar_hpc.records.jobs import JobEvent, own_handle
 from cifar_hpc.records.layout import RESULTS_VARIABLE, Layout
-from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EnsembleRecord, EpochRecord, Outcome
-from cifar_hpc.records.store import append_records, read_record, utc_now, write_record
-from cifar_hpc.report.asked import TrialReport, asked_report
+from cifar_hpc.records.schema import EnsembleRecord, EpochRecord
+from cifar_hpc.records.store import append_records, read_record, utc_now
 from cifar_hpc.report.bundle import choose_drawings, write_report
 from cifar_hpc.report.comparisons import comparison_tables
 from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
-from cifar_hpc.report.page import _has_page
-from cifar_hpc.report.places import trial_folder
+from cifar_hpc.report.page import make_part
 from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
@@ -109,8 +104,8 @@ def test_figures_in_the_page_keep_every_digit_of_their_labels(page: Path) -> Non
     assert ">0.0001<" in page.read_text()
 
 
-def test_a_page_that_grows_old_says_how_much_was_still_to_come(page: Path) -> None:
-    assert "What finished since then is not here: 1 trial was still to come." in page.read_text()
+def test_a_page_that_grows_old_says_so_where_trials_were_still_to_come(page: Path) -> None:
+    assert "1 planned. Written" in page.read_text() and "What finished since then is not here." in page.read_text()
 
 
 def test_every_file_that_the_page_links_is_there(page: Path) -> None:
@@ -178,6 +173,22 @@ def test_several_data_sets_stand_in_sections_and_are_never_ranked_together(tmp_p
     rows = list(csv.DictReader((other.report / "leaderboard.csv").open()))
     assert [(row["images"], row["place"]) for row in rows] == [(n, p) for n in ("ants_bees", "cats_dogs") for p in "12"]
     assert re.search(r"60 ± \d \(3\)|60 \(3\)|6\d ± \d \(3\)|5\d ± \d \(3\)", out)  # 90 images: whole percents
+
+
+@pytest.mark.parametrize(("seeds", "shaded"), [(1, False), (3, True)])
+def test_tests_and_shades_are_told_where_they_are_also_of_rows_that_are_measured_in_part(
+    tmp_path: Path, seeds: int, shaded: bool
+) -> None:
+    layout, trials = Layout(tmp_path), list(configs(2 * seeds, seeds=seeds, epochs=1, archs=("resnet18", "vgg11_bn")))
+    for trial in trials:
+        write_trial(layout, trial, Images.draw(300, 0), accuracy=0.8)
+    (section,) = make_sections(scan(layout), layout)
+    rows = tuple(dataclasses.replace(row, rounds=row.rounds[: seeds - 1]) for row in section.board.rows)
+    section = dataclasses.replace(section, board=dataclasses.replace(section.board, rows=rows))
+    part = make_part(find(section, layout), [], [], layout, ".", drawn=True)
+    assert ("Shaded: " in part.shading) == ("the tests compare them" in part.dots) == shaded
+    assert ("tied" in part.rows[0].style, "empty" in part.rows[0].style) == (shaded, True)
+    assert "◆" not in part.shading or any("◆" in cell.text for row in part.rows for cell in row.cells)
 
 
 def test_a_pool_without_results_still_has_a_page(tmp_path: Path) -> None:
@@ -307,35 +318,6 @@ def test_the_page_compares_choices_and_tunes_numbers_within_them(layout: Layout,
     classes = list(csv.reader((page.parent / "tables" / "by_class.csv").open()))
     assert len(classes) == 1 + 6
     assert set(classes[0][2:]) == set(DATASETS["cifar10"].classes)
-
-
-def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Path) -> None:
-    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
-    write_trial(layout, trial, Images.draw(50, 10))
-    page = layout.report / trial.trial_id / "index.html"
-    page.parent.mkdir(parents=True)
-    page.write_text("")
-    (found,) = scan(layout).trials
-    assert _has_page(layout, found)
-    os.utime(page, (1e9, 1e9))  # of before it trained on
-    assert not _has_page(layout, found)
-
-
-def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a_page_of_its_own(tmp_path: Path) -> None:
-    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
-    whole, files = write_trial(layout, trial, Images.draw(50, 10)), layout.trial(trial.trial_id)
-    aside = files.until_stopped("strict")
-    shutil.copy(files.predictions, aside.predictions)
-    for epochs, (sweep, its) in enumerate({"strict": aside, "lenient": files}.items(), 1):
-        write_plan(layout, [trial], sweep)
-        write_record(layout.sweep(sweep).plan, dataclasses.replace(read_plan(layout, sweep), halving={"first_job": 1}))
-        curves = [dataclasses.replace(whole.curves[whole.best_epoch - 1], epoch=n + 1) for n in range(epochs)]
-        stopped = {"outcome": Outcome.PRUNED, "job": f"{sweep}/job-0001", "curves": tuple(curves), "best_epoch": 1}
-        write_record(its.result, dataclasses.replace(whole, **stopped))
-    reports = [asked_report(layout, [name]) for name in ("strict#1", "lenient#1", trial.trial_id)]
-    assert [report.trial.epochs for report in reports if isinstance(report, TrialReport)] == [1, 2, 2]
-    pages = [trial_folder(layout, report.trial) for report in reports if isinstance(report, TrialReport)]
-    assert pages[0] != pages[1] == pages[2] == layout.report / trial.trial_id
 
 
 def test_class_by_class_takes_the_best_kinds_and_says_of_how_many(tmp_path: Path) -> None:

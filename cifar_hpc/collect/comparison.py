@@ -58,6 +58,11 @@ class Comparison:
     optimism: float | None
     of_networks: bool
 
+    @property
+    def test(self) -> str | None:
+        """The test over seeds or folds that was made; None where none was."""
+        return next((found.test for found in self.differences.values() if not found.networks), None)
+
     def decision(self, point_id: str) -> str:
         """'best', 'worse' than it, 'tied' (tested, and not told apart) or 'not tested'."""
         found = self.differences.get(point_id)

@@ -41,5 +41,5 @@ def draw_disagreement(found: Ensembles) -> Drawing:
         axes.set_xticks(range(count), [trial.trial_id[:5] for trial in found.shown], rotation=60, ha="right")
         axes.set_yticks(range(count), names)
         frame_bare(axes)
-        caption = "Percent of the validation images to which two members of the greedy ensemble give different classes."
+        caption = "Percent of the validation images to which two of these members give different classes."
         return Drawing("ensemble_disagreement", "How differently the members err", caption, figure)

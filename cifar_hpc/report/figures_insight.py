@@ -45,7 +45,7 @@ def draw_filters(found: Insight) -> Drawing:
                 low, high = float(filters[number].min()), float(filters[number].max())
                 shown = ((filters[number] - low) / max(high - low, 1e-12)).transpose(1, 2, 0)
                 axes.imshow(shown[:, :, 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=1)
-        caption = "Filters of the first convolution at the best epoch, each stretched from its least to its greatest weight."
+        caption = "Filters of the first convolution, each stretched from its least to its greatest weight."
         return Drawing("filters", "First-layer filters", caption, figure)
 
 

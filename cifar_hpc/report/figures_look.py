@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,9 @@ def draw_lr_curves(curves: Mapping[str, Curve]) -> Drawing:
             axes.set_xlabel("learning rate")
             if (place - 1) % columns == 0:
                 axes.set_ylabel("training loss, smoothed")
-    widest = max(math.log10(rates[-1] / rates[0]) for rates, *_ in curves.values())
     caption = (
-        f"Training loss while the rate rises geometrically over {widest:.0f} decades (Smith 2017). Solid line: the middle of "
-        "the longest fall, which `lr: auto` takes; dotted: the steepest fall. Where the loss does not fall by more than "
+        "Training loss while the rate rises geometrically (Smith 2017). Solid line: the middle of the "
+        "longest fall, which `lr: auto` takes; dotted: the steepest fall. Where the loss does not fall by more than "
         "batches differ, neither says at which rate it learns."
     )
     return Drawing("lr_find", "Learning-rate range test", caption, figure)

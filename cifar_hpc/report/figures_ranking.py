@@ -12,7 +12,7 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
-from cifar_hpc.report.words import interval_words, marks_of, means_words, test_of, unlike_words, words_of
+from cifar_hpc.report.words import interval_words, marks_of, means_words, overlap_words, test_of, unlike_words, words_of
 
 _MOST = 16  # rows
 _LONGEST = 70  # characters of a label
@@ -45,10 +45,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         below = f" {left} more below." if left else ""
         caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of the leaderboard."
         caption += unlike_words(rows)
-        if len(rows) > 1:
-            caption += (
-                " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."
-            )
+        caption += overlap_words(comparison)
         return Drawing("ranking", "The best configurations", caption, figure)
 
 

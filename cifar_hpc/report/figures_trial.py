@@ -19,7 +19,7 @@ _LONGEST = 26  # letters of a name beside a row or column
 def draw_confusion(found: Diagnosis, where: str) -> Drawing:
     """where: the images, in words. Rows are true classes, in percent of their images. The diagonal has a colour of its own, so
     that errors stand out."""
-    share = found.confusion / np.maximum(found.totals[:, None], 1)
+    share = np.where(found.totals[:, None] > 0, found.confusion / np.maximum(found.totals[:, None], 1), np.nan)
     k = len(found.classes)
     digits = [digits_of(int(images), most=1) for images in found.totals]
     with house_style():
@@ -33,7 +33,7 @@ def draw_confusion(found: Diagnosis, where: str) -> Drawing:
         drawn = axes.imshow(errors, cmap="Blues", norm=norm)
         axes.imshow(hits, cmap="Greens", vmin=0, vmax=1.4)
         if k <= _MOST_NUMBERS:
-            for row, column in np.ndindex(k, k):
+            for row, column in zip(*np.nonzero(~np.isnan(share)), strict=True):
                 value = share[row, column]
                 dark = norm(value) > 0.6 if row != column else value > 0.85
                 color = "white" if dark else "#9aa3ab" if value == 0 else "black"

@@ -86,7 +86,10 @@ function openBoard(section, part, prefix) {
   };
   const arrange = () => {
     const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean).reduce(joined, []);
-    state.unknown = words.find(w => TERM.test(w) && columnOf(w) < 0 && !rows.some(r => holds(r, w)));
+    state.wrong = words.map(w => {
+      const m = w.match(TERM);
+      return !m ? "" : columnOf(w) < 0 ? (rows.some(r => holds(r, w)) ? "" : `${w}: no column has that name`) : m[2] in signs && isNaN(m[3]) ? `${w}: ${m[2]} compares with a number` : "";
+    }).find(Boolean);
     state.found = rows.filter(r => words.every(w => holds(r, w)));  // before the ranges: what the axes show
     state.shown = state.found.filter(inRanges);
     if (sorted) {
@@ -141,7 +144,7 @@ function openBoard(section, part, prefix) {
     arrange();
     body.replaceChildren(...state.shown.slice(0, most).map(line));
     const left = state.shown.length - most;
-    told.textContent = state.unknown ? `${state.unknown}: no column has that name. ${filter.title}.` : `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "configuration" : "configurations"}`;
+    told.textContent = state.wrong ? `${state.wrong}. ${filter.title}.` : `${state.shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} ${rows.length === 1 ? "configuration" : "configurations"}`;
     more.hidden = left <= 0;
     more.textContent = `show ${Math.min(left, MOST_ROWS)} more of ${left.toLocaleString("en")}`;
     heads.forEach((h, c) => { if (sorted && sorted[0] === c) h.setAttribute("aria-sort", sorted[1] ? "ascending" : "descending"); else h.removeAttribute("aria-sort"); });
@@ -376,7 +379,8 @@ function openCharts(section, part, board) {
 }
 
 data.parts.forEach((part, n) => {
-  const section = find(`[data-part="${n}"]`);
+  const section = find(`[data-part="${n}"]`), first = find(".figures.first", section);
+  if (first) find("details .figures", section).prepend(...first.children);  // the dots show the same
   if (!part.rows.length) return;
   if (part.explore) part.explore.columns = [...part.explore.axes.map(a => a.values), part.explore.points.map(p => p[2])];
   const board = openBoard(section, part, data.parts.length > 1 ? `${n + 1}.` : "");

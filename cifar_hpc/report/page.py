@@ -26,7 +26,16 @@ from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.places import trial_folder
 from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
-from cifar_hpc.report.words import how_trained, interval_words, p_text, test_of, these_networks, words_of
+from cifar_hpc.report.words import (
+    how_trained,
+    interval_words,
+    means_words,
+    overlap_words,
+    p_text,
+    test_of,
+    these_networks,
+    words_of,
+)
 from cifar_hpc.status.words import decimals_of, fixed_text, score_text
 
 _MOST_SVG = 4_000_000  # characters of figures in the page; the others are linked
@@ -49,7 +58,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class PageRow:
-    """One point. style: tied, empty or none; details: what stands in the row that opens below it, as JSON."""
+    """One point. style: tied, empty, both or none; details: what stands in the row that opens below it, as JSON."""
 
     cells: Sequence[Cell]
     style: str
@@ -67,7 +76,7 @@ class Part:
     tables: Sequence[PageTable]
     trials: Sequence[Trial]
     progress: str = ""
-    to_come: int = 0
+    to_come: bool = False
     failures: Sequence[str] = ()
     caveats: Sequence[str] = ()
     columns: Sequence[Column] = ()
@@ -98,7 +107,7 @@ def make_part(
         tables=tables,
         trials=found.pool.trials,
         progress=caveats.progress_text(found.pool, found.board),
-        to_come=sum(len(row.unfinished) for row in found.board.rows),
+        to_come=found.pool.to_come > 0 or any(row.unfinished for row in found.board.rows),
         failures=caveats.failures(found.pool.unfinished),
         caveats=caveats.caveats(found.pool, found.board),
         columns=columns,
@@ -135,7 +144,7 @@ def render_page(
     return environment.get_template("page.html.j2").render(
         title=title,
         written=written[:16].replace("T", " ") + " UTC",
-        to_come=sum(part.to_come for part in parts),
+        to_come=any(part.to_come for part in parts),
         refresh_s=refresh_s,
         parts=parts,
         figures=shown,
@@ -153,28 +162,24 @@ def render_page(
 
 
 def _shading(found: Findings) -> str:
-    """What the shaded rows are; empty where none is."""
-    comparison = found.comparison
-    tested = [d for d in comparison.differences.values() if not d.networks] if comparison else []
-    if not tested:
-        return ""
-    return f"Shaded: the best, and those that cannot be told from it at the 5 % level ({tested[0].test})."
+    """What the shaded rows are, and those with a mark; empty where none is."""
+    test = found.comparison and found.comparison.test
+    shaded = f"Shaded: the best, and those that cannot be told from it at the 5 % level ({test})."
+    front = "◆: no other configuration that was measured in full is both better and faster to train."
+    return " ".join([*([shaded] if test else []), *([front] if any(row.pareto for row in found.board.rows) else [])])
 
 
 def _dots_text(found: Findings) -> str:
     """What the dots are."""
     board = found.board
     test = ", ◇ test" if any(test_of(row, board.info) for row in board.measured) else ""
-    if any(row.seeds > 1 for row in board.measured):
-        what = f"mean over {board.runs} {interval_words(board)}"
-    else:
-        what = "one seed" + (", with the 95 % interval of the images" if board.info.metric == "acc" else "")
-    return f"● validation{test}: {what}; in the order of the table."
+    what = f"{means_words(board)}, {interval_words(board)}"
+    return f"● validation{test}: {what}; in the order of the table.{overlap_words(found.comparison)}"
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:
-    decision = found.comparison.decision(row.point_id) if found.comparison else "not tested"
-    shaded = _shading(found) and decision in ("best", "tied")
+    comparison = found.comparison
+    shaded = comparison and comparison.test and comparison.decision(row.point_id) in ("best", "tied")
     cells = [
         Cell(
             column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""),
@@ -185,8 +190,8 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
         for column in columns
     ]
     details = {"facts": _facts(row, found), "trials": _trials(row, layout, root)}
-    style = "empty" if row.score is None or row.partial else "tied" if shaded else ""
-    return PageRow(cells, style, row.runs_n, details)
+    styles = (*(["empty"] if row.score is None or row.partial else []), *(["tied"] if shaded else []))
+    return PageRow(cells, " ".join(styles), row.runs_n, details)
 
 
 def _facts(row: Row, found: Findings) -> list[str]:

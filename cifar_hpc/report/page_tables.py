@@ -120,8 +120,8 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
     of_folds = _OF_FOLDS if ensembles.best_n > 1 else ""
     of_soups = _OF_SOUPS if ensembles.soups else ""
     note = (
-        f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on four fifths of its images,"
-        " and measured on the last fifth, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
+        f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on a part of its images,"
+        " and measured on the others, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
         " accurate member is the highest of many, and flattered. Test was measured once and chooses nothing. p: McNemar's test"
         " on the same images, one-sided on validation; it speaks of these networks, not of their configurations."
         f" Files: ensembles/METHOD.json.{of_soups}"

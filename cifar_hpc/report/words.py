@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, runs_of
 from cifar_hpc.collect.statistics import Difference, Estimate
@@ -11,6 +11,9 @@ from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.records.schema import Outcome
 from cifar_hpc.status.words import points_text
+
+if TYPE_CHECKING:
+    from cifar_hpc.collect.comparison import Comparison
 
 _BELOW = {"cut": "ended early by the search", "diverged": "diverged", "seen": "on images seen before"}  # by field of Last
 
@@ -46,6 +49,13 @@ def interval_words(board: Leaderboard) -> str:
         return "without an interval"
     without = "" if board.intervals_of_images else ", which counts the luck of the seeds and not that of the images"
     return f"with its 95 % interval{without}"
+
+
+def overlap_words(comparison: Comparison | None) -> str:
+    """What intervals that overlap do not tell; empty where nothing was tested over seeds or folds."""
+    if comparison is None or comparison.test is None:
+        return ""
+    return " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."
 
 
 def unlike_words(rows: Iterable[Row]) -> str:

@@ -1,0 +1,58 @@
+"""The page of one trial: of which result it is, and what its pictures and sentences say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.predictions import SplitPredictions
+from cifar_hpc.collect.scan import scan
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.schema import Outcome
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.asked import TrialReport, asked_report
+from cifar_hpc.report.figures_trial import draw_confusion
+from cifar_hpc.report.page import _has_page
+from cifar_hpc.report.places import trial_folder
+
+
+def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Path) -> None:
+    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
+    write_trial(layout, trial, Images.draw(50, 10))
+    page = layout.report / trial.trial_id / "index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    (found,) = scan(layout).trials
+    assert _has_page(layout, found)
+    os.utime(page, (1e9, 1e9))  # of before it trained on
+    assert not _has_page(layout, found)
+
+
+def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a_page_of_its_own(tmp_path: Path) -> None:
+    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
+    whole, files = write_trial(layout, trial, Images.draw(50, 10)), layout.trial(trial.trial_id)
+    aside = files.until_stopped("strict")
+    shutil.copy(files.predictions, aside.predictions)
+    for epochs, (sweep, its) in enumerate({"strict": aside, "lenient": files}.items(), 1):
+        write_plan(layout, [trial], sweep)
+        write_record(layout.sweep(sweep).plan, dataclasses.replace(read_plan(layout, sweep), halving={"first_job": 1}))
+        curves = [dataclasses.replace(whole.curves[whole.best_epoch - 1], epoch=n + 1) for n in range(epochs)]
+        stopped = {"outcome": Outcome.PRUNED, "job": f"{sweep}/job-0001", "curves": tuple(curves), "best_epoch": 1}
+        write_record(its.result, dataclasses.replace(whole, **stopped))
+    reports = [asked_report(layout, [name]) for name in ("strict#1", "lenient#1", trial.trial_id)]
+    assert [report.trial.epochs for report in reports if isinstance(report, TrialReport)] == [1, 2, 2]
+    pages = [trial_folder(layout, report.trial) for report in reports if isinstance(report, TrialReport)]
+    assert pages[0] != pages[1] == pages[2] == layout.report / trial.trial_id
+
+
+def test_a_class_without_images_has_no_percentages_in_the_matrix() -> None:
+    found = diagnose(SplitPredictions(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), None), ("a", "b", "c"))
+    numbers = draw_confusion(found, "test").figure.axes[0].texts
+    assert {round(text.get_position()[1]) for text in numbers} == {0, 1}
