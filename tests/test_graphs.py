@@ -14,6 +14,7 @@ from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.train.device import choose_device
 from cifar_hpc.train.graphs import EAGER_FIRST, Captured, Graphs
 from cifar_hpc.train.optimizers import build_optimizer, load_optimizer
 from cifar_hpc.train.tables import Table
@@ -139,3 +140,10 @@ def _in_plain_order(value):
     if isinstance(value, dict):
         return {key: _in_plain_order(item) for key, item in value.items()}
     return [_in_plain_order(item) for item in value] if isinstance(value, list) else value
+
+
+def test_a_gpu_is_held_to_kernels_that_add_in_one_order(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert choose_device(None).type == "cuda" and torch.backends.cudnn.deterministic
