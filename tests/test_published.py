@@ -115,6 +115,8 @@ CHOSEN = [
     ("convnet_augment", {"augment": "none"}, "test_acc", "88.5"),
     ("convnet_augment", {"augment": "color"}, "val_acc", "88.8"),
     ("convnet_augment", {"augment": "color"}, "test_acc", "88.5"),
+    ("convnet_augment", {"augment": "geometric_color"}, "val_acc", "90.8"),
+    ("convnet_augment", {"augment": "geometric_color"}, "test_acc", "90.1"),
     ("convnet_augment", {"augment": "geometric"}, "val_acc", "90.3"),
     ("convnet_augment", {"augment": "geometric"}, "test_acc", "89.9"),
 ]
