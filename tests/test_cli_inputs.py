@@ -212,6 +212,8 @@ def test_what_is_known_of_a_folder_is_told_once_however_many_folds_it_has(place)
     assert re.search(r"all +17 +0 +0\n", said) and "val/" not in said
     said = _run("sweep", "own.yaml", "--dry-run")[1]
     assert said.count("resize: crop cuts off") == 1
+    (place / "seeds.yaml").write_text(SPEC.replace("0.25", "0.25, split_seed: seed") + "seeds: 3\n")
+    assert _run("data", "seeds.yaml")[1].count("class  ") == 1
     said = _run("fetch", "own.yaml")[1]
     assert said.count("photos: your own folder, 17 labelled images: nothing to fetch") == 1
 

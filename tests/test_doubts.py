@@ -329,3 +329,5 @@ def test_where_every_image_has_a_near_duplicate_no_number_is_of_those_without(tm
     (best,) = make_leaderboard(scan(layout)).measured
     pairs = [Pair("val", row, "train", row, 0.0) for row in (0, 1)]
     assert duplicate_lines(best, pairs, layout)[0].endswith(" %, and no image is without one.")
+    told = duplicate_lines(best, [Pair("test", 0, "train", 0, 0.0)], layout)  # of which no predictions are there
+    assert told == ["1 test image has a near-duplicate in an earlier split."]

@@ -60,8 +60,11 @@ def overviews_of(configs: Sequence[TrialConfig]) -> list[Overview]:
     """Of each data set that the trials take; of folds all the images that they are parts of. Raises CifarHpcError where one is
     not on this machine."""
     found = []
-    for dataset in dict.fromkeys(config.dataset.without_folds for config in configs):
-        theirs = [config for config in configs if config.dataset.without_folds == dataset]
+    of_one: dict[DatasetConfig, list[TrialConfig]] = {}  # the splits of seeds count alike
+    for config in configs:
+        of_one.setdefault(config.dataset.without_folds.of_point, []).append(config)
+    for theirs in of_one.values():
+        dataset = theirs[0].dataset.without_folds
         if dataset.name == "folder":
             found.append(_folder_overview(planned_folder(dataset), dataset, theirs))
         else:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cifar_hpc.collect.doubts import Doubt, Doubts
 from cifar_hpc.collect.leaderboard import Row
+from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.rounds import on_same_images, point_predictions
 from cifar_hpc.config.image_table import ImageTable, columns_of, file_column
 from cifar_hpc.config.words import plural
@@ -133,20 +134,25 @@ def duplicate_lines(best: Row, pairs: Sequence[Pair], layout: Layout) -> list[st
     for split, words in (("val", "validation"), ("test", "test")):
         rows = [pair.row for pair in pairs if pair.split == split]
         rounds = on_same_images(point_predictions(best, layout, split))
-        if not rows or not rounds:
+        if not rows:
             continue
-        right_N = np.mean([one.right for one in rounds], axis=0)
-        rest = np.setdiff1d(np.arange(len(right_N)), rows)
-        now = score_text(float(right_N.mean()), len(right_N))
-        without = (
-            f"without them {score_text(float(right_N[rest].mean()), len(rest))} %"
-            if len(rest)
-            else "and no image is without one"
-        )
         what = "image has a near-duplicate" if len(rows) == 1 else "images have near-duplicates"
         where = (
             "another fold" if any(pair.other_split == split for pair in pairs if pair.split == split) else "an earlier split"
         )
-        lines.append(f"{len(rows)} {words} {what} in {where}: {best.label} has an accuracy of {now} %, {without}.")
+        lines.append(f"{len(rows)} {words} {what} in {where}{_without(best, rounds, rows)}.")
     between = "splits" if best.config.get("dataset.folds") is None else "folds"
     return lines or [f"No near-duplicates between {between}."]
+
+
+def _without(best: Row, rounds: Sequence[SplitPredictions], rows: Sequence[int]) -> str:
+    """What the best configuration reaches with and without these images; nothing where its predictions are not there."""
+    if not rounds:
+        return ""
+    right_N = np.mean([one.right for one in rounds], axis=0)
+    rest = np.setdiff1d(np.arange(len(right_N)), rows)
+    now = score_text(float(right_N.mean()), len(right_N))
+    without = "and no image is without one"
+    if len(rest):
+        without = f"without them {score_text(float(right_N[rest].mean()), len(rest))} %"
+    return f": {best.label} has an accuracy of {now} %, {without}"
