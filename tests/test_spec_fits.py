@@ -167,3 +167,8 @@ def test_where_a_folder_brings_validation_images_one_of_each_class_is_enough_to_
     assert len(load_spec(tmp_path / "x.yaml").trials) == 1
     with pytest.raises(SpecError, match="one to train on and one to validate with"):
         load_spec(tmp_path / "x.yaml", ["folds=2"])
+
+
+def test_no_number_of_images_is_claimed_of_classes_that_are_not_alike_many(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("name: x\ndataset: {name: mnist, classes: [1, 7]}\nbase: {arch: linear}\n")
+    assert load_spec(tmp_path / "x.yaml", ["dataset.train_size=13000"]).trials  # it has 13,007

@@ -155,7 +155,7 @@ def test_a_folder_lies_relative_to_its_spec_and_is_known_by_its_files(load, tmp_
     own_val = load(text).trials[0].config.dataset
     assert own_val.trained_of(20) == 20 and dataclasses.replace(own_val, val_frac=0.0).trained_of(20) == 22
     shutil.rmtree(tmp_path / "photos" / "val")
-    assert load(text).warnings[-1] == "batch_size 128 is more than the 20 labelled images: one step an epoch"
+    assert load(text).warnings[-1] == "batch_size 128 is more than the training images: one step an epoch"
     assert not any("one step" in said for said in load(text.replace("linear", "linear, classifier: knn")).warnings)
     make_folder(tmp_path / "elsewhere")
     moved = load(text.replace("photos", "elsewhere")).trials[0].config
@@ -296,7 +296,11 @@ def test_a_data_sets_key_that_no_trial_gets_is_warned_of(load) -> None:
         ("base: {arch: resnet18, freeze: 0.5}", "all trials freeze blocks with random weights (weights: null)"),
         (
             "base: {arch: linear, batch_size: 512, dataset.train_size: 500}",
-            "batch_size 512 is more than the 450 training images: one step an epoch",
+            "batch_size 512 is more than the training images: one step an epoch",
+        ),
+        (
+            "base: {arch: linear, batch_size: 12, dataset.train_size: 20}",  # of which ten are held out, one of each class
+            "batch_size 12 is more than the training images: one step an epoch",
         ),
     ],
 )

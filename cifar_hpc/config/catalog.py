@@ -64,6 +64,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "folder": DatasetInfo((), None, 3, None, None, {}),
 }
 
+UNEVEN = ("mnist", "digits")  # of which some classes have more images than others
 BROUGHT = ("torchvision/", "hf/")  # what the name of a data set begins with that becomes a folder of images
 _ANY_DATASET = DatasetInfo((), None, 3, None, None, {})  # what is known of one that only its images tell of
 
@@ -122,7 +123,8 @@ def block_names(arch: str) -> tuple[str, ...] | None:
 
 
 def labelled_images(dataset: str, classes: Collection[str] | None = None) -> int | None:
-    """Training images of the official split, of these classes only (None: of all); None where only the images tell."""
+    """Training images of the official split, of these classes only (None: of all), in UNEVEN sets about; None where only the
+    images tell."""
     info = DATASETS.get(dataset, _ANY_DATASET)
     return None if info.train_n is None else info.train_n * len(classes or info.classes) // len(info.classes)
 

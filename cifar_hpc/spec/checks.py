@@ -59,10 +59,10 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
             "pixels; images are resized to any image_size"
         )
     stepped = [config for config in configs if _trains(config)]
-    few = {c.batch_size: f"{n} labelled" for c in stepped if (n := c.dataset.labelled) is not None and n < c.batch_size}
-    few |= {c.batch_size: f"{n} training" for c in stepped if (n := training_images(c)) is not None and n < c.batch_size}
-    for batch_size, images in few.items():
-        sentences.append(f"batch_size {batch_size} is more than the {images} images: one step an epoch")
+    few = {
+        c.batch_size for c in stepped for n in (c.dataset.labelled, training_images(c)) if n is not None and n < c.batch_size
+    }
+    sentences += [f"batch_size {batch_size} is more than the training images: one step an epoch" for batch_size in sorted(few)]
     return [*sentences, *([] if sampled else _alike_steps(stepped)), *_outlasting(configs, sampled)]
 
 

@@ -47,7 +47,12 @@ def contradictions(configs: Iterable[TrialConfig]) -> list[Finding]:
 def training_images(config: TrialConfig) -> int | None:
     dataset = config.dataset
     total = dataset.train_size or catalog.labelled_images(dataset.name, dataset.classes)
-    return None if total is None else round(dataset.trained_of(total))
+    if total is None:
+        return None
+    if dataset.folds is not None:
+        return round(dataset.trained_of(total + (dataset.own_val or 0)))
+    held_out = 0 if dataset.own_val is not None else len(dataset.classes or catalog.dataset(dataset.name).classes)
+    return min(round(dataset.trained_of(total)), total - held_out)  # one of each class at least
 
 
 def _check_arch(arch: str | OwnNetwork) -> Finding | None:
@@ -199,8 +204,8 @@ def _check_norms(
 
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
     there = catalog.labelled_images(name, classes)
-    if train_size is None or there is None or train_size <= there:
-        return None
+    if train_size is None or there is None or train_size <= there or (classes and name in catalog.UNEVEN):
+        return None  # of classes that are not alike many only the images tell
     return Finding("dataset.train_size", train_size, str(train_size), f"there are {there} labelled training images")
 
 

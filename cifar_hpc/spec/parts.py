@@ -25,7 +25,11 @@ class Resources:
     )
     cpus_per_gpu: int = spec_key("CPU threads of each of a trial's `processes`, with or without a GPU", 1, ge=1)
     memory_gb: float | None = spec_key("host memory of each node, GB; null: the site's default", None, gt=0)
-    minutes: float | None = spec_key("longest time of a trial, minutes; null: the site's default", None, gt=0)
+    minutes: float | None = spec_key(
+        "longest time that a trial takes, minutes, by which Slurm jobs are sized; null: as measured, else the site's default",
+        None,
+        gt=0,
+    )
     checkpoint_minutes: float = spec_key(
         "time from one checkpoint of a trial to the next, minutes, the first of them included; Ctrl-C and a scheduler's signal "
         "save in any case. What is killed, or fails, goes on from its last checkpoint, without one from its beginning",
