@@ -139,7 +139,7 @@ def test_an_ensembles_members_train_again_and_label_images_with_its_weights_and_
     member = layout.trial(new.members[0].trial_id).predictions
     member.write_bytes(member.read_bytes() + b" ")  # another file than the one that was measured
     told = " ".join(call("report", f"small-{method}-refit").stderr.split())
-    assert "have other predictions now than when it was made: `cifar-hpc refit" in told and "measured once" not in told
+    assert "have not the predictions of which it was made: `cifar-hpc refit" in told and "measured once" not in told
 
 
 def test_a_refit_says_which_seeds_it_leaves_out(swept, monkeypatch):

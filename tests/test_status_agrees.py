@@ -368,8 +368,8 @@ def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed
         (section,) = chosen_sections(layout, [name], "")
         assert [row.seeds for row in section.board.measured] == [3, 3]
         assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
-    (note,) = [note for note in scan(layout).notes if "two configurations" in note]
-    assert note.startswith("2 trials are of two configurations of different sweeps and count in one here;")
+    (note,) = [note for note in scan(layout).notes if "several configurations" in note]
+    assert note.startswith("2 trials are of several configurations, of different sweeps, and count in one here;")
 
 
 def test_a_freezing_depth_has_one_name_in_the_whole_pool_also_where_a_trial_left_its_plan(tmp_path):

@@ -43,7 +43,7 @@ def refitted_ensembles(pool: Pool, layout: Layout) -> tuple[Refitted, ...]:
         except CifarHpcError:
             again = shlex.join(read_plan(layout, sweep).command)
             found.append(
-                Refitted(name, None, f"its members have other predictions now than when it was made: `{again}` makes it again")
+                Refitted(name, None, f"its members have not the predictions of which it was made: `{again}` makes it again")
             )
             continue
         found.append(Refitted(name, record))

@@ -328,10 +328,8 @@ def _of_two_points(plans: Iterable[PlanRecord], finished: Collection[str]) -> li
             points.setdefault(trial.trial_id, set()).add(trial.point_id)
     n = sum(len(found) > 1 and trial_id in finished for trial_id, found in points.items())
     trials, are, count = ("1 trial", "is", "counts") if n == 1 else (f"{n} trials", "are", "count")
-    sentence = (
-        f"{trials} {are} of two configurations of different sweeps and {count} in one here; the report of one sweep is whole."
-    )
-    return [sentence] if n else []
+    told = f"{trials} {are} of several configurations, of different sweeps, and {count} in one here"
+    return [f"{told}; the report of one sweep is whole."] if n else []
 
 
 def _depths_said(plans: Iterable[PlanRecord], trials: Iterable[Trial | Unfinished]) -> dict[str, dict[str, Any]]:
