@@ -159,7 +159,7 @@ _SECTION_DOCS = {
     "resources": "what one trial needs",
     "plugins": "Python files, relative to the spec, or modules, that register parts of one's own",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
-    "search": "configurations sampled from the grid, on one machine, through Ray Tune; or the order of the whole grid, or its halving",
+    "search": "configurations sampled from the grid, on one machine through Ray Tune; or the order of the grid, or its halving",
     "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number",
     "low": "smallest value",
     "high": "largest value",
