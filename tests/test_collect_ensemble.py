@@ -221,4 +221,4 @@ def test_where_each_seed_has_a_split_ensembles_are_of_the_best_configurations_fi
     assert ensembles is not None and ensembles.trials == 3 and ensembles.best.seed == 0
     assert ensembles.left_out == ("6 trials (each seed has a split of its own: these are of seed 0's)",)
     (line,) = (line for line in headline(found) if "nsemble" in line)
-    assert "the most accurate trial of seed 0, whose split the ensembles are of" in line, line
+    assert "the most accurate of 3 trials of seed 0, whose split the ensembles are of" in line, line

@@ -181,7 +181,8 @@ def test_trials_whose_fold_cannot_be_read_are_all_counted_among_those_that_no_en
 
 def test_the_report_says_what_the_spread_covers_and_names_the_folds(layout):
     pool = scan(layout, ["folded"])
-    assert "split, seed and images" in covers_text(pool.trials) and "out of fold" in covers_text(pool.trials)
+    assert "split, seed and images; the intervals allow for training images that splits share" in covers_text(pool.trials)
+    assert "out of fold" in covers_text(pool.trials)
     trial, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
     assert split == "val" and found.confusion.sum() == 90
     assert images_words(trial, found, split) == "validation, all 3 folds together"  # 90 images, of which this fold has 30

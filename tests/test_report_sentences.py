@@ -24,7 +24,7 @@ from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
 from cifar_hpc.report.summary import cost_text, headline
 from cifar_hpc.report.tables import seeds_text
-from cifar_hpc.report.words import these_networks
+from cifar_hpc.report.words import these_networks, words_of
 
 IMAGES = Images.draw(60, 20)
 BASE = next(configs(1, seeds=1, epochs=2))
@@ -91,6 +91,24 @@ def test_hours_of_what_its_predictions_contradict_are_in_the_cost_and_by_axis_an
     )
 
 
+def test_the_first_is_so_far_where_others_are_to_come_and_not_where_all_have_ended(layout: Layout) -> None:
+    found = find(trained(layout, {(0.1, 0): {}, (0.1, 1): AT_ONCE, (0.2, 0): {}, (0.2, 1): AT_ONCE}), layout)
+    for to_come, first in ((0, "First: "), (2, "First so far: ")):
+        pool = dataclasses.replace(found.pool, to_come=to_come)
+        assert headline(dataclasses.replace(found, pool=pool))[0].startswith(first)
+
+
+def test_the_flattery_of_one_seed_and_what_has_no_value_are_told_as_they_are(layout: Layout) -> None:
+    """It was found by choosing again without one seed, of one; both of two networks were called by what they have in common."""
+    for clip in (None, 1.0):
+        dataset = dataclasses.replace(BASE.dataset, split_seed=0, split_by_seed=True)
+        write_trial(layout, dataclasses.replace(BASE, dataset=dataset, grad_clip=clip), IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    told = " ".join(headline(find(section, layout)))
+    assert "choosing again without a tenth of the images and, of several seeds, one, and measuring on those" in told
+    assert {words_of(row) for row in section.board.rows} == {"grad_clip -", "grad_clip 1"}
+
+
 def test_seeds_that_a_filter_hides_are_not_to_be_trained_again(layout: Layout) -> None:
     changes: dict[tuple[float, int], Changes] = {(lr, seed): {} for lr in (0.1, 0.2) for seed in range(5)}
     trained(layout, changes)
@@ -143,7 +161,7 @@ def test_a_refit_is_told_as_what_it_is_before_and_after_it_ran_with_and_without_
         write_record(layout.trial(result.trial_id).result, whole)
     (section,) = chosen_sections(layout, ["s"], "")
     assert any("trained on the validation images" in note for note in caveats(section.pool, section.board)) is ran
-    said = "These trials had no validation images." if ran else "No trial has finished with a measurement on validation."
+    said = "These trials had no validation images." if ran else "No trial has finished with a validation accuracy."
     assert headline(find(section, layout))[0] == said
 
 

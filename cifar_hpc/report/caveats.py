@@ -44,11 +44,11 @@ def _covers_of_alike(trials: Sequence[Trial]) -> str:
     runs = runs_of(trials)
     shares = all(trial.config.get("objective") == "val_acc" for trial in trials)
     of_test = "" if shares else " On test those of other objectives than accuracy do not count that of the images."
-    cover = "count the luck of split, seed and images; that splits share training images is allowed for (Nadeau and"
+    cover = "count the luck of split, seed and images; the intervals allow for training images that splits share (Nadeau and"
     several = any(trial.own_split for trial in trials) and len({trial.split for trial in trials}) > 1  # a filter may leave one
     if several and "folds" in runs:
         return (
-            "Validation is out of fold: each labelled image is measured by the networks that did not train on it. The ± over"
+            "Validation is out of fold: an image is measured by networks that did not train on it. The ± over"
             f" {runs} and the intervals, at 95 %, {cover} Bengio 2003).{of_test}"
         )
     if several:

@@ -30,9 +30,10 @@ def headline(found: Findings) -> list[str]:
     if not board.measured:
         without = [row.config.get("dataset.val_frac") == 0 for row in board.rows if row.trials]
         refitted = any(without) and all(without)
-        why = "These trials had no validation images" if refitted else "No trial has finished with a measurement on validation"
+        none = f"No trial has finished with a validation {board.info.noun}"
+        why = "These trials had no validation images" if refitted else none
         return [f"{why}.", *refitted_text(found.refitted), cost_text(found.ledger)]
-    lines = [f"{best_text(board)} {certainty_text(board, comparison)}".rstrip()]
+    lines = [f"{best_text(board, found.pool.to_come)} {certainty_text(board, comparison)}".rstrip()]
     if comparison and comparison.optimism is not None:
         lines.append(_flattery(board, comparison.optimism, of_networks=comparison.of_networks))
     if found.ensembles:
@@ -49,8 +50,9 @@ def in_short(found: Findings) -> list[str]:
     return [headline(found)[0], *refitted_text(found.refitted), *_next_steps(found)]
 
 
-def best_text(board: Leaderboard) -> str:
-    """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.'"""
+def best_text(board: Leaderboard, to_come: int = 0) -> str:
+    """'Best: linear, no augmentation, lr 0.01: 29.4 % on validation (mean of 3 seeds, 27.1 to 31.8), 27.7 % on test.' to_come:
+    as of Pool."""
     best = board.measured[0]
     if len(board.measured) == 1:
         first = "The only configuration measured"
@@ -58,7 +60,7 @@ def best_text(board: Leaderboard) -> str:
         first = "First"
     else:
         first = "Best" if board.claims_ranking else "First by validation"
-    first += " so far" if (best.partial and not best.hidden) or _goes_on(board) else ""
+    first += " so far" if to_come or _goes_on(board) else ""
     parts = []
     info = board.info
     if info.metric != "acc" and best.score:
@@ -149,7 +151,7 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
             f"Being the best of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
-    how = "found by choosing again without one seed and a tenth of the images, and measuring on those"
+    how = "found by choosing again without a tenth of the images and, of several seeds, one, and measuring on those"
     return f"Being the best of {many} flatters its number by {amount} {noun} ({how})."
 
 
@@ -157,12 +159,12 @@ def _ensemble(found: Ensembles) -> str:
     best = found.highest
     test = f"; on test {difference_text(best.test)}" if best.test else ""
     of_folds = f"its most accurate member, the {found.best_n} networks of its folds"
-    alone = "the most accurate trial" if found.best_n == 1 else of_folds
+    alone = f"the most accurate of {plural(found.trials, 'trial')}" if found.best_n == 1 else of_folds
     if found.seed is not None:
         alone += f" of seed {found.seed}, whose split the ensembles are of"
     if not found.gains:
-        against = f"{difference_text(best.val)} on validation against that{test}"
-        return f"No ensemble is measurably better on validation than {alone}. The highest is {best.record.method}: {against}."
+        against = f"{difference_text(best.val)} on validation{test}"
+        return f"The most accurate ensemble, {best.record.method}, is not measurably better than {alone}: {against}."
     members = plural(len(best.record.members), "trial")
     value = score_text(best.record.val_acc, best.record.val_n)
     against = f"{difference_text(best.val)} on validation against {alone}{test}"

@@ -21,10 +21,10 @@ LOST = "lost with attempts that failed or were killed"
 
 
 def words_of(row: Row) -> str:
-    """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for; where nothing here
-    tells it apart, by what does in its sweep."""
-    parts = [axis_words(axis, value) for axis, value in row.told_by.items() if value is not None or axis == "weights"]
-    return ", ".join(parts) or str(row.config.get("arch", row.label))
+    """'linear, no augmentation, lr 0.01': the point as a person says it, without what it has no value for, where it has one for
+    anything; where nothing here tells it apart, by what does in its sweep."""
+    told = {axis: value for axis, value in row.told_by.items() if value is not None or axis == "weights"} or row.told_by
+    return ", ".join(axis_words(axis, value) for axis, value in told.items()) or str(row.config.get("arch", row.label))
 
 
 def axis_words(axis: Axis, value: object) -> str:
