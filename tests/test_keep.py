@@ -151,4 +151,4 @@ def test_a_sweep_says_at_its_end_which_networks_of_its_best_configuration_are_no
     layout.trial(best.trial_ids[0]).weights.unlink()  # as where it was beaten for a while
     conclude(SweepOutcome(plan=plan, states=states))
     said = " ".join(capsys.readouterr().err.split())
-    assert "of its 1 network 1 is not here" in said and f"`cifar-hpc reproduce {best.point_id}` brings them back" in said
+    assert f"of its 1 network 1 is not here: `cifar-hpc reproduce {best.point_id}` brings them back" in said

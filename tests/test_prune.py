@@ -54,7 +54,11 @@ def test_only_what_no_sweep_needs_and_nobody_trains_is_removed_and_only_with_yes
     shown = call("prune")
     assert shown.exit_code == 0 and everything(layout.root) == before
     assert [line.split()[:2] for line in shown.stdout.splitlines()[1:]] == [["planned", "1"], ["completed", "1"]]
-    assert "2 kB" in shown.stdout and "prune --yes" in shown.stderr and "1 trial that no sweep names runs" in shown.stderr
+    assert (
+        "2 kB" in shown.stdout
+        and "prune --yes" in shown.stderr
+        and "1 trial that no sweep names runs or waits, and stays" in shown.stderr
+    )
 
     done = call("prune", "--yes")
     assert done.exit_code == 0 and "removed 2 trials" in done.stderr, done.output

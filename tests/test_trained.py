@@ -137,7 +137,7 @@ def test_reproduce_tells_what_differs_from_a_record_that_was_edited(layout, seed
     del record["digest"]  # as an older record
     path.write_text(json.dumps(record))
     answer = run("reproduce", config.trial_id)
-    assert answer.exit_code == 1 and answer.stdout.startswith(f"{config.trial_id}: val_loss differs from epoch 2 on:")
+    assert answer.exit_code == 1 and answer.stdout.startswith(f"{config.trial_id}: val_loss differs first in epoch 2:")
     assert not layout.trial(config.trial_id).weights.exists()
 
 
@@ -162,6 +162,8 @@ def test_of_numbers_that_differ_reproduce_says_where_another_version_made_the_re
     assert compare_results(found, other) and "another version" not in compare_results(found, other)[-1]
     assert "the record is of another version" in compare_results(older, other)[-1]
     assert compare_results(older, found) == []
+    before, changed = (replace(found, val=replace(found.val, more=more)) for more in ({}, {"macro_f1": 2.0}))
+    assert compare_results(before, found) == [] and compare_results(changed, found)[0].startswith("val differs: ")
 
 
 def test_an_exported_network_is_loaded_by_a_plain_network_of_that_architecture(layout, seeds, tmp_path, monkeypatch):

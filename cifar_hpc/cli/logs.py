@@ -36,7 +36,7 @@ def logs(
     if not layout.has_sweep(name) and any(trial_id.startswith(name.lower()) for trial_id in trials):
         trial_id = resolve_id(name, trials)
         if follow:
-            raise CifarHpcError(f"logs -f: no sweep has the trial {trial_id}, and nobody trains it")
+            raise CifarHpcError(f"logs -f: no sweep has the trial {trial_id}")
         typer.echo(log_text(layout, trial_id), nl=False)
         return
     reader = reader_of(layout, read_plan(layout, name))

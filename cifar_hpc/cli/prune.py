@@ -34,7 +34,8 @@ def prune(yes: Annotated[bool, typer.Option("--yes", help="remove them; without 
     running = [trial for trial in found if trial.status in GOING_ON]
     idle = [trial for trial in found if trial.status not in GOING_ON]
     if running:
-        say(f"{plural(len(running), 'trial')} that no sweep names {'runs' if len(running) == 1 else 'run'}, and stay")
+        go_on = "runs or waits, and stays" if len(running) == 1 else "run or wait, and stay"
+        say(f"{plural(len(running), 'trial')} that no sweep names {go_on}")
     if not idle:
         say(f"nothing to remove from {layout.pool}")
         return
@@ -47,7 +48,7 @@ def prune(yes: Annotated[bool, typer.Option("--yes", help="remove them; without 
     shutil.rmtree(layout.leaving, ignore_errors=True)  # with what a killed one left
     say(f"removed {plural(gone, 'trial')} from {layout.pool}")
     if gone < len(idle):
-        say(f"{plural(len(idle) - gone, 'trial')} began meanwhile, and stay")
+        say(f"{plural(len(idle) - gone, 'trial')} began meanwhile: not removed")
 
 
 def _print(trials: Collection[Unnamed]) -> None:

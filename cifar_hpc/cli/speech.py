@@ -53,8 +53,7 @@ def _gone_networks(plan: PlanRecord, best: Best) -> str:
     if plan.keep is None or not gone:
         return ""
     back = f"`cifar-hpc reproduce {best.point_id}` brings them back"
-    why = "removed since, or while others were ahead"  # which of the two no record tells
-    return f"of its {plural(len(ids), 'network')} {len(gone)} {'is' if len(gone) == 1 else 'are'} not here ({why}): {back}"
+    return f"of its {plural(len(ids), 'network')} {len(gone)} {'is' if len(gone) == 1 else 'are'} not here: {back}"
 
 
 def conclude(outcome: SweepOutcome, then: str | None = None) -> None:

@@ -95,7 +95,10 @@ def export(
     difference = export_trained(trained, path, to.value)
     typer.echo(path)
     side, channels = trained.side, trained.channels
-    typer.echo(f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e}", err=True)
+    typer.echo(
+        f"input N x {channels} x {side} x {side}, less mean over std; logits differ by {difference:.1e} of the largest",
+        err=True,
+    )
 
 
 def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME)]) -> None:

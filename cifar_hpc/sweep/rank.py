@@ -10,6 +10,7 @@ import dataclasses
 from cifar_hpc.config.features import features_id, told_apart
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX
+from cifar_hpc.config.words import plural
 from cifar_hpc.executors.base import promises_on_node
 from cifar_hpc.planning.plan import Plan
 from cifar_hpc.records.layout import Layout
@@ -36,7 +37,7 @@ def with_promise(layout: Layout, plan: Plan, where: Where, listener: Listener) -
         return plan
     if len(ranked) > 1 and missing:
         check_there(layout, list(missing.values()))  # what is missing is told before any network has passed its images
-        listener.note(f"order: rank: one pass of the labelled images through each of {len(missing)} networks")
+        listener.note(f"order: rank: one pass of the labelled images through {plural(len(missing), 'network')}")
         known |= promises_on_node(list(missing.values()))
     first = sorted(ranked, key=lambda name: -known.get(name, 0.0))
     if len(ranked) > 1:

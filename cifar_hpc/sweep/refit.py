@@ -65,7 +65,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
         left = named.row.runs_n - sum(trial.best_epoch is not None for trial in named.row.trials)
         if left:
             listener.note(
-                f"{named.row.label}: {left} of its {named.row.runs_n} trials have no best epoch, and are not trained again"
+                f"{named.row.label}: without a best epoch, so not trained again: {left} of its {named.row.runs_n} trials"
             )
         if named.row.cut:
             listener.note(

@@ -17,7 +17,7 @@ from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, TrialResult
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, SplitMetrics, TrialResult
 from cifar_hpc.records.store import read_record, write_atomic, write_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.words import about_text
@@ -127,9 +127,12 @@ def compare_results(recorded: TrialResult, repeated: TrialResult) -> list[str]:
         wrong = [(n, a, b) for n, (a, b) in enumerate(pairs, 1) if a != b]
         if wrong:
             epoch, one, other = wrong[0]
-            lines.append(f"{name} differs from epoch {epoch} on: {one} recorded, {other} now")
+            lines.append(f"{name} differs first in epoch {epoch}: {one} recorded, {other} now")
     for name in ("best_epoch", "outcome", "val", "test"):
         one, other = getattr(recorded, name), getattr(repeated, name)
+        if isinstance(one, SplitMetrics) and isinstance(other, SplitMetrics):  # a record of before has fewer of the metrics
+            both = sorted(one.more.keys() & other.more.keys())
+            one, other = (dataclasses.replace(found, more={key: found.more[key] for key in both}) for found in (one, other))
         if one != other:
             lines.append(f"{name} differs: {one} recorded, {other} now")
     if len(recorded.curves) != len(repeated.curves):

@@ -132,7 +132,8 @@ def array_lines(
     jobs_n = sum(array.workers for array in submission.arrays)
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
-    lines.append(f"  files     {3 * len(todo)} of results, {size}; {jobs_n} logs, one copy of the package")
+    files_n = sum(4 if trial.keep == "weights" else 3 for trial in plan.trials if trial.trial_id in todo)
+    lines.append(f"  files     {files_n} of results, {size}; {jobs_n} logs, one copy of the package")
     if verbose and submission.arrays:
         lines.append(executor.script(submission.arrays[0], plan.spec.name))
     return lines
