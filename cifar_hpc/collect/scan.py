@@ -30,7 +30,7 @@ from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.axes import keys_that_differ, telling_keys
-from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, told_apart
+from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, with_digits
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
@@ -358,7 +358,7 @@ def _told_apart(trials: Sequence[Trial], unfinished: Sequence[Unfinished]) -> tu
     """With numbers that are spelled differently where they are different; one config for each point."""
     everyone: tuple[Trial | Unfinished, ...] = (*trials, *unfinished)
     configs = {id(trial.config): trial.config for trial in everyone}
-    told = dict(zip(configs, told_apart(list(configs.values())), strict=True))
+    told = dict(zip(configs, with_digits(list(configs.values())), strict=True))
     return (
         [t if told[id(t.config)] is t.config else replace(t, config=told[id(t.config)]) for t in trials],
         [t if told[id(t.config)] is t.config else replace(t, config=told[id(t.config)]) for t in unfinished],

@@ -11,7 +11,7 @@ from typing import Any
 
 from cifar_hpc.config.roles import ARGUMENTS
 from cifar_hpc.records.schema import PlannedTrial
-from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, told_apart
+from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, with_digits
 
 _FIRST = ("dataset", "arch", "weights", "freeze", "augment", "lr")
 _WRITTEN_AS = {"unfreeze": ("unfreeze_epoch", "freeze")}  # the keys as which normalise writes what an axis says, its own first
@@ -55,7 +55,7 @@ def settled_axes(trials: Collection[PlannedTrial]) -> dict[str, dict[str, Any]]:
 def axes_of(trials: Collection[PlannedTrial]) -> dict[str, Mapping[str, Any]]:
     """As settled_axes, with numbers that are spelled differently where they are different."""
     found = settled_axes(trials)
-    return dict(zip(found, told_apart(list(found.values())), strict=True))
+    return dict(zip(found, with_digits(list(found.values())), strict=True))
 
 
 def _keys_of(axis: str, differing: Sequence[str]) -> list[str]:

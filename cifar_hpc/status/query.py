@@ -157,12 +157,12 @@ def values_there(rows: Iterable[Mapping[str, Any]], chosen: Filter) -> str:
 
 
 class Precise(float):
-    """A number with as many significant digits as tell it from the others of its key; `told_apart` makes it."""
+    """A number with as many significant digits as tell it from the others of its key; `with_digits` makes it."""
 
     digits = DIGITS
 
 
-def told_apart(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def with_digits(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows; where numbers of one key would be spelled alike, with Precise ones in their place."""
     numbers: dict[str, set[float]] = {}
     for row in rows:
