@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.pool import write_plan
+from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.errors import SpecError
-from cifar_hpc.planning.lineage import awaits_parent, fail_with_parent
+from cifar_hpc.planning.lineage import awaits_parent, fail_with_parent, parent_failure
 from cifar_hpc.records.claims import claim_trial, read_state
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
@@ -63,6 +63,12 @@ def test_a_child_waits_for_its_parent_fails_with_it_and_others_go_on(monkeypatch
     run_job(job_of(child_of(parent, epochs=1)), layout, executor="inline")
     state = read_state(layout.trial(child_of(parent, epochs=1).trial_id), child_of(parent, epochs=1).trial_id)
     assert "failed: ZeroDivisionError: division by zero" in state.reason
+
+
+def test_what_never_keeps_weights_is_not_said_to_bring_them_back(tmp_path):
+    layout, knn = Layout(tmp_path), digits_config(freeze="all", classifier="knn")
+    write_trial(layout, knn, Images.draw(20, 0))
+    assert str(parent_failure(knn.trial_id, layout)).endswith("has no weights: its classifier, knn, keeps none")
 
 
 def test_whoever_failed_with_a_parent_and_its_parent_is_planned_once_that_is_mended(tmp_path):

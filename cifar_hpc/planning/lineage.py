@@ -10,6 +10,7 @@ import dataclasses
 import socket
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.claims import TrialState, is_pruned, read_state
@@ -77,6 +78,9 @@ def parent_failure(parent: str, layout: Layout) -> str | None:
         return None
     if state.result.best_epoch is None:
         return f"{start} has no weights: {state.result.reason}"
+    classifier = str(state.result.config.get("classifier", "linear"))
+    if not CLASSIFIERS[classifier].keeps_weights:
+        return f"{start} has no weights: its classifier, {classifier}, keeps none"
     return f"{start} kept no weights; `cifar-hpc reproduce {parent}` brings them back, `keep: weights` in its spec keeps them"
 
 
