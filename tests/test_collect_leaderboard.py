@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
-from cifar_hpc.collect.comparison import Comparison, compare_with_best
+from cifar_hpc.collect.comparison import CUT, FAR_BELOW, Comparison, compare_with_best
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.scan import scan
@@ -21,6 +21,7 @@ from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Outcome
+from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
@@ -406,3 +407,15 @@ def test_what_a_search_ended_early_is_not_tested_against_what_went_on(layout: La
 def test_a_limit_of_time_that_a_spec_gives_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", "out of its own time"): Entry(1, 0.5)}
     assert cost_text(Ledger(spent, {}, {}, {}, {})) == "It cost 1.5 CPU-hours."
+
+
+def test_what_a_search_ended_below_many_that_are_worse_is_not_called_far_below_the_best(layout: Layout) -> None:
+    trials = [dataclasses.replace(BASE, lr=0.1 * (n + 1), seed=seed) for n in range(12) for seed in range(3)]
+    for config in trials:
+        result = write_trial(layout, config, IMAGES, accuracy=0.9 if config.lr in (0.1, trials[-1].lr) else 0.1)
+        if config.lr == trials[-1].lr:
+            write_record(layout.trial(config.trial_id).result, dataclasses.replace(result, outcome=Outcome.PRUNED))
+    board = make_leaderboard(scan(layout))
+    *_, below, cut = board.measured
+    found = compare_with_best(board, layout)
+    assert found and (found.untested[below.point_id], found.untested[cut.point_id]) == (FAR_BELOW, CUT)

@@ -85,8 +85,11 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     first: Read | None = None
     rivals = {row.point_id for row in board.rivals}
     below = 0
-    far_below: Sequence[Row] = ()
-    for number, row in enumerate(board.measured[:_MOST], 1):
+    for number, row in enumerate(board.measured):
+        far_below = below >= _FAR_BELOW and row.point_id in rivals  # the others' numbers stand last for another reason
+        if far_below or number >= _MOST:
+            untested[row.point_id] = FAR_BELOW if far_below else f"only the first {_MOST} are read"
+            continue
         found, reason = _read(row, layout, info, first)
         if found is None:
             untested[row.point_id] = reason
@@ -106,13 +109,8 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
         if not difference.networks or row is board.measured[1]:
             differences[row.point_id] = difference
         below = below + 1 if difference.better and not difference.networks else 0
-        if below == _FAR_BELOW:
-            far_below = board.measured[number:]
-            break
-    untested |= dict.fromkeys((row.point_id for row in board.measured[_MOST:]), f"only the first {_MOST} are read")
-    untested |= dict.fromkeys((row.point_id for row in far_below), FAR_BELOW)
     over_seeds = {point: found for point, found in differences.items() if not found.networks}
-    differences |= step_down(over_seeds, max(len(ranked) - sum(row.point_id in ranked for row in far_below), 2))
+    differences |= step_down(over_seeds, max(sum(untested.get(point) != FAR_BELOW for point in ranked), 2))
     differences = {point: within(found, info.difference_bounds) for point, found in differences.items()}
     optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
     of_networks = all(len(rounds) == 1 for _, rounds in means) and first.parts is None if first else True
