@@ -109,6 +109,13 @@ def test_the_nested_estimate_of_pure_noise_is_chance(method: str) -> None:
     assert found.right.mean() == pytest.approx(0.2, abs=0.035)
 
 
+@pytest.mark.parametrize("method", ENSEMBLE_METHODS)
+def test_members_that_are_right_on_no_image_have_weights_that_sum_to_one(method: str) -> None:
+    logits, labels = [np.eye(3)[[1, 1, 2, 2]] * size for size in (1.0, 2.0)], np.array([0, 0, 0, 0])
+    (found,) = choose_ensembles(make_library(logits, labels, ["a", "b"]), EnsembleRules(methods=(method,)))
+    assert sum(found.combination.weights.values()) == pytest.approx(1)
+
+
 def test_stacking_of_two_classes_and_of_a_class_never_seen_gives_probabilities() -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 200)

@@ -11,6 +11,7 @@ with members and weights chosen on the other four.
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -225,7 +226,9 @@ def _uniform(seen: _Seen, rules: EnsembleRules) -> Combination:
 def _accuracy(seen: _Seen, rules: EnsembleRules) -> Combination:
     accuracy = seen.right.mean(1)
     members = _by_rule(seen.library, accuracy, rules)
-    total = float(accuracy[members].sum()) or 1.0
+    total = float(accuracy[members].sum())
+    if total == 0:  # of few images none is right
+        return dataclasses.replace(_uniform(seen, rules), method="accuracy")
     return Combination("accuracy", {member: float(accuracy[member]) / total for member in members})
 
 

@@ -190,7 +190,7 @@ def _numbered_row(sections: Sequence[Section], number: int, said: str) -> Row:
 def _best_row(sections: Sequence[Section], said: str) -> Row:
     measured = [section for section in sections if section.board.measured]
     if len(measured) > 1:
-        where = ", ".join(f"{section.name} (#{section.board.measured[0].number})" for section in measured)
+        where = "; ".join(f"{section.name} (#{section.board.measured[0].number})" for section in measured)
         raise CifarHpcError(f"{said}: nothing is ranked across data sets or splits: {where}; give the row")
     if measured:
         return measured[0].board.measured[0]
