@@ -266,10 +266,11 @@ def _over_splits(first: Read, found: Read, tail: Callable[[float, float], float]
     error = known_error(error, first.values, found.values)
     more = error**2 * first.share / (first.share + 1 / len(common))  # what more repeats do not take away
     half = half_interval(error**2, freedom, 0.0, None)
+    part = "" if len(common) == len(one) == len(other) else f", of the {len(common)} that both have"
     return Difference(
         mean,
         tail(mean / error if error else 0.0, freedom),
-        SPLITS_TEST,
+        f"{SPLITS_TEST}{part}",
         mean - half,
         mean + half,
         error=error,
