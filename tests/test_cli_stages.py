@@ -65,6 +65,8 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     parents = [result.train_s for result in told if result.config["weights"] is None]
     assert [point["before_s"] for point in points] == [pytest.approx(sum(parents) / 2)] * 2
     assert len(json.loads(call("report", "two", "stage=pretrain", "--format", "json").stdout)) == 1
+    none = " ".join(call("report", "two", "lr=0.05").stderr.split())
+    assert none.endswith("; stage pretrain, from which others start, is looked into with stage=pretrain")
 
 
 def test_a_child_that_was_trained_before_by_its_parents_id_is_in_the_point_of_its_seeds(spec):

@@ -32,5 +32,8 @@ def _filtered(pool: Pool, terms: str) -> Pool:
     chosen = parse_filter(terms, {*OWN_KEYS, *(key for trial in everyone for key in trial.config)})
     found = pool.where(lambda trial: chosen.matches(trial.facts))
     if not found.trials and not found.unfinished:
-        raise CifarHpcError(f"no trial matches {terms!r}; {values_there((trial.facts for trial in everyone), chosen)}")
+        left = [one for one in pool.earlier_stages if all(trial.config.get("stage") != one for trial in everyone)]
+        stages = "".join(f"; stage {one}, from which others start, is looked into with stage={one}" for one in left)
+        there = values_there((trial.facts for trial in everyone), chosen)
+        raise CifarHpcError(f"no trial matches {terms!r}; {there}{stages}")
     return replace(found, to_come=0)  # nobody knows which of them it will accept
