@@ -29,9 +29,14 @@ def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layou
     of_seed = [dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True) for seed in (0, 1)]
     trials = [dataclasses.replace(BASE, seed=seed, dataset=dataset) for seed, dataset in enumerate(of_seed)]
     other = dataclasses.replace(BASE, dataset=dataclasses.replace(of_seed[0], train_size=100))
-    for n, config in enumerate((*trials, other)):
-        write(layout, config, 0.8 + 0.05 * n)
-    for name, configs, end in (("one", trials, "(mean of 2)"), ("two", [*trials, other], "which are not comparable")):
+    equal = dataclasses.replace(BASE, dataset=dataclasses.replace(of_seed[0], train_size=200))
+    for config, value in zip((*trials, other, equal), (0.8, 0.85, 0.9, 0.9), strict=True):
+        write(layout, config, value)
+    for name, configs, end in (
+        ("one", trials, "(mean of 2)"),
+        ("two", [*trials, other], "which are not comparable"),
+        ("equal", [other, equal], "val acc 90.0 %, the highest of 2 data sets or splits, which are not comparable"),
+    ):
         write_plan(layout, configs, name)
         plan = read_plan(layout, name)
         best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))

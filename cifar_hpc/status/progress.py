@@ -36,7 +36,7 @@ class Best:
     images: int
     share: bool  # of 0..1
     of_n: int | None = None  # the trials that it is to have, where these are a part of them
-    equals: int = 0  # other points that measured the very same
+    equals: int = 0  # other points that measured the very same on these images
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
     mode: str = "max"  # whether the highest is the best, or with min the lowest
     seen: bool = False  # whether what it starts from may have trained on the images that validate it
@@ -72,6 +72,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
     standings = {point_id: point.standing(info) for point_id, point in measured.items()}
     first = min(standings.values())
     best = measured[first.point_id]
+    same = [standings[id_].equals(first) for id_, point in measured.items() if point.measured_on == best.measured_on]
     seeds = len(best.values)
     return Best(
         _name_of_point(plan, first.point_id),
@@ -81,7 +82,7 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         max(best.images),
         info.share,
         of_n=best.runs if seeds < best.runs else None,
-        equals=sum(standing.equals(first) for standing in standings.values()) - 1,
+        equals=sum(same) - 1,
         sets=len({point.measured_on for point in measured.values()}),
         mode=info.mode,
         seen=best.seen,
