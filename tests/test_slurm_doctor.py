@@ -7,8 +7,9 @@ import re
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.executors.slurm.probe import cluster_facts, gpu_types, probe_text, suggest
-from cifar_hpc.executors.slurm.profile import load_profile
+from cifar_hpc.executors.slurm.probe import cluster_facts, gpu_types, probe, probe_text, suggest
+from cifar_hpc.executors.slurm.profile import SlurmProfile, load_profile
+from cifar_hpc.executors.slurm.queue import QueueEntry
 from cifar_hpc.executors.slurm.site import Partition
 from slurm.local.cluster import Cluster
 
@@ -83,4 +84,15 @@ def test_what_two_nodes_find_is_told_in_sentences():
     ):
         assert words in text
     blind = {"host": "n2", "cpus": 4, "token": None, "files": "No such file or directory"}
-    assert "NOT the same folder on n2" in "\n".join(probe_text([{**well, **torch}, blind], "t", None))
+    text = "\n".join(probe_text([{**well, **torch}, blind], "t", None))
+    assert "NOT the same folder on n2" in text and "reach the network: yes" in text
+
+
+def test_slurm_that_is_silent_for_a_moment_has_not_ended_the_probe(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path))
+    answers = iter([None, {"1": QueueEntry("OUT_OF_MEMORY")}])
+    for name, does in (("look", lambda *_, **__: next(answers)), ("cancel", lambda *_: None)):
+        monkeypatch.setattr(f"cifar_hpc.executors.slurm.queue.SlurmQueue.{name}", does)
+    monkeypatch.setattr("cifar_hpc.executors.slurm.probe._send", lambda *_: "1")
+    (said,) = probe(SlurmProfile(), nodes=2, wait_s=10)
+    assert said.startswith("probe: ended without an answer (OUT_OF_MEMORY)")

@@ -21,6 +21,7 @@ from cifar_hpc.executors.slurm.flags import cpus_of, memory_gb_of, sbatch_flags,
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.executors.slurm.site import Partition, read_limits
+from cifar_hpc.records.jobs import JobState
 from cifar_hpc.records.layout import Layout, results_root
 
 PROBE_MINUTES = 5
@@ -140,8 +141,9 @@ def probe(profile: SlurmProfile, nodes: int, wait_s: int) -> list[str]:
             answers = [facts for task in range(2) if (facts := _read_facts(folder / f"out-{task}")) is not None]
             if len(answers) == 2:
                 return probe_text(answers, token, partition)
-            entry = (queue.look([handle], fresh_s=2) or {}).get(handle)
-            if entry is None or entry.state in ("FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL"):
+            seen = queue.look([handle], fresh_s=2)
+            entry = seen.get(handle) if seen else None
+            if seen is not None and (entry is None or (entry.job_state is JobState.GONE and entry.state != "COMPLETED")):
                 outputs = sorted(folder.glob("out*"))
                 said = [line for path in outputs for line in path.read_text(errors="replace").strip().splitlines()[-2:]]
                 shared = "" if outputs else f"; nothing stands in {root}: is that folder shared with the nodes?"
@@ -191,8 +193,8 @@ def probe_text(answers: Sequence[Mapping[str, Any]], token: str, partition: str 
         lines.append(f"file locks hold across nodes: {answers[1].get('flock', 'not tried')}")
     if (clocks := _clocks(answers)) is not None:
         lines.append(clocks)
-    network = all(facts.get("network") for facts in answers)
-    lines.append(f"nodes reach the network: {'yes' if network else 'no; fetch data and weights here before a sweep'}")
+    if tried := [facts["network"] for facts in answers if "network" in facts]:
+        lines.append(f"nodes reach the network: {'yes' if all(tried) else 'no; fetch data and weights here before a sweep'}")
     return [*lines, *dict.fromkeys(_torch_text(facts) for facts in answers)]
 
 
