@@ -8,7 +8,7 @@ import pytest
 
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.arrays import History, canary_job, plan_submission
-from cifar_hpc.executors.slurm.profile import SlurmProfile
+from cifar_hpc.executors.slurm.profile import SiteClass, SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
 from cifar_hpc.executors.slurm.site import Limits
 from cifar_hpc.planning.plan import Cohort, Job, Resources
@@ -95,6 +95,16 @@ def test_a_share_of_a_gpu_runs_several_at_once_only_where_the_profile_allows():
     assert array.workers == 2
     (array,) = _plan(jobs).arrays
     assert (array.needs.at_once, array.needs.gpus, array.needs.cpus) == (1, 1, 2) and array.workers == 8
+
+
+def test_a_class_takes_jobs_by_the_memory_that_they_ask_slurm_for():
+    small = {"classes": {"small": SiteClass(up_to_memory_gb=32.0)}}
+    by_gpu, shared = SlurmProfile(memory_per_gpu_gb=45.0, **small), SlurmProfile(share_gpus=True, **small)
+    assert _plan(_jobs(1), by_gpu).arrays[0].needs.site == ""
+    assert _plan(_jobs(4, gpus=0.25, memory_gb=12.0), shared).arrays[0].needs.site == "", "four of them are one job"
+    jobs, grown = _jobs(1, memory_gb=24.0), SlurmProfile(**small)
+    assert _plan(jobs, grown).arrays[0].needs.site == "small"
+    assert _plan(jobs, grown, histories=_after("OUT_OF_MEMORY")(jobs)).arrays[0].needs.site == "", "36 GB from now on"
 
 
 def test_unnamed_gpus_mean_one_where_the_site_has_some():

@@ -218,14 +218,6 @@ def _allot(classes: Sequence[_Class], room: int | None, canary: bool) -> list[in
 def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Needs:
     asked = job.resources
     gpus = asked.gpus if asked.gpus is not None else (1.0 if profile.gres else 0.0)
-    class_name = profile.class_of(
-        nodes=asked.nodes, gpus=gpus, memory_gb=asked.memory_gb or profile.memory_gb, minutes=job_minutes(job, profile)
-    )
-    profile = profile.of_class(class_name)
-    if gpus and not profile.gres:
-        raise CifarHpcError(
-            f"resources.gpus is {gpus:g}, and profile {profile.name!r} says that the site has none (gres: null)"
-        )
     processes = asked.processes or max(1, round(gpus))
     alone = asked.nodes > 1 or processes > 1
     at_once = max(1, int(1 / gpus)) if 0 < gpus < 1 and profile.share_gpus and not alone else 1
@@ -235,11 +227,17 @@ def _needs(job: Job, profile: SlurmProfile, histories: Iterable[History]) -> Nee
     memory_gb = memory_gb_of(profile, asked.memory_gb, whole)
     if steps := max((history.out_of_memory for history in histories), default=0):
         memory_gb = (memory_gb or MEMORY_UNKNOWN_GB) * MEMORY_STEP**steps
+    memory_gb = None if memory_gb is None else memory_gb * at_once
+    class_name = profile.class_of(nodes=asked.nodes, gpus=gpus, memory_gb=memory_gb, minutes=job_minutes(job, profile))
+    if gpus and not profile.of_class(class_name).gres:
+        raise CifarHpcError(
+            f"resources.gpus is {gpus:g}, and profile {profile.name!r} says that the site has none (gres: null)"
+        )
     return Needs(
         nodes=asked.nodes,
         gpus=math.ceil(gpus),
         cpus=cpus_of(profile, asked.cpus_per_gpu * processes * at_once, whole),
-        memory_gb=None if memory_gb is None else memory_gb * at_once,
+        memory_gb=memory_gb,
         minutes=math.ceil(asked.minutes or profile.minutes),
         at_once=at_once,
         exclude=tuple(sorted({history.failed_node for history in histories if history.failed_node})),
