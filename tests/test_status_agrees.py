@@ -225,6 +225,15 @@ def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):
     assert "1 x its job runs and has not come to it" in call("status", "s").stdout
 
 
+def test_what_waits_behind_a_trial_that_a_process_of_another_host_trains_is_queued(sweep):
+    layout, plan = sweep
+    first, second = (trial.trial_id for trial in plan.trials[:2])
+    append_records(layout.sweep("s").jobs, [_event("submitted", one, "inline", "elsewhere/b:1/7/9") for one in (first, second)])
+    assert _of_status(layout)[second] == "planned"
+    assert claim_trial(layout.trial(first), first, "s/job-0001")
+    assert _of_status(layout)[second] == "queued"
+
+
 def test_an_interrupted_trial_says_its_epoch_and_is_no_failure_for_both(sweep):
     layout, plan = sweep
     trial_id = plan.trials[0].trial_id

@@ -155,7 +155,11 @@ def _with_jobs(
         if trial_id in states and event.event != "ended" and _may_wait(states[trial_id], event)
     }
     submitted = {trial_id: event for trial_id, event in waiting.items() if event.event in ("submitted", "sending")}
-    living = process_states(sorted({event.handle for event in submitted.values() if event.executor in _ATTACHED}))
+    living = {**process_states(sorted({event.handle for event in submitted.values() if event.executor in _ATTACHED}))}
+    for trial_id in newest.keys() & states.keys():
+        event, claim = newest[trial_id], states[trial_id].claim
+        if states[trial_id].status is Status.RUNNING and claim and claim.job == f"{of[trial_id].name}/{event.job_id}":
+            living[event.handle] = JobState.RUNNING  # of another host, which this one cannot ask
     queued = {trial_id: event.handle for trial_id, event in submitted.items() if event.executor not in _ATTACHED}
     merged = _in_queue({trial_id: states[trial_id] for trial_id in queued}, queued, queue)
     states.update(_with_last_words(merged, queued, of))
