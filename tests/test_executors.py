@@ -21,7 +21,7 @@ from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor, Standing, record_death
 from cifar_hpc.executors.inline import InlineExecutor
 from cifar_hpc.executors.ray.executor import RayTuneExecutor, record_end
-from cifar_hpc.executors.ray.session import ray_session, remove_abandoned
+from cifar_hpc.executors.ray.session import ray_session, remove_abandoned, tune_resources
 from cifar_hpc.executors.slurm.executor import SlurmExecutor
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.planning.plan import Job, Resources
@@ -340,3 +340,11 @@ def test_what_stands_between_jobs_is_not_looked_through_again_and_is_freed_as_be
             inner.job_ended()
         assert frozen >= gc.get_freeze_count() > 0
     assert gc.get_freeze_count() == 0
+
+
+def test_what_no_node_of_a_ray_has_is_not_told_of_this_machine(monkeypatch, capsys):
+    monkeypatch.setattr("cifar_hpc.executors.ray.session._largest_node", lambda: {"CPU": 4.0, "memory": 8e9})
+    assert tune_resources(Resources(gpus=1))["gpu"] == 0
+    with pytest.raises(CifarHpcError, match=r"memory_gb: a trial asks for 16; the most that Ray has on a node is 8") as refused:
+        tune_resources(Resources(gpus=0, memory_gb=16.0))
+    assert "this machine" not in f"{refused.value}{capsys.readouterr().err}"

@@ -146,12 +146,12 @@ def cpus() -> int:
 
 
 def tune_resources(asked: Resources) -> dict[str, float]:
-    """What a job reserves. Raises CifarHpcError where the machine can never give it; warns of what has no effect here."""
+    """What a job reserves. Raises CifarHpcError where no node can ever give it; warns of what has no effect here."""
     there = _largest_node()
     gpus_there = there.get("GPU", 0.0)
     gpus = min(1.0, gpus_there) if asked.gpus is None else asked.gpus
     if gpus and not gpus_there:
-        print(f"warning: the spec asks for {gpus:g} GPU a trial; this machine has none: training on the CPU", file=sys.stderr)
+        print(f"warning: the spec asks for {gpus:g} GPU a trial; Ray has none to give: training on the CPU", file=sys.stderr)
         gpus = 0.0
     memory_bytes = (asked.memory_gb or 0.0) * 1e9
     for name, wanted, limit in (
@@ -159,7 +159,9 @@ def tune_resources(asked: Resources) -> dict[str, float]:
         ("memory_gb", memory_bytes / 1e9, there.get("memory", 0.0) / 1e9),
     ):
         if wanted > limit:
-            raise CifarHpcError(f"resources.{name}: a trial asks for {wanted:g}; this machine has {limit:.3g}")
+            raise CifarHpcError(
+                f"resources.{name}: a trial asks for {wanted:g}; the most that Ray has on a node is {limit:.3g}"
+            )
     cpus_n = min(asked.cpus_per_gpu * (asked.processes or max(1, round(gpus))), max(1, int(there.get("CPU", 1))))
     return {"cpu": cpus_n, "gpu": gpus, **({"memory": memory_bytes} if memory_bytes else {})}
 
