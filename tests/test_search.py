@@ -20,7 +20,7 @@ from cifar_hpc.collect.scan import scan
 from cifar_hpc.errors import SpecError
 from cifar_hpc.executors.base import record_death
 from cifar_hpc.executors.ray.executor import RayTuneExecutor
-from cifar_hpc.executors.ray.search import tune_judge
+from cifar_hpc.executors.ray.search import _why, tune_judge
 from cifar_hpc.executors.ray.worker import Orders
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import read_state
@@ -217,6 +217,7 @@ def test_the_judge_learns_from_epochs_of_earlier_runs_and_says_why_it_ends_a_tri
     assert orders.why_end("good") is None and orders.why_end("late") is None
     told = f"asha: {objective} 0.4 after epoch 1 is not among the best 1/3 of the trials that came so far"
     assert orders.why_end("bad") == told
+    assert "trials of its bracket that" in _why(replace(search.search.scheduler, name="hyperband"), "x", {"x": 0.4, "epoch": 1})
 
 
 def test_a_trial_that_a_search_stopped_trains_to_its_end_in_another_sweep(tmp_path):

@@ -122,5 +122,6 @@ def _valued(search: SearchRun, epoch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _why(asked: Scheduler, objective: str, result: Mapping[str, Any]) -> str:
     value, epoch = result[objective], result["epoch"]
-    share = f"the best 1/{asked.reduction:g} of the trials that came so far"
+    bracket = " of its bracket" if asked.name == "hyperband" and asked.brackets > 1 else ""
+    share = f"the best 1/{asked.reduction:g} of the trials{bracket} that came so far"
     return f"{asked.name}: {objective} {value:.4g} after epoch {epoch} is not among {share}"
