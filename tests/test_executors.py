@@ -348,3 +348,11 @@ def test_what_no_node_of_a_ray_has_is_not_told_of_this_machine(monkeypatch, caps
     with pytest.raises(CifarHpcError, match=r"memory_gb: a trial asks for 16; the most that Ray has on a node is 8") as refused:
         tune_resources(Resources(gpus=0, memory_gb=16.0))
     assert "this machine" not in f"{refused.value}{capsys.readouterr().err}"
+
+
+def test_on_this_machine_a_trial_that_trains_alone_has_all_of_its_gpu_whatever_part_it_asked_for(tmp_path):
+    given = []
+    run = InlineExecutor(lambda job, layout, **_: given.append(job.resources.gpus))
+    jobs = [dataclasses.replace(job_of(digits_config()), resources=Resources(gpus=gpus)) for gpus in (0.25, 0, None)]
+    run.start(Layout(tmp_path), jobs, lambda *_: None)
+    assert given == [1, 0, None]

@@ -9,9 +9,11 @@ import pytest
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.arrays import History, canary_job, plan_submission
 from cifar_hpc.executors.slurm.profile import SiteClass, SlurmProfile
-from cifar_hpc.executors.slurm.queue import QueueEntry
+from cifar_hpc.executors.slurm.queue import QueueEntry, SlurmQueue
+from cifar_hpc.executors.slurm.sender import Sender
 from cifar_hpc.executors.slurm.site import Limits
 from cifar_hpc.planning.plan import Cohort, Job, Resources
+from cifar_hpc.records.layout import Layout
 from tests.helpers.training import digits_config
 
 WIDE = Limits(1001, None)
@@ -105,6 +107,18 @@ def test_a_class_takes_jobs_by_the_memory_that_they_ask_slurm_for():
     jobs, grown = _jobs(1, memory_gb=24.0), SlurmProfile(**small)
     assert _plan(jobs, grown).arrays[0].needs.site == "small"
     assert _plan(jobs, grown, histories=_after("OUT_OF_MEMORY")(jobs)).arrays[0].needs.site == "", "36 GB from now on"
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"), [({}, 1.0), ({"share_gpus": True}, 0.25), ({"shards": 4}, 0.25)], ids=["alone", "together", "shards"]
+)
+def test_a_trial_that_asked_for_a_part_of_a_gpu_is_charged_what_it_was_given(tmp_path, keys, part):
+    profile = SlurmProfile(**keys)
+    (array,) = _plan(_jobs(4, gpus=0.25), profile).arrays
+    layout = Layout(tmp_path)
+    work = Sender(layout, "s", profile, SlurmQueue(layout.queue))._work(array, "")
+    assert {task.resources["gpus"] for task in work.tasks} == {part}
+    assert work.gpus == (0.25 if "shards" in keys else 1)
 
 
 def test_unnamed_gpus_mean_one_where_the_site_has_some():

@@ -32,7 +32,7 @@ class InlineExecutor(LocalHandles):
                     continue
                 try:
                     interrupted = _either(stopped.is_set, withdrawn)
-                    self._run(job, layout, executor=self.name, node=node, interrupted=interrupted)
+                    self._run(job.unshared(), layout, executor=self.name, node=node, interrupted=interrupted)
                     standing.job_ended()
                 except Exception as error:
                     if not (stopped.is_set() or withdrawn()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,11 @@ class Job:
         """The trials, of this sweep or not, from whose weights trials of the job start."""
         parents = (parent_of(config) for cohort in self.cohorts for config in cohort.trials)
         return tuple(dict.fromkeys(parent for parent in parents if parent is not None))
+
+    def unshared(self) -> Job:
+        """Where nothing else trains on its GPU: it has all of it, whatever part it asked for."""
+        whole = math.ceil(self.resources.gpus or 0) or self.resources.gpus
+        return dataclasses.replace(self, resources=dataclasses.replace(self.resources, gpus=whole))
 
     def event(self, event: str, executor: str, handle: str, detail: str = "") -> JobEvent:
         """A line of jobs.jsonl about the job, with the time of now."""

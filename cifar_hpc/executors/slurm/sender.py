@@ -163,9 +163,12 @@ class Sender:
 
     def _work(self, array: ArrayPlan, mark: str) -> Work:
         needs, profile = array.needs, self.profile
+        shares = needs.at_once > 1 or needs.shards
         return Work(
             sweep=self.files.name,
-            tasks=tuple(map(Task.of, array.jobs, array.minutes)),
+            tasks=tuple(
+                Task.of(job if shares else job.unshared(), n) for job, n in zip(array.jobs, array.minutes, strict=False)
+            ),
             workers=array.workers,
             at_once=needs.at_once,
             max_attempts=profile.max_attempts,
