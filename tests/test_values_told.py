@@ -92,8 +92,17 @@ def test_an_unfreezing_that_leaves_blocks_frozen_is_told_by_its_epoch_and_what_s
     }
 
 
-def test_what_stays_frozen_is_told_as_the_unfreezing_has_it_beside_a_swept_freeze(tmp_path):
-    layout = swept(tmp_path, "grid: {unfreeze: [null, {1: classifier, 2: features.4}], freeze: [none, 2]}")
+@pytest.mark.parametrize(
+    "grid",
+    [
+        "{unfreeze: [null, {1: classifier, 2: features.4}], freeze: [none, 2]}",
+        "{classifier: [linear, svm], freeze: [none, all]}",
+        "{train: [all, [features.8]], freeze: [none, all]}",
+    ],
+    ids=["unfreeze", "svm", "train"],
+)
+def test_what_stays_frozen_is_told_as_other_keys_leave_it_beside_a_swept_freeze(tmp_path, grid):
+    layout = swept(tmp_path, f"grid: {grid}")
     planned = {trial.trial_id: str(trial.config["freeze"]) for trial in read_plan(layout, "s").trials}
     assert {row["trial_id"]: row["freeze"] for row in of_status()} == planned
     for names in (["s"], []):

@@ -36,7 +36,7 @@ def normalise(config: TrialConfig) -> TrialConfig:
     logreg and knn, which are fitted once to frozen features: freeze -> all, what steers training -> its default, and with
     weights that all seeds share the seed -> 0, as nothing is drawn.
     """
-    freeze = _canonical_freeze(config.arch, config.freeze)
+    freeze = canonical_freeze(config.arch, config.freeze)
     whole = {name: float(value) for name in _FLOATS if type(value := getattr(config, name)) is int}
     changes = {**whole, "freeze": freeze, **_settings_of_images(config), **_settings_of_the_classifier(config)}
     if config.trains:
@@ -114,7 +114,9 @@ def trains_classifier_alone(arch: str, freeze: str | float) -> bool:
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: one block, 1, is not all of them, 1.0
-def _canonical_freeze(arch: str, freeze: str | float) -> str | int | float:
+@lru_cache(maxsize=None, typed=True)  # 1 is a block, 1.0 are all
+def canonical_freeze(arch: str, freeze: str | float) -> str | int | float:
+    """As a config has it: none, all, or the number of blocks; as it is where the network's blocks are not known."""
     names = catalog.block_names(arch)
     if names is None:
         every = isinstance(freeze, float) and freeze == 1.0
@@ -137,7 +139,7 @@ def _canonical_training(config: TrialConfig, freeze: str | float) -> dict[str, A
     except FreezeError:
         return {}
     first = trained.index(True)
-    changes: dict[str, Any] = {"freeze": _canonical_freeze(config.arch, first)}
+    changes: dict[str, Any] = {"freeze": canonical_freeze(config.arch, first)}
     if not isinstance(config.train, str):
         changes["train"] = "all" if all(trained[first:]) else _stages_of(names, trained)
     if steps and config.unfreeze_epoch is None:

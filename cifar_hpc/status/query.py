@@ -22,6 +22,7 @@ from typing import Any
 
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
+from cifar_hpc.config.normalize import canonical_freeze
 from cifar_hpc.config.roles import ARGUMENTS, PARTS, asked_keys, derived_keys, keys_with, unhashed_keys
 from cifar_hpc.config.spelled import DIGITS, as_text, float_text
 from cifar_hpc.config.words import NO_VALUE, usual_key
@@ -110,8 +111,9 @@ def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]
     stage that it starts from and what tells parents apart; whether each seed has a split of its own. stages: of its sweep."""
     own = {"stage", *(("weights",) if stages else ()), *(key for key in trial.axes if key.partition(".")[0] in stages)}
     said = {key: trial.axes[key] for key in own & trial.axes.keys()}
-    if trial.axes.get("freeze") is not None and trial.axes.get("unfreeze") is None:  # which says what stays frozen
-        said["freeze"] = trial.axes["freeze"]
+    freeze = trial.axes.get("freeze")  # of which other keys may leave nothing: unfreeze, train, a classifier that is fitted
+    if freeze is not None and canonical_freeze(trial.config["arch"], freeze) == trial.config["freeze"]:
+        said["freeze"] = freeze
     dataset = trial.config["dataset"]  # as asked here: another sweep may have trained it by its split's number, or its seed's
     said["dataset.split_seed"] = BY_SEED if dataset.get("split_by_seed") else dataset["split_seed"]
     return said
