@@ -234,7 +234,7 @@ def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advi
     assert "so far" not in best_text(part.board)
     cut = replace(whole.board, rows=(replace(whole.board.rows[0], hidden=3), *whole.board.rows[1:]))  # as of one seed of two
     told = in_short(replace(find(whole, layout), board=cut))
-    assert any("trains the best configuration again on all labelled images" in line for line in told)
+    assert any("trains the best configuration again on the images of all its folds" in line for line in told)
     (second,) = chosen_sections(layout, ["folded"], "dataset.fold=2")  # as trial.json has the key
     assert {trial.fold for trial in second.pool.trials} == {2} and {row.hidden for row in second.board.rows} == {5}
     assert not any("three seeds or more" in line for line in in_short(find(second, layout)))
@@ -273,7 +273,7 @@ def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_f
     trials = tuple(replace(trial, parent_id=f"parent{number}") for number, trial in enumerate(best.trials))
     begun = replace(section.board, rows=(replace(best, trials=trials, begun=True), *section.board.rows[1:]))
     (told,) = [line for line in in_short(replace(find(section, layout), board=begun)) if "cifar-hpc refit" in line]
-    assert "from each of the 6 networks that its folds start from, 6 times in all, on all labelled images" in told
+    assert "from each of the 6 networks that its folds start from, 6 times in all, on the images of all its folds" in told
     assert told.endswith("; what it starts from stays as it was trained.")
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect.comparison import FAR_BELOW, Comparison
 from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.pivot import make_pivot
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import Section, chosen_sections
+from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.collect.trials import Axis
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome
@@ -22,7 +24,7 @@ from cifar_hpc.report.comparisons import pivot_table
 from cifar_hpc.report.corrections import write_corrected
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
-from cifar_hpc.report.summary import cost_text, headline
+from cifar_hpc.report.summary import certainty_text, cost_text, headline
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.report.words import these_networks, words_of
 
@@ -96,6 +98,15 @@ def test_the_first_is_so_far_where_others_are_to_come_and_not_where_all_have_end
     for to_come, first in ((0, "First: "), (2, "First so far: ")):
         pool = dataclasses.replace(found.pool, to_come=to_come)
         assert headline(dataclasses.replace(found, pool=pool))[0].startswith(first)
+
+
+def test_what_was_not_tested_is_not_called_worse(layout: Layout) -> None:
+    """Such as what a search cut, which stands below all others with a number that may be the highest."""
+    board = trained(layout, {(lr, 0): {} for lr in (0.1, 0.2, 0.3, 0.4)}).board
+    best, second, *rest = (row.point_id for row in board.rows)
+    far = Comparison(best, {second: Difference(0.3, 0.001, "t-test")}, dict.fromkeys(rest, FAR_BELOW), None, False)
+    told = certainty_text(board, far)
+    assert told.startswith("Better than 1 other. ") and told.endswith(" Not tested, below these: 2.")
 
 
 def test_the_flattery_of_one_seed_and_what_has_no_value_are_told_as_they_are(layout: Layout) -> None:

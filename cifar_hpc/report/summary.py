@@ -92,8 +92,8 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
     tied, worse = decisions.count("tied"), decisions.count("worse")
     if not tied and not worse:
         return _of_networks(board, comparison)
-    untested = {row.point_id for row in others if comparison.untested.get(row.point_id, FAR_BELOW) != FAR_BELOW}
-    how_many = "the other" if len(others) == 1 else plural(tied or len(others) - len(untested), "other")
+    why_not = [comparison.untested[row.point_id] for row in others if row.point_id in comparison.untested]
+    how_many = "the other" if len(others) == 1 else plural(tied or worse, "other")
     parts = [f"Not distinguishable from {how_many}." if tied else f"Better than {how_many}."]
     parts += _cheapest(board, [row for row, decision in zip(others, decisions, strict=True) if decision == "tied"])
     second = comparison.differences.get(others[0].point_id)
@@ -101,8 +101,10 @@ def certainty_text(board: Leaderboard, comparison: Comparison | None) -> str:
         parts.append(
             f"The second, {words_of(others[0])}, {_behind(second, board)} (p {p_text(second.p_value)}, {second.test})."
         )
-    if reasons := list(dict.fromkeys(why for why in comparison.untested.values() if why != FAR_BELOW)):
-        parts.append(f"{len(untested)} could not be tested ({shortened(reasons, 2)}).")
+    if far_n := why_not.count(FAR_BELOW):
+        parts.append(f"Not tested, below these: {far_n:,}.")
+    if reasons := list(dict.fromkeys(why for why in why_not if why != FAR_BELOW)):
+        parts.append(f"{len(why_not) - far_n:,} could not be tested ({shortened(reasons, 2)}).")
     return " ".join(parts)
 
 
@@ -232,7 +234,7 @@ def _next_steps(found: Findings) -> list[str]:
     if "folds" in board.runs and not _goes_on(board) and kept is not None:
         name, stay = _named(found, kept), "; what it starts from stays as it was trained" if kept.begun else ""
         which = "the best configuration" if kept is best else f"{kept.label}, the best configuration that keeps weights,"
-        again = f"trains {which} {_refits(kept)} on all labelled images{stay}"
+        again = f"trains {which} {_refits(kept)} on the images of all its folds{stay}"
         steps.append(f"Next: `cifar-hpc refit {name}` {again}.")
     comparison = found.comparison
     close = [row for row in board.measured if row is best or (comparison and comparison.decision(row.point_id) == "tied")]
