@@ -30,7 +30,7 @@ def headline(found: Findings) -> list[str]:
     if not board.measured:
         without = [row.config.get("dataset.val_frac") == 0 for row in board.rows if row.trials]
         refitted = any(without) and all(without)
-        none = f"No trial has finished with a validation {board.info.noun}"
+        none = f"No trial here has a validation {board.info.noun} that counts"
         why = "These trials had no validation images" if refitted else none
         return [f"{why}.", *refitted_text(found.refitted), cost_text(found.ledger)]
     lines = [f"{best_text(board, found.pool.to_come)} {certainty_text(board, comparison)}".rstrip()]
