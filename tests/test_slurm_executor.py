@@ -135,7 +135,7 @@ def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster
         cluster.run("scancel", "--batch", "--signal=USR2", tasks[0])
         cluster.run("scontrol", "requeue", tasks[1])
         sweep.wait(
-            lambda: "saved and requeued as" in _logs(sweep, tasks[0]) and "saved after SIGTERM" in _logs(sweep, tasks[1])
+            lambda: "requeued as" in _logs(sweep, tasks[0]) and "saved after SIGTERM" in _logs(sweep, tasks[1])
         )
     finally:
         cluster.start_node(node)
@@ -161,7 +161,7 @@ def test_a_preempted_canary_and_a_signal_before_python_listens_cost_a_sweep_noth
     canary = local_part(sweep.handles["canary-0000"])
     sweep.wait((tmp_path / "began").exists)
     cluster.run("scancel", "--batch", "--signal=USR2", canary)
-    sweep.wait(lambda: "saved and requeued as" in _logs(sweep, canary))
+    sweep.wait(lambda: "requeued as" in _logs(sweep, canary))
     sweep.wait_completed()
     assert "1 epoch(s), saved and resumed" in _logs(sweep, canary)
 

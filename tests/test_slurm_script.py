@@ -68,7 +68,7 @@ class _Job:
 @pytest.mark.parametrize("status", [75, 140, 143])
 def test_what_was_saved_or_met_a_signal_before_it_listened_goes_back_as_this_array_task_alone(tmp_path, status):
     job = _Job(tmp_path, f"exit {status}")
-    assert job.run()[0] == 0
+    assert job.run() == (0, "requeued as 77_5\n"), "whether it has saved before, its own words tell"
     assert job.said == ["scontrol requeue 77_5"] and not job.noted()
 
 

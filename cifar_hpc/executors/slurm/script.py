@@ -69,11 +69,11 @@ exit "$status"
 
 _REQUEUE = """\
 for pause in 1 2 3; do
-    if scontrol requeue "$own"; then echo "saved and requeued as $own"; exit 0; fi
+    if scontrol requeue "$own"; then echo "requeued as $own"; exit 0; fi
     sleep $pause
   done
-  echo "saved, but not requeued; the next \\`cifar-hpc sweep SPEC\\` goes on\""""
-_NO_REQUEUE = 'echo "saved; the next \\`cifar-hpc sweep SPEC\\` goes on"'
+  echo "not requeued; the next \\`cifar-hpc sweep SPEC\\` goes on\""""
+_NO_REQUEUE = 'echo "not requeued; the next \\`cifar-hpc sweep SPEC\\` goes on"'
 
 _BROKEN = """\
 {{ echo broken; echo "job $own ended with status $status, see its log"; }} > {mark}.$own && mv {mark}.$own {mark}
