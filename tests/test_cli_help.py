@@ -76,8 +76,6 @@ def test_a_dry_run_lists_the_configurations(tmp_path):
     rows = [line.split() for line in shown[head + 1 :]]
     assert [row[:5] for row in rows] == [[a, r, "2", "2", "planned"] for a in ("linear", "simple_cnn") for r in ("0.1", "1e-5")]
     assert all(len(row[5]) == 8 for row in rows)
-    folded = call("sweep", str(tmp_path / "s.yaml"), "--dry-run", "--list", "--set", "folds={n: 5, repeats: 2}").stdout
-    assert "    2     10  20 planned  " in folded
     search = "search: {algorithm: random, num_points: 2, ranges: {lr: {low: 1e-3, high: 1, log: true}}}"
     searched = f"name: t\ndataset: digits\n{search}\nbase: {{arch: linear}}\n"
     (tmp_path / "t.yaml").write_text(searched)

@@ -120,9 +120,8 @@ def _print_configurations(layout: Layout, spec: SweepSpec) -> None:
     stand = [counts_text(Counter(states[trial.trial_id].status for trial in trials)) for trials in points.values()]
     seeds = [{trial.config["seed"] for trial in trials} for trials in points.values()]
     columns.append(TextColumn("seeds", tuple(str(len(found)) for found in seeds), keep=6, right=True))
-    folds = [{trial.config["dataset"].get("fold") for trial in trials} - {None} for trials in points.values()]
-    if any(folds):
-        columns.append(TextColumn("folds", tuple(str(len(found)) for found in folds), keep=6, right=True))
+    if any(trial.config["dataset"].get("fold") for trial in first):
+        columns.append(TextColumn("folds", tuple(str(len(trials)) for trials in points.values()), keep=6, right=True))
     columns += [
         TextColumn("now", tuple(stand), keep=8),
         TextColumn("id", tuple(ids[point] for point in points), keep=7),
