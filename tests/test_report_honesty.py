@@ -197,7 +197,7 @@ def test_compare_names_a_configuration_that_has_no_number_yet(tmp_path) -> None:
     write_trial(Layout(tmp_path), trials[0], Images.draw(60, 20), sweep="s")
     write_plan(Layout(tmp_path), trials, "s")
     found = CliRunner().invoke(app, ["compare", "s#1", "s#2"], env={RESULTS_VARIABLE: str(tmp_path)})
-    assert found.exit_code == 2 and "compare: s#2 has no figure on validation yet" in " ".join(found.stderr.split())
+    assert found.exit_code == 2 and "compare: s#2 has no figure on validation that counts" in " ".join(found.stderr.split())
 
 
 def test_what_ranks_has_an_interval_as_accuracy_has(layout: Layout) -> None:

@@ -95,7 +95,7 @@ def members_of_row(layout: Layout, row: Row) -> Members:
     """All seeds of a configuration, those that a filter leaves of it, with equal weights. Raises CifarHpcError."""
     results = [read_valid(files_of(layout, trial), trial.trial_id)[0] for trial in row.trials]
     if not results:
-        raise CifarHpcError(f"no trial of {row.label} has finished: {', '.join(row.trial_ids)}")
+        raise CifarHpcError(f"no trial of {row.label} has a result that counts: {', '.join(row.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in row.failed if layout.trial(trial.trial_id).result.exists()]
     there = [result for result in results if files_of(layout, result).weights.exists()]
     if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):

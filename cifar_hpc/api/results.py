@@ -104,7 +104,7 @@ class Results:
         together."""
         row = find_named(self._layout, words, SlurmQueue(self._layout.queue)).row
         if not row.trials:
-            raise CifarHpcError(f"no trial of {' '.join(words) or 'these results'} has finished yet")
+            raise CifarHpcError(f"no trial of {' '.join(words) or 'these results'} has a result that counts")
         return Best(self._layout, row)
 
     def _sections(self, words: tuple[str, ...]) -> list[Section]:

@@ -101,7 +101,7 @@ def compare(
             why = (
                 "held out no validation images: none tells how it compares"
                 if trained_on_all
-                else "has no figure on validation yet"
+                else "has no figure on validation that counts"
             )
             raise CifarHpcError(f"compare: {name} {why}")
     rows = (by_id[ids[0]], by_id[ids[1]])

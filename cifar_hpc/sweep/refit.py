@@ -60,7 +60,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
         if trial.best_epoch is not None and named.row.best_epoch is not None
     ]
     if not refits:
-        raise CifarHpcError(f"refit: no trial of {name} has a figure on validation yet: cifar-hpc status {sweep}")
+        raise CifarHpcError(f"refit: no trial of {name} has a figure on validation that counts: cifar-hpc status {sweep}")
     for named in found:
         left = named.row.runs_n - sum(trial.best_epoch is not None for trial in named.row.trials)
         if left:
