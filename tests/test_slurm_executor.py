@@ -134,9 +134,7 @@ def test_signals_requeues_and_a_power_cut_end_in_the_undisturbed_numbers(cluster
         cluster.kill_node(node, tell=True)
         cluster.run("scancel", "--batch", "--signal=USR2", tasks[0])
         cluster.run("scontrol", "requeue", tasks[1])
-        sweep.wait(
-            lambda: "requeued as" in _logs(sweep, tasks[0]) and "saved after SIGTERM" in _logs(sweep, tasks[1])
-        )
+        sweep.wait(lambda: "requeued as" in _logs(sweep, tasks[0]) and "saved after SIGTERM" in _logs(sweep, tasks[1]))
     finally:
         cluster.start_node(node)
         cluster.run("scontrol", "update", f"nodename={node}", "state=resume", check=False)

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.planning.plan import make_plan, plan_record
-from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.claims import TrialState, claim_trial
+from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.schema import PlannedTrial, Status
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.status.progress import images_per_s
 from cifar_hpc.terminal.harmless import make_console
 from cifar_hpc.terminal.live import make_view
+from tests.helpers.live_picture import _epoch
 from tests.helpers.terminal import terminal
+from tests.helpers.training import digits_config
 
 ROOT = Path(__file__).parents[1]
 SIZES = [(80, 24), (200, 50)]
@@ -70,3 +75,11 @@ def test_a_notebook_without_widgets_gets_lines_and_no_warning_at_each_refresh(tm
         time.sleep(0.6)  # a picture would have been drawn twice
         view.end()
     assert not told
+
+
+def test_of_trials_side_by_side_no_images_a_second_are_told_from_the_part_of_the_time_that_is_theirs(tmp_path):
+    config = digits_config(dataset=DatasetConfig(name="cifar10"))
+    trial = PlannedTrial(trial_id=config.trial_id, point_id=config.point_id, axes={}, config=config.to_json())
+    alone, beside = (claim_trial(Layout(tmp_path).trial(f"t{n}"), f"t{n}", "s/job-0001", shared_by=n) for n in (1, 2))
+    states = [TrialState(config.trial_id, Status.RUNNING, epochs=(_epoch(1),), claim=claim) for claim in (alone, beside)]
+    assert [images_per_s(trial, state) for state in states] == [45_000 / 12.5, None]

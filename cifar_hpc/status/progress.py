@@ -142,11 +142,12 @@ class _Point:
 
 
 def images_per_s(trial: PlannedTrial, state: TrialState, trials: Iterable[TrialState] = ()) -> float | None:
-    """Training images a second in the trial's last epoch; None before one has ended, and where nobody knows how many there are.
+    """Training images a second in the trial's last epoch; None before one has ended, where nobody knows how many there are, and
+    where others train beside it, with which it shares its seconds.
 
     trials: others of the sweep, of which a finished one on the same images has counted them.
     """
-    if not state.epochs or state.epochs[-1].train_s <= 0:
+    if not state.epochs or state.epochs[-1].train_s <= 0 or (state.claim is not None and state.claim.shared_by > 1):
         return None
     dataset = trial.config["dataset"]
     counted = next((one.result.train_n for one in trials if one.result and one.result.config["dataset"] == dataset), None)
