@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
+from cifar_hpc.errors import SpecError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -114,6 +115,16 @@ def test_a_search_keeps_a_copy_of_the_code_that_its_trials_are_made_of(tmp_path)
     trained(layout, spec, 6)
     run_spec(layout, spec, Where(), Silent())
     assert [path.name for path in layout.sources.glob("*/nets.py")] == ["nets.py"]
+
+
+def test_a_key_is_fixed_or_sampled_and_set_fixes_it(tmp_path):
+    path = tmp_path / "x.yaml"
+    head = "name: x\ndataset: digits\nbase: {arch: linear, lr: 0.5}\ngrid: {momentum: [0.1, 0.2]}\n"
+    path.write_text(head + "search: {num_points: 2, ranges: {lr: {low: 0.1, high: 0.2}}}\n")
+    with pytest.raises(SpecError, match=r"x.yaml:5: search.ranges.lr: lr is in base too; a key is fixed in base or swept"):
+        load_spec(path)
+    path.write_text(path.read_text().replace(", lr: 0.5", ""))
+    assert {config.lr for config in load_spec(path, ["lr=0.3"]).configs} == {0.3}
 
 
 def test_a_rule_on_a_number_inside_a_range_is_not_said_to_meet_nothing(tmp_path):

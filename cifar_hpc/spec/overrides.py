@@ -18,7 +18,7 @@ TOP_LEVEL = (
 def apply_overrides(tree: YamlTree, overrides: Sequence[str]) -> None:
     """Changes the tree in place; the changed values' place is then '--set key=value'. Raises SpecError, all problems at once.
 
-    A trial key (`epochs=2`) fixes that key for every trial: it goes to base and leaves grid and zip. `grid.lr=[1e-3]`,
+    A trial key (`epochs=2`) fixes that key for every trial: it goes to base and leaves grid, zip and ranges. `grid.lr=[1e-3]`,
     `dataset.train_size=500`, `stop.patience=2`, `resources.gpus=0`, `seeds=3` change what they name. `include` and `when`
     still set what they set, and a key of `dataset` goes onto each value of an axis `dataset`. The value is YAML.
     """
@@ -82,6 +82,8 @@ def _fix(tree: YamlTree, key: str, value: Any, place: str) -> None:
 def _release(tree: YamlTree, key: str, sections: Sequence[str]) -> None:
     """Takes a trial key out of sections that would set it again, and out of all that stages set."""
     inside = [(tree.value, sections), *((stage, ("base", "grid", "zip")) for stage in _stages(tree).values())]
+    if "grid" in sections and isinstance(search := tree.value.get("search"), dict):
+        inside.append((search, ("ranges",)))
     for holder, names in inside:
         for section in names:
             keys = holder.get(section)

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,7 +42,7 @@ def read_search(
     keys = all_of(spec["search"])
     if "folds" in spec and keys["scheduler"] is not None:
         raise SpecError([_folds_judged(all_of(keys["scheduler"])["name"], tree)])
-    ranges = _ranges(keys.pop("ranges"), declared, tree, origins)
+    ranges = _ranges(keys.pop("ranges"), declared, given(spec.get("base")), tree, origins)
     scheduler = keys.pop("scheduler")
     del keys["order"]
     if keys["num_points"] is None or not (declared or ranges):
@@ -136,7 +136,9 @@ def halving_warnings(halving: Scheduler, configs: Sequence[TrialConfig]) -> list
     return []
 
 
-def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, origins: Origins) -> dict[str, Range]:
+def _ranges(
+    part: BaseModel | None, declared: Sequence[str], fixed: Collection[str], tree: YamlTree, origins: Origins
+) -> dict[str, Range]:
     """The ranges by their key; what they set is known to origins. Raises SpecError."""
     ranges, problems = {}, []
     for name, bounds in given(part).items():
@@ -144,6 +146,8 @@ def _ranges(part: BaseModel | None, declared: Sequence[str], tree: YamlTree, ori
         where = tree.where(("search", "ranges", name))
         if name in declared:
             problems.append(Problem(where, f"{name} is in grid or zip too", "an axis stands in one of them"))
+        elif name in fixed:
+            problems.append(Problem(where, f"{name} is in base too", "a key is fixed in base or swept, not both"))
         elif low >= high:
             problems.append(Problem(where, f"low {low}, high {high}", "low is below high"))
         elif log and low <= 0:
