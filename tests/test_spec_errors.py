@@ -187,7 +187,7 @@ CASES: dict[str, Case] = {
             (
                 "x.yaml:10: search.ranges.arch",
                 "the key 'arch'",
-                "a range is of a key that is a number; the others are lists in grid",
+                "it has no range: its values are a list in grid",
             ),
             ("x.yaml:11: search.scheduler.grace_epoch", "the key 'grace_epoch'", "it is no key of scheduler", "grace_epochs"),
         ],

@@ -115,6 +115,14 @@ HEAD = "name: x\ndataset: {name: cifar10, train_size: 1000}\n"
             "unfreeze_epoch 4 of 3 epochs: only the classifier is trained (1 of 2 trials)",
         ),
         (
+            "base: {arch: resnet18, unfreeze_epoch: 9, epochs: 9}",
+            "unfreeze_epoch 9 of 9 epochs: only the classifier is trained (all trials)",
+        ),
+        (
+            "base: {arch: simple_cnn, unfreeze: {1: head, 3: features.8, 12: features.0}}",
+            "unfreeze from epoch 12 of 10 epochs: what features.0 begins is never trained (all trials)",
+        ),
+        (
             "base: {arch: linear, warmup_epochs: 6, epochs: 10}",
             "warmup_epochs 6 of 10 epochs: the learning rate rises for most of the training (all trials)",
         ),
@@ -147,7 +155,7 @@ def test_batch_sizes_that_make_the_same_steps_are_told(tmp_path) -> None:
 def test_blocks_that_unfreeze_leaves_out_are_told_to_stay_random(unfreeze: str, tmp_path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\ndataset: digits\nbase: {{arch: resnet18, epochs: 4, unfreeze: {unfreeze}}}\n")
-    assert "all trials freeze blocks with random weights (weights: null)" in load_spec(path).warnings
+    assert load_spec(path).warnings == ("all trials freeze blocks with random weights (weights: null)",)
 
 
 @pytest.mark.parametrize(

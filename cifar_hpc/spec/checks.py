@@ -101,17 +101,11 @@ def _leaves_blocks(config: TrialConfig) -> bool:
 
 def _outlasting(configs: Sequence[TrialConfig], sampled: bool) -> list[str]:
     """A sentence for each setting whose time scale is longer than trials are."""
-    trained = [config for config in configs if _trains(config)]
     found: dict[str, int] = {}
-    for config in trained:
+    for config in filter(_trains, configs):
         for sentence in _outlasts(config):
             found[sentence] = found.get(sentence, 0) + 1
-    # What is so in all trials with unfreeze_epoch is a setting without effect, of which idle_settings tells.
-    return [
-        f"{sentence} ({_trials(n, len(configs), sampled)})"
-        for sentence, n in found.items()
-        if "unfreeze" not in sentence or n < len(trained)
-    ]
+    return [f"{sentence} ({_trials(n, len(configs), sampled)})" for sentence, n in found.items()]
 
 
 def _outlasts(config: TrialConfig) -> Iterator[str]:
@@ -208,14 +202,14 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     ),
     "layer_decay": (lambda c: c.freeze != "all" and c.arch != "linear", "only the classifier is trained"),
     "unfreeze_epoch": (
-        lambda c: c.freeze != "all" and c.arch != "linear" and (c.unfreeze_epoch is None or c.unfreeze_epoch < c.epochs),
-        "nothing is left to unfreeze before the last epoch",
+        lambda c: c.freeze != "all" and c.arch != "linear",
+        "only the classifier is trained",
     ),
     "train": (
         lambda c: c.train != "all" or c.freeze not in ("none", "all"),
         "nothing or the classifier alone is left to choose",
     ),
-    "unfreeze": (lambda c: bool(c.unfreeze or c.unfreeze_epoch), "nothing is left to unfreeze"),
+    "unfreeze": (lambda c: bool(c.unfreeze or c.unfreeze_epoch or c.freeze != "none"), "nothing is left to unfreeze"),
     "lora": (lambda c: c.lora is not None, "only the classifier is trained"),
     "anchor": (lambda c: c.anchor is not None, "only the classifier is trained"),
     "ghost_batches": (lambda c: c.ghost_batches is not None, "only the classifier is trained, or the parts are 1"),

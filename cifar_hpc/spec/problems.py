@@ -53,7 +53,11 @@ def _problem(error: Mapping[str, Any], tree: YamlTree, parts: OwnParts) -> Probl
     if kind == "missing":
         return Problem(tree.where(written), "nothing", f"{path[-1]!r} is needed")
     if kind in ("list_type", "too_short"):
-        place = "a range in search.ranges" if isinstance(value, dict) else "a value for every trial stands in base"
+        place = (
+            "a range in search.ranges"
+            if isinstance(value, dict) and path[-1] in RANGE_KEYS
+            else "a value for every trial stands in base"
+        )
         example = f" ({place}: {path[-1]})" if path[0] in ("grid", "zip") else ""
         return Problem(where, show(value), f"a list with at least one value is needed{example}")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
@@ -95,7 +99,7 @@ def _unknown_key(path: KeyPath, value: Any, where: str, *, in_stage: bool) -> Pr
     if section in _PARTS and word in TOP_LEVEL and not in_stage:
         return Problem(where, f"the key {word!r}", "it stands at the top level: mind the indentation", word)
     if section == "ranges" and word in TRIAL_KEYS:
-        return Problem(where, f"the key {word!r}", "a range is of a key that is a number; the others are lists in grid")
+        return Problem(where, f"the key {word!r}", "it has no range: its values are a list in grid")
     near = nearest_key(word, section)
     if section == "":
         allowed = "a trial key stands in base, grid or zip" if word in TRIAL_KEYS else "it is no key of a spec"

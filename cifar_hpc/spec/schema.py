@@ -160,7 +160,7 @@ _SECTION_DOCS = {
     "plugins": "Python files, relative to the spec, or modules, that register parts of one's own",
     "stages": "stages by name, in order; trials of one start from those of an earlier one by `weights: {stage: NAME}`",
     "search": "configurations sampled from the grid, on one machine through Ray Tune; or the order of the grid, or its halving",
-    "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number",
+    "ranges": "further axes: {low: ..., high: ..., log: true} for a key that is a number, not of dataset or stop",
     "low": "smallest value",
     "high": "largest value",
     "log": "sample every order of magnitude alike",
@@ -337,7 +337,12 @@ def describe_keys() -> list[dict[str, str]]:
         if str(field.alias) not in ALL_KEYS:
             rows.append({"key": str(field.alias), "default": "", "allowed": "", "meaning": str(field.description)})
     ranges = {"key": "search.ranges.KEY", "default": "", "allowed": "{low: ..., high: ..., log: true}"}
-    rows.append({**ranges, "meaning": "an axis to sample between two ends, for a key that is a number; log: every order alike"})
+    rows.append(
+        {
+            **ranges,
+            "meaning": "an axis to sample between two ends, for a number, not of dataset or stop; log: every order alike",
+        }
+    )
     for key in ALL_KEYS.values():
         if key is not SEED:  # `seeds` at the top level are its values
             default = "" if key.default is ... else "null" if key.default is None else str(key.default)

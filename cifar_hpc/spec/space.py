@@ -223,6 +223,12 @@ def _search_warnings(search: Search) -> list[str]:
         sentences.append(f"search.num_points {search.num_points}: the grid has {search.space.size} points, and all are trained")
     if search.scheduler is not None and search.scheduler.grace_epochs >= search.max_epochs:
         sentences.append(f"search.scheduler has no effect: no trial is longer than {search.scheduler.grace_epochs} epochs")
+    if (
+        search.scheduler is not None
+        and search.scheduler.name != "hyperband"
+        and search.scheduler.brackets != Scheduler.brackets
+    ):
+        sentences.append("search.scheduler.brackets has no effect: only hyperband has them")
     return sentences
 
 
