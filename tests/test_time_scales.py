@@ -151,10 +151,10 @@ def test_batch_sizes_that_make_the_same_steps_are_told(tmp_path) -> None:
         assert load_spec(path).warnings == ((told,) if told else ())
 
 
-@pytest.mark.parametrize("unfreeze", ["{1: fc}", "{1: fc, 2: layer4}"])
-def test_blocks_that_unfreeze_leaves_out_are_told_to_stay_random(unfreeze: str, tmp_path) -> None:
+@pytest.mark.parametrize("key", ["unfreeze: {1: fc}", "unfreeze: {1: fc, 2: layer4}", "train: [fc]"])
+def test_blocks_that_are_left_out_are_told_to_stay_random(key: str, tmp_path) -> None:
     path = tmp_path / "x.yaml"
-    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: resnet18, epochs: 4, unfreeze: {unfreeze}}}\n")
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: resnet18, epochs: 4, {key}}}\n")
     assert load_spec(path).warnings == ("all trials freeze blocks with random weights (weights: null)",)
 
 

@@ -225,6 +225,7 @@ def test_what_trains_is_known_epoch_by_epoch_without_a_network():
         ("train: []", "an empty list"),
         ("train: [layer2], freeze: layer3", "'layer2.0', which freeze 7 keeps with arch resnet18"),
         ("train: [layer2], unfreeze_epoch: 2", "epoch 1 trains no block"),
+        ("train: [layer2], unfreeze: {1: fc, 2: layer4}", "no block is ever trained"),
         ("unfreeze: {2: fc, 3: layer4}", "epoch 2 first; what trains from epoch 1 on"),
         ("unfreeze: {1: layer3, 3: fc}", "epoch 3 begins at 'fc', no nearer the input"),
         ("unfreeze: {1: fc, two: layer4}", "the epoch 'two'; a whole number"),

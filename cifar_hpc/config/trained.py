@@ -129,6 +129,8 @@ def _ever(
         if min(listed) < frozen_blocks(names, freeze):
             found = f"{names[min(listed)]!r}, which freeze {freeze} keeps"
             raise FreezeError("train", found, "blocks after those that `freeze` keeps; without `freeze` the list says all")
+    if max(listed) < first:
+        raise FreezeError("train", "no block is ever trained", "`train` names a block that `unfreeze` reaches")
     return tuple(i >= first and i in listed for i in range(len(names)))
 
 

@@ -206,8 +206,8 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
         "only the classifier is trained",
     ),
     "train": (
-        lambda c: c.train != "all" or c.freeze not in ("none", "all"),
-        "nothing or the classifier alone is left to choose",
+        lambda c: c.train != "all" or c.freeze != "none",
+        "it names all blocks",
     ),
     "unfreeze": (lambda c: bool(c.unfreeze or c.unfreeze_epoch or c.freeze != "none"), "nothing is left to unfreeze"),
     "lora": (lambda c: c.lora is not None, "only the classifier is trained"),
