@@ -16,6 +16,7 @@ from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections, make_sections
 from cifar_hpc.collect.statistics import Difference
+from cifar_hpc.collect.trials import short_paths
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
@@ -347,6 +348,7 @@ def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart
         write_trial(layout, config, Images.draw(50, 20))
     board = make_leaderboard(scan(layout))
     assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}
+    assert set(short_paths(["/of/best.pt", "/of//best.pt"]).values()) == {"best.pt"}  # one file, of which no end tells two
 
 
 def test_the_thick_line_of_all_configurations_ends_at_the_first_rows_own_number(layout: Layout) -> None:

@@ -284,7 +284,7 @@ def short_paths(values: Iterable[Any]) -> dict[str, str]:
     """Each weights file among the values of `weights` by the shortest end of its path that tells it from the others."""
     paths = {path for path in values if isinstance(path, str) and path.startswith("/")}
     length, ends = 1, {path: PurePath(path).name for path in paths}
-    while len(set(ends.values())) < len(paths):
+    while len(set(ends.values())) < len({PurePath(path) for path in paths}):
         length += 1
         ends = {path: "/".join(PurePath(path).parts[-length:]) for path in paths}
     return ends
