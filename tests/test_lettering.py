@@ -18,7 +18,7 @@ from cifar_hpc.report.figures import (
     save_drawings,
     value_labels,
 )
-from cifar_hpc.status.words import fixed_text, number_text, percent_text, points_text, score_text
+from cifar_hpc.status.words import fixed_text, percent_text, points_text, score_text
 
 
 def _drawing(*names):
@@ -97,7 +97,7 @@ def test_installed_fonts_are_used_for_what_they_draw():
     ("value", "text"), [(2.30259, "2.3026"), (1.9445e30, "1.944e+30"), (-3e7, "-3e+07"), (999999.4, "999999.4000")]
 )
 def test_huge_numbers_are_printed_shortly(value, text):
-    assert number_text(value, 4) == text
+    assert fixed_text(value, 4) == text
 
 
 @pytest.mark.parametrize("mean", [0.925, sum([0.925] * 3) / 3, 0.9249999999999999])

@@ -100,6 +100,23 @@ def test_the_first_is_so_far_where_others_are_to_come_and_not_where_all_have_end
         assert headline(dataclasses.replace(found, pool=pool))[0].startswith(first)
 
 
+def test_a_loss_that_exploded_and_a_difference_of_losses_too_small_to_show_are_told_shortly(layout: Layout) -> None:
+    """A mean of 3e29 ended the report with a traceback; another was '0.000 of loss behind'."""
+    config = dataclasses.replace(BASE, objective="val_loss")
+    for lr, loss in ((0.1, 1e30), (0.2, 2e30)):
+        result = write_trial(layout, dataclasses.replace(config, lr=lr), IMAGES)
+        curves = tuple(dataclasses.replace(epoch, val_loss=loss) for epoch in result.curves)
+        assert result.val is not None
+        val = dataclasses.replace(result.val, loss=loss)
+        write_record(layout.trial(result.trial_id).result, dataclasses.replace(result, val=val, curves=curves))
+        layout.trial(result.trial_id).predictions.unlink()
+    (section,) = chosen_sections(layout, [], "")
+    assert headline(find(section, layout))[0].startswith("First by validation: lr 0.1: 1e+30 validation loss (one seed)")
+    best, second = (row.point_id for row in section.board.rows)
+    close = Comparison(best, {second: Difference(0.0001, 0.5, "t-test")}, {}, None, False)
+    assert "is less than 0.01 of loss behind" in certainty_text(section.board, close)
+
+
 def test_what_was_not_tested_is_not_called_worse(layout: Layout) -> None:
     """Such as what a search cut, which stands below all others with a number that may be the highest."""
     board = trained(layout, {(lr, 0): {} for lr in (0.1, 0.2, 0.3, 0.4)}).board

@@ -35,7 +35,7 @@ from cifar_hpc.report.figures import (
     value_labels,
 )
 from cifar_hpc.report.words import interval_words, means_words, unlike_words
-from cifar_hpc.status.words import decimals_of, number_text, score_text
+from cifar_hpc.status.words import decimals_of, fixed_text, score_text
 
 _COLUMNS = 3
 _MOST_LINES = 300  # of parallel coordinates
@@ -326,7 +326,7 @@ def _metric_words(board: Leaderboard) -> str:
 def _number(value: float, board: Leaderboard) -> str:
     if board.info.share:
         return score_text(value, board.images, most=1)
-    return number_text(value, decimals_of(board.images, share=False, most=1))
+    return fixed_text(value, decimals_of(board.images, share=False, most=1))
 
 
 def _format_score(axes: Axes, board: Leaderboard) -> None:

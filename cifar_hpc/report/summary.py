@@ -304,8 +304,7 @@ def _behind(found: Difference, board: Leaderboard) -> str:
 def _by(found: Difference, board: Leaderboard) -> str:
     """'0.8 pp', '0.031 of loss'."""
     info = board.info
-    if not info.share:
-        return f"{found.difference:.{decimals_of(board.images, share=False)}f} of {info.noun}"
-    digits = digits_of(board.images)
-    points = fixed_text(100 * found.difference, digits)
-    return f"{points} pp" if float(points) else f"less than {10.0**-digits:.{digits}f} pp"
+    scale, unit = (100, "pp") if info.share else (1, f"of {info.noun}")
+    digits = decimals_of(board.images, share=info.share)
+    text = fixed_text(scale * found.difference, digits)
+    return f"{text} {unit}" if float(text) else f"less than {10.0**-digits:.{digits}f} {unit}"

@@ -16,7 +16,7 @@ from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.config.registry import measured_objectives
 from cifar_hpc.report.words import diverged_later
 from cifar_hpc.status.names import short_ids
-from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text, number_text
+from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text
 from cifar_hpc.terminal.tables import Format, TextColumn, heading, to_latex, to_markdown
 
 
@@ -145,9 +145,9 @@ def estimate_text(estimate: Estimate | None, of_n: int | None = None, *, share: 
     if estimate is None:
         return ""
     scale, digits = 100 if share else 1, decimals_of(estimate.images, share=share)
-    spread = f" ± {number_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
+    spread = f" ± {fixed_text(scale * estimate.sd, digits)}" if estimate.sd is not None else ""
     runs = f"{estimate.n} of {of_n}" if of_n else str(estimate.n)
-    return f"{number_text(scale * estimate.mean, digits)}{spread} ({runs})"
+    return f"{fixed_text(scale * estimate.mean, digits)}{spread} ({runs})"
 
 
 def interval_text(found: Estimate | None, *, share: bool = True) -> str:

@@ -18,7 +18,7 @@ from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTri
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.names import names_of, short_ids
-from cifar_hpc.status.words import number_text, percent_text
+from cifar_hpc.status.words import fixed_text, percent_text
 
 _LINES = 40
 _UNENDED = (Status.PLANNED, Status.QUEUED, Status.RUNNING)
@@ -95,7 +95,7 @@ class Told:
         begin = self._last.get(trial_id, max(0, len(curves) - 1))
         for epoch in curves[begin:]:
             values = {"train loss": epoch.train_loss, "val loss": epoch.val_loss}
-            shown = "  ".join(f"{key} {number_text(value, 4)}" for key, value in values.items() if value is not None)
+            shown = "  ".join(f"{key} {fixed_text(value, 4)}" for key, value in values.items() if value is not None)
             acc = f"  val acc {percent_text(epoch.val_acc)} %" if epoch.val_acc is not None else ""
             place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}"
             yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"

@@ -22,7 +22,7 @@ from cifar_hpc.records.schema import Outcome, PlannedTrial, PlanRecord, Status
 from cifar_hpc.status.names import names_of
 from cifar_hpc.status.query import fold_of
 from cifar_hpc.status.state import ENDED
-from cifar_hpc.status.words import decimals_of, number_text, percent_text
+from cifar_hpc.status.words import decimals_of, fixed_text, percent_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Best:
     def score(self) -> str:
         """'val acc 81.20 % (mean of 3)', 'val acc 92 % (1 of 5), equal to 2 others'."""
         decimals = decimals_of(self.images, share=self.share)
-        shown = f"{percent_text(self.value, decimals)} %" if self.share else number_text(self.value, decimals)
+        shown = f"{percent_text(self.value, decimals)} %" if self.share else fixed_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
         equal = f", equal to {plural(self.equals, 'other')}" if self.equals else ""
         end = "highest" if self.mode == "max" else "lowest"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from decimal import ROUND_HALF_UP, Decimal
 
 from cifar_hpc.config.words import plural
@@ -10,9 +9,10 @@ from cifar_hpc.records.usage import Accounting
 
 
 def fixed_text(value: float, digits: int, sign: str = "") -> str:
-    """'92.50', a half away from zero: 92.5 is 93 also where a mean of three left it a hair below. sign: '+' for one always."""
-    if not math.isfinite(value):
-        return f"{value:{sign}.{digits}f}"
+    """'92.50', a half away from zero: 92.5 is 93 also where a mean of three left it a hair below; '1.945e+30' where digits
+    behind the point would stand behind dozens before it. sign: '+' for one always."""
+    if not abs(value) < 1e6:
+        return f"{value:{sign}.4g}"
     rounded = Decimal(f"{value:.12g}").quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
     return f"{rounded + 0:{sign}f}"  # + 0: no -0.0
 
@@ -91,8 +91,3 @@ def allocated_text(found: Accounting) -> str:
 def moment_text(at: str) -> str:
     """'2026-11-27 08:15:40 UTC', of a record's time."""
     return f"{at[:19].replace('T', ' ')} UTC"
-
-
-def number_text(value: float, digits: int) -> str:
-    """'2.3026'; '1.945e+30' where digits behind the point would stand behind dozens before it."""
-    return fixed_text(value, digits) if abs(value) < 1e6 else f"{value:.4g}"
