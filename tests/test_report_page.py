@@ -185,9 +185,11 @@ def test_tests_and_shades_are_told_where_they_are_also_of_rows_that_are_measured
     (section,) = make_sections(scan(layout), layout)
     rows = tuple(dataclasses.replace(row, rounds=row.rounds[: seeds - 1]) for row in section.board.rows)
     section = dataclasses.replace(section, board=dataclasses.replace(section.board, rows=rows))
-    part = make_part(find(section, layout), [], [], layout, ".", drawn=True)
+    found = find(section, layout)
+    part, undrawn = (make_part(found, [], [], layout, ".", drawn=drawn) for drawn in (True, False))
     assert ("Shaded: " in part.shading) == ("the tests compare them" in part.dots) == shaded
     assert ("tied" in part.rows[0].style, "empty" in part.rows[0].style) == (shaded, True)
+    assert any("Figures are drawn for the first" in note and "cifar-hpc" not in note for note in undrawn.notes)
     assert "◆" not in part.shading or any("◆" in cell.text for row in part.rows for cell in row.cells)
 
 

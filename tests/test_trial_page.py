@@ -21,6 +21,7 @@ from cifar_hpc.report.asked import TrialReport, asked_report
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.page import _has_page
 from cifar_hpc.report.places import trial_folder
+from cifar_hpc.report.trial_page import diagnose_trial, write_trial_page
 
 
 def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Path) -> None:
@@ -56,3 +57,14 @@ def test_a_class_without_images_has_no_percentages_in_the_matrix() -> None:
     found = diagnose(SplitPredictions(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), None), ("a", "b", "c"))
     numbers = draw_confusion(found, "test").figure.axes[0].texts
     assert {round(text.get_position()[1]) for text in numbers} == {0, 1}
+
+
+def test_a_page_of_one_fold_calls_it_no_part_and_an_svms_margins_no_confidence(tmp_path: Path) -> None:
+    layout, (trial,) = Layout(tmp_path), list(configs(1, seeds=1, epochs=2))
+    fold = dataclasses.replace(trial, dataset=dataclasses.replace(trial.dataset, folds=5, fold=2))
+    write_trial(layout, fold, Images.draw(50, 0))
+    pool, found, split = scan(layout), *diagnose_trial(scan(layout), fold.trial_id, layout)[1:]
+    solved = dataclasses.replace(pool.trials[0], config={**pool.trials[0].config, "classifier": "svm"})
+    text = write_trial_page(pool, solved, found, split, layout).read_text()
+    assert "One trial." in text and "By a part of its folds" not in text
+    assert "Confusion matrix" in text and "calibration error" not in text

@@ -163,7 +163,7 @@ def _caption(grid: CurveGrid) -> str:
         f" Training accuracy and loss are of each epoch's batches, while the network learns{of_what}: they may be worse than"
         " validation."
     )
-    text += unlike_words(series.row for panel in grid.panels.values() for series in panel.values())
+    text += unlike_words(series.row for series in drawn) if lines_n > 1 or seeds > 1 else ""
     return text + (f" Each curve is of the configuration whose {', '.join(others)} did best." if others else "")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
@@ -14,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cifar_hpc.collect.leaderboard import Row
-from cifar_hpc.collect.trials import DATASET, Trial, value_text
+from cifar_hpc.collect.trials import Trial
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import utc_now
 from cifar_hpc.records.ties import files_of
@@ -95,10 +94,7 @@ def make_part(
 ) -> Part:
     """root: the results folder as seen from the page's own; drawn: whether figures were to be drawn."""
     columns = [column for column in leaderboard_columns(found.board) if column.title not in _FOLDED]
-    undrawn = (
-        "Figures are drawn for the first data sets only:"
-        f" `cifar-hpc report {shlex.quote(f'dataset={value_text(found.board.rows[0].config[DATASET])}')}` draws these."
-    )
+    undrawn = "Figures are drawn for the first data sets and splits only; a report with a filter for these alone draws theirs."
     after = ["time, after: the mean of a trial, and of those whose networks it starts from; ◆ counts both."]
     return Part(
         name=found.name,

@@ -76,7 +76,8 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
     inside = draw_insight(read_insight(files_of(layout, trial), split), trial.classes, split, trial.fold)
     where = images_words(trial, found, split)
-    drawn = [draw_confusion(found, where), draw_reliability(found, where), *inside, *curves]
+    says = trial.config.get("classifier") != "svm"  # margins, which are no confidence that could be right as often as it says
+    drawn = [draw_confusion(found, where), *([draw_reliability(found, where)] if says else []), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
