@@ -331,6 +331,7 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
         say($(".dotted").textContent.trim());
         say($(".lines").textContent.match(/120 of[^;]*/)[0]);
         $(".filter").value = "lr>0.3"; $(".filter").dispatchEvent(new Event("input")); say($(".shown").textContent);
+        say($(".on-paper").textContent.split(";")[0]);
         """
     assert browse(big, look, tmp_path) == [
         "200 rows, 3,333 of 3,333 configurations",
@@ -338,6 +339,7 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
         "Its first 16 of 3,333 rows.",
         "120 of 9,999 trials, in the order of the table",
         "333 of 3,333 configurations",
+        "The table shows the first 200 of 333 configurations (filter: lr>0.3)",
     ]
 
 

@@ -108,11 +108,14 @@ def test_a_matrix_without_errors_has_no_scale_of_errors() -> None:
     assert "no image is taken for another class" in draw_confusion(right, "test").caption
 
 
-def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone(layout: Layout) -> None:
+def test_a_band_of_curves_says_that_it_covers_the_luck_of_seeds_alone_and_is_drawn_whole(layout: Layout) -> None:
     pool = scan(layout)
     board = make_leaderboard(pool)
-    drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "loss"))
+    drawing = next(draw_curves(make_curve_grid(pool, board, None, None, None), board, "acc"))
     assert "which counts the luck of the seeds and not that of the images" in drawing.caption
+    panel = drawing.figure.axes[0]
+    ends = [end for band in panel.collections for end in band.get_datalim(panel.transData).intervaly]
+    assert ends and panel.get_ylim()[0] <= min(ends) and max(ends) <= panel.get_ylim()[1]
 
 
 def test_a_curve_says_where_it_goes_on_as_the_mean_of_fewer_seeds(tmp_path) -> None:

@@ -16,7 +16,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.store import open_regular
 
-LAYERS = {"features_middle": "after half of the blocks", "features_last": "before the classifier"}
+LAYERS = {"features_middle": "about halfway through the blocks", "features_last": "before the classifier"}
 _FEWEST = 50  # images that a map is made of: t-SNE of fewer shows little but its own noise
 
 

@@ -172,17 +172,20 @@ def _values(board: Leaderboard, axis: str | None, present: set[Any]) -> list[Any
 
 
 def _all_within(grid: CurveGrid, kind: str, limits: tuple[float, float]) -> bool:
-    return all(float(values.max(initial=limits[0])) <= limits[1] for values in _means(grid, kind))
+    return float(_drawn(grid, kind).max(initial=limits[0])) <= limits[1]
 
 
-def _means(grid: CurveGrid, kind: str) -> list[Any]:
+def _drawn(grid: CurveGrid, kind: str) -> Any:
+    """All values that are drawn, the ends of bands among them."""
     series = [s for panel in grid.panels.values() for s in panel.values()]
-    return [s.bands[f"{split}_{kind}"].mean for s in series for split in ("train", "val")]
+    bands = [(s.bands[f"train_{kind}"], s.bands[f"val_{kind}"]) for s in series]
+    values = np.concatenate([np.zeros(0, np.float32), *(v for t, b in bands for v in (t.mean, b.mean, b.low, b.high))])
+    return values[np.isfinite(values)]
 
 
 def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:
     """The same for all panels; of a loss the worst twentieth may leave the panel, so that one divergence hides nothing."""
-    values = np.concatenate([*_means(grid, kind), np.zeros(0, np.float32)])
+    values = _drawn(grid, kind)
     if not len(values):
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())

@@ -155,7 +155,7 @@ function openBoard(section, part, prefix) {
     axes.forEach((axis, c) => keep(`${prefix}${axis.name}`, spans[c]));
     const asked = [filter.value.trim(), ...axes.map((axis, c) => spans[c] && `${axis.name} ${spans[c]}`)].filter(Boolean).join(", ");
     const first = left > 0 ? `the first ${most}` : state.shown.length < rows.length ? state.shown.length.toLocaleString("en") : "";
-    paper.textContent = first && `The table shows ${first} of ${rows.length.toLocaleString("en")} configurations${asked && ` (filter: ${asked})`}; sentences and figures are of all.`;
+    paper.textContent = first && `The table shows ${first} of ${(left > 0 ? state.shown : rows).length.toLocaleString("en")} configurations${asked && ` (filter: ${asked})`}; sentences and figures are of all.`;
     tell("rows");
     paint();
   };
