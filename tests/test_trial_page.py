@@ -66,5 +66,6 @@ def test_a_page_of_one_fold_calls_it_no_part_and_an_svms_margins_no_confidence(t
     pool, found, split = scan(layout), *diagnose_trial(scan(layout), fold.trial_id, layout)[1:]
     solved = dataclasses.replace(pool.trials[0], config={**pool.trials[0].config, "classifier": "svm"})
     text = write_trial_page(pool, solved, found, split, layout).read_text()
+    assert "<h1>resnet18 on cifar10, weights imagenet, nothing frozen, svm, " in text
     assert "One trial." in text and "By a part of its folds" not in text
     assert "Confusion matrix" in text and "calibration error" not in text

@@ -104,9 +104,10 @@ def images_words(trial: Trial, found: Diagnosis, split: str) -> str:
 
 def trial_title(trial: Trial) -> str:
     """'resnet18 on cifar10, freeze 0.5, flip_crop, lr 0.01, seed 0': what the trial was."""
-    keys = ("weights", "freeze", "augment", "lr")
+    keys = ("weights", "freeze", "train", "lora", "classifier", "augment", "lr")
+    usual = {"train": (None, "all"), "classifier": (None, "linear"), "weights": ()}
     config = with_short_paths(trial.config, short_paths([trial.config.get("weights")]))
-    parts = [axis_words(key, config.get(key)) for key in keys if config.get(key) is not None or key == "weights"]
+    parts = [axis_words(key, config.get(key)) for key in keys if config.get(key) not in usual.get(key, (None,))]
     return f"{config['arch']} on {config['dataset']}, {', '.join(parts)}, {trial.run}"
 
 
