@@ -80,6 +80,8 @@ def test_a_dry_run_lists_the_configurations(tmp_path):
     searched = f"name: t\ndataset: digits\n{search}\nbase: {{arch: linear}}\n"
     (tmp_path / "t.yaml").write_text(searched)
     assert "a search samples" in call("sweep", str(tmp_path / "t.yaml"), "--dry-run", "--list").stderr
+    asha = ["--set", "epochs=4", "--set", "search.num_points=5", "--set", "search.scheduler=asha"]  # 8 epochs were trained
+    assert "stops trials: about 9 epochs if 1/3 go on" in call("sweep", str(tmp_path / "t.yaml"), "--dry-run", *asha).stdout
 
 
 def test_arch_counts_a_network_in_one_way():

@@ -175,7 +175,7 @@ def replaced_n(population: int, reduction: float) -> int:
 
 
 def expected_epochs(scheduler: Scheduler, trials_n: int, epochs: int) -> int:
-    """Epochs of all trials where asha keeps just 1/reduction at each rung; it will be more, as the first ones to come go on."""
+    """Epochs of all trials where asha keeps 1/reduction at each rung: about, as trials are whole and come one by one."""
     total, left, done, rung = 0.0, float(trials_n), 0.0, float(scheduler.grace_epochs)
     while left and done < epochs:
         total += left * (min(rung, epochs) - done)

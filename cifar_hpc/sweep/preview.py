@@ -133,11 +133,9 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
             f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
             f"{replaced_n(search.num_points, search.scheduler.reduction)} go on from the best; all weights are kept"
         )
-    elif search.scheduler and record.to_come:
+    elif search.scheduler and search.scheduler.name == "asha" and record.to_come:
         about = expected_epochs(search.scheduler, record.to_come, search.max_epochs)
-        lines.append(
-            f"  {search.scheduler.name:<9} stops trials: {about} epochs, or more, if 1/{search.scheduler.reduction:g} go on"
-        )
+        lines.append(f"  asha      stops trials: about {about} epochs if 1/{search.scheduler.reduction:g} go on at each rung")
     lines += inputs_lines(spec.configs)
     lines += cost.search_lines(layout, spec, states, left, listener)
     if before is not None and before.search and before.search["definition"] != search.definition:
