@@ -277,6 +277,14 @@ CASES: dict[str, Case] = {
         RUNS + "objective: {metric: test_acc}\n",
         [("x.yaml:4: objective.metric", "'test_acc'", "one of val_acc, val_loss, balanced_acc, macro_f1, macro_auroc")],
     ),
+    "an area whose least is above its largest": (
+        HEAD + "base: {arch: linear, augment: [{erase: {min_area_frac: 0.5}}]}\n",
+        [("x.yaml:3: base.augment", "erase min_area_frac 0.5", "at most max_area_frac, 0.33")],
+    ),
+    "a rank that none can be": (
+        HEAD + "base: {arch: linear, lora: 0}\n",
+        [("x.yaml:3: base.lora", "0", "{rank: 8}, a whole number from 1 on, or null")],
+    ),
     "an augmentation with a hyphen": (
         HEAD + "base: {arch: linear, augment: flip-crop}\n",
         [("x.yaml:3: base.augment", "'flip-crop'", f"one of {NAMES}, or a list of operations", "flip_crop")],

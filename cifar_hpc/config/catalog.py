@@ -166,7 +166,9 @@ AUGMENT_OPS: dict[str, dict[str, OpArg]] = {
     "vflip": {"p": OpArg(0.5, 0.0, 1.0, "share of the images mirrored top to bottom")},
     "crop": {"pad_frac": OpArg(0.125, 0.0, 0.5, "zero padding on each side before a crop of the old size, share of a side")},
     "resized_crop": {
-        "min_area_frac": OpArg(0.5, 0.01, 1.0, "least area of the crop, which has an aspect of 3/4..4/3, as share of the image")
+        "min_area_frac": OpArg(
+            0.5, 0.01, 1.0, "least area, of an aspect of 3/4..4/3, before a side is cut to the image's; share of it"
+        )
     },
     "rotate": {"degrees": OpArg(15.0, 0.0, 180.0, "largest angle either way")},
     "translate": {"frac": OpArg(0.1, 0.0, 1.0, "largest shift either way, along each axis, share of a side")},
@@ -186,7 +188,7 @@ AUGMENT_OPS: dict[str, dict[str, OpArg]] = {
     # Zhong et al. 2017, random erasing: a rectangle with an aspect of 0.3..1/0.3.
     "erase": {
         "p": OpArg(0.5, 0.0, 1.0, _SHARE_OF_IMAGES),
-        "min_area_frac": OpArg(0.02, 0.0, 1.0, "least area erased, share of the image"),
+        "min_area_frac": OpArg(0.02, 0.0, 1.0, "least area erased, before a side is cut to the image's; share of it"),
         "max_area_frac": OpArg(0.33, 0.0, 1.0, "largest area erased, share of the image"),
     },
     "randaugment": {  # Cubuk et al. 2019, torchvision's fourteen operations

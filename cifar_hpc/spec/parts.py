@@ -76,7 +76,10 @@ class Ensembling:
     methods: tuple[str, ...] = ENSEMBLE_METHODS
     per_arch: int = spec_key("best trials of each architecture that `uniform` and `accuracy` take in any case", 1, ge=0)
     above: float | None = spec_key(
-        "validation accuracy above which they take every trial, 0..1; null: a hundredth below the best", None, ge=0, le=1
+        "validation accuracy above which they take every trial, 60 at most, 0..1; null: a hundredth below the best",
+        None,
+        ge=0,
+        le=1,
     )
 
 

@@ -163,7 +163,7 @@ def read_lora(value: Any) -> Arguments | None:
     if value is None:
         return None
     if not isinstance(value, dict) or list(value) != ["rank"]:
-        raise refuse(show(value), LORA_ALLOWED, f"{{rank: {value}}}" if type(value) is int else None)
+        raise refuse(show(value), LORA_ALLOWED, f"{{rank: {value}}}" if type(value) is int and value > 0 else None)
     if type(value["rank"]) is not int or value["rank"] < 1:
         raise refuse(f"the rank {show(value['rank'])}", LORA_ALLOWED)
     return arguments(value)
@@ -292,7 +292,11 @@ def _read_operation(item: Any, operations: Operations) -> AugmentOp:
             allowed = f"{name} takes {', '.join(known)}" if known else f"{name} takes no arguments"
             raise refuse(f"the argument {arg!r} of {name}", allowed, nearest(arg, known))
         _check_argument(name, arg, number, known[arg])
-    return _operation(name, args, known)
+    operation = _operation(name, args, known)
+    areas = [value for arg, value in operation.args if arg in ("min_area_frac", "max_area_frac")]  # max before min
+    if areas != sorted(areas, reverse=True):
+        raise refuse(f"{name} min_area_frac {areas[1]:g}", f"at most max_area_frac, {areas[0]:g}")
+    return operation
 
 
 def _check_argument(name: str, arg: str, number: Any, limits: catalog.OpArg) -> None:
