@@ -129,6 +129,16 @@ def test_weights_in_a_file_fit_with_the_classifier_exchanged(tmp_path):
     assert normalisation(config) == pretrained(RESNET).normalisation
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_channels_of_weights_in_a_file_are_not_those_of_a_depthwise_convolution(tmp_path, channels):
+    """Which stands first in a .safetensors, whose tensors are sorted by their names."""
+    arch, path = "timm/test_efficientnet", tmp_path / "own.safetensors"
+    save_file(make_network(arch, 10, channels, 32, "imagenet").state_dict(), path)
+    config, before = _config(arch, weights=str(path), image_size=32), torch.get_rng_state()
+    assert in_channels(config, channels) == in_channels(config, 4 - channels) == channels
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("arch", [RESNET, VIT])
 def test_pretrained_weights_are_found_in_the_hubs_cache_and_adapted_by_timm(arch, caches):
     side = 64 if arch == RESNET else 96  # a vit's positions are resampled

@@ -274,7 +274,7 @@ def test_own_networks_take_the_channels_of_their_weights(tmp_path):
     path = tmp_path / "w.pt"
     torch.save(build_model(_config("simple_cnn", "mnist"), 10, 1).state_dict(), path)
     config = _config("simple_cnn", "fashion_mnist", weights=str(path))
-    assert in_channels(config, 1) == 1
+    assert in_channels(config, 1) == in_channels(config, 3) == 1
     assert torch.equal(build_model(config, 10, 1).state_dict()["classifier.bias"], read_weights(path).state["classifier.bias"])
 
 

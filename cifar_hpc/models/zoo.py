@@ -6,12 +6,12 @@ generators stay as they were. Must not know: data, training, devices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 from torchvision.models import get_model, get_model_weights
 
@@ -21,7 +21,14 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
 from cifar_hpc.models.deltas import whole_weights
-from cifar_hpc.models.loading import Normalisation, Weights, fit_weights, without_initial_values
+from cifar_hpc.models.loading import (
+    Normalisation,
+    Weights,
+    common_prefix,
+    fit_weights,
+    named_without,
+    without_initial_values,
+)
 from cifar_hpc.models.nets import NETS
 from cifar_hpc.models.own_nets import cut_own, make_own
 from cifar_hpc.models.small_maps import trim_convolutions
@@ -65,8 +72,22 @@ def in_channels(config: TrialConfig, dataset_channels: int) -> int:
     if not is_file(config.weights):
         return 3
     state = whole_weights(weights_path(config.arch, config.weights)).state
-    depths = (tensor.shape[1] for tensor in state.values() if tensor.ndim == 4)
-    return next((depth for depth in depths if depth in (1, 3)), dataset_channels)
+    depths = {tensor.shape[1] for tensor in state.values() if tensor.ndim == 4} & {1, 3}
+    if depths <= {dataset_channels} or depths == {3}:
+        return max(depths, default=dataset_channels)
+    rng = torch.get_rng_state()
+    try:  # a depth of 1 may be that of depthwise convolutions: which network has these shapes?
+        built = (channels for channels in (dataset_channels, 3, 1) if _fits(network_of(config, 10, channels), state))
+        return next(built, dataset_channels)
+    finally:
+        torch.set_rng_state(rng)
+
+
+def _fits(network: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether its convolutions are those of the file, but for how many classes they put out."""
+    own = network.state_dict()
+    there = named_without(common_prefix(own, state), state)
+    return all(own[key].shape[1:] == one.shape[1:] for key, one in there.items() if key in own and one.ndim == 4)
 
 
 def normalisation(config: TrialConfig) -> Normalisation | None:
