@@ -51,6 +51,9 @@ def test_where_the_loss_never_falls_lr_find_and_a_trial_of_auto_say_that_no_rate
     lines = dict(line.split(":", 1) for line in answer.stdout.splitlines())
     assert lines["freeze=none optimizer=sgd"].endswith("(steep)") and NO_FALL not in lines["freeze=none optimizer=sgd"]
     assert lines["freeze=all optimizer=sgd"].endswith(NO_FALL) and "steep" not in lines["freeze=all optimizer=sgd"]
+    assert "Take the first, valley" in answer.stderr
+    alone = CliRunner().invoke(app, ["lr-find", str(path), "-o", str(tmp_path / "curves.png"), "--set", "freeze=all"])
+    assert alone.exit_code == 0 and "Take the first" not in alone.stderr
     assert CliRunner().invoke(app, ["sweep", str(path), "--on", "inline"]).exit_code == 0
     layout = Layout(results_root())
     assert result_of(layout, learning).warnings == ()

@@ -83,14 +83,15 @@ def test_patience_counts_from_the_value_that_last_was_gain_enough(tmp_path: Path
     assert (len(stopped.curves), stopped.outcome) == (epochs_of(False), Outcome.EARLY_STOPPED)
 
 
-def test_an_improvement_of_just_min_delta_counts_not_and_the_reason_names_it() -> None:
-    config = digits_config(epochs=9, stop=StopConfig(patience=2, min_delta=0.25))
+@pytest.mark.parametrize(("patience", "epochs"), [(2, "2 epochs"), (1, "1 epoch")])
+def test_an_improvement_of_just_min_delta_counts_not_and_the_reason_names_it(patience: int, epochs: str) -> None:
+    config = digits_config(epochs=9, stop=StopConfig(patience=patience, min_delta=0.25))
     progress, rule = Progress(), EarlyStopping(config)
     seen = {"lr": 0.1, "train_loss": 1.0, "train_acc": 0.5, "val_loss": 1.0, "train_s": 1.0, "val_s": 1.0}
-    for epoch, acc in enumerate((0.5, 0.75, 0.75), 1):
+    for epoch, acc in enumerate((0.5, 0.75, 0.75)[: patience + 1], 1):
         rule.judge(progress, EpochRecord(epoch=epoch, val_acc=acc, **seen))
     assert progress.outcome is Outcome.EARLY_STOPPED and progress.best_epoch == 2
-    assert progress.reason == "val_acc not improved by more than 0.25 for 2 epochs"
+    assert progress.reason == f"val_acc not improved by more than 0.25 for {epochs}"
     assert "by more than this" in TRIAL_KEYS["stop.min_delta"].doc
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cifar_hpc.cli.speech import SetOption, SpecName, say
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import with_parents_file
@@ -56,7 +57,8 @@ def lr_find(
         curves[name] = (found.rates, found.losses, found.valley, found.steep, found.falls)
         steep = "" if found.steep is None else f", {found.steep:.1e} (steep)"
         typer.echo(f"{name}: lr {found.valley:.1e} (valley){steep}{'' if found.falls else f'; {NO_FALL}'}")
-    say(WHICH)
+    if any(falls for *_, falls in curves.values()):
+        say(WHICH)
     _save(draw_lr_curves(curves), output or layout.sweep(loaded.name).folder / "lr_find.png")
 
 
@@ -88,9 +90,9 @@ def augment(
         raise CifarHpcError("\n".join(filter(None, missing)))
     names = [_augment_name(config) for config in shown]
     stems = names if len(set(names)) == len(names) else [f"{n}-{name}" for n, name in enumerate(names, 1)]
-    for config, name, stem in zip(shown, names, stems, strict=True):
+    for config, stem in zip(shown, stems, strict=True):
         sheet = contact_sheet(config, data_root())
-        title = f"{config.dataset.name}, {config.image_size} px, augment: {name}"
+        title = f"{config.dataset.name}, {config.image_size} px, augment: {as_text(config.augment)}"
         shares = [[_mixed(target_K.tolist(), sheet.classes) for target_K in targets_MK] for targets_MK in sheet.targets_RMK]
         drawing = draw_sheet(sheet.pixels_RMCHW.permute(0, 1, 3, 4, 2).numpy(), sheet.row_labels, shares, title)
         path = output or layout.sweep(loaded.name).folder / "augment.png"

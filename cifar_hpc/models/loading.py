@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.models.foreign import read_contents
 from cifar_hpc.models.tracing import classifier_name
@@ -172,7 +173,8 @@ def _unwrapped(own: Mapping[str, Tensor], weights: Weights) -> tuple[OrderedDict
     said.append(f"the prefix {prefix!r} of the weights' names is taken off")
     others = [key for key in weights.state if not key.startswith(prefix)]
     if others:
-        said.append(f"of the weights' file, {len(others)} tensors beside {prefix!r} are left out: {', '.join(others[:LISTED])}")
+        beside = f"{plural(len(others), 'tensor')} beside {prefix!r} left out: {', '.join(others[:LISTED])}"
+        said.append(f"of the weights' file {beside}")
     return state, said
 
 
@@ -219,4 +221,5 @@ def _misfit(name: str, *kinds: Sequence[str]) -> str:
     room = LISTED // max(1, sum(map(bool, kinds)))
     shown = [line for kind in kinds for line in kind[:room]]
     more = f"; and {count - len(shown)} more" if count > len(shown) else ""
-    return f"weights: {name}: {count} tensors do not fit: {'; '.join(shown)}{more}"
+    fit = "tensor does not fit" if count == 1 else "tensors do not fit"
+    return f"weights: {name}: {count} {fit}: {'; '.join(shown)}{more}"

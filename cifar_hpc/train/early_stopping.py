@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.schema import EpochRecord, Outcome
 from cifar_hpc.train.progress import Progress
@@ -49,6 +50,7 @@ class EarlyStopping:
         elif stop.patience is not None and progress.epochs_without_gain >= stop.patience:
             progress.outcome = Outcome.EARLY_STOPPED
             least = f" by more than {stop.min_delta:g}" if stop.min_delta else ""
-            progress.reason = f"{config.objective} not improved{least} for {stop.patience} epochs"
+            progress.reason = f"{config.objective} not improved{least} for {plural(stop.patience, 'epoch')}"
         elif stop.max_minutes is not None and progress.seconds >= stop.max_minutes * 60:
-            progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{stop.max_minutes:g} minutes of training used"
+            told = "1 minute" if stop.max_minutes == 1 else f"{stop.max_minutes:g} minutes"
+            progress.outcome, progress.reason = Outcome.OUT_OF_TIME, f"{told} of training used"
