@@ -146,6 +146,14 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, width, he
             read(path)
 
 
+def test_postscript_under_an_images_name_is_never_run(tmp_path, monkeypatch):
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n")
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given: pytest.fail("run"))
+    for read in (look_at, lambda path: decode_image(path, Fit(32))):
+        with pytest.raises(DataError, match=r"x\.png is PostScript, a program"):
+            read(tmp_path / "x.png")
+
+
 @pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
 def test_an_image_of_the_right_size_stays_as_it_is(tmp_path, resize):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)

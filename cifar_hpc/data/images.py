@@ -133,6 +133,8 @@ def _opened(path: Path) -> Image.Image:
         image = Image.open(io.BytesIO(plain))
     except Image.DecompressionBombError:
         raise DataError(f"has more than {MOST_PIXELS:,} pixels, which is refused") from None
+    if image.format == "EPS":
+        raise DataError("is PostScript, a program that would be run to see it")
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise DataError(f"is {width} x {height} pixels; more than {MOST_PIXELS:,} are refused")
