@@ -270,6 +270,13 @@ def test_positional_embeddings_are_interpolated_to_the_image_size():
     assert small(torch.randn(2, 3, 32, 32)).shape == (2, 4)
 
 
+def test_a_network_that_asks_for_the_version_of_its_weights_has_them_of_a_file_without(tmp_path):
+    model, path = build_model(_config("mnasnet0_5", "cifar10"), 10, 3), tmp_path / "kept.safetensors"
+    path.write_bytes(pack_state(model.state_dict(), {}))
+    again = build_model(_config("mnasnet0_5", "cifar10", weights=str(path)), 10, 3).state_dict()
+    assert all(torch.equal(again[key], value) for key, value in model.state_dict().items())
+
+
 def test_own_networks_take_the_channels_of_their_weights(tmp_path):
     path = tmp_path / "w.pt"
     torch.save(build_model(_config("simple_cnn", "mnist"), 10, 1).state_dict(), path)

@@ -202,8 +202,10 @@ def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[s
         place = plain.untyped_storage().data_ptr()
         kept[_of_today(key)] = plain.clone() if place in taken else plain
         taken.add(place)
-    if hasattr(state, "_metadata"):
-        kept._metadata = state._metadata  # type: ignore[attr-defined]
+    versions = getattr(state, "_metadata", None)
+    if versions is None:  # mnasnets load nothing of which no version is known, and a .safetensors tells none
+        versions = {"": network.state_dict()._metadata[""]}  # type: ignore[attr-defined]
+    kept._metadata = versions  # type: ignore[attr-defined]
     if isinstance(network, VisionTransformer):
         size, patch = network.image_size, network.patch_size
         if _differs(network.state_dict(), kept, "encoder.pos_embedding"):
