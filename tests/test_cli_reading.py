@@ -104,7 +104,7 @@ def test_status_in_a_pipe_leaves_no_column_out_and_gives_programs_fractions_and_
 def test_status_says_the_epoch_that_an_interrupted_trial_goes_on_from(half_done):
     told = call("status", "small", "augment=flip_crop")
     assert "1 x interrupted after epoch 1" in told.stdout
-    assert "small.yaml   (of begun trials no checkpoint stands: they begin again)" in told.stderr
+    assert "small.yaml   (of what had begun no checkpoint stands: it begins again)" in told.stderr
 
 
 def test_begun_trials_are_said_to_go_on_where_a_checkpoint_stands_and_their_epochs_count_there_alone(half_done):
@@ -118,9 +118,9 @@ def test_begun_trials_are_said_to_go_on_where_a_checkpoint_stands_and_their_epoc
     def following() -> str:
         return call("status", "small", "status=planned,lost").stderr
 
-    assert left() == "at most 12 epochs" and "no checkpoint stands: they begin again" in following()
+    assert left() == "at most 12 epochs" and "no checkpoint stands: it begins again" in following()
     files.checkpoint.write_bytes(b"state")
-    assert left() == "at most 11 epochs" and "(begun trials go on from their checkpoints)" in following()
+    assert left() == "at most 11 epochs" and "(what had begun goes on from its checkpoint)" in following()
     append_records(other.metrics, read_records(files.metrics, EpochRecord))
     assert (
         left() == "at most 11 epochs"

@@ -88,9 +88,9 @@ def begun_words(states: Iterable[TrialState]) -> str:
     begun = [state for state in states if state.epochs or state.checkpoint]
     kept_n = sum(state.checkpoint for state in begun)
     if kept_n == len(begun):
-        return "begun trials go on from their checkpoints" if begun else ""
+        return "what had begun goes on from its checkpoint" if begun else ""
     if not kept_n:
-        return "of begun trials no checkpoint stands: they begin again"
+        return "of what had begun no checkpoint stands: it begins again"
     others = "the other begins" if len(begun) == kept_n + 1 else "the others begin"
     return f"{kept_n} of {len(begun)} begun trials {'goes' if kept_n == 1 else 'go'} on from a checkpoint, {others} again"
 
