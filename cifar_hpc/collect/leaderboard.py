@@ -45,7 +45,7 @@ class Row:
     val_acc: Estimate | None
     test_acc: Estimate | None
     gap: float | None  # train minus validation accuracy at the best epoch, mean
-    best_epoch: float | None  # mean
+    best_epoch: float | None  # mean; None of a classifier that is solved, not trained, as epochs
     epochs: float | None  # trained, mean: fewer than asked for where patience, a search or a limit ended trials
     train_s: float | None  # mean of a trial
     device_hours: float  # of all its trials
@@ -336,8 +336,8 @@ def _row(
         test_score=_over_seeds(trials, f"test_{pool.objective}", pool.info, test=True) if pool.info.metric is None else None,
         own=known_own(config, pool.ranked.known),
         gap=_mean_of(gaps),
-        best_epoch=_mean_of([trial.best_epoch for trial in trials if trial.best_epoch is not None]),
-        epochs=_mean_of([trial.epochs for trial in trials]),
+        best_epoch=_mean_of([t.best_epoch for t in trials if config.get("epochs") and t.best_epoch is not None]),
+        epochs=_mean_of([t.epochs for t in trials if config.get("epochs")]),
         train_s=_mean_of([trial.train_s for trial in trials]),
         device_hours=sum(trial.device_hours for trial in trials),
         pareto=False,
