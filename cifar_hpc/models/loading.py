@@ -204,7 +204,7 @@ def _converted(network: nn.Module, state: Mapping[str, Tensor]) -> OrderedDict[s
         taken.add(place)
     versions = getattr(state, "_metadata", None)
     if versions is None:  # mnasnets load nothing of which no version is known, and a .safetensors tells none
-        versions = {"": network.state_dict()._metadata[""]}  # type: ignore[attr-defined]
+        versions = {"": {"version": network._version}}
     kept._metadata = versions  # type: ignore[attr-defined]
     if isinstance(network, VisionTransformer):
         size, patch = network.image_size, network.patch_size
