@@ -281,6 +281,10 @@ CASES: dict[str, Case] = {
         HEAD + "base: {arch: linear, augment: [{erase: {min_area_frac: 0.5}}]}\n",
         [("x.yaml:3: base.augment", "erase min_area_frac 0.5", "at most max_area_frac, 0.33")],
     ),
+    "a number where text stands": (
+        "name: x\ndataset: {folder: 1.0}\nbase: {arch: linear}\n",
+        [("x.yaml:2: dataset.folder", "1.0", "text or null is needed")],
+    ),
     "a rank that none can be": (
         HEAD + "base: {arch: linear, lora: 0}\n",
         [("x.yaml:3: base.lora", "0", "{rank: 8}, a whole number from 1 on, or null")],

@@ -112,6 +112,14 @@ HEAD = "name: x\ndataset: {name: cifar10, train_size: 1000}\n"
             "ema 0.999 averages over 1,000 steps and there are 64: the decay stays at most 0.88 (all trials)",
         ),
         (
+            "base: {arch: linear, ema: 0.9999, epochs: 625}",
+            "ema 0.9999 averages over 10,000 steps and there are 5,000: the decay stays at most 0.9982 (all trials)",
+        ),
+        (
+            "base: {arch: resnet18, ghost_batches: 2, train: bias, weights: imagenet, image_size: 64}",
+            "ghost_batches has no effect: only the classifier is trained, BatchNorm keeps its statistics, or the parts are 1",
+        ),
+        (
             "base: {arch: resnet18, unfreeze_epoch: 4}\ngrid: {epochs: [3, 9]}",
             "unfreeze_epoch 4 of 3 epochs: only the classifier is trained (1 of 2 trials)",
         ),

@@ -12,7 +12,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
 from cifar_hpc.config.registry import CLASSIFIERS, OPTIMIZERS
 from cifar_hpc.config.roles import keys_with
-from cifar_hpc.config.trained import ever_stepped, ever_trained
+from cifar_hpc.config.trained import STILL, ever_stepped, ever_trained, part_of
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.spec.contradictions import training_images
 
@@ -123,7 +123,7 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
         if scale > steps:
             yield (
                 f"ema {config.ema:g} averages over {scale:,.0f} steps and there are {steps:,}: the decay stays at most "
-                f"{steps / (9 + steps):.2g}"
+                f"{1 - float(f'{9 / (9 + steps):.2g}'):g}"
             )
 
 
@@ -212,7 +212,10 @@ _ACTS: dict[str, tuple[Callable[[TrialConfig], bool], str]] = {
     "unfreeze": (lambda c: bool(c.unfreeze or c.unfreeze_epoch or c.freeze != "none"), "nothing is left to unfreeze"),
     "lora": (lambda c: c.lora is not None, "only the classifier is trained"),
     "anchor": (lambda c: c.anchor is not None, "only the classifier is trained"),
-    "ghost_batches": (lambda c: c.ghost_batches is not None, "only the classifier is trained, or the parts are 1"),
+    "ghost_batches": (
+        lambda c: c.ghost_batches is not None and part_of(c) not in STILL,
+        "only the classifier is trained, BatchNorm keeps its statistics, or the parts are 1",
+    ),
     "stop.min_delta": (lambda c: c.stop.patience is not None, "stop.patience is not set, or not below epochs"),
     "stop.patience": (lambda c: c.stop.patience is not None, "it is not below epochs, so that nothing stops early"),
 }

@@ -143,9 +143,10 @@ class Key:
     def choices(self) -> tuple[str, ...]:
         return tuple(self.limits.get("choices", ()))
 
-    def holds(self, number: float) -> bool:
-        """Whether it is within the limits."""
-        return all(getattr(operator, name)(number, self.limits[name]) for name in _BOUNDS if name in self.limits)
+    def takes(self, number: int) -> bool:
+        """Whether it is a key of whole numbers within whose limits this one is."""
+        limits = [(getattr(operator, name), self.limits[name]) for name in _BOUNDS if name in self.limits]
+        return plain_type(self.kind) is int and all(within(number, limit) for within, limit in limits)
 
     @property
     def allowed(self) -> str:

@@ -78,7 +78,7 @@ def wrong_value(where: str, value: Any, key: Key) -> Problem:
     if key.choices:
         return Problem(where, show(value), key.allowed, nearest(value, key.choices) if isinstance(value, str) else None)
     quoted = "; a number stands without quotes" if _is_number(value) else ""
-    whole = str(int(value)) if isinstance(value, float) and value.is_integer() and key.holds(int(value)) else None
+    whole = str(int(value)) if isinstance(value, float) and value.is_integer() and key.takes(int(value)) else None
     return Problem(where, show(value), f"{key.allowed} is needed{quoted}", whole)
 
 
