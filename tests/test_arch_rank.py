@@ -101,7 +101,7 @@ def test_a_network_that_starts_from_its_probe_is_none_without_weights(weights, t
         "exclude: [{weights: null, start: probe}]\n"
     )
     said = CliRunner().invoke(app, ["arch", "--rank", str(tmp_path / "x.yaml")], env={"COLUMNS": "200"}).output
-    assert "1 without such weights are not among them." in said
+    assert "1 network without such weights is not among them." in said
 
 
 def test_missing_weights_are_told_before_any_network_passes_its_images(weights, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from cifar_hpc.cli.speech import say
 from cifar_hpc.config.features import features_id, images_id, told_apart
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.status.words import score_text
@@ -53,7 +54,7 @@ def print_ranks(spec: str, format: Format) -> None:
     ]
     print_columns(columns, format)
     left = sum(config.start is None for config in configs if config not in ranked)  # a probe is of weights that are ranked
-    without = f" {left} without such weights are not among them." if left else ""
+    without = f" {plural(left, 'network')} without such weights {'is' if left == 1 else 'are'} not among them." if left else ""
     apart = " Each set of images has a first of its own." if len(set(map(images_id, ranked))) > 1 else ""
     typer.echo(
         f"Ridge on the features before the classifier, {' or '.join(map(str, images))} labelled images in cross-validation; no"
