@@ -14,6 +14,7 @@ from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
+from cifar_hpc.config.normalize import canonical_freeze
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
@@ -193,7 +194,7 @@ def test_an_empty_results_folder_is_an_empty_pool(layout: Layout) -> None:
 
 def test_a_sweep_shows_depths_as_its_spec_has_them_and_no_axis_that_only_a_fitted_classifier_lacks(layout: Layout) -> None:
     (config,) = configs(1, 1, 2)
-    deep = dataclasses.replace(config, freeze=7)
+    deep = dataclasses.replace(config, freeze=canonical_freeze(config.arch, 0.5))
     fitted = dataclasses.replace(config, classifier="svm", epochs=1, freeze="all")
     for one in (deep, fitted, dataclasses.replace(deep, lr=0.5)):
         write_trial(layout, one, Images.draw(50, 20))
@@ -203,7 +204,11 @@ def test_a_sweep_shows_depths_as_its_spec_has_them_and_no_axis_that_only_a_fitte
     record = json.loads(path.read_text())
     del record["digest"]
     for trial in record["trials"]:
-        trial["axes"] |= {"freeze": {7: 0.5}.get(trial["config"]["freeze"], "all"), "epochs": 2, "classifier": "linear"}
+        trial["axes"] |= {
+            "freeze": {deep.freeze: 0.5}.get(trial["config"]["freeze"], "all"),
+            "epochs": 2,
+            "classifier": "linear",
+        }
     path.write_text(json.dumps(record))
     pool = scan(layout, ["spelled"])
     assert sorted(str(trial.config["freeze"]) for trial in pool.trials) == ["0.5", "0.5", "all"]
