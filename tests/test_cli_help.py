@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from cifar_hpc import __version__
 from cifar_hpc.cli import app
 from cifar_hpc.cli.examples import EXAMPLES
 from cifar_hpc.config import catalog
+from cifar_hpc.spec.load import load_spec
 from cifar_hpc.terminal.prose import laid_out
 from cifar_hpc.terminal.tables import TextColumn, print_columns
 
@@ -127,3 +129,10 @@ def test_a_sentence_on_a_terminal_ends_its_lines_between_words_and_what_is_to_co
     copied = "next: cifar-hpc sweep sweeps/a_long_name.yaml --set epochs=2 --set seeds=3"
     assert laid_out(copied, Terminal()) == copied
     assert laid_out(said, io.StringIO()) == said
+
+
+def test_what_the_examples_set_suits_the_spec_that_they_name():
+    lines = [shlex.split(line) for lines in EXAMPLES.values() for line in lines if "sweeps/quickstart.yaml" in line]
+    assert len(lines) > 4
+    for words in lines:
+        load_spec(ROOT / "sweeps/quickstart.yaml", [after for word, after in itertools.pairwise(words) if word == "--set"])

@@ -22,7 +22,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
     "data": ("cifar-hpc data photos", "cifar-hpc data sweeps/quickstart.yaml"),
     "augment": ("cifar-hpc augment sweeps/quickstart.yaml", "cifar-hpc augment photos -o seen.png"),
-    "lr-find": ("cifar-hpc lr-find sweeps/quickstart.yaml --set arch=simple_cnn",),
+    "lr-find": ("cifar-hpc lr-find sweeps/quickstart.yaml --set batch_size=64",),
     "schema": ("cifar-hpc schema --format table", "cifar-hpc schema > spec.schema.json"),
     "report": (
         "cifar-hpc report photos --open",
