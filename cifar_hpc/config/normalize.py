@@ -30,7 +30,7 @@ def normalise(config: TrialConfig) -> TrialConfig:
     two steps, the classifier and all others -> unfreeze_epoch; momentum -> None for adam and adamw, null -> 0.0 for the
     others; warmup_epochs -> 0 for onecycle, which has its own rise; layer_decay 1.0 and ghost_batches 1 -> None; layer_decay,
     unfreeze_epoch, unfreeze, train, lora, anchor and ghost_batches -> their defaults where only the classifier is trained;
-    patience that ends nothing before the last epoch -> None; min_delta -> 0 without patience; the weights that `imagenet`
+    patience not below epochs -> None; min_delta -> 0 without patience; the weights that `imagenet`
     means -> imagenet; whole numbers -> floats where the key is one; the objective of a trial without validation -> val_acc;
     svm_c, logreg_c and knn_k -> None where their classifier is not used; class_weights of 1 and those of knn -> None. Of svm,
     logreg and knn, which are fitted once to frozen features: freeze -> all, what steers training -> its default, and with
