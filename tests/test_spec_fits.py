@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cifar_hpc.config.catalog import DATASETS, labelled_images
 from cifar_hpc.errors import SpecError
 from cifar_hpc.spec.load import load_spec
 from tests.helpers.spec_answers import HEAD, Case, check_answer
@@ -169,6 +170,12 @@ def test_where_a_folder_brings_validation_images_one_of_each_class_is_enough_to_
         load_spec(tmp_path / "x.yaml", ["folds=2"])
 
 
-def test_no_number_of_images_is_claimed_of_classes_that_are_not_alike_many(tmp_path: Path) -> None:
-    (tmp_path / "x.yaml").write_text("name: x\ndataset: {name: mnist, classes: [1, 7]}\nbase: {arch: linear}\n")
-    assert load_spec(tmp_path / "x.yaml", ["dataset.train_size=13000"]).trials  # it has 13,007
+@pytest.mark.parametrize(("name", "classes", "there"), [("mnist", [1, 7], 13_007), ("digits", [0, 1], 288)])
+def test_of_classes_that_are_not_alike_many_the_images_are_counted(
+    name: str, classes: list[int], there: int, tmp_path: Path
+) -> None:
+    assert labelled_images(name, DATASETS[name].classes) == DATASETS[name].train_n
+    (tmp_path / "x.yaml").write_text(f"name: x\ndataset: {{name: {name}, classes: {classes}}}\nbase: {{arch: linear}}\n")
+    assert load_spec(tmp_path / "x.yaml", [f"dataset.train_size={there}"]).trials
+    with pytest.raises(SpecError, match=f"there are {there} labelled"):
+        load_spec(tmp_path / "x.yaml", [f"dataset.train_size={there + 1}"])

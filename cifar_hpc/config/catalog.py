@@ -64,7 +64,10 @@ DATASETS: dict[str, DatasetInfo] = {
     "folder": DatasetInfo((), None, 3, None, None, {}),
 }
 
-UNEVEN = ("mnist", "digits")  # of which some classes have more images than others
+_CLASS_N = {  # training images of each class, where classes differ
+    "mnist": (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
+    "digits": (142, 146, 142, 146, 145, 146, 145, 143, 139, 144),
+}
 BROUGHT = ("torchvision/", "hf/")  # what the name of a data set begins with that becomes a folder of images
 _ANY_DATASET = DatasetInfo((), None, 3, None, None, {})  # what is known of one that only its images tell of
 
@@ -123,10 +126,12 @@ def block_names(arch: str) -> tuple[str, ...] | None:
 
 
 def labelled_images(dataset: str, classes: Collection[str] | None = None) -> int | None:
-    """Training images of the official split, of these classes only (None: of all), in UNEVEN sets about; None where only the
-    images tell."""
+    """Training images of the official split, of these classes only (None: of all); None where only the images tell."""
     info = DATASETS.get(dataset, _ANY_DATASET)
-    return None if info.train_n is None else info.train_n * len(classes or info.classes) // len(info.classes)
+    if info.train_n is None or not classes:
+        return info.train_n
+    each = _CLASS_N.get(dataset, [info.train_n // len(info.classes)] * len(info.classes))
+    return sum(n for name, n in zip(info.classes, each, strict=True) if name in classes)
 
 
 def imagenet_weights(arch: str) -> tuple[str, ...]:

@@ -114,7 +114,6 @@ def trains_classifier_alone(arch: str, freeze: str | float) -> bool:
 
 
 @lru_cache(maxsize=4096, typed=True)  # typed: one block, 1, is not all of them, 1.0
-@lru_cache(maxsize=None, typed=True)  # 1 is a block, 1.0 are all
 def canonical_freeze(arch: str, freeze: str | float) -> str | int | float:
     """As a config has it: none, all, or the number of blocks; as it is where the network's blocks are not known."""
     names = catalog.block_names(arch)

@@ -204,8 +204,8 @@ def _check_norms(
 
 def _check_train_size(name: str, classes: tuple[str, ...] | None, train_size: int | None) -> Finding | None:
     there = catalog.labelled_images(name, classes)
-    if train_size is None or there is None or train_size <= there or (classes and name in catalog.UNEVEN):
-        return None  # of classes that are not alike many only the images tell
+    if train_size is None or there is None or train_size <= there:
+        return None
     return Finding("dataset.train_size", train_size, str(train_size), f"there are {there} labelled training images")
 
 

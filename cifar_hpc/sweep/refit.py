@@ -54,10 +54,10 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
             raise CifarHpcError(f"refit: {no_weights}; {best}")
     found = keeping
     refits = [
-        refit_of(layout, trial, named.row.best_epoch, named.row.told_by)
+        refit_of(layout, trial, named.row.best_epoch or 1, named.row.told_by)  # of a classifier that is solved none
         for named in found
         for trial in named.row.trials
-        if trial.best_epoch is not None and named.row.best_epoch is not None
+        if trial.best_epoch is not None
     ]
     if not refits:
         raise CifarHpcError(f"refit: no trial of {name} has a figure on validation that counts: cifar-hpc status {sweep}")
