@@ -178,15 +178,15 @@ def test_the_objective_chooses_the_epoch_ranks_the_points_and_is_tested(swept):
     )
 
 
-def test_a_plugins_objective_chooses_and_enters_the_id(tmp_path):
+def test_a_plugins_objective_chooses_and_enters_the_id_also_in_the_manner_of_val_acc(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from cifar_hpc.config.plugins import register_objective\n"
         "def worst(logits_NK, labels_N):\n"
         "    right = logits_NK.argmax(1) == labels_N\n"
         "    return min(right[labels_N == k].mean() for k in set(labels_N.tolist()))\n"
-        "register_objective('worst_recall', worst, noun='worst recall')\n"
+        "register_objective('val_recall', worst, noun='worst recall')\n"
     )
-    text = SPEC.replace("macro_f1", "worst_recall").replace("seeds: 3", "plugins: [mine.py]")
+    text = SPEC.replace("macro_f1", "val_recall").replace("seeds: 3", "plugins: [mine.py]")
     (tmp_path / "x.yaml").write_text(text)
     spec = load_spec(tmp_path / "x.yaml")
     config = spec.trials[0].config
@@ -194,7 +194,7 @@ def test_a_plugins_objective_chooses_and_enters_the_id(tmp_path):
     layout = Layout(tmp_path / "results")
     run_job(job_of(config), layout, executor="inline")
     result = read_record(layout.trial(config.trial_id).result, TrialResult)
-    assert result.val.more["worst_recall"] == max(epoch.objective for epoch in result.curves)
+    assert result.val.more["val_recall"] == max(epoch.objective for epoch in result.curves)
 
 
 def test_class_weights_are_scikit_learns_and_the_step_is_a_plain_loops(tmp_path):

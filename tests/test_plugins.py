@@ -114,10 +114,10 @@ def test_a_changed_plugin_gives_other_ids_and_one_that_is_not_used_gives_none(pl
     [
         ("1 / 0", "`1 / 0`: ZeroDivisionError"),
         ("register_schedule('cosine', min)", "'cosine' is the package's own"),
-        (
-            "import cifar_hpc; cifar_hpc.register_objective('test_acc', min)",
-            "'test_acc' begins with a split",
-        ),  # a report would rank by test
+        *(
+            (f"import cifar_hpc; cifar_hpc.register_objective('{name}', min)", f"'{name}' is another measurement's name")
+            for name in ("test_acc", "test_macro_f1", "loss")  # a report would rank by test, or show the loss on it
+        ),
         ("def", "no Python ("),
     ],
 )

@@ -117,8 +117,11 @@ def register_objective(
     more being better, with the metric as mean; tests then use that instead of leaving images out."""
     if mode not in ("max", "min"):
         raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
-    if name.startswith(("train_", "val_", "test_")):  # as a report names what each split measured
-        raise OwnCodeError(OBJECTIVES.what, f"{name!r} begins with a split", "another name is needed")
+    splits = ("train_", "val_", "test_")  # as a report names what each split measured
+    if name in {split + other for split in splits for other in ("acc", "loss", *OBJECTIVES)} or any(
+        split + name in OBJECTIVES for split in splits
+    ):
+        raise OwnCodeError(OBJECTIVES.what, f"{name!r} is another measurement's name", "another name is needed")
     info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
     _register(OBJECTIVES.what, name, info, OBJECTIVES)
 
