@@ -60,8 +60,9 @@ class Comparison:
 
     @property
     def test(self) -> str | None:
-        """The test over seeds or folds that was made; None where none was."""
-        return next((found.test for found in self.differences.values() if not found.networks), None)
+        """The test over seeds or folds that was made, of several what they have in common; None where none was."""
+        tests = {found.test for found in self.differences.values() if not found.networks}
+        return "tests over seeds or folds" if len(tests) > 1 else next(iter(tests), None)
 
     def decision(self, point_id: str) -> str:
         """'best', 'worse' than it, 'tied' (tested, and not told apart) or 'not tested'."""
