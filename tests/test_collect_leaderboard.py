@@ -14,9 +14,8 @@ from cifar_hpc.collect.comparison import CUT, FAR_BELOW, Comparison, compare_wit
 from cifar_hpc.collect.leaderboard import Leaderboard, make_leaderboard
 from cifar_hpc.collect.ledger import Entry, Ledger
 from cifar_hpc.collect.scan import scan
-from cifar_hpc.collect.sections import chosen_sections, make_sections
+from cifar_hpc.collect.sections import make_sections
 from cifar_hpc.collect.statistics import Difference
-from cifar_hpc.collect.trials import short_paths
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.records.layout import Layout
@@ -28,8 +27,6 @@ from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, cost_text, in_short
 from cifar_hpc.report.tables import epochs_text, leaderboard_records, leaderboard_text, seeds_text
-from cifar_hpc.report.trial_page import trial_title
-from cifar_hpc.report.words import words_of
 from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
@@ -341,16 +338,6 @@ def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: 
         assert not any(row.pareto for row in make_leaderboard(scan(layout)).rows), unlike
 
 
-def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt", None)):
-        config = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", weights=path, seed=0, lr=0.1 + n)
-        write_trial(layout, config, Images.draw(50, 20))
-    board = make_leaderboard(scan(layout))
-    assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}
-    assert set(short_paths(["/of/best.pt", "/of//best.pt"]).values()) == {"best.pt"}  # one file, of which no end tells two
-
-
 def test_the_thick_line_of_all_configurations_ends_at_the_first_rows_own_number(layout: Layout) -> None:
     board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.6, 0.6, 0.6], 0.3: [1.0]}, planned_seeds=3)
     assert board.rows[0].axes["lr"] == 0.1 and board.rows[2].partial
@@ -362,20 +349,6 @@ def test_figures_say_which_configurations_a_part_of_their_seeds_has_measured(lay
     board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.6, 0.6, 0.6], 0.3: [1.0]}, planned_seeds=3)
     for drawing in (draw_parallel(board), draw_along("lr", None, board)):
         assert "By a part of its seeds only: lr 0.3 (1 of 3)." in drawing.caption
-
-
-def test_the_only_configuration_of_a_data_set_has_its_weights_file_as_tables_name_it(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt")):
-        dataset = DatasetConfig(name="cifar10", train_size=(500, 1000)[n])
-        config = TrialConfig(dataset=dataset, arch="resnet18", weights=path, seed=0, lr=0.1)
-        write_trial(layout, config, Images.draw(50, 20))
-    sections = chosen_sections(layout, (), "")
-    rows = [row for section in sections for row in section.board.rows]
-    assert {row.label for row in rows} == {
-        f"weights=run{n}/best.pt dataset.train_size={size}" for n, size in ((1, 500), (2, 1000))
-    }
-    assert all("/of/" not in words_of(row) and "/of/" not in trial_title(row.trials[0]) for row in rows)
 
 
 def test_a_mean_of_epochs_that_is_no_whole_number_is_not_shown_as_one(layout: Layout) -> None:

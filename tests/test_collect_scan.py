@@ -14,6 +14,9 @@ from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
+from cifar_hpc.collect.sections import chosen_sections
+from cifar_hpc.collect.trials import short_paths
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import canonical_freeze
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
@@ -21,6 +24,8 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
 from cifar_hpc.records.ties import read_valid
+from cifar_hpc.report.trial_page import trial_title
+from cifar_hpc.report.words import words_of
 from cifar_hpc.status.axes import keys_that_differ
 
 IMAGES = Images.draw(50, 20)
@@ -243,3 +248,27 @@ def test_a_search_that_has_sampled_nothing_yet_is_not_told_as_an_empty_pool(tmp_
     write_plan(layout, [], "search")
     with pytest.raises(CifarHpcError, match=r"^search: no trial is planned yet$"):
         chosen_pool(layout, ["search"], "")
+
+
+def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt", None)):
+        config = TrialConfig(dataset=DatasetConfig(name="cifar10"), arch="resnet18", weights=path, seed=0, lr=0.1 + n)
+        write_trial(layout, config, Images.draw(50, 20))
+    board = make_leaderboard(scan(layout))
+    assert set(board.values("weights")) == {"run1/best.pt", "run2/best.pt", None}
+    assert set(short_paths(["/of/best.pt", "/of//best.pt"]).values()) == {"best.pt"}  # one file, of which no end tells two
+
+
+def test_the_only_configuration_of_a_data_set_has_its_weights_file_as_tables_name_it(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt")):
+        dataset = DatasetConfig(name="cifar10", train_size=(500, 1000)[n])
+        config = TrialConfig(dataset=dataset, arch="resnet18", weights=path, seed=0, lr=0.1)
+        write_trial(layout, config, Images.draw(50, 20))
+    sections = chosen_sections(layout, (), "")
+    rows = [row for section in sections for row in section.board.rows]
+    assert {row.label for row in rows} == {
+        f"weights=run{n}/best.pt dataset.train_size={size}" for n, size in ((1, 500), (2, 1000))
+    }
+    assert all("/of/" not in words_of(row) and "/of/" not in trial_title(row.trials[0]) for row in rows)

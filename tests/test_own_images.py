@@ -21,7 +21,6 @@ from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data import folder as folder_room
 from cifar_hpc.data.batches import Batches
 from cifar_hpc.data.dataset import load_dataset, pixel_statistics
-from cifar_hpc.data.folder import load_images
 from cifar_hpc.data.images import Fit, decode_image, look_at
 from cifar_hpc.errors import DataError
 
@@ -392,25 +391,3 @@ def test_a_file_name_that_is_no_utf_8_is_trained_on_and_a_class_of_such_a_name_i
     assert len(load_dataset(_config(root, val_frac=0.3), 32, tmp_path).train.labels_N) == 5
     (root / "train" / "a").rename(os.fsdecode(os.fsencode(root / "train") + b"/\xe9"))
     assert r"the class folder \xe9: its name is not UTF-8 text" in _wrong(root)
-
-
-def test_of_several_frames_the_first_is_labelled_and_that_is_told(tmp_path):
-    frames = [Image.fromarray(np.full((16, 16), value, np.uint8)) for value in (10, 200)]
-    frames[0].save(tmp_path / "two.tiff", save_all=True, append_images=frames[1:])
-    frames[1].save(tmp_path / "one.png")
-    loaded = load_images(tmp_path, Fit(16))
-    assert (loaded.names, loaded.frames) == (("one.png", "two.tiff"), ("two.tiff",))
-
-
-def test_what_is_labelled_and_what_is_left_out_are_both_told(tmp_path):
-    root = _folder(tmp_path / "own", splits=("",), classes=("new",))
-    (root / "new" / "1.png").write_bytes(b"broken")
-    (root / "new" / "2.png").rename(root / "new" / "noname")
-    (root / "new" / "x.heic").write_bytes(b"x")
-    (root / "new" / "lost.png").symlink_to("nowhere.png")
-    os.mkfifo(root / "new" / "pipe.png")
-    loaded = load_images(root, Fit(16))
-    assert loaded.names == ("new/0.png", "new/noname")
-    assert loaded.images_NCHW.shape == (2, 3, 16, 16)
-    told = ("new/lost.png: a link to nothing", "new/pipe.png: a named pipe, not a file", "x.heic", "1.png is not a whole")
-    assert len(loaded.left_out) == 4 and all(any(one in line for line in loaded.left_out) for one in told), loaded.left_out
