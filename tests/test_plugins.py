@@ -116,7 +116,7 @@ def test_a_changed_plugin_gives_other_ids_and_one_that_is_not_used_gives_none(pl
         ("register_schedule('cosine', min)", "'cosine' is the package's own"),
         *(
             (f"import cifar_hpc; cifar_hpc.register_objective('{name}', min)", f"'{name}' is another measurement's name")
-            for name in ("test_acc", "test_macro_f1", "loss")  # a report would rank by test, or show the loss on it
+            for name in ("test_acc", "test_macro_f1", "loss", "seen", "acc_sd")  # a report has other numbers by these
         ),
         ("def", "no Python ("),
     ],

@@ -215,6 +215,16 @@ def test_a_run_whose_export_was_interrupted_is_written_again(layout: Layout, tra
         assert told["final"]["final/train_s"] == result["train_s"]
 
 
+def test_an_objective_is_exported_by_the_characters_that_mlflow_takes(layout: Layout, trackers: Trackers) -> None:
+    for trial in configs(2, 2, 3):
+        path = layout.trial(trial.trial_id).result
+        found = read_record(path, TrialResult)
+        assert found.test is not None
+        write_record(path, dataclasses.replace(found, test=dataclasses.replace(found.test, more={"F1, <own> (%)": 0.5})))
+    run(layout, "report", "small", "--export", "mlflow")
+    assert all(told["final"]["final/test_F1_ _own_ ___"] == 0.5 for told in trackers.told.values())
+
+
 def test_a_result_that_was_trained_again_to_other_numbers_is_exported_again(layout: Layout, trackers: Trackers) -> None:
     run(layout, "report", "small", "--export", "wandb")
     trial = next(configs(2, 2, 3))

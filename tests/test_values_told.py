@@ -125,7 +125,14 @@ def test_data_sets_of_one_name_are_told_apart_in_status_as_in_a_report(tmp_path)
 
 
 def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
-    configs = [{}, {"Formica rufa": 2.0}, {"Apis, the bee": 3.5, "wolf [grey]": 2.0}, {"a:1+b": 2.0}, {"a": 1.0, "b": 2.0}]
+    configs = [
+        {},
+        {"Formica rufa": 2.0},
+        {"Apis, the bee": 3.5, "wolf [grey]": 2.0},
+        {"a:1+b": 2.0},
+        {"a": 1.0, "b": 2.0},
+        {"a\nb": 2.0},
+    ]
     rows = [flat_config(config_text({"class_weights": weights or None, "dataset": {"name": "x"}})) for weights in configs]
     for row in rows:
         chosen = parse_filter(f"class_weights={spell(row['class_weights'])} dataset=x", row)
@@ -138,7 +145,7 @@ def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
             other is names for other in classes
         ]
     either = parse_filter("class_weights=null,Formica rufa:2", rows[0])
-    assert [either.matches(row) for row in rows] == [True, True, False, False, False]
+    assert [either.matches(row) for row in rows] == [True, True, False, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +156,15 @@ def test_values_of_an_argument_that_have_one_name_are_refused(values: str, tmp_p
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
     with pytest.raises(SpecError, match=r"x.yaml:5: grid.arch_args.a\[1\]: .* have one name"):
+        load_spec(path)
+
+
+@pytest.mark.parametrize("args", ["[null, {a: null}]", "[{a: 1}, {a: '1'}]", "[{a: 1}, {a: true}]", "[{a: none}, {b: 1}, {}]"])
+def test_configurations_that_read_the_same_are_refused(args: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("def N(num_classes, in_channels, a=None, b=None): ...\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid: {{arch_args: {args}}}\n")
+    with pytest.raises(SpecError, match=r"x.yaml:4: grid.arch_args\[\d\]: .* beside .* arguments that read differently"):
         load_spec(path)
 
 

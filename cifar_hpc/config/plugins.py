@@ -118,9 +118,8 @@ def register_objective(
     if mode not in ("max", "min"):
         raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
     splits = ("train_", "val_", "test_")  # as a report names what each split measured
-    if name in {split + other for split in splits for other in ("acc", "loss", *OBJECTIVES)} or any(
-        split + name in OBJECTIVES for split in splits
-    ):
+    taken = {split + other for split in splits for other in ("acc", "loss", *OBJECTIVES)} | {"acc", "loss", "seen"}
+    if name in taken or name.endswith(("_sd", "_low", "_high")):  # val_seen and val_acc_sd are columns of a report
         raise OwnCodeError(OBJECTIVES.what, f"{name!r} is another measurement's name", "another name is needed")
     info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
     _register(OBJECTIVES.what, name, info, OBJECTIVES)

@@ -39,6 +39,7 @@ class Tracker(StrEnum):
 
 LIBRARIES = {Tracker.TENSORBOARD: "tensorboardX", Tracker.MLFLOW: "mlflow", Tracker.WANDB: "wandb"}
 _RUN = re.compile(rf" [a-z2-7]{{{ID_LENGTH}}}(-[0-9]+)?$")
+_UNKNOWN_TO_MLFLOW = re.compile(r"[^\w.\- :/]")  # in names
 _NAME_BYTES = 150  # of what a run's name says beside its key: a folder's name has 255
 _FINAL = ("train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
 _MARK = "exported"  # what a whole run bears with its digest: a file in its folder, in MLflow a tag
@@ -122,7 +123,11 @@ def _to_mlflow(runs: Mapping[str, Run], title: str, folder: Path) -> str:
         run = runs[digest]
         ended_ms = int(1000 * run.ended_s)
         made = client.create_run(experiment, start_time=int(1000 * run.begun_s), run_name=run.name).info.run_id
-        metrics = [Metric(name, value, ended_ms, epoch) for epoch, found in run.rows for name, value in found.items()]
+        metrics = [
+            Metric(_UNKNOWN_TO_MLFLOW.sub("_", name), value, ended_ms, epoch)
+            for epoch, found in run.rows
+            for name, value in found.items()
+        ]
         for start in range(0, len(metrics), 1000):  # so many at once, at most
             client.log_batch(made, metrics=metrics[start : start + 1000])
         client.log_batch(made, params=[Param(name, str(value)) for name, value in run.params.items()])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,9 +11,11 @@ from pydantic import BaseModel
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import trains_classifier_alone
+from cifar_hpc.config.own import Arguments, plain_arguments
 from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
+from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.contradictions import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, Sections, expand
@@ -127,6 +129,10 @@ def resolve_points(points: Sequence[Point], resolver: Resolver, origins: Origins
         where = origins.where("dataset.split_seed", BY_SEED)
         found = f"{BY_SEED}, of which seed {config.seed} is the same trial as with split_seed {config.dataset.split_seed}"
         problems[Problem(where, found, f"beside {BY_SEED} stand numbers that are no seed of the sweep, such as 100")] = None
+    for key, one, other in _of_one_reading([config for _, config in resolved]):
+        names = [show(as_text(args)) if args else "no arguments" for args in (one, other)]
+        allowed = 'arguments that read differently: 1, "1" and true, or null and nothing, do not'
+        problems[Problem(origins.where(key, one), f"{names[0]} beside {names[1]}", allowed)] = None
     if problems:
         raise SpecError(by_line(problems))
     return resolved
@@ -141,6 +147,36 @@ def _of_two_splits(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
         for config in configs
         if first.setdefault(config.trial_id, config).dataset.split_by_seed != config.dataset.split_by_seed
     ]
+
+
+def _of_one_reading(configs: Collection[TrialConfig]) -> Iterator[tuple[str, Any, Any]]:
+    """Where no table, filter or figure could tell two trials apart: the key, and the arguments of either."""
+    first: dict[Any, TrialConfig] = {}
+    if not any(config.arch_args or config.dataset.args for config in configs):
+        return
+    for config in configs:
+        bare = replace(config, arch_args=None, dataset=replace(config.dataset, args=None, fingerprint=None))
+        other = first.setdefault((bare, _read(config.arch_args), _read(config.dataset.args)), config)
+        for key, one, another in (
+            ("arch_args", config.arch_args, other.arch_args),
+            ("dataset.args", config.dataset.args, other.dataset.args),
+        ):
+            if repr(one) != repr(another):
+                yield key, plain_arguments(one), plain_arguments(another)
+
+
+def _read(args: Arguments | None) -> frozenset[tuple[str, Any]]:
+    """Arguments as they read, without those that read as none."""
+    return frozenset((name, read) for name, value in args or () if (read := _reading(value)) is not None)
+
+
+def _reading(value: Any) -> Any:
+    """One for all values of an argument that read the same; None for what reads as no value."""
+    text = str(as_text(value)).lower()
+    try:
+        return float({"true": "1", "false": "0"}.get(text, text))
+    except ValueError:
+        return None if text in ("none", "null", NO_VALUE) else text
 
 
 def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:

@@ -193,7 +193,7 @@ def spell(value: Any, key: str = "") -> str:
     if isinstance(value, float):
         digits = value.digits if isinstance(value, Precise) else DIGITS
         return float_text(value, digits)
-    return str(as_text(value))
+    return str(as_text(value)).replace("\n", "\\n").replace("\t", " ")  # in a cell or a sentence it is one line
 
 
 def config_text(config: Mapping[str, Any]) -> str:
