@@ -35,6 +35,7 @@ from cifar_hpc.report.summary import headline
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
 from cifar_hpc.report.words import words_of
+from tests.helpers.training import digits_config
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 
@@ -249,13 +250,21 @@ def test_what_runs_stands_in_the_page_with_its_curve_so_far_and_the_time_left(tm
     assert claim_trial(files, now.trial_id, "live/job-0001")
     lines = [{"epoch": n, "lr": 0.1, "train_loss": 1.0, "train_acc": 0.3, "val_loss": 1.0, "val_acc": 0.4} for n in (1, 2)]
     append_records(files.metrics, [EpochRecord(**line, train_s=8.0, val_s=2.0) for line in lines])
-    text = write_report(
-        [find(section, layout) for section in make_sections(scan(layout, ["live"]), layout)], layout
-    ).read_text()
+    text = write_report([find(make_sections(scan(layout, ["live"]), layout)[0], layout)], layout).read_text()
     assert f"<td>{now.trial_id}</td>" in text
     assert all(f"<td>{said}</td>" in text for said in ("2 of 6", "10 s", "40 s"))
     explore = json.loads(re.findall(r'id="data">(.*?)</script>', text)[0])["parts"][0]["explore"]
     assert (explore["trials"][-1][2], np.diff(explore["start"]).tolist()) == (now.trial_id, [6, 6, 2])
+
+
+def test_a_classifier_that_is_being_solved_stands_in_the_page_too(tmp_path: Path) -> None:
+    layout, now = Layout(tmp_path), digits_config(freeze="all", classifier="knn")
+    write_plan(layout, [now], "live")
+    assert claim_trial(layout.trial(now.trial_id), now.trial_id, "live/job-0001")
+    epoch = EpochRecord(epoch=1, lr=0.0, train_loss=1.0, train_acc=0.3, val_loss=1.0, val_acc=0.4, train_s=8.0, val_s=2.0)
+    append_records(layout.trial(now.trial_id).metrics, [epoch])
+    found = find(make_sections(scan(layout, ["live"]), layout)[0], layout)
+    assert "<td>1 of 1</td>" in write_report([found], layout).read_text()
 
 
 def test_a_filtered_report_has_a_place_of_its_own(layout: Layout, page: Path) -> None:

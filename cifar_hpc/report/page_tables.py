@@ -45,7 +45,7 @@ def running_table(found: Findings) -> list[PageTable]:
     rows = []
     for row in found.board.rows:
         for trial in (trial for trial in row.unfinished if trial.running):
-            last, wanted = trial.running[-1], int(row.config["epochs"])
+            last, wanted = trial.running[-1], int(row.config["epochs"] or 1)  # one that is solved has one
             epoch_s = sum(epoch.train_s + epoch.val_s for epoch in trial.running) / len(trial.running)
             val = found.board.measured[0].val_acc if found.board.measured else None
             acc = score_text(last.val_acc, val.images if val else None)
