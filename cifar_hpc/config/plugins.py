@@ -118,8 +118,10 @@ def register_objective(
     if mode not in ("max", "min"):
         raise OwnCodeError(OBJECTIVES.what, f"mode {mode!r} of {name!r}", "max or min")
     splits = ("train_", "val_", "test_")  # as a report names what each split measured
-    taken = {split + other for split in splits for other in ("acc", "loss", *OBJECTIVES)} | {"acc", "loss", "seen"}
-    if name in taken or name.endswith(("_sd", "_low", "_high")):  # val_seen and val_acc_sd are columns of a report
+    others = ("acc", "loss", *OBJECTIVES)
+    taken = {split + other for split in splits for other in others} | {"acc", "loss", "seen"}
+    taken |= {other + end for other in others for end in ("_sd", "_low", "_high")}  # val_acc_sd is a column of a report
+    if name in taken:
         raise OwnCodeError(OBJECTIVES.what, f"{name!r} is another measurement's name", "another name is needed")
     info = ObjectiveInfo(doc=doc, mode=mode, noun=noun or name, share=share, measure=measure, counts=counts)
     _register(OBJECTIVES.what, name, info, OBJECTIVES)
