@@ -113,6 +113,9 @@ def test_missing_weights_are_told_before_any_network_passes_its_images(weights, 
     )
     monkeypatch.setattr("cifar_hpc.train.transferability.promise_of", lambda config: pytest.fail("measured"))
     told = CliRunner().invoke(app, ["arch", "--rank", str(spec)])
+    for other in (["resnet18"], ["--image-size", "9"], ["--plan", str(spec)]):
+        refused = CliRunner().invoke(app, ["arch", "--rank", str(spec), *other])
+        assert refused.exit_code == 2 and "without NAME, --image-size and --plan" in refused.stderr
     assert told.exit_code == 2 and "resnet18-f37072fd.pth" in told.output and "simple_cnn ..." not in told.output
     with pytest.raises(CifarHpcError, match=r"resnet18-f37072fd\.pth"):
         with_promise(Layout(tmp_path / "results"), make_plan(load_spec(spec)), Where(On.INLINE), Silent())

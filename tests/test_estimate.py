@@ -57,7 +57,9 @@ def test_a_network_that_was_not_measured_is_estimated_by_flops_and_the_speed_of_
         samples.append(Sample(config.to_json(), speed.seconds(flops, steps_of(config)), "cpu"))
     wanted = digits_config(arch="resnet18", epochs=3)
     found = _of(Experience(samples), wanted)
-    assert found.basis is Basis.FLOPS
+    assert found.basis is Basis.OTHERS and found.p95_s == 3 * found.expected_s
+    again = _of(Experience([*samples, *samples[:1]]), digits_config(arch="linear", batch_size=16))
+    assert again.basis is Basis.FLOPS and again.p95_s == 2 * again.expected_s, "its own network's speed"
     assert found.expected_s == pytest.approx(speed.seconds(work_of(Cohort(trials=(wanted,))), 3 * steps_of(wanted)))
 
 
@@ -120,6 +122,8 @@ def test_gpu_hours_are_told_as_asked_and_as_expected_and_a_limit_that_is_too_sho
     assert "expected  0.3 GPU-hours" in lines[0] and "measured epochs" in lines[0]
     assert "asked     1 GPU-hours for one start of each worker" in lines[1] and "at most" not in lines[1]
     assert "too short resources.minutes: 1; 3 trials may take 9.0 min each" in lines[2]
+    guess = cluster_lines([Asked([Experience().timed(job, 60)], 2, 1, 1, 30)], Experience())[0]
+    assert "95 of 100" in lines[0] and "95 of 100" not in guess, "a guess has no percentile"
 
 
 def test_trials_of_a_second_ask_for_the_start_of_a_job_and_not_for_an_hour_each():

@@ -165,7 +165,7 @@ def test_each_soup_of_several_starts_has_a_name_that_predict_and_export_take_and
     table = (layout.sweep("photos").report / "tables" / "ensembles.csv").read_text()
     assert len(set(re.findall(r"uniform soup \(best member: #\d, seed 0\)", table))) == 2
     several = run.invoke(app, ["export", "photos/uniform"])
-    assert several.exit_code == 2 and "export them one by one, or make a soup" in several.stderr
+    assert several.exit_code == 2 and "export its networks one by one (" in several.stderr
 
 
 def test_a_soup_of_trials_that_left_the_table_is_not_in_its_report(family):
@@ -196,4 +196,4 @@ def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypa
 def test_without_kin_that_kept_their_weights_it_says_what_to_do():
     run_job(job_of(digits_config(keep="weights")), Layout(results_root()), executor="inline")
     answer = CliRunner().invoke(app, ["soup"])
-    assert answer.exit_code == 2 and "had one start and the same training images: `keep: weights` in" in answer.stderr
+    assert answer.exit_code == 2 and "had one pretrained start and the same training images: `keep: weights`" in answer.stderr

@@ -23,8 +23,10 @@ from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
 from cifar_hpc.models.loading import read_weights
 from cifar_hpc.models.zoo import make_network
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import Outcome
+from cifar_hpc.records.store import write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.sweep.reproduce import compare_results
 from cifar_hpc.worker.job import run_job
@@ -152,6 +154,30 @@ def test_reproduce_trains_a_trial_that_was_ended_from_outside_as_far_as_its_reco
     assert answer.exit_code == 0, answer.output
     told = f"{len(recorded.curves)} of 4 epochs, as far as the record goes ({recorded.reason})"
     assert told in answer.stdout and layout.trial(config.trial_id).weights.exists()
+
+
+def test_of_a_diverged_trial_there_is_no_network_to_bring_back(layout, pictures):
+    config = digits_config(arch="simple_cnn", lr=1e20, keep="weights")
+    run_job(job_of(config), layout, executor="inline")
+    for command in (
+        ["predict", config.trial_id, pictures],
+        ["predict", config.point_id, pictures],
+        ["export", config.trial_id],
+    ):
+        refused = run(*command)
+        assert refused.exit_code == 2 and "has a network: training loss" in refused.stderr.replace("has no", "has a"), command
+        assert "reproduce" not in refused.stderr
+
+
+def test_of_a_configuration_reproduce_takes_the_seeds_that_have_finished(tmp_path):
+    text = "name: s\ndataset: {name: digits}\nbase: {arch: linear, epochs: 1}\ngrid: {lr: [0.1]}\nseeds: 1\n"
+    (tmp_path / "s.yaml").write_text(text)
+    assert run("sweep", tmp_path / "s.yaml", "--on", "inline").exit_code == 0
+    (tmp_path / "s.yaml").write_text(text.replace("seeds: 1", "seeds: 3"))
+    layout, plan = Layout(results_root()), make_plan(load_spec(tmp_path / "s.yaml"))
+    write_record(layout.sweep("s").plan, plan_record(plan))
+    answer = run("reproduce", "s#1")
+    assert answer.exit_code == 0 and answer.stdout.count("the same numbers") == 1, answer.output
 
 
 def test_of_numbers_that_differ_reproduce_says_where_another_version_made_the_record(tmp_path):

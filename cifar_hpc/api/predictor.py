@@ -98,13 +98,17 @@ def members_of_row(layout: Layout, row: Row) -> Members:
         raise CifarHpcError(f"no trial of {row.label} has a result that counts: {', '.join(row.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in row.failed if layout.trial(trial.trial_id).result.exists()]
     there = [result for result in results if files_of(layout, result).weights.exists()]
-    if not there and all(CLASSIFIERS[str(result.config.get("classifier", "linear"))].keeps_weights for result in results):
-        cost = duration_text(sum(result.train_s for result in results))
+    lost = [result for result in results if result not in there and result.best_epoch is not None]
+    if not there and not lost:
+        raise CifarHpcError(f"no trial of {row.label} has a network: {results[0].reason}")
+    if not there and CLASSIFIERS[str(lost[0].config.get("classifier", "linear"))].keeps_weights:
+        cost = duration_text(sum(result.train_s for result in lost))
         raise CifarHpcError(
             f"the networks of {row.label} did not stay; `cifar-hpc reproduce {row.point_id}` brings them back, in "
             f"about {cost} of training"
         )
-    lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in results if r not in there]
+    lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in lost]
+    lacking += [f"{r.trial_id}: {r.reason}" for r in results if r.best_epoch is None]
     return _equal(there or results, [*unread, *(lacking if there else [])])
 
 

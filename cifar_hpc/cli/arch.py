@@ -40,6 +40,12 @@ def arch(
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
     """Show what `freeze` counts and names: the blocks of a network, with parameters, MACs and output shape of each."""
+    if rank is not None and (name, image_size, plan) != (None, None, None):
+        raise CifarHpcError(
+            "arch: --rank is of all networks of a spec as they are there: without NAME, --image-size and --plan"
+        )
+    if image_size is not None and (name is None or plan is not None):
+        raise CifarHpcError("arch: --image-size is of the blocks of one network: `cifar-hpc arch NAME --image-size N`")
     if plan is not None:
         from cifar_hpc.cli.arch_plan import print_plans
 

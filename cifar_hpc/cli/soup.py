@@ -1,4 +1,4 @@
-"""`cifar-hpc soup`: average the weights of trials that started alike, and keep what comes of it beside the report."""
+"""`cifar-hpc soup`: average the weights of trials that started from one network, and keep the mean beside the report."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def soup(
     ] = False,
     format: Annotated[Format, typer.Option(help="the form on stdout")] = Format.TABLE,
 ) -> None:
-    """Average the weights of trials that started from the same ones and kept theirs (`keep: weights`): uniform and greedy.
+    """Average the weights of trials that have one pretrained start and kept theirs (`keep: weights`): uniform, greedy.
 
-    With --wise, of the most accurate of them and of those that it started from (WiSE-FT). What goes in is chosen by accuracy on
+    With --wise, of the most accurate of them and of that network (WiSE-FT). What goes in is chosen by accuracy on
     validation; test is measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
     """
     from cifar_hpc.collect.chosen import chosen_pool
@@ -54,7 +54,7 @@ def soup(
     families = families_of(map(layout.trial, trials))
     if not families:
         raise CifarHpcError(
-            f"no two of these trials that kept their weights had one start and the same training images: {HOW_TO_KEEP}"
+            f"no two of these trials kept their weights, had one pretrained start and the same training images: {HOW_TO_KEEP}"
         )
     folder = place / "soups"
     rows: list[dict[str, Any]] = []

@@ -103,7 +103,7 @@ def export(
 
 def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME)]) -> None:
     """Run a finished trial again, apart from the pool, and tell where its numbers differ from the record; of a configuration,
-    all its seeds and folds. One that a search or its limit of time ended is trained as far as its record goes.
+    its finished seeds and folds. One that a search or its limit of time ended is trained as far as its record goes.
 
     Where none does and the trial did not keep its weights, they are kept now. Exit status 1 where one does.
     """
@@ -111,7 +111,8 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
     from cifar_hpc.sweep.reproduce import reproduce_trial
 
     layout, differ = Layout(results_root()), False
-    for trial_id in find_named(layout, trial).trial_ids:
+    named = find_named(layout, trial).trial_ids
+    for trial_id in [one for one in named if layout.trial(one).result.exists()] or named:
         found = reproduce_trial(layout, trial_id)
         if found.weights:
             typer.echo(f"weights kept: {found.weights}", err=True)
@@ -134,7 +135,8 @@ def _one_network(layout: Layout, name: str) -> tuple[TrainedTrial, Path]:
         return load_trained(layout.trial(trial_id)), _place_of(layout, trial_id) / trial_id
     found = members_of(layout, name)
     if found.weights is None:
-        raise CifarHpcError(f"{name} is {plural(len(found.members), 'network')}: export them one by one, or make a soup")
+        ids = " ".join(dict.fromkeys(member.trial_id for member in found.members))
+        raise CifarHpcError(f"{name} is an ensemble: export its networks one by one ({ids}), or make a soup")
     trained = load_trained(layout.trial(found.members[0].trial_id), found.weights)
     said = ensemble_name(layout, ensemble)
     return trained, ensemble.parent.parent / ensemble.stem if said == str(ensemble) else layout.root / said

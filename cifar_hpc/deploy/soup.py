@@ -1,4 +1,4 @@
-"""Soups: the mean of the weights of networks that started from the same ones (Wortsman et al. 2022, arXiv:2203.05482).
+"""Soups: the mean of the weights of networks that started from one pretrained network (Wortsman et al. 2022, arXiv:2203.05482).
 
 Owns: which trials are kin, what goes into a soup, its measurement, its files. Members are chosen on validation, test is
 measured once. Knows nothing of sweeps, and reads no file but those of its members.

@@ -122,6 +122,8 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     check_classes(files, result.classes)
     if not CLASSIFIERS[config.classifier].keeps_weights:
         raise CifarHpcError(f"trial {name}: classifier {config.classifier} keeps no weights; choose linear, logreg or svm")
+    if result.best_epoch is None:
+        raise CifarHpcError(f"trial {name} has no network: {result.reason}")
     if not weights.exists():
         raise CifarHpcError(
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "

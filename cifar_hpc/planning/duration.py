@@ -11,13 +11,14 @@ class Basis(StrEnum):
 
     EPOCHS = "by measured epochs of trials like these"
     FLOPS = "by FLOPs, at the speed that was measured here"
+    OTHERS = "a guess: by FLOPs, at the speed of other networks here"
     CALIBRATION = "a guess: by FLOPs, at the speed of a calibration"
     GUESS = "a guess: the minutes of the spec or the profile for every trial"
 
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """Of a job or cohort, seconds beside its start: the mean, and what 95 of 100 do not exceed."""
+    """Of a job or cohort, seconds beside its start: the mean, and, by measured epochs, what 95 of 100 do not exceed."""
 
     expected_s: float
     p95_s: float

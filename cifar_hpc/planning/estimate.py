@@ -33,7 +33,7 @@ NEWEST = 300  # finished trials that are read: enough for a mean, and cheap on a
 FEW_FRAC = 0.5  # by which the longest time of a kind is above its mean at least where one trial was measured; of n, / sqrt(n)
 # Times the expected: the longest time where only FLOPs tell. A calibration knows neither what a trial takes beside its epochs
 # nor its images: three sweeps of small images took 1.5 to 2.8 times what it had guessed (2026-11-26, two cores under load).
-BY_FLOPS, BY_CALIBRATION = 2.0, 3.0
+BY_FLOPS, BY_OTHERS = 2.0, 3.0
 _CLOSE = (
     "arch",
     "arch_args",
@@ -112,12 +112,12 @@ class Experience:
             parts = [(n, epoch) for n, epoch in zip(left, epochs, strict=True) if epoch is not None]
             expected_s, p95_s = (sum(n * epoch[i] for n, epoch in parts) for i in (0, 1))
             total = Duration(expected_s / processes, p95_s / processes, Basis.EPOCHS)
-        elif (speed := self._speed(cohort.trials[0].to_json(), device) if self.samples else self.calibration) is not None:
+        elif (found := self._speed(cohort.trials[0].to_json(), device)) is not None:
+            speed, basis = found
             share = sum(left) / max(1, sum(trial.epochs for trial in cohort.trials))
             steps = sum(n * steps_of(trial) for trial, n in zip(cohort.trials, left, strict=True))
             expected_s = speed.seconds(share * work_of(cohort), steps) / processes
-            guessed = speed is self.calibration
-            basis, factor = (Basis.CALIBRATION, BY_CALIBRATION) if guessed else (Basis.FLOPS, BY_FLOPS)
+            factor = BY_FLOPS if basis is Basis.FLOPS else BY_OTHERS
             total = Duration(expected_s, factor * expected_s, basis)
         if total is None:
             return None
@@ -139,7 +139,7 @@ class Experience:
     def _by_speed(self, config: Mapping[str, Any]) -> float | None:
         work = _work(config)
         speed = self._speed(config, None) if work else None
-        return speed.seconds(*work) if work and speed else None
+        return speed[0].seconds(*work) if work and speed else None
 
     def timed(self, job: Job, guess_minutes: float) -> Job:
         """The job with what it may take."""
@@ -192,7 +192,7 @@ class Experience:
         found: tuple[float, float] | None = self._known["like", device].get(_key(config, _CLOSE))
         return found
 
-    def _speed(self, config: Mapping[str, Any], device: str | None) -> Speed | None:
+    def _speed(self, config: Mapping[str, Any], device: str | None) -> tuple[Speed, Basis] | None:
         if ("speed", device) not in self._known:
             points: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
             for sample in self._of(device)[:NEWEST]:
@@ -201,8 +201,9 @@ class Experience:
                         points[key].append((sample.epoch_s, *work))
             self._known["speed", device] = {key: Speed.fitted(values) for key, values in points.items()}
         speeds = self._known["speed", device]
-        found: Speed | None = speeds.get(_key(config, _WIDE)) or speeds.get(_ANY) or self.calibration
-        return found
+        own, others = speeds.get(_key(config, _WIDE)), speeds.get(_ANY)
+        found = (own, Basis.FLOPS), (others, Basis.OTHERS), (self.calibration, Basis.CALIBRATION)
+        return next(((speed, basis) for speed, basis in found if speed is not None), None)
 
 
 def read_experience(

@@ -121,8 +121,9 @@ def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
     if not bases or not asked_h:
         return []
     worst = max(bases, key=list(Basis).index)
+    within = "in 95 of 100 cases at most" if worst is Basis.EPOCHS else "perhaps"
     lines = [
-        f"  expected  {expected_h:.2g} {unit}-hours of trials, in 95 of 100 cases at most {longest_h:.2g} ({worst.value})",
+        f"  expected  {expected_h:.2g} {unit}-hours of trials, {within} {longest_h:.2g} ({worst.value})",
         f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is not used is given"
         " back, and a worker that needs more goes back into the queue",
     ]
