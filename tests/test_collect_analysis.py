@@ -250,6 +250,13 @@ def test_a_curve_is_the_mean_over_seeds_with_its_interval(layout: Layout) -> Non
     assert band.mean.tolist() == pytest.approx(values.mean(0).tolist(), abs=1e-6)
     half = 4.302653 * values.std(0, ddof=1) / 3**0.5  # t of 2 degrees of freedom
     assert band.low.tolist() == pytest.approx((values.mean(0) - half).tolist(), abs=1e-5)
+    solved = dataclasses.replace(trials[0], classifier="svm", freeze="all")
+    write_trial(layout, solved, IMAGES)
+    pool = scan(layout)
+    board = make_leaderboard(pool)
+    drawn = make_curve_grid(pool, board, None, None, "classifier").panels[None, None]
+    shown = {trial_id for _, _, trial_id in explorable(pool, board)["trials"]}
+    assert set(drawn) == {"linear"} and solved.trial_id not in shown, "one that is solved has no curve"
 
 
 def test_the_freezing_curve_keeps_what_was_trained_from_scratch_apart(layout: Layout) -> None:
@@ -262,6 +269,10 @@ def test_the_freezing_curve_keeps_what_was_trained_from_scratch_apart(layout: La
     assert [share for share, _ in curve.points] == [0.0, 0.5, 1.0]
     assert curve.scratch is not None
     assert curve.scratch.point_id == scratch.point_id
+    for freeze in ("none", "all"):
+        write_trial(layout, dataclasses.replace(scratch, arch="net.py:own", freeze=freeze), IMAGES)
+    own = next(one for one in make_freezing_curves(make_leaderboard(scan(layout))) if one.arch == "net.py:own")
+    assert own.scratch is None and len(own.points) == 2, "one's own network may bring its weights"
 
 
 def test_calibration_error_is_the_weighted_gap_of_confidence_and_accuracy() -> None:

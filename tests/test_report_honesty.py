@@ -63,6 +63,8 @@ def test_a_trials_page_tells_no_more_digits_of_training_than_of_validation(layou
     trial, found, split = diagnose_trial(pool, pool.trials[0].trial_id, layout)
     few = dataclasses.replace(trial, train_acc=5 / 6, train_n=60)
     assert "training 83 % of 60 images (while it learned" in trial_summary(few, found, split)[0]
+    solved = dataclasses.replace(trial, config={**trial.config, "classifier": "svm", "epochs": None})
+    assert trial_summary(solved, found, split)[0].startswith("training "), "one that is solved has no best epoch"
 
 
 def test_compare_names_the_split_and_the_objective_that_was_sought(layout: Layout) -> None:

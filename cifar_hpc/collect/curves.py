@@ -53,10 +53,12 @@ class CurveGrid:
 def make_curve_grid(
     pool: Pool, board: Leaderboard, row_axis: Axis | None, column_axis: Axis | None, color_axis: Axis | None
 ) -> CurveGrid:
-    """The grid over those axes; None leaves a dimension out."""
+    """The grid over those axes; None leaves a dimension out. A classifier that is solved, not trained, has no curve."""
     position = {trial.trial_id: row for row, trial in enumerate(pool.trials)}
     panels: dict[tuple[Any, Any], dict[Any, Series]] = {}
     for row in board.measured:  # best first, so the first to take a place is the best
+        if row.epochs is None:
+            continue
         key = (_value(row, row_axis), _value(row, column_axis))
         series = panels.setdefault(key, {})
         if (color := _value(row, color_axis)) not in series:

@@ -19,6 +19,7 @@ from cifar_hpc.collect.curves import best_by
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import CONFIDENCE, NO_ERROR
 from cifar_hpc.collect.trials import Axis
+from cifar_hpc.config.sources import is_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def make_freezing_curves(board: Leaderboard) -> list[FreezingCurve]:
         arch = str(row.config["arch"])
         if (row.config.get("train") or "all") != "all" or row.config.get("lora"):
             continue  # more stays than a depth tells
-        if row.config.get("weights") is None and row.trials[0].frozen_blocks == 0:
+        begins_at_random = row.config.get("weights") is None and not is_own(arch)  # one's own network may bring its weights
+        if begins_at_random and row.trials[0].frozen_blocks == 0:
             scratch.setdefault(arch, row)
         else:
             backbone = max(row.trials[0].total_blocks - 1, 1)

@@ -32,7 +32,8 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
         return {}
     info = board.info
     position = {trial.trial_id: place for place, trial in enumerate(pool.trials)}
-    trials: list[tuple[int, Trial]] = [(point, trial) for point, row in enumerate(board.rows) for trial in row.trials]
+    trained = [(point, row) for point, row in enumerate(board.rows) if row.epochs is not None]
+    trials: list[tuple[int, Trial]] = [(point, trial) for point, row in trained for trial in row.trials]
     running = [(point, trial) for point, row in enumerate(board.rows) for trial in row.unfinished if trial.running]
     curves = pool.curves.take([position[trial.trial_id] for _, trial in trials])
     values = {name: np.concatenate([curves.values[name], *(_so_far(trial, name) for _, trial in running)]) for name in CURVES}

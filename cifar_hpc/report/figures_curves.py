@@ -76,7 +76,7 @@ def _draw_page(
             for color, series in (found or {}).items():
                 _draw_series(axes, series, kind, looks[color])
             if not found:
-                axes.text(0.5, 0.5, "no measurement", transform=axes.transAxes, ha="center", va="center", color=MUTED)
+                axes.text(0.5, 0.5, "no curve", transform=axes.transAxes, ha="center", va="center", color=MUTED)
             if r == 0 and grid.column_axis:
                 axes.set_title(axis_title(grid.column_axis, column))
             if c == len(columns) - 1 and grid.row_axis:

@@ -235,7 +235,7 @@ def draw_freezing_curves(curves: Sequence[FreezingCurve], board: Leaderboard) ->
         _format_score(axes, board)
         figure.legend(loc="outside right upper")
         others = any((row.config.get("train") or "all") != "all" or row.config.get("lora") for row in board.measured)
-        of_whole = ", of those that train whole blocks" if others else ""
+        of_whole = ", without those that train a part of the rest" if others else ""
         caption = f"Best configuration at each depth{of_whole}: {means_words(board)}, {interval_words(board)}."
         if any(curve.scratch for curve in curves):
             caption += " Dashed: from scratch."

@@ -123,7 +123,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
     ]
     wanted = trial.config.get("epochs")
     asked = f" (it was to have {wanted})" if isinstance(wanted, int) and trial.epochs < wanted else ""
-    at = f"Best epoch {trial.best_epoch} of {trial.epochs}{asked}: " if trial.best_epoch else ""
+    at = f"Best epoch {trial.best_epoch} of {trial.epochs}{asked}: " if trial.best_epoch and wanted else ""  # solved: none
     lines = [f"{at}{', '.join(reached)}."]
     if seen:
         lines.append("What it starts from may have trained on these validation images, which flatters it on them.")

@@ -46,7 +46,8 @@ class EarlyStopping:
         config, stop = self._config, self._config.stop
         if epoch >= config.epochs:
             progress.outcome = Outcome.FINISHED
-            progress.reason = f"all {config.epochs} epochs" if config.epochs > 1 else "its one epoch"
+            one = "its one epoch" if config.trains else "fitted once"
+            progress.reason = f"all {config.epochs} epochs" if config.epochs > 1 else one
         elif stop.patience is not None and progress.epochs_without_gain >= stop.patience:
             progress.outcome = Outcome.EARLY_STOPPED
             least = f" by more than {stop.min_delta:g}" if stop.min_delta else ""
