@@ -31,7 +31,7 @@ from cifar_hpc.report.comparisons import comparison_tables
 from cifar_hpc.report.figures import PALETTE, looks_for
 from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.page import make_part
-from cifar_hpc.report.summary import headline
+from cifar_hpc.report.summary import headline, in_short
 from cifar_hpc.report.tables import estimate_text
 from cifar_hpc.report.trial_page import most_confused
 from cifar_hpc.report.words import words_of
@@ -310,6 +310,14 @@ def test_only_what_a_test_over_seeds_tells_is_said_of_configurations(
     page = write_report([found], Layout(tmp_path)).read_text()
     assert ('<tr class="tied"' in page) == (seeds == 3)
     assert ("(<code>seeds: 3</code>)" in page) == (seeds == 1)  # and no backticks
+
+
+def test_more_seeds_are_not_advised_for_a_population_which_has_one(tmp_path: Path) -> None:
+    """Populations of other seeds have other configurations."""
+    found = _two_points(tmp_path, 1, 0.9, 0.5)
+    rows = tuple(dataclasses.replace(row, axes={**row.axes, "weights": f"trial/{row.point_id}"}) for row in found.board.rows)
+    heirs = dataclasses.replace(found, board=dataclasses.replace(found.board, rows=rows))
+    assert any("seeds" in line for line in in_short(found)[1:]) and not any("seeds" in line for line in in_short(heirs)[1:])
 
 
 def test_an_ensemble_without_gain_is_not_announced_and_tiny_sweeps_have_no_empty_figures(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
-from cifar_hpc.errors import SpecError
+from cifar_hpc.errors import Interrupted, SpecError
+from cifar_hpc.executors.ray.search import tune_searcher
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
@@ -16,6 +17,7 @@ from cifar_hpc.records.schema import Status
 from cifar_hpc.records.store import write_record
 from cifar_hpc.search.run import SearchRun
 from cifar_hpc.spec.load import load_spec
+from cifar_hpc.spec.search import Scheduler
 from cifar_hpc.spec.sweep import SweepSpec
 from cifar_hpc.status.advice import next_lines
 from cifar_hpc.sweep.driver import run_spec
@@ -115,6 +117,34 @@ def test_a_search_keeps_a_copy_of_the_code_that_its_trials_are_made_of(tmp_path)
     trained(layout, spec, 6)
     run_spec(layout, spec, Where(), Silent())
     assert [path.name for path in layout.sources.glob("*/nets.py")] == ["nets.py"]
+
+
+def test_a_search_that_is_asked_to_stop_samples_no_more(search):
+    """What is sampled then would know less than in an undisturbed search."""
+    layout, spec, record = search
+    run = SearchRun(layout, spec, record, first_job=1, write=lambda record: None)
+    asked = []
+    searcher = tune_searcher(run, 9, asked.append, None, lambda: len(asked) > 2)
+    given = [searcher.suggest(str(n)) for n in range(5)]
+    assert given[3:] == ["FINISHED"] * 2 and len(asked) == len(run.record.trials) == 3
+
+
+def test_what_asha_saves_is_told_of_trials_that_begin_alone(search):
+    layout, spec, record = search
+    asha = dataclasses.replace(spec, search=dataclasses.replace(spec.search, scheduler=Scheduler(name="asha")))
+    (line,) = (line for line in search_lines(layout, asha, Silent()) if "stops trials" in line)
+    assert "about 8 epochs" in line  # of all six: 6 x 1 + 2 x 1
+    run = SearchRun(layout, spec, record, first_job=1, write=lambda record: None)
+    ended = []
+    with pytest.raises(Interrupted):
+        run_job(
+            run.next().job,
+            layout,
+            executor="inline",
+            on_epoch=lambda *epoch: not ended.append(epoch),
+            interrupted=lambda: bool(ended),
+        )
+    assert not any("stops trials" in line for line in search_lines(layout, asha, Silent()))
 
 
 def test_a_key_is_fixed_or_sampled_and_set_fixes_it(tmp_path):

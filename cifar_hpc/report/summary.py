@@ -14,6 +14,7 @@ from cifar_hpc.collect.ranking import no_difference
 from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.collect.statistics import Difference, Estimate
 from cifar_hpc.collect.trials import DATASET, value_text
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
@@ -219,16 +220,15 @@ def _next_steps(found: Findings) -> list[str]:
         return [f"Next: train what it starts from {split}, so that the images that validate it are new to it."]
     if not board.claims_ranking and len(board.measured) > 1:
         few = [row for row in board.measured[:2] if row.runs_n + row.hidden < MIN_SEEDS]
-        if not few:
-            return []  # some failed, diverged, are still to come or are left out by a filter: more would not mend that
+        of_one_trial = any(str(row.axes.get("weights")).startswith(PARENT_PREFIX) for row in few)  # as in a population
+        if not few or of_one_trial:
+            return []  # some failed, diverged, are to come or are left out by a filter: more would not mend that
         if all(row.draws_nothing for row in few):
             return [
                 "Next: three seeds or more with `dataset: {split_seed: seed}`, or `folds`, so that an order of the"
                 f" configurations means something: of {few[0].label} nothing is drawn, so that seeds alone are one trial."
             ]
-        searched = board.is_population and len(found.pool.sweeps) == 1
-        again = "the same sweep under other names, with other values of search.seed" if searched else "`seeds: 3`"
-        return [f"Next: three seeds or more ({again}), so that an order of the configurations means something."]
+        return ["Next: three seeds or more (`seeds: 3`), so that an order of the configurations means something."]
     steps = []
     kept = next((row for row in board.measured if row.keeps_weights), None)
     if "folds" in board.runs and not _goes_on(board) and kept is not None:

@@ -113,6 +113,7 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     open_ = [trial for trial in record.trials if states[trial.trial_id].status in UNDONE]
     sampled_n = None if record.to_come else len({trial.point_id for trial in record.trials})
     each = search.max_epochs // search.generations
+    begun = any(states[trial.trial_id].epochs_kept for trial in open_)
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_kept for trial in open_) + record.to_come * each
     trials_n = len(open_) + record.to_come
     size = f"a grid of {plural(search.space.size, 'configuration')}" if search.space.size is not None else "ranges"
@@ -129,12 +130,13 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
         ),
     ]
     if search.is_population and search.scheduler:
+        worst_n = replaced_n(search.num_points, search.scheduler.reduction)
         lines.append(
-            f"  pbt       {search.generations} generations of {search.scheduler.grace_epochs} epochs; after each the worst "
-            f"{replaced_n(search.num_points, search.scheduler.reduction)} go on from the best; all weights are kept"
+            f"  pbt       {search.generations} generations of {plural(search.scheduler.grace_epochs, 'epoch')}; after each the"
+            f" worst {worst_n} go on from the best; all weights are kept"
         )
-    elif search.scheduler and search.scheduler.name == "asha" and record.to_come:
-        about = expected_epochs(search.scheduler, record.to_come, search.max_epochs)
+    elif search.scheduler and search.scheduler.name == "asha" and trials_n and not begun:
+        about = expected_epochs(search.scheduler, trials_n, search.max_epochs)
         lines.append(f"  asha      stops trials: about {about} epochs if 1/{search.scheduler.reduction:g} go on at each rung")
     lines += inputs_lines(spec.configs)
     lines += cost.search_lines(layout, spec, states, left, listener)

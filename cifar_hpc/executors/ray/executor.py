@@ -88,7 +88,7 @@ class RayTuneExecutor(LocalHandles):
                 started(job, self.own_handle())
 
             judge = tune_judge(search, fit.orders)
-            searcher = tune_searcher(search, side_by_side(given), begin, judge)
+            searcher = tune_searcher(search, side_by_side(given), begin, judge, stopped.is_set)
             if not stopped.is_set():
                 fit.run(
                     lambda config: tune.PlacementGroupFactory([_bundle(given)]),

@@ -15,9 +15,12 @@ from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.spec.search import Scheduler
 
 
-def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], None], judge: Any) -> Any:
+def tune_searcher(
+    search: SearchRun, side_by_side: int, begin: Callable[[Job], None], judge: Any, stopped: Callable[[], bool]
+) -> Any:
     """The Searcher that gives Tune the search's trials, no more at once than run side by side, so that each is sampled when
-    all that was known before it is known. begin: called with each job; judge: a scheduler of `tune_judge`, or None."""
+    all that was known before it is known. begin: called with each job; judge: a scheduler of `tune_judge`, or None; stopped:
+    whether no more is to be given."""
     from ray.tune.search import Searcher
 
     class Points(Searcher):  # type: ignore[misc]
@@ -28,7 +31,7 @@ def tune_searcher(search: SearchRun, side_by_side: int, begin: Callable[[Job], N
         def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
             if len(self._living) >= side_by_side:
                 return None
-            while (suggestion := search.next()) is not None:
+            while not stopped() and (suggestion := search.next()) is not None:
                 if judge is not None:
                     judge.learn(suggestion)
                 if suggestion.job is not None:
