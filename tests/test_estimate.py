@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.config.normalize import normalise
 from cifar_hpc.executors.slurm.arrays import History, after_timeouts, job_minutes
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
@@ -88,6 +89,19 @@ def test_an_epoch_of_a_frozen_network_does_not_tell_what_one_of_the_whole_networ
     assert experience.epoch_s(whole | {"arch": "resnet50"}) > 3.0
     assert experience.epoch_s(whole | {"arch": "timm/no_such_network"}) == 2.0  # it is not built for an estimate
     assert Experience().epoch_s(whole) is None
+
+
+def test_flops_tell_neither_what_a_solver_takes_nor_is_a_networks_speed_that_of_a_solver():
+    fitted = normalise(digits_config(classifier="svm", freeze="all"))
+    sought = dataclasses.replace(fitted, svm_c="auto")
+    assert _of(Experience([_sample(2.0)]), fitted).basis is Basis.UNFITTED
+    job = dataclasses.replace(_job(CPU), cohorts=(Cohort(trials=(fitted,)),))
+    assert Experience([_sample(2.0)]).of_job(job, guess_minutes=7).p95_s == 420, "no limit of time by its FLOPs"
+    slow = Experience([_sample(2.0), Sample(sought.to_json(), 500.0, "cpu")])
+    assert _of(slow, batch_size=16) == _of(Experience([_sample(2.0)]), batch_size=16)
+    assert _of(slow, fitted).basis is Basis.UNFITTED and _of(slow, sought).basis is Basis.EPOCHS, (
+        "a C that is sought takes more"
+    )
 
 
 def test_seconds_of_another_device_say_nothing():

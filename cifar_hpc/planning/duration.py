@@ -13,6 +13,7 @@ class Basis(StrEnum):
     FLOPS = "by FLOPs, at the speed that was measured here"
     OTHERS = "a guess: by FLOPs, at the speed of other networks here"
     CALIBRATION = "a guess: by FLOPs, at the speed of a calibration"
+    UNFITTED = "a guess: by FLOPs, which do not count the fit of a classifier that is not trained"
     GUESS = "a guess: the minutes of the spec or the profile for every trial"
 
 

@@ -113,7 +113,8 @@ class Experience:
             expected_s, p95_s = (sum(n * epoch[i] for n, epoch in parts) for i in (0, 1))
             total = Duration(expected_s / processes, p95_s / processes, Basis.EPOCHS)
         elif (found := self._speed(cohort.trials[0].to_json(), device)) is not None:
-            speed, basis = found
+            speed, by = found
+            basis = by if all(trial.trains for trial in cohort.trials) else Basis.UNFITTED
             share = sum(left) / max(1, sum(trial.epochs for trial in cohort.trials))
             steps = sum(n * steps_of(trial) for trial, n in zip(cohort.trials, left, strict=True))
             expected_s = speed.seconds(share * work_of(cohort), steps) / processes
@@ -158,7 +159,7 @@ class Experience:
 
     def _of_cohort(self, cohort: Cohort, resources: Resources, guess_minutes: float) -> Duration:
         found = self.of_cohort(cohort, resources)
-        if found is not None and resources.minutes is None and found.basis is not Basis.CALIBRATION:
+        if found is not None and resources.minutes is None and found.basis not in (Basis.CALIBRATION, Basis.UNFITTED):
             return found
         longest_s = 60 * (resources.minutes or guess_minutes) * len(cohort.trials)
         return Duration(found.expected_s, longest_s, found.basis) if found else Duration(longest_s, longest_s, Basis.GUESS)
@@ -251,12 +252,13 @@ def _seconds_between(start: str, end: str) -> float:
 
 
 def _work(config: Mapping[str, Any]) -> tuple[float, float] | None:
-    """FLOPs and steps of an epoch; None for a network beyond the catalogue, which would have to be built."""
+    """FLOPs and steps of an epoch; None for a network beyond the catalogue, which would have to be built, and for a classifier
+    that is fitted, whose time they do not tell."""
     if catalog.architecture(str(config.get("arch"))) is None:
         return None
     try:
         trial = TrialConfig.from_json(dict(config))
-        return work_of(Cohort(trials=(trial,))) / max(1, trial.epochs), steps_of(trial)
+        return (work_of(Cohort(trials=(trial,))) / max(1, trial.epochs), steps_of(trial)) if trial.trains else None
     except (KeyError, TypeError, ValueError):  # of another version of this program
         return None
 
@@ -277,6 +279,8 @@ def _newest(layout: Layout) -> list[str]:
 
 
 def _key(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """What trials that take alike have in common; which images of a set a fold or split holds out costs nothing."""
+    """What trials that take alike have in common; which images of a set a fold or split holds out costs nothing, and the C that
+    is sought as much as many that are given."""
     dataset = {key: value for key, value in config["dataset"].items() if key not in _CHOOSES_IMAGES}
-    return json.dumps([dataset if key == "dataset" else config.get(key) for key in keys], sort_keys=True)
+    sought = "auto" in (config.get("svm_c"), config.get("logreg_c"))
+    return json.dumps([sought, *(dataset if key == "dataset" else config.get(key) for key in keys)], sort_keys=True)
