@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_hpc.collect.refitted import Refitted
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import refitted
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EnsembleRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.report.summary import refitted_text
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.status.names import names_of
 from cifar_hpc.sweep import calibration, refit
@@ -272,3 +274,11 @@ def test_a_replaced_refit_stays_readable_and_nothing_that_may_not_is_said_to_bri
     assert call("refit", rows[0], "--on", "inline").exit_code == 0
     told = call("refit", rows[1], "--on", "inline").stderr
     assert "the plan that this one replaces stays readable in " in told and "brings it back" not in told
+
+
+def test_an_ensemble_of_refits_tells_each_of_its_networks_once():
+    """Two members whose refits are one keep temperatures of their own."""
+    members = tuple(EnsembleMember(trial_id="a" * 12, weight=0.5, temperature=at) for at in (1.0, 2.0))
+    nothing = dict.fromkeys(("coefficients", "intercept", "val_acc", "val_n", "test_acc", "test_n"))
+    record = EnsembleRecord(method="greedy", created_at="", classes=("a", "b"), members=members, **nothing)
+    assert refitted_text([Refitted("s/ensemble", record)]) == ["Ensemble s/ensemble, greedy of 1 refit: test was not measured."]

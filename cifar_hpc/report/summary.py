@@ -182,7 +182,7 @@ def refitted_text(found: Sequence[Refitted]) -> list[str]:
             lines.append(f"Ensemble {one.name}: {one.why}.")
             continue
         record = one.record
-        of = f"Ensemble {one.name}, {record.method} of {plural(len(record.members), 'refit')}"
+        of = f"Ensemble {one.name}, {record.method} of {plural(len({member.trial_id for member in record.members}), 'refit')}"
         if record.test_acc is None:
             lines.append(f"{of}: test was not measured.")
             continue
@@ -255,8 +255,8 @@ def _refits(best: Row) -> str:
     where a filter hides some of its trials, which a refit trains too."""
     if best.hidden:
         return "again"
-    seeds = {trial.seed for trial in best.trials}
-    starts = {trial.parent_id for trial in best.trials}
+    trials = [trial for trial in best.trials if trial.best_epoch is not None]  # of one that diverged nothing trains again
+    seeds, starts = {trial.seed for trial in trials}, {trial.parent_id for trial in trials}
     if len(starts) > len(seeds):
         return f"from each of the {len(starts)} networks that its folds start from, {len(starts)} times in all,"
     return "once" if len(seeds) == 1 else f"with each of its {len(seeds)} seeds"
