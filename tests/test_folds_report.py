@@ -33,7 +33,7 @@ from cifar_hpc.report.comparison_table import comparison_lines, comparison_table
 from cifar_hpc.report.figures_insight import draw_insight
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import best_text, in_short
-from cifar_hpc.report.tables import leaderboard_records
+from cifar_hpc.report.tables import leaderboard_records, seeds_text
 from cifar_hpc.report.trial_page import diagnose_trial, images_words, trial_tables
 from cifar_hpc.report.words import words_of
 from cifar_hpc.spec.load import spec_of
@@ -236,6 +236,9 @@ def test_a_filter_that_leaves_out_trials_of_a_configuration_is_told_and_its_advi
     cut = replace(whole.board, rows=(replace(whole.board.rows[0], hidden=3), *whole.board.rows[1:]))  # as of one seed of two
     told = in_short(replace(find(whole, layout), board=cut))
     assert any("trains the best configuration again on the images of all its folds" in line for line in told)
+    halves = tuple(replace(row, trials=row.trials[:2], place=None) for row in whole.board.rows[:2])
+    told = in_short(replace(find(whole, layout), board=replace(whole.board, rows=halves)))
+    assert "dealt again" in told[-1] and "seeds" not in told[-1]
     (second,) = chosen_sections(layout, ["folded"], "dataset.fold=2")  # as trial.json has the key
     assert {trial.fold for trial in second.pool.trials} == {2} and {row.hidden for row in second.board.rows} == {5}
     assert not any("three seeds or more" in line for line in in_short(find(second, layout)))
@@ -335,8 +338,10 @@ def test_compare_says_which_configuration_is_without_a_number_and_why(layout):
     part = make_leaderboard(pool.where(lambda trial: trial.trial_id != missing))
     row = next(row for row in part.rows if row.point_id == second.point_id)
     said = re.escape(f"{row.label}: not all folds have measured it: no paired test is possible.")
-    with pytest.raises(CifarHpcError, match=said):
-        compare_points(first, row, layout)
+    for compared in (compare_points, comparison_table):
+        with pytest.raises(CifarHpcError, match=said):
+            compared(first, row, layout)
+    assert seeds_text(replace(row, contradicted=row.trials[:2])) == "2 left out (seed 0, fold 2; seed 0, fold 3)"
 
 
 def test_seeds_that_two_configurations_share_are_compared_on_the_validation_images_of_these(tmp_path):

@@ -153,8 +153,8 @@ def compare_points(
 
 def split_of_both(one: Row, other: Row, layout: Layout) -> str:
     """On whose images both were measured: val, or test where those of validation are others. Raises CifarHpcError where they
-    share none, RecordError as point_predictions."""
-    validated = [point_predictions(row, layout, "val") for row in (one, other)]
+    share none, and as point_predictions."""
+    validated = [_validated(row, layout) for row in (one, other)]
     for row, rounds in zip((one, other), validated, strict=True):
         if not rounds:
             raise CifarHpcError(f"{row.label} has no measured validation split")
@@ -168,6 +168,13 @@ def split_of_both(one: Row, other: Row, layout: Layout) -> str:
     if seen := [row for row in (one, other) if row.seen]:
         raise _untestable(seen[0], SEEN)
     raise _on_other_images(one, other, "val", *validated)
+
+
+def _validated(row: Row, layout: Layout) -> Mapping[Round, SplitPredictions]:
+    try:
+        return point_predictions(row, layout, "val")
+    except RecordError as error:
+        raise _untestable(row, str(error)) from error
 
 
 def _same_images(one: Row, other: Row, split: str) -> bool:

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.collect.trials import Axis, value_text
+from cifar_hpc.collect.trials import Axis, Trial, Unfinished, value_text
 from cifar_hpc.config.registry import measured_objectives
-from cifar_hpc.report.words import diverged_later
+from cifar_hpc.report.words import diverged_later, shortened
 from cifar_hpc.status.names import short_ids
 from cifar_hpc.status.words import decimals_of, digits_of, duration_text, fixed_text
 from cifar_hpc.terminal.tables import Format, TextColumn, heading, to_latex, to_markdown
@@ -203,7 +203,7 @@ def seeds_text(row: Row) -> str:
     parts = []
     for word, trials in (("failed", row.failed), ("lost", row.lost)):
         every = len(trials) > 1 and len(trials) == row.runs_n + row.hidden
-        names = "" if every else f" ({', '.join(trial.run for trial in trials)})"
+        names = "" if every else f" ({_each(trials)})"
         parts += [f"{'all ' if every else ''}{len(trials)} {word}{names}"] if trials else []
     if row.diverged and row.diverged == row.runs_n + row.hidden:
         parts.append("diverged" if row.diverged == 1 else f"all {row.diverged} diverged")
@@ -214,12 +214,16 @@ def seeds_text(row: Row) -> str:
     if row.cut:
         parts.append(f"{row.cut} stopped by the search")
     if row.contradicted:
-        parts.append(f"{len(row.contradicted)} left out ({', '.join(trial.run for trial in row.contradicted)})")
+        parts.append(f"{len(row.contradicted)} left out ({_each(row.contradicted)})")
     if row.unfinished:
         parts.append(f"{len(row.unfinished)} to go")
     if row.seen:
         parts.append(f"{row.seen} on images seen before")
     return ", ".join(parts)
+
+
+def _each(trials: Sequence[Trial | Unfinished]) -> str:
+    return shortened([trial.run for trial in trials], len(trials))
 
 
 def _as_text(board: Leaderboard, rows: Sequence[Row]) -> list[TextColumn]:
