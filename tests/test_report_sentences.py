@@ -201,3 +201,14 @@ def test_a_title_that_a_spreadsheet_would_take_for_a_formula_is_known_again(tmp_
     for _ in range(2):
         assert write_corrected(path, rows, "file", ["suggested"]) == 1
         assert path.read_text() == "file,label,'=x,suggested,'+note\na,b,2,,seen\n"
+
+
+@pytest.mark.parametrize("own_val", [None, 60])
+def test_no_split_is_advised_of_images_that_the_data_set_brings_to_validate_on(layout: Layout, own_val: int | None) -> None:
+    dataset = dataclasses.replace(BASE.dataset, own_val=own_val)
+    for k in (1, 9):
+        config = dataclasses.replace(BASE, dataset=dataset, weights="imagenet", freeze="all", classifier="knn", knn_k=k)
+        write_trial(layout, config, IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    last = headline(find(section, layout))[-1]
+    assert "nothing is drawn" in last and ("split_seed" in last) == (own_val is None)

@@ -223,6 +223,11 @@ def _next_steps(found: Findings) -> list[str]:
         of_one_trial = any(str(row.axes.get("weights")).startswith(PARENT_PREFIX) for row in few)  # as in a population
         if not few or of_one_trial:
             return []  # some failed, diverged, are to come or are left out by a filter: more would not mend that
+        if "folds" in board.runs:  # seeds of two folds tell nothing of others
+            return [
+                "Next: more folds, or these dealt again (`folds: {n: 2, repeats: 2}`), so that an order of the configurations"
+                " means something."
+            ]
         if all(row.draws_nothing for row in few):
             brought = any(trial.own_val for row in few for trial in row.trials)  # which no seed splits
             splits = "`folds`" if brought else "three seeds or more with `dataset: {split_seed: seed}`, or `folds`"
@@ -230,10 +235,7 @@ def _next_steps(found: Findings) -> list[str]:
                 f"Next: {splits}, so that an order of the configurations means something: of {few[0].label} nothing is drawn,"
                 " so that seeds alone are one trial."
             ]
-        more = "three seeds or more (`seeds: 3`)"
-        if "folds" in board.runs:  # seeds of two folds tell nothing of others
-            more = "more folds, or these dealt again (`folds: {n: 2, repeats: 2}`)"
-        return [f"Next: {more}, so that an order of the configurations means something."]
+        return ["Next: three seeds or more (`seeds: 3`), so that an order of the configurations means something."]
     steps = []
     kept = next((row for row in board.measured if row.keeps_weights), None)
     if "folds" in board.runs and not _goes_on(board) and kept is not None:
