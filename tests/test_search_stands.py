@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from cifar_hpc.cli import app
 from cifar_hpc.errors import Interrupted, SpecError
-from cifar_hpc.executors.ray.search import tune_searcher
+from cifar_hpc.executors.ray.search import tune_judge, tune_searcher
+from cifar_hpc.executors.ray.worker import Orders
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import Status
+from cifar_hpc.records.schema import EpochRecord, Status
 from cifar_hpc.records.store import write_record
-from cifar_hpc.search.run import SearchRun
+from cifar_hpc.search.run import SearchRun, Suggestion
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.spec.search import Scheduler
 from cifar_hpc.spec.sweep import SweepSpec
@@ -127,6 +128,15 @@ def test_a_search_that_is_asked_to_stop_samples_no_more(search):
     searcher = tune_searcher(run, 9, asked.append, None, lambda: len(asked) > 2)
     given = [searcher.suggest(str(n)) for n in range(5)]
     assert given[3:] == ["FINISHED"] * 2 and len(asked) == len(run.record.trials) == 3
+
+
+def test_a_search_whose_trials_diverged_goes_on(search, tmp_path):
+    layout, spec, record = search
+    asha = dataclasses.replace(spec.search, scheduler=Scheduler(name="asha"))
+    by_loss = dataclasses.replace(spec, search=asha, objective="val_loss")
+    run = SearchRun(layout, by_loss, record, first_job=1, write=lambda record: None)
+    diverged = EpochRecord(epoch=1, lr=9.0, train_loss=None, train_acc=0.1, val_loss=None, val_acc=0.1, train_s=1.0, val_s=1.0)
+    tune_judge(run, Orders(tmp_path)).learn(Suggestion("diverged", [diverged], None))
 
 
 def test_what_asha_saves_is_told_of_trials_that_begin_alone(search):

@@ -119,8 +119,9 @@ def tune_judge(search: SearchRun, orders: Orders) -> Any:
 def _valued(search: SearchRun, epoch: Mapping[str, Any]) -> dict[str, Any]:
     """An epoch's record with its objective under the name by which Tune judges, whatever the objective is; without it where
     that was not measured."""
-    value = epoch.get(f"val_{search.metric}" if search.metric else "objective")
-    return {**epoch, **({} if value is None else {search.objective: value})}
+    told = {name: value for name, value in epoch.items() if value is not None}
+    value = told.get(f"val_{search.metric}" if search.metric else "objective")
+    return {**told, **({} if value is None else {search.objective: value})}
 
 
 def _why(asked: Scheduler, objective: str, result: Mapping[str, Any]) -> str:
