@@ -68,6 +68,7 @@ def test_who_starts_from_a_network_that_saw_its_validation_images_is_called_neit
     assert FLATTERS in dry and FLATTERS in said
     assert "best configuration: stage=tune weights=from scratch" in said
     check("two")
+    assert "3 trials (validated with images that what it starts from" in " ".join(call("soup", "two").stderr.split())
     results = [
         read_record(Layout(results_root()).trial(trial_id).result, TrialResult)
         for trial_id in Layout(results_root()).trial_ids()

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cifar_hpc.cli.speech import say
+from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
@@ -40,6 +42,7 @@ def soup(
     validation; test is measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
     """
     from cifar_hpc.collect.chosen import chosen_pool
+    from cifar_hpc.collect.leaderboard import SEEN
     from cifar_hpc.collect.names import ensemble_name
     from cifar_hpc.deploy.soup import families_of, make_soups, save_soup
     from cifar_hpc.report.places import report_folder
@@ -48,6 +51,8 @@ def soup(
     asked = parse_words(words)
     pool = chosen_pool(layout, list(asked.names), asked.terms, SlurmQueue(layout.queue))
     trials, place = _best_first(pool.trials), report_folder(layout, pool.sweeps, asked.terms)
+    if seen_n := sum(layout.trial(one).weights.exists() for one in trials if one in pool.seen):
+        say(f"{plural(seen_n, 'trial')} ({SEEN}): their accuracy on validation, and that of what is made of them, is flattered")
     if wise:
         _print_curves(layout, trials, place, format)
         return
