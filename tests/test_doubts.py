@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record, write_text
 from cifar_hpc.report import corrections
 from cifar_hpc.report.corrections import write_corrected
-from cifar_hpc.report.labels import duplicate_lines
+from cifar_hpc.report.labels import doubt_columns, duplicate_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
@@ -331,3 +332,9 @@ def test_where_every_image_has_a_near_duplicate_no_number_is_of_those_without(tm
     assert duplicate_lines(best, pairs, layout)[0].endswith(" %, and no image is without one.")
     told = duplicate_lines(best, [Pair("test", 0, "train", 0, 0.0)], layout)  # of which no predictions are there
     assert told == ["1 test image has a near-duplicate in an earlier split."]
+
+
+def test_the_table_of_doubts_adds_up_to_all_of_them():
+    pairs = {(f"c{n}", "x"): 20 - n for n in range(15)}
+    images = doubt_columns(SimpleNamespace(counts=lambda: pairs))[2].cells
+    assert sum(map(int, images)) == sum(pairs.values())

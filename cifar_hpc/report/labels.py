@@ -46,9 +46,11 @@ def doubt_line(found: Doubts) -> str:
 
 def doubt_columns(found: Doubts) -> list[TextColumn]:
     """How often which label is doubted for which, the most frequent first; empty where none is."""
-    counts = list(found.counts().items())[:_SHOWN_COUNTS]
-    if not counts:
+    every = list(found.counts().items())
+    if not every:
         return []
+    counts, rest = every[:_SHOWN_COUNTS], every[_SHOWN_COUNTS:]
+    counts += [(("others", ""), sum(n for _, n in rest))] if rest else []
     return [
         TextColumn("label", tuple(pair[0] for pair, _ in counts)),
         TextColumn("networks say", tuple(pair[1] for pair, _ in counts)),
