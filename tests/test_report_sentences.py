@@ -212,3 +212,8 @@ def test_no_split_is_advised_of_images_that_the_data_set_brings_to_validate_on(l
     (section,) = chosen_sections(layout, [], "")
     last = headline(find(section, layout))[-1]
     assert "nothing is drawn" in last and ("split_seed" in last) == (own_val is None)
+    write_trial(layout, dataclasses.replace(BASE, dataset=dataset, weights="imagenet"), IMAGES, accuracy=0.99)
+    (section,) = chosen_sections(layout, [], "")
+    assert headline(find(section, layout))[-1].startswith(last.partition(": of")[0]), (
+        "seeds would give the other no place beside it"
+    )

@@ -228,11 +228,11 @@ def _next_steps(found: Findings) -> list[str]:
                 "Next: more folds, or these dealt again (`folds: {n: 2, repeats: 2}`), so that an order of the configurations"
                 " means something."
             ]
-        if all(row.draws_nothing for row in few):
+        if still := [row for row in few if row.draws_nothing]:
             brought = any(trial.own_val for row in few for trial in row.trials)  # which no seed splits
             splits = "`folds`" if brought else "three seeds or more with `dataset: {split_seed: seed}`, or `folds`"
             return [
-                f"Next: {splits}, so that an order of the configurations means something: of {few[0].label} nothing is drawn,"
+                f"Next: {splits}, so that an order of the configurations means something: of {still[0].label} nothing is drawn,"
                 " so that seeds alone are one trial."
             ]
         return ["Next: three seeds or more (`seeds: 3`), so that an order of the configurations means something."]
