@@ -182,3 +182,13 @@ def test_axis_values_read_as_a_person_writes_them() -> None:
     assert [value_text(v) for v in (None, 1e-5, 0.001, 3, "all", ("snake", "turtle"))] == [
         "-", "1e-5", "0.001", "3", "all", "snake+turtle",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("grid", ["arch_args.a: [4, 8]", "arch_args: [{a: 4}, {a: 8}]"])
+@pytest.mark.parametrize("rule", ["arch_args.a: 4", "arch_args: {a: 4}"])
+def test_rules_meet_an_argument_however_it_is_written(grid: str, rule: str, tmp_path: Path) -> None:
+    net = "nn.Sequential(nn.Conv2d(in_channels, a, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(a, num_classes))"
+    (tmp_path / "nets.py").write_text(f"from torch import nn\n\ndef N(num_classes, in_channels, a):\n    return {net}\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid: {{{grid}}}\nexclude: [{{{rule}}}]\n")
+    assert [trial.config.arch_args for trial in load_spec(path).trials] == [(("a", 8),)]

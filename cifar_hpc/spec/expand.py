@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cifar_hpc.config.own import Arguments, arguments
+from cifar_hpc.config.roles import ARGUMENTS
+
 MAX_TRIALS = 100_000
 
 FOLD, FOLDS, FOLD_BY = "fold", "dataset.folds", "dataset.fold_by"  # keys of a point: see DatasetConfig
@@ -93,4 +96,20 @@ def _with_seeds(points: Iterable[Point], sections: Sections) -> Iterator[Point]:
 
 def _matches(point: Point, pattern: Pattern, defaults: Mapping[str, Any]) -> bool:
     """Plain equality does: values are canonical, so that freeze 1 (a block) never meets 1.0, which is 'all'."""
-    return any(all(point.get(key, defaults.get(key)) in any_of for key, any_of in keys.items()) for keys in pattern)
+    return any(all(_value(point, key, defaults) in any_of for key, any_of in keys.items()) for keys in pattern)
+
+
+def _value(point: Point, key: str, defaults: Mapping[str, Any]) -> Any:
+    """An argument of one's own code is a key of its own, or stands in the mapping of them."""
+    whole, _, name = key.rpartition(".")
+    if key in ARGUMENTS:
+        return arguments_of(key, point)
+    if whole in ARGUMENTS:
+        return dict(arguments_of(whole, point) or ()).get(name)
+    return point.get(key, defaults.get(key))
+
+
+def arguments_of(key: str, point: Mapping[str, Any]) -> Arguments | None:
+    """Those of the mapping, and those that are keys of their own."""
+    single = {name.removeprefix(f"{key}."): value for name, value in point.items() if name.startswith(f"{key}.")}
+    return arguments({**(dict(point.get(key) or ())), **single})

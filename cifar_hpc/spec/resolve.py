@@ -19,13 +19,13 @@ from cifar_hpc.config.image_folder import FORM, ImageFolder, folder_fingerprint,
 from cifar_hpc.config.image_groups import KEY, groups_digest, image_groups
 from cifar_hpc.config.image_table import list_table
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.config.own import Arguments, arguments
+from cifar_hpc.config.own import Arguments
 from cifar_hpc.config.plugins import OwnParts
 from cifar_hpc.config.registry import OBJECTIVES
 from cifar_hpc.config.sources import Source, find_source, is_own
 from cifar_hpc.config.trial import AugmentOp, StopConfig, TrialConfig
 from cifar_hpc.errors import DataError, UnusableError, nearest
-from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS
+from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, arguments_of
 from cifar_hpc.spec.keys import DATASET_KEYS, STOP_KEYS
 from cifar_hpc.spec.values import WEIGHT_SUFFIXES
 
@@ -66,7 +66,7 @@ class Resolver:
     def config(self, point: Mapping[str, Any]) -> TrialConfig:
         """Raises UnusableError."""
         own = {key: value for key, value in point.items() if "." not in key and key not in ("dataset", FOLD)}
-        own["arch_args"] = _arguments("arch_args", point)
+        own["arch_args"] = arguments_of("arch_args", point)
         if "arch" not in own:
             raise UnusableError("arch", "no arch", "it stands in base or grid")
         dataset = self._dataset(point)
@@ -121,7 +121,7 @@ class Resolver:
 
     def _dataset(self, point: Mapping[str, Any]) -> DatasetConfig:
         values = {name: point.get(name, key.default) for name, key in DATASET_KEYS.items()}
-        values["dataset.args"] = _arguments("dataset.args", point)
+        values["dataset.args"] = arguments_of("dataset.args", point)
         values["dataset.split_by_seed"] = values["dataset.split_seed"] == BY_SEED
         if values["dataset.split_by_seed"]:
             values["dataset.split_seed"] = point["seed"]
@@ -288,12 +288,6 @@ class Resolver:
         if isinstance(known, UnusableError):
             raise known
         return known
-
-
-def _arguments(key: str, point: Mapping[str, Any]) -> Arguments | None:
-    """Those of the mapping, and those that are keys of their own."""
-    single = {name.removeprefix(f"{key}."): value for name, value in point.items() if name.startswith(f"{key}.")}
-    return arguments({**(dict(point.get(key) or ())), **single})
 
 
 def _check_split(

@@ -96,7 +96,9 @@ def unmet(
                 f"{key} {show(as_text(any_of[0]))}": None
                 for keys in exclude[n]
                 for key, any_of in keys.items()
-                if key != "seed" and not any(origins.has(key, value) for value in any_of)
+                if key != "seed"
+                and not key.startswith(ARGUMENT_PREFIXES)
+                and not any(origins.has(key, value) for value in any_of)
             }
             why = f": none has {' or '.join(absent)}" if absent else ""
             problems.append(
