@@ -85,6 +85,7 @@ def words(place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         "names": "small",
         "which": trial,
         "DATASET": "dataset=digits",
+        "N": "8",
     }
 
 

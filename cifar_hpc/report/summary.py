@@ -252,8 +252,8 @@ def _next_steps(found: Findings) -> list[str]:
         value = best.axes[axis]
         alike = {row.axes[axis] for row in close} == {value}  # else what is not told from the best stands elsewhere
         if numeric and len(compared) > 2 and alike and value and value in (tried[0], tried[-1]):
-            end = "smallest" if value == tried[0] else "largest"
-            steps.append(f"Next: {axis}={value_text(value)} is the {end} value tried; look beyond it.")
+            end, beyond = ("smallest", "smaller") if value == tried[0] else ("largest", "larger")
+            steps.append(f"{axis}={value_text(value)} is the {end} value tried: no {beyond} one was measured.")
     return steps
 
 
