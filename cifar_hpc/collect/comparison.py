@@ -140,8 +140,9 @@ def compare_points(
     if ours.parts is not None:
         found = _over_splits(ours, theirs, lambda t, freedom: 2 * float(stdtr(freedom, -abs(t))))
     else:
-        share = first.share if one.trials[0].own_split else 0.0  # on test they have the same images, and yet trained on others
-        splits = common if first.by_seed else [fold for _, fold in common]
+        # on test they have the same images, and yet trained on others
+        share = max(read.share if row.trials[0].own_split else 0.0 for row, read in ((one, first), (other, second)))
+        splits = common if first.by_seed or second.by_seed else [fold for _, fold in common]
         (one_SN, share), (other_SN, _) = (of_splits(read.values, splits, share) for read in (ours, theirs))
         found = compare_chosen(one_SN, other_SN, share)
     found = within(found, info.difference_bounds)
