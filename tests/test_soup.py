@@ -173,6 +173,8 @@ def test_a_soup_of_trials_that_left_the_table_is_not_in_its_report(family):
     assert CliRunner().invoke(app, ["soup"]).exit_code == 0
     board = make_leaderboard(scan(layout))
     assert len(make_ensembles(board, layout, soups=layout.report / "soups").soups) == 2
+    seen = tuple(dataclasses.replace(row, seen=row.point_id == children[-1].point_id) for row in board.rows)
+    assert not make_ensembles(dataclasses.replace(board, rows=seen), layout, soups=layout.report / "soups").soups
     gone = {children[-1].point_id}
     fewer = dataclasses.replace(board, rows=tuple(row for row in board.rows if row.point_id not in gone))
     left = make_ensembles(fewer, layout, soups=layout.report / "soups")
@@ -196,4 +198,4 @@ def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypa
 def test_without_kin_that_kept_their_weights_it_says_what_to_do():
     run_job(job_of(digits_config(keep="weights")), Layout(results_root()), executor="inline")
     answer = CliRunner().invoke(app, ["soup"])
-    assert answer.exit_code == 2 and "had one pretrained start and the same training images: `keep: weights`" in answer.stderr
+    assert answer.exit_code == 2 and "kept weights, one pretrained start and the same images: `keep: weights`" in answer.stderr

@@ -59,4 +59,7 @@ def test_the_curve_is_that_of_plain_networks_and_test_is_measured_at_one_point_o
     table = CliRunner().invoke(app, ["soup", "--wise"])
     assert table.exit_code == 0 and "nested" in table.stdout
     missing = CliRunner().invoke(app, ["soup", "--wise", f"seed={parent.seed}"])
-    assert missing.exit_code == 2 and "none of these trials started from weights and kept its own" in missing.stderr
+    assert (
+        missing.exit_code == 2
+        and "none of these trials has a figure on validation, a pretrained start and kept weights" in missing.stderr
+    )

@@ -39,7 +39,8 @@ def soup(
     """Average the weights of trials that have one pretrained start and kept theirs (`keep: weights`): uniform, greedy.
 
     With --wise, of the most accurate of them and of that network (WiSE-FT). What goes in is chosen by accuracy on
-    validation; test is measured once. `predict` and `export` take their names; `report` shows all but those of --wise.
+    validation; test is measured once. `predict` and `export` take their names; beside its ensembles `report` shows all but
+    those of --wise.
     """
     from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import SEEN
@@ -59,7 +60,8 @@ def soup(
     families = families_of(map(layout.trial, trials))
     if not families:
         raise CifarHpcError(
-            f"no two of these trials kept their weights, had one pretrained start and the same training images: {HOW_TO_KEEP}"
+            "no two of these trials have a figure on validation, kept weights, one pretrained start and the same images: "
+            + HOW_TO_KEEP
         )
     folder = place / "soups"
     rows: list[dict[str, Any]] = []
@@ -89,7 +91,9 @@ def _print_curves(layout: Layout, trials: Mapping[str, Trial], report: Path, for
 
     families = families_of(map(layout.trial, trials), least=1)
     if not families:
-        raise CifarHpcError(f"none of these trials started from weights and kept its own: {HOW_TO_KEEP}")
+        raise CifarHpcError(
+            f"none of these trials has a figure on validation, a pretrained start and kept weights: {HOW_TO_KEEP}"
+        )
     rows: list[dict[str, Any]] = []
     with replaced_whole(report / "wise") as fresh:
         for number, (files, *_) in enumerate(families, 1):

@@ -138,7 +138,7 @@ def _read_soups(
 ) -> Iterator[Measured]:
     """Soups beside the best member on the test images. Those that cannot be read, or whose members were trained again, deleted
     or are none of the board's any more, are left out; why is added to `left_out`."""
-    here = {trial.trial_id for row in board.rows for trial in row.trials}
+    here = {trial.trial_id: row.seen for row in board.rows for trial in row.trials}
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(path, EnsembleRecord)
@@ -146,6 +146,8 @@ def _read_soups(
             if gone_n := sum(member.trial_id not in here for member in record.members):
                 gone = plural(gone_n, "trial")
                 raise CifarHpcError(f"soup {path.stem}: of {gone} not in this table; `cifar-hpc soup` makes it again")
+            if any(here[member.trial_id] for member in record.members):
+                raise CifarHpcError(f"soup {path.stem}: {SEEN}")
             found = read_predictions(TrialFiles(folder / path.stem), "test", told_of(None, record.test_acc, record.test_n))
         except (CifarHpcError, OSError) as error:
             left_out.append(str(error))

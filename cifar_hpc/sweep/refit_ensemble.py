@@ -65,7 +65,7 @@ def _refits(layout: Layout, path: Path, record: EnsembleRecord) -> list[SweepTri
     from cifar_hpc.collect.scan import scan
 
     if record.weights is not None:
-        raise CifarHpcError(f"{path}: a soup is one network, chosen on validation: `cifar-hpc refit SWEEP` trains its members")
+        raise CifarHpcError(f"{path}: a soup is one network, the mean of others: there is nothing to train again")
     if record.val_acc is None:
         raise CifarHpcError(f"{path}: its members are refits already")
     check_members(layout, record.members, str(path))
