@@ -192,3 +192,19 @@ def test_rules_meet_an_argument_however_it_is_written(grid: str, rule: str, tmp_
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid: {{{grid}}}\nexclude: [{{{rule}}}]\n")
     assert [trial.config.arch_args for trial in load_spec(path).trials] == [(("a", 8),)]
+
+
+@pytest.mark.parametrize("theirs", ["arch_args.a: [4, 8]", "arch_args: [{a: 4}, {a: 8}]"])
+@pytest.mark.parametrize("ours", ["freeze: [none, 1]", "arch_args.a: [4, 8]", "arch_args: [{a: 4}, {a: 8}]"])
+def test_a_stage_starts_from_networks_of_its_own_arguments(theirs: str, ours: str, tmp_path: Path) -> None:
+    net = "nn.Sequential(nn.Conv2d(in_channels, a, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(a, num_classes))"
+    (tmp_path / "nets.py").write_text(f"from torch import nn\n\ndef N(num_classes, in_channels, a=2):\n    return {net}\n")
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        f"name: x\ndataset: digits\nstages:\n  pre:\n    base: {{arch: 'nets.py:N'}}\n    grid: {{{theirs}}}\n"
+        f"  tune:\n    base: {{weights: {{stage: pre}}}}\n    grid: {{{ours}}}\n"
+    )
+    configs = {trial.config.trial_id: trial.config for trial in load_spec(path).trials}
+    begun = [config for config in configs.values() if config.weights]
+    assert len(begun) == (4 if "freeze" in ours else 2)
+    assert all(config.arch_args == configs[config.weights.removeprefix("trial/")].arch_args for config in begun)

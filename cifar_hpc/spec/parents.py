@@ -19,7 +19,7 @@ from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import PARENT_PREFIX, STAGE_PREFIX, TrialConfig
 from cifar_hpc.errors import Problem, SpecError, UnusableError, nearest
-from cifar_hpc.spec.expand import FOLD, Point
+from cifar_hpc.spec.expand import FOLD, Point, arguments_of
 from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.sections import DEFAULTS, Origins
@@ -27,6 +27,7 @@ from cifar_hpc.spec.values import show
 
 STARTED_BY = f"{STAGE_PREFIX}.weights"  # key of a point: the stage whose weights it starts from
 _INHERITED = keys_with(Role.INHERITED)
+_ARGUMENT = "arch_args."
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +97,19 @@ def _swept(points: Sequence[Point], weights: str) -> frozenset[str]:
 
 
 def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[list[Point], list[str]]:
-    theirs = [one for one, _ in parents.points]
-    told_apart = [axis for axis in parents.axes if _varies(theirs, axis)]
+    point, left = _with_single_arguments(point), [(_with_single_arguments(one), config) for one, config in parents.points]
+    theirs = [one for one, _ in left]
+    of_network = (*_INHERITED, *dict.fromkeys(key for one in theirs for key in one if key.startswith(_ARGUMENT)))
+    told_apart = [axis for axis in parents.axes if axis not in of_network and _varies(theirs, axis)]
     shared = [axis for axis in told_apart if axis in swept or axis in ("seed", FOLD)]
-    given = [key for key in _INHERITED if key in point]
-    left = list(parents.points)
+    given = [key for key in of_network if key in point and (key in _INHERITED or _varies(theirs, key))]
     for key in dict.fromkeys((*given, *shared)):
         agreeing = [(one, config) for one, config in left if _value(one, key) == _value(point, key)]
         if not agreeing:
             raise _no_match(key, point, parents, [one for one, _ in left], key in given)
         left = agreeing
-    inherited = [key for key in _INHERITED if key not in point and any(key in one for one in theirs)]
-    others = [axis for axis in told_apart if axis not in (*shared, *_INHERITED)]
+    inherited = [key for key in of_network if key not in point and any(key in one for one in theirs)]
+    others = [axis for axis in told_apart if axis not in shared]
     names = {axis: axis if axis.startswith(STAGE_PREFIX) else f"{STAGE_PREFIX}{parents.stage}.{axis}" for axis in others}
     one_each = not {"seed", FOLD}.isdisjoint(shared)  # a point's trials have parents of their own
     chosen: dict[str, Point] = {}
@@ -126,6 +128,12 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
         chosen.setdefault(config.trial_id, {**point, **own})
     varying = [name for axis, name in names.items() if _varies(theirs, axis)]
     return list(chosen.values()), [*(key for key in inherited if _varies(theirs, key)), *varying]
+
+
+def _with_single_arguments(point: Point) -> Point:
+    """Each argument of one's own network as a key of its own."""
+    single = {f"{_ARGUMENT}{name}": value for name, value in arguments_of("arch_args", point) or ()}
+    return {key: value for key, value in point.items() if key != "arch_args"} | single
 
 
 def _no_match(key: str, point: Point, parents: Parents, left: Iterable[Point], given: bool) -> UnusableError:
