@@ -186,7 +186,7 @@ def test_a_sweep_says_which_trials_halving_cannot_judge_before_they_train(tmp_pa
     told = "2 trials, too short or alone in a cohort, have all epochs"
     assert f"halving   {told}" in call("sweep", path, "--dry-run").stdout
     both = call("sweep", path, "--dry-run", "--set", "grid.epochs=[1, 3]").stdout
-    assert f"halving   the best 1/3 of each cohort go on after epoch 1; {told}" in both
+    assert f"halving   the best 1/3 of each cohort, rounded up, go on after epoch 1; {told}" in both
     assert f"halving: {told}" in call("sweep", path, "--on", "inline").stderr
 
 
@@ -198,7 +198,7 @@ def test_a_sweep_with_it_ends_is_shown_and_judged_once(tmp_path):
         .replace("[0.0001, 0.001, 0.01, 0.02, 0.05]", "[0.001, 0.01, 0.05]")
     )
     looked = call("sweep", path, "--dry-run")
-    assert "halving   the best 1/3 of each cohort go on after epoch 1" in looked.stdout, looked.stdout
+    assert "halving   the best 1/3 of each cohort, rounded up, go on after epoch 1" in looked.stdout, looked.stdout
     made = call("sweep", path, "--on", "inline")
     assert made.exit_code == 0, made.output
     layout = Layout(results_root())

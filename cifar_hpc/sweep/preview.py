@@ -84,7 +84,7 @@ def _since_checkpoints(states: States, todo: Collection[str]) -> str:
 
 def _halving_line(plan: Plan, halving: Scheduler) -> str:
     rungs = sorted({epoch for cohort in plan.cohorts if cohort.rungs for epoch in cohort.rungs.epochs})
-    judged = f"the best 1/{halving.reduction:g} of each cohort go on after epoch {', '.join(map(str, rungs))}"
+    judged = f"the best 1/{halving.reduction:g} of each cohort, rounded up, go on after epoch {', '.join(map(str, rungs))}"
     alone = unjudged_text(plan)
     return "  halving   " + "; ".join([*([judged] if rungs else []), *([alone] if alone else [])])
 
