@@ -103,12 +103,12 @@ def test_findings_stand_in_the_dry_run_and_in_the_plan_for_the_report(place):
     code, said = _run("sweep", "own.yaml", "--dry-run")
     assert code == 0 and "not looked into yet: the images of" in said and "cifar-hpc data" in said
     code, said = _run("data", "own.yaml")
-    assert code == 0 and "1 file of train/ repeat another one of their class" in said
+    assert code == 0 and "1 file of train/ repeats another one of the same class" in said
     code, said = _run("sweep", "own.yaml", "--dry-run")
-    assert "not looked into" not in said and "repeat another one" in said
+    assert "not looked into" not in said and "repeats another one" in said
     assert _run("sweep", "own.yaml", "--on", "inline")[0] == 0
     plan = read_record(Layout(place / "results").sweep("own").plan, PlanRecord)
-    assert any("repeat another one" in finding for finding in plan.findings)
+    assert any("repeats another one" in finding for finding in plan.findings)
     assert any("no val/" in finding for finding in plan.findings)
 
 
@@ -135,7 +135,7 @@ def test_each_section_of_a_sweep_tells_what_is_known_of_its_own_images(place):
             assert (f"no val/: val_frac {share}" in told) == (f"val_frac {share}" in section.name), section.name
         assert ("are uneven" in told) == ("third" in section.name)
         assert told.count("no image_size is given") == 1
-        assert told.count("repeat another one of their class") == ("dark" in section.name)
+        assert told.count("repeats another one of the same class") == ("dark" in section.name)
     alone = chosen_sections(layout, ["own"], "lr=0.05")
     assert {section.board.rows[0].label for section in alone} == {"lr=0.05"}
     part = dataclasses.replace(plan, trials=plan.trials[::2], cohorts=())

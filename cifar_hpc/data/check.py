@@ -142,7 +142,8 @@ def _notes_on_equal(check: FolderCheck, listing: ImageFolder, classes: Collectio
         found.append(f"{plural(len(split_labels), 'pair')} of equal files in two classes of train/: {_pairs(split_labels)}")
     if repeated:
         splits = "" if "val" in listing.splits else ", so that some may fall on both sides of the validation split"
-        found.append(f"{plural(repeated, 'file')} of train/ repeat another one of their class{splits}")
+        repeat = "repeats" if repeated == 1 else "repeat"
+        found.append(f"{plural(repeated, 'file')} of train/ {repeat} another one of the same class{splits}")
     return found
 
 
