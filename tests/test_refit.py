@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -282,3 +283,13 @@ def test_an_ensemble_of_refits_tells_each_of_its_networks_once():
     nothing = dict.fromkeys(("coefficients", "intercept", "val_acc", "val_n", "test_acc", "test_n"))
     record = EnsembleRecord(method="greedy", created_at="", classes=("a", "b"), members=members, **nothing)
     assert refitted_text([Refitted("s/ensemble", record)]) == ["Ensemble s/ensemble, greedy of 1 refit: test was not measured."]
+
+
+def test_of_several_configurations_that_train_again_the_next_step_names_the_best(monkeypatch):
+    """Nothing ranks refits, so that the first of their rows is any of them."""
+    told: list[str] = []
+    plan = SimpleNamespace(sweep="s-refit", trials=[SimpleNamespace(point_id=one) for one in ("best", "second")])
+    monkeypatch.setattr(refit, "refit_named", lambda *_: SimpleNamespace(plan=plan))
+    monkeypatch.setattr("cifar_hpc.collect.names.find_ensemble", lambda *_: None)
+    monkeypatch.setattr("cifar_hpc.cli.refit.conclude", lambda _, then: told.append(then))
+    assert call("refit", "s").exit_code == 0 and "cifar-hpc predict best FOLDER" in told[0]

@@ -42,7 +42,7 @@ def refit(
 
         outcome = refit_named(layout, what, top, where, Shown())
         points = {trial.point_id for trial in outcome.plan.trials}
-        which = outcome.plan.sweep if len(points) == 1 else f"{outcome.plan.sweep}#1"
+        which = outcome.plan.sweep if len(points) == 1 else outcome.plan.trials[0].point_id  # of the best: nothing ranks refits
         conclude(outcome, f"label new images: cifar-hpc predict {which} FOLDER > labels.csv")
         return
     if top is not None:
