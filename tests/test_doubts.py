@@ -26,7 +26,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.store import write_record, write_text
 from cifar_hpc.report import corrections
 from cifar_hpc.report.corrections import write_corrected
-from cifar_hpc.report.labels import doubt_columns, duplicate_lines
+from cifar_hpc.report.labels import doubt_columns, doubt_line, duplicate_lines
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import job_of
@@ -338,3 +338,11 @@ def test_the_table_of_doubts_adds_up_to_all_of_them():
     pairs = {(f"c{n}", "x"): 20 - n for n in range(15)}
     images = doubt_columns(SimpleNamespace(counts=lambda: pairs))[2].cells
     assert sum(map(int, images)) == sum(pairs.values())
+
+
+@pytest.mark.parametrize("split_seed", ["seed", 0])
+def test_folds_of_images_that_each_seed_draws_are_said_to_be_those_of_one_seed(split_seed):
+    config = {"dataset.split_seed": split_seed, "dataset.train_size": 90}
+    trial = SimpleNamespace(own_split=True, fold=1, seed=0, config=config)
+    line = doubt_line(SimpleNamespace(images={"val": 90}, found=(), networks=("a", "b"), trial=trial))
+    assert line.endswith("are those of seed 0.") == (split_seed == "seed")

@@ -15,6 +15,7 @@ from cifar_hpc.collect.doubts import Doubt, Doubts
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.rounds import on_same_images, point_predictions
+from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.image_table import ImageTable, columns_of, file_column
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.layout import Layout
@@ -39,7 +40,8 @@ def doubt_line(found: Doubts) -> str:
     """'3 labels in doubt of 400 val images, 100 test images, by 4 configurations.'; and which split that is, of several."""
     looked = ", ".join(plural(n, f"{name} image") for name, n in found.images.items())
     said = f"{plural(len(found.found), 'label')} in doubt of {looked}, by {plural(len(found.networks), 'configuration')}."
-    if found.trial.own_split and found.trial.fold is None:
+    drawn = found.trial.config.get("dataset.split_seed") == BY_SEED and found.trial.config.get("dataset.train_size")
+    if found.trial.own_split and (found.trial.fold is None or drawn):
         return f"{said} Each seed has a split of its own: the validation images are those of seed {found.trial.seed}."
     return said
 
