@@ -8,11 +8,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.api.predictor import members_of
 from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.names import find_files
 from cifar_hpc.collect.predictions import SplitPredictions
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.deploy.trained import load_trained
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Outcome
@@ -51,6 +56,10 @@ def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a
     assert [report.trial.epochs for report in reports if isinstance(report, TrialReport)] == [1, 2, 2]
     pages = [trial_folder(layout, report.trial) for report in reports if isinstance(report, TrialReport)]
     assert pages[0] != pages[1] == pages[2] == layout.report / trial.trial_id
+    for sweep, told in {"strict": "since the search of strict stopped it", "lenient": "reproduce"}.items():
+        for asked in (lambda name: load_trained(find_files(layout, name)), lambda name: members_of(layout, name)):
+            with pytest.raises(CifarHpcError, match=told):
+                asked(f"{sweep}#1")
 
 
 def test_a_class_without_images_has_no_percentages_in_the_matrix() -> None:

@@ -22,7 +22,7 @@ from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
 from cifar_hpc.records.store import read_record
-from cifar_hpc.records.ties import check_members, files_of, read_valid, soup_weights
+from cifar_hpc.records.ties import check_members, files_of, gone_since, read_valid, soup_weights
 from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
@@ -101,6 +101,9 @@ def members_of_row(layout: Layout, row: Row) -> Members:
     lost = [result for result in results if result not in there and result.best_epoch is not None]
     if not there and not lost:
         raise CifarHpcError(f"no trial of {row.label} has a network: {results[0].reason}")
+    for trial_id, sweep in ((r.trial_id, files_of(layout, r).stopped_by) for r in lost):
+        if sweep is not None:
+            raise CifarHpcError(gone_since(trial_id, sweep))
     if not there and CLASSIFIERS[str(lost[0].config.get("classifier", "linear"))].keeps_weights:
         cost = duration_text(sum(result.train_s for result in lost))
         raise CifarHpcError(

@@ -126,13 +126,13 @@ def reproduce(trial: Annotated[str, typer.Argument(metavar="NAME", help=ONE_NAME
 def _one_network(layout: Layout, name: str) -> tuple[TrainedTrial, Path]:
     """Of a trial or a soup, and where it is written by default, but for the ending. Raises CifarHpcError."""
     from cifar_hpc.api.predictor import members_of
-    from cifar_hpc.collect.names import ensemble_name, find_ensemble, find_trial
+    from cifar_hpc.collect.names import ensemble_name, find_ensemble, find_files
     from cifar_hpc.deploy.trained import load_trained
 
     ensemble = find_ensemble(layout, name)
     if ensemble is None:
-        trial_id = find_trial(layout, name)
-        return load_trained(layout.trial(trial_id)), _place_of(layout, trial_id) / trial_id
+        files = find_files(layout, name)
+        return load_trained(files), _place_of(layout, files.folder.name) / files.folder.name
     found = members_of(layout, name)
     if found.weights is None:
         ids = " ".join(dict.fromkeys(member.trial_id for member in found.members))

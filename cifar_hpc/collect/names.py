@@ -14,9 +14,10 @@ from pathlib import Path
 from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
-from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.layout import Layout, TrialFiles
 from cifar_hpc.records.plans import no_sweep, read_plan
 from cifar_hpc.records.schema import PlanRecord
+from cifar_hpc.records.ties import files_of
 from cifar_hpc.status.names import Asked, begins, begins_none, parse_words, resolve_id
 from cifar_hpc.status.query import split_terms
 from cifar_hpc.status.state import Queue
@@ -84,12 +85,19 @@ def means_one(layout: Layout, asked: Asked) -> bool:
 
 def find_trial(layout: Layout, words: str | Sequence[str]) -> str:
     """The id of the trial that is meant, of a configuration that of its best seed. Raises CifarHpcError."""
+    return find_files(layout, words).folder.name
+
+
+def find_files(layout: Layout, words: str | Sequence[str]) -> TrialFiles:
+    """The files of the trial that find_trial finds: of a sweep's row those of its result. Raises CifarHpcError."""
     asked = parse_words(words)
     if len(asked.names) == 1 and not layout.has_sweep(asked.names[0]):  # where an id is given nothing has to be ranked
         trials = layout.trial_ids()
         if any(begins(asked.names[0], trial_id) for trial_id in trials):
-            return resolve_id(asked.names[0], trials)
-    return find_named(layout, words).best
+            return layout.trial(resolve_id(asked.names[0], trials))
+    named = find_named(layout, words)
+    trial_id = named.best
+    return next((files_of(layout, one) for one in named.row.trials if one.trial_id == trial_id), layout.trial(trial_id))
 
 
 def find_ensemble(layout: Layout, text: str) -> Path | None:

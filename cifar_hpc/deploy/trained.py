@@ -33,7 +33,7 @@ from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, with
 from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.store import write_atomic
-from cifar_hpc.records.ties import check_classes, own_weights, read_valid
+from cifar_hpc.records.ties import check_classes, gone_since, own_weights, read_valid
 from cifar_hpc.train.device import choose_device
 
 BATCH_SIZE = 500
@@ -125,6 +125,8 @@ def load_trained(files: TrialFiles, weights: Path | None = None) -> TrainedTrial
     if result.best_epoch is None:
         raise CifarHpcError(f"trial {name} has no network: {result.reason}")
     if not weights.exists():
+        if files.stopped_by is not None:
+            raise CifarHpcError(gone_since(name, files.stopped_by))
         raise CifarHpcError(
             f"trial {name} did not keep its weights; `keep: weights` in the spec keeps those of trials that are still to run, "
             f"and `cifar-hpc reproduce {name}` brings back those of this one"

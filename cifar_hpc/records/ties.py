@@ -63,6 +63,13 @@ def files_of(layout: Layout, result: Ended) -> TrialFiles:
     return files
 
 
+def gone_since(trial_id: str, sweep: str) -> str:
+    """What is told where the network is asked for that a trial had when the sweep's search stopped it."""
+    return (
+        f"another sweep has trained {trial_id} again since the search of {sweep} stopped it: the network of then did not stay"
+    )
+
+
 def _of_other_version(files: TrialFiles, found: str) -> OtherVersionError:
     return OtherVersionError(found, without=shlex.join(["mv", str(files.result), str(files.refused_result())]))
 
