@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.sources import find_source
 from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.data.files import data_root
@@ -21,6 +22,7 @@ from cifar_hpc.models.zoo import build_model
 from cifar_hpc.records.claims import read_state
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import Outcome, Status
+from cifar_hpc.train.classifiers import LogregMember
 from cifar_hpc.train.features import Trunk
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of, numbers
@@ -202,3 +204,13 @@ def test_another_warning_of_a_solver_does_not_say_that_it_did_not_converge(layou
     config = digits_config(classifier="svm", svm_c=0.01)
     run_job(job_of(config), layout, executor="inline")
     assert result_of(layout, config).warnings == ()
+
+
+@pytest.mark.parametrize("counts", [(1, 20, 20), (1, 1, 20), (1, 9), (1, 1)])
+def test_the_only_image_of_a_class_is_never_left_out(counts):
+    labels_N = np.repeat(np.arange(len(counts)), counts)
+    features_ND = np.eye(len(counts))[labels_N] + 0.01 * np.random.default_rng(0).standard_normal((len(labels_N), len(counts)))
+    member = LogregMember.__new__(LogregMember)
+    member.objective = objective_of(digits_config())
+    value = member._judged_in_turn(LogisticRegression(C=100.0), (), features_ND, labels_N, None)
+    assert value == (1.0 if max(counts) > 1 else 0.0)

@@ -185,10 +185,14 @@ class LayerMember(FittedMember):
         from sklearn.model_selection import StratifiedKFold
 
         scaled_ND, labels_N, _ = data
-        folds_n = max(2, min(FOLDS, int(np.bincount(labels_N)[np.unique(labels_N)].min())))
+        counts_N = np.bincount(labels_N)[labels_N]
+        alone_i, several_i = np.flatnonzero(counts_N == 1), np.flatnonzero(counts_N > 1)  # the only one is never left out
+        if not len(several_i):
+            return 0.0
         values = []
-        for fit_i, held_i in StratifiedKFold(folds_n).split(scaled_ND, labels_N):
-            part = clone(solver)
+        folds_n = min(FOLDS, int(counts_N[several_i].min()))
+        for fit, held in StratifiedKFold(folds_n).split(scaled_ND[several_i], labels_N[several_i]):
+            fit_i, held_i, part = np.concatenate([several_i[fit], alone_i]), several_i[held], clone(solver)
             weight_KD, bias_K, _ = self._fitted(part, solver.C, scaled_ND[fit_i], labels_N[fit_i])
             logits_NK = torch.from_numpy(scaled_ND[held_i] @ weight_KD.T + bias_K)
             values.append(self._value(logits_NK, torch.from_numpy(labels_N[held_i])))
