@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import shutil
@@ -363,9 +362,9 @@ def test_seeds_that_two_configurations_share_are_compared_on_the_validation_imag
     comparison = compare_with_best(make_leaderboard(scan(layout, ["a", "b"])), layout)
     (shared,) = comparison.differences.values()
     assert shared.test == f"{SPLITS_TEST}, of the 3 that both have" and shared.difference == pytest.approx(found.difference)
-    two = {"whole": dataclasses.replace(shared, test=SPLITS_TEST), "part": shared}
+    two = {"whole": replace(shared, test=SPLITS_TEST), "part": shared}
     assert comparison.test == shared.test, "the one that was made"
-    assert dataclasses.replace(comparison, differences=two).test == "tests over seeds or folds", "no one of unlike tests"
+    assert replace(comparison, differences=two).test == "tests over seeds or folds", "no one of unlike tests"
     untested = compare_with_best(make_leaderboard(scan(layout, ["a", "c"])), layout).untested
     assert list(untested.values()) == ["fewer than 2 splits in common"]
     alone = [replace(row, trials=row.trials[-1:]) for row in (one, replace(other, trials=other.trials[:3]))]

@@ -33,7 +33,6 @@ from cifar_hpc.report.findings import Findings, find
 from cifar_hpc.report.page import make_part
 from cifar_hpc.report.summary import headline, in_short
 from cifar_hpc.report.tables import estimate_text
-from cifar_hpc.report.trial_page import most_confused
 from cifar_hpc.report.words import words_of
 from tests.helpers.training import digits_config
 
@@ -206,16 +205,6 @@ def test_a_pool_without_results_still_has_a_page(tmp_path: Path) -> None:
 def run(layout: Layout, *words: str) -> tuple[int, str, str]:
     found = CliRunner().invoke(app, words, env={RESULTS_VARIABLE: str(layout.root), "COLUMNS": "150"})
     return found.exit_code, found.stdout, found.stderr
-
-
-def test_confusions_that_are_as_frequent_as_the_second_are_named_too() -> None:
-    assert most_confused([("4", "9", 5)]) == "4 for 9 (5)"
-    assert most_confused([("4", "9", 5), ("7", "1", 4), ("3", "5", 3)]) == "4 for 9 (5) and 7 for 1 (4)"
-    assert (
-        most_confused([("4", "9", 5), ("7", "1", 5), ("9", "0", 5), ("6", "1", 4)])
-        == "4 for 9 (5), 7 for 1 (5) and 9 for 0 (5)"
-    )
-    assert most_confused([("a", "b", 2), *[("c", "d", 1)] * 4]) == "a for b (2) and c for d (1); others as often"
 
 
 def test_report_prints_data_on_stdout_and_prose_on_stderr(layout: Layout) -> None:

@@ -26,7 +26,7 @@ from cifar_hpc.report.asked import TrialReport, asked_report
 from cifar_hpc.report.figures_trial import draw_confusion
 from cifar_hpc.report.page import _has_page
 from cifar_hpc.report.places import trial_folder
-from cifar_hpc.report.trial_page import diagnose_trial, write_trial_page
+from cifar_hpc.report.trial_page import diagnose_trial, most_confused, write_trial_page
 
 
 def test_a_row_links_a_trials_page_only_where_that_is_of_its_result(tmp_path: Path) -> None:
@@ -78,3 +78,13 @@ def test_a_page_of_one_fold_calls_it_no_part_and_an_svms_margins_no_confidence(t
     assert "<h1>resnet18 on cifar10, weights imagenet, nothing frozen, svm, " in text
     assert "One trial." in text and "By a part of its folds" not in text
     assert "Confusion matrix" in text and "calibration error" not in text
+
+
+def test_confusions_that_are_as_frequent_as_the_second_are_named_too() -> None:
+    assert most_confused([("4", "9", 5)]) == "4 for 9 (5)"
+    assert most_confused([("4", "9", 5), ("7", "1", 4), ("3", "5", 3)]) == "4 for 9 (5) and 7 for 1 (4)"
+    assert (
+        most_confused([("4", "9", 5), ("7", "1", 5), ("9", "0", 5), ("6", "1", 4)])
+        == "4 for 9 (5), 7 for 1 (5) and 9 for 0 (5)"
+    )
+    assert most_confused([("a", "b", 2), *[("c", "d", 1)] * 4]) == "a for b (2) and c for d (1); others as often"
