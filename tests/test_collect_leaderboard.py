@@ -320,10 +320,10 @@ def test_the_test_split_never_changes_the_order(layout: Layout) -> None:
 
 
 def test_the_pareto_front_holds_what_nothing_beats_in_accuracy_and_time(layout: Layout) -> None:
-    for lr, acc, train_s in ((0.1, 0.9, 100.0), (0.2, 0.8, 50.0), (0.3, 0.7, 60.0), (0.4, 0.9, 200.0)):
+    for lr, acc, train_s in ((0.1, 0.9, 100.0), (0.2, 0.8, 50.0), (0.25, 0.8, 50.0), (0.3, 0.7, 60.0), (0.4, 0.9, 200.0)):
         write(layout, dataclasses.replace(BASE, lr=lr), acc, train_s=train_s)
     front = {row.axes["lr"] for row in make_leaderboard(scan(layout)).rows if row.pareto}
-    assert front == {0.1, 0.2}
+    assert front == {0.1, 0.2, 0.25}
     write(layout, dataclasses.replace(BASE, lr=0.5), 0.6, train_s=1.0, outcome="diverged")
     for seed in range(3):
         outcome = {} if seed else {"outcome": "diverged"}

@@ -393,8 +393,8 @@ def _mean_before(trials: Sequence[Trial], before_s: Mapping[str, float]) -> floa
 def _pareto_front(costs: Sequence[tuple[float, float]]) -> list[bool]:
     """Which of the (a, b) pairs, both better when smaller, no other pair beats in one without losing in the other."""
     front = [False] * len(costs)
-    least = float("inf")
+    last: tuple[float, float] = (float("inf"), float("inf"))
     for i in sorted(range(len(costs)), key=lambda i: costs[i]):
-        if costs[i][1] < least:
-            front[i], least = True, costs[i][1]
+        if costs[i][1] < last[1] or costs[i] == last:
+            front[i], last = True, costs[i]
     return front

@@ -161,7 +161,7 @@ def _shading(found: Findings) -> str:
     """What the shaded rows are, and those with a mark; empty where none is."""
     test = found.comparison and found.comparison.test
     shaded = f"Shaded: the best, and those that cannot be told from it at the 5 % level ({test})."
-    front = "◆: no other configuration that was measured in full is both better and faster to train."
+    front = "◆: no other configuration that was measured in full is better and as fast to train, or faster and as good."
     return " ".join([*([shaded] if test else []), *([front] if any(row.pareto for row in found.board.rows) else [])])
 
 
