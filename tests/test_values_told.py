@@ -204,7 +204,9 @@ def test_a_stage_starts_from_networks_of_its_own_arguments(theirs: str, ours: st
         f"name: x\ndataset: digits\nstages:\n  pre:\n    base: {{arch: 'nets.py:N'}}\n    grid: {{{theirs}}}\n"
         f"  tune:\n    base: {{weights: {{stage: pre}}}}\n    grid: {{{ours}}}\n"
     )
-    configs = {trial.config.trial_id: trial.config for trial in load_spec(path).trials}
+    trials = load_spec(path).trials
+    assert len({str(trial.axes) for trial in trials}) == len(trials), "no two are told by the same axes"
+    configs = {trial.config.trial_id: trial.config for trial in trials}
     begun = [config for config in configs.values() if config.weights]
     assert len(begun) == (4 if "freeze" in ours else 2)
     assert all(config.arch_args == configs[config.weights.removeprefix("trial/")].arch_args for config in begun)

@@ -97,7 +97,8 @@ def _swept(points: Sequence[Point], weights: str) -> frozenset[str]:
 
 
 def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[list[Point], list[str]]:
-    point, left = _with_single_arguments(point), [(_with_single_arguments(one), config) for one, config in parents.points]
+    written, point = point, _with_single_arguments(point)
+    left = [(_with_single_arguments(one), config) for one, config in parents.points]
     theirs = [one for one, _ in left]
     of_network = (*_INHERITED, *dict.fromkeys(key for one in theirs for key in one if key.startswith(_ARGUMENT)))
     told_apart = [axis for axis in parents.axes if axis not in of_network and _varies(theirs, axis)]
@@ -125,7 +126,7 @@ def _children(point: Point, parents: Parents, swept: frozenset[str]) -> tuple[li
             **{key: one[key] for key in inherited if key in one},
             **{name: as_text(_value(one, axis)) for axis, name in names.items()},
         }
-        chosen.setdefault(config.trial_id, {**point, **own})
+        chosen.setdefault(config.trial_id, {**written, **own})  # an axis of it is told as written
     varying = [name for axis, name in names.items() if _varies(theirs, axis)]
     return list(chosen.values()), [*(key for key in inherited if _varies(theirs, key)), *varying]
 
