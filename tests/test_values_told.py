@@ -92,6 +92,11 @@ def test_an_unfreezing_that_leaves_blocks_frozen_is_told_by_its_epoch_and_what_s
     }
 
 
+def test_a_list_that_trains_the_end_of_a_network_is_told_by_the_depth_that_it_is(tmp_path: Path) -> None:
+    swept(tmp_path, "grid: {train: [[head], bias]}")
+    assert {(row["train"], row["freeze"]) for row in of_status()} == {("all", "all"), ("bias", "none")}
+
+
 @pytest.mark.parametrize(
     "grid",
     [

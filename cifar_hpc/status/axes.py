@@ -14,7 +14,8 @@ from cifar_hpc.records.schema import PlannedTrial
 from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, with_digits
 
 _FIRST = ("dataset", "arch", "weights", "freeze", "augment", "lr")
-_WRITTEN_AS = {"unfreeze": ("unfreeze_epoch", "freeze")}  # the keys as which normalise writes what an axis says, its own first
+# The keys as which normalise writes what an axis says, its own first.
+_WRITTEN_AS = {"unfreeze": ("unfreeze_epoch", "freeze"), "train": ("train", "freeze")}
 
 
 def keys_that_differ(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
