@@ -62,6 +62,22 @@ def test_a_row_of_a_sweep_whose_search_stopped_the_trial_names_that_result_and_a
                 asked(f"{sweep}#1")
 
 
+def test_a_row_of_which_one_network_is_gone_since_its_search_stopped_it_labels_with_the_others(tmp_path: Path) -> None:
+    layout, trials = Layout(tmp_path), list(configs(2, seeds=2, epochs=2))
+    results = [write_trial(layout, trial, Images.draw(50, 10)) for trial in trials]
+    gone, kept = (layout.trial(trial.trial_id) for trial in trials)
+    shutil.copy(gone.predictions, gone.until_stopped("strict").predictions)
+    write_plan(layout, trials, "strict")
+    write_record(layout.sweep("strict").plan, dataclasses.replace(read_plan(layout, "strict"), halving={"first_job": 1}))
+    stopped = dataclasses.replace(results[0], outcome=Outcome.PRUNED, job="strict/job-0001")
+    write_record(gone.until_stopped("strict").result, stopped)
+    write_record(gone.result, dataclasses.replace(stopped, job="lenient/job-0001"))
+    kept.weights.touch()
+    found = members_of(layout, "strict#1")
+    assert [member.trial_id for member in found.members] == [trials[1].trial_id]
+    assert "since the search of strict stopped it" in found.unread[0]
+
+
 def test_a_class_without_images_has_no_percentages_in_the_matrix() -> None:
     found = diagnose(SplitPredictions(np.eye(3, dtype=np.float32), np.array([0, 1, 1]), None), ("a", "b", "c"))
     numbers = draw_confusion(found, "test").figure.axes[0].texts

@@ -101,16 +101,17 @@ def members_of_row(layout: Layout, row: Row) -> Members:
     lost = [result for result in results if result not in there and result.best_epoch is not None]
     if not there and not lost:
         raise CifarHpcError(f"no trial of {row.label} has a network: {results[0].reason}")
-    for trial_id, sweep in ((r.trial_id, files_of(layout, r).stopped_by) for r in lost):
-        if sweep is not None:
-            raise CifarHpcError(gone_since(trial_id, sweep))
+    gone = {r.trial_id: gone_since(r.trial_id, sweep) for r in lost if (sweep := files_of(layout, r).stopped_by) is not None}
+    if gone and not there:
+        raise CifarHpcError(next(iter(gone.values())))
     if not there and CLASSIFIERS[str(lost[0].config.get("classifier", "linear"))].keeps_weights:
         cost = duration_text(sum(result.train_s for result in lost))
         raise CifarHpcError(
             f"the networks of {row.label} did not stay; `cifar-hpc reproduce {row.point_id}` brings them back, in "
             f"about {cost} of training"
         )
-    lacking = [f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in lost]
+    brought = {r.trial_id: f"{r.trial_id}: its network did not stay: `cifar-hpc reproduce {r.trial_id}`" for r in lost}
+    lacking = list((brought | gone).values())
     lacking += [f"{r.trial_id}: {r.reason}" for r in results if r.best_epoch is None]
     return _equal(there or results, [*unread, *(lacking if there else [])])
 
