@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from cifar_hpc.collect.scan import scan
 from cifar_hpc.config.freeze import FreezeError
 from cifar_hpc.config.seeds import stream_seed
 from cifar_hpc.config.trained import ever_trained, trained_in
@@ -276,3 +277,13 @@ def test_a_trials_page_says_what_of_it_trained():
     assert told(train="bias") == "the first 1 of 4 blocks frozen, of the others all but biases and the classifier"
     assert told(train="features.4+head") == "the first 1 of 4 blocks frozen; only features.4, head trained"
     assert told(lora="rank:8") == "the first 1 of 4 blocks frozen, of the others all but low-rank matrices and the classifier"
+
+
+def test_what_was_to_be_unfrozen_after_a_trials_end_is_not_counted_as_trained(tmp_path):
+    config, layout = digits_config(epochs=3, unfreeze_epoch=2), Layout(tmp_path)
+    run_job(job_of(config), layout, executor="inline", on_epoch=lambda _, record: record.epoch < 2)
+    result = result_of(layout, config)
+    head = sum(p.numel() for name, p in network_of(config, 10, 1).named_parameters() if name.startswith("classifier."))
+    assert len(result.curves) == 2 and result.params_trained == head < result.params_total
+    (told,) = scan(layout).trials
+    assert what_stayed(told) == "the classifier: it ended before epoch 3, which was to unfreeze the rest"

@@ -155,6 +155,8 @@ def what_stayed(trial: Trial) -> str:
     train, lora = trial.config.get("train") or "all", trial.config.get("lora")
     first = f"the first {trial.frozen_blocks} of" if train != "all" or lora else f"{trial.frozen_blocks} of"
     stayed = f"{first} {trial.total_blocks} blocks frozen"
+    if isinstance(after := trial.config.get("unfreeze_epoch"), int) and trial.epochs <= after:
+        return f"the classifier: it ended before epoch {after + 1}, which was to unfreeze the rest"
     if lora:
         return f"{stayed}, of the others all but low-rank matrices and the classifier"
     parts = {"bias": "biases", "norm": "normalisation layers"}

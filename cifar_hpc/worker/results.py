@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.registry import CLASSIFIERS
+from cifar_hpc.config.trained import trained_in
 from cifar_hpc.config.trial import BY_RULE
 from cifar_hpc.models.blocks import BlockModel
 from cifar_hpc.models.deltas import pack_trained
@@ -200,7 +201,10 @@ def _trained(member: Member) -> int:
     """How many parameters training or a fit changed: of what keeps no weights, none."""
     if not CLASSIFIERS[member.config.classifier].keeps_weights:
         return 0
-    return sum(p.numel() for group in member.optimizer.param_groups for p in group["params"])
+    model, epochs_n = member.model, max(1, len(member.progress.curves))  # what was to be unfrozen later never trained
+    stepped = [trained_in(member.config, model.names, epoch) for epoch in range(1, epochs_n + 1)]
+    ever = {id(p) for block, *on in zip(model.blocks, *stepped, strict=True) if any(on) for p in block.parameters()}
+    return sum(p.numel() for group in member.optimizer.param_groups for p in group["params"] if id(p) in ever)
 
 
 def _on_host(logits: Sequence[Tensor | None]) -> list[Tensor | None]:
