@@ -77,7 +77,7 @@ def test_a_finished_sweep_starts_nothing_and_a_grown_one_only_what_is_new(spec):
 def test_what_a_dry_run_says_of_sharing_is_of_what_would_start(spec):
     text = SPEC.replace("arch: linear", "arch: simple_cnn, freeze: all")
     spec.write_text(text.replace("[0.01, 0.1]", "[0.01, 0.1, 0.5]"))
-    assert "see the images 1 times instead of 3" in call("sweep", spec, "--dry-run").stdout
+    assert "see the images 1 time instead of 3" in call("sweep", spec, "--dry-run").stdout
     spec.write_text(text)
     assert call("sweep", spec, "--on", "inline").exit_code == 0
     spec.write_text(text.replace("[0.01, 0.1]", "[0.01, 0.1, 0.5]"))

@@ -145,7 +145,10 @@ def test_a_dry_run_counts_by_what_earlier_trials_of_the_cluster_measured(run, tm
     result = read_record(layout.trial(trial.trial_id).result, TrialResult)
     curves = [replace(result.curves[0], epoch=epoch, train_s=80.0, val_s=10.0) for epoch in (1, 2, 3)]
     grid = "{arch: [linear, simple_cnn], batch_size: [16, 32], weight_decay: [0.1]}"
-    for executor, words in (("ray", "a guess: the minutes"), ("slurm", "by FLOPs, at the speed that was measured here")):
+    for executor, words in (
+        ("ray", "a guess: the minutes"),
+        ("slurm", "a guess: by FLOPs, at the speed of other networks here"),
+    ):
         write_record(layout.trial(trial.trial_id).result, replace(result, curves=tuple(curves), executor=executor))
         shown = run("sweep", "s.yaml", "--dry-run", grid=grid)
         assert words in shown and " kB; " in shown
