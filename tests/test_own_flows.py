@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -88,6 +89,7 @@ def test_ray_trains_it_and_a_soup_is_made(place: Path) -> None:
     text = ONE.replace("freeze: [stem]", "lr: [0.005, 0.002]")
     text = text.replace("lr: 0.05}", f"weights: {weights.name}, freeze: stem, optimizer: rmsprop}}\nplugins: [mine.py]")
     written(place, text)
+    importlib.import_module("ray")  # as a notebook may before it trains
     run("sweep", "own.yaml", "--on", "ray")
     layout, configs = Layout(results_root()), load_spec(place / "own.yaml").configs
     results = [read_record(layout.trial(config.trial_id).result, TrialResult) for config in configs]

@@ -53,7 +53,11 @@ def ray_session(log: Path, stopped: StopRequest | None = None) -> Iterator[Path]
     """Ray, and the folder that holds all it writes; both end with the block. log: takes what Ray says in this process,
     to its stdout, from where its words on a dead worker would reach the user's. stopped: heeded once Ray has started."""
     stopped = stopped or StopRequest()
-    for name, value in {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
+    wanted = {**ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:  # it has read that already, and would not know its own token
+        print("warning: ray was imported before: others on this host may hand work to this sweep's", file=sys.stderr)
+        wanted = {name: value for name, value in wanted.items() if not name.startswith("RAY_AUTH")}
+    for name, value in wanted.items():
         os.environ.setdefault(name, value)
     package, given = str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")
     if package not in (given or "").split(os.pathsep):  # workers find this very package, installed or not
