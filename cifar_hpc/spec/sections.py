@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from cifar_hpc.config.spelled import as_text, float_text
+from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError
 from cifar_hpc.spec.expand import FOLD, FOLD_BY, FOLDS, MAX_TRIALS, Pattern, Point, Sections, count_trials
@@ -180,23 +181,20 @@ def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: Ya
         values = [setter[key] for setter in axes[key]]
         for n, value in enumerate(values):
             for other in values[:n]:
-                if _are_alike(value, other) and (type(value), value) != (type(other), other):
+                if reading(value) == reading(other) and (type(value), value) != (type(other), other):
                     found = f"{show(value)} and {show(other)} have one name"
                     yield Problem(tree.where((section, key, n)), found, "values that read differently: they are named by that")
                     break
 
 
-def _are_alike(value: Any, other: Any) -> bool:
-    if isinstance(value, float) and isinstance(other, float):  # a table writes as many digits as tell them apart
-        return False
-    return value == other or not _names(value).isdisjoint(_names(other))
-
-
-def _names(value: Any) -> set[str]:
-    """What a table or a filter calls a value of an argument, in small letters."""
-    if value is None:
-        return {"none", "null", NO_VALUE}
-    return {str(as_text(value)).lower(), *([float_text(value)] if isinstance(value, float) else [])}
+def reading(value: Any) -> Any:
+    """One for all values of an argument that tables and filters call the same; None for what reads as no value."""
+    text = str(as_text(value)).lower()
+    try:
+        number = float({"true": "1", "false": "0"}.get(text, text))
+    except ValueError:
+        return None if text in ("none", "null", NO_VALUE) else text
+    return number if math.isfinite(number) else text
 
 
 def _refuse_bad_axes(

@@ -15,7 +15,6 @@ from cifar_hpc.config.own import Arguments, plain_arguments
 from cifar_hpc.config.roles import keys_with
 from cifar_hpc.config.spelled import as_text
 from cifar_hpc.config.trial import STAGE_PREFIX, TrialConfig
-from cifar_hpc.config.words import NO_VALUE
 from cifar_hpc.errors import Problem, SpecError, UnusableError
 from cifar_hpc.spec.contradictions import contradictions
 from cifar_hpc.spec.expand import FOLD, Expansion, Pattern, Point, Sections, expand
@@ -25,7 +24,7 @@ from cifar_hpc.spec.parts import SweepTrial
 from cifar_hpc.spec.probes import start_from_probes
 from cifar_hpc.spec.problems import by_line
 from cifar_hpc.spec.resolve import Resolver
-from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections
+from cifar_hpc.spec.sections import RESOURCES, Origins, read_sections, reading
 from cifar_hpc.spec.values import show
 from cifar_hpc.spec.yaml_tree import YamlTree
 
@@ -169,16 +168,7 @@ def _of_one_reading(configs: Collection[TrialConfig]) -> Iterator[tuple[str, Any
 
 def _read(args: Arguments | None) -> frozenset[tuple[str, Any]]:
     """Arguments as they read, without those that read as none."""
-    return frozenset((name, read) for name, value in args or () if (read := _reading(value)) is not None)
-
-
-def _reading(value: Any) -> Any:
-    """One for all values of an argument that read the same; None for what reads as no value."""
-    text = str(as_text(value)).lower()
-    try:
-        return float({"true": "1", "false": "0"}.get(text, text))
-    except ValueError:
-        return None if text in ("none", "null", NO_VALUE) else text
+    return frozenset((name, read) for name, value in args or () if (read := reading(value)) is not None)
 
 
 def varying(declared: Sequence[str], trials: Sequence[tuple[TrialConfig, Point]], origins: Origins) -> tuple[str, ...]:
