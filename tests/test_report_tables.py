@@ -96,7 +96,7 @@ def test_five_axes_at_80_columns_keep_test_accuracy_and_every_word_is_whole(val:
         "freeze": ("0.5", "none"),
         "augment": ("flip_crop", "none"),
         "lr": ("0.001", "0.003"),
-        "weights": ("imagenet", "from scratch"),
+        "weights": ("imagenet", "none given"),
     }
     numbers = [TextColumn("val acc %", (val,) * 2, right=True), TextColumn("test acc %", (test,) * 2, 8, right=True)]
     columns = [*(TextColumn(title, of) for title, of in cells.items()), *numbers]
@@ -131,16 +131,18 @@ def test_json_and_csv_hold_fractions_and_leave_unmeasured_empty(board: Leaderboa
     assert len(rows[-1]["unfinished"].split()) == 3
 
 
-def test_trials_without_weights_are_from_scratch_wherever_they_stand(tmp_path: Path) -> None:
+def test_trials_without_weights_are_told_as_given_none_wherever_they_stand_as_a_network_may_bring_its_own(
+    tmp_path: Path,
+) -> None:
     layout, (base,) = Layout(tmp_path), configs(1, seeds=1, epochs=3)
     for config in (base, replace(base, weights=None)):
         write_trial(layout, config, Images.draw(50, 20))
     pool = scan(layout)
     board = make_leaderboard(pool)
-    assert sorted(row.label for row in board.rows) == ["from scratch", "weights=imagenet"]
-    assert "| from scratch |" in leaderboard_markdown(board)
-    assert {value for value, _ in make_ledger(pool, board).by_axis["weights"]} == {"from scratch", "imagenet"}
-    assert (axis_title("weights", None), axis_title("dropout", None)) == ("from scratch", "dropout: -")
+    assert sorted(row.label for row in board.rows) == ["weights=imagenet", "weights=none given"]
+    assert "| none given |" in leaderboard_markdown(board)
+    assert {value for value, _ in make_ledger(pool, board).by_axis["weights"]} == {"none given", "imagenet"}
+    assert (axis_title("weights", None), axis_title("dropout", None)) == ("weights: none given", "dropout: -")
 
 
 def test_latex_escapes_what_tex_would_read(board: Leaderboard) -> None:

@@ -66,7 +66,7 @@ def test_who_starts_from_a_network_that_saw_its_validation_images_is_called_neit
     """Of a stage of the sweep, and of a trial of the pool, which folds never spare."""
     dry, said = trained("two", STAGES)
     assert FLATTERS in dry and FLATTERS in said
-    assert "best configuration: stage=tune weights=from scratch" in said
+    assert "best configuration: stage=tune weights=none given" in said
     check("two")
     assert "3 trials (validated with images that what it starts from" in " ".join(call("soup", "two").stderr.split())
     results = [

@@ -320,7 +320,7 @@ def test_a_value_as_a_table_prints_it_is_a_value_of_the_filter(sweep):
     shown = call("report", "s").stdout
     assert "1e-5" in shown and "1e-5" in call("status", "s", "lr<1").stdout
     for command in ("status", "report"):
-        rows = json.loads(call(command, "s", "weights=from scratch", "--format", "json").stdout)
+        rows = json.loads(call(command, "s", "weights=none given", "--format", "json").stdout)
         assert len(rows) == len(plan.trials)
 
 

@@ -86,8 +86,9 @@ class Row:
     @property
     def label(self) -> str:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for, unless it has none at all."""
-        parts = [f"{key}={value_text(value, key)}" for key, value in self.told_by.items() if value is not None]
-        parts += ["from scratch"] if self.told_by.get("weights", "") is None else []
+        parts = [
+            f"{key}={value_text(value, key)}" for key, value in self.told_by.items() if value is not None or key == "weights"
+        ]
         parts = parts or [f"{key}={value_text(value, key)}" for key, value in self.told_by.items()]
         return " ".join(parts) or "the only configuration"
 

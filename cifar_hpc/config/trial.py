@@ -77,8 +77,8 @@ class TrialConfig:
         "the code of what is not the package's, which enters the id by its hash", Role.COMMON, None, derived=True, late=True
     )
     weights: str | None = trial_key(
-        "null (from scratch), imagenet, one of torchvision's weights such as IMAGENET1K_V1, a weights file (.pt, .safetensors) "
-        "or {trial: ID}",
+        "null (random values, or those that one's own network brings), imagenet, one of torchvision's weights such as "
+        "IMAGENET1K_V1, a weights file (.pt, .safetensors) or {trial: ID}",
         Role.COMMON,
         None,
     )

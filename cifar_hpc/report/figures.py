@@ -211,9 +211,9 @@ def value_labels(values: Sequence[Any], axis: str, most: int) -> list[str]:
 
 
 def axis_title(axis: str, value: Any) -> str:
-    """'freeze: 0.5', 'augment: none'; 'resnet18', 'from scratch', a weights file's name where the value speaks for itself."""
+    """'freeze: 0.5', 'augment: none'; 'resnet18', a weights file's name where the value speaks for itself."""
     (text,) = value_labels([value], axis, _OVER_A_PANEL)
-    if axis == "weights":
+    if axis == "weights" and value is not None:
         return text.removesuffix(".pt")
     alone = isinstance(value, str) and axis in ("arch", "dataset")
     return text if alone else f"{axis}: {text}"

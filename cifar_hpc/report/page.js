@@ -65,7 +65,7 @@ function openBoard(section, part, prefix) {
   // Comparisons are those of the commands' filter, as far as there are columns: = takes what a table prints, of several values with commas.
   const keyOf = title => title.replaceAll(" ", "_"), keys = names.map(n => keyOf(n).toLowerCase()), shares = heads.map(h => h.textContent.trim().endsWith("%"));
   const columnOf = word => { const m = word.match(TERM); return m ? keys.indexOf(m[1].toLowerCase()) : -1; };
-  const equal = ({ text, key }, value) => like(text, value) || like(String(key), value) || (value === "null" && ["-", "from scratch"].includes(text)) || (!isNaN(value) && [key, text && +text].includes(+value));
+  const equal = ({ text, key }, value) => like(text, value) || like(String(key), value) || (value === "null" && ["-", "none given"].includes(text)) || (!isNaN(value) && [key, text && +text].includes(+value));
   const holds = (row, word) => {
     const c = columnOf(word);
     if (c < 0) return row.words.includes(word.toLowerCase());

@@ -30,6 +30,8 @@ def words_of(row: Row) -> str:
 def axis_words(axis: Axis, value: object) -> str:
     """'no augmentation', 'nothing frozen', 'lr 0.01', 'resnet18'."""
     said = {("augment", "none"): "no augmentation", ("freeze", "none"): "nothing frozen", ("freeze", "all"): "all frozen"}
+    if axis == "weights" and value is None:
+        return "no weights given"
     if isinstance(value, str) and (axis, value) in said:
         return said[axis, value]
     alone = axis in ("arch", "dataset", "optimizer", "classifier") or (axis in ("augment", "weights") and value != "imagenet")

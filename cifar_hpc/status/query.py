@@ -187,9 +187,10 @@ def _precise(values: Collection[float]) -> dict[float, Precise]:
 
 
 def spell(value: Any, key: str = "") -> str:
-    """A value in words: None as '-', of weights as 'from scratch'; 1e-05 as 1e-5, a list joined by '+'."""
+    """A value in words: None as '-', of weights as 'none given', as one's own network may bring some; 1e-05 as 1e-5, a list
+    joined by '+'."""
     if value is None:
-        return "from scratch" if key == "weights" else NO_VALUE
+        return "none given" if key == "weights" else NO_VALUE
     if isinstance(value, float):
         digits = value.digits if isinstance(value, Precise) else DIGITS
         return float_text(value, digits)
