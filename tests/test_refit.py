@@ -19,7 +19,7 @@ from cifar_hpc.data.dataset import load_dataset
 from cifar_hpc.planning.estimate import Speed
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.plans import read_plan
-from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, TrialResult
+from cifar_hpc.records.schema import EnsembleMember, EnsembleRecord, PlanRecord, TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.report.summary import refitted_text
 from cifar_hpc.spec.parts import SweepTrial
@@ -210,6 +210,17 @@ def test_without_validation_every_labelled_image_is_trained_on_once(tmp_path):
     own = DatasetConfig(name="folder", folder=str(tmp_path / "own"), val_frac=0.0)
     whole = load_dataset(own, 8, tmp_path)
     assert len(whole.train.labels_N) == 12 == len(set(whole.train.index_N.tolist())) and len(whole.val.labels_N) == 0
+
+
+def test_a_refit_that_ends_before_its_unfreezing_says_so(tmp_path, monkeypatch):
+    """It is as many epochs as the best one, which may lie before that."""
+    monkeypatch.setattr(refit, "run_plan", lambda *args: None)
+    config = refitted(digits_config(arch="simple_cnn", epochs=8, unfreeze_epoch=6), 3)
+    told = []
+    like = PlanRecord(sweep="s", spec_path="s.yaml", created_at="", objective="val_acc", trials=(), cohorts=())
+    listener, where = SimpleNamespace(note=told.append), Where(On.INLINE, None)
+    refit.train_refits(Layout(tmp_path), "s-refit", [SweepTrial(config, {})], like, ("cifar-hpc", "refit"), where, listener)
+    assert told == ["warning: unfreeze_epoch 6 of 3 epochs: only the classifier is trained (all trials)"]
 
 
 def test_folds_that_become_one_refit_are_told_by_what_they_have_in_common():

@@ -86,11 +86,8 @@ class Row:
     @property
     def label(self) -> str:
         """The point in words: 'arch=resnet18 lr=0.001'; without what it has no value for, unless it has none at all."""
-        parts = [
-            f"{key}={value_text(value, key)}" for key, value in self.told_by.items() if value is not None or key == "weights"
-        ]
-        parts = parts or [f"{key}={value_text(value, key)}" for key, value in self.told_by.items()]
-        return " ".join(parts) or "the only configuration"
+        told = {key: value for key, value in self.told_by.items() if value is not None or key == "weights"} or self.told_by
+        return " ".join(f"{key}={value_text(value, key)}" for key, value in told.items()) or "the only configuration"
 
     @property
     def best_trial(self) -> Trial:
@@ -172,7 +169,7 @@ class Row:
     def standing(self, info: ObjectiveInfo) -> Standing:
         """Where it stands among points that are ranked by the same objective, info. One of its trials must have measured it."""
         assert self.score is not None
-        return Standing.of(self.last, self.score.mean, info, self.trials[0].params_trained, self.point_id)
+        return Standing.of(self.last, self.score.mean, info, max(t.params_trained for t in self.trials), self.point_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -94,7 +94,8 @@ def _settings_of_training(config: TrialConfig, freeze: str | float) -> dict[str,
 def refitted(config: TrialConfig, epochs: int) -> TrialConfig:
     """The trial that trains on all labelled images, those that were held out for validation too, for that many epochs.
 
-    Nothing stops it early; warm-up keeps its share of the epochs. Its weights are kept: they are what it is for.
+    Nothing stops it early; warm-up keeps its share of the epochs; what is unfrozen is so in the epoch in which
+    it was, as in the network of the best epoch. Its weights are kept: they are what it is for.
     """
     return normalise(
         dataclasses.replace(

@@ -54,7 +54,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         _measured_column("val acc %", lambda row: row.val_acc),
         _measured_column("test acc %", lambda row: row.test_acc, keep=8),
         Column("gap", gap_text, lambda row: row.gap, 2),
-        Column("trained", params_text, lambda row: row.trials[0].params_trained if row.trials else None, 4),
+        Column("trained", params_text, lambda row: max((t.params_trained for t in row.trials), default=None), 4),
         Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
         *(
             [Column("epochs done", epochs_text, lambda row: row.epochs, 3)]
@@ -165,10 +165,11 @@ def gap_text(row: Row) -> str:
 
 
 def params_text(row: Row) -> str:
-    """Trained parameters of all: '0.5M of 11.7M', or '11.7M' where all are trained; empty where no trial finished."""
+    """Trained parameters of all, of the seed that trained the most: '0.5M of 11.7M', or '11.7M' where all are trained; empty
+    where no trial finished."""
     if not row.trials:
         return ""
-    trained, total = row.trials[0].params_trained, row.trials[0].params_total
+    trained, total = max(t.params_trained for t in row.trials), row.trials[0].params_total
     return count_text(total) if trained == total else f"{count_text(trained)} of {count_text(total)}"
 
 
@@ -263,7 +264,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "gap": row.gap,
         "best_epoch": row.best_epoch,
         "epochs_done": row.epochs,  # `epochs` is what was asked for, where it is swept
-        "params_trained": trial and trial.params_trained,
+        "params_trained": max((t.params_trained for t in row.trials), default=None),
         "params_total": trial and trial.params_total,
         "train_s": row.train_s,
         "before_s": row.before_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -128,11 +129,10 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
     if seen:
         lines.append("What it starts from may have trained on these validation images, which flatters it on them.")
     flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
-    lines.append(
-        f"It trained {count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters"
-        f" ({what_stayed(trial)}{flops}) in {duration_text(trial.train_s)} on"
-        f" {trial.hardware}."
-    )
+    trained = f"{count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters ({what_stayed(trial)}{flops})"
+    if missed := _missed_unfreezing(trial):
+        trained = f"no more than it had unfrozen: it ended before epoch {missed}, which was to unfreeze others,"
+    lines.append(f"It trained {trained} in {duration_text(trial.train_s)} on {trial.hardware}.")
     if found.unread:
         lines.append(f"What follows is of validation, not of test: {found.unread}.")
     if found.confusions:
@@ -155,14 +155,19 @@ def what_stayed(trial: Trial) -> str:
     train, lora = trial.config.get("train") or "all", trial.config.get("lora")
     first = f"the first {trial.frozen_blocks} of" if train != "all" or lora else f"{trial.frozen_blocks} of"
     stayed = f"{first} {trial.total_blocks} blocks frozen"
-    if isinstance(after := trial.config.get("unfreeze_epoch"), int) and trial.epochs <= after:
-        return f"the classifier: it ended before epoch {after + 1}, which was to unfreeze the rest"
     if lora:
         return f"{stayed}, of the others all but low-rank matrices and the classifier"
     parts = {"bias": "biases", "norm": "normalisation layers"}
     if train in ("all", *parts):
         return stayed + (f", of the others all but {parts[train]} and the classifier" if train in parts else "")
     return f"{stayed}; only {train.replace('+', ', ')} trained"
+
+
+def _missed_unfreezing(trial: Trial) -> int | None:
+    """The first epoch that was to unfreeze blocks and that it did not reach: a record may count their parameters as trained."""
+    after, steps = trial.config.get("unfreeze_epoch"), re.findall(r"(?:^|\+)(\d+):", str(trial.config.get("unfreeze") or ""))
+    starts = [*([after + 1] if isinstance(after, int) else []), *map(int, steps)]
+    return next((start for start in starts if trial.epochs < start), None)
 
 
 def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:

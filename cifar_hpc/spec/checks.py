@@ -63,7 +63,7 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
         c.batch_size for c in stepped for n in (c.dataset.labelled, training_images(c)) if n is not None and n < c.batch_size
     }
     sentences += [f"batch_size {batch_size} is more than the training images: one step an epoch" for batch_size in sorted(few)]
-    return [*sentences, *([] if sampled else _alike_steps(stepped)), *_outlasting(configs, sampled)]
+    return [*sentences, *([] if sampled else _alike_steps(stepped)), *outlasting(configs, sampled)]
 
 
 def _alike_steps(configs: Iterable[TrialConfig]) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _leaves_blocks(config: TrialConfig) -> bool:
         return False
 
 
-def _outlasting(configs: Sequence[TrialConfig], sampled: bool) -> list[str]:
+def outlasting(configs: Sequence[TrialConfig], sampled: bool = False) -> list[str]:
     """A sentence for each setting whose time scale is longer than trials are."""
     found: dict[str, int] = {}
     for config in filter(_trains, configs):

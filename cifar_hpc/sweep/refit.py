@@ -18,6 +18,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import MIN_SEEDS, known_plan, read_plan
 from cifar_hpc.records.schema import PlanRecord
 from cifar_hpc.records.ties import read_valid
+from cifar_hpc.spec.checks import outlasting
 from cifar_hpc.spec.expand import MAX_TRIALS
 from cifar_hpc.spec.parts import Resources, SweepTrial
 from cifar_hpc.spec.sweep import SweepSpec
@@ -130,6 +131,8 @@ def train_refits(
             f"the {network} that these start from {stays} as trained, without what was held out then; only what follows trains"
             " again"
         )
+    for warning in outlasting([trial.config for trial in spec.trials]):
+        listener.note(f"warning: {warning}")
     plan = make_plan(spec, share=like.share)
     record = dataclasses.replace(plan_record(plan), command=command)
     return run_plan(layout, plan, record, where, listener)
