@@ -7,7 +7,7 @@ import pytest
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.status.query import config_text, flat_config, parse_filter, spell
 
-ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": "0.5"}
+ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "freeze": 0.5, "note": "a b=3, c", "depth": "1.0"}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,17 @@ ROW = {"arch": "resnet18", "lr": 1e-3, "status": "failed", "weights": None, "fre
         ("weights>0", False),
         ("freeze=.5", True),
         ("STATUS=failed".lower(), True),
+        ('note="a b=3, c" lr=0.001', True),
+        ('note=x,"a b=3, c"', True),
+        ('note="a b=3" lr=0.001', False),
+        ('note="x,a b=3, c"', False),
+        ("note=a ?=3, c", False),
+        ("depth=1", False),
+        ("depth=1.0", True),
+        ("depth>0", False),
+        ("depth!=1", True),
+        ("arch=resnet[12]8", False),
+        ("arch=resnet?8", False),
     ],
 )
 def test_a_filter_matches_when_all_its_terms_hold(text, matches):

@@ -80,6 +80,7 @@ def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_
         "epochs=4",
         "gap>2 lr=0.1",
         "lr>high",
+        "seeds>=3",
     )
     middle = """
         const c = $$(".board th").findIndex(h => h.textContent === "val acc %");
@@ -97,8 +98,9 @@ def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_
         f"{term}: no column has that name. The filter takes words, and comparisons (= != > < >= <=) of {columns}"
         for term in ("epochs=4", "gap>2")
     ]
-    no_number = unknown[0].replace("epochs=4: no column has that name", "lr>high: > compares with a number")
-    assert seen == ["true", "true", "12", "6", "6", "6", "12", "0 of 12 configurations", *unknown, no_number]
+    wrong = ("lr>high: > compares with a number", "seeds>=3: no number stands there")
+    no_numbers = [unknown[0].replace("epochs=4: no column has that name", said) for said in wrong]
+    assert seen == ["true", "true", "12", "6", "6", "6", "12", "0 of 12 configurations", *unknown, *no_numbers]
 
 
 @needs_browser
@@ -344,20 +346,23 @@ def test_a_page_of_ten_thousand_trials_shows_its_first_rows_and_filters_all(big:
 
 
 @needs_browser
-def test_the_pages_filter_takes_class_weights_as_the_table_prints_them(tmp_path: Path) -> None:
+def test_the_pages_filter_takes_text_as_the_table_prints_it(tmp_path: Path) -> None:
     layout, (base,) = Layout(tmp_path / "results"), configs(1, seeds=1, epochs=2)
     weights = [None, (("Formica rufa", 2.0),), (("Apis, the bee", 3.5), ("Formica rufa", 2.0))]
-    trials = [dataclasses.replace(base, class_weights=one) for one in weights]
+    trials = [dataclasses.replace(base, class_weights=one, arch_args=(("a", "1"),)) for one in weights]
+    trials.append(dataclasses.replace(base, arch_args=(("a", "1.0"),)))  # text: another one than "1"
     for config in trials:
         write_trial(layout, config, Images.draw(200, 100), sweep="named")
     write_plan(layout, trials, "named")
     page = write_report([find(section, layout) for section in make_sections(scan(layout, ["named"]), layout)], layout)
     terms = ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2 val_acc>=0", "null,Formica rufa:2", "null"]
     middle = """
+        const at = $$(".board th").findIndex(h => h.textContent === "class_weights");
         const found = text => {
             $(".filter").value = text; $(".filter").dispatchEvent(new Event("input"));
-            return visible().map(r => r.cells[1].textContent).sort().join(" | ");
+            return visible().map(r => r.cells[at].textContent).sort().join(" | ");
         };
         """
-    seen = browse(page, middle + "".join(f"say(found('class_weights={term}'));" for term in terms), tmp_path)
-    assert seen == ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2", "- | Formica rufa:2", "-"]
+    asked = [*(f"class_weights={term}" for term in terms), "arch_args.a=1.0"]
+    seen = browse(page, middle + "".join(f"say(found('{term}'));" for term in asked), tmp_path)
+    assert seen == ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2", "- | - | Formica rufa:2", "- | -", "-"]

@@ -156,11 +156,11 @@ def test_a_filter_takes_class_names_with_blanks_commas_and_brackets():
 @pytest.mark.parametrize(
     "values", ["[true, 1]", "[1, 1.0]", '[1, "1"]', '[null, "None"]', '["-", null]', '[null, "null"]', '["1e-5", 0.00001]']
 )
-def test_values_of_an_argument_that_have_one_name_are_refused(values: str, tmp_path: Path) -> None:
+def test_values_of_an_argument_that_read_alike_are_refused(values: str, tmp_path: Path) -> None:
     (tmp_path / "nets.py").write_text("def N(num_classes, in_channels, a=None): ...\n")
     path = tmp_path / "x.yaml"
     path.write_text(f"name: x\ndataset: digits\nbase: {{arch: 'nets.py:N'}}\ngrid:\n  arch_args.a: {values}\n")
-    with pytest.raises(SpecError, match=r"x.yaml:5: grid.arch_args.a\[1\]: .* have one name"):
+    with pytest.raises(SpecError, match=r"x.yaml:5: grid.arch_args.a\[1\]: .* read alike"):
         load_spec(path)
 
 

@@ -62,10 +62,10 @@ function openBoard(section, part, prefix) {
   const axes = part.explore ? [...part.explore.axes, { name: `validation ${part.explore.objective}` }] : [];  // those to brush
   let sorted = null, most = MOST_ROWS;
 
-  // Comparisons are those of the commands' filter, as far as there are columns: = takes what a table prints, of several values with commas.
+  // Comparisons are those of the commands' filter, as far as there are columns, of rows and not of trials: = takes what a table prints, of several values with commas.
   const keyOf = title => title.replaceAll(" ", "_"), keys = names.map(n => keyOf(n).toLowerCase()), shares = heads.map(h => h.textContent.trim().endsWith("%"));
   const columnOf = word => { const m = word.match(TERM); return m ? keys.indexOf(m[1].toLowerCase()) : -1; };
-  const equal = ({ text, key }, value) => like(text, value) || like(String(key), value) || (value === "null" && ["-", "none given"].includes(text)) || (!isNaN(value) && [key, text && +text].includes(+value));
+  const equal = ({ text, key }, value) => like(text, value) || like(String(key), value) || (value === "null" && ["-", "none given"].includes(text)) || (typeof key === "number" && !isNaN(value) && [key, text && +text].includes(+value));
   const holds = (row, word) => {
     const c = columnOf(word);
     if (c < 0) return row.words.includes(word.toLowerCase());
@@ -73,7 +73,7 @@ function openBoard(section, part, prefix) {
     if (!(sign in signs)) return [value, ...value.split(",")].filter(Boolean).some(v => equal(cell, v)) === (sign === "=");
     return typeof cell.key === "number" && signs[sign](cell.key, shares[c] && value > 1 ? value / 100 : +value);
   };
-  filter.title = `The filter takes words, and comparisons (= != > < >= <=) of ${keys.filter(k => /^[\w.]+$/.test(k)).join(", ")}; ${shares.includes(true) ? "accuracies as fractions or in percent, " : ""}time in seconds`;
+  filter.title = `The filter takes words, and comparisons (= != > < >= <=) of ${keys.filter(k => /^[\w.]+$/.test(k)).join(", ")}; numbers are the row's means, ${shares.includes(true) ? "accuracies as fractions or in percent, " : ""}time in seconds`;
   const inRanges = row => Object.entries(state.ranges).every(([c, spans]) => spans.some(([low, high]) => {
     const x = part.explore.columns[c][row.point];
     return x !== null && low <= x && x <= high;
@@ -88,7 +88,7 @@ function openBoard(section, part, prefix) {
     const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean).reduce(joined, []);
     state.wrong = words.map(w => {
       const m = w.match(TERM);
-      return !m ? "" : columnOf(w) < 0 ? (rows.some(r => holds(r, w)) ? "" : `${w}: no column has that name`) : m[2] in signs && isNaN(m[3]) ? `${w}: ${m[2]} compares with a number` : "";
+      return !m ? "" : columnOf(w) < 0 ? (rows.some(r => holds(r, w)) ? "" : `${w}: no column has that name`) : !(m[2] in signs) ? "" : isNaN(m[3]) ? `${w}: ${m[2]} compares with a number` : rows.some(r => typeof r.cells[columnOf(w)].key === "number") ? "" : `${w}: no number stands there`;
     }).find(Boolean);
     state.found = rows.filter(r => words.every(w => holds(r, w)));  // before the ranges: what the axes show
     state.shown = state.found.filter(inRanges);

@@ -62,9 +62,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
             else []
         ),
         Column("time", time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
-        Column(
-            "folds" if "folds" in board.runs else "seeds", seeds_text, lambda row: len(row.failed) + len(row.lost), 6, False
-        ),
+        Column("folds" if "folds" in board.runs else "seeds", seeds_text, lambda row: seeds_text(row) or None, 6, False),
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
     return [column for column in columns if column.keep == 9 or any(column.text(row) for row in board.rows)]

@@ -182,13 +182,14 @@ def _of_one_spelling(section: str, axes: Mapping[str, Sequence[Point]], tree: Ya
         for n, value in enumerate(values):
             for other in values[:n]:
                 if reading(value) == reading(other) and (type(value), value) != (type(other), other):
-                    found = f"{show(value)} and {show(other)} have one name"
+                    found = f"{show(value)} and {show(other)} read alike"
                     yield Problem(tree.where((section, key, n)), found, "values that read differently: they are named by that")
                     break
 
 
 def reading(value: Any) -> Any:
-    """One for all values of an argument that tables and filters call the same; None for what reads as no value."""
+    """One for all values of an argument that a reader of tables and filters takes for the same; None for what reads as no
+    value."""
     text = str(as_text(value)).lower()
     try:
         number = float({"true": "1", "false": "0"}.get(text, text))

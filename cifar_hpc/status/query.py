@@ -4,13 +4,12 @@ are spelled.
 One flattening and one spelling for all: what a table prints is what the filter takes. Knows words and comparisons, no files.
 
 Terms are separated by blanks and all must hold. A term is a key, one of = != > >= < <=, and a value; = and != take several
-values with commas and * for any letters; of ids the beginning is enough. null matches what is absent. Comparisons of absent
-values never hold.
+values with commas and * for any letters; of ids the beginning is enough. What stands between double quotation marks is part of
+one value, blanks and commas too. null matches what is absent. Comparisons of absent values, and of text by size, never hold.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import operator
 import re
@@ -41,7 +40,8 @@ _UNTOLD = frozenset(unhashed_keys()) - frozenset(asked_keys())  # no parts of th
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
-_NEXT_TERM = re.compile(r"\s+(?=[\w.]+(?:!=|>=|<=|=|>|<))")
+_PART = re.compile(r'\s*((?:"[^"]*"|.)+?)\s*(?=\s[\w.]+(?:!=|>=|<=|=|>|<)|$)', re.S)  # up to the next term
+_VALUE = re.compile(r'(?:"[^"]*"|[^,])+')
 _ORDERED: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
@@ -86,7 +86,7 @@ def is_term(word: str) -> bool:
 
 def split_terms(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """The names among the words, and the terms; one word may hold several terms, with blanks between."""
-    parts = [part for word in words for part in _NEXT_TERM.split(word.strip()) if part]
+    parts = [part for word in words for part in _PART.findall(word.strip())]
     return [part for part in parts if not is_term(part)], [part for part in parts if is_term(part)]
 
 
@@ -252,19 +252,23 @@ def _parse_term(word: str, keys: Collection[str]) -> Term:
     match = _TERM.fullmatch(word)
     if match is None or not match[3]:
         raise CifarHpcError(f"filter: {word!r} is no term; allowed: key=value, also != > >= < <=, such as lr>1e-3")
-    key, sign, value = _CALLED.get(match[1], match[1]), match[2], match[3].strip("\"'")
+    key, sign, value = _CALLED.get(match[1], match[1]), match[2], _unquoted(match[3])
     known = {*keys, *asked_keys(), *_CALLED.values()}
     if key not in known:
         usual = usual_key(key)
         known = (known | {*_CALLED}) - {*derived_keys()}
         near = usual if usual in known else nearest(key, known)
         raise CifarHpcError(f"filter: {key!r} is unknown; allowed: {', '.join(sorted(known))}.{did_you_mean(near)}")
-    if sign in _ORDERED and _number(value) is None:
+    if sign in _ORDERED and _as_number(value) is None:
         raise CifarHpcError(f"filter: {word!r} compares with {value!r}; allowed: a number after {sign}")
-    values = (
-        (value,) if sign in _ORDERED else tuple(dict.fromkeys((value, match[3], *value.split(","))))
-    )  # a comma, or quotation marks, may be in it
-    return Term(key, sign, values)
+    several = [one for part in _VALUE.findall(match[3]) for one in (part, _unquoted(part))]
+    values = (value,) if sign in _ORDERED else (value, match[3], *several)  # commas and quotation marks may be its own
+    return Term(key, sign, tuple(dict.fromkeys(values)))
+
+
+def _unquoted(value: str) -> str:
+    """Without the quotation marks around it."""
+    return value[1:-1] if re.fullmatch(r"(\"|')[^\"']*\1", value) else value
 
 
 def _equal(found: Any, value: str, key: str) -> bool:
@@ -272,24 +276,32 @@ def _equal(found: Any, value: str, key: str) -> bool:
     spelled = spell(found, key)
     if found is None:
         return value in ("null", spelled)
-    left, right = _number(found), _number(value)
-    if left is not None and right is not None:
-        return right in (left, _number(spelled))
+    number, asked = _number(found), _as_number(value)
+    if number is not None and asked is not None:
+        return asked in (number, _as_number(spelled))
     words = {str(found).lower(), spelled.lower()}
     if "/" in spelled:
         parts = spelled.lower().split("/")
         words |= {"/".join(parts[place:]) for place in range(len(parts))}
-    return value.lower() in words or any(fnmatch.fnmatchcase(word, value.lower()) for word in words)
+    return value.lower() in words or any(_like(word, value) for word in words)
 
 
 def _begins(found: str, value: str) -> bool:
-    return bool(value) and fnmatch.fnmatchcase(found, f"{value.lower()}*")
+    return bool(value) and _like(found, f"{value}*")
 
 
-def _number(value: Any) -> float | None:
-    if isinstance(value, bool):
-        return None
+def _like(word: str, pattern: str) -> bool:
+    """word: in small letters. * in the pattern is any letters, all else itself."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.lower().split("*"))), word, re.S) is not None
+
+
+def _number(found: Any) -> float | None:
+    """None of text, also of digits: "1" and "1.0" are two."""
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _as_number(text: str) -> float | None:
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(text)
+    except ValueError:
         return None
