@@ -93,7 +93,7 @@ def test_a_page_of_one_fold_calls_it_no_part_and_an_svms_margins_no_confidence(t
     text = write_trial_page(pool, solved, found, split, layout).read_text()
     assert "<h1>resnet18 on cifar10, weights imagenet, nothing frozen, svm, " in text
     assert "One trial." in text and "By a part of its folds" not in text
-    assert "Confusion matrix" in text and "calibration error" not in text
+    assert "Confusion matrix" in text and "calibration error" not in text and "confidence" not in text
 
 
 def test_confusions_that_are_as_frequent_as_the_second_are_named_too() -> None:

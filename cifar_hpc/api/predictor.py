@@ -27,6 +27,7 @@ from cifar_hpc.status.words import duration_text
 
 if TYPE_CHECKING:
     from cifar_hpc.collect.ensemble import Floats
+    from cifar_hpc.deploy.trained import TrainedTrial
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +46,15 @@ class Members:
 @dataclass(frozen=True, slots=True)
 class Predictions:
     """names: of N images, relative to their folder; probabilities_NK: of K classes; left_out: a sentence for each file that is
-    no image; frames: names of those of which only the first of several frames was labelled."""
+    no image; frames: names of those of which only the first of several frames was labelled; margins: whether some are the
+    softmax of an SVM's margins, which orders the classes and is no probability."""
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     probabilities_NK: NDArray[np.float64]
     left_out: tuple[str, ...]
     frames: tuple[str, ...] = ()
+    margins: bool = False
 
     @property
     def labels(self) -> list[str | None]:
@@ -139,11 +142,18 @@ def predict_images(layout: Layout, chosen: Members, source: Path) -> Predictions
 
     probabilities: dict[int, Floats] = {}
     loaded: dict[Fit, LoadedImages] = {}
+    margins = False
     for i, member in enumerate(chosen.members):
         trained = load_trained(layout.trial(member.trial_id), chosen.weights)
         if trained.classes != chosen.classes:
             raise CifarHpcError(f"trial {member.trial_id} knows other classes than the ensemble")
+        margins = margins or are_margins(trained, member)
         images = loaded[trained.fit] = loaded.get(trained.fit) or load_images(source, trained.fit)
         probabilities[i] = calibrate(trained.logits(unlabelled(images.images_NCHW)), member.temperature)
     combined = combination_of(chosen.members, chosen.coefficients, chosen.intercept).apply(probabilities)
-    return Predictions(images.names, chosen.classes, combined, images.left_out, images.frames)
+    return Predictions(images.names, chosen.classes, combined, images.left_out, images.frames, margins)
+
+
+def are_margins(trained: TrainedTrial, member: EnsembleMember) -> bool:
+    """Whether the softmax of its logits is no probability: of an SVM's margins that no temperature of an ensemble made one."""
+    return member.temperature == 1 and not CLASSIFIERS[trained.config.classifier].probabilistic

@@ -15,6 +15,7 @@ from cifar_hpc.collect.names import find_named
 from cifar_hpc.collect.predictions import SplitPredictions, read_predictions
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.collect.trials import CURVES, Trial
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.executors.slurm.queue import SlurmQueue
 from cifar_hpc.records.layout import Layout, results_root
@@ -164,7 +165,8 @@ class Best:
 
     def predict(self, images: Images) -> pd.DataFrame:
         """A row for each of N images: id, label, probability (0..1) and p_CLASS for each class; the mean over its seeds,
-        of which a filter in the name leaves some, as in the command; label None where a network answers NaN.
+        of which a filter in the name leaves some, as in the command; label None where a network answers NaN. Of an svm, which
+        has margins, every probability is NaN.
 
         images: an image file, a folder with images at any depth, or uint8 N x C x H x W as the data set holds its own. Raises
         DataError where none can be read; files that are none are in the frame's attrs["left_out"], networks that are
@@ -182,6 +184,8 @@ class Best:
             found = predict_images(self._layout, members, Path(images))
             probabilities_NK, names, left_out = found.probabilities_NK, list(found.names), found.left_out
         labels = labels_of(probabilities_NK, self.classes)
+        if not CLASSIFIERS[str(self.row.config.get("classifier", "linear"))].probabilistic:
+            probabilities_NK = np.full_like(probabilities_NK, np.nan)
         shares = {f"p_{name}": probabilities_NK[:, k] for k, name in enumerate(self.classes)}
         frame = pd.DataFrame({"id": names, "label": labels, "probability": probabilities_NK.max(1), **shares})
         frame.attrs |= {"left_out": left_out, "unread": members.unread}

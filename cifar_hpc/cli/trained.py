@@ -44,8 +44,8 @@ def predict(
     ],
     folder: Annotated[Path, typer.Argument(help="images, in folders of any depth", exists=True)],
 ) -> None:
-    """Label new images: CSV on stdout with id, label and probability. Of a configuration: the mean over all its
-    networks.
+    """Label new images: CSV on stdout with id, label and probability (none of an svm, which has margins). Of a configuration:
+    the mean over all its networks.
 
     The ids are the files' names as they are, for programs (control characters and bytes that are no UTF-8 spelled out, such as
     \\n): a spreadsheet is to import them as text. What cannot be read as an image is named on stderr, and the exit status is 1;
@@ -61,7 +61,7 @@ def predict(
     found = predict_images(layout, members, folder)
     rows: list[tuple[str, ...]] = [("id", "label", "probability")]
     for name, label, share_K in zip(found.names, found.labels, found.probabilities_NK, strict=True):
-        rows.append((name, "", "") if label is None else (name, label, f"{share_K.max():.6f}"))
+        rows.append((name, label or "", "" if label is None or found.margins else f"{share_K.max():.6f}"))
     typer.echo(to_data_csv(rows), nl=False)
     for line in members.unread:
         typer.echo(f"not in the mean over {plural(len(members.members), 'network')}: {line}", err=True)

@@ -81,12 +81,14 @@ class ScheduleInfo:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierInfo:
     """build: the kind of member that has it. trained: by steps; else fitted once to frozen features. keeps_weights: whether
-    it is a layer of the network. argument, default: the trial key that steers it alone, if any."""
+    it is a layer of the network. probabilistic: whether the softmax of what it answers is a probability, as that of margins is
+    not. argument, default: the trial key that steers it alone, if any."""
 
     doc: str
     build: Target
     trained: bool
     keeps_weights: bool
+    probabilistic: bool
     argument: str | None
     default: float | str | None
 
@@ -177,6 +179,7 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
             build="cifar_hpc.train.member:Member",
             trained=True,
             keeps_weights=True,
+            probabilistic=True,
             argument=None,
             default=None,
         ),
@@ -185,6 +188,7 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
             build=f"{_MEMBERS}:SvmMember",
             trained=False,
             keeps_weights=True,
+            probabilistic=False,
             argument="svm_c",
             default=1.0,
         ),
@@ -193,6 +197,7 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
             build=f"{_MEMBERS}:LogregMember",
             trained=False,
             keeps_weights=True,
+            probabilistic=True,
             argument="logreg_c",
             default="auto",
         ),
@@ -201,6 +206,7 @@ CLASSIFIERS: Registry[ClassifierInfo] = Registry(
             build=f"{_MEMBERS}:NeighboursMember",
             trained=False,
             keeps_weights=False,
+            probabilistic=True,
             argument="knn_k",
             default=5,
         ),

@@ -19,11 +19,14 @@ _OVER_AN_IMAGE = 12
 # Beyond the palette's colours another mark tells classes apart, so that no two look alike.
 
 
-def draw_insight(found: Insight, classes: Sequence[str], split: str, fold: int | None = None) -> Iterator[Drawing]:
-    """Those pictures for which the trial left something. split: of its errors; fold: whose images are its validation images."""
+def draw_insight(
+    found: Insight, classes: Sequence[str], split: str, fold: int | None = None, *, sure: bool = True
+) -> Iterator[Drawing]:
+    """Those pictures for which the trial left something. split: of its errors; fold: whose images are its validation images;
+    sure: whether its answers are confidences."""
     validated = "validation images" if fold is None else f"validation images of fold {fold}"
     if found.wrong:
-        yield draw_wrong(found, classes, validated if split == "val" else f"{split} images")
+        yield draw_wrong(found, classes, validated if split == "val" else f"{split} images", sure=sure)
     if found.maps:
         yield draw_maps(found, classes, validated)
     if found.filters is not None and min(found.filters.shape[2:]) > _SMALLEST:
@@ -78,8 +81,8 @@ def draw_maps(found: Insight, classes: Sequence[str], images: str) -> Drawing:
         return Drawing("layers", "How layers tell the classes apart", caption, figure)
 
 
-def draw_wrong(found: Insight, classes: Sequence[str], images: str) -> Drawing:
-    """The images, which the caption names so, with what they are, what they were taken for and how confidently."""
+def draw_wrong(found: Insight, classes: Sequence[str], images: str, *, sure: bool) -> Drawing:
+    """The images, which the caption names so, with what they are, what they were taken for and, where sure, how confidently."""
     classes = fitting_names(classes, _OVER_AN_IMAGE)
     across = min(6, len(found.wrong))
     down = -(-len(found.wrong) // across)
@@ -92,6 +95,8 @@ def draw_wrong(found: Insight, classes: Sequence[str], images: str) -> Drawing:
                 one = found.wrong[number]
                 gray = one.pixels.shape[2] == 1
                 axes.imshow(one.pixels[:, :, 0] if gray else one.pixels, cmap="gray" if gray else None, vmin=0, vmax=255)
-                axes.set_title(f"{classes[one.true]}\nas {classes[one.taken]} {100 * one.confidence:.0f}%", fontsize=7.5)
-        caption = f"The {images} that it took for another class with the highest confidence."
+                how = f" {100 * one.confidence:.0f}%" if sure else ""
+                axes.set_title(f"{classes[one.true]}\nas {classes[one.taken]}{how}", fontsize=7.5)
+        how = "with the highest confidence" if sure else "most clearly, by its margins"
+        caption = f"The {images} that it took for another class {how}."
         return Drawing("worst_errors", "Most confidently wrong", caption, figure)

@@ -17,6 +17,7 @@ from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.rounds import read_rounds
 from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.trials import Trial, short_paths, value_text, with_short_paths
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.words import plural
 from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
@@ -75,10 +76,10 @@ def write_trial_page(pool: Pool, trial: Trial, found: Diagnosis, split: str, lay
     board = make_leaderboard(only)
     grid = make_curve_grid(only, board, None, None, None)
     curves = [drawing for kind in ("acc", "loss") for drawing in draw_curves(grid, board, kind)] if trial.epochs > 1 else []
-    inside = draw_insight(read_insight(files_of(layout, trial), split), trial.classes, split, trial.fold)
+    sure = _has_confidence(trial)
+    inside = draw_insight(read_insight(files_of(layout, trial), split), trial.classes, split, trial.fold, sure=sure)
     where = images_words(trial, found, split)
-    says = trial.config.get("classifier") != "svm"  # margins, which are no confidence that could be right as often as it says
-    drawn = [draw_confusion(found, where), *([draw_reliability(found, where)] if says else []), *inside, *curves]
+    drawn = [draw_confusion(found, where), *([draw_reliability(found, where)] if sure else []), *inside, *curves]
     drawings = [readable(drawing) for drawing in drawn]
     save_drawings(drawings, folder / "figures")
     tables = trial_tables(trial, found, split)
@@ -170,6 +171,11 @@ def _missed_unfreezing(trial: Trial) -> int | None:
     return next((start for start in starts if trial.epochs < start), None)
 
 
+def _has_confidence(trial: Trial) -> bool:
+    """Whether what it answers is a confidence that could be right as often as it says; margins are none."""
+    return CLASSIFIERS[str(trial.config.get("classifier") or "linear")].probabilistic
+
+
 def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
     """Per class, the most frequent confusions, the most confident errors, the config."""
     per_class: Sequence[Sequence[str]] = [
@@ -180,6 +186,7 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
     where = images_words(trial, found, split)
     config = {**trial.config, "seed": trial.seed, **({} if trial.fold is None else {"dataset.fold": trial.fold})}
     errors = [(str(at), true, taken, f"{100 * sure:.1f}") for at, true, taken, sure in found.confident_errors]
+    told = (place, "true", "taken for", "confidence %")[: 4 if _has_confidence(trial) else 3]
     return [
         PageTable(
             "classes",
@@ -194,7 +201,7 @@ def trial_tables(trial: Trial, found: Diagnosis, split: str) -> list[PageTable]:
             ("true", "taken for", "images"),
             [(a, b, str(n)) for a, b, n in found.confusions],
         ),
-        PageTable("errors", f"Most confident errors ({where})", (place, "true", "taken for", "confidence %"), errors),
+        PageTable("errors", f"Most confident errors ({where})", told, [error[: len(told)] for error in errors]),
         PageTable("config", "Config", ("key", "value"), [(key, value_text(value, key)) for key, value in config.items()]),
     ]
 
