@@ -25,13 +25,14 @@ from cifar_hpc.data.dataset import load_dataset_of
 from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import Interrupted, SpecError
 from cifar_hpc.models.loading import pack_state
-from cifar_hpc.models.zoo import build_model, network_of
+from cifar_hpc.models.zoo import build_model, make_network, network_of
 from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.report.trial_page import trial_summary, what_stayed
 from cifar_hpc.spec.load import load_spec, spec_of
+from cifar_hpc.sweep.inputs import judge_inputs
 from cifar_hpc.worker.job import run_job
 from tests.helpers.killed import cohorts_of
 from tests.helpers.training import digits_config, job_of, numbers
@@ -293,3 +294,27 @@ def test_what_was_to_be_unfrozen_after_a_trials_end_is_not_counted_as_trained(tm
         assert says.startswith(
             "It trained no more than it had unfrozen: it ended before epoch 3, which was to unfreeze others, in"
         )
+
+
+def test_a_classifier_that_never_trains_and_that_the_weights_do_not_hold_is_told_of(tmp_path):
+    def warnings(base, more="", data="digits"):
+        spec = f"name: x\ndataset: {data}\nbase: {{arch: simple_cnn, epochs: 1{base}}}\n{more}"
+        found = spec_of(spec, tmp_path / "x.yaml")
+        return [one for one in found.warnings if "never train the classifier" in one], [one.config for one in found.trials]
+
+    for classes_n in (3, 10):
+        network = make_network("simple_cnn", classes_n, 1, 8, "imagenet")
+        (tmp_path / f"{classes_n}.safetensors").write_bytes(pack_state(network.state_dict(), {}))
+    told, configs = warnings(f", train: [features.4], weights: {tmp_path}/3.safetensors")
+    chance = (
+        "all trials never train the classifier: it stays as it was drawn by chance where the weights hold none for as many "
+        "classes"
+    )
+    assert told == [chance]
+    (found,) = judge_inputs(configs)
+    assert found.endswith("the classifier, which the weights do not hold for these classes, stays as it was drawn by chance")
+    assert not judge_inputs(warnings(f", train: [features.4], weights: {tmp_path}/10.safetensors")[1])
+    stages = "stages:\n  a: {}\n  b:\n    base: {weights: {stage: a}, train: [features.4]}\n"
+    assert not warnings("", stages)[0]
+    others = "    dataset: {name: cifar100, classes: reptiles, val_frac: 0.1}\n"
+    assert warnings("", stages + others, "cifar10")[0] == [chance.replace("all", "1 of 2")]

@@ -94,8 +94,9 @@ def _of_other_kind(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> li
     ]
 
 
-def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bool = False) -> list[str]:
-    """Put the weights into an uncut network made `without_initial_values` and say what was taken off or left out.
+def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bool = False) -> tuple[list[str], bool]:
+    """Put the weights into an uncut network made `without_initial_values`; say what was taken off or left out, and
+    whether the classifier is the file's.
 
     A prefix that all of the network's names have in the file is taken off. A classifier that the file has not, or has for
     another number of classes, is initialised as torch does by default. new_stem: so is a first convolution of another kernel
@@ -134,7 +135,7 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
         layer = network.get_submodule(path).to_empty(device="cpu")
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         layer.reset_parameters()
-    return warnings
+    return warnings, head not in renewed
 
 
 def common_prefix(own: Container[str], names: Iterable[str]) -> str:

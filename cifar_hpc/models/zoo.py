@@ -17,6 +17,7 @@ from torchvision.models import get_model, get_model_weights
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.seeds import stream_seed
+from cifar_hpc.config.trained import ever_trained
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
@@ -48,11 +49,13 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
     state = torch.get_rng_state()
     try:
         torch.default_generator.manual_seed(stream_seed(config.draw_seed, "init"))
-        network, warnings = _build_network(config, num_classes, in_channels)
+        network, warnings, has_classifier = _build_network(config, num_classes, in_channels)
     finally:
         torch.set_rng_state(state)
     own = config.network
     model = _cut(config.arch, network, warnings) if isinstance(own, str) else cut_own(own, network)
+    if not has_classifier and not ever_trained(config, model.names)[-1]:
+        warnings.append("the classifier, which the weights do not hold for these classes, stays as it was drawn by chance")
     model.warnings = tuple(warnings)
     if is_timm(config.arch):
         _check_passes(config.arch, model, image_side(config), in_channels)
@@ -176,20 +179,22 @@ def _check_passes(arch: str, model: BlockModel, side: int, channels: int) -> Non
         raise CifarHpcError(f"image_size: {side} for {arch}: {reason or type(error).__name__}") from error
 
 
-def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str]]:
+def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tuple[nn.Module, list[str], bool]:
+    """Uncut; what is worth knowing of it; whether its classifier is the weights', or it has none of a file."""
     side = image_side(config)
     if config.stem == "imagenet":  # the other stem keeps the image's size, so it takes any
         check_side(config.arch, side)
     if config.weights is None:
-        return network_of(config, num_classes, channels), []
+        return network_of(config, num_classes, channels), [], True
     path = weights_path(config.arch, config.weights)
     if is_timm(config.arch) and not is_file(config.weights):
-        return make_timm(config.arch, num_classes, channels, side, path), []
+        return make_timm(config.arch, num_classes, channels, side, path), [], True
     # timm's constructors run parts of some networks, and the user's own may, which takes values
     with without_initial_values() if config.arch in catalog.ARCHS else nullcontext():
         network = network_of(config, num_classes, channels)
-    warnings = fit_weights(network, whole_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar")
-    return network, warnings
+    return network, *fit_weights(
+        network, whole_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar"
+    )
 
 
 def network_of(config: TrialConfig, num_classes: int, channels: int) -> nn.Module:

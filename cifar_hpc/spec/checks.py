@@ -4,9 +4,10 @@ configs; knows nothing of files and lines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cifar_hpc.config.architecture import known_architecture
+from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.freeze import FreezeError
 from cifar_hpc.config.keys import Role
 from cifar_hpc.config.plugins import optimizer_of, schedule_of
@@ -42,11 +43,15 @@ def warnings_of(configs: Sequence[TrialConfig], *, sampled: bool = False) -> lis
     random = sum(_begins_at_random(c) and (c.lora is not None or _leaves_blocks(c)) for c in configs)
     if random:
         sentences.append(f"{_trials(random, len(configs), sampled)} freeze blocks with random weights (weights: null)")
-    headless = sum(map(_keeps_random_classifier, configs))
-    if headless:
-        sentences.append(
-            f"{_trials(headless, len(configs), sampled)} never train the classifier, which stays as it was drawn by chance"
-        )
+    here = {c.trial_id: c.dataset for c in configs}
+    headless = [c for c in configs if _never_trains_classifier(c)]
+    for given, stays in (
+        (False, ", which stays as it was drawn by chance"),
+        (True, ": it stays as it was drawn by chance where the weights hold none for as many classes"),
+    ):
+        n = sum(_is_given(c) is given and not _has_it_from(here, c) for c in headless)
+        if n:
+            sentences.append(f"{_trials(n, len(configs), sampled)} never train the classifier{stays}")
     for part, what in (("bias", "bias"), ("norm", "normalisation layer")):
         alone = sum(c.train == part and _trains_classifier_alone(c) for c in configs)
         if alone:
@@ -127,16 +132,28 @@ def _outlasts(config: TrialConfig) -> Iterator[str]:
             )
 
 
-def _keeps_random_classifier(config: TrialConfig) -> bool:
-    """Whether a list of `train` leaves out a classifier that the weights do not hold."""
+def _never_trains_classifier(config: TrialConfig) -> bool:
+    """Whether a list of `train` leaves it out."""
     info = known_architecture(config.network) if isinstance(config.train, tuple) else None
-    given = config.weights is not None and (config.weights.startswith(PARENT_PREFIX) or config.weights_fingerprint)
-    if info is None or given or config.source_of("arch"):
-        return False
     try:
-        return not ever_trained(config, info.blocks)[-1]
+        return info is not None and not ever_trained(config, info.blocks)[-1]
     except FreezeError:  # told of as an error
         return False
+
+
+def _is_given(config: TrialConfig) -> bool:
+    """Whether its weights are a file of the user's or another trial's, which may hold a classifier for its classes."""
+    return config.weights is not None and (config.weights.startswith(PARENT_PREFIX) or bool(config.weights_fingerprint))
+
+
+def _has_it_from(here: Mapping[str, DatasetConfig], config: TrialConfig) -> bool:
+    """Whether its classifier is that of a trial here, on the same classes, or may be one that its own network brings. here: the
+    data sets of trials, by their ids."""
+    if config.weights is None:
+        return config.source_of("arch") is not None
+    parent = here.get(config.weights.removeprefix(PARENT_PREFIX))
+    own = config.dataset
+    return parent is not None and (parent.name, parent.classes, parent.fingerprint) == (own.name, own.classes, own.fingerprint)
 
 
 def _trains_classifier_alone(config: TrialConfig) -> bool:
@@ -149,7 +166,7 @@ def _trains_classifier_alone(config: TrialConfig) -> bool:
 
 
 def _is_tiny(config: TrialConfig) -> bool:
-    published = config.weights is not None and not config.weights.startswith(PARENT_PREFIX) and not config.weights_fingerprint
+    published = config.weights is not None and not _is_given(config)
     return published and config.stem == "imagenet" and (config.image_size or LEAST_PRETRAINED) < LEAST_PRETRAINED
 
 
