@@ -55,6 +55,7 @@ def grouped(folder, files: str, labels: str) -> dict[str, str]:
 
 
 FILES = "train/cat/rex_1.png train/cat/rex_2.png train/cat/tom_1.png train/dog/a/1.png train/dog/a/2.png train/fox/rex_3.png"
+CALLED = "ants/rex_1 ants/rex_2 ants/tom_1 ants/tom_2 ants/tom_3 bees/a_1 bees/a_2 bees/a_3 bees/b_1 bees/b_2 bees/b_3"
 PATIENTS = "p1/1.png p1/2.png p2/1.png p2/2.png"
 
 
@@ -68,6 +69,7 @@ PATIENTS = "p1/1.png p1/2.png p2/1.png p2/2.png"
         ("imgs/rex_1.jpg imgs/rex_2.jpg imgs/tom_1.jpg", "cat dog dog", "rex rex tom"),
         ("train/rex_1.jpg val/rex_2.jpg train/tom_1.jpg", "cat dog dog", "rex rex tom"),
         (PATIENTS, "ill well well ill", "p1 p1 p2 p2"),
+        (CALLED, "ant ant ant ant ant bee bee bee bee bee ant", "rex rex tom tom tom a a a b b b"),
     ],
 )
 def test_a_label_of_a_table_takes_no_image_out_of_its_group(tmp_path, files, labels, groups):

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def image_groups(listing: ImageFolder, by: str) -> tuple[str, ...]:
     if by != PREFIX:
         return _of_column(listing, by, paths)
     folders = [path.relative_to(listing.root).parts[:-1] for path, _ in paths]
-    depth = _class_depth(listing, folders)
+    depth = _class_depth(listing, folders, [label for _, label in paths])
     return tuple(_prefix(path, parts[depth:]) for (path, _), parts in zip(paths, folders, strict=True))
 
 
@@ -51,9 +52,9 @@ def groups_digest(groups: Sequence[str]) -> str:
     return hashlib.sha256(order.encode()).hexdigest()[:16]
 
 
-def _class_depth(listing: ImageFolder, folders: Sequence[tuple[str, ...]]) -> int:
+def _class_depth(listing: ImageFolder, folders: Sequence[tuple[str, ...]], labels: Sequence[str]) -> int:
     """How many of the folders above an image say where images of its class lie, and not whose image it is: the same for all,
-    whatever class a table gives to one of them."""
+    whatever class a table gives to one of them, and whatever it calls that class."""
     if listing.labelled_by is None:
         return 2 if listing.own_splits else 1
     levels = [set(names) for names in itertools.zip_longest(*folders, fillvalue="")]
@@ -61,8 +62,19 @@ def _class_depth(listing: ImageFolder, folders: Sequence[tuple[str, ...]]) -> in
         found = names - {""}
         if 2 * len(found & set(listing.classes)) >= len(found):  # class folders, one of which a table may have emptied
             return depth
+        if _are_classes([parts[depth - 1] if len(parts) >= depth else "" for parts in folders], labels):
+            return depth
     tells_nothing = (len(names) == 1 or all(name.lower() in SPLITS for name in names) for names in levels)
     return sum(itertools.takewhile(bool, tells_nothing))
+
+
+def _are_classes(folders: Sequence[str], labels: Sequence[str]) -> bool:
+    """Whether there is a folder for each class, in which a table has given a few images at most to another."""
+    most: dict[str, tuple[str, int]] = {}
+    for (folder, label), n in Counter(zip(folders, labels, strict=True)).most_common():
+        most.setdefault(folder, (label, n))
+    classes = {label for label, _ in most.values()}
+    return 1 < len(classes) == len(most) == len(set(labels)) and 10 * sum(n for _, n in most.values()) >= 9 * len(labels)
 
 
 def _prefix(path: Path, below: tuple[str, ...]) -> str:
