@@ -253,7 +253,7 @@ def test_more_seeds_cost_what_the_printed_command_trains(tmp_path) -> None:
     board = dataclasses.replace(board, rows=tuple(dataclasses.replace(row, begun=True, before_s=1e4) for row in board.rows))
     second, solved = board.measured[1], next(row for row in board.rows if row.draws_nothing)
     assert (len(board.rows), len(board.measured), solved.runs_n) == (4, 3, 1) and second.seeds == 3
-    assert (solved.best_epoch, solved.epochs) == (None, None) and second.epochs, "one that is solved trains no epochs"
+    assert (solved.best_epoch, solved.epochs, solved.gap) == (None, None, None) and second.epochs and second.gap is not None
     assert found.comparison is not None
     difference = dataclasses.replace(
         found.comparison.differences[second.point_id], p_value=0.5, freedom=4.0, difference=0.05, error=0.03, of_images=0.0

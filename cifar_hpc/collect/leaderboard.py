@@ -44,7 +44,7 @@ class Row:
     score: Estimate | None  # the objective on validation, at each seed's best epoch
     val_acc: Estimate | None
     test_acc: Estimate | None
-    gap: float | None  # train minus validation accuracy at the best epoch, mean
+    gap: float | None  # mean accuracy while it learned, at the best epoch, minus that on validation; as best_epoch
     best_epoch: float | None  # mean; None of a classifier that is solved, not trained, as epochs
     epochs: float | None  # trained, mean: fewer than asked for where patience, a search or a limit ended trials
     train_s: float | None  # mean of a trial
@@ -315,7 +315,8 @@ def _row(
 ) -> Row:
     trials = sorted(trials, key=lambda trial: (trial.seed, trial.fold or 0))
     config = (trials or unfinished or contradicted)[0].config
-    gaps = [t.train_acc - t.val_acc for t in trials if t.train_acc is not None and t.val_acc is not None]
+    trained = [trial for trial in trials if config.get("epochs")]
+    gaps = [t.train_acc - t.val_acc for t in trained if t.train_acc is not None and t.val_acc is not None]
     return Row(
         number=None,
         place=None,
@@ -334,8 +335,8 @@ def _row(
         test_score=_over_seeds(trials, f"test_{pool.objective}", pool.info, test=True) if pool.info.metric is None else None,
         own=known_own(config, pool.ranked.known),
         gap=_mean_of(gaps),
-        best_epoch=_mean_of([t.best_epoch for t in trials if config.get("epochs") and t.best_epoch is not None]),
-        epochs=_mean_of([t.epochs for t in trials if config.get("epochs")]),
+        best_epoch=_mean_of([t.best_epoch for t in trained if t.best_epoch is not None]),
+        epochs=_mean_of([t.epochs for t in trained]),
         train_s=_mean_of([trial.train_s for trial in trials]),
         device_hours=sum(trial.device_hours for trial in trials),
         pareto=False,
