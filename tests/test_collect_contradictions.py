@@ -23,7 +23,7 @@ from cifar_hpc.config.metrics import macro_f1
 from cifar_hpc.data.dataset import Split
 from cifar_hpc.errors import RecordError
 from cifar_hpc.records.layout import Layout
-from cifar_hpc.report.caveats import progress_text
+from cifar_hpc.report.caveats import caveats, progress_text
 from cifar_hpc.report.comparison_table import comparison_lines
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.train.measure import halved, split_arrays
@@ -218,3 +218,13 @@ def test_a_diverged_trial_with_infinite_logits_is_not_contradicted_by_its_own_pr
     files.folder.mkdir(parents=True)
     np.savez(files.predictions, **split_arrays("val", logits_NK, split))
     assert read_predictions(files, "val", found) is not None
+
+
+def test_a_report_of_many_configurations_says_of_how_many_the_numbers_were_checked(layout: Layout) -> None:
+    """Of the 21st none was, and nothing said so."""
+    for n, config in enumerate(configs(22, seeds=1, epochs=1), 1):
+        write_trial(layout, config, Images.draw(20, 5))
+        (section,) = make_sections(scan(layout), layout) if n > 19 else (None,)
+        if section is not None:
+            notes = [note for note in caveats(section.pool, section.board) if "it was checked" in note]
+            assert [note.partition(" configurations")[0] for note in notes] == ([] if n < 21 else [f"Of 20 of these {n}"])

@@ -35,23 +35,12 @@ def test_the_best_of_several_splits_is_not_told_as_the_best_of_one(layout: Layou
     for name, configs, end in (
         ("one", trials, "(mean of 2)"),
         ("two", [*trials, other], "which are not comparable"),
-        ("equal", [other, equal], "val acc 90.0 %, the highest of 2 data sets or splits, which are not comparable"),
+        ("equal", [other, equal], "val acc 90.0 %, on one of 2 data sets or splits, which are not comparable"),
     ):
         write_plan(layout, configs, name)
         plan = read_plan(layout, name)
         best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
         assert str(best).endswith(end), best
-
-
-def test_of_several_splits_the_best_loss_is_called_the_lowest(layout: Layout) -> None:
-    datasets = [dataclasses.replace(BASE.dataset, train_size=size) for size in (20, 40)]
-    trials = [dataclasses.replace(BASE, objective="val_loss", dataset=dataset) for dataset in datasets]
-    for config, loss in zip(trials, (0.2, 0.4), strict=True):
-        write(layout, config, 0.5, loss=loss)
-    write_plan(layout, trials, "s")
-    plan = dataclasses.replace(read_plan(layout, "s"), objective="val_loss")
-    best = best_point(plan, read_states(layout, [trial.trial_id for trial in plan.trials], [plan]))
-    assert best is not None and best.value == 0.2 and "the lowest of 2 data sets" in best.score
 
 
 def other(**keys: object) -> DatasetConfig:
@@ -131,6 +120,18 @@ def test_a_split_into_folds_is_not_told_by_the_share_that_it_does_not_hold_out(l
     assert sorted(names) == ["cifar10, folds 2", "cifar10, val_frac 0.1", "cifar10, val_frac 0.2"]
     labels = sorted(row.label for row in make_leaderboard(scan(layout)).rows)
     assert labels == ["dataset.folds=2", "dataset.val_frac=0.1", "dataset.val_frac=0.2"]
+
+
+def test_groups_that_folds_keep_together_are_told_by_what_makes_them(layout: Layout) -> None:
+    """A section, and a column, had the digest of which images these are."""
+    groups = [(None, None), ("1f0e", "patient"), ("77aa", "folder-prefix")]
+    for digest, by in groups:
+        dataset = dataclasses.replace(FOLDER, folds=2, fold=1, fold_groups=digest, fold_by=by)
+        write(layout, dataclasses.replace(BASE, dataset=dataset), 0.8)
+    names = [name for name, _ in split_by_images(scan(layout))]
+    assert sorted(names) == ["photos", "photos, fold_by folder-prefix", "photos, fold_by patient"]
+    labels = sorted(row.label for row in make_leaderboard(scan(layout)).rows)
+    assert labels == ["dataset.fold_by=-", "dataset.fold_by=folder-prefix", "dataset.fold_by=patient"]
 
 
 def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:

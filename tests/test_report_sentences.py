@@ -6,17 +6,19 @@ import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison, compare_points
 from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
-from cifar_hpc.collect.pivot import make_pivot
+from cifar_hpc.collect.pivot import class_accuracies, make_pivot
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import Section, chosen_sections
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.collect.trials import Axis
 from cifar_hpc.records.layout import Layout
+from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Outcome
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats, covers_text
@@ -26,7 +28,7 @@ from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
 from cifar_hpc.report.summary import certainty_text, cost_text, headline
 from cifar_hpc.report.tables import seeds_text
-from cifar_hpc.report.words import these_networks, words_of
+from cifar_hpc.report.words import overlap_words, these_networks, words_of
 
 IMAGES = Images.draw(60, 20)
 BASE = next(configs(1, seeds=1, epochs=2))
@@ -201,6 +203,57 @@ def test_a_title_that_a_spreadsheet_would_take_for_a_formula_is_known_again(tmp_
     for _ in range(2):
         assert write_corrected(path, rows, "file", ["suggested"]) == 1
         assert path.read_text() == "file,label,'=x,suggested,'+note\na,b,2,,seen\n"
+
+
+@pytest.mark.parametrize(("train_size", "splits"), [(None, False), (40, True)])
+def test_seeds_are_not_advised_where_their_splits_leave_all_images_of_the_data_set_to_train_on(
+    layout: Layout, train_size: int | None, splits: bool
+) -> None:
+    dataset = dataclasses.replace(BASE.dataset, own_val=60, split_by_seed=True, train_size=train_size)
+    for k in (1, 9):
+        config = dataclasses.replace(BASE, dataset=dataset, weights="imagenet", freeze="all", classifier="knn", knn_k=k)
+        write_trial(layout, config, IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    last = headline(find(section, layout))[-1]
+    assert ("seeds: 3" in last) is splits and ("its seeds measure the same" in last) is not splits
+
+
+def test_a_population_is_not_advised_to_have_the_seeds_that_its_spec_refuses(layout: Layout) -> None:
+    """Where the two best are of its first generation, or a filter hides those that go on from them."""
+    trained(layout, {(0.1, 0): {}, (0.2, 0): {}})
+    write_plan(layout, [dataclasses.replace(BASE, lr=lr) for lr in (0.1, 0.2)], "s")
+    for search, told in ((None, True), ({"scheduler": {"name": "pbt"}, "trials_at_most": 2}, False)):
+        write_record(layout.sweep("s").plan, dataclasses.replace(read_plan(layout, "s"), search=search))
+        (section,) = chosen_sections(layout, ["s"], "")
+        assert ("seeds: 3" in headline(find(section, layout))[-1]) is told
+
+
+def test_the_flattery_does_not_count_those_whose_predictions_could_not_be_read(layout: Layout) -> None:
+    section = trained(layout, {(lr, 0): {} for lr in (0.1, 0.2, 0.3)})
+    layout.trial(section.board.rows[1].trials[0].trial_id).predictions.unlink()
+    (told,) = [line for line in headline(find(section, layout)) if "flatters" in line]
+    assert told.startswith("Being the best flatters this network's number")
+
+
+def test_what_overlapping_intervals_do_not_tell_is_said_where_two_have_one(layout: Layout) -> None:
+    section = trained(layout, {(lr, seed): {} for lr in (0.1, 0.2) for seed in range(3)})
+    found = find(section, layout)
+    assert found.comparison is not None and found.comparison.test
+    assert overlap_words(found.comparison, found.board.rows)
+    assert not overlap_words(found.comparison, found.board.rows[:1])
+
+
+def test_classes_that_the_validation_images_of_a_seed_lack_are_told_of_the_others(layout: Layout) -> None:
+    """It ended the report with a traceback."""
+    lacking = Images(np.where(IMAGES.labels == 3, 4, IMAGES.labels), IMAGES.hardness, IMAGES.val_n)
+    for seed, images in enumerate((IMAGES, lacking)):
+        dataset = dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True)
+        write_trial(layout, dataclasses.replace(BASE, seed=seed, dataset=dataset), images)
+    (section,) = chosen_sections(layout, [], "")
+    (row,) = section.board.rows
+    told = class_accuracies(row, layout, "val")
+    alone = class_accuracies(dataclasses.replace(row, trials=row.trials[:1]), layout, "val")
+    assert told.keys() == alone.keys() and told["cat"] == alone["cat"]
 
 
 @pytest.mark.parametrize("own_val", [None, 60])

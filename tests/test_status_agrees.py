@@ -23,7 +23,7 @@ from cifar_hpc.records.jobs import JobEvent, JobState, own_handle
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
-from cifar_hpc.report.caveats import progress_text
+from cifar_hpc.report.caveats import _of_several, caveats, progress_text
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import left_out_line, reasons_of
 from cifar_hpc.status.names import names_of, select_trials
@@ -377,7 +377,11 @@ def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed
         (section,) = chosen_sections(layout, [name], "")
         assert [row.seeds for row in section.board.measured] == [3, 3]
         assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
-    (note,) = [note for note in scan(layout).notes if "several configurations" in note]
+    for terms, n in (("", 1), ("seed=0", 1), ("seed!=0", 0)):
+        (section, *_) = chosen_sections(layout, [], terms)
+        notes = [note for note in caveats(section.pool, section.board) if "several configurations" in note]
+        assert len(notes) == n
+    (note,) = _of_several(scan(layout))
     assert note.startswith("2 trials are of several configurations, of different sweeps, and count in one here;")
 
 

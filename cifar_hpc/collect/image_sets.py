@@ -37,7 +37,9 @@ def split_by_images(pool: Pool) -> list[tuple[str, Pool]]:
         counts[key] = counts.get(key, 0) + 1
     if len(configs) < 2:
         return [(str(next(iter(configs.values()))[DATASET]) if configs else "", pool)]
-    names = _names([(config, _parts(config, own_val.get(data_of(config)))) for config in configs.values()])
+    names = _names(
+        [(config, {**_parts(config, own_val.get(data_of(config))), **_kept_by(config)}) for config in configs.values()]
+    )
     order = sorted(zip(configs, names, strict=True), key=lambda item: (-counts[item[0]], item[1]))
     return [(name, pool.where(lambda trial, key=key: by_config[id(trial.config)] == key)) for key, name in order]  # type: ignore[misc]
 
@@ -62,13 +64,18 @@ def _names(sets: Sequence[tuple[Mapping[Axis, Any], Mapping[str, Any]]]) -> list
     names = []
     for config, parts in sets:
         alike = [others for other, others in sets if other[DATASET] == config[DATASET]]
-        keys = dict.fromkeys(key for other in alike for key in other if key not in ("name", "fingerprint"))
+        keys = dict.fromkeys(key for other in alike for key in other if key not in ("name", "fingerprint", "fold_groups"))
         differ = [key for key in keys if key in parts and len({_text(other, key) for other in alike}) > 1]
         names.append(", ".join([str(config[DATASET]), *(f"{key} {_text(parts, key)}" for key in differ)]))
     return [
         f"{name} ({_short(config.get(FINGERPRINT))})" if names.count(name) > 1 else name
         for name, (config, _) in zip(names, sets, strict=True)
     ]
+
+
+def _kept_by(config: Mapping[Axis, Any]) -> dict[str, Any]:
+    """What keeps images in one fold together, in words; nothing where each is by itself."""
+    return {"fold_by": config.get("dataset.fold_by")} if config.get("dataset.fold_groups") else {}
 
 
 def _short(fingerprint: str | None) -> str:

@@ -61,10 +61,11 @@ class Row:
 
     @property
     def draws_nothing(self) -> bool:
-        """Whether all seeds are one trial: a classifier that is solved, on features that all of them share."""
-        config = self.config
-        alike = config.get("weights_point") is None and config.get("dataset.split_seed") != BY_SEED
-        return alike and config.get("weights") is not None and not CLASSIFIERS[str(config.get("classifier", "linear"))].trained
+        """Whether all seeds measure the same: a classifier that is solved, on features of images that all of them share."""
+        config, own = self.config, any(trial.own_split for trial in self.trials)
+        drawn = config.get("dataset.split_seed") == BY_SEED and (own or config.get("dataset.train_size") is not None)
+        alike = not drawn and config.get("weights_point") is None and config.get("weights") is not None
+        return alike and not CLASSIFIERS[str(config.get("classifier", "linear"))].trained
 
     @property
     def whole_s(self) -> float | None:
@@ -110,14 +111,13 @@ class Row:
     @property
     def trial_ids(self) -> tuple[str, ...]:
         """Of all its seeds, those that count first."""
-        others = *self.failed, *self.lost, *self.unfinished
-        return tuple(t.trial_id for part in (self.trials, others, self.contradicted) for t in part)
+        parts = self.trials, self.failed, self.lost, self.unfinished, self.contradicted
+        return tuple(t.trial_id for part in parts for t in part)
 
     @property
     def ended_early(self) -> bool:
         """Whether a trial trained fewer epochs than it was to have."""
-        wanted = self.config.get("epochs")
-        return self.epochs is not None and isinstance(wanted, int) and self.epochs < wanted
+        return self.epochs is not None and isinstance(wanted := self.config.get("epochs"), int) and self.epochs < wanted
 
     @property
     def seeds(self) -> int:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from cifar_hpc.collect.curves import best_by, rank_axes
-from cifar_hpc.collect.diagnosis import diagnose
+from cifar_hpc.collect.diagnosis import ClassScores, diagnose
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.rounds import Round, point_predictions
 from cifar_hpc.collect.trials import Axis
@@ -65,17 +66,18 @@ def choose_pivot(board: Leaderboard) -> Pivot | None:
 def class_accuracies(
     row: Row, layout: Layout, split: str, rounds: Collection[Round] | None = None
 ) -> dict[str, tuple[float, int]]:
-    """Share of each class' images that the point classified rightly, mean over its rounds (those that are given, else all),
-    and how many images these are; empty where the split was not measured.
+    """Share of each class' images that the point classified rightly, mean over its rounds that have some (those that are given,
+    else all), and how many images these are; empty where the split was not measured.
 
     Raises RecordError on corrupt predictions.
     """
     predictions = point_predictions(row, layout, split)
     chosen = [found for key, found in predictions.items() if rounds is None or key in rounds]
-    seeds = [diagnose(found, row.trials[0].classes).scores for found in chosen]
-    if not seeds:
-        return {}
-    return {name: (sum(seed[name].recall for seed in seeds) / len(seeds), first.images) for name, first in seeds[0].items()}
+    seeds: dict[str, list[ClassScores]] = {}
+    for found in chosen:
+        for name, score in diagnose(found, row.trials[0].classes).scores.items():
+            seeds.setdefault(name, []).append(score)
+    return {name: (fmean(score.recall for score in scores), scores[0].images) for name, scores in seeds.items()}
 
 
 def _is_choice(board: Leaderboard, axis: Axis) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -56,6 +56,8 @@ class Pool:
     to_come: int = 0  # trials that the sweeps' searches may still sample, at most
     findings: tuple[Finding, ...] = ()  # on images and weights
     notes: tuple[str, ...] = ()  # what else a reader must know, and of trials that are not here
+    of_several: frozenset[str] = frozenset()  # trials that sweeps have in unlike configurations: each counts in one here
+    population: bool = False  # whether one of the sweeps is one, whose configurations have one seed
     before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
     seen: frozenset[str] = frozenset()  # of trials with a parent: see Ancestry.may_have_seen
 
@@ -144,12 +146,12 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
             unfinished.append(_unfinished(layout, state, planned.get(trial_id), broken))
         except Exception as error:  # whatever one stranger's record makes of a reader, the others are read
             unread.append(Rejected(str(layout.trial(trial_id).folder), str(error)))
-    notes: list[str] = []
+    of_several: frozenset[str] = frozenset()
     if len(plans) == 1:
         trials, unfinished = _as_spelled(_as_grouped(trials, planned), planned), _as_spelled(unfinished, planned)
     else:
         telling = plans or list(_readable_plans(layout))
-        said, notes = _depths_said(telling, [*trials, *unfinished]), _of_two_points(telling, finished)
+        said, of_several = _depths_said(telling, [*trials, *unfinished]), _of_several_points(telling)
         trials, unfinished = _as_said(trials, said), _as_said(unfinished, said)
     trials, unfinished = _told_apart(trials, unfinished)
     ancestry = Ancestry(layout, {trial_id: trial.config for trial_id, trial in planned.items()})
@@ -167,7 +169,9 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         to_come=sum(plan.to_come for plan in plans),
         earlier_stages=_earlier_stages(plans[0]) if len(plans) == 1 else (),
         findings=findings_of(plans),
-        notes=tuple(dict.fromkeys([*notes, *_allocated(layout, plans)])),
+        notes=tuple(dict.fromkeys(_allocated(layout, plans))),
+        of_several=of_several,
+        population=any(plan.is_population for plan in plans),
     )
 
 
@@ -319,17 +323,13 @@ def _readable_plans(layout: Layout) -> Iterator[PlanRecord]:
             yield read_plan(layout, sweep.name)
 
 
-def _of_two_points(plans: Iterable[PlanRecord], finished: Collection[str]) -> list[str]:
-    """What to know of trials that sweeps have in unlike configurations, such as with split_seed 0 and with a split for each
-    seed."""
+def _of_several_points(plans: Iterable[PlanRecord]) -> frozenset[str]:
+    """Trials that sweeps have in unlike configurations, such as with split_seed 0 and with a split for each seed."""
     points: dict[str, set[str]] = {}
     for plan in plans:
         for trial in plan.trials:
             points.setdefault(trial.trial_id, set()).add(trial.point_id)
-    n = sum(len(found) > 1 and trial_id in finished for trial_id, found in points.items())
-    trials, are, count = ("1 trial", "is", "counts") if n == 1 else (f"{n} trials", "are", "count")
-    told = f"{trials} {are} of several configurations, of different sweeps, and {count} in one here"
-    return [f"{told}; the report of one sweep is whole."] if n else []
+    return frozenset(trial_id for trial_id, found in points.items() if len(found) > 1)
 
 
 def _depths_said(plans: Iterable[PlanRecord], trials: Iterable[Trial | Unfinished]) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,7 @@ from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.ties import files_of
 from cifar_hpc.status.state import Queue
 
-_CHECKED = 20  # rows from the top whose predictions are read before they are shown
+CHECKED = 20  # rows from the top whose predictions are read before they are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _checked(pool: Pool, layout: Layout) -> tuple[Pool, Leaderboard]:
     number; that they finished is still counted."""
     while True:
         board = make_leaderboard(pool)
-        shown = board.measured[:_CHECKED]
+        shown = [row for row in board.rows if row.trials][:CHECKED]
         wrong = {trial_id: reason for row in shown for trial_id, reason in _contradicted(row, layout)}
         if not wrong:
             return pool, board

@@ -361,6 +361,11 @@ class PlanRecord(SealedRecord):
         """Trials that a search may still sample, at most."""
         return self.trials_at_most - len(self.trials)
 
+    @property
+    def is_population(self) -> bool:
+        """Whether the best go on from generation to generation."""
+        return bool(self.search and (self.search.get("scheduler") or {}).get("name") == "pbt")
+
     def ends(self, result: Ended) -> bool:
         """Whether the sweep is done with a trial that has this result. One that was pruned has ended for the search whose
         scheduler decided so, and for no other sweep."""

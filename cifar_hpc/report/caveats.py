@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from cifar_hpc.collect.leaderboard import Leaderboard, runs_of
 from cifar_hpc.collect.scan import Pool
+from cifar_hpc.collect.sections import CHECKED
 from cifar_hpc.collect.trials import DATASET, FINGERPRINT, Trial, Unfinished
 from cifar_hpc.config.dataset import BY_SEED
 from cifar_hpc.config.sources import is_own
@@ -97,7 +98,7 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
-    notes = [*(finding.sentence for finding in pool.findings), *pool.ranked.notes, *pool.notes]
+    notes = [*(finding.sentence for finding in pool.findings), *pool.ranked.notes, *pool.notes, *_of_several(pool)]
     refits = [row for row in board.rows if row.trials and row.config.get("dataset.val_frac") == 0]
     if refits:
         stay = " Networks from which they started were not trained again." if any(row.begun for row in refits) else ""
@@ -111,7 +112,20 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     ]
     notes += _standing(board)
     notes += _warnings(pool)
+    if (n := sum(bool(row.trials) for row in board.rows)) > CHECKED:
+        notes.append(
+            f"Of {CHECKED} of these {n:,} configurations, the best ones first, it was checked that their predictions give the"
+            " numbers of their records."
+        )
     return [*notes, *left_out(pool)]
+
+
+def _of_several(pool: Pool) -> list[str]:
+    """Of finished trials."""
+    n = sum(trial.trial_id in pool.of_several for trial in pool.trials)
+    trials, are, count = ("1 trial", "is", "counts") if n == 1 else (f"{n} trials", "are", "count")
+    told = f"{trials} {are} of several configurations, of different sweeps, and {count} in one here"
+    return [f"{told}; the report of one sweep is whole."] if n else []
 
 
 def _standing(board: Leaderboard) -> list[str]:

@@ -45,7 +45,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         below = f" {left} more below." if left else ""
         caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of the leaderboard."
         caption += unlike_words(rows)
-        caption += overlap_words(comparison)
+        caption += overlap_words(comparison, rows)
         return Drawing("ranking", "The best configurations", caption, figure)
 
 

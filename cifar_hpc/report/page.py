@@ -170,7 +170,7 @@ def _dots_text(found: Findings) -> str:
     board = found.board
     test = ", ◇ test" if any(test_of(row, board.info) for row in board.measured) else ""
     what = f"{means_words(board)}, {interval_words(board)}"
-    return f"● validation{test}: {what}; in the order of the table.{overlap_words(found.comparison)}"
+    return f"● validation{test}: {what}; in the order of the table.{overlap_words(found.comparison, board.measured)}"
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:

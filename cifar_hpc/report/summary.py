@@ -148,14 +148,13 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     least = 10.0**-digits
     amount = f"about {fixed_text(unit * optimism, digits)}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     noun = "pp" if info.share else f"of {info.noun}"
-    many = plural(len(board.rivals), "configuration")
     if of_networks:
         return (
-            f"Being the best of {many} flatters this network's number by {amount} {noun} on these images; the luck of its"
+            f"Being the best flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
     how = "found by choosing again without a tenth of the images and, of several seeds, one, and measuring on those"
-    return f"Being the best of {many} flatters its number by {amount} {noun} ({how})."
+    return f"Being the best flatters its number by {amount} {noun} ({how})."
 
 
 def _ensemble(found: Ensembles) -> str:
@@ -221,19 +220,19 @@ def _next_steps(found: Findings) -> list[str]:
     if not board.claims_ranking and len(board.measured) > 1:
         few = [row for row in board.measured[:2] if row.runs_n + row.hidden < MIN_SEEDS]
         of_one_trial = any(str(row.axes.get("weights")).startswith(PARENT_PREFIX) for row in few)  # as in a population
-        if not few or of_one_trial:
+        if not few or of_one_trial or found.pool.population:
             return []  # some failed, diverged, are to come or are left out by a filter: more would not mend that
         if "folds" in board.runs:  # seeds of two folds tell nothing of others
             return [
-                "Next: more folds, or these dealt again (`folds: {n: 2, repeats: 2}`), so that an order of the configurations"
-                " means something."
+                "Next: more folds, or these dealt again (`repeats` of `folds`), so that an order of the configurations means"
+                " something."
             ]
         if still := [row for row in few if row.draws_nothing]:
             brought = any(trial.own_val for row in few for trial in row.trials)  # which no seed splits
             splits = "`folds`" if brought else "three seeds or more with `dataset: {split_seed: seed}`, or `folds`"
             return [
                 f"Next: {splits}, so that an order of the configurations means something: of {still[0].label} nothing is drawn,"
-                " so that seeds alone are one trial."
+                " so that its seeds measure the same."
             ]
         return ["Next: three seeds or more (`seeds: 3`), so that an order of the configurations means something."]
     steps = []

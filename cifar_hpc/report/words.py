@@ -53,9 +53,10 @@ def interval_words(board: Leaderboard) -> str:
     return f"with its 95 % interval{without}"
 
 
-def overlap_words(comparison: Comparison | None) -> str:
-    """What intervals that overlap do not tell; empty where nothing was tested over seeds or folds."""
-    if comparison is None or comparison.test is None:
+def overlap_words(comparison: Comparison | None, rows: Sequence[Row]) -> str:
+    """What intervals of the rows that overlap do not tell; empty where no two have one, or nothing was tested over seeds or
+    folds."""
+    if comparison is None or comparison.test is None or sum(bool(row.score and row.score.low is not None) for row in rows) < 2:
         return ""
     return " Configurations whose intervals overlap may still be told apart: the tests compare them on the same images."
 

@@ -19,10 +19,10 @@ _WRITTEN_AS = {"unfreeze": ("unfreeze_epoch", "freeze"), "train": ("train", "fre
 
 
 def keys_that_differ(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Of flat configs, but for fingerprints, which tell a reader nothing, and for arguments that stand beside it one by one;
+    """Of flat configs, but for digests, which tell a reader nothing, and for arguments that stand beside it one by one;
     keys of training among those that train. The usual ones first."""
     keys = {key for config in configs for key, _ in config.items() ^ configs[0].items()}  # all others have one value
-    keys = {key for key in keys if not key.endswith("fingerprint") and key not in ARGUMENTS}
+    keys = {key for key in keys if not key.endswith(("fingerprint", "fold_groups")) and key not in ARGUMENTS}
     trained = [config for config in configs if config.get("classifier", "linear") == "linear"] or configs
     varying = [key for key in keys if len({config.get(key) for config in (trained if is_training_key(key) else configs)}) > 1]
     return tuple(sorted(varying, key=lambda key: (_FIRST.index(key) if key in _FIRST else len(_FIRST), key)))

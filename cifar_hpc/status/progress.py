@@ -38,7 +38,6 @@ class Best:
     of_n: int | None = None  # the trials that it is to have, where these are a part of them
     equals: int = 0  # other points that measured the very same on these images
     sets: int = 1  # data sets or splits that the points were measured on: a report ranks each by itself
-    mode: str = "max"  # whether the highest is the best, or with min the lowest
     seen: bool = False  # whether what it starts from may have trained on the images that validate it
     point_id: str = ""
     trial_ids: tuple[str, ...] = ()  # that have measured it
@@ -50,8 +49,7 @@ class Best:
         shown = f"{percent_text(self.value, decimals)} %" if self.share else fixed_text(self.value, decimals)
         mean = f" ({self.seeds} of {self.of_n})" if self.of_n else f" (mean of {self.seeds})" if self.seeds > 1 else ""
         equal = f", equal to {plural(self.equals, 'other')}" if self.equals else ""
-        end = "highest" if self.mode == "max" else "lowest"
-        sets = f", the {end} of {self.sets} data sets or splits, which are not comparable" if self.sets > 1 else ""
+        sets = f", on one of {self.sets} data sets or splits, which are not comparable" if self.sets > 1 else ""
         return f"{self.metric.replace('_', ' ')} {shown}{mean}{equal}{sets}"
 
     def __str__(self) -> str:
@@ -84,7 +82,6 @@ def best_point(plan: PlanRecord, states: Mapping[str, TrialState]) -> Best | Non
         of_n=best.runs if seeds < best.runs else None,
         equals=sum(same) - 1,
         sets=len({point.measured_on for point in measured.values()}),
-        mode=info.mode,
         seen=best.seen,
         point_id=first.point_id,
         trial_ids=tuple(best.trial_ids),

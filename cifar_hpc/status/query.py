@@ -35,8 +35,15 @@ _TRAINING = frozenset(keys_with(Role.TRAINING))
 # What a filter may ask of every trial beside its config and its swept keys.
 OWN_KEYS = ("id", "point", "seed", "fold", "status", "outcome", "epochs_done", "val_acc", "test_acc", "reason")
 # Keys of a spec that a trial's config has by another name.
-_CALLED = {"dataset.name": "dataset", "folds": "dataset.folds", "folds.n": "dataset.folds", "objective.metric": "objective"}
-_UNTOLD = frozenset(unhashed_keys()) - frozenset(asked_keys())  # no parts of the trial, or said by another key
+_CALLED = {
+    "dataset.name": "dataset",
+    "folds": "dataset.folds",
+    "folds.n": "dataset.folds",
+    "folds.by": "dataset.fold_by",
+    "objective.metric": "objective",
+}
+# No parts of the trial, or said by another key; by what images are kept together says more than the digest of which these are.
+_UNTOLD = frozenset(unhashed_keys()) - frozenset(asked_keys()) - {"dataset.fold_by"}
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 _IDS = {"id": ("id", "point"), "point": ("point",)}  # a table's ids are beginnings, of trials or of configurations
 _TERM = re.compile(r"([\w.]+)(!=|>=|<=|=|>|<)(.*)", re.S)
