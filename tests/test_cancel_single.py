@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import Interrupted
 from cifar_hpc.executors.inline import InlineExecutor
 from cifar_hpc.executors.ray.worker import Orders, _Work
@@ -37,6 +38,16 @@ def _until(interrupted) -> None:
         if interrupted():
             raise Interrupted
     raise AssertionError("nobody said that it is cancelled")
+
+
+def _submit(layout: Layout, *jobs: tuple[TrialConfig, ...]) -> None:
+    """Jobs of the sweep s that this process runs."""
+    for number, trials in enumerate(jobs, 1):
+        ids = tuple(trial.trial_id for trial in trials)
+        event = JobEvent(
+            at=utc_now(), event="submitted", job_id=f"job-000{number}", executor="inline", handle=own_handle(), trial_ids=ids
+        )
+        append_records(layout.sweep("s").jobs, [event])
 
 
 def test_cancel_with_a_filter_ends_that_trial_alone_and_the_sweep_does_not_begin_it_again(tmp_path, monkeypatch):
@@ -95,10 +106,16 @@ def test_what_the_spec_dropped_ends_by_itself_where_a_trial_that_has_ended_share
     ended, dropped, other = trials = list(configs(3, seeds=1, epochs=1))
     write_trial(layout, ended, Images.draw(20, 20), sweep="s")
     write_plan(layout, trials, "s")
-    for number, ids in enumerate([(ended.trial_id, dropped.trial_id), (other.trial_id,)], 1):
-        event = JobEvent(
-            at=utc_now(), event="submitted", job_id=f"job-000{number}", executor="inline", handle=own_handle(), trial_ids=ids
-        )
-        append_records(layout.sweep("s").jobs, [event])
+    _submit(layout, (ended, dropped), (other,))
     done = cancel_trials(layout, "s", [dropped.trial_id])
     assert (done.trials, done.shared, done.notes) == ((dropped.trial_id,), (), ())
+
+
+def test_a_trial_that_another_sweeps_job_trains_is_not_told_as_asked_to_stop(tmp_path):
+    layout = Layout(tmp_path / "results")
+    elsewhere, own, kept = trials = list(configs(3, seeds=1, epochs=1))
+    write_plan(layout, trials, "s")
+    claim_trial(layout.trial(elsewhere.trial_id), elsewhere.trial_id, "other/job-0001")
+    _submit(layout, (elsewhere, own), (kept,))
+    done = cancel_trials(layout, "s", [elsewhere.trial_id, own.trial_id])
+    assert (done.trials, done.notes) == ((own.trial_id,), ("1 trial goes on: jobs of other train it",))

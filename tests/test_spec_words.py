@@ -81,6 +81,18 @@ def test_a_dot_in_a_folders_name_ends_no_name(spec):
     assert 'dataset: {folder: "photos.2"}' in Path("photos.2.yaml").read_text()
 
 
+@pytest.mark.parametrize(("folder", "file"), [("My Photos", "My_Photos"), ("trials", "trials_1"), ("\u82b1", "images")])
+def test_init_of_a_folder_whose_name_no_sweep_can_have_takes_the_nearest_one(spec, folder, file):
+    for number in range(4):
+        of = Path(f"{folder}/ants{number % 2}")
+        of.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(of / f"{number}.png")
+    told = CliRunner().invoke(app, ["init", folder])
+    assert told.exit_code == 0 and told.stdout == f"{file}.yaml\n"
+    made = load_spec(Path(f"{file}.yaml"))
+    assert {trial.config.dataset.folder for trial in made.trials} == {str(Path(folder).absolute())}
+
+
 def test_init_writes_as_many_folds_as_can_be_dealt(spec):
     for number in range(4):
         folder = Path(f"photos/ants{number % 2}")

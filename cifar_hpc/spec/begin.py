@@ -12,7 +12,7 @@ from pathlib import Path
 from cifar_hpc.config.image_folder import ImageFolder, list_folder, printable
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.spec.schema import schema_text
-from cifar_hpc.spec.values import wrong_name
+from cifar_hpc.spec.values import near_name, wrong_name
 
 _NEW_SPEC = """\
 # yaml-language-server: $schema=./{schema}
@@ -75,12 +75,17 @@ def write_new_spec(name: str) -> Path:
     """
     given = Path(name)
     is_file = given.suffix in (".yaml", ".yml")
-    path = given if is_file else given.with_name(f"{given.name}.yaml")
+    folder = given.with_suffix("") if is_file else given
+    listing = _images(folder)
+    stem = folder.name
+    if listing is not None and wrong_name(stem):
+        stem = near_name(stem) or "images"  # a sweep's name has what it may of the folder's
+    path = given.with_name(f"{stem}{given.suffix if is_file else '.yaml'}")
     if given.parent == Path() and given.suffix == "" and Path("sweeps").is_dir():
         path = Path("sweeps") / path
     if problem := wrong_name(path.stem):
         raise CifarHpcError(f"init: {problem}")
-    text = _text(path, given.with_suffix("") if is_file else given)
+    text = _text(path, folder, listing)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as stream:
@@ -93,10 +98,9 @@ def write_new_spec(name: str) -> Path:
     return path
 
 
-def _text(path: Path, folder: Path) -> str:
-    """Of the spec at that path; folder: of images, where it is one. Raises CifarHpcError where it holds images that no trial
-    can start with as they lie."""
-    listing = _images(folder)
+def _text(path: Path, folder: Path, listing: ImageFolder | None) -> str:
+    """Of the spec at that path; listing: of the folder, where it holds images. Raises CifarHpcError where no trial can start
+    with them as they lie."""
     if listing is None:
         return _NEW_SPEC.format(name=path.stem, file=path, schema=_SCHEMA_FILE)
     if problems := listing.problems(None, 0.1):

@@ -75,13 +75,19 @@ _RESERVED = re.compile(
 
 def read_name(value: Any) -> str:
     """A sweep's name, which is that of its folder."""
+    near = near_name(str(value)) if isinstance(value, str | int) else None
     if not isinstance(value, str) or not _SWEEP_NAME.fullmatch(value):
-        near = re.sub(r"[^A-Za-z0-9._-]+", "_", str(value)).strip("._-")[:64] if isinstance(value, str | int) else ""
-        raise refuse(show(value), "letters, digits, '.', '_' and '-', at most 64, as a folder is named", near or None)
+        raise refuse(show(value), "letters, digits, '.', '_' and '-', at most 64, as a folder is named", near)
     if _RESERVED.fullmatch(value):
-        near = re.sub(r"\.[A-Za-z]+$", "", value) if "." in value else f"{value}_1"
         raise refuse(f"{value!r}, which names a file or another folder of results/", "a name that is the sweep's own", near)
     return value
+
+
+def near_name(text: str) -> str | None:
+    """The text as a sweep may be named; None where nothing of it may stand in a name."""
+    near = re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._-")[:64]
+    near = re.sub(r"(\.[A-Za-z]{2,8})+$", "", near)
+    return f"{near[:62]}_1" if _RESERVED.fullmatch(near) else near or None
 
 
 def wrong_name(name: str) -> str | None:

@@ -15,6 +15,7 @@ from cifar_hpc.executors import EXECUTORS, open_executor
 from cifar_hpc.executors.base import Executor
 from cifar_hpc.executors.slurm.names import settle_names
 from cifar_hpc.executors.slurm.queue import SlurmQueue
+from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.jobs import JobEvent, JobState, open_jobs
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, read_plan
@@ -29,7 +30,7 @@ from cifar_hpc.sweep.where import reader_of
 class Cancelled:
     """stopped: jobs that were asked to stop; shared: jobs that go on since they carry other trials, too; unasked: jobs that may
     run and could not be asked; notes: sentences, on these two as well; trials: ids of those of the stopped jobs that had not
-    ended."""
+    ended and that no other sweep's job trains."""
 
     stopped: tuple[JobEvent, ...]
     shared: tuple[JobEvent, ...]
@@ -77,8 +78,19 @@ def cancel_trials(layout: Layout, sweep: str, wanted: Collection[str] | None) ->
     if shared:
         go_on = "1 job goes on: it carries" if len(shared) == 1 else f"{len(shared)} jobs go on: they carry"
         notes.append(f"{go_on} trials beside those that are meant")
-    trials = dict.fromkeys(trial_id for job in jobs for trial_id in job.trial_ids if trial_id not in over)
+    told = dict.fromkeys(trial_id for job in jobs for trial_id in job.trial_ids if trial_id not in over)
+    elsewhere = {trial_id: other for trial_id in told if (other := _other_sweep(states[trial_id], sweep))}
+    for other, n in Counter(elsewhere.values()).items():
+        go_on = "1 trial goes on: jobs" if n == 1 else f"{n} trials go on: jobs"
+        notes.append(f"{go_on} of {other} train {'it' if n == 1 else 'them'}")
+    trials = [trial_id for trial_id in told if trial_id not in elsewhere]
     return Cancelled(tuple(jobs), tuple(shared), tuple(unasked), tuple(notes), tuple(trials))
+
+
+def _other_sweep(state: TrialState, sweep: str) -> str | None:
+    """The other sweep whose job trains it."""
+    other = state.claim.job.split("/")[0] if state.claim and state.status is Status.RUNNING else sweep
+    return other if other != sweep else None
 
 
 def _trains(job: JobEvent) -> bool:
