@@ -61,10 +61,12 @@ def show(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return f"the mapping {{{', '.join(f'{k}: ...' for k in list(value)[:3])}}}"
-    if isinstance(value, list | tuple):
-        return "an empty list" if not value else f"the list [{', '.join(show(v) for v in value[:4])}]"[:60]
-    return repr(value) if len(repr(value)) <= 60 else f"{repr(value)[:57]}..."
+        text = f"the mapping {{{', '.join(f'{k}: ...' for k in value)}}}"
+    elif isinstance(value, list | tuple):
+        text = f"the list [{', '.join(show(v) for v in value)}]" if value else "an empty list"
+    else:
+        text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 _SWEEP_NAME = re.compile(SWEEP_NAME)
