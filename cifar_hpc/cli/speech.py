@@ -77,8 +77,8 @@ def conclude(outcome: SweepOutcome, then: str | None = None) -> None:
         say(f"{plan.sweep}: nothing to start.")
     stopped_n = sum(state.status is Status.STOPPED for state in states.values())
     if stopped_n:
-        trained = sum(state.epochs_done for state in states.values())
-        whole = sum(int(trial.config["epochs"]) for trial in plan.trials)
+        trained = sum(states[trial.trial_id].epochs_done for trial in plan.trials if trial.epochs)
+        whole = sum(trial.epochs for trial in plan.trials)
         say(f"{plan.sweep}: the search stopped {plural(stopped_n, 'trial')}; {trained} of {whole} epochs were trained")
     say(f"{plan.sweep}: {len(outcome.completed)} of {total_text(len(states), plan.to_come)} finished")
     if outcome.best:

@@ -18,6 +18,7 @@ from cifar_hpc.records.schema import PlannedTrial, PlanRecord, SplitMetrics, Sta
 from cifar_hpc.status.advice import counts_text, dropped_line, left_out_line, next_lines, reasons_of, stage_lines
 from cifar_hpc.status.axes import axes_of, settled_axes
 from cifar_hpc.status.names import names_of, select_trials, short_ids
+from cifar_hpc.status.progress import epochs_text
 from cifar_hpc.status.query import measured, spell
 from cifar_hpc.status.state import ENDED, GOING_ON
 from cifar_hpc.status.words import allocated_text, moment_text, score_text
@@ -120,8 +121,8 @@ def _print_status(plan: PlanRecord, states: Mapping[str, TrialState], rows: Sequ
     running = [trial for trial in rows if shown[trial.trial_id].status is Status.RUNNING and not shown[trial.trial_id].waits]
     names = names_of(plan.trials) if running and not detailed else {}
     for trial in running if names else ():
-        epoch = f"epoch {shown[trial.trial_id].epochs_done}/{trial.config['epochs']}"
-        typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}  {epoch}")
+        epochs = epochs_text(trial, shown[trial.trial_id])
+        typer.echo(f"  running    {trial.trial_id}  {names[trial.trial_id]}{f'  epoch {epochs}' if epochs else ''}")
     reasons = Counter({key: n for key, n in reasons_of(shown.values()).items() if key[1]})
     for (word, reason), n in reasons.most_common(MOST_REASONS):
         typer.echo(f"  {word:<9}  {n} x {reason}")
@@ -144,7 +145,7 @@ def _trial_columns(plan: PlanRecord, states: Mapping[str, TrialState], rows: Seq
         cells = tuple(spell(own[key], key) if key in own else "" for own in axes)
         if len(set(cells)) > 1 or (len(rows) == 1 and cells[0]):
             columns.append(TextColumn(key, cells))
-    epochs = tuple(f"{state.epochs_done}/{trial.config['epochs']}" for state, trial in zip(shown, rows, strict=True))
+    epochs = tuple(epochs_text(trial, state) for trial, state in zip(rows, shown, strict=True))
     columns += [
         TextColumn("status", tuple(state.status.value for state in shown)),
         TextColumn("epochs", epochs, keep=4, right=True),

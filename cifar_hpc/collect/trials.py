@@ -127,7 +127,7 @@ class Trial:
         told = {
             "status": self.status.value,
             "outcome": self.outcome.value,
-            "epochs_done": self.epochs,
+            "epochs_done": self.epochs if self.config.get("epochs") else None,
             "reason": self.reason or None,
         }
         return {**self.config, **own, **told, "val_acc": self.val_acc, "test_acc": self.test_acc}

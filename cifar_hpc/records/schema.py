@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
-from cifar_hpc.config.registry import OBJECTIVES
+from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES
 from cifar_hpc.records.codec import SCHEMA_VERSION, Amount, Count, Int, Name, Number, Plain, Record, SealedRecord, Share
 
 
@@ -275,6 +276,18 @@ class PlannedTrial(Record):
     config: Plain
     picks: Plain = dataclasses.field(default_factory=dict)
     resources: Plain = dataclasses.field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """As epochs_in has it."""
+        return epochs_in(self.config)
+
+
+def epochs_in(config: Mapping[str, Any]) -> int:
+    """The epochs that a trial of this config is to train; 0 where its classifier is fitted, which stands as an epoch in its
+    curves."""
+    classifier = CLASSIFIERS.get(str(config.get("classifier", "linear")))
+    return 0 if classifier and not classifier.trained else int(config["epochs"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

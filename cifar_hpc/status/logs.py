@@ -14,7 +14,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.logs import job_logs, newest, newest_job, tail
-from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTrial, Status
+from cifar_hpc.records.schema import Claim, EpochRecord, ErrorRecord, PlannedTrial, Status, epochs_in
 from cifar_hpc.records.store import read_record, read_records
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.names import names_of, short_ids
@@ -46,7 +46,8 @@ def _how_it_ended(layout: Layout, trial_id: str, reason: str) -> tuple[list[str]
     try:
         result, _ = read_valid(files, trial_id)
         because = f": {result.reason}" if result.reason else ""
-        trained = f"{result.outcome.value} after {plural(len(result.curves), 'epoch')} on {result.hardware.host}{because}"
+        after = f" after {plural(len(result.curves), 'epoch')}" if epochs_in(result.config) else ""
+        trained = f"{result.outcome.value}{after} on {result.hardware.host}{because}"
         return [trained, *result.warnings], result.job, result.task
     except RecordError as refused:
         return [f"its result is refused: {refused}"], *newest_job(layout, trial_id)
@@ -70,7 +71,7 @@ class Told:
         self._layout = layout
         short = short_ids([trial.trial_id for trial in trials])
         self._names = {trial_id: f"{short[trial_id]}  {name}" for trial_id, name in names_of(trials).items()}
-        self._epochs = {trial.trial_id: trial.config["epochs"] for trial in trials}
+        self._epochs = {trial.trial_id: trial.epochs for trial in trials}
         self._last: dict[str, int] = {}
         self._statuses: dict[str, Status] = {}
         self._read: dict[Path, int] = {}
@@ -97,7 +98,7 @@ class Told:
             values = {"train loss": epoch.train_loss, "val loss": epoch.val_loss}
             shown = "  ".join(f"{key} {fixed_text(value, 4)}" for key, value in values.items() if value is not None)
             acc = f"  val acc {percent_text(epoch.val_acc)} %" if epoch.val_acc is not None else ""
-            place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}"
+            place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}" if self._epochs[trial_id] else "fitted"
             yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"
         self._last[trial_id] = len(curves)
 

@@ -197,6 +197,11 @@ def _to_come(plan: PlanRecord) -> int:
     return plan.to_come * longest
 
 
+def epochs_text(trial: PlannedTrial, state: TrialState) -> str:
+    """'3/10'; empty of a classifier that is fitted."""
+    return f"{state.epochs_done}/{trial.epochs}" if trial.epochs else ""
+
+
 def is_open(state: TrialState) -> bool:
     return state.status not in ENDED and state.status is not Status.FAILED
 
@@ -208,7 +213,8 @@ def _epochs_left(trial: PlannedTrial, states: Mapping[str, TrialState]) -> int:
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Trials and epochs of a sweep, and how many have ended. A trial that has ended counts with the epochs that it trained, one
-    that begins again with none of those of before, one that a search will sample with those of the longest so far."""
+    that begins again with none of those of before, one that a search will sample with those of the longest so far, a classifier
+    that is fitted with none."""
 
     trials: int
     done: int
@@ -219,16 +225,17 @@ class Counts:
 
     @classmethod
     def of(cls, plan: PlanRecord, states: Mapping[str, TrialState]) -> Counts:
-        trained = sum(states[trial.trial_id].epochs_kept for trial in plan.trials)
-        left = sum(_epochs_left(trial, states) for trial in plan.trials if is_open(states[trial.trial_id]))
-        left += _to_come(plan)
+        trials = [trial for trial in plan.trials if trial.epochs]
+        trained = sum(states[trial.trial_id].epochs_kept for trial in trials)
+        left = sum(_epochs_left(trial, states) for trial in trials if is_open(states[trial.trial_id]))
+        left += _to_come(plan) if trials else 0
         done = sum(state.status in ENDED for state in states.values())
         failed = sum(state.status is Status.FAILED for state in states.values())
         return cls(plan.trials_at_most, done, failed, trained + left, trained, plan.to_come)
 
     def __str__(self) -> str:
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.of_trials}{failed}, {self.of_epochs}"
+        return ", ".join(filter(None, (f"{self.of_trials}{failed}", self.of_epochs)))
 
     @property
     def of_trials(self) -> str:
@@ -237,7 +244,8 @@ class Counts:
 
     @property
     def of_epochs(self) -> str:
-        return f"{self.epochs_done}{self._of}{self.epochs} epochs"
+        """'12/18 epochs'; empty where no trial trains: all classifiers are fitted."""
+        return f"{self.epochs_done}{self._of}{self.epochs} epochs" if self.epochs else ""
 
     @property
     def _of(self) -> str:

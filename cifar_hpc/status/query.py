@@ -27,7 +27,7 @@ from cifar_hpc.config.spelled import DIGITS, as_text, float_text
 from cifar_hpc.config.words import NO_VALUE, usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.schema import PlannedTrial
+from cifar_hpc.records.schema import PlannedTrial, epochs_in
 
 MOST_VALUES = 8
 MOST_DIGITS = 17  # significant ones, that tell any two numbers apart
@@ -149,7 +149,7 @@ def measured(state: TrialState) -> dict[str, Any]:
     return {
         "status": state.status.value,
         "outcome": result.outcome.value if result else None,
-        "epochs_done": state.epochs_done,
+        "epochs_done": state.epochs_done if result is None or epochs_in(result.config) else None,
         "val_acc": result.val.acc if result and result.val else None,
         "test_acc": result.test.acc if result and result.test else None,
         "reason": state.reason or None,

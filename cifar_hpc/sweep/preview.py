@@ -53,13 +53,15 @@ def preview_lines(
 def _plan_lines(plan: Plan, planned: Sequence[PlannedTrial], states: States, todo: Collection[str]) -> list[str]:
     """What would start."""
     counts = Counter(state.status for state in states.values())
-    epochs = sum(trial.epochs - states[trial.trial_id].epochs_kept for trial in plan.trials if trial.trial_id in todo)
+    trained = [trial for trial in plan.trials if trial.trial_id in todo and trial.trains]
+    epochs = sum(trial.epochs - states[trial.trial_id].epochs_kept for trial in trained)
+    most = f", at most {plural(epochs, 'epoch')}" if trained else ""
     points = len({trial.point_id for trial in plan.trials})
     lines = [
         f"{plan.spec.name}: {plural(len(plan.trials), 'trial')} ({plural(points, 'configuration')}), "
         f"{plural(len(plan.cohorts), 'cohort')}",
-        f"  to start  {plural(len(todo), 'trial')} in {plural(len(jobs_for(plan, todo, 1)), 'job')},"
-        f" at most {plural(epochs, 'epoch')}{_since_checkpoints(states, todo)}"
+        f"  to start  {plural(len(todo), 'trial')} in {plural(len(jobs_for(plan, todo, 1)), 'job')}{most}"
+        f"{_since_checkpoints(states, todo)}"
         if todo
         else "  to start  none",
         *(f"  {status.value:<9} {n}" for status, n in sorted(counts.items()) if status is not Status.PLANNED),
@@ -116,10 +118,11 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
     begun = any(states[trial.trial_id].epochs_kept for trial in open_)
     left = sum(int(trial.config["epochs"]) - states[trial.trial_id].epochs_kept for trial in open_) + record.to_come * each
     trials_n = len(open_) + record.to_come
+    most = f", at most {plural(left, 'epoch')}" if any(config.trains for config in spec.configs) else ""
     size = f"a grid of {plural(search.space.size, 'configuration')}" if search.space.size is not None else "ranges"
     lines = [
         f"{spec.name}: {in_words(spec, sampled_n)}, from {size}",
-        f"  to start  at most {plural(trials_n, 'trial')}, at most {plural(left, 'epoch')}"
+        f"  to start  at most {plural(trials_n, 'trial')}{most}"
         + _since_checkpoints(states, [trial.trial_id for trial in open_])
         if trials_n
         else "  to start  none: the search has ended",

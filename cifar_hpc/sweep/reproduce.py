@@ -17,7 +17,7 @@ from cifar_hpc.executors.base import run_on_node
 from cifar_hpc.planning.lineage import parent_of
 from cifar_hpc.planning.plan import Cohort, Job, Resources
 from cifar_hpc.records.layout import Layout, TrialFiles
-from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, SplitMetrics, TrialResult
+from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, SplitMetrics, TrialResult, epochs_in
 from cifar_hpc.records.store import read_record, write_atomic, write_record
 from cifar_hpc.records.ties import read_valid
 from cifar_hpc.status.words import about_text
@@ -34,8 +34,10 @@ class Repeated:
 
     @property
     def extent(self) -> str:
-        """How far it was trained: '6 epochs', '2 of 6 epochs, as far as the record goes (REASON)'."""
-        done, epochs = len(self.recorded.curves), self.recorded.config["epochs"]
+        """How far it was trained: '6 epochs', '2 of 6 epochs, as far as the record goes (REASON)', 'fitted again'."""
+        done, epochs = len(self.recorded.curves), epochs_in(self.recorded.config)
+        if not epochs:
+            return "fitted again"
         if not self.recorded.outcome.is_from_outside:
             return plural(done, "epoch")
         return f"{done} of {plural(epochs, 'epoch')}, as far as the record goes ({self.recorded.reason})"

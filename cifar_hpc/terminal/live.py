@@ -19,10 +19,10 @@ from rich.text import Text
 
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.claims import TrialState
-from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status
+from cifar_hpc.records.schema import PlannedTrial, PlanRecord, Status, epochs_in
 from cifar_hpc.status.advice import first_line
 from cifar_hpc.status.names import names_of, short_ids
-from cifar_hpc.status.progress import Counts, Pace, best_point, images_per_s, is_open
+from cifar_hpc.status.progress import Counts, Pace, best_point, epochs_text, images_per_s, is_open
 from cifar_hpc.status.words import about_text, duration_text, percent_text, score_text
 
 SHOWN_RUNNING = 8
@@ -158,7 +158,7 @@ class _LiveView:
     def _head(self, plan: PlanRecord, counts: Counts, left_s: float | None) -> Table:
         """The name gives way, then the bar; what is counted and the time stay."""
         time_text = _clock(self._start.elapsed_s) + (f", {about_text(left_s)} left" if left_s else "")
-        numbers = [counts.of_trials, counts.of_epochs, time_text]
+        numbers = [*filter(None, (counts.of_trials, counts.of_epochs)), time_text]
         rest = self._console.width - sum(len(text) + GAP for text in numbers)
         bar = min(BAR_WIDTH, max(EPOCH_BAR, rest - len(plan.sweep) - GAP))
         bar = bar if rest >= bar + GAP + LEAST_NAME else 0
@@ -200,11 +200,10 @@ def _running_table(running: Sequence[PlannedTrial], states: Mapping[str, TrialSt
     for column in filter(None, widths):
         table.add_column(no_wrap=True, justify="right", width=column)
     for trial, row in zip(shown, rows, strict=True):
-        done, epochs = states[trial.trial_id].epochs_done, int(trial.config["epochs"])
         table.add_row(
             Text(f"  {ids[trial.trial_id]}", style="dim"),
             Text(_shortened(labels[trial.trial_id], room)),
-            ProgressBar(total=max(1, epochs), completed=done, width=EPOCH_BAR),
+            ProgressBar(total=max(1, trial.epochs), completed=states[trial.trial_id].epochs_done, width=EPOCH_BAR),
             *(Text(cell) for cell, column in zip(row, widths, strict=True) if column),
         )
     if len(running) > SHOWN_RUNNING:
@@ -216,7 +215,7 @@ def _numbers(trial: PlannedTrial, state: TrialState, others: Iterable[TrialState
     acc = state.epochs[-1].val_acc if state.epochs else None
     pace = images_per_s(trial, state, others)
     return (
-        f"{state.epochs_done}/{trial.config['epochs']}",
+        epochs_text(trial, state),
         f"val {percent_text(acc)} %" if acc is not None else "",
         f"{pace:,.0f} images/s" if pace is not None else "",
     )
@@ -241,4 +240,5 @@ def _outcome(state: TrialState) -> str:
         f"{split} acc {score_text(found.acc, found.n)} %" for split in ("val", "test") if (found := getattr(result, split))
     ]
     acc = measured[0] if measured else result.outcome.value
-    return f"{acc}  ({plural(len(result.curves), 'epoch')}, {duration_text(result.train_s)})"
+    epochs = f"{plural(len(result.curves), 'epoch')}, " if epochs_in(result.config) else ""
+    return f"{acc}  ({epochs}{duration_text(result.train_s)})"
