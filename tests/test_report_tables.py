@@ -154,11 +154,15 @@ def test_latex_escapes_what_tex_would_read(board: Leaderboard) -> None:
 
 def test_epochs_stand_in_the_table_where_trials_ended_early(board: Leaderboard) -> None:
     row = board.rows[0]
-    whole, cut = (replace(row, epochs=epochs, config={**row.config, "epochs": 9}) for epochs in (9.0, 3.0))
+    of = {n: replace(row.trials[0], epochs=n, best_epoch=n) for n in (1, 3, 9)}
+    each = {9.0: (of[9],), 3.0: (of[3],), 2.0: (of[3], of[1])}  # whose seeds differ: their mean is no trial's
+    whole, cut, apart = (replace(row, epochs=n, trials=told, config={**row.config, "epochs": 9}) for n, told in each.items())
     assert "epochs" not in leaderboard_markdown(replace(board, rows=(whole, whole))).replace("best epoch", "")
     solved = replace(row, epochs=1.0, config={**row.config, "epochs": None})  # a classifier that has no epochs
-    shown = leaderboard_markdown(replace(board, rows=(whole, cut, solved)))
-    assert "| epochs done |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown and "None" not in shown
+    assert "mean" not in leaderboard_markdown(replace(board, rows=(whole, cut)))
+    shown = leaderboard_markdown(replace(board, rows=(whole, cut, apart, solved)))
+    assert "| epochs done | mean time |" in shown and "| 9 of 9 |" in shown and "| 3 of 9 |" in shown and "None" not in shown
+    assert "| 1 to 3 | 1 to 3 of 9 |" in shown
     assert [record["epochs_done"] for record in leaderboard_records(replace(board, rows=(whole, cut)))] == [9.0, 3.0]
 
 

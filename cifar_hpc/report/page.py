@@ -24,7 +24,7 @@ from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
 from cifar_hpc.report.places import trial_folder
-from cifar_hpc.report.tables import Column, gap_text, leaderboard_columns, params_text
+from cifar_hpc.report.tables import Column, best_epoch_text, gap_text, leaderboard_columns, params_text
 from cifar_hpc.report.words import (
     how_trained,
     interval_words,
@@ -178,7 +178,7 @@ def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layo
     shaded = comparison and comparison.test and comparison.decision(row.point_id) in ("best", "tied")
     cells = [
         Cell(
-            column.text(row) + (" ◆" if row.pareto and column.title == "time" else ""),
+            column.text(row) + (" ◆" if row.pareto and column.title.endswith("time") else ""),
             column.key(row),
             column.right,
             column.under(row),
@@ -213,8 +213,8 @@ def _facts(row: Row, found: Findings) -> list[str]:
         facts.append(f"training {gap_text(row)} pp above validation{how_trained(row.config)}")
     if row.trials:
         facts.append(f"{params_text(row)} parameters trained")
-    if row.best_epoch:
-        facts.append(f"best epoch {row.best_epoch:.0f}")
+    if epoch := best_epoch_text(row):
+        facts.append(f"best epoch {epoch}")
     return facts
 
 

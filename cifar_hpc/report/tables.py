@@ -47,6 +47,7 @@ class Column:
 def leaderboard_columns(board: Leaderboard) -> list[Column]:
     """The columns that say something: only axes that vary, only measurements that some point has. `#` and `id` name a row."""
     ids = short_ids([row.point_id for row in board.rows])
+    time = "mean time" if any(len(row.trials) > 1 for row in board.rows) else "time"
     columns = [
         Column("#", lambda row: str(row.number or ""), lambda row: row.number),
         *(_axis_column(axis) for axis in board.axes),
@@ -55,13 +56,13 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         _measured_column("test acc %", lambda row: row.test_acc, keep=8),
         Column("gap", gap_text, lambda row: row.gap, 2),
         Column("trained", params_text, lambda row: max((t.params_trained for t in row.trials), default=None), 4),
-        Column("best epoch", lambda row: f"{row.best_epoch:.0f}" if row.best_epoch else "", lambda row: row.best_epoch, 3),
+        Column("best epoch", best_epoch_text, lambda row: row.best_epoch, 3),
         *(
             [Column("epochs done", epochs_text, lambda row: row.epochs, 3)]
             if any(row.ended_early for row in board.rows)
             else []
         ),
-        Column("time", time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
+        Column(time, time_text, lambda row: row.train_s if row.whole_s is None else row.whole_s, 5),
         Column("folds" if "folds" in board.runs else "seeds", seeds_text, lambda row: seeds_text(row) or None, 6, False),
         Column("id", lambda row: ids[row.point_id], lambda row: row.point_id, 7, False),
     ]
@@ -188,11 +189,20 @@ def time_text(row: Row) -> str:
 
 
 def epochs_text(row: Row) -> str:
-    """Trained of those asked for: '3 of 9'; empty where no trial finished, and of a classifier that is solved, not trained."""
+    """Trained of those asked for: '3 of 9', '1 to 3 of 9' where seeds differ; empty where none finished, and of a classifier
+    that is solved, not trained."""
     wanted = row.config["epochs"]
-    if row.epochs is None or wanted is None:
-        return ""
-    return f"{row.epochs:.0f} of {wanted}" if row.epochs == round(row.epochs) else f"{row.epochs:.1f} of {wanted}"
+    return "" if row.epochs is None or wanted is None else f"{_span_text([trial.epochs for trial in row.trials])} of {wanted}"
+
+
+def best_epoch_text(row: Row) -> str:
+    """'4', '1 to 9' where seeds differ; empty where validation chose none."""
+    return "" if row.best_epoch is None else _span_text([t.best_epoch for t in row.trials if t.best_epoch is not None])
+
+
+def _span_text(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def seeds_text(row: Row) -> str:
