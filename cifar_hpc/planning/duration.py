@@ -10,6 +10,7 @@ class Basis(StrEnum):
     """By what a time is known, the best first."""
 
     EPOCHS = "by measured epochs of trials like these"
+    SCALED = "a guess: by measured epochs on another number of processes"
     FLOPS = "by FLOPs, at the speed that was measured here"
     OTHERS = "a guess: by FLOPs, at the speed of other networks here"
     CALIBRATION = "a guess: by FLOPs, at the speed of a calibration"

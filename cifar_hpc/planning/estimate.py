@@ -60,6 +60,7 @@ class Sample:
     epoch_s: float
     device: str | None = None
     beside_s: float | None = None  # that the trial took beside its epochs; None where it had company
+    processes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,9 @@ class Experience:
         total: Duration | None = None
         if all(epoch is not None for epoch in epochs):
             parts = [(n, epoch) for n, epoch in zip(left, epochs, strict=True) if epoch is not None]
-            expected_s, p95_s = (sum(n * epoch[i] for n, epoch in parts) for i in (0, 1))
-            total = Duration(expected_s / processes, p95_s / processes, Basis.EPOCHS)
+            expected_s, p95_s = sum(n * epoch[0] for n, epoch in parts), sum(n * epoch[1] for n, epoch in parts)
+            basis = Basis.EPOCHS if all(processes in epoch[2] for _, epoch in parts) else Basis.SCALED
+            total = Duration(expected_s / processes, p95_s / processes, basis)
         elif (found := self._speed(cohort.trials[0].to_json(), device)) is not None:
             speed, by = found
             basis = by if all(trial.trains for trial in cohort.trials) else Basis.UNFITTED
@@ -149,7 +151,8 @@ class Experience:
     def of_job(self, job: Job, guess_minutes: float) -> Duration:
         """The cohorts of a job, one after another. guess_minutes: of a trial, where the spec names none.
 
-        A time of the spec's own is the longest: it stands as it is, and only what is expected comes from elsewhere.
+        A time of the spec's own is the longest: it stands as it is, and only what is expected comes from elsewhere. Else only
+        epochs of trials like these make it shorter than that guess.
         """
         parts = [self._of_cohort(cohort, job.resources, guess_minutes) for cohort in job.cohorts]
         total = parts[0] if parts else Duration(0.0, 0.0, Basis.EPOCHS)
@@ -158,11 +161,13 @@ class Experience:
         return total
 
     def _of_cohort(self, cohort: Cohort, resources: Resources, guess_minutes: float) -> Duration:
-        found = self.of_cohort(cohort, resources)
-        if found is not None and resources.minutes is None and found.basis not in (Basis.CALIBRATION, Basis.UNFITTED):
-            return found
         longest_s = 60 * (resources.minutes or guess_minutes) * len(cohort.trials)
-        return Duration(found.expected_s, longest_s, found.basis) if found else Duration(longest_s, longest_s, Basis.GUESS)
+        found = self.of_cohort(cohort, resources)
+        if found is None:
+            return Duration(longest_s, longest_s, Basis.GUESS)
+        if resources.minutes is None:  # what was not measured, other trials' speed does not cut
+            longest_s = found.p95_s if found.basis is Basis.EPOCHS else max(found.p95_s, longest_s)
+        return Duration(found.expected_s, longest_s, found.basis)
 
     def of_disk(self, configs: Sequence[Mapping[str, Any]]) -> float | None:
         """Bytes that the finished trials will take; None where no such trial is there."""
@@ -183,14 +188,17 @@ class Experience:
         found: list[Sample] = self._known[key]
         return found
 
-    def _like(self, config: Mapping[str, Any], device: str | None) -> tuple[float, float] | None:
-        """Mean and 95th percentile of the seconds of an epoch."""
+    def _like(self, config: Mapping[str, Any], device: str | None) -> tuple[float, float, set[int]] | None:
+        """Mean and 95th percentile of the seconds of an epoch, and on how many processes they were measured."""
         if ("like", device) not in self._known:
             epochs: dict[str, list[float]] = defaultdict(list)
+            on: dict[str, set[int]] = defaultdict(set)
             for sample in self._of(device):
-                epochs[_key(sample.config, _CLOSE)].append(sample.epoch_s)
-            self._known["like", device] = {key: (fmean(values), _p95(values)) for key, values in epochs.items()}
-        found: tuple[float, float] | None = self._known["like", device].get(_key(config, _CLOSE))
+                key = _key(sample.config, _CLOSE)
+                epochs[key].append(sample.epoch_s)
+                on[key].add(sample.processes)
+            self._known["like", device] = {key: (fmean(values), _p95(values), on[key]) for key, values in epochs.items()}
+        found: tuple[float, float, set[int]] | None = self._known["like", device].get(_key(config, _CLOSE))
         return found
 
     def _speed(self, config: Mapping[str, Any], device: str | None) -> tuple[Speed, Basis] | None:
@@ -243,7 +251,8 @@ def _sample(result: TrialResult) -> Sample:
     if result.trunk_shared_by == 1 and result.attempts == 1:
         with contextlib.suppress(ValueError):
             beside_s = max(0.0, _seconds_between(result.started_at, result.finished_at) - result.train_s)
-    return Sample(result.config, seconds * result.hardware.world_size, result.hardware.device, beside_s)
+    world_size = result.hardware.world_size
+    return Sample(result.config, seconds * world_size, result.hardware.device, beside_s, world_size)
 
 
 def _seconds_between(start: str, end: str) -> float:

@@ -121,9 +121,10 @@ def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
     if not bases or not asked_h:
         return []
     worst = max(bases, key=list(Basis).index)
-    within = "in 95 of 100 cases at most" if worst is Basis.EPOCHS else "perhaps"
+    measured = worst is Basis.EPOCHS and all(job.resources.minutes is None for one in asked for job in one.jobs)
+    within = f", in 95 of 100 cases at most {longest_h:.2g}" if measured else ""  # else that is a limit, not what was measured
     lines = [
-        f"  expected  {expected_h:.2g} {unit}-hours of trials, {within} {longest_h:.2g} ({worst.value})",
+        f"  expected  {expected_h:.2g} {unit}-hours of trials{within} ({worst.value})",
         f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is not used is given"
         " back, and a worker that needs more goes back into the queue",
     ]
