@@ -104,6 +104,17 @@ def test_flops_tell_neither_what_a_solver_takes_nor_is_a_networks_speed_that_of_
     )
 
 
+def test_what_a_trial_took_among_others_it_does_not_take_alone():
+    shared = dataclasses.replace(_sample(1.0), shared_by=10, saved_s=9.0)  # of 10 s in common a tenth each
+    trials = [digits_config(seed=seed, epochs=10) for seed in range(10)]
+    assert _of(Experience([shared]), *trials).expected_s == 100.0
+    assert (
+        _of(Experience([shared]), trials[0]).expected_s == 100.0 and _of(Experience([shared]), *trials[:2]).expected_s == 100.0
+    )
+    unknown = dataclasses.replace(shared, saved_s=None)
+    assert _of(Experience([unknown]), trials[0]).expected_s == 100.0
+
+
 def test_seconds_of_another_device_say_nothing():
     experience = Experience([_sample(2.0, "cuda")])
     assert _of(experience) is None

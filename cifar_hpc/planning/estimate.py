@@ -54,13 +54,24 @@ _ANY = ""
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Epochs that were measured: seconds of one, times the processes that shared it. device: None where not known."""
+    """Epochs that were measured: seconds of one, times the processes that shared it. device: None where not known; shared_by:
+    trials side by side, itself included; saved_s: of one epoch, as TrialResult has it, None where not known."""
 
     config: Mapping[str, Any]
     epoch_s: float
     device: str | None = None
     beside_s: float | None = None  # that the trial took beside its epochs; None where it had company
     processes: int = 1
+    shared_by: int = 1
+    saved_s: float | None = None
+
+    def beside(self, n: int) -> float:
+        """Seconds of an epoch of it among n such trials: its part of what fewer share is larger."""
+        if n >= self.shared_by:
+            return self.epoch_s
+        others = self.shared_by - 1
+        saved_s = self.epoch_s * others if self.saved_s is None else self.saved_s
+        return self.epoch_s + saved_s * (self.shared_by - n) / (n * others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,8 @@ class Experience:
         device = self._device(resources)
         processes = resources.nodes * (resources.processes or max(1, round(resources.gpus or 1)))
         left = [max(0, trial.epochs - done.get(trial.trial_id, 0)) for trial in cohort.trials]
-        epochs = [self._like(trial.to_json(), device) if self.samples else None for trial in cohort.trials]
+        n = len(cohort.trials)
+        epochs = [self._like(trial.to_json(), device, n) if self.samples else None for trial in cohort.trials]
         total: Duration | None = None
         if all(epoch is not None for epoch in epochs):
             parts = [(n, epoch) for n, epoch in zip(left, epochs, strict=True) if epoch is not None]
@@ -134,7 +146,7 @@ class Experience:
             return None
         key = ("epoch", _key(config, _CLOSE))
         if key not in self._known:
-            like = self._like(config, None)
+            like = self._like(config, None, 1)
             self._known[key] = like[0] if like else self._by_speed(config) or fmean(s.epoch_s for s in self.samples)
         found: float = self._known[key]
         return found
@@ -188,17 +200,18 @@ class Experience:
         found: list[Sample] = self._known[key]
         return found
 
-    def _like(self, config: Mapping[str, Any], device: str | None) -> tuple[float, float, set[int]] | None:
-        """Mean and 95th percentile of the seconds of an epoch, and on how many processes they were measured."""
-        if ("like", device) not in self._known:
+    def _like(self, config: Mapping[str, Any], device: str | None, n: int) -> tuple[float, float, set[int]] | None:
+        """Mean and 95th percentile of the seconds of an epoch among n trials side by side, and on how many processes they were
+        measured."""
+        if ("like", device, n) not in self._known:
             epochs: dict[str, list[float]] = defaultdict(list)
             on: dict[str, set[int]] = defaultdict(set)
             for sample in self._of(device):
                 key = _key(sample.config, _CLOSE)
-                epochs[key].append(sample.epoch_s)
+                epochs[key].append(sample.beside(n))
                 on[key].add(sample.processes)
-            self._known["like", device] = {key: (fmean(values), _p95(values), on[key]) for key, values in epochs.items()}
-        found: tuple[float, float, set[int]] | None = self._known["like", device].get(_key(config, _CLOSE))
+            self._known["like", device, n] = {key: (fmean(values), _p95(values), on[key]) for key, values in epochs.items()}
+        found: tuple[float, float, set[int]] | None = self._known["like", device, n].get(_key(config, _CLOSE))
         return found
 
     def _speed(self, config: Mapping[str, Any], device: str | None) -> tuple[Speed, Basis] | None:
@@ -246,13 +259,21 @@ def size_text(size_bytes: float) -> str:
 
 
 def _sample(result: TrialResult) -> Sample:
+    epochs_n, world_size = len(result.curves), result.hardware.world_size
     seconds = fmean(epoch.train_s + epoch.val_s for epoch in result.curves)
     beside_s = None
     if result.trunk_shared_by == 1 and result.attempts == 1:
         with contextlib.suppress(ValueError):
             beside_s = max(0.0, _seconds_between(result.started_at, result.finished_at) - result.train_s)
-    world_size = result.hardware.world_size
-    return Sample(result.config, seconds * world_size, result.hardware.device, beside_s, world_size)
+    return Sample(
+        result.config,
+        seconds * world_size,
+        result.hardware.device,
+        beside_s,
+        world_size,
+        result.trunk_shared_by,
+        None if result.saved_s is None else result.saved_s * world_size / epochs_n,
+    )
 
 
 def _seconds_between(start: str, end: str) -> float:
