@@ -78,7 +78,7 @@ class Trackers:
             self._kill()
             run["curve"][step] = metrics
 
-        return SimpleNamespace(log=log, summary=run["final"], finish=lambda: None)
+        return SimpleNamespace(log=log, summary=run["final"], finish=lambda exit_code: run.update(ended=exit_code))
 
     def get_experiment_by_name(self, name: str) -> Any:
         return SimpleNamespace(experiment_id="1")
@@ -103,7 +103,8 @@ class Trackers:
         self.runs[key]["params"] |= {one.key: one.value for one in params}
         self.runs[key]["tags"] |= {one.key: one.value for one in tags}
 
-    def set_terminated(self, key: str, end_time: int) -> None: ...
+    def set_terminated(self, key: str, status: str, end_time: int) -> None:
+        self.runs[key]["ended"] = status
 
     def delete_run(self, key: str) -> None:
         del self.runs[key]
@@ -234,6 +235,16 @@ def test_a_result_that_was_trained_again_to_other_numbers_is_exported_again(layo
     run(layout, "report", "small", "--export", "wandb")
     told = {name.split()[-1]: one["final"]["final/train_s"] for name, one in trackers.told.items()}
     assert len(told) == 2 and told[trial.trial_id] == found.train_s + 1
+
+
+@pytest.mark.parametrize(("tracker", "ends"), [("mlflow", ["FAILED", "KILLED"]), ("wandb", [1, 0])])
+def test_a_run_is_told_as_it_ended(layout: Layout, trackers: Trackers, tracker: str, ends: list[object]) -> None:
+    for config, outcome in zip(configs(2, 2, 3), (Outcome.DIVERGED, Outcome.PRUNED), strict=False):
+        found = read_record(layout.trial(config.trial_id).result, TrialResult)
+        write_record(layout.trial(config.trial_id).result, dataclasses.replace(found, outcome=outcome))
+    run(layout, "report", "--export", tracker)
+    told = {name.split()[-1][:12]: one["ended"] for name, one in trackers.told.items()}
+    assert [told[config.trial_id[:12]] for config, _ in zip(configs(2, 2, 3), range(2), strict=False)] == ends
 
 
 def test_a_run_of_long_foreign_words_has_a_name_that_a_folder_may_have(layout: Layout, tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_reproduce_trains_a_trial_that_was_ended_from_outside_as_far_as_its_reco
     assert recorded.outcome is ended_by and len(recorded.curves) == (1 if late else 2)
     answer = run("reproduce", config.trial_id)
     assert answer.exit_code == 0, answer.output
-    told = f"{len(recorded.curves)} of 4 epochs, as far as the record goes ({recorded.reason})"
+    told = f"{len(recorded.curves)} of 4 epochs, as far as its newest record goes ({recorded.reason})"
     assert told in answer.stdout and layout.trial(config.trial_id).weights.exists()
 
 

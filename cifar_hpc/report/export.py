@@ -42,19 +42,21 @@ _RUN = re.compile(rf" [a-z2-7]{{{ID_LENGTH}}}(-[0-9]+)?$")
 _UNKNOWN_TO_MLFLOW = re.compile(r"[^\w.\- :/]")  # in names
 _NAME_BYTES = 150  # of what a run's name says beside its key: a folder's name has 255
 _FINAL = ("train_acc", "val_loss", "val_acc", "test_loss", "test_acc")
+_MLFLOW_STATUS = {Outcome.DIVERGED.value: "FAILED", Outcome.PRUNED.value: "KILLED"}
 _MARK = "exported"  # what a whole run bears with its digest: a file in its folder, in MLflow a tag
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a tracker is told of a trial; what was not measured is absent. key: by which it is known there; curves: (epoch,
-    metric -> value); times in seconds since 1970."""
+    metric -> value); outcome: how it ended; times in seconds since 1970."""
 
     key: str
     name: str
     params: Mapping[str, Any]
     curves: tuple[tuple[int, dict[str, float]], ...]
     final: Mapping[str, float]
+    outcome: str
     begun_s: float
     ended_s: float
 
@@ -131,7 +133,7 @@ def _to_mlflow(runs: Mapping[str, Run], title: str, folder: Path) -> str:
         for start in range(0, len(metrics), 1000):  # so many at once, at most
             client.log_batch(made, metrics=metrics[start : start + 1000])
         client.log_batch(made, params=[Param(name, str(value)) for name, value in run.params.items()])
-        client.set_terminated(made, end_time=ended_ms)
+        client.set_terminated(made, _MLFLOW_STATUS.get(run.outcome, "FINISHED"), ended_ms)
         client.log_batch(made, tags=[RunTag("trial_id", run.key), RunTag(_MARK, digest)])
     return f"mlflow ui --backend-store-uri {store}"
 
@@ -150,7 +152,7 @@ def _to_wandb(runs: Mapping[str, Run], title: str, folder: Path) -> str:
         for epoch, metrics in run.curves:
             made.log(metrics, step=epoch)
         made.summary.update(dict(run.final))
-        made.finish()
+        made.finish(exit_code=int(run.outcome == Outcome.DIVERGED))
         for place in folder.glob(f"wandb/offline-run-*-{run.key}"):
             (place / _MARK).write_text(digest)
     return f"wandb sync {folder}/wandb/offline-run-*"
@@ -181,6 +183,7 @@ def _run_of(pool: Pool, board: Leaderboard, position: int) -> Run:
         params=params,
         curves=tuple(_curves(pool, position)),
         final=_final(trial),
+        outcome=trial.outcome.value,
         begun_s=ended_s - trial.train_s,
         ended_s=ended_s,
     )

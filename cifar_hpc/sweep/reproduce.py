@@ -34,13 +34,13 @@ class Repeated:
 
     @property
     def extent(self) -> str:
-        """How far it was trained: '6 epochs', '2 of 6 epochs, as far as the record goes (REASON)', 'fitted again'."""
+        """How far it was trained: '6 epochs', '2 of 6 epochs, as far as its newest record goes (REASON)', 'fitted again'."""
         done, epochs = len(self.recorded.curves), epochs_in(self.recorded.config)
         if not epochs:
             return "fitted again"
         if not self.recorded.outcome.is_from_outside:
             return plural(done, "epoch")
-        return f"{done} of {plural(epochs, 'epoch')}, as far as the record goes ({self.recorded.reason})"
+        return f"{done} of {plural(epochs, 'epoch')}, as far as its newest record goes ({self.recorded.reason})"
 
 
 def lacking_text(layout: Layout, plan: PlanRecord) -> str:
