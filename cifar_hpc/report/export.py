@@ -142,7 +142,9 @@ def _to_wandb(runs: Mapping[str, Run], title: str, folder: Path) -> str:
     """An offline run for each, under its trial's id, for `wandb sync`."""
     import wandb  # type: ignore[import-not-found, unused-ignore]
 
-    settings, project = wandb.Settings(silent=True, console="off", disable_git=True), title or "cifar-hpc"
+    # The machine that exports is not the one that trained: nothing is told of it.
+    settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True)
+    project = title or "cifar-hpc"
     for digest in _to_write(runs, folder.glob("wandb/offline-run-*")):
         run = runs[digest]
         axes = dict(run.params)
