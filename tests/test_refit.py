@@ -85,7 +85,7 @@ def test_the_best_point_trains_again_on_all_labelled_images_and_labels_new_ones(
     board = json.loads(call("report", "small-refit", "--format", "json").stdout)
     assert len(board) == 1 and board[0]["place"] is None and board[0]["test_acc"] > 0.3
     told = call("report", "small-refit").stderr
-    assert "Nothing ranks 1 configuration that trained on the validation images too." in told
+    assert "Nothing ranks 1 configuration that held out no images to validate on." in told
     assert "0 of 1 configuration measured on validation." in told
     assert "test acc" in done.stderr and "diverged" not in done.stderr
     assert "nothing to start" in call("refit", "small", "--on", "inline").stderr
@@ -256,7 +256,7 @@ def test_a_refit_says_that_the_networks_which_it_starts_from_are_not_trained_aga
     assert set(names_of(trials).values()) == {"from_fold=1", "from_fold=2"}, "what the live picture calls them"
     assert "from_fold" in call("status", "staged-refit", "status=completed").stdout
     told = " ".join(call("report", "staged-refit").stderr.split())
-    assert "validation images too. Networks from which they started were not trained again." in told
+    assert "to validate on. Networks of other trials that they start from stay as they were." in told
     assert "such as from 2: its number is their mean" in told
 
 

@@ -290,7 +290,7 @@ class TrialConfig:
     stop: StopConfig = field(default=StopConfig(), metadata=part(Role.MEMBER))
     keep: str | None = trial_key(
         "whose trained networks stay, at their best epoch: weights (of all trials), null (of none), {best: 3, max_gb: 2}; "
-        "absent: those of the best configuration by validation, and of those next to it within 2 GB",
+        "absent: those of the configuration that is best by validation so far, and of those next to it within 2 GB",
         Role.MEMBER,
         None,
         choices=("weights",),

@@ -99,10 +99,10 @@ def progress_text(pool: Pool, board: Leaderboard) -> str:
 def caveats(pool: Pool, board: Leaderboard) -> list[str]:
     """What a reader must know before trusting the order of the rows."""
     notes = [*(finding.sentence for finding in pool.findings), *pool.ranked.notes, *pool.notes, *_of_several(pool)]
-    refits = [row for row in board.rows if row.trials and row.config.get("dataset.val_frac") == 0]
-    if refits:
-        stay = " Networks from which they started were not trained again." if any(row.begun for row in refits) else ""
-        notes.append(f"Nothing ranks {plural(len(refits), 'configuration')} that trained on the validation images too.{stay}")
+    whole = [row for row in board.rows if row.trials and row.config.get("dataset.val_frac") == 0]
+    if whole:
+        stay = " Networks of other trials that they start from stay as they were." if any(row.begun for row in whole) else ""
+        notes.append(f"Nothing ranks {plural(len(whole), 'configuration')} that held out no images to validate on.{stay}")
     notes += _several_starts(board)
     told = [trial.config for trial in pool.trials if is_own(trial.config[DATASET]) and not trial.config.get(FINGERPRINT)]
     notes += [
