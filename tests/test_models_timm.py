@@ -17,6 +17,7 @@ from cifar_hpc.config import architecture as rooms
 from cifar_hpc.config.architecture import architecture
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.trial import TrialConfig
+from cifar_hpc.deploy.trained import TrainedTrial, export_trained
 from cifar_hpc.errors import CifarHpcError, DataError, SpecError
 from cifar_hpc.models.timm_nets import pretrained
 from cifar_hpc.models.weights import fetch_weights, weights_missing, weights_path
@@ -186,3 +187,11 @@ def test_arch_prints_the_blocks_of_a_model_of_timm():
     assert [line.split(",")[1] for line in ran.stdout.splitlines()[1:]] == list(architecture(RESNET).blocks)
     with pytest.raises(CifarHpcError, match="Did you mean 'timm/resnet10t'"):
         CliRunner().invoke(app, ["timm/resnet10tt"], catch_exceptions=False)
+
+
+def test_a_network_that_holds_what_is_in_no_file_is_exported(tmp_path):
+    """It was refused as if its logits differed."""
+    config = digits_config(arch="timm/levit_128s", image_size=32)
+    model = build_model(config, 10, 1).eval().requires_grad_(False)
+    trained = TrainedTrial(config=config, classes=tuple("0123456789"), model=model, mean=(0.5,), std=(0.5,), channels=1)
+    assert export_trained(trained, tmp_path / "out.safetensors", "safetensors") < 1e-6

@@ -10,7 +10,6 @@ import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar_hpc.config import catalog
-from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.data.batches import batches_for
@@ -29,8 +27,8 @@ from cifar_hpc.data.dataset import Split, unlabelled
 from cifar_hpc.data.images import Fit
 from cifar_hpc.errors import CifarHpcError, UnknownNameError
 from cifar_hpc.models.blocks import BlockModel
-from cifar_hpc.models.loading import fit_weights, pack_state, read_weights, without_initial_values
-from cifar_hpc.models.zoo import build_model, in_channels, network_of, normalisation
+from cifar_hpc.models.loading import fit_weights, pack_state, read_weights
+from cifar_hpc.models.zoo import build_model, in_channels, network_to_fill, normalisation
 from cifar_hpc.records.layout import TrialFiles
 from cifar_hpc.records.store import write_atomic
 from cifar_hpc.records.ties import check_classes, gone_since, own_weights, read_valid
@@ -173,10 +171,7 @@ def _notes(trained: TrainedTrial) -> dict[str, str]:
 def _write_safetensors(trained: TrainedTrial, path: Path) -> Callable[[Tensor], Tensor]:
     """torchvision's own keys, so that its network of that name and class count loads them; checked by doing that."""
     write_atomic(path, lambda stream: stream.write(pack_state(trained.model.state_dict(), _notes(trained))))
-    config = trained.config
-    own = nullcontext() if isinstance(config.network, OwnNetwork) else without_initial_values()
-    with own:
-        network = network_of(config, len(trained.classes), trained.channels)
+    network = network_to_fill(trained.config, len(trained.classes), trained.channels)
     fit_weights(network, read_weights(path), path.name)
     network.eval()
 

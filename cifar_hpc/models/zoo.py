@@ -189,9 +189,7 @@ def _build_network(config: TrialConfig, num_classes: int, channels: int) -> tupl
     path = weights_path(config.arch, config.weights)
     if is_timm(config.arch) and not is_file(config.weights):
         return make_timm(config.arch, num_classes, channels, side, path), [], True
-    # timm's constructors run parts of some networks, and the user's own may, which takes values
-    with without_initial_values() if config.arch in catalog.ARCHS else nullcontext():
-        network = network_of(config, num_classes, channels)
+    network = network_to_fill(config, num_classes, channels)
     return network, *fit_weights(
         network, whole_weights(path), f"{path.name} for {config.arch}", new_stem=config.stem == "cifar"
     )
@@ -203,6 +201,13 @@ def network_of(config: TrialConfig, num_classes: int, channels: int) -> nn.Modul
     if isinstance(own, str):
         return make_network(own, num_classes, channels, image_side(config), config.stem)
     return make_own(own, num_classes, channels)
+
+
+def network_to_fill(config: TrialConfig, num_classes: int, channels: int) -> nn.Module:
+    """The same, of the catalogue's without values: timm's constructors run parts of some networks, or make of values what no
+    file holds, and the user's own may."""
+    with without_initial_values() if config.arch in catalog.ARCHS else nullcontext():
+        return network_of(config, num_classes, channels)
 
 
 def make_network(arch: str, num_classes: int, channels: int, side: int, stem: str) -> nn.Module:
