@@ -178,7 +178,9 @@ def test_a_missing_cell_of_a_heat_map_is_absent() -> None:
 def test_what_is_the_best_of_unlike_values_says_so() -> None:
     """arch b was tried at one lr alone: the best of each arch is not the best over the same lr."""
     whole = {(arch, lr): 0.5 for arch in "ab" for lr in (1.0, 2.0)}
-    assert best_over(additive_board(whole), "arch") == " Of those that differ only in lr, the best on validation."
+    assert best_over(additive_board(whole), "arch") == " Of those that differ only in lr, the best by validation accuracy."
+    sought = dataclasses.replace(additive_board(whole), objective="val_loss")  # beside accuracies, which did not choose
+    assert best_over(sought, "arch").endswith("the best by validation loss.")
     holed = best_over(additive_board({key: whole[key] for key in list(whole)[:3]}), "arch")
     assert "Not each was chosen from the same values" in holed and "tried" not in holed, "a filter may hide one"
     assert best_over(additive_board(whole), "arch", "lr") == ""

@@ -86,7 +86,7 @@ def best_over(board: Leaderboard, *axes: Axis) -> str:
         unlike = " Not each was chosen from the same values of these: they differ in them too."
     elif not _are_alike(board.measured, axes, others):
         unlike = " Not all of these values have a number for each."
-    return f" Of those that differ only in {', '.join(others)}, the best on validation.{unlike}"
+    return f" Of those that differ only in {', '.join(others)}, the best by validation {board.info.noun}.{unlike}"
 
 
 def _are_alike(rows: Iterable[Row], axes: Sequence[Axis], others: Sequence[Axis]) -> bool:
