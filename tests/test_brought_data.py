@@ -125,6 +125,24 @@ def test_images_without_a_label_in_hugging_faces_tables_are_no_images_of_a_class
     assert set(listing.splits) == {"train"} and len(listing.unlabelled) == 3 and not listing.wrong
 
 
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [("train dev eval", {"train", "val", "test"}), ("a b", {"train"}), ("test_run/train test_run/dev", {"train", "val"})],
+)
+def test_a_split_of_hugging_faces_is_what_its_name_says_and_no_part_of_train(
+    tmp_path: Path, names: str, splits: set[str]
+) -> None:
+    for name in names.split():
+        file = tmp_path / "pets" / f"{name}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"image": [png(i) for i in range(4)], "label": [0, 1, 0, 1]}), file)
+    assert set(list_folder(hf_folder(tmp_path / "pets", tmp_path / "root")).splits) == splits
+    (file.parent / "extra-00000-of-00001.parquet").write_bytes(file.read_bytes())
+    if names == "train dev eval":
+        with pytest.raises(DataError, match=r"extra-00000-of-00001.* its name says no split, and others' do"):
+            hf_folder(tmp_path / "pets", tmp_path / "root")
+
+
 def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     names = [

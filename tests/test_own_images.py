@@ -270,6 +270,11 @@ def test_a_folder_without_train_is_its_classes(tmp_path):
     assert folder_fingerprint(list_folder(tmp_path / "other")) == before
 
 
+@pytest.mark.parametrize("splits", [("test",), ("val", "test")])
+def test_a_test_or_val_without_train_is_to_mend(tmp_path, splits):
+    assert f"{splits[0]}/ without a train/ beside it" in _wrong(_folder(tmp_path / "own", splits=splits))
+
+
 @pytest.mark.parametrize("name", ["valid", "validation", "Val"])
 def test_other_names_of_val_are_val(tmp_path, name):
     root = _folder(tmp_path / "own", splits=("Train", name))

@@ -223,7 +223,7 @@ class _Listing:
         else:
             splits["train"] = {path.name: tuple(self.walk(path)) for path in roles.get("", ())}
             self._beside(self.root, files, "beside the class folders")
-        unlabelled = self._unlabelled(roles, splits)
+        unlabelled = self._unlabelled(roles, splits) if own else ()
         if not own and len(splits["train"]) == 1:
             only = roles[""][0]
             inside = [path.name for path in self._entries(only, again=True)[0] if path.name.lower() in SPLITS]

@@ -51,7 +51,13 @@ TORCHVISION: dict[str, tuple[Mapping[str, Any], ...]] = {
 _SPLIT_NAMES = {1: ("train",), 2: ("train", "test"), 3: ("train", "val", "test")}
 _FILES = ("_image_files", "_images", "samples", "imgs", "_samples", "_labels_and_files")  # where torchvision's sets list theirs
 Labelled = Iterator[tuple[str, str | None, Path | bytes | Any]]  # split, class, the image: a file, a file's bytes, or PIL's
-_VERSION = 2  # raise it when the same tables become another folder
+# What Hugging Face takes for the name of a split.
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+_VERSION = 3  # raise it when the same tables become another folder
 
 
 def torchvision_folder(name: str, root: Path) -> Path:
@@ -135,8 +141,14 @@ def _listed(data: Any) -> list[Path] | None:
 
 
 def _of_tables(path: Path, files: Sequence[Path]) -> Labelled:
+    splits = {file: _split_of(file.relative_to(path)) for file in files}
+    other = [file for file in files if splits[file] is None]
+    if 0 < len(other) < len(files):
+        raise DataError(
+            f"{other[0]}: its name says no split, and others' do: {', '.join(_SPLIT_WORDS)} are known; move it away"
+        )
     for file in files:
-        split = _split_of(file.relative_to(path))
+        split = splits[file] or "train"
         for columns, rows in _tables(file):
             image = next((name for name, kind in columns.items() if kind.get("_type") == "Image"), None)
             label = next((name for name, kind in columns.items() if kind.get("_type") == "ClassLabel"), None)
@@ -183,9 +195,10 @@ def _tables(file: Path) -> Iterator[tuple[dict[str, dict[str, Any]], list[dict[s
         raise DataError(f"{file} cannot be read as a table ({str(error).split(chr(10))[0]})") from error
 
 
-def _split_of(name: Path) -> str:
-    words = re.findall(r"[a-z]+", name.as_posix().lower())
-    return "test" if "test" in words else "val" if {"val", "valid", "validation"} & set(words) else "train"
+def _split_of(name: Path) -> str | None:
+    """What the file's name, or else that of a folder above it, says; None where none does."""
+    words = [word for part in reversed(name.parts) for word in re.findall(r"[a-z]+", part.lower())]
+    return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
 def _write(images: Labelled, folder: Path) -> None:
