@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from benchmarks.pool import write_plan
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
+from cifar_hpc.collect.sections import chosen_sections, one_section
 from cifar_hpc.config.dataset import DatasetConfig
+from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
 from cifar_hpc.status.progress import best_point
@@ -139,3 +142,29 @@ def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(l
         write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", fingerprint=fingerprint)), 0.9)
     names = [name for name, _ in split_by_images(scan(layout))]
     assert sorted(names) == ["cifar10 (012345)", "cifar10 (its images not recorded)"]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "terms"),
+    [
+        ((other(), other(train_size=20), other(train_size=30)), {"dataset.train_size=-", "dataset.train_size=20"}),
+        (
+            (other(classes=("cat", "dog")), other(classes=("bird", "frog", "ship"))),
+            {"dataset.classes=cat+dog", "dataset.classes=bird+frog+ship"},
+        ),
+        ((other(), dataclasses.replace(FOLDER, folder="/one/my photos")), {"'dataset=\"my photos\"'", "dataset=cifar10"}),
+        (
+            (other(fingerprint="0123456789"), other(fingerprint="1123456789")),
+            {"dataset.fingerprint=0123456789", "dataset.fingerprint=1123456789"},
+        ),
+    ],
+)
+def test_who_compares_nothing_across_data_sets_names_a_filter_that_leaves_one(layout, datasets, terms) -> None:
+    """labels looked at the first alone; --pivot named filters that left several."""
+    for dataset in datasets:
+        write(layout, dataclasses.replace(BASE, dataset=dataset), 0.8)
+    with pytest.raises(CifarHpcError, match="labels: one data set and split at a time, and here are ") as told:
+        one_section(chosen_sections(layout, [], ""), "labels")
+    term = str(told.value).partition("; a filter leaves one, such as ")[2]
+    assert term in terms
+    one_section(chosen_sections(layout, [], " ".join(shlex.split(term))), "labels")

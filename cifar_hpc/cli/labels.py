@@ -28,7 +28,7 @@ def labels(
     """
     from cifar_hpc.collect.doubts import find_doubts
     from cifar_hpc.collect.rounds import on_same_images, point_predictions
-    from cifar_hpc.collect.sections import chosen_sections
+    from cifar_hpc.collect.sections import chosen_sections, one_section
     from cifar_hpc.data.duplicates import near_duplicates
     from cifar_hpc.data.labelled import labelled_images
     from cifar_hpc.report.labels import doubt_columns, doubt_line, doubt_records, doubt_titles, duplicate_lines, write_labels
@@ -38,7 +38,7 @@ def labels(
     asked = parse_words(words)
     if asked.number is not None:
         raise CifarHpcError(f"labels are judged by several configurations: a sweep and a filter, not row #{asked.number}")
-    board = chosen_sections(layout, asked.names, asked.terms)[0].board
+    board = one_section(chosen_sections(layout, asked.names, asked.terms), "labels").board
     found = find_doubts(board, layout) if board.measured else None
     if found is None:
         said = " ".join(words)

@@ -4,6 +4,7 @@ them are in none of them.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,10 +14,11 @@ from cifar_hpc.collect.index import Rejected
 from cifar_hpc.collect.leaderboard import Leaderboard, Row, make_leaderboard
 from cifar_hpc.collect.predictions import ContradictionError, read_predictions
 from cifar_hpc.collect.scan import Pool, varying_axes
-from cifar_hpc.collect.trials import short_paths, with_short_paths
-from cifar_hpc.errors import RecordError
+from cifar_hpc.collect.trials import DATASET, short_paths, with_short_paths
+from cifar_hpc.errors import CifarHpcError, RecordError
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.ties import files_of
+from cifar_hpc.status.query import parse_filter, spell
 from cifar_hpc.status.state import Queue
 
 CHECKED = 20  # rows from the top whose predictions are read before they are shown
@@ -64,6 +66,31 @@ def chosen_sections(layout: Layout, names: Sequence[str], terms: str, queue: Que
     whole = {row.point_id: row for section in everyone for row in section.board.rows}
     boards = {row.point_id: section.board for section in everyone for row in section.board.rows}
     return [replace(section, board=_as_in(whole, boards, section.board)) for section in sections]
+
+
+def one_section(sections: Sequence[Section], command: str) -> Section:
+    """The only one, for a command that compares nothing across data sets. Raises CifarHpcError where they are several, with a
+    filter that leaves one."""
+    first, *others = sections
+    if not others:
+        return first
+    names = ", ".join(section.name for section in sections)
+    such = next(filter(None, (_told_apart(section, sections) for section in sections)), None)
+    example = f"; a filter leaves one, such as {such}" if such else ""
+    raise CifarHpcError(f"{command}: one data set and split at a time, and here are {names}{example}")
+
+
+def _told_apart(section: Section, sections: Sequence[Section]) -> str | None:
+    """A term of a filter that all its trials meet and no other's; None where no single key has one."""
+    own = [trial.facts for trial in section.pool.everyone]
+    rest = [trial.facts for one in sections if one is not section for trial in one.pool.everyone]
+    for key in dict.fromkeys((DATASET, *(key for facts in own for key in facts if key.startswith(f"{DATASET}.")))):
+        value = spell(own[0].get(key), key)
+        term = f"{key}={value}" if " " not in value else f'{key}="{value}"'
+        chosen = parse_filter([term], {key})
+        if all(map(chosen.matches, own)) and not any(map(chosen.matches, rest)):
+            return shlex.quote(term)
+    return None
 
 
 def _as_in(whole: Mapping[str, Row], boards: Mapping[str, Leaderboard], board: Leaderboard) -> Leaderboard:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cifar_hpc.collect.curves import best_over
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.pivot import Key, Pivot, choose_pivot, class_accuracies, make_pivot
-from cifar_hpc.collect.sections import Section
+from cifar_hpc.collect.sections import Section, one_section
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import Axis, value_text
 from cifar_hpc.errors import CifarHpcError, RecordError, did_you_mean, nearest
@@ -20,7 +20,6 @@ from cifar_hpc.status.words import device_text, hours_text, score_text
 
 _MOST_POINTS = 8  # beside one another, class by class
 _MOST_CLASSES = 12
-_ONE_SET = "a filter leaves one, such as dataset=NAME, dataset.val_frac=0.1 or dataset.train_size=500"
 
 
 def comparison_tables(found: Findings, layout: Layout) -> list[PageTable]:
@@ -53,11 +52,7 @@ def pivot_table(pivot: Pivot, board: Leaderboard, split: str) -> PageTable:
 def asked_pivot(sections: Sequence[Section], axes: str) -> dict[str, PageTable]:
     """Split -> the table of `--pivot ROWS/COLUMNS`, whose first columns are the axes of the rows. Raises CifarHpcError where
     the sections are several, or an axis is none of theirs."""
-    first, *others = sections
-    if others:
-        names = ", ".join(section.name for section in (first, *others))
-        raise CifarHpcError(f"--pivot: one data set and split at a time, and here are {names}; {_ONE_SET}")
-    board = first.board
+    board = one_section(sections, "--pivot").board
     rows, columns = axes_of(axes)
     for axis in (*rows, *columns):
         if axis not in board.axes:
