@@ -21,6 +21,7 @@ from cifar_hpc import __version__
 from cifar_hpc.cli import app
 from cifar_hpc.cli.examples import EXAMPLES
 from cifar_hpc.config import catalog
+from cifar_hpc.records.schema import PlannedTrial
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.terminal.prose import laid_out
 from cifar_hpc.terminal.tables import TextColumn, print_columns
@@ -69,7 +70,11 @@ def test_a_shell_completes_commands_and_options():
         assert done.stdout.split() == [found]
 
 
-def test_a_dry_run_lists_the_configurations(tmp_path):
+def test_a_dry_run_lists_the_configurations(tmp_path, monkeypatch):
+    made: list[str] = []
+    monkeypatch.setattr(
+        "cifar_hpc.planning.plan.PlannedTrial", lambda **keys: made.append(keys["trial_id"]) or PlannedTrial(**keys)
+    )
     (tmp_path / "s.yaml").write_text(
         "name: s\ndataset: digits\ngrid: {arch: [linear, simple_cnn], lr: [0.1, 1e-5]}\nseeds: 2\n"
     )
@@ -78,6 +83,7 @@ def test_a_dry_run_lists_the_configurations(tmp_path):
     rows = [line.split() for line in shown[head + 1 :]]
     assert [row[:5] for row in rows] == [[a, r, "2", "2", "planned"] for a in ("linear", "simple_cnn") for r in ("0.1", "1e-5")]
     assert all(len(row[5]) == 8 for row in rows)
+    assert len(made) == len(set(made)) == 8, "its plan is made once, not by each who tells something of it"
     search = "search: {algorithm: random, num_points: 2, ranges: {lr: {low: 1e-3, high: 1, log: true}}}"
     searched = f"name: t\ndataset: digits\n{search}\nbase: {{arch: linear}}\n"
     (tmp_path / "t.yaml").write_text(searched)

@@ -23,7 +23,7 @@ from cifar_hpc.terminal.prose import laid_out
 from cifar_hpc.terminal.tables import TextColumn, print_columns
 
 if TYPE_CHECKING:
-    from cifar_hpc.spec.sweep import SweepSpec
+    from cifar_hpc.planning.plan import Plan
 
 IT_SAMPLES = "a search samples its configurations as it goes: none is known before it runs"
 
@@ -52,17 +52,19 @@ def sweep(
     set_: SetOption = None,
 ) -> None:
     """Train the trials of SPEC that are not finished yet. Typing it again goes on where it was interrupted."""
-    from cifar_hpc.sweep.driver import look_at, run_spec
+    from cifar_hpc.planning.plan import make_plan
+    from cifar_hpc.sweep.driver import look_at_plan, run_spec
     from cifar_hpc.sweep.specs import load_named
 
     bound = None if budget is None else parse_budget(budget)
     layout, where, shown = Layout(results_root()), Where(on, profile, canary, wait, bound), Shown()
     loaded = load_named(layout, spec, set_ or (), shown.note)
     if dry_run:
-        for line in look_at(layout, loaded, where, shown, share=share, verbose=verbose):
+        plan = make_plan(loaded, share=share)
+        for line in look_at_plan(layout, plan, where, shown, verbose=verbose):
             typer.echo(laid_out(line, sys.stdout))
         if list_:
-            _print_configurations(layout, loaded)
+            _print_configurations(layout, plan)
         return
     conclude(run_spec(layout, loaded, where, shown, share=share, prune=prune))
 
@@ -97,16 +99,16 @@ def cancel(name: SweepName, terms: FilterText = None) -> None:
         raise typer.Exit(2)
 
 
-def _print_configurations(layout: Layout, spec: SweepSpec) -> None:
+def _print_configurations(layout: Layout, plan: Plan) -> None:
     """A row for each: what the spec varies, its seeds, where they stand, and the id that names it."""
-    from cifar_hpc.planning.plan import make_plan, plan_record
+    from cifar_hpc.planning.plan import plan_record
 
-    record = plan_record(make_plan(spec, share=False))  # who trains beside whom is not listed
+    record = plan_record(plan)
     states = reader_of(layout, record).read()
     points: dict[str, list[PlannedTrial]] = {}
     for trial in record.trials:
         points.setdefault(trial.point_id, []).append(trial)
-    if spec.search is not None:
+    if plan.spec.search is not None:
         say(f"a search samples its configurations as it goes; it begins with these {len(points)}" if points else IT_SAMPLES)
     if not points:
         return

@@ -89,6 +89,20 @@ class Plan:
         return self._own_resources.get(trial_id, self.spec.resources)
 
     @functools.cached_property
+    def planned(self) -> tuple[PlannedTrial, ...]:
+        """Its trials as plan.json has them."""
+        return tuple(
+            PlannedTrial(
+                trial_id=trial.config.trial_id,
+                point_id=trial.config.point_id,
+                axes=trial.axes,
+                config=trial.config.to_json(),
+                resources=trial.resources,
+            )
+            for trial in self.spec.trials
+        )
+
+    @functools.cached_property
     def _own_resources(self) -> dict[str, Resources]:
         trials = {trial.config.trial_id: trial.resources for trial in self.spec.trials if trial.resources}
         return {trial_id: dataclasses.replace(self.spec.resources, **wanted) for trial_id, wanted in trials.items()}
@@ -179,16 +193,7 @@ def plan_record(plan: Plan) -> PlanRecord:
         spec_path=str(plan.spec.path),
         objective=plan.spec.objective,
         own_objective=_own_objective(plan.spec.own_objective),
-        trials=tuple(
-            PlannedTrial(
-                trial_id=trial.config.trial_id,
-                point_id=trial.config.point_id,
-                axes=trial.axes,
-                config=trial.config.to_json(),
-                resources=trial.resources,
-            )
-            for trial in plan.spec.trials
-        ),
+        trials=plan.planned,
         cohorts=tuple(cohort.trial_ids for cohort in plan.cohorts),
         resources=dataclasses.asdict(plan.spec.resources),
         overrides=plan.spec.overrides,

@@ -11,7 +11,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -87,12 +87,13 @@ def run_spec(
     if where.budget is not None and (spec.search is not None or where.slurm() is None):
         raise CifarHpcError("--budget: it bounds the workers of a grid on Slurm; nothing else is started here in its time")
     spec = dataclasses.replace(spec, where=where.words)
-    left = _greet(layout, spec, listener, share=share, prune=prune)
+    made = make_plan(spec, share=share)
+    left = _greet(layout, made, listener, prune=prune)
     if where.budget is not None:
         set_budget(layout.sweep(spec.name), where.budget)
     if spec.search is not None:
         return drive(SearchRounds(layout, spec, where), listener)
-    plan = with_promise(layout, make_plan(spec, share=share), where, listener)
+    plan = with_promise(layout, made, where, listener)
     if lacking := lacking_text(layout, plan_record(plan)):
         listener.note(lacking)
     if unjudged := unjudged_text(plan):
@@ -104,19 +105,23 @@ def run_spec(
     return run_plan(layout, plan, plan_record(plan), where, listener)
 
 
-def look_at(
-    layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, verbose: bool = False
-) -> list[str]:
+def look_at(layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True) -> list[str]:
+    """As look_at_plan."""
+    return look_at_plan(layout, make_plan(spec, share=share), where, listener)
+
+
+def look_at_plan(layout: Layout, plan: Plan, where: Where, listener: Listener, *, verbose: bool = False) -> list[str]:
     """What `run_spec` would start, in lines; starts nothing. Raises CifarHpcError where the sweep's name is taken."""
-    _greet(layout, dataclasses.replace(spec, where=where.words), listener, share=share)
-    return preview_lines(layout, spec, where, listener, share=share, verbose=verbose)
+    _greet(layout, plan, listener, where.words)
+    return preview_lines(layout, plan, where, listener, verbose=verbose)
 
 
-def _greet(layout: Layout, spec: SweepSpec, listener: Listener, *, share: bool, prune: bool = False) -> list[str]:
+def _greet(layout: Layout, plan: Plan, listener: Listener, where: Sequence[str] = (), *, prune: bool = False) -> list[str]:
     """Tells what a person should know of the spec; the trials that it has dropped and that go on. prune: they are not to."""
+    spec = plan.spec
     for warning in (*spec.warnings, *seen_before(layout, spec)):
         listener.note(f"warning: {warning}")
-    record = journal_of(spec, None, 1) if spec.search is not None else plan_record(make_plan(spec, share=False))
+    record = journal_of(spec, None, 1) if spec.search is not None else plan_record(plan)
     dropped = dropped_trials(layout, record)
     if dropped and spec.search is None:
         some = ", ".join(dropped[:4]) + ", ..." * (len(dropped) > 4)
@@ -125,7 +130,9 @@ def _greet(layout: Layout, spec: SweepSpec, listener: Listener, *, share: bool, 
             listener.note(sentence)
     left = going_on_without(layout, record)
     if left and not prune:
-        listener.note(dropped_line(dataclasses.replace(record, share=share), len(left)))
+        listener.note(
+            dropped_line(dataclasses.replace(record, share=plan.share, where=tuple(where or record.where)), len(left))
+        )
     return left
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from cifar_hpc.config.words import plural
 from cifar_hpc.executors.slurm.usage import spent_budget, spent_words
 from cifar_hpc.planning.lineage import Lineage
-from cifar_hpc.planning.plan import Plan, jobs_for, make_plan, plan_record, trunk_passes
+from cifar_hpc.planning.plan import Plan, jobs_for, plan_record, trunk_passes
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import known_plan, since_when
 from cifar_hpc.records.schema import PlannedTrial, Status
@@ -26,13 +26,11 @@ from cifar_hpc.sweep.submit import array_lines
 from cifar_hpc.sweep.where import Where, reader_of
 
 
-def preview_lines(
-    layout: Layout, spec: SweepSpec, where: Where, listener: Listener, *, share: bool = True, verbose: bool = False
-) -> list[str]:
+def preview_lines(layout: Layout, plan: Plan, where: Where, listener: Listener, *, verbose: bool = False) -> list[str]:
     """verbose: on Slurm the first batch script too. The listener hears of what takes its time."""
+    spec = plan.spec
     if spec.search is not None:
         return search_lines(layout, spec, listener)
-    plan = make_plan(spec, share=share)
     record = since_when(layout, plan_record(plan))
     states = reader_of(layout, record).read()
     site, files = where.slurm(), layout.sweep(spec.name)
