@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
 from cifar_hpc.collect.comparison import FAR_BELOW, Comparison, compare_points
+from cifar_hpc.collect.curves import make_curve_grid
 from cifar_hpc.collect.ledger import Entry, Ledger, make_ledger
 from cifar_hpc.collect.pivot import class_accuracies, make_pivot
 from cifar_hpc.collect.scan import scan
@@ -24,6 +25,10 @@ from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats, covers_text
 from cifar_hpc.report.comparisons import pivot_table
 from cifar_hpc.report.corrections import write_corrected
+from cifar_hpc.report.figures import BEYOND
+from cifar_hpc.report.figures_curves import draw_curves
+from cifar_hpc.report.figures_effects import draw_along
+from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
 from cifar_hpc.report.summary import certainty_text, cost_text, headline
@@ -281,3 +286,26 @@ def test_two_are_compared_alike_in_either_order_where_the_seeds_of_one_alone_hav
     one, other = (section.board.rows[0] for section in chosen_sections(layout, [], ""))
     there, back = compare_points(one, other, layout, "test"), compare_points(other, one, layout, "test")
     assert (there.p_value, there.test, there.error) == (back.p_value, back.test, back.error)
+
+
+def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_so(layout: Layout) -> None:
+    """All others lay on the axis: a twentieth of a curve's values might be beyond the panel, and these were more."""
+    for lr in (0.1, 0.2, 0.3):
+        config = dataclasses.replace(BASE, lr=lr, objective="val_loss")
+        ended = write_trial(layout, config, IMAGES)
+        if lr == 0.3:
+            curves = tuple(dataclasses.replace(epoch, val_loss=1e9, train_loss=1e9) for epoch in ended.curves)
+            assert ended.val is not None
+            val = dataclasses.replace(ended.val, loss=1e9)
+            told = dataclasses.replace(ended, curves=curves, val=val, outcome=Outcome.DIVERGED)
+            write_record(layout.trial(ended.trial_id).result, told)
+            layout.trial(ended.trial_id).predictions.unlink()
+    (section,) = chosen_sections(layout, [], "")
+    board = section.board
+    curves = next(draw_curves(make_curve_grid(section.pool, board, None, None, "lr"), board, "loss"))
+    assert curves.figure.axes[0].get_ylim()[1] < 100 and "beyond the panels" in curves.caption
+    for drawing, ends in (
+        (draw_ranking(board, None), lambda axes: axes.get_xlim()),
+        (draw_along("lr", None, board), lambda axes: axes.get_ylim()),
+    ):
+        assert ends(drawing.figure.axes[0])[1] < 100 and drawing.caption.endswith(BEYOND)

@@ -23,7 +23,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from cifar_hpc.collect.leaderboard import Row
 from cifar_hpc.collect.trials import value_text
+from cifar_hpc.config.registry import ObjectiveInfo
 from cifar_hpc.report.lettering import fitting_names, font_families, make_readable
 
 INK, MUTED, LINE, PAPER = "#1f2329", "#6b737c", "#d9dee3", "#fefefe"
@@ -31,6 +33,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 _DARK_PALETTE = ("#4aa8e8", "#ff8a4c", "#2fc79a", "#e5a0c6", "#f2b632", "#86cdf5", "#c9a227")  # the same hues on dark paper
 _STEPS = 24  # colours of the ramp
 IN_A_LEGEND, BESIDE_AN_AXIS, _OVER_A_PANEL = 40, 24, 32  # letters of a value's name
+BEYOND = " The axis ends before the loss of what diverged."
 _LEGEND_IN = 0.5  # height of a legend for which a figure has room
 _MARKS = ("o", "^", "s", "D", "v", "P")
 _VIRIDIS = mpl.colormaps["viridis"]
@@ -217,6 +220,17 @@ def axis_title(axis: str, value: Any) -> str:
         return text.removesuffix(".pt")
     alone = isinstance(value, str) and axis in ("arch", "dataset")
     return text if alone else f"{axis}: {text}"
+
+
+def calm_limits(rows: Sequence[Row], info: ObjectiveInfo) -> tuple[float, float] | None:
+    """The limits of an axis of losses on which one that exploded hides nothing; None where there is none such."""
+    calm = [row.score for row in rows if row.score and not row.last.diverged]
+    most = max((one.mean for one in calm), default=0.0)
+    if info.metric != "loss" or not calm or all(row.score.mean <= 2 * most for row in rows if row.score):
+        return None
+    ends = [end for one in calm for end in (one.mean, one.low, one.high) if end is not None]
+    margin = 0.05 * (max(ends) - min(ends)) or 0.05 * most
+    return max(min(ends) - margin, 0.0), max(ends) + margin
 
 
 def frame_bare(axes: Axes) -> None:

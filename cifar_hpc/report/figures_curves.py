@@ -175,21 +175,23 @@ def _all_within(grid: CurveGrid, kind: str, limits: tuple[float, float]) -> bool
     return float(_drawn(grid, kind).max(initial=limits[0])) <= limits[1]
 
 
-def _drawn(grid: CurveGrid, kind: str) -> Any:
-    """All values that are drawn, the ends of bands among them."""
-    series = [s for panel in grid.panels.values() for s in panel.values()]
+def _drawn(grid: CurveGrid, kind: str, *, calm: bool = False) -> Any:
+    """All values that are drawn, the ends of bands among them. calm: but for what diverged, unless all did."""
+    every = [s for panel in grid.panels.values() for s in panel.values()]
+    series = [s for s in every if not (calm and s.row.last.diverged)] or every
     bands = [(s.bands[f"train_{kind}"], s.bands[f"val_{kind}"]) for s in series]
     values = np.concatenate([np.zeros(0, np.float32), *(v for t, b in bands for v in (t.mean, b.mean, b.low, b.high))])
     return values[np.isfinite(values)]
 
 
 def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:
-    """The same for all panels; of a loss the worst twentieth may leave the panel, so that one divergence hides nothing."""
-    values = _drawn(grid, kind)
+    """The same for all panels; of a loss what is far above nineteen of twenty values, and of those that are left again, may
+    leave the panel, so that what diverged hides nothing."""
+    values = _drawn(grid, kind, calm=kind == "loss")
     if not len(values):
         return 0.0, 1.0
     low, high = float(values.min()), float(values.max())
-    if kind == "loss" and high > 2 * (usual := float(np.quantile(values, 0.95))):
-        high = usual
+    while kind == "loss" and high > 2 * (usual := float(np.quantile(values, 0.95))):
+        high, values = usual, values[values <= usual]
     margin = 0.04 * (high - low) or 0.05
     return max(low - margin, 0.0), min(high + margin, 1.0) if kind == "acc" else high + margin

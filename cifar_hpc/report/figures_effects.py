@@ -18,6 +18,7 @@ from cifar_hpc.collect.statistics import Estimate, within
 from cifar_hpc.collect.trials import value_text
 from cifar_hpc.report.figures import (
     BESIDE_AN_AXIS,
+    BEYOND,
     IN_A_LEGEND,
     INK,
     LINE,
@@ -27,6 +28,7 @@ from cifar_hpc.report.figures import (
     Drawing,
     Look,
     axis_title,
+    calm_limits,
     frame_bare,
     house_style,
     looks_for,
@@ -47,8 +49,9 @@ def draw_heat_maps(maps: Sequence[HeatMap], board: Leaderboard) -> Drawing:
     """One panel a map, one scale for all; every cell bears its number, a combination without a measurement is hatched."""
     first = maps[0]
     rows, columns = shown_values(board, first.row_axis), shown_values(board, first.column_axis)
-    scores = [_score(row) for found in maps for row in found.cells.values()]
-    norm = Normalize(min(scores), max(scores))
+    cells = [row for found in maps for row in found.cells.values()]
+    scores = [_score(row) for row in cells]
+    norm = Normalize(*(calm_limits(cells, board.info) or (min(scores), max(scores))))
     across = min(_COLUMNS if len(columns) <= 7 else 2, len(maps))
     down = -(-len(maps) // across)
     with house_style():
@@ -199,12 +202,14 @@ def draw_along(axis: str, color_axis: str | None, board: Leaderboard) -> Drawing
         axes.set_xlabel(axis)
         axes.set_ylabel(f"validation {_metric_words(board)}")
         _format_score(axes, board)
+        if calm := calm_limits(list(best.values()), board.info):
+            axes.set_ylim(calm)
         if color_axis:
             figure.legend(loc="outside right upper", title=color_axis)
         caption = (
             f"{means_words(board).capitalize()}, {interval_words(board)}."
             f"{best_over(board, axis, *([color_axis] if color_axis else []))}"
-            f"{unlike_words(best.values())}"
+            f"{unlike_words(best.values())}{BEYOND if calm else ''}"
         )
         return Drawing(f"along_{axis.replace('.', '_')}", f"Along {axis}", caption, figure)
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
-from cifar_hpc.report.figures import PALETTE, Drawing, house_style, legend_above, new_figure
+from cifar_hpc.report.figures import BEYOND, PALETTE, Drawing, calm_limits, house_style, legend_above, new_figure
 from cifar_hpc.report.words import interval_words, marks_of, means_words, overlap_words, test_of, unlike_words, words_of
 
 _MOST = 16  # rows
@@ -39,12 +39,14 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
         axes.grid(axis="y", visible=False)
         if info.share:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+        if calm := calm_limits(rows, info):
+            axes.set_xlim(calm)
         axes.set_xlabel(info.noun)
         legend_above(figure, _legend(hollow=tested and len(close) < len(rows), test=any(test_of(row, info) for row in rows)))
         left = len(board.measured) - len(rows)
         below = f" {left} more below." if left else ""
         caption = f"{means_words(board).capitalize()}, {interval_words(board)}.{below} In the order of the leaderboard."
-        caption += unlike_words(rows)
+        caption += unlike_words(rows) + (BEYOND if calm else "")
         caption += overlap_words(comparison, rows)
         return Drawing("ranking", "The best configurations", caption, figure)
 

@@ -307,9 +307,11 @@ function openCharts(section, part, board) {
     const most = PALETTE * MARKS.length;
     return chosen.length > most ? ` Of ${chosen.length} chosen rows the first ${most} have a look of their own; the others are grey.` : chosen.length > PALETTE ? " From the eighth chosen row on colours come again, with marks." : "";
   };
-  const ceiling = lines => {  // one run that diverged hides nothing
-    const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = ys[Math.floor(0.95 * (ys.length - 1))];
-    return ys.length && ys.at(-1) > 2 * usual ? +usual.toPrecision(2) : undefined;
+  const ceiling = lines => {  // what diverged hides nothing
+    const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = n => ys[Math.floor(0.95 * (n - 1))];
+    let n = ys.length;
+    while (n && ys[n - 1] > 2 * usual(n)) n = Math.floor(0.95 * (n - 1)) + 1;
+    return n < ys.length ? +ys[n - 1].toPrecision(2) : undefined;
   };
 
   const cutAt = (top, lines) => {
