@@ -31,6 +31,7 @@ from cifar_hpc.report.figures_effects import draw_along
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
+from cifar_hpc.report.page_tables import ensemble_tables
 from cifar_hpc.report.summary import certainty_text, cost_text, headline
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.report.words import overlap_words, these_networks, words_of
@@ -286,6 +287,19 @@ def test_two_are_compared_alike_in_either_order_where_the_seeds_of_one_alone_hav
     one, other = (section.board.rows[0] for section in chosen_sections(layout, [], ""))
     there, back = compare_points(one, other, layout, "test"), compare_points(other, one, layout, "test")
     assert (there.p_value, there.test, there.error) == (back.p_value, back.test, back.error)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_soup_of_another_split_than_the_rows_above_it_is_told_as_such(layout: Layout, own: bool) -> None:
+    for seed, arch in ((0, "resnet18"), (0, "vgg11_bn"), (1, "resnet18")):
+        dataset = dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True) if own else BASE.dataset
+        write_trial(layout, dataclasses.replace(BASE, arch=arch, seed=seed, dataset=dataset), IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    found = find(section, layout)
+    assert found.ensembles is not None
+    soup = dataclasses.replace(found.ensembles.measured[0], val=None)
+    table, *_ = ensemble_tables(dataclasses.replace(found, ensembles=dataclasses.replace(found.ensembles, soups=(soup,))))
+    assert ("Soups are measured on the images of their members' split" in table.note) is own
 
 
 def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_so(layout: Layout) -> None:

@@ -119,6 +119,10 @@ def ensemble_tables(found: Findings) -> list[PageTable]:
         rows.append((_method(record, trials), size, scores[0], val, scores[1], test))
     of_folds = _OF_FOLDS if ensembles.best_n > 1 else ""
     of_soups = _OF_SOUPS if ensembles.soups else ""
+    if of_soups and ensembles.best.own_split:
+        of_soups += (
+            " Soups are measured on the images of their members' split, which may be others than those of the rows above."
+        )
     note = (
         f"From {ensembles.trials} trials{of_folds}. Members and weights are chosen on validation: on a part of its images,"
         " and measured on the others, in turn, so that the choice does not flatter an ensemble's accuracy; that of the most"
