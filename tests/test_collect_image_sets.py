@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.pool import write_plan
+from benchmarks.pool import Images, write_plan, write_trial
 from cifar_hpc.collect.image_sets import split_by_images
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.collect.sections import chosen_sections, one_section
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.plans import read_plan
+from cifar_hpc.records.store import write_record
+from cifar_hpc.report.caveats import _of_several, caveats
+from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
 from tests.test_collect_leaderboard import BASE, write
@@ -168,3 +172,30 @@ def test_who_compares_nothing_across_data_sets_names_a_filter_that_leaves_one(la
     term = str(told.value).partition("; a filter leaves one, such as ")[2]
     assert term in terms
     one_section(chosen_sections(layout, [], " ".join(shlex.split(term))), "labels")
+
+
+def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed_trained_one_of_its_trials(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "name: {n}\ndataset: {{name: digits, train_size: 60{more}}}\nbase: {{arch: linear, epochs: 1}}\n"
+        "grid: {{lr: [0.1, 0.3]}}\nseeds: 3\n"
+    )
+    layout = Layout(tmp_path / "results")
+    for name, more in (("own", ", split_seed: seed"), ("plain", "")):
+        (tmp_path / f"{name}.yaml").write_text(text.format(n=name, more=more))
+        plan = make_plan(load_spec(tmp_path / f"{name}.yaml"))
+        for trial in plan.trials:
+            if not layout.trial(trial.trial_id).result.exists():
+                write_trial(layout, trial, Images.draw(50, 10), sweep=name)
+        write_record(layout.sweep(name).plan, plan_record(plan))
+    for name in ("own", "plain"):
+        (section,) = chosen_sections(layout, [name], "")
+        assert [row.seeds for row in section.board.measured] == [3, 3]
+        assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
+    for terms, n in (("", 1), ("seed=0", 1), ("seed!=0", 0)):
+        (section, *_) = chosen_sections(layout, [], terms)
+        notes = [note for note in caveats(section.pool, section.board) if "several configurations" in note]
+        assert len(notes) == n
+    (note,) = _of_several(scan(layout))
+    assert note.startswith("2 trials are of several configurations, of different sweeps, and count in one here;")

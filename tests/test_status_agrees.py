@@ -23,7 +23,7 @@ from cifar_hpc.records.jobs import JobEvent, JobState, own_handle
 from cifar_hpc.records.layout import Layout, results_root
 from cifar_hpc.records.schema import EpochRecord, Outcome, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
-from cifar_hpc.report.caveats import _of_several, caveats, progress_text
+from cifar_hpc.report.caveats import progress_text
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.advice import left_out_line, reasons_of
 from cifar_hpc.status.names import names_of, select_trials
@@ -358,31 +358,6 @@ def test_lists_have_one_name_in_every_command(tmp_path):
     for label in labels:
         assert any(label in name for name in names_of(record.trials).values()), label
         assert len(select_trials(record, states, [label.replace(" ", "*")])[0]) == 2
-
-
-def test_a_plain_sweep_is_whole_though_an_earlier_one_with_a_split_for_each_seed_trained_one_of_its_trials(tmp_path):
-    text = (
-        "name: {n}\ndataset: {{name: digits, train_size: 60{more}}}\nbase: {{arch: linear, epochs: 1}}\n"
-        "grid: {{lr: [0.1, 0.3]}}\nseeds: 3\n"
-    )
-    layout = Layout(tmp_path / "results")
-    for name, more in (("own", ", split_seed: seed"), ("plain", "")):
-        (tmp_path / f"{name}.yaml").write_text(text.format(n=name, more=more))
-        plan = make_plan(load_spec(tmp_path / f"{name}.yaml"))
-        for trial in plan.trials:
-            if not layout.trial(trial.trial_id).result.exists():
-                write_trial(layout, trial, Images.draw(50, 10), sweep=name)
-        write_record(layout.sweep(name).plan, plan_record(plan))
-    for name in ("own", "plain"):
-        (section,) = chosen_sections(layout, [name], "")
-        assert [row.seeds for row in section.board.measured] == [3, 3]
-        assert section.board.axes == ("lr",) and section.board.rows[0].trials[0].own_split is (name == "own")
-    for terms, n in (("", 1), ("seed=0", 1), ("seed!=0", 0)):
-        (section, *_) = chosen_sections(layout, [], terms)
-        notes = [note for note in caveats(section.pool, section.board) if "several configurations" in note]
-        assert len(notes) == n
-    (note,) = _of_several(scan(layout))
-    assert note.startswith("2 trials are of several configurations, of different sweeps, and count in one here;")
 
 
 def test_a_freezing_depth_has_one_name_in_the_whole_pool_also_where_a_trial_left_its_plan(tmp_path):
