@@ -10,9 +10,10 @@ import pytest
 from benchmarks.pool import Images, write_trial
 from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import normalise
-from cifar_hpc.executors.slurm.arrays import History, after_timeouts, job_minutes
+from cifar_hpc.executors.slurm.arrays import History, after_timeouts, job_minutes, plan_submission
 from cifar_hpc.executors.slurm.profile import SlurmProfile
 from cifar_hpc.executors.slurm.queue import QueueEntry
+from cifar_hpc.executors.slurm.site import Limits
 from cifar_hpc.planning.cohorts import Cohort, train_images, work_of
 from cifar_hpc.planning.duration import Basis
 from cifar_hpc.planning.estimate import Experience, Sample, Speed, read_experience, steps_of
@@ -24,6 +25,7 @@ from cifar_hpc.status.words import duration_text
 from cifar_hpc.sweep import calibration
 from cifar_hpc.sweep.cost import Asked, cluster_lines, time_text
 from cifar_hpc.sweep.listener import Silent
+from cifar_hpc.sweep.submit import _array_lines, _asked
 from tests.helpers.training import digits_config
 
 CPU = Resources(gpus=0)
@@ -144,6 +146,20 @@ def test_a_limit_of_time_below_the_profiles_minutes_needs_epochs_of_trials_like_
         found = unlike.of_job(_job(CPU, n=1, **keys), guess_minutes=7)
         assert (found.p95_s, found.basis) == (420, basis) and found.expected_s < 60
     assert Experience([_sample(0.1)]).of_job(_job(CPU, n=1), guess_minutes=7).p95_s == pytest.approx(1.5), "measured"
+
+
+def test_what_a_checkpoint_keeps_is_not_expected_again_and_the_limit_stays():
+    job = _job(CPU, n=1)
+    found = Experience([_sample(2.0)]).of_job(job, 7, {job.trial_ids[0]: 9})
+    assert (found.expected_s, found.p95_s) == (2.0, 30.0)
+
+
+def test_a_job_on_shards_asks_for_its_part_of_a_gpu():
+    profile = SlurmProfile(gres="gpu", shards=4)
+    job = Experience().timed(_job(Resources(gpus=0.25), n=1), guess_minutes=60)
+    submission = plan_submission([job], profile, Limits(1000, None), {}, canary=False)
+    assert ": 1 shard of a GPU, " in _array_lines(submission)[0]
+    assert _asked(submission.arrays[0], profile).gpus == 0.25
 
 
 def test_a_time_of_the_specs_own_stands_and_what_is_expected_is_still_measured():

@@ -156,30 +156,34 @@ class Experience:
         speed = self._speed(config, None) if work else None
         return speed[0].seconds(*work) if work and speed else None
 
-    def timed(self, job: Job, guess_minutes: float) -> Job:
+    def timed(self, job: Job, guess_minutes: float, epochs_done: Mapping[str, int] | None = None) -> Job:
         """The job with what it may take."""
-        return replace(job, duration=self.of_job(job, guess_minutes))
+        return replace(job, duration=self.of_job(job, guess_minutes, epochs_done))
 
-    def of_job(self, job: Job, guess_minutes: float) -> Duration:
-        """The cohorts of a job, one after another. guess_minutes: of a trial, where the spec names none.
+    def of_job(self, job: Job, guess_minutes: float, epochs_done: Mapping[str, int] | None = None) -> Duration:
+        """The cohorts of a job, one after another. guess_minutes: of a trial, where the spec names none. epochs_done: of its
+        trials, that are not expected to be trained again; the longest time is that of all epochs.
 
         A time of the spec's own is the longest: it stands as it is, and only what is expected comes from elsewhere. Else only
         epochs of trials like these make it shorter than that guess.
         """
-        parts = [self._of_cohort(cohort, job.resources, guess_minutes) for cohort in job.cohorts]
+        parts = [self._of_cohort(cohort, job.resources, guess_minutes, epochs_done) for cohort in job.cohorts]
         total = parts[0] if parts else Duration(0.0, 0.0, Basis.EPOCHS)
         for part in parts[1:]:
             total += part
         return total
 
-    def _of_cohort(self, cohort: Cohort, resources: Resources, guess_minutes: float) -> Duration:
+    def _of_cohort(
+        self, cohort: Cohort, resources: Resources, guess_minutes: float, epochs_done: Mapping[str, int] | None
+    ) -> Duration:
         longest_s = 60 * (resources.minutes or guess_minutes) * len(cohort.trials)
         found = self.of_cohort(cohort, resources)
         if found is None:
             return Duration(longest_s, longest_s, Basis.GUESS)
         if resources.minutes is None:  # what was not measured, other trials' speed does not cut
             longest_s = found.p95_s if found.basis is Basis.EPOCHS else max(found.p95_s, longest_s)
-        return Duration(found.expected_s, longest_s, found.basis)
+        left = self.of_cohort(cohort, resources, epochs_done) or found
+        return Duration(left.expected_s, longest_s, found.basis)
 
     def of_disk(self, configs: Sequence[Mapping[str, Any]]) -> float | None:
         """Bytes that the finished trials will take; None where no such trial is there."""

@@ -35,7 +35,7 @@ class Asked:
 
     jobs: Sequence[Job]
     tasks: int
-    gpus: int
+    gpus: float
     cpus: int
     minutes: int
     at_once: int = 1
@@ -125,8 +125,8 @@ def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
     within = f", in 95 of 100 cases at most {longest_h:.2g}" if measured else ""  # else that is a limit, not what was measured
     lines = [
         f"  expected  {expected_h:.2g} {unit}-hours of trials{within} ({worst.value})",
-        f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is not used is given"
-        " back, and a worker that needs more goes back into the queue",
+        f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is left of it"
+        " is given back",
     ]
     return lines + _too_short([job for one in asked for job in one.jobs], experience)
 

@@ -44,7 +44,7 @@ def preview_lines(layout: Layout, plan: Plan, where: Where, listener: Listener, 
     if site is None:
         lines += cost.local_lines(layout, plan, states, todo, listener)
     elif todo:
-        lines += array_lines(layout, plan, todo, site, verbose=verbose, canary=where.canary)
+        lines += array_lines(layout, plan, todo, states, site, verbose=verbose, canary=where.canary)
     return lines
 
 

@@ -29,7 +29,7 @@ from cifar_hpc.status.advice import go_on_command
 from cifar_hpc.sweep.cost import Asked, cluster_lines
 from cifar_hpc.sweep.holding import held
 from cifar_hpc.sweep.listener import Listener
-from cifar_hpc.sweep.missing import to_start
+from cifar_hpc.sweep.missing import States, to_start
 from cifar_hpc.sweep.where import reader_of
 
 SUBMIT_WAIT_S = 600.0  # for another shell that submits the same sweep
@@ -106,13 +106,14 @@ def submit_waiting(root: Path, sweep: str, profile: SlurmProfile, canary: bool, 
 
 
 def array_lines(
-    layout: Layout, plan: Plan, todo: Collection[str], profile: SlurmProfile, *, verbose: bool, canary: bool
+    layout: Layout, plan: Plan, todo: Collection[str], states: States, profile: SlurmProfile, *, verbose: bool, canary: bool
 ) -> list[str]:
     """The arrays that `submit` would send, what they may cost, and with `verbose` the batch script of the first."""
+    done = {trial_id: states[trial_id].epochs_kept for trial_id in todo}
     executor = SlurmExecutor(profile, layout, canary=canary)
     experience = read_experience(layout, [executor.name])
     first = next_number(read_records(layout.sweep(plan.spec.name).jobs, JobEvent))
-    jobs = [experience.timed(job, profile.minutes) for job in jobs_for(plan, todo, first)]
+    jobs = [experience.timed(job, profile.minutes, done) for job in jobs_for(plan, todo, first)]
     lines = [f"  slurm     profile {profile.name}"]
     try:
         limits = read_limits(profile)
@@ -121,7 +122,7 @@ def array_lines(
         lines.append(f"  limits    not known ({error}); MaxArraySize taken as {DEFAULT_ARRAY_SIZE}")
     submission = executor.plan(jobs, limits)
     lines += _array_lines(submission)
-    lines += cluster_lines([_asked(array) for array in submission.arrays], experience)
+    lines += cluster_lines([_asked(array, profile) for array in submission.arrays], experience)
     if canaries_n := executor.order(submission, plan.spec.name).canaries_n:
         job = "a job besides" if canaries_n == 1 else "jobs besides"
         lines.append(f"  canary    {canaries_n}, {job}: the arrays start once its first epoch, checkpoint and resume succeeded")
@@ -133,15 +134,15 @@ def array_lines(
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
     files_n = sum(4 if trial.keep == "weights" else 3 for trial in plan.trials if trial.trial_id in todo)
-    lines.append(f"  files     {files_n} of results, {size}; {jobs_n} logs, one copy of the package")
+    lines.append(f"  files     {files_n} of results, {size}; {plural(jobs_n, 'log')}, one copy of the package")
     if verbose and submission.arrays:
         lines.append(executor.script(submission.arrays[0], plan.spec.name))
     return lines
 
 
-def _asked(array: ArrayPlan) -> Asked:
+def _asked(array: ArrayPlan, profile: SlurmProfile) -> Asked:
     needs = array.needs
-    gpus, cpus = needs.nodes * needs.gpus, needs.nodes * needs.cpus
+    gpus, cpus = needs.gpus_taken(profile), needs.nodes * needs.cpus
     return Asked(array.jobs, array.workers, gpus, cpus, needs.minutes, needs.at_once)
 
 
@@ -154,8 +155,9 @@ def _array_lines(submission: Submission) -> list[str]:
         each = f"{needs.nodes} nodes, each " if needs.nodes > 1 else ""
         side = f", {needs.at_once} at once on a GPU" if needs.at_once > 1 else ""
         after = ", after their parents" if array.level else ""
+        gpus = f"{plural(needs.shards, 'shard')} of a GPU" if needs.shards else f"{needs.gpus} GPU"
         lines.append(
             f"  array     {plural(array.workers, 'job')}, {plural(trials, 'trial')}{side}: "
-            f"{each}{needs.gpus} GPU, {needs.cpus} CPU, {memory}, limit {needs.minutes} min{after}"
+            f"{each}{gpus}, {needs.cpus} CPU, {memory}, limit {needs.minutes} min{after}"
         )
     return lines

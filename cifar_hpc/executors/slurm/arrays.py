@@ -42,6 +42,10 @@ class Needs:
     shards: int = 0
     site: str = ""
 
+    def gpus_taken(self, profile: SlurmProfile) -> float:
+        """Of all nodes; of a GPU that the site cuts into shards, its part."""
+        return self.shards / (profile.shards or 1) if self.shards else self.gpus * self.nodes
+
     @property
     def gate(self) -> Gate:
         return self.nodes, self.gpus, self.cpus, self.memory_gb, self.at_once, self.shards, self.site

@@ -172,7 +172,7 @@ class Sender:
             workers=array.workers,
             at_once=needs.at_once,
             max_attempts=profile.max_attempts,
-            gpus=needs.shards / (profile.shards or 1) if needs.shards else needs.gpus * needs.nodes,
+            gpus=needs.gpus_taken(profile),
             cpus=needs.cpus * needs.nodes,
             mark=mark,
             limit_minutes=needs.minutes,
