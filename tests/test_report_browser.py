@@ -364,5 +364,6 @@ def test_the_pages_filter_takes_text_as_the_table_prints_it(tmp_path: Path) -> N
         };
         """
     asked = [*(f"class_weights={term}" for term in terms), "arch_args.a=1.0"]
+    asked.append('class_weights="Apis, the bee:3.5+Formica rufa:2"')
     seen = browse(page, middle + "".join(f"say(found('{term}'));" for term in asked), tmp_path)
-    assert seen == ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2", "- | - | Formica rufa:2", "- | -", "-"]
+    assert seen == ["Formica rufa:2", "Apis, the bee:3.5+Formica rufa:2", "- | - | Formica rufa:2", "- | -", "-", seen[1]]

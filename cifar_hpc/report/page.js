@@ -85,7 +85,7 @@ function openBoard(section, part, prefix) {
     return begins ? [...told.slice(0, -1), longer] : [...told, word];
   };
   const arrange = () => {
-    const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").split(/\s+/).filter(Boolean).reduce(joined, []);
+    const words = names.reduce((text, n) => text.replaceAll(n, keyOf(n)), filter.value).replace(/\s*(!=|>=|<=|=|>|<)\s*/g, "$1").replace(/([=,])"([^"]*)"(?=[\s,]|$)/g, "$1$2").split(/\s+/).filter(Boolean).reduce(joined, []);
     state.wrong = words.map(w => {
       const m = w.match(TERM);
       return !m ? "" : columnOf(w) < 0 ? (rows.some(r => holds(r, w)) ? "" : `${w}: no column has that name`) : !(m[2] in signs) ? "" : isNaN(m[3]) ? `${w}: ${m[2]} compares with a number` : rows.some(r => typeof r.cells[columnOf(w)].key === "number") ? "" : `${w}: no number stands there`;
