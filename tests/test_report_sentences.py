@@ -25,6 +25,7 @@ from cifar_hpc.records.store import write_record
 from cifar_hpc.report.caveats import caveats, covers_text
 from cifar_hpc.report.comparisons import pivot_table
 from cifar_hpc.report.corrections import write_corrected
+from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import BEYOND
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import draw_along
@@ -106,6 +107,12 @@ def test_the_first_is_so_far_where_others_are_to_come_and_not_where_all_have_end
     for to_come, first in ((0, "First: "), (2, "First so far: ")):
         pool = dataclasses.replace(found.pool, to_come=to_come)
         assert headline(dataclasses.replace(found, pool=pool))[0].startswith(first)
+
+
+def test_of_those_that_a_search_ended_early_none_is_called_the_best(layout: Layout) -> None:
+    """Their seeds trained for unlike numbers of epochs, and nothing tests them."""
+    section = trained(layout, {(lr, seed): CUT for lr in (0.1, 0.2) for seed in range(3)})
+    assert headline(find(section, layout))[0].startswith("First: ")
 
 
 def test_a_loss_that_exploded_and_a_difference_of_losses_too_small_to_show_are_told_shortly(layout: Layout) -> None:
@@ -318,6 +325,7 @@ def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_s
     board = section.board
     curves = next(draw_curves(make_curve_grid(section.pool, board, None, None, "lr"), board, "loss"))
     assert curves.figure.axes[0].get_ylim()[1] < 100 and "beyond the panels" in curves.caption
+    assert explorable(section.pool, board)["ends"][1] < 100
     for drawing, ends in (
         (draw_ranking(board, None), lambda axes: axes.get_xlim()),
         (draw_along("lr", None, board), lambda axes: axes.get_ylim()),

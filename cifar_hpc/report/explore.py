@@ -19,6 +19,7 @@ from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.collect.trials import CURVES, Axis, Trial, Unfinished
 from cifar_hpc.config.registry import ObjectiveInfo
+from cifar_hpc.report.figures import calm_limits
 from cifar_hpc.report.words import marks_of, test_of, words_of
 from cifar_hpc.status.words import decimals_of
 
@@ -42,6 +43,7 @@ def explorable(pool: Pool, board: Leaderboard) -> dict[str, Any]:
     return {
         "objective": info.noun,
         "share": info.share,
+        "ends": calm_limits(board.measured, info),
         "decimals": decimals_of(board.images, share=info.share, most=1),
         "points": [_point(row, info) for row in board.rows],
         "axes": [_axis(board, axis) for axis in board.axes if _is_number(board, axis)],

@@ -227,6 +227,7 @@ function openCharts(section, part, board) {
   // No axis of shares goes beyond the whole, as one would whose next tick does: ticks are up to 0.3 of the range apart.
   const topOfShares = found => found.max + (0.3 * (found.max - found.min) || found.max / 2) > 1 ? 1 : null;
   const valueAxis = (more = {}) => ({ type: "value", scale: true, max: explore.share ? topOfShares : null, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.share ? x => `${+(100 * x).toFixed(2)}%` : undefined }, ...more });
+  const inside = () => explore.ends ? { min: 0, max: +explore.ends[1].toPrecision(2) } : {};  // what exploded hides nothing
   const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
 
   const dotted = () => {
@@ -256,9 +257,9 @@ function openCharts(section, part, board) {
     charts.dots.setOption({
       ...still, grid: { left: words + 20, right: 20, top: 12, bottom: 40 },
       tooltip: { backgroundColor: color("--paper"), textStyle: { color: color("--ink") }, formatter: x => tip(dots[x.dataIndex].point) },
-      xAxis: valueAxis({ name: explore.objective, nameLocation: "middle", nameGap: 24, nameTextStyle: { color: ink().text } }),
+      xAxis: valueAxis({ ...inside(), name: explore.objective, nameLocation: "middle", nameGap: 24, nameTextStyle: { color: ink().text } }),
       yAxis: { type: "category", inverse: true, data: points.map(name), axisTick: { show: false }, axisLine: { show: false }, axisLabel: { color: ink().text, interval: 0, width: words, overflow: "break", lineHeight: LINE_PX } },
-      series: [{ type: "custom", renderItem: render, dimensions: ["mean", "row", "low", "high"], encode: { x: [0, 2, 3], y: 1 }, data: dots.map(d => d.value), clip: false }],
+      series: [{ type: "custom", renderItem: render, dimensions: ["mean", "row", "low", "high"], encode: { x: [0, 2, 3], y: 1 }, data: dots.map(d => d.value), clip: explore.ends !== null }],
     }, true);
     charts.dots.points = dots.map(d => d.point);
   };
@@ -324,7 +325,7 @@ function openCharts(section, part, board) {
     charts.axes.points = rows.map(r => r.point);
     charts.axes.setOption({
       ...still, parallel: { left: 70, right: 90, top: 36, bottom: 18, axisExpandable: false },
-      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, realtime: false, max: dim === named.length - 1 && explore.share ? topOfShares : null, nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
+      parallelAxis: named.map((axis, dim) => ({ dim, id: `axis${dim}`, name: axis.name, type: axis.log ? "log" : "value", scale: true, realtime: false, max: dim === named.length - 1 && explore.share ? topOfShares : null, ...(dim === named.length - 1 ? inside() : {}), nameTextStyle: { color: ink().text }, axisLabel: { color: ink().text, ...(dim < named.length - 1 ? { margin: -8, align: "right" } : {}), textBorderColor: color("--paper"), textBorderWidth: 3, formatter: dim === named.length - 1 && explore.share ? x => `${+(100 * x).toFixed(1)}%` : x => String(+x.toPrecision(3)) }, axisLine: { lineStyle: { color: ink().muted } }, areaSelectStyle: { color: color("--accent"), opacity: 0.25, borderColor: color("--accent") } })),
       series: [{ type: "parallel", smooth: false, lineStyle: { width: 1, opacity: 0.35, color: ink().muted }, inactiveOpacity: 0.04, activeOpacity: 0.6, progressive: 500,
         data: rows.map(r => ({ value: explore.columns.map(c => c[r.point]), ...(board.colorOf(r.point) ? { lineStyle: { color: board.colorOf(r.point), type: DASHES[board.turnOf(r.point)], width: 2.5, opacity: 0.95 } } : {}) })) }],
     }, true);

@@ -19,7 +19,7 @@ from cifar_hpc.records.store import utc_now
 from cifar_hpc.records.ties import files_of
 from cifar_hpc.report import caveats, summary
 from cifar_hpc.report.explore import explorable
-from cifar_hpc.report.figures import Drawing, page_svg, theme_css
+from cifar_hpc.report.figures import BEYOND, Drawing, calm_limits, page_svg, theme_css
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.next_seed import NextSeed, next_seed
 from cifar_hpc.report.page_tables import PageTable
@@ -170,7 +170,8 @@ def _dots_text(found: Findings) -> str:
     board = found.board
     test = ", ◇ test" if any(test_of(row, board.info) for row in board.measured) else ""
     what = f"{means_words(board)}, {interval_words(board)}"
-    return f"● validation{test}: {what}; in the order of the table.{overlap_words(found.comparison, board.measured)}"
+    beyond = BEYOND if calm_limits(board.measured, board.info) else ""
+    return f"● validation{test}: {what}; in the order of the table.{overlap_words(found.comparison, board.measured)}{beyond}"
 
 
 def _page_row(row: Row, columns: Sequence[Column], found: Findings, layout: Layout, root: str) -> PageRow:

@@ -57,7 +57,7 @@ def best_text(board: Leaderboard, to_come: int = 0) -> str:
     best = board.measured[0]
     if len(board.measured) == 1:
         first = "The only configuration measured"
-    elif best.partial:
+    elif best.partial or best.cut:
         first = "First"
     else:
         first = "Best" if board.claims_ranking else "First by validation"
