@@ -93,7 +93,7 @@ def test_the_pages_filter_compares_as_the_commands_do_and_says_what_it_does_not_
         for (const text of [`val_acc>${low / 100}`, `val acc>${low}`]) say(found(text) === String(above));
         """
     seen = browse(small_page, middle + "".join(f"say(found({text!r}));" for text in words), tmp_path)
-    columns = "arch, freeze, lr, val_acc, test_acc, time, seeds, id, trials"
+    columns = "arch, freeze, lr, val_acc, test_acc, mean_time, seeds, id, trials"
     unknown = [
         f"{term}: no column has that name. The filter takes words, and comparisons (= != > < >= <=) of {columns}"
         for term in ("epochs=4", "gap>2")

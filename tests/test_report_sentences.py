@@ -203,7 +203,7 @@ def test_a_refit_is_told_as_what_it_is_before_and_after_it_ran_with_and_without_
         whole = dataclasses.replace(result, val=None, test=result.test if tested else None)
         write_record(layout.trial(result.trial_id).result, whole)
     (section,) = chosen_sections(layout, ["s"], "")
-    assert any("trained on the validation images" in note for note in caveats(section.pool, section.board)) is ran
+    assert any("held out no images" in note for note in caveats(section.pool, section.board)) is ran
     said = "These trials had no validation images." if ran else "No trial here has a validation accuracy that counts."
     assert headline(find(section, layout))[0] == said
 
