@@ -172,9 +172,10 @@ def test_gpu_hours_are_told_as_asked_and_as_expected_and_a_limit_that_is_too_sho
     experience = Experience([_sample(36.0, "cuda")])
     lines = cluster_lines([Asked([experience.timed(job, 60)], 2, 1, 1, 30)], experience)
     assert "expected  0.3 GPU-hours" in lines[0] and "measured epochs" in lines[0]
-    assert "asked     1 GPU-hours for one start of each worker" in lines[1] and "at most" not in lines[1]
+    assert "asked     1.0 GPU-hours for one start of each worker" in lines[1] and "at most" not in lines[1]
     assert "too short resources.minutes: 1; 3 trials may take 9.0 min each" in lines[2]
     guess = cluster_lines([Asked([Experience().timed(job, 60)], 2, 1, 1, 30)], Experience())[0]
+    assert "asked     150 GPU-hours" in cluster_lines([Asked([experience.timed(job, 60)], 150, 1, 1, 60)], experience)[1]
     assert "95 of 100" not in lines[0] and "95 of 100" not in guess, "neither a limit of the spec's nor a guess is a percentile"
     measured = experience.timed(_job(Resources(gpus=1)), 60)
     assert ", in 95 of 100 cases at most 0.45 (by measured" in cluster_lines([Asked([measured], 2, 1, 1, 30)], experience)[0]

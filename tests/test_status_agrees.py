@@ -39,6 +39,7 @@ dataset: {name: digits, train_size: 200}
 base: {epochs: 3}
 grid: {arch: [linear, simple_cnn], lr: [0.1, 1e-5]}
 """
+EPOCH = EpochRecord(epoch=2, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=0.5, train_s=3.0, val_s=1.0)
 
 
 def call(*words: str):
@@ -238,8 +239,7 @@ def test_an_interrupted_trial_says_its_epoch_and_is_no_failure_for_both(sweep):
     layout, plan = sweep
     trial_id = plan.trials[0].trial_id
     claim = claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
-    epoch = EpochRecord(epoch=2, lr=0.1, train_loss=1.0, train_acc=0.5, val_loss=1.0, val_acc=0.5, train_s=3.0, val_s=1.0)
-    append_records(layout.trial(trial_id).metrics, [epoch])
+    append_records(layout.trial(trial_id).metrics, [EPOCH])
     release_claim(layout.trial(trial_id), claim)
     assert "interrupted after epoch 2" in call("status", "s").stdout
     assert _of_report(layout) == _of_status(layout)
@@ -259,11 +259,15 @@ def test_a_trial_whose_process_died_is_lost_and_not_failed_for_both(sweep):
     assert "Lost: attempt ended without a word" in page and "ailed:" not in page
 
 
-def test_a_lost_trial_whose_job_runs_again_is_not_told_that_it_was_never_begun(sweep, monkeypatch):
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_begun_trial_whose_job_runs_again_is_not_told_that_it_was_never_begun(sweep, monkeypatch, saved):
     layout, plan = sweep
     trial_id = plan.trials[0].trial_id
     claim = claim_trial(layout.trial(trial_id), trial_id, "s/job-0001")
     write_record(layout.trial(trial_id).claim(1), dataclasses.replace(claim, pid_started=claim.pid_started + 1))
+    if saved:
+        append_records(layout.trial(trial_id).metrics, [EPOCH])
+        release_claim(layout.trial(trial_id), claim)
     append_records(layout.sweep("s").jobs, [_event("submitted", trial_id, "slurm", "77_0")])
     queue = "cifar_hpc.executors.slurm.queue.SlurmQueue"
     monkeypatch.setattr(f"{queue}.states", lambda self, handles: dict.fromkeys(handles, JobState.RUNNING))

@@ -184,7 +184,7 @@ def _in_queue(states: Mapping[str, TrialState], handles: Mapping[str, str], queu
         if state is JobState.UNKNOWN:
             new = replace(states[trial_id], status=Status.QUEUED, reason=said or "nobody was asked about its job")
         elif state is JobState.RUNNING:
-            again = "" if states[trial_id].status is Status.PLANNED else " again"
+            again = "" if states[trial_id].status is Status.PLANNED and not states[trial_id].epochs else " again"
             reason = f"its job runs and has not come to it{again}"
             new = replace(states[trial_id], status=Status.QUEUED, reason=reason)
         elif state is not JobState.GONE:

@@ -19,7 +19,7 @@ from cifar_hpc.planning.estimate import Experience, Sample, read_experience
 from cifar_hpc.planning.plan import Job, Plan, Resources
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.spec.sweep import SweepSpec
-from cifar_hpc.status.words import about_text, duration_text
+from cifar_hpc.status.words import about_text, duration_text, hours_text
 from cifar_hpc.sweep import calibration
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States
@@ -121,11 +121,12 @@ def cluster_lines(asked: Sequence[Asked], experience: Experience) -> list[str]:
     if not bases or not asked_h:
         return []
     worst = max(bases, key=list(Basis).index)
+    # else the longest is a limit, and not what was measured
     measured = worst is Basis.EPOCHS and all(job.resources.minutes is None for one in asked for job in one.jobs)
-    within = f", in 95 of 100 cases at most {longest_h:.2g}" if measured else ""  # else that is a limit, not what was measured
+    within = f", in 95 of 100 cases at most {hours_text(longest_h)}" if measured and longest_h >= 0.01 else ""
     lines = [
-        f"  expected  {expected_h:.2g} {unit}-hours of trials{within} ({worst.value})",
-        f"  asked     {asked_h:.2g} {unit}-hours for one start of each worker, by the time limits; what is left of it"
+        f"  expected  {hours_text(expected_h)} {unit}-hours of trials{within} ({worst.value})",
+        f"  asked     {hours_text(asked_h)} {unit}-hours for one start of each worker, by the time limits; what is left of it"
         " is given back",
     ]
     return lines + _too_short([job for one in asked for job in one.jobs], experience)

@@ -130,7 +130,7 @@ def array_lines(
         lines.append(f"  waiting   {plural(sum(len(job.trial_ids) for job in submission.waiting), 'trial')}: {limits.why}")
     for reason, n in Counter(submission.given_up.values()).items():
         lines.append(f"  given up  {plural(n, 'trial')}: {reason}")
-    jobs_n = sum(array.workers for array in submission.arrays)
+    jobs_n = canaries_n + sum(array.workers for array in submission.arrays)
     taken = experience.of_disk([trial.to_json() for trial in plan.trials if trial.trial_id in todo])
     size = "of a size not known before a trial has finished" if taken is None else f"about {size_text(taken)}"
     files_n = sum(4 if trial.keep == "weights" else 3 for trial in plan.trials if trial.trial_id in todo)
