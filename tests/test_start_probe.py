@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,12 +17,12 @@ from cifar_hpc.data.files import data_root
 from cifar_hpc.errors import SpecError
 from cifar_hpc.models.loading import pack_state
 from cifar_hpc.models.zoo import build_model, network_of
-from cifar_hpc.planning.plan import make_plan
+from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
 from cifar_hpc.spec.load import spec_of
-from cifar_hpc.status.query import config_text, flat_config
+from cifar_hpc.status.query import config_text, flat_config, said_by_spec, starts_of
 from cifar_hpc.worker.job import run_job
 from tests.helpers.training import digits_config, job_of
 from tests.test_what_trains import twenty_lines
@@ -78,6 +80,20 @@ def test_one_probe_is_planned_for_all_seeds_and_rates_before_those_that_start_fr
         folder / "x.yaml",
     )
     assert {t.config.trial_id for t in by_hand.trials} == {config.trial_id for config in children}  # only what acts is in an id
+
+
+def test_who_starts_from_a_probe_is_told_by_the_weights_of_the_probe(folder):
+    """In reports and filters as in the list of a dry run, which does not know the probe's id."""
+    swept = SPEC.replace("weights: start.safetensors, ", "").replace("grid: {", "grid: {weights: [start.safetensors, null], ")
+    record = plan_record(make_plan(spec_of(swept, folder / "x.yaml")))
+    told = {
+        said_by_spec(trial, (), starts_of(record.trials)).get("weights") for trial in record.trials if trial.config["start"]
+    }
+    assert {one and Path(one).name for one in told} == {"start.safetensors", None}
+    several = make_plan(
+        spec_of(SPEC.replace("lr: [0.01", "logreg_c: [0.1, 1], lr: [0.01").replace(", logreg_c: 0.1}", "}"), folder / "x.yaml")
+    )
+    assert not starts_of(plan_record(several).trials)  # the C of their probes tells them apart, which only the probes have
 
 
 def test_the_head_begins_as_the_solution_and_all_that_follows_is_twenty_lines_of_torch(folder, start):

@@ -33,7 +33,7 @@ def print_ranks(spec: str, format: Format) -> None:
     configs = list({features_id(trial.config): trial.config for trial in trials}.values())
     ranked = [config for config in configs if config.weights and not config.weights.startswith(PARENT_PREFIX)]
     if not ranked:
-        raise CifarHpcError(f"{spec}: no trial starts from published weights or a file: there are no features to judge by")
+        raise CifarHpcError(f"{spec}: no trial starts from published weights or a file, and no other network is judged")
     for note in check_there(layout, ranked):
         say(f"warning: {note}")
     records = _measured(ranked)

@@ -30,7 +30,7 @@ from cifar_hpc.records.ties import read_valid
 from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.axes import keys_that_differ, telling_keys
-from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, with_digits
+from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, starts_of, with_digits
 from cifar_hpc.status.state import Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_text, hours_text
 
@@ -310,10 +310,10 @@ def _as_grouped(trials: Sequence[Trial], planned: Mapping[str, PlannedTrial]) ->
 
 def _as_spelled(trials: Sequence[T], planned: Mapping[str, PlannedTrial]) -> list[T]:
     """The trials with what is told as the sweep's spec has it; one config for each point."""
-    stages = stages_of(planned.values())
+    stages, starts = stages_of(planned.values()), starts_of(planned.values())
     points: dict[str, Mapping[Axis, Any]] = {}
     for trial in trials:
-        points.setdefault(trial.point_id, said_by_spec(planned[trial.trial_id], stages))
+        points.setdefault(trial.point_id, said_by_spec(planned[trial.trial_id], stages, starts))
     return _as_said(trials, points)
 
 
@@ -339,7 +339,7 @@ def _depths_said(plans: Iterable[PlanRecord], trials: Iterable[Trial | Unfinishe
     for plan in plans:
         for planned in plan.trials:
             depth = str(planned.config["arch"]), str(planned.config["freeze"])
-            words.setdefault(depth, set()).add(said_by_spec(planned, ()).get("freeze", planned.config["freeze"]))
+            words.setdefault(depth, set()).add(said_by_spec(planned, (), {}).get("freeze", planned.config["freeze"]))
     depths = {trial.point_id: (str(trial.config.get("arch")), str(trial.config.get("freeze"))) for trial in trials}
     return {point: {"freeze": next(iter(words[depth]))} for point, depth in depths.items() if len(words.get(depth, ())) == 1}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cifar_hpc.config.roles import ARGUMENTS
 from cifar_hpc.records.schema import PlannedTrial
-from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, with_digits
+from cifar_hpc.status.query import config_text, flat_config, is_training_key, said_by_spec, stages_of, starts_of, with_digits
 
 _FIRST = ("dataset", "arch", "weights", "freeze", "augment", "lr")
 # The keys as which normalise writes what an axis says, its own first.
@@ -42,11 +42,11 @@ def telling_keys(named: Iterable[str], configs: Sequence[Mapping[str, Any]]) -> 
 
 def settled_axes(trials: Collection[PlannedTrial]) -> dict[str, dict[str, Any]]:
     """Trial -> the keys that its sweep varies, with its values. trials: those of a sweep that are shown beside each other."""
-    stages = stages_of(trials)
+    stages, starts = stages_of(trials), starts_of(trials)
     configs: dict[str, Mapping[str, Any]] = {}
     for trial in trials:
         if trial.point_id not in configs:
-            configs[trial.point_id] = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages)}
+            configs[trial.point_id] = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages, starts)}
     named = list(dict.fromkeys(key for trial in trials for key in trial.axes))
     telling = telling_keys(named, list(configs.values()))
     keys = dict.fromkeys([*(key for axis in named for key in _keys_of(axis, telling) or [axis]), *telling])

@@ -19,6 +19,7 @@ from cifar_hpc.status.query import (
     spell,
     split_terms,
     stages_of,
+    starts_of,
     trial_facts,
     values_there,
 )
@@ -87,8 +88,8 @@ def select_trials(
     prefixes, terms = split_terms(words)
     known = {id_ for trial in plan.trials for id_ in (trial.trial_id, trial.point_id)}
     ids = {resolve_id(prefix, known) for prefix in prefixes}
-    axes, stages = axes_of(plan.trials), stages_of(plan.trials)
-    rows = {t.trial_id: trial_facts(t, axes[t.trial_id], stages, states[t.trial_id]) for t in plan.trials}
+    axes, stages, starts = axes_of(plan.trials), stages_of(plan.trials), starts_of(plan.trials)
+    rows = {t.trial_id: trial_facts(t, axes[t.trial_id], stages, starts, states[t.trial_id]) for t in plan.trials}
     wanted = parse_filter(terms, {key for row in rows.values() for key in row})
     chosen = [
         t for t in plan.trials if (not ids or t.trial_id in ids or t.point_id in ids) and wanted.matches(rows[t.trial_id])

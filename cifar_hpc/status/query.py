@@ -24,6 +24,7 @@ from cifar_hpc.config.keys import Role
 from cifar_hpc.config.normalize import canonical_freeze
 from cifar_hpc.config.roles import ARGUMENTS, PARTS, asked_keys, derived_keys, keys_with, unhashed_keys
 from cifar_hpc.config.spelled import DIGITS, as_text, float_text
+from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.config.words import NO_VALUE, usual_key
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.records.claims import TrialState
@@ -103,21 +104,31 @@ def parse_filter(words: str | Sequence[str], keys: Collection[str]) -> Filter:
     return Filter(tuple(_parse_term(word, keys) for word in (*names, *terms)))
 
 
-def trial_facts(trial: PlannedTrial, axes: Mapping[str, Any], stages: Collection[str], state: TrialState) -> dict[str, Any]:
+def trial_facts(
+    trial: PlannedTrial, axes: Mapping[str, Any], stages: Collection[str], starts: Mapping[str, Any], state: TrialState
+) -> dict[str, Any]:
     """What a filter may ask of a trial, as of a finished one in a report: its config, spelled as said_by_spec has it, where it
-    stands, what it measured. axes: its swept keys, which tell equal spellings apart; stages: those of its sweep."""
+    stands, what it measured. axes: its swept keys, which tell equal spellings apart; stages, starts: those of its sweep."""
     fold = fold_of(trial.config)
     own = {"id": trial.trial_id, "point": trial.point_id, "seed": trial.config.get("seed"), **fold_facts(fold)}
-    config = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages)}
+    config = {**flat_config(config_text(trial.config)), **said_by_spec(trial, stages, starts)}
     told = {key: value for key, value in axes.items() if key not in config or config[key] == value}
     return {**config, **told, **measured(state), **own}
 
 
-def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]:
+def said_by_spec(trial: PlannedTrial, stages: Collection[str], starts: Mapping[str, Any]) -> dict[str, Any]:
     """What of a trial is told as its spec has it, not as its config: freezing depths, a share or a block's name; its stage, the
-    stage that it starts from and what tells parents apart; whether each seed has a split of its own. stages: of its sweep."""
-    own = {"stage", *(("weights",) if stages else ()), *(key for key in trial.axes if key.partition(".")[0] in stages)}
+    stage that it starts from, or the weights of its probe, and what tells parents apart; whether each seed has a split of its
+    own. stages, starts: of its sweep."""
+    own = {
+        "stage",
+        *(("weights",) if stages else ()),
+        *(key for key in trial.axes if key.partition(".")[0] in stages),
+    }
     said = {key: trial.axes[key] for key in own & trial.axes.keys()}
+    probe = str(trial.config.get("weights")).removeprefix(PARENT_PREFIX)
+    if trial.config.get("start") and not stages and probe in starts:
+        said["weights"] = starts[probe]
     freeze = trial.axes.get("freeze")  # of which other keys may leave nothing: unfreeze, train, a classifier that is fitted
     if freeze is not None and canonical_freeze(trial.config["arch"], freeze) == trial.config["freeze"]:
         said["freeze"] = freeze
@@ -129,6 +140,16 @@ def said_by_spec(trial: PlannedTrial, stages: Collection[str]) -> dict[str, Any]
 def stages_of(trials: Iterable[PlannedTrial]) -> frozenset[str]:
     """The names of a sweep's stages; empty where it has none."""
     return frozenset(str(trial.axes["stage"]) for trial in trials if "stage" in trial.axes)
+
+
+def starts_of(trials: Iterable[PlannedTrial]) -> dict[str, Any]:
+    """Of each probe of a sweep the weights that it starts from, as its config has them; none where its C varies, which nothing
+    else tells of those that start from it."""
+    trials = list(trials)
+    parents = {str(t.config.get("weights")).removeprefix(PARENT_PREFIX) for t in trials if t.config.get("start")}
+    probes = [trial.config for trial in trials if trial.trial_id in parents]
+    one = len({str(probe.get("logreg_c")) for probe in probes}) == 1
+    return {t.trial_id: t.config.get("weights") for t in trials if one and t.trial_id in parents}
 
 
 def fold_facts(fold: int | None) -> dict[str, int | None]:
