@@ -58,7 +58,7 @@ def test_children_start_from_what_their_parents_learned_and_a_second_sweep_start
     told = (
         "Stage pretrain, from which others start, is not among the rows (2 of 2 trials finished), nor in the cost of these its"
     )
-    assert f"{told} under 0.01 CPU-hours: stage=pretrain shows it." in report.stderr
+    assert f"{told} under 0.01 hours on CPU: stage=pretrain shows it." in report.stderr
     points = json.loads(report.stdout)
     assert [point["seeds"] for point in points] == [2] * 2, "each seed of a point has its own parent"
     told = [read_record(layout.trial(trial_id).result, TrialResult) for trial_id in before]

@@ -310,7 +310,11 @@ def test_what_sweeps_cost_adds_up_to_every_hour_once(layout: Layout) -> None:
         others = [row[2:] for row in told if row[1] == "trained by other sweeps, not in the above"]
         assert others == ([] if name == "a" else [("2", "7.0")])
         said = "2 trials came through the pool from other sweeps, which spent 7.0 GPU-hours on them."
-        expected = {"a": "It cost 7.0 GPU-hours.", "b": f"It cost 10.0 GPU-hours. {said}", "c": f"It cost nothing. {said}"}
+        expected = {
+            "a": "Training took 7.0 GPU-hours.",
+            "b": f"Training took 10.0 GPU-hours. {said}",
+            "c": f"Nothing was trained here. {said}",
+        }
         assert expected[name] in headline(found)
     assert sum(cost.values()) == sum(hours)
 

@@ -26,7 +26,7 @@ from cifar_hpc.report.caveats import caveats
 from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.summary import _cheapest, best_text, certainty_text, cost_text, in_short
-from cifar_hpc.report.tables import epochs_text, leaderboard_records, leaderboard_text, seeds_text
+from cifar_hpc.report.tables import leaderboard_records, leaderboard_text, seeds_text
 from cifar_hpc.status.advice import reasons_of
 from cifar_hpc.status.progress import best_point
 from cifar_hpc.status.state import read_states
@@ -351,12 +351,6 @@ def test_figures_say_which_configurations_a_part_of_their_seeds_has_measured(lay
         assert "By a part of its seeds only: lr 0.3 (1 of 3)." in drawing.caption
 
 
-def test_a_mean_of_epochs_that_is_no_whole_number_is_not_shown_as_one(layout: Layout) -> None:
-    (row,) = board_of(layout, {0.1: [0.8, 0.8, 0.8]}).measured
-    assert epochs_text(dataclasses.replace(row, epochs=8 / 3)) == "2.7 of 3"
-    assert epochs_text(dataclasses.replace(row, epochs=3.0)) == "3 of 3"
-
-
 @pytest.mark.parametrize(("quick_s", "slow_s", "told"), [(0.05, 0.5, False), (5.0, 50.0, True), (30.0, 50.0, False)])
 def test_the_cheapest_is_told_where_times_are_of_training_and_not_of_beginning_it(
     layout: Layout, quick_s: float, slow_s: float, told: bool
@@ -381,7 +375,7 @@ def test_what_a_search_ended_early_is_not_tested_against_what_went_on(layout: La
 
 def test_a_limit_of_time_that_a_spec_gives_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", "out of its own time"): Entry(1, 0.5)}
-    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "It cost 1.5 CPU-hours."
+    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "Training took 1.5 hours on CPU."
 
 
 def test_what_a_search_ended_below_many_that_are_worse_is_not_called_far_below_the_best(layout: Layout) -> None:

@@ -158,7 +158,7 @@ def test_compare_says_of_a_refit_that_it_trained_on_the_validation_images(tmp_pa
 
 def test_what_still_runs_is_no_waste() -> None:
     spent = {("cpu", "finished"): Entry(1, 1.0), ("cpu", UNFINISHED): Entry(1, 0.5)}
-    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "It cost 1.5 CPU-hours."
+    assert cost_text(Ledger(spent, {}, {}, {}, {})) == "Training took 1.5 hours on CPU."
 
 
 def test_compare_prints_nothing_before_it_refuses(tmp_path) -> None:
@@ -356,7 +356,7 @@ def test_hours_of_a_trial_that_has_not_finished_are_of_the_devices_that_it_was_t
         write_record(files.claim(claim.attempt), dataclasses.replace(claim, devices=2.0))
     write_record(files.claim(claim.attempt), dataclasses.replace(claim, devices=2.0, lost_s=3600.0))
     files.metrics.unlink()  # tried again, and not yet through its first epoch: what it lost before does not go until it ends
-    assert _cost(layout) == "It cost 2.0 GPU-hours, 2.0 of them lost with attempts that failed or were killed."
+    assert _cost(layout) == "Training took 2.0 GPU-hours, 2.0 of them lost with attempts that failed or were killed."
 
 
 def test_the_hours_of_trials_stepped_side_by_side_are_no_more_than_the_clocks(tmp_path) -> None:

@@ -98,7 +98,7 @@ def test_hours_of_what_its_predictions_contradict_are_in_the_cost_and_by_axis_an
     assert "diverged" not in cost_text(ledger)
     assert sum(entry.trials for entry in ledger.by_axis["lr"].values()) == 2
     assert cost_text(Ledger({("cpu", "stopped by the search"): Entry(1, 2.0)}, {}, {}, {}, {})).startswith(
-        "It cost 2.0 CPU-hours, 2.0 of them in trials that diverged, failed, were lost or stopped"
+        "Training took 2.0 hours on CPU, 2.0 of them in trials that diverged, failed, were lost or stopped"
     )
 
 

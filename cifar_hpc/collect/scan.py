@@ -32,7 +32,7 @@ from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.axes import keys_that_differ, telling_keys
 from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, starts_of, with_digits
 from cifar_hpc.status.state import Queue, read_states
-from cifar_hpc.status.words import allocated_text, device_text, hours_text
+from cifar_hpc.status.words import allocated_text, device_hours_text
 
 T = TypeVar("T", Trial, Unfinished)
 
@@ -96,9 +96,9 @@ class Pool:
         hours: dict[str, float] = {}
         for trial in self.everyone:
             if trial.config.get("stage") == stage and trial.spent_hours and self.is_own(trial):
-                device = device_text(trial.device or "device")
+                device = trial.device or "device"
                 hours[device] = hours.get(device, 0.0) + trial.spent_hours
-        spent = " and ".join(f"{hours_text(n)} {device}-hours" for device, n in hours.items())
+        spent = " and ".join(device_hours_text(n, device) for device, n in hours.items())
         return f", nor in the cost of these its {spent}" if spent else ""
 
     def is_own(self, trial: Trial | Unfinished) -> bool:

@@ -20,7 +20,7 @@ from cifar_hpc.records.plans import MIN_SEEDS
 from cifar_hpc.report.findings import Findings
 from cifar_hpc.report.tables import seeds_text
 from cifar_hpc.report.words import LOST, difference_text, p_text, shortened, these_networks, words_of
-from cifar_hpc.status.words import decimals_of, device_text, digits_of, duration_text, fixed_text, hours_text, score_text
+from cifar_hpc.status.words import decimals_of, device_hours_text, digits_of, duration_text, fixed_text, hours_text, score_text
 
 _TELLING_S = 1.0  # below it the time of a trial is that of beginning it, which the first of a process pays for the others
 
@@ -194,18 +194,18 @@ def refitted_text(found: Sequence[Refitted]) -> list[str]:
 
 
 def cost_text(ledger: Ledger) -> str:
-    """'It cost 1.5 GPU-hours, 0.2 of them in trials that diverged, failed, were lost or stopped.'"""
+    """'Training took 1.5 GPU-hours, 0.2 of them in trials that diverged, failed, were lost or stopped.'"""
     parts = []
     for device in ledger.devices:
         entries = {outcome: entry for (where, outcome), entry in ledger.by_outcome.items() if where == device}
         lost = sum(entry.hours for outcome, entry in entries.items() if outcome in WASTED)
         waste = f", {hours_text(lost)} of them in trials that diverged, failed, were lost or stopped" if lost else ""
         killed = f", {hours_text(ledger.lost[device].hours)} of them {LOST}" if device in ledger.lost else ""
-        parts.append(f"{hours_text(ledger.hours(device))} {device_text(device)}-hours{waste}{killed}")
-    spent = f"It cost {' and '.join(parts)}." if parts else "It cost nothing." if ledger.reused else "It has cost nothing yet."
+        parts.append(f"{device_hours_text(ledger.hours(device), device)}{waste}{killed}")
+    spent = f"Training took {' and '.join(parts)}." if parts else f"Nothing was trained{' here' if ledger.reused else ' yet'}."
     if not ledger.reused:
         return spent
-    others = " and ".join(f"{hours_text(entry.hours)} {device_text(device)}-hours" for device, entry in ledger.reused.items())
+    others = " and ".join(device_hours_text(entry.hours, device) for device, entry in ledger.reused.items())
     n = sum(entry.trials for entry in ledger.reused.values())
     them = "it" if n == 1 else "them"
     return f"{spent} {plural(n, 'trial')} came through the pool from other sweeps, which spent {others} on {them}."

@@ -71,6 +71,11 @@ def hours_text(hours: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
 
 
+def device_hours_text(hours: float, device: str) -> str:
+    """'1.5 GPU-hours'; '1.5 hours on CPU' of one or many cores, which a cluster counts each as CPU-hours."""
+    return f"{hours_text(hours)} hours on CPU" if device == "cpu" else f"{hours_text(hours)} {device_text(device)}-hours"
+
+
 def device_text(device: str) -> str:
     """Whose hours they are: 'GPU', 'CPU'."""
     return {"cuda": "GPU", "cpu": "CPU"}.get(device, device)
