@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import BEYOND
 from cifar_hpc.report.figures_curves import draw_curves
 from cifar_hpc.report.figures_effects import draw_along
+from cifar_hpc.report.figures_ensemble import draw_disagreement
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
 from cifar_hpc.report.next_seed import next_seed
@@ -294,6 +296,36 @@ def test_two_are_compared_alike_in_either_order_where_the_seeds_of_one_alone_hav
     one, other = (section.board.rows[0] for section in chosen_sections(layout, [], ""))
     there, back = compare_points(one, other, layout, "test"), compare_points(other, one, layout, "test")
     assert (there.p_value, there.test, there.error) == (back.p_value, back.test, back.error)
+
+
+def test_several_sweeps_cost_what_their_own_jobs_spent(layout: Layout) -> None:
+    """Of two that trained none of their trials the hours of a third stood as theirs."""
+    trained(layout, {(lr, 0): {} for lr in (0.1, 0.2)})
+    for name in ("one", "other", "pool"):
+        write_plan(layout, [dataclasses.replace(BASE, lr=lr) for lr in (0.1, 0.2)], name)
+    for names, told in (
+        (["one", "other"], "It cost nothing. 2 trials came"),
+        (["one", "pool"], "It cost 0."),
+        ([], "It cost 0."),
+    ):
+        (section,) = chosen_sections(layout, names, "")
+        assert cost_text(make_ledger(section.pool, section.board)).startswith(told)
+
+
+def test_long_names_in_figures_have_room_and_stay_different(layout: Layout) -> None:
+    """Their ends, by which they differ, were cut off, or their beginnings lay outside."""
+    long = f"{'networks/' * 9}nets.py:make"
+    for lr, arch in itertools.product((0.1, 0.2), (long, "resnet18")):
+        write_trial(layout, dataclasses.replace(BASE, arch=arch, weights=None, lr=lr), IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    found = find(section, layout)
+    assert found.ensembles is not None
+    ensembles = dataclasses.replace(
+        found.ensembles, shown=tuple(row.trials[0] for row in found.board.rows), disagreement=np.zeros((4, 4))
+    )
+    for drawing in (draw_ranking(found.board, None), draw_disagreement(ensembles)):
+        names = [label.get_text() for label in drawing.figure.axes[0].get_yticklabels()]
+        assert len(set(names)) == 4 and max(map(len, names)) < 75
 
 
 @pytest.mark.parametrize("own", [True, False])

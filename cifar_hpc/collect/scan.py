@@ -102,8 +102,8 @@ class Pool:
         return f", nor in the cost of these its {spent}" if spent else ""
 
     def is_own(self, trial: Trial | Unfinished) -> bool:
-        """Whether its hours are of what was asked for: of one sweep, not where a job of another tried it last."""
-        return len(self.sweeps) != 1 or trial.job is None or trial.job.startswith(f"{self.sweeps[0]}/")
+        """Whether its hours are of what was asked for: of sweeps, not where a job of another tried it last."""
+        return not self.sweeps or trial.job is None or trial.job.partition("/")[0] in self.sweeps
 
     def where(self, keep: Callable[[Trial | Unfinished], bool]) -> Pool:
         """The pool with only the trials that `keep` accepts, ranked by what their sweeps agree on, and what is known of their

@@ -5,7 +5,8 @@ from __future__ import annotations
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cifar_hpc.collect.ensemble_pool import Ensembles
-from cifar_hpc.report.figures import PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.figures import IN_A_LEGEND, PALETTE, Drawing, frame_bare, house_style, new_figure
+from cifar_hpc.report.lettering import fitting_names
 
 
 def draw_gain(found: Ensembles) -> Drawing:
@@ -29,7 +30,9 @@ def draw_disagreement(found: Ensembles) -> Drawing:
     """A matrix of the members' pairwise disagreement, in percent."""
     count = len(found.shown)
     with house_style():
-        names = [f"{trial.config['arch']} {trial.trial_id[:5]}" for trial in found.shown]
+        archs = list(dict.fromkeys(str(trial.config["arch"]) for trial in found.shown))
+        fitting = dict(zip(archs, fitting_names(archs, IN_A_LEGEND), strict=True))
+        names = [f"{fitting[str(trial.config['arch'])]} {trial.trial_id[:5]}" for trial in found.shown]
         figure = new_figure(0.5 * count + 1.4 + 0.075 * max(map(len, names)), max(0.42 * count + 1.2, 3.2))
         axes = figure.subplots()
         axes.imshow(found.disagreement, cmap="Blues", vmin=0, vmax=max(2 * found.disagreement.max(), 1e-6))

@@ -12,6 +12,7 @@ from cifar_hpc.collect.comparison import Comparison
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
 from cifar_hpc.collect.statistics import Estimate
 from cifar_hpc.report.figures import BEYOND, PALETTE, Drawing, calm_limits, house_style, legend_above, new_figure
+from cifar_hpc.report.lettering import fitting_names
 from cifar_hpc.report.words import interval_words, marks_of, means_words, overlap_words, test_of, unlike_words, words_of
 
 _MOST = 16  # rows
@@ -26,7 +27,7 @@ def draw_ranking(board: Leaderboard, comparison: Comparison | None) -> Drawing:
     tested = any(decision in ("tied", "worse") for decision in decisions.values())
     info = board.info
     with house_style():
-        names = [_label(row) for row in rows]
+        names = [_label(row, name) for row, name in zip(rows, fitting_names(list(map(words_of, rows)), _LONGEST), strict=True)]
         figure = new_figure(5.4 + 0.055 * max(map(len, names)), 0.9 + 0.29 * len(rows))
         axes = figure.subplots()
         for y, row in enumerate(rows):
@@ -81,7 +82,6 @@ def _legend(*, hollow: bool, test: bool) -> Sequence[Line2D]:
     ]
 
 
-def _label(row: Row) -> str:
-    text = words_of(row)
+def _label(row: Row, name: str) -> str:
     marks = (*([str(row.seeds)] if row.seeds > 1 and not row.asked_n else []), *marks_of(row))
-    return (text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…") + (f" ({', '.join(marks)})" if marks else "")
+    return name + (f" ({', '.join(marks)})" if marks else "")
