@@ -273,12 +273,13 @@ def test_the_plan_shows_which_blocks_train_and_when(tmp_path):
 
 
 def test_a_trials_page_says_what_of_it_trained():
-    def told(**config):
-        return what_stayed(SimpleNamespace(config=config, frozen_blocks=1, total_blocks=4))
+    def told(frozen=1, **config):
+        return what_stayed(SimpleNamespace(config=config, frozen_blocks=frozen, total_blocks=4))
 
     assert told(train="all", lora=None) == "1 of 4 blocks frozen" == told(train=None, lora=None)  # None: an SVM was fitted
+    assert told(0, train="bias") == "of 4 blocks all but biases and the classifier frozen"
     assert told(train="bias") == "the first 1 of 4 blocks frozen, of the others all but biases and the classifier"
-    assert told(train="features.4+head") == "the first 1 of 4 blocks frozen; only features.4, head trained"
+    assert told(train="features.4+head") == "of 4 blocks all but features.4, head frozen"
     assert told(lora="rank:8") == "the first 1 of 4 blocks frozen, of the others all but low-rank matrices and the classifier"
 
 

@@ -153,15 +153,14 @@ def most_confused(confusions: Sequence[tuple[str, str, int]]) -> str:
 
 
 def what_stayed(trial: Trial) -> str:
-    train, lora = trial.config.get("train") or "all", trial.config.get("lora")
-    first = f"the first {trial.frozen_blocks} of" if train != "all" or lora else f"{trial.frozen_blocks} of"
-    stayed = f"{first} {trial.total_blocks} blocks frozen"
-    if lora:
-        return f"{stayed}, of the others all but low-rank matrices and the classifier"
-    parts = {"bias": "biases", "norm": "normalisation layers"}
-    if train in ("all", *parts):
-        return stayed + (f", of the others all but {parts[train]} and the classifier" if train in parts else "")
-    return f"{stayed}; only {train.replace('+', ', ')} trained"
+    train, first, of = trial.config.get("train") or "all", trial.frozen_blocks, trial.total_blocks
+    words = {"bias": "biases and the classifier", "norm": "normalisation layers and the classifier"}
+    but = "low-rank matrices and the classifier" if trial.config.get("lora") else words.get(train, train.replace("+", ", "))
+    if but == "all":
+        return f"{first} of {of} blocks frozen"
+    if first and (train in words or trial.config.get("lora")):
+        return f"the first {first} of {of} blocks frozen, of the others all but {but}"
+    return f"of {of} blocks all but {but} frozen"
 
 
 def _missed_unfreezing(trial: Trial) -> int | None:

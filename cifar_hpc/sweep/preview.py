@@ -134,7 +134,7 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
         worst_n = replaced_n(search.num_points, search.scheduler.reduction)
         lines.append(
             f"  pbt       {search.generations} generations of {plural(search.scheduler.grace_epochs, 'epoch')}; after each the"
-            f" worst {worst_n} go on from the best; all weights are kept"
+            f" worst {worst_n} of {search.num_points} {'goes' if worst_n == 1 else 'go'} on from the best; all weights are kept"
         )
     elif search.scheduler and search.scheduler.name == "asha" and trials_n and not begun:
         about = expected_epochs(search.scheduler, trials_n, search.max_epochs)
