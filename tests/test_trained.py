@@ -93,10 +93,16 @@ def test_predict_labels_files_as_the_trial_labelled_its_test_split(layout, pictu
         assert np.allclose([float(row["probability"]) for row in rows], share.max(1), atol=5e-3)
 
 
-def test_a_seed_of_a_point_whose_result_is_corrupt_is_named(layout, seeds, pictures):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_seed_of_a_point_whose_result_is_corrupt_or_contradicted_is_named(layout, seeds, pictures, whole):
     configs, point = seeds, seeds[0].point_id
     assert run("predict", point, pictures).exit_code == 0
-    layout.trial(configs[1].trial_id).result.write_text("{")
+    files = layout.trial(configs[1].trial_id)
+    if whole:
+        told = dict(np.load(files.predictions))
+        np.savez(files.predictions, **told | {"val_logits": -told["val_logits"]})
+    else:
+        files.result.write_text("{")
     answer = run("predict", point, pictures)
     assert answer.exit_code == 1
     assert configs[1].trial_id in answer.stderr and "not in the mean over 1 network" in answer.stderr

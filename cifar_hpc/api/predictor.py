@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Members:
     """What labels images together. coefficients, intercept: of stacking, as an EnsembleRecord has them; weights: of a soup;
-    unread: a sentence for each result of the point that could not be read."""
+    unread: a sentence for each result of the point that could not be read, or is contradicted by its own predictions."""
 
     classes: tuple[str, ...]
     members: tuple[EnsembleMember, ...]
@@ -100,6 +100,7 @@ def members_of_row(layout: Layout, row: Row) -> Members:
     if not results:
         raise CifarHpcError(f"no trial of {row.label} has a result that counts: {', '.join(row.trial_ids)}")
     unread = [f"{trial.trial_id}: {trial.reason}" for trial in row.failed if layout.trial(trial.trial_id).result.exists()]
+    unread += [f"{trial.trial_id}: its predictions give other numbers than its record" for trial in row.contradicted]
     there = [result for result in results if files_of(layout, result).weights.exists()]
     lost = [result for result in results if result not in there and result.best_epoch is not None]
     if not there and not lost:
