@@ -154,7 +154,7 @@ def test_a_refit_says_which_seeds_it_leaves_out(swept, monkeypatch):
     told = []
     refit.refit_named(layout, "small#2", None, Where(On.INLINE, None), type("Notes", (), {"note": staticmethod(told.append)})())
     assert [one.axes["seed"] for one in trained] == [result_of(best[1]).config["seed"]]
-    assert told[0] == "lr=0.1: without a best epoch: 1 of its 2 trials"
+    assert told[0] == "lr=0.1: without a best epoch that counts: 1 of its 2 trials"
 
 
 def result_of(trial_id):

@@ -65,7 +65,7 @@ def refit_named(layout: Layout, name: str, top: int | None, where: Where, listen
     for named in found:
         left = named.row.runs_n - sum(trial.best_epoch is not None for trial in named.row.trials)
         if left:
-            listener.note(f"{named.row.label}: without a best epoch: {left} of its {named.row.runs_n} trials")
+            listener.note(f"{named.row.label}: without a best epoch that counts: {left} of its {named.row.runs_n} trials")
         if named.row.cut:
             listener.note(
                 f"{named.row.label}: a search ended {named.row.cut} of its trials early: their best epochs are of those"
