@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,8 @@ def test_hugging_faces_tables_become_a_folder_once(tmp_path: Path, monkeypatch, 
             file = source / split / "data-00000-of-00001.arrow"
             with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as writer:
                 writer.write_table(table)
+            file.with_name("state.json").write_text(json.dumps({"_data_files": [{"filename": file.name}]}))
+            shutil.copyfile(file, file.with_name("cache-1f2e3d4c5b6a7988.arrow"))  # as `map` leaves it
     monkeypatch.setenv("CIFAR_HPC_DATA", str(tmp_path / "root"))
     config = load_spec(spec_of(tmp_path / "x.yaml", "hf/pets")).trials[0].config
     with pytest.raises(SpecError, match="'dog/wolf'; hf/pets has cat, dog_wolf"):

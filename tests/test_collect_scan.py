@@ -7,10 +7,12 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.pool import Images, configs, write_plan, write_trial
+from cifar_hpc.collect import scan as scan_module
 from cifar_hpc.collect.chosen import chosen_pool
 from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import Pool, scan, varying_axes
@@ -20,6 +22,7 @@ from cifar_hpc.config.dataset import DatasetConfig
 from cifar_hpc.config.normalize import canonical_freeze
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
+from cifar_hpc.records.claims import TrialState
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import EpochRecord, ErrorRecord, PlanRecord, Status, TrialResult
 from cifar_hpc.records.store import append_records, read_record, write_record
@@ -248,6 +251,22 @@ def test_a_search_that_has_sampled_nothing_yet_is_not_told_as_an_empty_pool(tmp_
     write_plan(layout, [], "search")
     with pytest.raises(CifarHpcError, match=r"^search: no trial is planned yet$"):
         chosen_pool(layout, ["search"], "")
+
+
+def test_a_trial_that_ends_between_two_looks_stands_among_those_that_finished(
+    layout: Layout, trials: list[TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = layout.trial(trials[0].trial_id).result
+    text, look = result.read_bytes(), scan_module.read_states
+    result.unlink()
+
+    def ends(*args: Any) -> dict[str, TrialState]:
+        result.write_bytes(text)
+        return look(*args)
+
+    monkeypatch.setattr(scan_module, "read_states", ends)
+    pool = scan(layout, ["small"])
+    assert (len(pool.trials), pool.unfinished) == (8, ())
 
 
 def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:

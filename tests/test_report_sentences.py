@@ -233,11 +233,15 @@ def test_seeds_are_not_advised_where_their_splits_leave_all_images_of_the_data_s
     assert ("seeds: 3" in last) is splits and ("its seeds measure the same" in last) is not splits
 
 
-def test_a_population_is_not_advised_to_have_the_seeds_that_its_spec_refuses(layout: Layout) -> None:
-    """Where the two best are of its first generation, or a filter hides those that go on from them."""
+def test_a_search_that_would_sample_other_configurations_is_not_advised_more_seeds(layout: Layout) -> None:
+    """Which a population refuses: also where the two best are of its first generation, or a filter hides those that go on."""
     trained(layout, {(0.1, 0): {}, (0.2, 0): {}})
     write_plan(layout, [dataclasses.replace(BASE, lr=lr) for lr in (0.1, 0.2)], "s")
-    for search, told in ((None, True), ({"scheduler": {"name": "pbt"}, "trials_at_most": 2}, False)):
+    population = {"algorithm": "random", "scheduler": {"name": "pbt"}}
+    halving = {"algorithm": "random", "scheduler": {"name": "asha"}}
+    searches = ((None, True), (population, False), (halving, True), ({"algorithm": "optuna", "scheduler": None}, False))
+    for search, told in searches:
+        search = search and {**search, "trials_at_most": 2}
         write_record(layout.sweep("s").plan, dataclasses.replace(read_plan(layout, "s"), search=search))
         (section,) = chosen_sections(layout, ["s"], "")
         assert ("seeds: 3" in headline(find(section, layout))[-1]) is told

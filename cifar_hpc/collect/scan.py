@@ -31,7 +31,7 @@ from cifar_hpc.records.usage import Accounting
 from cifar_hpc.status.advice import counts_text
 from cifar_hpc.status.axes import keys_that_differ, telling_keys
 from cifar_hpc.status.query import config_text, flat_config, fold_of, said_by_spec, stages_of, starts_of, with_digits
-from cifar_hpc.status.state import Queue, read_states
+from cifar_hpc.status.state import ENDED, Queue, read_states
 from cifar_hpc.status.words import allocated_text, device_hours_text
 
 T = TypeVar("T", Trial, Unfinished)
@@ -57,7 +57,7 @@ class Pool:
     findings: tuple[Finding, ...] = ()  # on images and weights
     notes: tuple[str, ...] = ()  # what else a reader must know, and of trials that are not here
     of_several: frozenset[str] = frozenset()  # trials that sweeps have in unlike configurations: each counts in one here
-    population: bool = False  # whether one of the sweeps is one, whose configurations have one seed
+    samples_anew: bool = False  # whether more seeds would have a search of one of the sweeps sample other configurations
     before_s: Mapping[str, float] = field(default_factory=dict)  # of trials with a parent: see _seconds_before
     seen: frozenset[str] = frozenset()  # of trials with a parent: see Ancestry.may_have_seen
 
@@ -141,6 +141,8 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
     unfinished: list[Unfinished] = []
     unread: list[Rejected] = []
     states = read_states(layout, [trial_id for trial_id in wanted if trial_id not in finished], plans, queue)
+    if any(state.status in ENDED and trial_id not in stamps for trial_id, state in states.items()):
+        return scan(layout, sweeps, queue)  # it ended between the two looks
     for trial_id, state in states.items():
         try:
             unfinished.append(_unfinished(layout, state, planned.get(trial_id), broken))
@@ -171,7 +173,7 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
         findings=findings_of(plans),
         notes=tuple(dict.fromkeys(_allocated(layout, plans))),
         of_several=of_several,
-        population=any(plan.is_population for plan in plans),
+        samples_anew=any(plan.samples_anew for plan in plans),
     )
 
 

@@ -97,7 +97,7 @@ def fetch_torchvision(name: str, root: Path, say: Callable[[str], None]) -> Path
 def hf_folder(path: Path, root: Path) -> Path:
     """The folder made of a Hugging Face data set on disk: Parquet files, or what `save_to_disk` wrote. It is made once for each
     state of the files. Raises DataError where there is no column of images and one of labels."""
-    files = sorted((*path.rglob("*.parquet"), *path.rglob("*.arrow")))
+    files = sorted((*path.rglob("*.parquet"), *(file for file in path.rglob("*.arrow") if _is_saved(file))))
     if not files:
         raise DataError(f"{path} holds no .parquet and no .arrow file")
     facts = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
@@ -105,6 +105,19 @@ def hf_folder(path: Path, root: Path) -> Path:
     if not folder.is_dir():
         _write(_of_tables(path, files), folder)
     return folder
+
+
+def _is_saved(file: Path) -> bool:
+    """Whether it is of the data set that `save_to_disk` wrote: beside it `datasets` leaves what it computed from it, which
+    state.json does not name."""
+    state = file.with_name("state.json")
+    try:
+        named = {Path(one["filename"]).name for one in json.loads(state.read_text(encoding="utf-8"))["_data_files"]}
+    except FileNotFoundError:
+        return not file.name.startswith("cache-")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"{state} cannot be read: {error}") from error
+    return file.name in named
 
 
 def _known(name: str) -> str:

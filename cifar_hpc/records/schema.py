@@ -379,6 +379,12 @@ class PlanRecord(SealedRecord):
         """Whether the best go on from generation to generation."""
         return bool(self.search and (self.search.get("scheduler") or {}).get("name") == "pbt")
 
+    @property
+    def samples_anew(self) -> bool:
+        """Whether with another number of seeds its search has other configurations, as its sampler or scheduler goes by what
+        was measured; random values stay."""
+        return self.is_population or bool(self.search and self.search.get("algorithm") != "random")
+
     def ends(self, result: Ended) -> bool:
         """Whether the sweep is done with a trial that has this result. One that was pruned has ended for the search whose
         scheduler decided so, and for no other sweep."""

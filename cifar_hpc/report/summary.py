@@ -220,7 +220,7 @@ def _next_steps(found: Findings) -> list[str]:
     if not board.claims_ranking and len(board.measured) > 1:
         few = [row for row in board.measured[:2] if row.runs_n + row.hidden < MIN_SEEDS]
         of_one_trial = any(str(row.axes.get("weights")).startswith(PARENT_PREFIX) for row in few)  # as in a population
-        if not few or of_one_trial or found.pool.population:
+        if not few or of_one_trial or found.pool.samples_anew:
             return []  # some failed, diverged, are to come or are left out by a filter: more would not mend that
         if "folds" in board.runs:  # seeds of two folds tell nothing of others
             return [
