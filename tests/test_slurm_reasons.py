@@ -98,3 +98,8 @@ def test_the_newest_job_of_an_array_speaks_with_all_its_nodes(tmp_path):
     assert [path.name for path in newest(files.task_logs("7@alps"))] == ["7_1_0_log.out", "7_1_1_log.out"]
     assert last_words(files, "7@alps") == "; its log ends: ValueError: no"
     assert last_words(files, "8") == ""
+    killed = "srun: error: n1: task 0: Killed\nsrun: Force Terminated StepId=9.0\nits processes ended with status 137\n"
+    (folder / "9_0_log.out").write_text(killed)
+    assert last_words(files, "9") == "; its log ends: srun: error: n1: task 0: Killed", (
+        "a killed process has no words of its own"
+    )

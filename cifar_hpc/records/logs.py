@@ -67,12 +67,13 @@ def last_words(sweep: SweepFiles, handle: str) -> str:
     """'; FILE ends: ModuleNotFoundError: ...' of the newest log of a job that is gone; nothing where it printed nothing."""
     for path in newest(sweep.task_logs(handle))[:1]:
         try:
-            said = [line.strip() for line in tail(path, 20)[0] if line.strip() and not _is_frame(line)]
+            lines = [line.strip() for line in tail(path, 20)[0] if line.strip()]
         except OSError:
             return ""
-        if said:
-            whole = f" ... (whole: cifar-hpc logs {sweep.name})" if len(said[-1]) > MOST_LETTERS else ""
-            return f"; its log ends: {said[-1][:MOST_LETTERS]}{whole}"
+        if lines:  # a process that was killed leaves srun's word alone, of which the first line tells most
+            said = next((line for line in reversed(lines) if not _is_frame(line)), lines[0])
+            whole = f" ... (whole: cifar-hpc logs {sweep.name})" if len(said) > MOST_LETTERS else ""
+            return f"; its log ends: {said[:MOST_LETTERS]}{whole}"
     return ""
 
 

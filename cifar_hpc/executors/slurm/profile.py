@@ -124,7 +124,9 @@ class SlurmProfile:
     )
     mail_user: str | None = spec_key("address that Slurm writes to", None)
     mail_type: str | None = spec_key("events that it writes of, such as FAIL", None)
-    minutes: float = spec_key("time of a trial whose spec names none, minutes", 60.0, gt=0)
+    minutes: float = spec_key(
+        "longest time of a trial whose spec names none, until epochs of trials like it were measured, minutes", 60.0, gt=0
+    )
     max_minutes: float | None = spec_key("longest time limit that the partition grants, minutes; null: none", None, gt=0)
     job_minutes: float = spec_key("short trials are packed into jobs of about this length, minutes", 60.0, gt=0)
     time_min: bool = spec_key(
@@ -137,7 +139,9 @@ class SlurmProfile:
     max_submit: int | None = spec_key("most jobs of yours in the queue at once; null: what Slurm says", None, ge=1)
     requeue: bool = spec_key("whether a job may put itself back into the queue to go on after its time limit", True)
     signal_s: int = spec_key("how long before the time limit a job begins to save, seconds", 120, ge=30)
-    max_attempts: int = spec_key("starts of a trial after failures that are not its own (memory, node, no progress)", 3, ge=1)
+    max_attempts: int = spec_key(
+        "starts of a trial that may come to nothing: time limit, memory, a dead process; a dead node counts none", 3, ge=1
+    )
     sbatch: dict[str, str | int | bool] = field(
         default_factory=dict, metadata={"doc": "further sbatch flags without their dashes"}
     )
