@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from cifar_hpc.collect.leaderboard import make_leaderboard
 from cifar_hpc.collect.scan import scan
 from cifar_hpc.config.freeze import FreezeError
 from cifar_hpc.config.seeds import stream_seed
@@ -30,6 +31,7 @@ from cifar_hpc.planning.cohorts import group_cohorts
 from cifar_hpc.records.layout import Layout
 from cifar_hpc.records.schema import TrialResult
 from cifar_hpc.records.store import read_record
+from cifar_hpc.report.tables import params_text
 from cifar_hpc.report.trial_page import trial_summary, what_stayed
 from cifar_hpc.spec.load import load_spec, spec_of
 from cifar_hpc.sweep.inputs import judge_inputs
@@ -290,6 +292,8 @@ def test_what_was_to_be_unfrozen_after_a_trials_end_is_not_counted_as_trained(tm
     head = sum(p.numel() for name, p in network_of(config, 10, 1).named_parameters() if name.startswith("classifier."))
     assert len(result.curves) == 2 and result.params_trained == head < result.params_total
     (told,) = scan(layout).trials
+    (row,) = make_leaderboard(scan(layout)).rows
+    assert params_text(row) == ""
     for trial in (told, replace(told, params_trained=told.params_total)):  # as older records count them
         says = trial_summary(trial, SimpleNamespace(unread="", confusions=[], untold=np.zeros(2)), "val")[1]
         assert says.startswith(

@@ -169,7 +169,7 @@ class Row:
     def standing(self, info: ObjectiveInfo) -> Standing:
         """Where it stands among points that are ranked by the same objective, info. One of its trials must have measured it."""
         assert self.score is not None
-        return Standing.of(self.last, self.score.mean, info, max(t.params_trained for t in self.trials), self.point_id)
+        return Standing.of(self.last, self.score.mean, info, self.trials[0].params_trained, self.point_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ Owns: Trial, Unfinished, Curves. Knows no files and no statistics.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -91,6 +92,14 @@ class Trial:
         """What its training images have in common with no other of its point: the seed, where each has splits of its own, and
         the fold."""
         return self.seed if self.config.get("dataset.split_seed") == BY_SEED else None, self.fold
+
+    @property
+    def missed_unfreezing(self) -> int | None:
+        """The first epoch that was to unfreeze blocks and that it did not reach: a record may count their parameters as
+        trained."""
+        after, steps = self.config.get("unfreeze_epoch"), re.findall(r"(?:^|\+)(\d+):", str(self.config.get("unfreeze") or ""))
+        starts = [*([after + 1] if isinstance(after, int) else []), *map(int, steps)]
+        return next((start for start in starts if self.epochs < start), None)
 
     @property
     def run(self) -> str:

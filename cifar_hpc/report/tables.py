@@ -55,7 +55,7 @@ def leaderboard_columns(board: Leaderboard) -> list[Column]:
         _measured_column("val acc %", lambda row: row.val_acc),
         _measured_column("test acc %", lambda row: row.test_acc, keep=8),
         Column("gap", gap_text, lambda row: row.gap, 2),
-        Column("trained", params_text, lambda row: max((t.params_trained for t in row.trials), default=None), 4),
+        Column("trained", params_text, _trained, 4),
         Column("best epoch", best_epoch_text, lambda row: row.best_epoch, 3),
         *(
             [Column("epochs done", epochs_text, lambda row: row.epochs, 3)]
@@ -164,12 +164,17 @@ def gap_text(row: Row) -> str:
 
 
 def params_text(row: Row) -> str:
-    """Trained parameters of all, of the seed that trained the most: '0.5M of 11.7M', or '11.7M' where all are trained; empty
-    where no trial finished."""
-    if not row.trials:
+    """Trained parameters of all: '0.5M of 11.7M', or '11.7M' where all are trained; empty where that is not known."""
+    if (trained := _trained(row)) is None:
         return ""
-    trained, total = max(t.params_trained for t in row.trials), row.trials[0].params_total
+    total = row.trials[0].params_total
     return count_text(total) if trained == total else f"{count_text(trained)} of {count_text(total)}"
+
+
+def _trained(row: Row) -> int | None:
+    """Parameters; None where no trial finished, or one ended before it was to unfreeze some, which records may count."""
+    missed = any(trial.missed_unfreezing for trial in row.trials)
+    return row.trials[0].params_trained if row.trials and not missed else None
 
 
 def count_text(count: int) -> str:
@@ -272,7 +277,7 @@ def _record(row: Row, objectives: Iterable[str], board: Leaderboard) -> dict[str
         "gap": row.gap,
         "best_epoch": row.best_epoch,
         "epochs_done": row.epochs,  # `epochs` is what was asked for, where it is swept
-        "params_trained": max((t.params_trained for t in row.trials), default=None),
+        "params_trained": _trained(row),
         "params_total": trial and trial.params_total,
         "train_s": row.train_s,
         "before_s": row.before_s,

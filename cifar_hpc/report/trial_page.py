@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -131,7 +130,7 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
         lines.append("What it starts from may have trained on these validation images, which flatters it on them.")
     flops = f", {count_text(trial.flops // 2)} MACs an image" if trial.flops else ""
     trained = f"{count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters ({what_stayed(trial)}{flops})"
-    if missed := _missed_unfreezing(trial):
+    if missed := trial.missed_unfreezing:
         trained = f"no more than it had unfrozen: it ended before epoch {missed}, which was to unfreeze others,"
     lines.append(f"It trained {trained} in {duration_text(trial.train_s)} on {trial.hardware}.")
     if found.unread:
@@ -161,13 +160,6 @@ def what_stayed(trial: Trial) -> str:
     if first and (train in words or trial.config.get("lora")):
         return f"the first {first} of {of} blocks frozen, of the others all but {but}"
     return f"of {of} blocks all but {but} frozen"
-
-
-def _missed_unfreezing(trial: Trial) -> int | None:
-    """The first epoch that was to unfreeze blocks and that it did not reach: a record may count their parameters as trained."""
-    after, steps = trial.config.get("unfreeze_epoch"), re.findall(r"(?:^|\+)(\d+):", str(trial.config.get("unfreeze") or ""))
-    starts = [*([after + 1] if isinstance(after, int) else []), *map(int, steps)]
-    return next((start for start in starts if trial.epochs < start), None)
 
 
 def _has_confidence(trial: Trial) -> bool:
