@@ -304,7 +304,7 @@ def test_in_folds_an_interval_on_test_that_leaves_out_the_luck_of_images_says_so
         asked = [dataclasses.replace(one, config={**one.config, "objective": objective}) for one in trials]
         assert (said in covers_text(asked)) is told
     alone = [dataclasses.replace(trial, fold=1) for trial in trials]  # of a filter
-    assert "All seeds share one split" in covers_text(alone) and "luck of split" not in covers_text(alone)
+    assert "All trials share one split" in covers_text(alone) and "luck of split" not in covers_text(alone)
 
 
 def test_a_mean_over_images_that_an_older_version_did_not_record_says_so(layout: Layout) -> None:

@@ -163,8 +163,8 @@ def test_several_data_sets_stand_in_sections_and_are_never_ranked_together(tmp_p
     assert 'id="part-1">ants_bees<' in text and 'id="part-2">cats_dogs<' in text
     assert "fingerprint" not in text and "a" * 64 not in text
     first, second = text.split('id="part-2"')
-    assert "All seeds share one split" in first and "Each seed has a split of its own" not in first
-    assert "Each seed has a split of its own" in second and "All seeds share one split" not in second
+    assert "All trials share one split" in first and "Each seed has a split of its own" not in first
+    assert "Each seed has a split of its own" in second and "All trials share one split" not in second
     found = Balance()
     found.feed(text)
     assert (found.wrong, found.open) == ([], [])

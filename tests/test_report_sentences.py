@@ -313,6 +313,12 @@ def test_several_sweeps_cost_what_their_own_jobs_spent(layout: Layout) -> None:
         assert bool(ledger.reused) is reused and bool(ledger.by_outcome) is not reused
 
 
+def test_one_seed_that_would_have_a_split_of_its_own_is_not_told_as_several_that_share_one(layout: Layout) -> None:
+    dataset = dataclasses.replace(BASE.dataset, split_seed=0, split_by_seed=True)
+    write_trial(layout, dataclasses.replace(BASE, dataset=dataset), IMAGES)
+    assert "All trials share one split" in covers_text(scan(layout).trials)
+
+
 def test_long_names_in_figures_have_room_and_stay_different(layout: Layout) -> None:
     """Their ends, by which they differ, were cut off, or their beginnings lay outside."""
     long = f"{'networks/' * 9}nets.py:make"

@@ -79,7 +79,7 @@ def _split_text(trials: Sequence[Trial]) -> str:
             " images that the data set brings."
         )
     whose = "the data set's own split" if all(trial.own_val for trial in trials) else "one split"
-    return f"All seeds share {whose} into training and validation images: how lucky that split is, nothing here tells."
+    return f"All trials share {whose} into training and validation images: how lucky that split is, nothing here tells."
 
 
 def progress_text(pool: Pool, board: Leaderboard) -> str:
