@@ -23,7 +23,7 @@ from cifar_hpc.records.plans import read_plan
 from cifar_hpc.records.schema import Outcome
 from cifar_hpc.records.store import write_record
 from cifar_hpc.report.asked import TrialReport, asked_report
-from cifar_hpc.report.figures_trial import draw_confusion
+from cifar_hpc.report.figures_trial import draw_confusion, draw_reliability
 from cifar_hpc.report.page import _has_page
 from cifar_hpc.report.places import trial_folder
 from cifar_hpc.report.trial_page import diagnose_trial, most_confused, write_trial_page
@@ -104,3 +104,14 @@ def test_confusions_that_are_as_frequent_as_the_second_are_named_too() -> None:
         == "4 for 9 (5), 7 for 1 (5) and 9 for 0 (5)"
     )
     assert most_confused([("a", "b", 2), *[("c", "d", 1)] * 4]) == "a for b (2) and c for d (1); others as often"
+
+
+def test_bars_of_a_reliability_diagram_stand_beside_one_another() -> None:
+    """Those of two bins whose mean confidences were near lay over each other, with their numbers."""
+    shares = np.array([2 / 15 - 0.001] * 5 + [2 / 15 + 0.001] * 9)
+    rest = (1 - shares) / 9
+    logits = np.log(np.concatenate([shares[:, None], np.repeat(rest[:, None], 9, axis=1)], axis=1)).astype(np.float32)
+    found = diagnose(SplitPredictions(logits, np.zeros(14, np.int64), None), [str(k) for k in range(10)])
+    _, below = draw_reliability(found, "test").figure.axes
+    bars = sorted((bar.get_x(), bar.get_x() + bar.get_width(), bar.get_height()) for bar in below.patches)
+    assert [height for _, _, height in bars] == [5, 9] and bars[0][1] < bars[1][0]

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import FuncFormatter
 
-from cifar_hpc.collect.diagnosis import Diagnosis
+from cifar_hpc.collect.diagnosis import BINS, Diagnosis
 from cifar_hpc.collect.statistics import wilson_interval
 from cifar_hpc.report.figures import MUTED, PALETTE, Drawing, frame_bare, house_style, new_figure
 from cifar_hpc.report.lettering import fitting_names
@@ -74,8 +74,11 @@ def draw_reliability(found: Diagnosis, where: str) -> Drawing:
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         axes.set_ylabel("accuracy")
-        below.bar(bins.confidence, bins.count, width=0.05, color=PALETTE[0], alpha=0.7)
-        for confidence, count in zip(bins.confidence, bins.count, strict=True):
+        middles = (
+            np.clip(np.ceil(bins.confidence * BINS), 1, BINS) - 0.5
+        ) / BINS  # the means of two may be as near as they like
+        below.bar(middles, bins.count, width=0.85 / BINS, color=PALETTE[0], alpha=0.7)
+        for confidence, count in zip(middles, bins.count, strict=True):
             below.annotate(f"{count:,}", (confidence, count), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
         below.set_ylim(0, 1.25 * max(float(bins.count.max(initial=0)), 1))
         below.set_ylabel("images")
