@@ -59,7 +59,7 @@ def test_following_says_each_epoch_each_printed_line_and_the_end_once(sweep):
         return list(told.news(reader.read()))
 
     (line,) = news(1, 2)
-    assert line.endswith("lr=0.2  epoch 2/3  train loss 1.0000  val loss 0.2500  val acc 50.00 %  4.0 s")
+    assert line.endswith("lr=0.2  epoch 2/3  train loss 1.0000  val loss 0.2500  val acc 50.00 %")
     assert news() == []
     with log.open("a") as stream:
         stream.write("a warning\nhalf a li")

@@ -394,3 +394,15 @@ def test_a_classifier_that_is_fitted_counts_with_no_epoch(tmp_path):
     rows = json.loads(call("status", "f", "--format", "json").stdout)
     assert [row["epochs_done"] for row in rows] == [3, None]
     assert "finished on" in call("logs", record.trials[1].trial_id).stdout
+
+
+@pytest.mark.parametrize("shared_by", [1, 4])
+def test_time_left_is_told_of_a_trial_that_trains_alone(sweep, shared_by):
+    layout, plan = sweep
+    trial_id = plan.trials[0].trial_id
+    assert claim_trial(layout.trial(trial_id), trial_id, "s/job-0001", shared_by)
+    append_records(layout.trial(trial_id).metrics, [dataclasses.replace(EPOCH, epoch=1)])
+    call("report", "s")
+    (path,) = layout.sweep("s").report.rglob("running.csv")
+    _, row = path.read_text().splitlines()
+    assert row.endswith(",4.0 s,8.0 s" if shared_by == 1 else ",,"), "an epoch of one among others is its part of theirs"

@@ -300,6 +300,7 @@ def _unfinished(layout: Layout, state: TrialState, planned: PlannedTrial | None,
         device=claim.device if claim else None,
         devices=1.0 if claim is None or claim.devices is None else claim.devices,
         running=tuple(state.epochs) if state.status is Status.RUNNING and not state.waits else (),
+        shared_by=claim.shared_by if claim else 1,
         own_val=config["dataset"].get("own_val"),
     )
 

@@ -173,6 +173,7 @@ class Unfinished:
     device: str | None  # on which it was tried last; None: never, or an older record
     devices: float  # that its time is of: with several processes more than one, of a shared GPU a part
     running: tuple[EpochRecord, ...] = ()  # the epochs so far, while it runs
+    shared_by: int = 1  # trials that its process trains side by side: seconds of its epochs are its part of theirs
     own_val: int | None = None  # as a finished trial's
 
     @property

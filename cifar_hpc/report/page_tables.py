@@ -49,10 +49,9 @@ def running_table(found: Findings) -> list[PageTable]:
             epoch_s = sum(epoch.train_s + epoch.val_s for epoch in trial.running) / len(trial.running)
             val = found.board.measured[0].val_acc if found.board.measured else None
             acc = score_text(last.val_acc, val.images if val else None)
-            left = duration_text(epoch_s * max(wanted - last.epoch, 0))
-            rows.append(
-                (trial.trial_id, words_of(row), trial.run, f"{last.epoch} of {wanted}", acc, duration_text(epoch_s), left)
-            )
+            took_s = (epoch_s, epoch_s * max(wanted - last.epoch, 0)) if trial.shared_by == 1 else (None, None)
+            times = map(duration_text, took_s)
+            rows.append((trial.trial_id, words_of(row), trial.run, f"{last.epoch} of {wanted}", acc, *times))
     header = ("trial", "configuration", "run", "epoch", "val acc %", "an epoch", "left")
     return (
         [PageTable("running", "Running now", header, rows, "left: at the mean of its epochs so far, at most.")] if rows else []

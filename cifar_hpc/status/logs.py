@@ -99,7 +99,7 @@ class Told:
             shown = "  ".join(f"{key} {fixed_text(value, 4)}" for key, value in values.items() if value is not None)
             acc = f"  val acc {percent_text(epoch.val_acc)} %" if epoch.val_acc is not None else ""
             place = f"epoch {epoch.epoch}/{self._epochs[trial_id]}" if self._epochs[trial_id] else "fitted"
-            yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}  {epoch.train_s + epoch.val_s:.1f} s"
+            yield f"{time.strftime('%H:%M:%S')}  {name}  {place}  {shown}{acc}"
         self._last[trial_id] = len(curves)
 
     def _printed(self, claim: Claim) -> Iterator[str]:
