@@ -223,6 +223,8 @@ def test_trials_in_slurms_queue_are_queued_for_both(sweep, monkeypatch):
     assert "1 x PENDING (Priority)" in call("status", "s").stdout
     monkeypatch.setattr(f"{queue}.states", lambda self, handles: dict.fromkeys(handles, JobState.RUNNING))
     monkeypatch.setattr(f"{queue}.explain", lambda self, handles: dict.fromkeys(handles, "RUNNING"))
+    for event in ("submitted", "ended"):  # it helped the queue
+        append_records(layout.sweep("s").jobs, [_event(event, plan.trials[0].trial_id, "inline", own_handle())])
     assert "1 x its job runs and has not come to it" in call("status", "s").stdout
 
 

@@ -7,7 +7,7 @@ repeated look at many trials. Imports no backend: a queue is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from cifar_hpc.errors import RecordError
 from cifar_hpc.planning.lineage import ParentFailedError, parent_failure
 from cifar_hpc.records.ancestry import Ancestry
 from cifar_hpc.records.claims import TrialState, is_alive
-from cifar_hpc.records.jobs import JobEvent, JobState, newest_events, process_states
+from cifar_hpc.records.jobs import JobEvent, JobState, newest_events, open_jobs, process_states
 from cifar_hpc.records.layout import Layout, SweepFiles
 from cifar_hpc.records.logs import last_words
 from cifar_hpc.records.plans import parent_in, state_for
@@ -91,6 +91,11 @@ def read_states(
         for trial_id, event in newest_events(read_records(sweep.jobs, JobEvent)).items():
             if trial_id not in newest or newest[trial_id].at <= event.at:
                 newest[trial_id], of[trial_id] = event, sweep
+    left = {one for one, event in newest.items() if event.event == "ended" and one in states and _may_wait(states[one], event)}
+    for sweep in sweeps if left and queue else ():
+        held = _held_by_queue(sweep, left, queue)
+        newest |= held
+        of |= dict.fromkeys(held, sweep)
     return _with_jobs(states, newest, of, queue)
 
 
@@ -144,6 +149,14 @@ def _recorded_config(layout: Layout, trial_id: str) -> Mapping[str, Any]:
         return read_record(layout.trial(trial_id).trial, TrialRecord).config
     except (OSError, RecordError):
         return {}
+
+
+def _held_by_queue(sweep: SweepFiles, trial_ids: Collection[str], queue: Queue) -> dict[str, JobEvent]:
+    """The sweep's jobs in a queue that still have these trials before them, whichever job of a process has ended since."""
+    jobs = [job for job in open_jobs(sweep) if job.executor not in _ATTACHED and {*job.trial_ids} & {*trial_ids}]
+    known = queue.states([job.handle for job in jobs]) if jobs else {}
+    living = [job for job in jobs if known[job.handle] in (JobState.RUNNING, JobState.QUEUED)]
+    return {trial_id: job for job in living for trial_id in job.trial_ids if trial_id in trial_ids}
 
 
 def _with_jobs(
