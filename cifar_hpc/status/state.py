@@ -92,8 +92,8 @@ def read_states(
             if trial_id not in newest or newest[trial_id].at <= event.at:
                 newest[trial_id], of[trial_id] = event, sweep
     left = {one for one, event in newest.items() if event.event == "ended" and one in states and _may_wait(states[one], event)}
-    for sweep in sweeps if left and queue else ():
-        held = _held_by_queue(sweep, left, queue)
+    for sweep in sweeps if left else ():
+        held = _held_by_queue(sweep, left, queue) if queue else {}
         newest |= held
         of |= dict.fromkeys(held, sweep)
     return _with_jobs(states, newest, of, queue)
