@@ -65,6 +65,8 @@ def test_a_trials_page_tells_no_more_digits_of_training_than_of_validation(layou
     assert "training 83 % of 60 images (while it learned" in trial_summary(few, found, split)[0]
     solved = dataclasses.replace(trial, config={**trial.config, "classifier": "svm", "epochs": None})
     assert trial_summary(solved, found, split)[0].startswith("training "), "one that is solved has no best epoch"
+    beside = dataclasses.replace(trial, trunk_shared_by=4)
+    assert "its part of the time of 4 trials side by side, on " in " ".join(trial_summary(beside, found, split))
 
 
 def test_compare_names_the_split_and_the_objective_that_was_sought(layout: Layout) -> None:

@@ -132,7 +132,8 @@ def trial_summary(trial: Trial, found: Diagnosis, split: str, *, seen: bool = Fa
     trained = f"{count_text(trial.params_trained)} of {count_text(trial.params_total)} parameters ({what_stayed(trial)}{flops})"
     if missed := trial.missed_unfreezing:
         trained = f"no more than it had unfrozen: it ended before epoch {missed}, which was to unfreeze others,"
-    lines.append(f"It trained {trained} in {duration_text(trial.train_s)} on {trial.hardware}.")
+    part = f", its part of the time of {n} trials side by side," if (n := trial.trunk_shared_by) > 1 else ""
+    lines.append(f"It trained {trained} in {duration_text(trial.train_s)}{part} on {trial.hardware}.")
     if found.unread:
         lines.append(f"What follows is of validation, not of test: {found.unread}.")
     if found.confusions:
