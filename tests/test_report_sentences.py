@@ -29,7 +29,7 @@ from cifar_hpc.report.corrections import write_corrected
 from cifar_hpc.report.explore import explorable
 from cifar_hpc.report.figures import BEYOND
 from cifar_hpc.report.figures_curves import draw_curves
-from cifar_hpc.report.figures_effects import draw_along
+from cifar_hpc.report.figures_effects import draw_along, draw_parallel
 from cifar_hpc.report.figures_ensemble import draw_disagreement
 from cifar_hpc.report.figures_ranking import draw_ranking
 from cifar_hpc.report.findings import find
@@ -368,5 +368,6 @@ def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_s
     for drawing, ends in (
         (draw_ranking(board, None), lambda axes: axes.get_xlim()),
         (draw_along("lr", None, board), lambda axes: axes.get_ylim()),
+        (draw_parallel(board), lambda axes: [float(text.get_text()) for text in axes.texts[-2:]]),
     ):
         assert ends(drawing.figure.axes[0])[1] < 100 and drawing.caption.endswith(BEYOND)

@@ -252,14 +252,15 @@ def draw_parallel(board: Leaderboard) -> Drawing:
     """Every point as a line through its axis values, coloured by its score; the best on top."""
     rows = board.measured[:_MOST_LINES]
     axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
-    scores = [_score(row) for row in rows]
+    calm = calm_limits(rows, board.info)
+    scores = [_score(row) for row in rows if not (calm and row.last.diverged)]
     flip, apart = board.info.mode == "min", min(scores) < max(scores)
     norm = Normalize(min(scores) - (not apart and not flip), max(scores) + (not apart and flip))  # equal ones are all the best
     with house_style():
         figure = new_figure(max(1.6 * len(axes_shown) + 2.4, 6), 3.8)
         axes = figure.subplots()
         for row in reversed(rows):
-            share = 1 - float(norm(_score(row))) if flip else float(norm(_score(row)))
+            share = 1 - min(float(norm(_score(row))), 1.0) if flip else float(norm(_score(row)))
             heights = [*(_height(board, axis, row.axes[axis]) for axis in axes_shown), share]
             axes.plot(range(len(heights)), heights, color=ramp_color(share), alpha=0.65, linewidth=1.1)
         axes.plot(range(len(heights)), heights, color=INK, linewidth=1.8)  # of the first row, which may not measure the most
@@ -291,7 +292,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
             "parallel",
             "All configurations",
             "A line is a configuration; lighter is better, and the thick one is the first of the leaderboard."
-            f"{most}{unlike_words(rows)}",
+            f"{most}{unlike_words(rows)}{BEYOND if calm else ''}",
             figure,
         )
 
