@@ -113,6 +113,7 @@ def test_a_killed_search_goes_on_with_its_points_stops_trials_early_and_run_agai
     assert times == {path: path.stat().st_mtime_ns for path in results_root().glob("trials/*/result.json")}
     spec.write_text(SPEC.replace("num_points: 6", "num_points: 8"))
     assert "at most 2 trials, at most 18 epochs" in call("sweep", spec, "--dry-run").stdout
+    assert "not here  trials are judged" in call("sweep", spec, "--dry-run", "--on", "inline").stdout, "as `sweep` says it"
 
 
 def test_a_search_never_trains_on_a_login_node_unasked(spec, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from cifar_hpc.sweep import cost
 from cifar_hpc.sweep.listener import Listener
 from cifar_hpc.sweep.missing import States, to_start
 from cifar_hpc.sweep.preflight import inputs_lines
-from cifar_hpc.sweep.search_rounds import UNDONE, in_words
+from cifar_hpc.sweep.search_rounds import UNDONE, in_words, not_here
 from cifar_hpc.sweep.submit import array_lines
 from cifar_hpc.sweep.where import Where, reader_of
 
@@ -30,7 +30,7 @@ def preview_lines(layout: Layout, plan: Plan, where: Where, listener: Listener, 
     """verbose: on Slurm the first batch script too. The listener hears of what takes its time."""
     spec = plan.spec
     if spec.search is not None:
-        return search_lines(layout, spec, listener)
+        return search_lines(layout, spec, where, listener)
     record = since_when(layout, plan_record(plan))
     states = reader_of(layout, record).read()
     site, files = where.slurm(), layout.sweep(spec.name)
@@ -101,7 +101,7 @@ def unjudged_text(plan: Plan) -> str:
     return f"{plural(whole_n, 'trial')}, too short or alone in a cohort, {has} all epochs" if whole_n else ""
 
 
-def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[str]:
+def search_lines(layout: Layout, spec: SweepSpec, where: Where, listener: Listener) -> list[str]:
     """What `--dry-run` can know of a search: its bounds."""
     search = spec.search
     assert search is not None
@@ -140,7 +140,8 @@ def search_lines(layout: Layout, spec: SweepSpec, listener: Listener) -> list[st
         about = expected_epochs(search.scheduler, trials_n, search.max_epochs)
         lines.append(f"  asha      stops trials: about {about} epochs if 1/{search.scheduler.reduction:g} go on at each rung")
     lines += inputs_lines(spec.configs)
-    lines += cost.search_lines(layout, spec, states, left, listener)
+    why = not_here(spec, where)
+    lines += [f"  not here  {why}"] if why else cost.search_lines(layout, spec, states, left, listener)
     if before is not None and before.search and before.search["definition"] != search.definition:
         lines.append(f"  again     it is another search than that of the {len(before.trials)} trials under this name")
     return lines

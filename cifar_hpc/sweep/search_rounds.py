@@ -51,11 +51,8 @@ class SearchRounds:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """For this process alone. Raises CifarHpcError where a living one has it."""
-        if self._where.on is On.INLINE or self._where.slurm() is not None:
-            raise CifarHpcError(
-                "search: trials are judged while they train side by side, through Ray. "
-                f"On a cluster: sbatch slurm/ray_cluster.sbatch {self._spec.path}; on this machine: --on ray"
-            )
+        if why := not_here(self._spec, self._where):
+            raise CifarHpcError(f"search: {why}")
         check_sampler(self._search)
         self._notes = check_there(self._layout, self._spec.configs)
         with held(self._layout.sweep(self._spec.name), "runs this search"):
@@ -141,6 +138,16 @@ class SearchRounds:
         """The search as it would go on, written nowhere."""
         journal = known_plan(self._layout, self._spec.name)
         return SearchRun(self._layout, self._spec, journal, again=self._again, first_job=1, write=lambda record: None)
+
+
+def not_here(spec: SweepSpec, where: Where) -> str:
+    """Why a search cannot run there, and what to type; empty where it can."""
+    if where.on is not On.INLINE and where.slurm() is None:
+        return ""
+    return (
+        "trials are judged while they train side by side, through Ray. "
+        f"On a cluster: sbatch slurm/ray_cluster.sbatch {spec.path}; on this machine: --on ray"
+    )
 
 
 def in_words(spec: SweepSpec, sampled_n: int | None = None) -> str:
