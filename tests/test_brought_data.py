@@ -146,6 +146,16 @@ def test_a_split_of_hugging_faces_is_what_its_name_says_and_no_part_of_train(
             hf_folder(tmp_path / "pets", tmp_path / "root")
 
 
+def test_the_tables_of_two_data_sets_of_hugging_faces_are_not_joined(tmp_path: Path) -> None:
+    for name in ("mnist/train/0000.parquet", "mnist/test/0000.parquet", "letters/train-00000-of-00001.parquet"):
+        file = tmp_path / "both" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.table({"image": [png(i) for i in range(4)], "label": [0, 1, 0, 1]}), file)
+    with pytest.raises(DataError, match="several data sets, in letters, mnist: give the folder of one"):
+        hf_folder(tmp_path / "both", tmp_path / "root")
+    assert set(list_folder(hf_folder(tmp_path / "both" / "mnist", tmp_path / "root")).splits) == {"train", "test"}
+
+
 def test_a_table_names_files_as_labels_writes_them_and_as_a_person_does(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     names = [

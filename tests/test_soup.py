@@ -182,6 +182,16 @@ def test_a_soup_of_trials_that_left_the_table_is_not_in_its_report(family):
         assert not left.soups and any("trial not in this table;" in reason for reason in left.left_out)
 
 
+def test_a_trial_whose_predictions_contradict_its_result_is_in_no_soup(family):
+    layout, children = family
+    path = layout.trial(children[0].trial_id).predictions
+    with np.load(path) as saved:
+        turned = {key: np.roll(saved[key], 1, axis=1) if key == "val_logits" else saved[key] for key in saved}
+    np.savez(path, **turned)
+    told = CliRunner().invoke(app, ["soup"])
+    assert told.exit_code == 2 and "left out: 1 trial whose predictions contradict the result" in told.stderr
+
+
 def test_soups_made_again_take_the_place_of_all_that_were_there(family, monkeypatch):
     layout, _ = family
     folder = layout.report / "soups"

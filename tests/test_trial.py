@@ -163,6 +163,7 @@ def test_where_a_folder_or_a_weights_file_lies_is_no_part_of_the_id() -> None:
         ({"svm_c": 3.0}, {"knn_k": 3}),
         ({"classifier": "svm"}, {"classifier": "svm", "svm_c": 1.0, "freeze": 0.5, "lr": 3.0, "epochs": 3, "augment": "flip"}),
         ({"classifier": "knn", "weights": "imagenet", "seed": 1}, {"classifier": "knn", "weights": "imagenet", "knn_k": 5}),
+        ({"arch": "linear", "classifier": "svm", "seed": 1}, {"arch": "linear", "classifier": "svm"}),
     ],
 )
 def test_configs_that_train_alike_have_one_id(one: dict[str, object], other: dict[str, object]) -> None:

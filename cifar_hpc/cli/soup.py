@@ -42,17 +42,20 @@ def soup(
     validation; test is measured once. `predict` and `export` take their names; beside its ensembles `report` shows all but
     those of --wise.
     """
-    from cifar_hpc.collect.chosen import chosen_pool
     from cifar_hpc.collect.leaderboard import SEEN
     from cifar_hpc.collect.names import ensemble_name
+    from cifar_hpc.collect.sections import chosen_sections
     from cifar_hpc.deploy.soup import families_of, make_soups, save_soup
     from cifar_hpc.report.places import report_folder
 
     layout = Layout(results_root())
     asked = parse_words(words)
-    pool = chosen_pool(layout, list(asked.names), asked.terms, SlurmQueue(layout.queue))
-    trials, place = _best_first(pool.trials), report_folder(layout, pool.sweeps, asked.terms)
-    if seen_n := sum(layout.trial(one).weights.exists() for one in trials if one in pool.seen):
+    pools = [section.pool for section in chosen_sections(layout, asked.names, asked.terms, SlurmQueue(layout.queue))]
+    trials = _best_first(trial for pool in pools for trial in pool.trials)
+    if contradicted_n := sum(layout.trial(trial.trial_id).weights.exists() for pool in pools for trial in pool.contradicted):
+        say(f"left out: {plural(contradicted_n, 'trial')} whose predictions contradict the result")
+    place = report_folder(layout, pools[0].sweeps, asked.terms)
+    if seen_n := sum(layout.trial(one).weights.exists() for one in trials if any(one in pool.seen for pool in pools)):
         say(f"{plural(seen_n, 'trial')} ({SEEN}): their accuracy on validation, and that of what is made of them, is flattered")
     if wise:
         _print_curves(layout, trials, place, format)

@@ -16,6 +16,7 @@ from cifar_hpc.collect.scan import Pool, varying_axes
 from cifar_hpc.collect.statistics import Estimate, estimate, estimate_over_splits, within
 from cifar_hpc.collect.trials import Axis, Trial, Unfinished, short_paths, value_text, with_short_paths
 from cifar_hpc.config.dataset import BY_SEED
+from cifar_hpc.config.normalize import features_are_shared
 from cifar_hpc.config.registry import CLASSIFIERS, OBJECTIVES, ObjectiveInfo
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.records.order import Last, Standing, last_of
@@ -64,8 +65,8 @@ class Row:
         """Whether all seeds measure the same: a classifier that is solved, on features of images that all of them share."""
         config, own = self.config, any(trial.own_split for trial in self.trials)
         drawn = config.get("dataset.split_seed") == BY_SEED and (own or config.get("dataset.train_size") is not None)
-        alike = not drawn and config.get("weights_point") is None and config.get("weights") is not None
-        return alike and not CLASSIFIERS[str(config.get("classifier", "linear"))].trained
+        alike = features_are_shared(str(config.get("arch")), config.get("weights"), config.get("weights_point"))
+        return alike and not drawn and not CLASSIFIERS[str(config.get("classifier", "linear"))].trained
 
     @property
     def whole_s(self) -> float | None:

@@ -33,8 +33,8 @@ def normalise(config: TrialConfig) -> TrialConfig:
     patience not below epochs -> None; min_delta -> 0 without patience; the weights that `imagenet`
     means -> imagenet; whole numbers -> floats where the key is one; the objective of a trial without validation -> val_acc;
     svm_c, logreg_c and knn_k -> None where their classifier is not used; class_weights of 1 and those of knn -> None. Of svm,
-    logreg and knn, which are fitted once to frozen features: freeze -> all, what steers training -> its default, and with
-    weights that all seeds share the seed -> 0, as nothing is drawn.
+    logreg and knn, which are fitted once to frozen features: freeze -> all, what steers training -> its default, and where all
+    seeds have the same features and images the seed -> 0, as nothing is drawn.
     """
     freeze = canonical_freeze(config.arch, config.freeze)
     whole = {name: float(value) for name in _FLOATS if type(value := getattr(config, name)) is int}
@@ -176,12 +176,16 @@ def _stages_of(names: tuple[str, ...], trained: tuple[bool, ...]) -> tuple[str, 
     return tuple(path for _, path in sorted(found))
 
 
+def features_are_shared(arch: str, weights: str | None, weights_point: str | None) -> bool:
+    """Whether the frozen features of an image are the same for all seeds: those of weights that all have, or its pixels."""
+    return weights_point is None and (weights is not None or arch == "linear")
+
+
 def _normalise_frozen(config: TrialConfig) -> TrialConfig:
     changes: dict[str, Any] = {name: DEFAULTS[name] for name in TRAINING} | {"epochs": 1, "stop": StopConfig()}
     changes["freeze"] = "none" if config.arch == "linear" else "all"
-    if config.weights is not None:
-        if config.weights_point is None and not config.dataset.split_by_seed:  # else each seed has its own weights or images
-            changes["seed"] = 0
-        if config.weights in catalog.imagenet_weights(config.arch)[:1]:
-            changes["weights"] = "imagenet"
+    if features_are_shared(config.arch, config.weights, config.weights_point) and not config.dataset.split_by_seed:
+        changes["seed"] = 0
+    if config.weights is not None and config.weights in catalog.imagenet_weights(config.arch)[:1]:
+        changes["weights"] = "imagenet"
     return dataclasses.replace(config, **changes)

@@ -160,6 +160,9 @@ def _of_tables(path: Path, files: Sequence[Path]) -> Labelled:
         raise DataError(
             f"{other[0]}: its name says no split, and others' do: {', '.join(_SPLIT_WORDS)} are known; move it away"
         )
+    sets = sorted({above.as_posix() for file in files if (above := _above_split(file.relative_to(path))) is not None})
+    if len(sets) > 1:
+        raise DataError(f"{path} holds several data sets, in {', '.join(sets)}: give the folder of one")
     for file in files:
         split = splits[file] or "train"
         for columns, rows in _tables(file):
@@ -210,7 +213,16 @@ def _tables(file: Path) -> Iterator[tuple[dict[str, dict[str, Any]], list[dict[s
 
 def _split_of(name: Path) -> str | None:
     """What the file's name, or else that of a folder above it, says; None where none does."""
-    words = [word for part in reversed(name.parts) for word in re.findall(r"[a-z]+", part.lower())]
+    return next((said for part in reversed(name.parts) if (said := _split_in(part))), None)
+
+
+def _above_split(name: Path) -> Path | None:
+    """The folder in which the file, or the folder that says its split, stands: a data set's own."""
+    return next((place.parent for place in (name, *name.parents) if _split_in(place.name)), None)
+
+
+def _split_in(part: str) -> str | None:
+    words = re.findall(r"[a-z]+", part.lower())
     return next((_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS), None)
 
 
