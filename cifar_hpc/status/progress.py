@@ -119,7 +119,7 @@ class _Point:
             return
         self._outcomes.append(state.result.outcome)
         self.seen |= state.seen
-        self._params_trained = state.result.params_trained
+        self._params_trained = max(self._params_trained, state.result.params_trained)
         val = state.result.val
         value = None if val is None else val.value(objective, info.metric)
         if val is None or value is None:
