@@ -73,9 +73,9 @@ def test_a_search_that_ended_before_its_bound_has_nothing_to_start(tmp_path):
         SPEC.replace("{lr: {low: 1e-4, high: 0.3, log: true}}", "{batch_size: {low: 32, high: 33}}")
     )
     layout, spec = Layout(tmp_path / "results"), load_spec(tmp_path / "hunt.yaml")
-    assert any("at most 6 trials" in line for line in search_lines(layout, spec, Silent()))
+    assert any("at most 6 trials" in line for line in search_lines(layout, spec, Where(), Silent()))
     trained(layout, spec, 2)
-    lines = search_lines(layout, spec, Silent())
+    lines = search_lines(layout, spec, Where(), Silent())
     assert lines[0].startswith("hunt: 2 configurations")
     assert "  to start  none: the search has ended" in lines and not any("epochs" in line for line in lines)
 
@@ -87,12 +87,12 @@ def test_a_search_whose_points_other_sweeps_trained_has_them_all_at_once(search)
     trained(layout, spec, 6)
     for n in (4, 6):
         asked = asked_for(spec, n)
-        assert "  to start  none: the search has ended" in search_lines(layout, asked, Silent())
+        assert "  to start  none: the search has ended" in search_lines(layout, asked, Where(), Silent())
         outcome = run_spec(layout, asked, Where(), Silent())
         assert not outcome.started and len(outcome.completed) == n
         plan = read_plan(layout, "hunt")
         assert len(plan.trials) == n and plan.to_come == 0 and layout.sweep("hunt").spec.is_file()
-    assert any("at most 2 trials" in line for line in search_lines(layout, asked_for(spec, 8), Silent()))
+    assert any("at most 2 trials" in line for line in search_lines(layout, asked_for(spec, 8), Where(), Silent()))
 
 
 def test_a_living_search_between_two_trials_is_not_advised_to_be_started_again(search):
@@ -142,7 +142,7 @@ def test_a_search_whose_trials_diverged_goes_on(search, tmp_path):
 def test_what_asha_saves_is_told_of_trials_that_begin_alone(search):
     layout, spec, record = search
     asha = dataclasses.replace(spec, search=dataclasses.replace(spec.search, scheduler=Scheduler(name="asha")))
-    (line,) = (line for line in search_lines(layout, asha, Silent()) if "stops trials" in line)
+    (line,) = (line for line in search_lines(layout, asha, Where(), Silent()) if "stops trials" in line)
     assert "about 8 epochs" in line  # of all six: 6 x 1 + 2 x 1
     run = SearchRun(layout, spec, record, first_job=1, write=lambda record: None)
     ended = []
@@ -154,7 +154,7 @@ def test_what_asha_saves_is_told_of_trials_that_begin_alone(search):
             on_epoch=lambda *epoch: not ended.append(epoch),
             interrupted=lambda: bool(ended),
         )
-    assert not any("stops trials" in line for line in search_lines(layout, asha, Silent()))
+    assert not any("stops trials" in line for line in search_lines(layout, asha, Where(), Silent()))
 
 
 def test_a_key_is_fixed_or_sampled_and_set_fixes_it(tmp_path):
