@@ -122,7 +122,7 @@ def test_what_is_to_be_typed_next_names_the_profile_that_the_sweep_was_typed_wit
 def test_a_dry_run_shows_arrays_and_script_and_submits_nothing(run, cluster: Cluster):
     shown = run("sweep", "s.yaml", "--dry-run", "-v", grid="{batch_size: [16, 32]}")
     assert "2 jobs, 2 trials" in shown and "#SBATCH --array=0-1%2" in shown
-    assert "expected  2 GPU-hours" in shown and "a guess: the minutes" in shown and "size not known" in shown
+    assert "expected  2.0 GPU-hours" in shown and "a guess: the minutes" in shown and "size not known" in shown
     assert "asked     2." in shown and "files     6 of results" in shown
     assert "files     8 of results" in run("sweep", "s.yaml", "--dry-run", "--set", "keep=weights"), "the networks too"
     assert not cluster.run("squeue", "-h").strip()
