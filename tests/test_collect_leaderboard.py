@@ -351,14 +351,18 @@ def test_figures_say_which_configurations_a_part_of_their_seeds_has_measured(lay
         assert "By a part of its seeds only: lr 0.3 (1 of 3)." in drawing.caption
 
 
-@pytest.mark.parametrize(("quick_s", "slow_s", "told"), [(0.05, 0.5, False), (5.0, 50.0, True), (30.0, 50.0, False)])
-def test_the_cheapest_is_told_where_times_are_of_training_and_not_of_beginning_it(
-    layout: Layout, quick_s: float, slow_s: float, told: bool
+@pytest.mark.parametrize(
+    ("quick_s", "slow_s", "beside", "told"),
+    [(0.05, 0.5, 1, False), (5.0, 50.0, 1, True), (30.0, 50.0, 1, False), (5.0, 50.0, 2, False)],
+)
+def test_the_cheapest_is_told_where_times_are_of_training_and_not_of_beginning_it_nor_parts_of_others(
+    layout: Layout, quick_s: float, slow_s: float, beside: int, told: bool
 ) -> None:
     board = board_of(layout, {0.1: [0.8, 0.8, 0.8], 0.2: [0.7, 0.7, 0.7]})
     first, second = board.measured
     timed = dataclasses.replace(board, rows=(dataclasses.replace(first, train_s=slow_s), second))
-    assert bool(_cheapest(timed, [dataclasses.replace(second, train_s=quick_s)])) is told
+    trials = tuple(dataclasses.replace(trial, trunk_shared_by=beside) for trial in second.trials)
+    assert bool(_cheapest(timed, [dataclasses.replace(second, train_s=quick_s, trials=trials)])) is told
 
 
 def test_what_a_search_ended_early_is_not_tested_against_what_went_on(layout: Layout) -> None:

@@ -96,6 +96,7 @@ def make_part(
     columns = [column for column in leaderboard_columns(found.board) if column.title not in _FOLDED]
     undrawn = "Figures are drawn for the first data sets and splits only; a report with a filter for these alone draws theirs."
     after = ["time, after: the mean of a trial, and of those whose networks it starts from; ◆ counts both."]
+    beside = ["time: of trials that trained side by side, each one's part."]
     return Part(
         name=found.name,
         summary=summary.headline(found),
@@ -116,6 +117,7 @@ def make_part(
         explore=explorable(found.pool, found.board),
         notes=[
             *(after if any(row.begun for row in found.board.rows) else []),
+            *(beside if any(t.trunk_shared_by > 1 for row in found.board.rows for t in row.trials) else []),
             *([] if drawn or not found.board.measured else [undrawn]),
         ],
     )

@@ -118,6 +118,8 @@ def _cheapest(board: Leaderboard, tied: Sequence[Row]) -> list[str]:
     least_s, row = min(timed, key=lambda one: one[0])
     if least_s > best_s / 2 or duration_text(least_s) == duration_text(best_s):
         return []
+    if {t.trunk_shared_by for t in row.trials} != {t.trunk_shared_by for t in board.measured[0].trials}:
+        return []  # the time of a trial among others is its part of theirs
     times = f"{duration_text(least_s)} a trial against {duration_text(best_s)}"
     before = ", with those that they start from" if row.begun or board.measured[0].begun else ""
     return [f"Of these {words_of(row)} took {times} of the best{before}."]
