@@ -72,6 +72,19 @@ def test_the_winners_optimism_is_what_other_seeds_and_images_take_away(null_swee
         assert told == pytest.approx(true, rel=0.2)
 
 
+@pytest.mark.parametrize("sd", [0.01, 0.02])
+def test_in_folds_of_one_seed_the_optimism_counts_the_luck_of_their_networks(sd: float) -> None:
+    """It fell where they varied more, as the same networks chose and measured."""
+    rng, part_N = np.random.default_rng(4), np.arange(2000) % 5
+    told, true = [], []
+    for _ in range(60):
+        networks_PSN = draw_sweep(rng, np.full(8, 0.9), 5, 2000, sd).right
+        right_PN = networks_PSN[:, part_N, np.arange(2000)]  # each image by the network of its fold
+        told.append(winners_optimism([fold_means(right_N[None], part_N) for right_N in right_PN], [(0,)] * 8))
+        true.append(right_PN.mean(1).max() - right_PN.mean())
+    assert np.mean(told) == pytest.approx(np.mean(true), rel=0.2)
+
+
 def test_what_is_measured_in_bulk_is_what_the_program_says_of_each_sweep() -> None:
     rng = np.random.default_rng(1)
     for truth in ([0.9] * 8, [0.95, 0.9, 0.9, 0.85]):

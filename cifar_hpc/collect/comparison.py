@@ -99,7 +99,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
                 return Comparison(best.point_id, {}, untested, None, False)
             continue
         if row.point_id in rivals:
-            means.append((fold_means(found.values), found.rounds))
+            means.append((fold_means(found.values, found.folds), found.rounds))
         if first is None:
             first = found
             continue
@@ -114,7 +114,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     differences |= step_down(over_seeds, max(sum(untested.get(point) != FAR_BELOW for point in ranked), 2))
     differences = {point: within(found, info.difference_bounds) for point, found in differences.items()}
     optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
-    of_networks = all(len(rounds) == 1 for _, rounds in means) and first.parts is None if first else True
+    of_networks = all(len(rounds) == 1 for _, rounds in means) and first.splits_n == 1 if first else True
     return Comparison(best.point_id, differences, untested, optimism, of_networks)
 
 

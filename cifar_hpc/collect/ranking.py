@@ -206,13 +206,13 @@ def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.polynomial.legendre.leggauss(32)
 
 
-def fold_means(values_SN: Floats) -> NDArray[np.float64]:
+def fold_means(values_SN: Floats, part_N: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Each seed's mean over each tenth of the images, S x FOLDS: what the optimism needs of a configuration. Of fewer images
-    than that, each image by itself."""
-    images: int = values_SN.shape[1]
-    folds = min(FOLDS, images)
-    fold_N = np.random.default_rng(0).permutation(images) % folds
-    return np.stack([values_SN[:, fold_N == fold].mean(1, dtype=np.float64) for fold in range(folds)], axis=1)
+    than that, each image by itself. part_N: in folds, which of them measured each image: S x their number."""
+    if part_N is None:
+        images: int = values_SN.shape[1]
+        part_N = np.random.default_rng(0).permutation(images) % min(FOLDS, images)
+    return np.stack([values_SN[:, part_N == part].mean(1, dtype=np.float64) for part in np.unique(part_N)], axis=1)
 
 
 def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[Hashable]]) -> float | None:
@@ -220,7 +220,8 @@ def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Seque
 
     means: P arrays S x FOLDS; seeds: the number of each row. The choice is made again without one seed and a tenth of the
     images, and the chosen one measured on just these; averaged over all seeds and tenths. Of networks with one seed each, only
-    the images are left out: it then speaks of these networks. None where there are no two, of networks or of images.
+    the images are left out: it then speaks of these networks. In folds it is a fold, with the networks that measured it, in
+    place of a tenth. None where there are no two, of networks or of images.
     """
     if len(means) < 2 or means[0].shape[1] < 2:
         return None

@@ -49,6 +49,11 @@ class Read:
         )
 
     @property
+    def folds(self) -> NDArray[np.int64] | None:
+        """Which fold of the first round measured each image; None where each round has but one."""
+        return None if self.parts is None or len(np.unique(self.parts[0])) < 2 else self.parts[0]
+
+    @property
     def splits_n(self) -> int:
         """How many networks have images of their own; 1 where all rounds have one split."""
         return 1 if self.parts is None else sum(len(np.unique(part_N)) for part_N in self.parts)

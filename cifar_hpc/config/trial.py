@@ -316,7 +316,8 @@ class TrialConfig:
 
     @property
     def draw_seed(self) -> int:
-        """The seed of all that is drawn: each fold starts, shuffles and augments by itself, so that folds vary as seeds do."""
+        """The seed of what is drawn: each fold starts, shuffles and augments by itself, so that folds vary as seeds do. The
+        low-rank matrices of lora alone begin by the seed."""
         fold = self.dataset.fold
         return self.seed if fold is None else stream_seed(self.seed, "fold", fold)
 

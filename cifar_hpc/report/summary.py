@@ -155,7 +155,8 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
             f"Being the best flatters this network's number by {amount} {noun} on these images; the luck of its"
             " seed is not in that."
         )
-    how = "found by choosing again without a tenth of the images and, of several seeds, one, and measuring on those"
+    left = "one fold" if "folds" in board.runs else "a tenth of the images"
+    how = f"found by choosing again without {left} and, of several seeds, one, and measuring on those"
     return f"Being the best flatters its number by {amount} {noun} ({how})."
 
 
