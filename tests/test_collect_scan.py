@@ -269,6 +269,15 @@ def test_a_trial_that_ends_between_two_looks_stands_among_those_that_finished(
     assert (len(pool.trials), pool.unfinished) == (8, ())
 
 
+def test_a_trial_that_the_pool_does_not_list_yet_stands_among_those_that_finished(
+    layout: Layout, trials: list[TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network file system may list a folder as it was a minute ago, and read what lies in it."""
+    monkeypatch.setattr(Layout, "trial_ids", lambda self: [trial.trial_id for trial in trials[1:]])
+    pool = scan(layout, ["small"])
+    assert (len(pool.trials), pool.unfinished) == (8, ())
+
+
 def test_weights_files_are_shown_by_the_ends_of_their_paths_that_tell_them_apart(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     for n, path in enumerate(("/of/ann/run1/best.pt", "/of/ann/run2/best.pt", None)):

@@ -202,7 +202,7 @@ def test_a_loss_axis_that_is_cut_says_where_and_of_how_many_configurations(small
     pool = scan(small_layout, ["small"])
     start = np.arange(len(pool.trials) + 1, dtype=np.int64) * 4
     values = {name: np.full(start[-1], 0.5, np.float32) for name in CURVES}
-    values["val_loss"] = values["val_loss"].copy()
+    values |= {name: np.full(start[-1], 1.04, np.float32) for name in ("train_loss", "val_loss")}
     values["val_loss"][:2] = 400  # one trial diverged for two epochs
     found = find(make_sections(dataclasses.replace(pool, curves=Curves(start, values)), small_layout)[0], small_layout)
     (tmp_path / "cut.html").write_text(
@@ -214,7 +214,7 @@ def test_a_loss_axis_that_is_cut_says_where_and_of_how_many_configurations(small
         """
     assert browse(tmp_path / "cut.html", look, tmp_path) == [
         "1",
-        "The axis ends at 0.5, which one configuration exceeds in some epochs.",
+        "The axis ends at 1.1, which one configuration exceeds in some epochs.",
     ]
 
 

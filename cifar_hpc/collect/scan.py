@@ -123,15 +123,16 @@ class Pool:
         return (*self.trials, *self.unfinished, *self.contradicted)
 
 
-def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None) -> Pool:
-    """Collects the trials of the sweeps, or of the whole pool where none is named. queue: who is asked about jobs in a queue.
+def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None, ended: frozenset[str] = frozenset()) -> Pool:
+    """Collects the trials of the sweeps, or of the whole pool where none is named. queue: who is asked about jobs in a queue;
+    ended: trials that are known to have a result, whether the pool's listing has them or not.
 
     Raises CifarHpcError for a sweep that does not exist, RecordError for a plan that cannot be read.
     """
     plans = [read_plan(layout, sweep) for sweep in dict.fromkeys(sweeps)]
     planned = {trial.trial_id: trial for plan in plans for trial in plan.trials}
     ids, foreign = _pool_ids(layout)
-    present = frozenset(ids)
+    present = ended.union(ids)
     wanted = list(planned) if plans else ids
     stamps = _stamps(layout, wanted, present)
     trials, curves, corrupt = read_finished(layout, stamps, whole_pool=not plans)
@@ -141,8 +142,9 @@ def scan(layout: Layout, sweeps: Sequence[str] = (), queue: Queue | None = None)
     unfinished: list[Unfinished] = []
     unread: list[Rejected] = []
     states = read_states(layout, [trial_id for trial_id in wanted if trial_id not in finished], plans, queue)
-    if any(state.status in ENDED and trial_id not in stamps for trial_id, state in states.items()):
-        return scan(layout, sweeps, queue)  # it ended between the two looks
+    late = {trial_id for trial_id, state in states.items() if state.status in ENDED and trial_id not in stamps}
+    if late - ended:  # they ended between the two looks, or the file system still lists the pool as it was
+        return scan(layout, sweeps, queue, ended | late)
     for trial_id, state in states.items():
         try:
             unfinished.append(_unfinished(layout, state, planned.get(trial_id), broken))

@@ -4,6 +4,8 @@ const root = document.documentElement, find = (q, e = document) => e.querySelect
 const data = JSON.parse(find("#data").textContent), MOST_ROWS = 200, MOST_DOTS = 16, LINE_PX = 14, MOST_LINES = 120, COLORED = 5, PALETTE = 7, MARKS = ["", "rect", "triangle", "diamond"], DASHES = ["solid", "dashed", "dotted", [9, 3, 2, 3]];
 const make = (tag, properties, ...children) => { const e = Object.assign(document.createElement(tag), properties); e.append(...children); return e; };
 const color = name => getComputedStyle(root).getPropertyValue(name).trim();
+// The next number of two digits, for the end of an axis: rounded to the nearest, it would cut what lies just below.
+const above = (x, step = 10 ** (Math.floor(Math.log10(x)) - 1)) => x > 0 ? +(step * Math.ceil(+(x / step).toPrecision(12))).toPrecision(2) : undefined;
 // A half away from zero, as the tables have it, also of a number that rounding left a hair below.
 const fixed = (x, digits) => (Math.sign(x) * Math.round(+(Math.abs(x) * 10 ** digits).toPrecision(12)) / 10 ** digits).toFixed(digits);
 const percent = (x, digits = 1) => `${fixed(100 * x, digits)} %`;
@@ -227,7 +229,7 @@ function openCharts(section, part, board) {
   // No axis of shares goes beyond the whole, as one would whose next tick does: ticks are up to 0.3 of the range apart.
   const topOfShares = found => found.max + (0.3 * (found.max - found.min) || found.max / 2) > 1 ? 1 : null;
   const valueAxis = (more = {}) => ({ type: "value", scale: true, max: explore.share ? topOfShares : null, axisLine: { show: false }, splitLine: { lineStyle: { color: ink().line } }, axisLabel: { color: ink().text, formatter: explore.share ? x => `${+(100 * x).toFixed(2)}%` : undefined }, ...more });
-  const inside = () => explore.ends ? { min: 0, max: +explore.ends[1].toPrecision(2) } : {};  // what exploded hides nothing
+  const inside = () => explore.ends ? { min: 0, max: above(explore.ends[1]) } : {};  // what exploded hides nothing
   const still = { animation: false, textStyle: { fontFamily: "system-ui, sans-serif" } };
 
   const dotted = () => {
@@ -312,7 +314,7 @@ function openCharts(section, part, board) {
     const ys = lines.flatMap(l => l.data.map(d => d[1]).filter(y => y !== null)).sort((a, b) => a - b), usual = n => ys[Math.floor(0.95 * (n - 1))];
     let n = ys.length;
     while (n && ys[n - 1] > 2 * usual(n)) n = Math.floor(0.95 * (n - 1)) + 1;
-    return n < ys.length ? +ys[n - 1].toPrecision(2) : undefined;
+    return n < ys.length ? above(ys[n - 1]) : undefined;
   };
 
   const cutAt = (top, lines) => {
