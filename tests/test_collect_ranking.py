@@ -188,7 +188,8 @@ def test_seeds_that_agree_in_number_do_not_make_the_others_unlike() -> None:
 def test_more_seeds_settle_a_difference_that_the_images_can_tell_and_no_other() -> None:
     error = (2 * 0.01**2 / 3) ** 0.5
     found = Difference(0.01, 0.3, "", error=error, freedom=4)
-    assert seeds_to_settle(found, 3) == 16  # 2.8 ** 2 * 2 * 0.01 ** 2 / 0.01 ** 2 = 15.7
+    assert seeds_to_settle(found, 3) == 17  # (2.04 + 0.84) ** 2 * 2 * 0.01 ** 2 / 0.01 ** 2 = 16.6: t with 2 * 16 degrees
+    assert seeds_to_settle(found, 3, k=8) == 32  # by the range of 8, 4.44: (4.44 / 2 ** 0.5 + 0.84) ** 2 * 2 = 31.7
     assert seeds_to_settle(Difference(0.01, 0.3, "", error=0.02, freedom=4, of_images=0.01**2), 3) is None
     assert seeds_to_settle(Difference(0.04, 0.3, "", error=0.01, freedom=4, of_images=0.01**2), 3) is None  # seeds alike
 

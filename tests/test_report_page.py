@@ -144,7 +144,7 @@ def test_the_summary_says_what_won_how_sure_it_is_and_what_it_cost(layout: Layou
 def test_the_page_says_what_its_intervals_cover_and_what_more_seeds_would_change(page: Path) -> None:
     text = page.read_text()
     assert "how lucky that split is, nothing here tells" in text
-    assert "its best epoch, which the same images chose: it is flattered a little" in text
+    assert "its best epoch, which the same images chose: it is flattered, more where" in text
     assert "The chance that" in text
 
 

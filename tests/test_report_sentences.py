@@ -371,3 +371,11 @@ def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_s
         (draw_parallel(board), lambda axes: [float(text.get_text()) for text in axes.texts[-2:]]),
     ):
         assert ends(drawing.figure.axes[0])[1] < 100 and drawing.caption.endswith(BEYOND)
+
+
+@pytest.mark.parametrize(("classifier", "c", "said"), [("logreg", None, True), ("logreg", 1.0, False), ("svm", None, False)])
+def test_a_c_that_validation_chose_is_told_to_flatter(layout: Layout, classifier: str, c: float | None, said: bool) -> None:
+    config = dataclasses.replace(BASE, classifier=classifier, epochs=1, **({"logreg_c": c} if classifier == "logreg" else {}))
+    write_trial(layout, config, IMAGES)
+    (section,) = chosen_sections(layout, [], "")
+    assert ("best C, which the same images chose" in covers_text(section.pool.trials)) is said

@@ -14,6 +14,7 @@ variance that is known less. benchmarks/null_sweeps.py measures how often a clai
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -38,7 +39,8 @@ from cifar_hpc.collect.statistics import (
 
 _ALIKE = 8  # configurations from the top whose variances between seeds lean on one another
 FOLDS = 10  # of the images, for the winner's optimism
-_POWER = 1.96 + 0.84  # standard errors: 5 % two-sided, 80 % power
+_POWER = 0.84  # standard errors beyond what a test asks, with which it finds a difference in 80 of 100 cases
+MOST_SEEDS = 100  # that anybody would train
 TEST = "t-test over the seeds of all and the images, corrected for the choice of the best"
 
 
@@ -150,17 +152,24 @@ def _tail_of(mean: float, error: float, k: int, freedom: float) -> float:
     return range_tail(math.sqrt(2) * mean / error, k, freedom) if error else 0.0
 
 
-def seeds_to_settle(found: Difference, seeds: int) -> int | None:
-    """Seeds of each at which a difference of this size would be told from none in four of five cases (two-sided, 5 %).
+def seeds_to_settle(found: Difference, seeds: int, k: int = 2) -> int | None:
+    """Seeds of each at which `step_down` would tell a difference of this size from none in four of five cases.
 
-    seeds: as many as each has now. None where no number would do: the images are too few, there is no difference, or the
-    seeds all measure the same.
+    seeds: as many as each has now; k: among how many the best is chosen, itself included. None where no number would do: the
+    images are too few, there is no difference, or the seeds all measure the same. At most MOST_SEEDS + 1, for all above.
     """
-    if found.error is None or no_difference(found) or not seeds_vary(found):
+    if found.error is None or found.freedom is None or no_difference(found) or not seeds_vary(found):
         return None
-    of_one_seed = (found.error**2 - found.of_images) * seeds
-    room = (abs(found.difference) / _POWER) ** 2 - found.of_images
-    return max(math.ceil(of_one_seed / room), seeds + 1) if room > 0 else None
+    of_one_seed, now = (found.error**2 - found.of_images) * seeds, found.freedom / max(seeds - 1, 1)
+
+    def is_told(seeds_n: float) -> bool:
+        freedom = 1e6 if math.isinf(seeds_n) else float(f"{now * (seeds_n - 1):.2g}")
+        needed = range_quantile(k, freedom) / math.sqrt(2) + _POWER
+        return abs(found.difference) >= needed * math.sqrt(found.of_images + of_one_seed / seeds_n)
+
+    if not is_told(math.inf):
+        return None
+    return bisect_left(range(MOST_SEEDS + 1), True, lo=seeds + 1, key=is_told)
 
 
 def no_difference(found: Difference) -> bool:

@@ -11,6 +11,7 @@ from cifar_hpc.collect.scan import Pool
 from cifar_hpc.collect.sections import CHECKED
 from cifar_hpc.collect.trials import DATASET, FINGERPRINT, Trial, Unfinished
 from cifar_hpc.config.dataset import BY_SEED
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.sources import is_own
 from cifar_hpc.config.words import plural
 from cifar_hpc.records.schema import Status
@@ -32,12 +33,24 @@ def covers_text(trials: Sequence[Trial]) -> str:
         of_own = "Of configurations whose seeds have splits of their own: " if trial.own_split else "Of those on one split: "
         kinds.setdefault("Of configurations in folds: " if trial.fold is not None else of_own, []).append(trial)
     said = [f"{whose if len(kinds) > 1 else ''}{_covers_of_alike(kinds[whose])}" for whose in sorted(kinds)]
-    if any(trial.epochs > 1 and trial.best_epoch is not None for trial in trials):
+    of_epochs = any(trial.epochs > 1 and trial.best_epoch is not None for trial in trials)
+    chosen = [*(["epoch"] if of_epochs else []), *(["C"] if any(map(_seeks_its_c, trials)) else [])]
+    if chosen:
+        many = " and ".join({"epoch": "epochs", "C": "values of C"}[what] for what in chosen)
         said.append(
-            "A trial's validation figure is that of its best epoch, which the same images chose: it is flattered a little, more"
-            " where they are few and the epochs many, and is in no interval."
+            f"A trial's validation figure is that of its best {' or '.join(chosen)}, which the same images chose: it is"
+            f" flattered, more where they are few and the {many} many, and no interval counts that."
         )
+        if "C" in chosen:
+            said.append("That of a classifier whose C was given is not.")
     return " ".join(said)
+
+
+def _seeks_its_c(trial: Trial) -> bool:
+    """Whether its solved classifier was measured with several C on validation."""
+    info = CLASSIFIERS[str(trial.config.get("classifier", "linear"))]
+    value = trial.config.get(info.argument) if info.argument else None
+    return trial.val_acc is not None and (info.default if value is None else value) == "auto"
 
 
 def _covers_of_alike(trials: Sequence[Trial]) -> str:

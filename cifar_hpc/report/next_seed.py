@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cifar_hpc.collect.leaderboard import Leaderboard, Row
-from cifar_hpc.collect.ranking import no_difference, seeds_to_settle, seeds_vary
+from cifar_hpc.collect.ranking import MOST_SEEDS, no_difference, seeds_to_settle, seeds_vary
 from cifar_hpc.collect.statistics import Difference
 from cifar_hpc.config.words import plural
 from cifar_hpc.errors import RecordError
@@ -20,7 +20,6 @@ from cifar_hpc.status.advice import sweep_command
 from cifar_hpc.status.words import duration_text
 
 _LEAST_POINTS = 0.5  # percentage points that are worth telling apart
-_MOST_SEEDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +47,11 @@ def next_seed(found: Findings, layout: Layout) -> NextSeed | None:
     sentences = [_chances(found, difference)]
     if comparison.decision(second.point_id) == "worse":
         return NextSeed([*sentences, "The first two are told apart."], None)
-    seeds = seeds_to_settle(difference, min(first.seeds, second.seeds))
-    if seeds is None or seeds > _MOST_SEEDS:
+    alike_n = sum(comparison.decision(row.point_id) in ("best", "tied") for row in board.measured)
+    seeds = seeds_to_settle(difference, min(first.seeds, second.seeds), alike_n)
+    if seeds is None or seeds > MOST_SEEDS:
         limit = (
-            f"it takes over {_MOST_SEEDS}"
+            f"it takes over {MOST_SEEDS}"
             if seeds is not None
             else "these validation images are too few to tell so small a difference"
             if seeds_vary(difference)
