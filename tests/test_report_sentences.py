@@ -348,7 +348,8 @@ def test_a_soup_of_another_split_than_the_rows_above_it_is_told_as_such(layout: 
     assert ("Soups are measured on the images of their members' split" in table.note) is own
 
 
-def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_so(layout: Layout) -> None:
+@pytest.mark.parametrize("outcome", [Outcome.DIVERGED, Outcome.FINISHED])
+def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_so(layout: Layout, outcome: Outcome) -> None:
     """All others lay on the axis: a twentieth of a curve's values might be beyond the panel, and these were more."""
     for lr in (0.1, 0.2, 0.3):
         config = dataclasses.replace(BASE, lr=lr, objective="val_loss")
@@ -357,7 +358,7 @@ def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_s
             curves = tuple(dataclasses.replace(epoch, val_loss=1e9, train_loss=1e9) for epoch in ended.curves)
             assert ended.val is not None
             val = dataclasses.replace(ended.val, loss=1e9)
-            told = dataclasses.replace(ended, curves=curves, val=val, outcome=Outcome.DIVERGED)
+            told = dataclasses.replace(ended, curves=curves, val=val, outcome=outcome)
             write_record(layout.trial(ended.trial_id).result, told)
             layout.trial(ended.trial_id).predictions.unlink()
     (section,) = chosen_sections(layout, [], "")

@@ -7,6 +7,7 @@ be told apart by colour-blind readers.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7
 _DARK_PALETTE = ("#4aa8e8", "#ff8a4c", "#2fc79a", "#e5a0c6", "#f2b632", "#86cdf5", "#c9a227")  # the same hues on dark paper
 _STEPS = 24  # colours of the ramp
 IN_A_LEGEND, BESIDE_AN_AXIS, _OVER_A_PANEL = 40, 24, 32  # letters of a value's name
-BEYOND = " The axis ends before the loss of what diverged."
+BEYOND = " The axis ends before losses that exploded."
+_TIMES_CHANCE = 10  # a loss so many times that of guessing at random has exploded, though it is a number
 _LEGEND_IN = 0.5  # height of a legend for which a figure has room
 _MARKS = ("o", "^", "s", "D", "v", "P")
 _VIRIDIS = mpl.colormaps["viridis"]
@@ -222,9 +224,14 @@ def axis_title(axis: str, value: Any) -> str:
     return text if alone else f"{axis}: {text}"
 
 
+def exploded_from(row: Row) -> float:
+    """The loss beyond which that of a row with trials has exploded."""
+    return _TIMES_CHANCE * math.log(max(len(row.trials[0].classes), 2))
+
+
 def calm_limits(rows: Sequence[Row], info: ObjectiveInfo) -> tuple[float, float] | None:
     """The limits of an axis of losses on which one that exploded hides nothing; None where there is none such."""
-    calm = [row.score for row in rows if row.score and not row.last.diverged]
+    calm = [row.score for row in rows if row.score and not row.last.diverged and row.score.mean <= exploded_from(row)]
     most = max((one.mean for one in calm), default=0.0)
     if info.metric != "loss" or not calm or all(row.score.mean <= 2 * most for row in rows if row.score):
         return None

@@ -20,6 +20,7 @@ from cifar_hpc.report.figures import (
     Drawing,
     Look,
     axis_title,
+    exploded_from,
     house_style,
     legend_above,
     looks_for,
@@ -176,12 +177,17 @@ def _all_within(grid: CurveGrid, kind: str, limits: tuple[float, float]) -> bool
 
 
 def _drawn(grid: CurveGrid, kind: str, *, calm: bool = False) -> Any:
-    """All values that are drawn, the ends of bands among them. calm: but for what diverged, unless all did."""
+    """All values that are drawn, the ends of bands among them. calm: but for losses that exploded, unless all did."""
     every = [s for panel in grid.panels.values() for s in panel.values()]
-    series = [s for s in every if not (calm and s.row.last.diverged)] or every
+    series = [s for s in every if not (calm and _exploded(s))] or every
     bands = [(s.bands[f"train_{kind}"], s.bands[f"val_{kind}"]) for s in series]
     values = np.concatenate([np.zeros(0, np.float32), *(v for t, b in bands for v in (t.mean, b.mean, b.low, b.high))])
     return values[np.isfinite(values)]
+
+
+def _exploded(series: Series) -> bool:
+    ends = np.concatenate([series.bands[f"{split}_loss"].mean[-1:] for split in ("train", "val")])
+    return series.row.last.diverged or bool((ends > exploded_from(series.row)).any())
 
 
 def _limits(grid: CurveGrid, kind: str) -> tuple[float, float]:

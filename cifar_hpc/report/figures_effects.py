@@ -253,7 +253,7 @@ def draw_parallel(board: Leaderboard) -> Drawing:
     rows = board.measured[:_MOST_LINES]
     axes_shown = [axis for axis in board.axes if len(shown_values(board, axis)) > 1]
     calm = calm_limits(rows, board.info)
-    scores = [_score(row) for row in rows if not (calm and row.last.diverged)]
+    scores = [score for score in map(_score, rows) if calm is None or score <= calm[1]]
     flip, apart = board.info.mode == "min", min(scores) < max(scores)
     norm = Normalize(min(scores) - (not apart and not flip), max(scores) + (not apart and flip))  # equal ones are all the best
     with house_style():
