@@ -231,9 +231,11 @@ def exploded_from(row: Row) -> float:
 
 def calm_limits(rows: Sequence[Row], info: ObjectiveInfo) -> tuple[float, float] | None:
     """The limits of an axis of losses on which one that exploded hides nothing; None where there is none such."""
+    if info.metric != "loss":
+        return None
     calm = [row.score for row in rows if row.score and not row.last.diverged and row.score.mean <= exploded_from(row)]
     most = max((one.mean for one in calm), default=0.0)
-    if info.metric != "loss" or not calm or all(row.score.mean <= 2 * most for row in rows if row.score):
+    if not calm or all(row.score.mean <= 2 * most for row in rows if row.score):
         return None
     ends = [end for one in calm for end in (one.mean, one.low, one.high) if end is not None]
     margin = 0.05 * (max(ends) - min(ends)) or 0.05 * most
