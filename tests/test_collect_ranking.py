@@ -15,6 +15,7 @@ from cifar_hpc.collect.ranking import (
     compare_means,
     compare_with_first,
     fold_means,
+    fold_shares,
     moderate_variances,
     range_quantile,
     range_tail,
@@ -72,15 +73,19 @@ def test_the_winners_optimism_is_what_other_seeds_and_images_take_away(null_swee
         assert told == pytest.approx(true, rel=0.2)
 
 
-@pytest.mark.parametrize("sd", [0.01, 0.02])
-def test_in_folds_of_one_seed_the_optimism_counts_the_luck_of_their_networks(sd: float) -> None:
-    """It fell where they varied more, as the same networks chose and measured."""
-    rng, part_N = np.random.default_rng(4), np.arange(2000) % 5
+@pytest.mark.parametrize(
+    ("sd", "sizes"),
+    [(0.01, (400,) * 5), (0.02, (400,) * 5), (0.003, (1200, 500, 200, 60, 40)), (0.003, (1700, 200, 60, 20, 20))],
+)
+def test_in_folds_of_one_seed_the_optimism_counts_the_luck_of_their_networks(sd: float, sizes: tuple[int, ...]) -> None:
+    """It fell where they varied more, as the same networks chose and measured; groups make folds uneven."""
+    rng, part_N = np.random.default_rng(4), np.repeat(np.arange(5), sizes)
     told, true = [], []
     for _ in range(60):
         networks_PSN = draw_sweep(rng, np.full(8, 0.9), 5, 2000, sd).right
         right_PN = networks_PSN[:, part_N, np.arange(2000)]  # each image by the network of its fold
-        told.append(winners_optimism([fold_means(right_N[None], part_N) for right_N in right_PN], [(0,)] * 8))
+        means = [fold_means(right_N[None], part_N) for right_N in right_PN]
+        told.append(winners_optimism(means, [(0,)] * 8, fold_shares(2000, part_N)))
         true.append(right_PN.mean(1).max() - right_PN.mean())
     assert np.mean(told) == pytest.approx(np.mean(true), rel=0.2)
 

@@ -16,7 +16,15 @@ from scipy.special import stdtr
 from cifar_hpc.collect.image_sets import data_of, image_set
 from cifar_hpc.collect.leaderboard import SEEN, Leaderboard, Row
 from cifar_hpc.collect.predictions import SplitPredictions
-from cifar_hpc.collect.ranking import compare_with_first, fold_means, range_tail, spread_of, step_down, winners_optimism
+from cifar_hpc.collect.ranking import (
+    compare_with_first,
+    fold_means,
+    fold_shares,
+    range_tail,
+    spread_of,
+    step_down,
+    winners_optimism,
+)
 from cifar_hpc.collect.rounds import Read, Round, on_images_of_both, point_counts, point_predictions
 from cifar_hpc.collect.statistics import (
     Difference,
@@ -113,7 +121,8 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     over_seeds = {point: found for point, found in differences.items() if not found.networks}
     differences |= step_down(over_seeds, max(sum(untested.get(point) != FAR_BELOW for point in ranked), 2))
     differences = {point: within(found, info.difference_bounds) for point, found in differences.items()}
-    optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means])
+    shares_K = fold_shares(first.values.shape[1], first.folds) if first else None
+    optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means], shares_K)
     of_networks = all(len(rounds) == 1 for _, rounds in means) and first.splits_n == 1 if first else True
     return Comparison(best.point_id, differences, untested, optimism, of_networks)
 

@@ -218,30 +218,42 @@ def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def fold_means(values_SN: Floats, part_N: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
     """Each seed's mean over each tenth of the images, S x FOLDS: what the optimism needs of a configuration. Of fewer images
     than that, each image by itself. part_N: in folds, which of them measured each image: S x their number."""
-    if part_N is None:
-        images: int = values_SN.shape[1]
-        part_N = np.random.default_rng(0).permutation(images) % min(FOLDS, images)
+    part_N = _tenths(values_SN.shape[1]) if part_N is None else part_N
     return np.stack([values_SN[:, part_N == part].mean(1, dtype=np.float64) for part in np.unique(part_N)], axis=1)
 
 
-def winners_optimism(means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[Hashable]]) -> float | None:
+def fold_shares(images: int, part_N: NDArray[np.int64] | None = None) -> NDArray[np.float64]:
+    """The share of the images that each column of `fold_means` has: groups make folds uneven."""
+    part_N = _tenths(images) if part_N is None else part_N
+    return np.unique(part_N, return_counts=True)[1] / images
+
+
+def _tenths(images: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(images) % min(FOLDS, images)
+
+
+def winners_optimism(
+    means: Sequence[NDArray[np.float64]], seeds: Sequence[Sequence[Hashable]], shares_K: NDArray[np.float64] | None = None
+) -> float | None:
     """By how much the number of the best of P configurations is above what it is worth, because it was chosen by that number.
 
-    means: P arrays S x FOLDS; seeds: the number of each row. The choice is made again without one seed and a tenth of the
-    images, and the chosen one measured on just these; averaged over all seeds and tenths. Of networks with one seed each, only
-    the images are left out: it then speaks of these networks. In folds it is a fold, with the networks that measured it, in
-    place of a tenth. None where there are no two, of networks or of images.
+    means: P arrays S x FOLDS; seeds: the number of each row; shares_K: of the images in each fold, alike where None. The choice
+    is made again without one seed and a tenth of the images, and the chosen one measured on just these; averaged over all seeds
+    and tenths. Of networks with one seed each, only the images are left out: it then speaks of these networks. In folds it is a
+    fold, with the networks that measured it, in place of a tenth. None where there are no two, of networks or of images.
     """
     if len(means) < 2 or means[0].shape[1] < 2:
         return None
+    folds = means[0].shape[1]
+    share_K = np.full(folds, 1 / folds) if shares_K is None else shares_K
     honest = []
     for seed in dict.fromkeys(number for numbers in seeds for number in numbers):
         held = [_rows(numbers, seed) for numbers in seeds]
-        stay_PK = np.stack([mean[stay].mean(0) for mean, (stay, _) in zip(means, held, strict=True)])
-        out_PK = np.stack([mean[out].mean(0) for mean, (_, out) in zip(means, held, strict=True)])
+        stay_PK = np.stack([share_K * mean[stay].mean(0) for mean, (stay, _) in zip(means, held, strict=True)])
+        out_PK = np.stack([share_K * mean[out].mean(0) for mean, (_, out) in zip(means, held, strict=True)])
         rest_PK = stay_PK.sum(1, keepdims=True) - stay_PK
-        honest.append(np.take_along_axis(out_PK, rest_PK.argmax(0)[None], axis=0))
-    return float(max(mean.mean() for mean in means) - np.mean(honest))
+        honest.append(np.take_along_axis(out_PK, rest_PK.argmax(0)[None], axis=0).sum())
+    return float(max((mean @ share_K).mean() for mean in means) - np.mean(honest))
 
 
 def _rows(numbers: Sequence[Hashable], seed: Hashable) -> tuple[list[int], list[int]]:
