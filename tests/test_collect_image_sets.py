@@ -169,7 +169,7 @@ def test_who_compares_nothing_across_data_sets_names_a_filter_that_leaves_one(la
         write(layout, dataclasses.replace(BASE, dataset=dataset), 0.8)
     with pytest.raises(CifarHpcError, match="labels: one data set and split at a time, and here are ") as told:
         one_section(chosen_sections(layout, [], ""), "labels")
-    term = str(told.value).partition("; a filter leaves one, such as ")[2]
+    term = str(told.value).partition(". A filter leaves one, such as ")[2]
     assert term in terms
     one_section(chosen_sections(layout, [], " ".join(shlex.split(term))), "labels")
 

@@ -49,6 +49,9 @@ def test_a_point_in_a_name_is_no_file(spec, name):
 
 
 def test_init_refuses_a_name_that_no_sweep_can_have(spec):
+    for path in (".", ".."):
+        told = CliRunner().invoke(app, ["init", path])
+        assert told.exit_code == 2 and f"{path!r} is no name" in told.stderr
     told = CliRunner().invoke(app, ["init", "my sweep"])
     assert told.exit_code == 2 and "Did you mean 'my_sweep'?" in told.stderr
     assert not Path("my sweep.yaml").exists()

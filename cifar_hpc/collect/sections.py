@@ -74,9 +74,9 @@ def one_section(sections: Sequence[Section], command: str) -> Section:
     first, *others = sections
     if not others:
         return first
-    names = ", ".join(section.name for section in sections)
+    names = "; ".join(section.name for section in sections)
     such = next(filter(None, (_told_apart(section, sections) for section in sections)), None)
-    example = f"; a filter leaves one, such as {such}" if such else ""
+    example = f". A filter leaves one, such as {such}" if such else ""
     raise CifarHpcError(f"{command}: one data set and split at a time, and here are {names}{example}")
 
 

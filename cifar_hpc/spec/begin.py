@@ -74,6 +74,11 @@ def write_new_spec(name: str) -> Path:
     Raises CifarHpcError.
     """
     given = Path(name)
+    if given.name in ("", ".."):
+        own = Path(name).resolve().name or "NAME"
+        raise CifarHpcError(
+            f"init: {name!r} is no name: type that of the folder, from the folder above it: cifar-hpc init {own}"
+        )
     is_file = given.suffix in (".yaml", ".yml")
     folder = given.with_suffix("") if is_file else given
     listing = _images(folder)
