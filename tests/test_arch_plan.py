@@ -75,6 +75,7 @@ def test_a_block_has_a_rate_in_the_epochs_in_which_a_parameter_of_it_has_a_gradi
             assert [row["rate"] is not None for row in told] == [False] * member.frozen + moves, trial.axes
     assert not rows
     told = call("arch", "mobilenet_v3_small", "--plan", path)
+    assert "in the middle of an epoch of 1,000 steps" in " ".join(told.stderr.split())
     assert "lora trains its matrices alone and keeps batch statistics" in told.stderr
 
 

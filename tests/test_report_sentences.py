@@ -247,6 +247,12 @@ def test_a_search_that_would_sample_other_configurations_is_not_advised_more_see
         assert ("seeds: 3" in headline(find(section, layout))[-1]) is told
 
 
+def test_the_flattery_of_what_a_search_left_does_not_count_whom_it_ended(layout: Layout) -> None:
+    section = trained(layout, {(0.1, 0): {}, (0.2, 0): {}, (0.3, 0): CUT})
+    (told,) = [line for line in headline(find(section, layout)) if "flatters" in line]
+    assert told.endswith("is not in that. That the search ended 1 other by the same images is not in that.")
+
+
 def test_the_flattery_does_not_count_those_whose_predictions_could_not_be_read(layout: Layout) -> None:
     section = trained(layout, {(lr, 0): {} for lr in (0.1, 0.2, 0.3)})
     layout.trial(section.board.rows[1].trials[0].trial_id).predictions.unlink()

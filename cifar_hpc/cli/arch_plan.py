@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cifar_hpc.cli.speech import say
+from cifar_hpc.config.schedule import STEPS
 from cifar_hpc.config.trained import LORA, part_of
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
@@ -47,7 +48,9 @@ def print_plans(spec: str, arch: str | None, format: Format) -> None:
         typer.echo(" ".join(f"{key}={value}" for key, value in facts.items()))
         print_columns(_columns(config), format)
         typer.echo()
-    typer.echo("Learning rates in the middle of an epoch; - : not trained, batch statistics included.", err=True)
+    typer.echo(
+        f"Learning rates in the middle of an epoch of {STEPS:,} steps; - : not trained, batch statistics included.", err=True
+    )
     parts = {part_of(config) for config in plans[:SHOWN_PLANS]}
     if told := "; ".join(sentence for part, sentence in _PARTS.items() if part in parts):
         typer.echo(f"{told}; of the last block all trains.", err=True)

@@ -22,7 +22,7 @@ ONECYCLE_START_DIVISOR = 25.0
 ONECYCLE_FINAL_DIVISOR = 1e4
 STEP_MILESTONES_FRAC = (0.5, 0.75)  # of the epochs, each divides the rate by ten (He et al. 2016, section 4.2)
 STEP_FACTOR = 0.1
-_STEPS = 1000  # of an epoch, where the data set's size is of no account
+STEPS = 1000  # of an epoch, as block_rates has it: which data set trains is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ def milestones(step: float, steps: float) -> float:
 
 
 def block_rates(config: TrialConfig, info: ArchInfo, epoch: int) -> tuple[float | None, ...]:
-    """The learning rate of each block in the middle of an epoch, None where no parameter of it trains; shares of the peak
-    where a range test is to find that."""
-    schedule = LrSchedule(config, _STEPS, 1.0 if config.lr == "auto" else float(config.lr))
-    middle, heights = round((epoch - 0.5) * _STEPS), range(len(info.blocks) - 1, -1, -1)
+    """The learning rate of each block in the middle of an epoch of STEPS steps, None where no parameter of it trains; shares of
+    the peak where a range test is to find that."""
+    schedule = LrSchedule(config, STEPS, 1.0 if config.lr == "auto" else float(config.lr))
+    middle, heights = round((epoch - 0.5) * STEPS), range(len(info.blocks) - 1, -1, -1)
     trained = stepped_in(config, info, epoch)
     return tuple(schedule.rate(middle, height) if trains else None for trains, height in zip(trained, heights, strict=True))
 

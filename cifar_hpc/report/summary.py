@@ -150,14 +150,16 @@ def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
     least = 10.0**-digits
     amount = f"about {fixed_text(unit * optimism, digits)}" if unit * optimism >= least else f"less than {least:.{digits}f}"
     noun = "pp" if info.share else f"of {info.noun}"
+    cut_n = sum(row.cut > 0 and row.last != board.measured[0].last for row in board.measured)
+    ended = f" That the search ended {plural(cut_n, 'other')} by the same images is not in that." if cut_n else ""
     if of_networks:
         return (
             f"Being the best flatters this network's number by {amount} {noun} on these images; the luck of its"
-            " seed is not in that."
+            f" seed is not in that.{ended}"
         )
     left = "one fold" if "folds" in board.runs else "a tenth of the images"
     how = f"found by choosing again without {left} and, of several seeds, one, and measuring on those"
-    return f"Being the best flatters its number by {amount} {noun} ({how})."
+    return f"Being the best flatters its number by {amount} {noun} ({how}).{ended}"
 
 
 def _ensemble(found: Ensembles) -> str:
