@@ -141,6 +141,13 @@ def test_groups_that_folds_keep_together_are_told_by_what_makes_them(layout: Lay
     assert labels == ["dataset.fold_by=-", "dataset.fold_by=folder-prefix", "dataset.fold_by=patient"]
 
 
+def test_ones_own_data_is_told_apart_by_its_arguments(layout: Layout) -> None:
+    for n in (200, 400):
+        data = dataclasses.replace(FOLDER, args=(("n", n),), fingerprint=f"{n}abcdef")
+        write(layout, dataclasses.replace(BASE, dataset=data), 0.8)
+    assert sorted(name for name, _ in split_by_images(scan(layout))) == ["photos, args.n 200", "photos, args.n 400"]
+
+
 def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:
     for fingerprint in (None, "0123456789abcdef"):
         write(layout, dataclasses.replace(BASE, dataset=DatasetConfig(name="cifar10", fingerprint=fingerprint)), 0.9)

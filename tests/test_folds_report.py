@@ -273,10 +273,10 @@ def test_folds_are_not_counted_as_seeds(layout):
 def test_the_refit_of_folds_that_start_from_other_trials_is_said_to_train_once_from_each_of_these(layout, keeping):
     (section,) = chosen_sections(layout, ["folded"], "")
     best = section.board.measured[0]
-    trials = tuple(replace(trial, parent_id=f"parent{number}") for number, trial in enumerate(best.trials))
+    trials = tuple(replace(t, parent_id=f"p{n}", seed=seed) for seed in (0, 1) for n, t in enumerate(best.trials))
     begun = replace(section.board, rows=(replace(best, trials=trials, begun=True), *section.board.rows[1:]))
     (told,) = [line for line in in_short(replace(find(section, layout), board=begun)) if "cifar-hpc refit" in line]
-    assert "from each of the 6 networks that its folds start from, 6 times in all, on the images of all its folds" in told
+    assert "from each of the 6 networks that its folds start from, 12 times in all, on the images of all its folds" in told
     assert told.endswith("; what it starts from stays as it was trained.")
 
 

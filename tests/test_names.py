@@ -326,7 +326,7 @@ def test_augmentations_whose_arguments_differ_in_the_eighth_digit_are_two_values
 def test_compare_names_what_a_filter_fixes_of_classifiers_that_train_and_that_do_not(tmp_path, monkeypatch):
     monkeypatch.setenv("CIFAR_HPC_RESULTS", str(tmp_path / "results"))
     (tmp_path / "c.yaml").write_text(
-        "name: c\ndataset: digits\nbase: {arch: linear, epochs: 1}\nseeds: 3\n"
+        "name: c\ndataset: digits\nbase: {arch: simple_cnn, epochs: 1}\nseeds: 3\n"
         "grid: {classifier: [linear, knn], augment: [none, flip]}\n"
     )
     plan, layout = make_plan(load_spec(tmp_path / "c.yaml")), Layout(tmp_path / "results")

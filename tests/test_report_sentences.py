@@ -247,6 +247,18 @@ def test_a_search_that_would_sample_other_configurations_is_not_advised_more_see
         assert ("seeds: 3" in headline(find(section, layout))[-1]) is told
 
 
+def test_that_nothing_flatters_is_said_of_who_is_told_from_all_others_alone(layout: Layout) -> None:
+    """A lucky one is chosen again whatever is left out, as a good one is."""
+    section = trained(layout, {(lr, seed): {} for lr in (0.1, 0.2) for seed in range(3)})
+    found, rival = find(section, layout), section.board.rows[1].point_id
+    for p_value, said in (
+        (0.001, "by less than 1 pp"),
+        (0.5, "loses nothing: by how much being the best flatters its number, that"),
+    ):
+        comparison = Comparison(section.board.rows[0].point_id, {rival: Difference(0.1, p_value, "t-test")}, {}, 0.0, False)
+        assert said in " ".join(headline(dataclasses.replace(found, comparison=comparison)))
+
+
 def test_the_flattery_of_what_a_search_left_does_not_count_whom_it_ended(layout: Layout) -> None:
     section = trained(layout, {(0.1, 0): {}, (0.2, 0): {}, (0.3, 0): CUT})
     (told,) = [line for line in headline(find(section, layout)) if "flatters" in line]

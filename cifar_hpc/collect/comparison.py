@@ -6,7 +6,7 @@ Owns: which points can be tested, and why one cannot. The arithmetic is in colle
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,7 +57,8 @@ class Comparison:
 
     optimism: by how much the best's validation number flatters it, in the objective's unit; None where nothing could be read,
     and where there was no other that could have been the best.
-    of_networks: whether it speaks of these networks (one seed each), not of configurations.
+    of_networks: whether it speaks of these networks (one seed each), not of configurations; by_folds: whether it is what
+    leaving out a fold, with its networks, takes away, not a tenth of the images.
     """
 
     best: str
@@ -65,12 +66,18 @@ class Comparison:
     untested: Mapping[str, str]
     optimism: float | None
     of_networks: bool
+    by_folds: bool = False
 
     @property
     def test(self) -> str | None:
         """The test over seeds or folds that was made, of several what they have in common; None where none was."""
         tests = {found.test for found in self.differences.values() if not found.networks}
         return "tests over seeds or folds" if len(tests) > 1 else next(iter(tests), None)
+
+    def is_clear(self, rivals: Iterable[Row]) -> bool:
+        """Whether the best is told from every rival that is not far below it."""
+        told = (self.decision(row.point_id) for row in rivals if self.untested.get(row.point_id) != FAR_BELOW)
+        return all(decision in ("best", "worse") for decision in told)
 
     def decision(self, point_id: str) -> str:
         """'best', 'worse' than it, 'tied' (tested, and not told apart) or 'not tested'."""
@@ -91,6 +98,7 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     differences: dict[str, Difference] = {}
     untested: dict[str, str] = {}
     means: list[tuple[NDArray[np.float64], tuple[Round, ...]]] = []
+    folds: list[NDArray[np.float64] | None] = []  # as means, of those that have one deal of folds
     first: Read | None = None
     rivals = {row.point_id for row in board.rivals}
     below = 0
@@ -107,7 +115,8 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
                 return Comparison(best.point_id, {}, untested, None, False)
             continue
         if row.point_id in rivals:
-            means.append((fold_means(found.values, found.folds), found.rounds))
+            means.append((fold_means(found.values), found.rounds))
+            folds.append(None if found.folds is None else fold_means(found.values, found.folds))
         if first is None:
             first = found
             continue
@@ -121,10 +130,13 @@ def compare_with_best(board: Leaderboard, layout: Layout) -> Comparison | None:
     over_seeds = {point: found for point, found in differences.items() if not found.networks}
     differences |= step_down(over_seeds, max(sum(untested.get(point) != FAR_BELOW for point in ranked), 2))
     differences = {point: within(found, info.difference_bounds) for point, found in differences.items()}
-    shares_K = fold_shares(first.values.shape[1], first.folds) if first else None
-    optimism = winners_optimism([mean for mean, _ in means], [rounds for _, rounds in means], shares_K)
+    dealt = [mean for mean in folds if mean is not None] if first and first.folds is not None else []
+    by_folds = bool(dealt) and len(dealt) == len(means)
+    shares_K = fold_shares(first.values.shape[1], first.folds if by_folds else None) if first else None
+    rounds = [rounds for _, rounds in means]
+    optimism = winners_optimism(dealt if by_folds else [mean for mean, _ in means], rounds, shares_K)
     of_networks = all(len(rounds) == 1 for _, rounds in means) and first.splits_n == 1 if first else True
-    return Comparison(best.point_id, differences, untested, optimism, of_networks)
+    return Comparison(best.point_id, differences, untested, optimism, of_networks, by_folds)
 
 
 def compare_points(

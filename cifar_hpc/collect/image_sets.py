@@ -37,9 +37,8 @@ def split_by_images(pool: Pool) -> list[tuple[str, Pool]]:
         counts[key] = counts.get(key, 0) + 1
     if len(configs) < 2:
         return [(str(next(iter(configs.values()))[DATASET]) if configs else "", pool)]
-    names = _names(
-        [(config, {**_parts(config, own_val.get(data_of(config))), **_kept_by(config)}) for config in configs.values()]
-    )
+    told = [{**_parts(c, own_val.get(data_of(c))), **_kept_by(c), **_arguments_of(c)} for c in configs.values()]
+    names = _names(list(zip(configs.values(), told, strict=True)))
     order = sorted(zip(configs, names, strict=True), key=lambda item: (-counts[item[0]], item[1]))
     return [(name, pool.where(lambda trial, key=key: by_config[id(trial.config)] == key)) for key, name in order]  # type: ignore[misc]
 
@@ -76,6 +75,11 @@ def _names(sets: Sequence[tuple[Mapping[Axis, Any], Mapping[str, Any]]]) -> list
 def _kept_by(config: Mapping[Axis, Any]) -> dict[str, Any]:
     """What keeps images in one fold together, in words; nothing where each is by itself."""
     return {"fold_by": config.get("dataset.fold_by")} if config.get("dataset.fold_groups") else {}
+
+
+def _arguments_of(config: Mapping[Axis, Any]) -> dict[str, Any]:
+    """What one's own data set was called with."""
+    return {key.removeprefix("dataset."): value for key, value in config.items() if key.startswith("dataset.args.")}
 
 
 def _short(fingerprint: str | None) -> str:

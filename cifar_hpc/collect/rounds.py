@@ -50,8 +50,11 @@ class Read:
 
     @property
     def folds(self) -> NDArray[np.int64] | None:
-        """Which fold of the first round measured each image; None where each round has but one."""
-        return None if self.parts is None or len(np.unique(self.parts[0])) < 2 else self.parts[0]
+        """Which fold measured each image; None where a round has but one, or rounds are dealt anew."""
+        if self.parts is None or len(np.unique(self.parts[0])) < 2 or (self.parts != self.parts[0]).any():
+            return None
+        first_N: NDArray[np.int64] = self.parts[0]
+        return first_N
 
     @property
     def splits_n(self) -> int:

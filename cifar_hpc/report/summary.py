@@ -36,7 +36,7 @@ def headline(found: Findings) -> list[str]:
         return [f"{why}.", *refitted_text(found.refitted), cost_text(found.ledger)]
     lines = [f"{best_text(board, found.pool.to_come)} {certainty_text(board, comparison)}".rstrip()]
     if comparison and comparison.optimism is not None:
-        lines.append(_flattery(board, comparison.optimism, of_networks=comparison.of_networks))
+        lines.append(_flattery(board, comparison, comparison.optimism))
     if found.ensembles:
         lines.append(_ensemble(found.ensembles))
     lines += refitted_text(found.refitted)
@@ -144,22 +144,32 @@ def found_images(board: Leaderboard) -> str:
     return f"{images:,}" if images else "same"
 
 
-def _flattery(board: Leaderboard, optimism: float, *, of_networks: bool) -> str:
-    info = board.info
+def _flattery(board: Leaderboard, comparison: Comparison, optimism: float) -> str:
+    """What being the best adds. That it adds nothing is said only where the tests, too, tell the best from all others: a lucky
+    one is chosen again as a good one is."""
+    info, of_networks = board.info, comparison.of_networks
     unit, digits = 100 if info.share else 1, decimals_of(board.images, share=info.share)
     least = 10.0**-digits
-    amount = f"about {fixed_text(unit * optimism, digits)}" if unit * optimism >= least else f"less than {least:.{digits}f}"
-    noun = "pp" if info.share else f"of {info.noun}"
+    left = "one fold" if comparison.by_folds else "a tenth of the images"
+    several = "seeds or repeats" if "folds" in board.runs else "seeds"
+    again = f"choosing again without {left}{'' if of_networks else f' and, of several {several}, one'}, and measuring on those"
+    whose = "this network's" if of_networks else "its"
     cut_n = sum(row.cut > 0 and row.last != board.measured[0].last for row in board.measured)
     ended = f" That the search ended {plural(cut_n, 'other')} by the same images is not in that." if cut_n else ""
+    if unit * optimism >= least:
+        amount = f"about {fixed_text(unit * optimism, digits)}"
+    elif of_networks or not comparison.is_clear(board.rivals):
+        lost = f"{again.capitalize()}, loses nothing"
+        return f"{lost}: by how much being the best flatters {whose} number, that does not tell.{ended}"
+    else:
+        amount = f"less than {least:.{digits}f}"
+    noun = "pp" if info.share else f"of {info.noun}"
     if of_networks:
         return (
             f"Being the best flatters this network's number by {amount} {noun} on these images; the luck of its"
             f" seed is not in that.{ended}"
         )
-    left = "one fold" if "folds" in board.runs else "a tenth of the images"
-    how = f"found by choosing again without {left} and, of several seeds, one, and measuring on those"
-    return f"Being the best flatters its number by {amount} {noun} ({how}).{ended}"
+    return f"Being the best flatters its number by {amount} {noun} (found by {again}).{ended}"
 
 
 def _ensemble(found: Ensembles) -> str:
@@ -267,9 +277,10 @@ def _refits(best: Row) -> str:
     if best.hidden:
         return "again"
     trials = [trial for trial in best.trials if trial.best_epoch is not None]  # of one that diverged nothing trains again
-    seeds, starts = {trial.seed for trial in trials}, {trial.parent_id for trial in trials}
+    seeds, starts = {trial.seed for trial in trials}, {(trial.parent_id, trial.seed) for trial in trials}
     if len(starts) > len(seeds):
-        return f"from each of the {len(starts)} networks that its folds start from, {len(starts)} times in all,"
+        networks_n = len({parent_id for parent_id, _ in starts})
+        return f"from each of the {networks_n} networks that its folds start from, {len(starts)} times in all,"
     return "once" if len(seeds) == 1 else f"with each of its {len(seeds)} seeds"
 
 
