@@ -169,7 +169,8 @@ def _flattery(board: Leaderboard, comparison: Comparison, optimism: float) -> st
             f"Being the best flatters this network's number by {amount} {noun} on these images; the luck of its"
             f" seed is not in that.{ended}"
         )
-    return f"Being the best flatters its number by {amount} {noun} (found by {again}).{ended}"
+    rough = "a rough estimate, " if unit * optimism >= least else ""
+    return f"Being the best flatters its number by {amount} {noun} ({rough}found by {again}).{ended}"
 
 
 def _ensemble(found: Ensembles) -> str:
