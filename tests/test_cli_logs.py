@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.pool import Images, write_trial
 from cifar_hpc.cli import app
 from cifar_hpc.planning.plan import make_plan, plan_record
 from cifar_hpc.records.claims import claim_trial, release_claim
@@ -14,7 +18,8 @@ from cifar_hpc.records.schema import EpochRecord, ErrorRecord
 from cifar_hpc.records.store import append_records, write_record
 from cifar_hpc.spec.load import load_spec
 from cifar_hpc.status.logs import Told
-from cifar_hpc.status.state import SweepReader
+from cifar_hpc.status.progress import Counts
+from cifar_hpc.status.state import SweepReader, read_states
 
 SPEC = "name: s\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 3}\ngrid: {lr: [0.1, 0.2, 0.3]}\n"
 
@@ -78,3 +83,22 @@ def test_following_ends_where_nothing_runs_and_a_trial_of_no_sweep_is_not_follow
     sweep[0].trial("nosweephasit").folder.mkdir(parents=True)
     refused = CliRunner().invoke(app, ["logs", "nosweephasit", "-f"])
     assert refused.exit_code == 2 and "no sweep has the trial" in refused.output
+
+
+def test_a_classifier_that_is_fitted_counts_with_no_epoch(tmp_path):
+    text = "name: f\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 3}\n"
+    (tmp_path / "f.yaml").write_text(text + "grid: {classifier: [linear, logreg]}\n")
+    layout, plan = Layout(results_root()), make_plan(load_spec(tmp_path / "f.yaml"))
+    shown = CliRunner().invoke(app, ["sweep", str(tmp_path / "f.yaml"), "--dry-run", "--on", "inline"]).stdout
+    assert "to start  2 trials in 1 job, at most 3 epochs" in shown
+    record = plan_record(plan)
+    write_record(layout.sweep("f").plan, record)
+    for config in plan.trials:
+        write_trial(layout, config, Images.draw(20, 10), sweep="f")
+    states = read_states(layout, [trial.trial_id for trial in record.trials], [record])
+    assert str(Counts.of(record, states)) == "2/2 trials, 3/3 epochs"
+    alone = dataclasses.replace(record, trials=record.trials[1:])
+    assert str(Counts.of(alone, {alone.trials[0].trial_id: states[alone.trials[0].trial_id]})) == "1/1 trials"
+    rows = json.loads(CliRunner().invoke(app, ["status", "f", "--format", "json"]).stdout)
+    assert [row["epochs_done"] for row in rows] == [3, None]
+    assert "finished on" in CliRunner().invoke(app, ["logs", record.trials[1].trial_id]).stdout

@@ -392,9 +392,7 @@ def test_of_points_that_have_ended_no_record_is_read_again(spec, monkeypatch):
     spec.write_text(SPEC.replace("epochs: 9", "epochs: 2").replace("num_points: 6", "num_points: 3"))
     reads: list[str] = []
     read = run.state_for
-    monkeypatch.setattr(
-        run, "state_for", lambda layout, trial_id, plans: (reads.append(trial_id), read(layout, trial_id, plans))[1]
-    )
+    monkeypatch.setattr(run, "state_for", lambda layout, one, plans: (reads.append(one), read(layout, one, plans))[1])
     search = start_of(spec)
     while (suggestion := search.next()) is not None:
         run_job(suggestion.job, Layout(results_root()), executor="inline")

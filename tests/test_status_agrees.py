@@ -379,25 +379,6 @@ def test_a_freezing_depth_has_one_name_in_the_whole_pool_also_where_a_trial_left
     assert sorted(str(trial.config["freeze"]) for trial in scan(layout).trials) == ["0.5", "0.5", "none", "none"]
 
 
-def test_a_classifier_that_is_fitted_counts_with_no_epoch(tmp_path):
-    text = "name: f\ndataset: {name: digits, train_size: 200}\nbase: {arch: linear, epochs: 3}\n"
-    (tmp_path / "f.yaml").write_text(text + "grid: {classifier: [linear, logreg]}\n")
-    layout, plan = Layout(results_root()), make_plan(load_spec(tmp_path / "f.yaml"))
-    shown = call("sweep", str(tmp_path / "f.yaml"), "--dry-run", "--on", "inline").stdout
-    assert "to start  2 trials in 1 job, at most 3 epochs" in shown
-    record = plan_record(plan)
-    write_record(layout.sweep("f").plan, record)
-    for config in plan.trials:
-        write_trial(layout, config, Images.draw(20, 10), sweep="f")
-    states = read_states(layout, [trial.trial_id for trial in record.trials], [record])
-    assert str(Counts.of(record, states)) == "2/2 trials, 3/3 epochs"
-    alone = dataclasses.replace(record, trials=record.trials[1:])
-    assert str(Counts.of(alone, {alone.trials[0].trial_id: states[alone.trials[0].trial_id]})) == "1/1 trials"
-    rows = json.loads(call("status", "f", "--format", "json").stdout)
-    assert [row["epochs_done"] for row in rows] == [3, None]
-    assert "finished on" in call("logs", record.trials[1].trial_id).stdout
-
-
 @pytest.mark.parametrize("shared_by", [1, 4])
 def test_time_left_is_told_of_a_trial_that_trains_alone(sweep, shared_by):
     layout, plan = sweep
