@@ -316,9 +316,15 @@ def test_a_classifier_that_never_trains_and_that_the_weights_do_not_hold_is_told
         "classes"
     )
     assert told == [chance]
-    (found,) = judge_inputs(configs)
-    assert found.endswith("the classifier, which the weights do not hold for these classes, stays as it was drawn by chance")
-    assert not judge_inputs(warnings(f", train: [features.4], weights: {tmp_path}/10.safetensors")[1])
+    assert not judge_inputs(configs)
+    (kept,) = configs
+    (trained,) = warnings(f", train: [features.4, head], weights: {tmp_path}/3.safetensors")[1]
+    layout = Layout(tmp_path / "results")
+    for cohort in ((trained, kept), (replace(kept, lr=0.2), replace(trained, lr=0.2))):
+        run_job(job_of(*cohort, together=True), layout, executor="inline")  # one start for both, whoever is first
+        for config in cohort:
+            said = read_record(layout.trial(config.trial_id).result, TrialResult).warnings
+            assert any("stays as it was drawn by chance" in one for one in said) is (config.train == kept.train), config
     stages = "stages:\n  a: {}\n  b:\n    base: {weights: {stage: a}, train: [features.4]}\n"
     assert not warnings("", stages)[0]
     others = "    dataset: {name: cifar100, classes: reptiles, val_frac: 0.1}\n"

@@ -94,7 +94,8 @@ class Block(nn.Module):
 class BlockModel(nn.Module):
     """A network as a chain of blocks. The last block is the classifier.
 
-    names: of the blocks, in forward order; warnings: what the user should know of how the model was built.
+    names: of the blocks, in forward order; warnings: what the user should know of how the model was built; drawn_classifier:
+    whether weights were given that hold none for these classes.
     state_dict has the keys of the network that was cut, so its checkpoints load here and ours load there.
     """
 
@@ -103,6 +104,7 @@ class BlockModel(nn.Module):
         self.names = tuple(names)
         self.blocks = nn.ModuleList(blocks)
         self.warnings = tuple(warnings)
+        self.drawn_classifier = False
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Images to logits, (N, C, H, W) -> (N, K)."""

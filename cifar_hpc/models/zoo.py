@@ -17,7 +17,6 @@ from torchvision.models import get_model, get_model_weights
 
 from cifar_hpc.config import catalog
 from cifar_hpc.config.seeds import stream_seed
-from cifar_hpc.config.trained import ever_trained
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError, did_you_mean, nearest
 from cifar_hpc.models.blocks import Block, BlockModel, cut
@@ -54,9 +53,7 @@ def build_model(config: TrialConfig, num_classes: int, in_channels: int) -> Bloc
         torch.set_rng_state(state)
     own = config.network
     model = _cut(config.arch, network, warnings) if isinstance(own, str) else cut_own(own, network)
-    if not has_classifier and not ever_trained(config, model.names)[-1]:
-        warnings.append("the classifier, which the weights do not hold for these classes, stays as it was drawn by chance")
-    model.warnings = tuple(warnings)
+    model.warnings, model.drawn_classifier = tuple(warnings), not has_classifier
     if is_timm(config.arch):
         _check_passes(config.arch, model, image_side(config), in_channels)
     trim_convolutions(model)

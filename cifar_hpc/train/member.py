@@ -39,6 +39,8 @@ from cifar_hpc.train.portions import Portions
 from cifar_hpc.train.progress import Progress, Sums, clear
 from cifar_hpc.train.stack import guesses_of
 
+_BY_CHANCE = "the classifier, which the weights do not hold for these classes, stays as it was drawn by chance"
+
 
 class Member:
     """A trial's trainable suffix and all that changes while it trains. Its frozen blocks are the trunk's own, held once."""
@@ -54,7 +56,9 @@ class Member:
         ever = ever_trained(config, start.names)
         if self.part == LORA:
             add_low_rank(self.suffix, ever[self.frozen :], rank_of(config), stream_seed(config.seed, "lora"))
-        self.model = BlockModel(start.names, [*list(trunk.model.blocks)[: self.frozen], *self.suffix.blocks], start.warnings)
+        drawn = (_BY_CHANCE,) if start.drawn_classifier and not ever[-1] else ()
+        blocks = [*list(trunk.model.blocks)[: self.frozen], *self.suffix.blocks]
+        self.model = BlockModel(start.names, blocks, (*start.warnings, *drawn))
         self._trained: tuple[bool, ...] = ()  # what of the suffix was chosen to train
         self._choose(ever[self.frozen :])
         self.optimizer = build_optimizer(config, list(self.suffix.blocks))
