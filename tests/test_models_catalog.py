@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from cifar_hpc.config import catalog
 from cifar_hpc.config.freeze import frozen_blocks
 from cifar_hpc.models import facts
-from cifar_hpc.models.blocks import Block, BlockModel, cut
+from cifar_hpc.models.blocks import Block, BlockModel, cut, linear_layer
 from cifar_hpc.models.facts import takes_side
 from cifar_hpc.models.freezing import choose_trained, freeze_blocks
 from cifar_hpc.models.loading import classifier_name, without_initial_values
@@ -81,6 +81,7 @@ def test_the_facts_for_login_nodes_agree_with_the_built_model(arch: str):
         counted = [sum(p.numel() for p in block.parameters() if p.requires_grad) for block in chosen.blocks]
         assert counted[:-1] == list(told[:-1]) and counted[-1] == info.block_params[-1]
     assert tuple(largest_rank(block) for block in model.blocks) == info.lora_ranks
+    assert (linear_layer(model) is not None) is info.linear_head
     assert set(model.state_dict()) == keys
     weighted = {key.rpartition(".")[0] for key in model.blocks[-1].state_dict()}
     assert weighted == {head}  # the classifier alone

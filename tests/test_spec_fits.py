@@ -28,6 +28,16 @@ CASES: dict[str, Case] = {
             )
         ],
     ),
+    "a solved classifier for a network whose last block is not one linear layer": (
+        HEAD + "base: {arch: squeezenet1_1, image_size: 64}\ngrid: {classifier: [knn, svm]}\n",
+        [
+            (
+                "x.yaml:4: grid.classifier[1]",
+                "classifier: svm with arch squeezenet1_1, whose block 'classifier' is not one linear layer alone",
+                "linear, knn",
+            )
+        ],
+    ),
     "weights of another network": (
         HEAD + "base: {arch: resnet18, weights: IMAGENET1K_V2}\n",
         [("x.yaml:3: base.weights", "weights IMAGENET1K_V2 with arch resnet18", "it has imagenet, IMAGENET1K_V1")],

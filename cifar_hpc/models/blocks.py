@@ -252,3 +252,13 @@ def _subgraph(source: fx.Node, piece: Sequence[fx.Node], sink: fx.Node) -> fx.Gr
         copies[node] = graph.node_copy(node, copied)
     graph.output(copies[sink])
     return graph
+
+
+def linear_layer(model: BlockModel) -> str | None:
+    """The path, within a model of the last block alone, of its only weighted layer, where that is linear with a bias: what a
+    solved classifier is put into. None where there is no such layer."""
+    last = BlockModel(model.names[-1:], list(model.blocks)[-1:])
+    weighted = [(path, one) for path, one in last.named_modules() if any(True for _ in one.parameters(recurse=False))]
+    if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
+        return None
+    return str(weighted[0][0])

@@ -21,7 +21,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import own_line
 from cifar_hpc.errors import CifarHpcError, UnusableArchError
-from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.blocks import BlockModel, linear_layer
 from cifar_hpc.models.freezing import params_of
 from cifar_hpc.models.loading import without_initial_values
 from cifar_hpc.models.lora import largest_rank
@@ -97,6 +97,7 @@ def _sizes(model: BlockModel, side: int, channels: int = 3) -> dict[str, Any]:
         "bias_params": [params_of(block, "bias") for block in model.blocks],
         "norm_params": [params_of(block, "norm") for block in model.blocks],
         "lora_ranks": [largest_rank(block) for block in model.blocks],
+        "linear_head": linear_layer(model) is not None,
         "flop_shares": [round(row.flops / max(operations, 1), 4) for row in rows],
     }
 

@@ -12,6 +12,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.architecture import architecture, known_architecture, misfit, starving_norm
 from cifar_hpc.config.freeze import FreezeError, frozen_blocks
 from cifar_hpc.config.own import OwnNetwork
+from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trained import STILL, depths, ever_stepped, ever_trained, no_layer_for, part_of, rank_of, steps_of
 from cifar_hpc.config.trial import PARENT_PREFIX, TrialConfig
 from cifar_hpc.errors import UnusableArchError, nearest
@@ -110,6 +111,16 @@ def _check_freeze(arch: str | OwnNetwork, freeze: Any) -> Finding | None:
     except FreezeError as error:
         return Finding("freeze", freeze, f"{found}: {error.found}", error.allowed, error.near)
     return None
+
+
+def _check_classifier(network: str | OwnNetwork, arch: str, classifier: str, start: str | None) -> Finding | None:
+    """A solved one is put into the network's own."""
+    info, solved = known_architecture(network), CLASSIFIERS[classifier]
+    key, value = ("start", start) if solved.trained else ("classifier", classifier)
+    if info is None or info.linear_head or value is None or not solved.keeps_weights:
+        return None
+    found = f"{key}: {value} with arch {arch}, whose block {info.blocks[-1]!r} is not one linear layer alone"
+    return Finding(key, value, found, "null" if key == "start" else "linear, knn")
 
 
 class _Training(NamedTuple):
@@ -217,6 +228,7 @@ _CHECKS: tuple[tuple[Callable[..., Finding | None], _Facts], ...] = (
     (_check_warmup, lambda c: (c.warmup_epochs, c.epochs)),
     (_check_freeze, lambda c: (c.network, c.freeze)),
     (_check_training, lambda c: (c.network, _training_of(c))),
+    (_check_classifier, lambda c: (c.network, c.arch, c.classifier, c.start)),
     (_check_start, lambda c: (c.weights is not None or c.source_of("arch") is not None, c.anchor, c.lora, c.train)),
     (_check_side, lambda c: (c.network, c.stem, c.image_size)),
     (_check_ghost_batches, lambda c: (c.ghost_batches, c.batch_size)),

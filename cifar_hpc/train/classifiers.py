@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cifar_hpc.config.registry import CLASSIFIERS, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.models.blocks import BlockModel
+from cifar_hpc.models.blocks import BlockModel, linear_layer
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.measure import objective_value
@@ -105,7 +105,10 @@ class LayerMember(FittedMember):
 
     def __init__(self, config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per_epoch: int) -> None:
         super().__init__(config, start, trunk, steps_per_epoch)
-        self.layer = _linear_layer(start, config)
+        layer = linear_layer(start)
+        if layer is None:
+            raise _no_layer(config, start.names[-1])
+        self.layer = layer
 
     @torch.no_grad()
     def _features(self, feed: Feed) -> list[Tensor]:
@@ -267,18 +270,6 @@ def build_member(config: TrialConfig, start: BlockModel, trunk: Trunk, steps_per
 
 def _features(tap: Tensor) -> NDArray[np.float64]:
     return tap.flatten(1).double().cpu().numpy()
-
-
-def _linear_layer(model: BlockModel, config: TrialConfig) -> str:
-    """The path, within a model of the last block alone, of its only weighted layer."""
-    weighted = [
-        (path, module)
-        for path, module in BlockModel(model.names[-1:], list(model.blocks)[-1:]).named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
-    if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
-        raise _no_layer(config, model.names[-1])
-    return str(weighted[0][0])
 
 
 def _no_layer(config: TrialConfig, block: str) -> CifarHpcError:
