@@ -76,9 +76,7 @@ def write_new_spec(name: str) -> Path:
     given = Path(name)
     if given.name in ("", ".."):
         own = Path(name).resolve().name or "NAME"
-        raise CifarHpcError(
-            f"init: {name!r} is no name: type that of the folder, from the folder above it: cifar-hpc init {own}"
-        )
+        raise CifarHpcError(f"init: {name!r} is no name: type that of the folder, from the folder above it: {own}")
     is_file = given.suffix in (".yaml", ".yml")
     folder = given.with_suffix("") if is_file else given
     listing = _images(folder)
