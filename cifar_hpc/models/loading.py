@@ -109,7 +109,7 @@ def fit_weights(network: nn.Module, weights: Weights, name: str, *, new_stem: bo
     head = classifier_name(network)
     renewed = _absent_classifier(network, state, head)
     if renewed:
-        warnings.append(f"the weights have no classifier ({', '.join(renewed)}): it starts from random values")
+        warnings.append(f"the weights have no classifier ({', '.join(renewed)})")
     if _differs(own, state, f"{head}.weight") and own[f"{head}.weight"].shape[1:] == state[f"{head}.weight"].shape[1:]:
         renewed.append(head)
     stem = next(path for path, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear))
