@@ -146,6 +146,9 @@ def test_ones_own_data_is_told_apart_by_its_arguments(layout: Layout) -> None:
         data = dataclasses.replace(FOLDER, args=(("n", n),), fingerprint=f"{n}abcdef")
         write(layout, dataclasses.replace(BASE, dataset=data), 0.8)
     assert sorted(name for name, _ in split_by_images(scan(layout))) == ["photos, args.n 200", "photos, args.n 400"]
+    dataset = dataclasses.replace(FOLDER, args=(("n", 999),), fingerprint="400abcdef")  # which has no more images
+    write(layout, dataclasses.replace(BASE, dataset=dataset), 0.8)
+    assert sorted(name for name, _ in split_by_images(scan(layout))) == ["photos", "photos, args.n 200"]
 
 
 def test_an_older_record_without_a_digest_of_its_images_is_told_apart_in_words(layout: Layout) -> None:

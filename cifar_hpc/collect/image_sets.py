@@ -27,17 +27,20 @@ def split_by_images(pool: Pool) -> list[tuple[str, Pool]]:
     # Older records of a data set do not say that it brings validation images.
     own_val = {data_of(trial.config): trial.own_val for trial in everyone if trial.own_val is not None}
     configs: dict[str, Mapping[Axis, Any]] = {}
+    arguments: dict[str, dict[str, Any]] = {}  # those that all trials of a set have
     counts: dict[str, int] = {}
     by_config: dict[int, str] = {}
     for trial in everyone:
         if id(trial.config) not in by_config:
-            by_config[id(trial.config)] = image_set(trial.config, own_val.get(data_of(trial.config)))
+            by_config[id(trial.config)] = key = image_set(trial.config, own_val.get(data_of(trial.config)))
+            called = _arguments_of(trial.config)
+            arguments[key] = {name: v for name, v in arguments.get(key, called).items() if name in called and called[name] == v}
         key = by_config[id(trial.config)]
         configs.setdefault(key, trial.config)
         counts[key] = counts.get(key, 0) + 1
     if len(configs) < 2:
         return [(str(next(iter(configs.values()))[DATASET]) if configs else "", pool)]
-    told = [{**_parts(c, own_val.get(data_of(c))), **_kept_by(c), **_arguments_of(c)} for c in configs.values()]
+    told = [{**_parts(c, own_val.get(data_of(c))), **_kept_by(c), **arguments[key]} for key, c in configs.items()]
     names = _names(list(zip(configs.values(), told, strict=True)))
     order = sorted(zip(configs, names, strict=True), key=lambda item: (-counts[item[0]], item[1]))
     return [(name, pool.where(lambda trial, key=key: by_config[id(trial.config)] == key)) for key, name in order]  # type: ignore[misc]
