@@ -38,6 +38,16 @@ CASES: dict[str, Case] = {
             )
         ],
     ),
+    "a probe of such a network": (
+        HEAD + "base: {arch: squeezenet1_1, image_size: 64, start: probe}\n",
+        [
+            (
+                "x.yaml:3: base.start",
+                "start: probe with arch squeezenet1_1, whose block 'classifier' is not one linear layer alone",
+                "null",
+            )
+        ],
+    ),
     "weights of another network": (
         HEAD + "base: {arch: resnet18, weights: IMAGENET1K_V2}\n",
         [("x.yaml:3: base.weights", "weights IMAGENET1K_V2 with arch resnet18", "it has imagenet, IMAGENET1K_V1")],

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.registry import CLASSIFIERS
 from cifar_hpc.config.trial import PARENT_PREFIX
 from cifar_hpc.errors import UnusableError
@@ -33,6 +34,10 @@ def start_from_probes(points: Sequence[Point], resolver: Resolver) -> tuple[tupl
         try:
             config = resolver.config(probe)
         except UnusableError:  # so is the point itself, where it is told of
+            started.append(point)
+            continue
+        info = known_architecture(config.network)
+        if info is not None and not info.linear_head:  # as above: no word of a classifier that nobody typed
             started.append(point)
             continue
         probes.setdefault(config.trial_id, probe)
