@@ -130,8 +130,7 @@ def _with_weights(configs: Iterable[TrialConfig]) -> list[list[TrialConfig]]:
     for config in configs:
         if config.weights is not None and parent_of(config) is None:
             kept = config.dataset.classes or config.dataset.fingerprint or config.dataset.name
-            listed = None if isinstance(config.train, str) else config.train  # it may leave out the classifier
-            found.setdefault((config.arch, config.weights, config.stem, config.image_size, kept, listed), []).append(config)
+            found.setdefault((config.arch, config.weights, config.stem, config.image_size, kept), []).append(config)
     return list(found.values())
 
 
