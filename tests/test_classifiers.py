@@ -14,6 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
+from cifar_hpc.config.architecture import known_architecture
 from cifar_hpc.config.plugins import objective_of
 from cifar_hpc.config.sources import find_source
 from cifar_hpc.data.dataset import load_dataset
@@ -166,6 +167,8 @@ def test_a_solution_never_becomes_a_layer_that_sees_other_features_than_it_was_f
     (tmp_path / "heads.py").write_text(_HEADS)
     sources = (find_source("arch", "heads.py:Net", tmp_path),)
     config = digits_config(classifier="svm", arch="heads.py:Net", arch_args=(("before", before),), sources=sources)
+    info = known_architecture(config.network)
+    assert info is not None and not info.linear_head  # of which a spec is refused
     run_job(job_of(config), layout, executor="inline")
     state = read_state(layout.trial(config.trial_id), config.trial_id)
     assert state.status is Status.FAILED and "whose block 'head' is not one linear layer alone" in state.reason

@@ -76,6 +76,7 @@ def find_own_facts(network: OwnNetwork) -> catalog.ArchInfo:
     model = cut_own(network, make_own(network, OWN_CLASSES, network.channels))
     try:
         sizes = _sizes(model, network.side, network.channels)
+        sizes["linear_head"] = sizes["linear_head"] and _does_nothing_else(model, network)
     except CifarHpcError as error:
         raise UnusableArchError(str(error), "blocks that hand on one tensor each") from error
     except Exception as error:  # whatever its code raises on an image
@@ -84,6 +85,21 @@ def find_own_facts(network: OwnNetwork) -> catalog.ArchInfo:
     plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in sizes.items()}
     plain["flops"] = round(sizes["flops"] * (NATIVE_SIDE / network.side) ** 2)
     return catalog.ArchInfo(**plain, min_side=1, side_step=1, weights={})
+
+
+@torch.no_grad()
+def _does_nothing_else(model: BlockModel, network: OwnNetwork) -> bool:
+    """Whether the last block is, in eval mode, its linear layer of what the block before it puts out, flattened."""
+    pixels = network.channels * network.side**2
+    x = torch.linspace(0, 1, 2 * pixels).reshape(2, network.channels, network.side, network.side)
+    last, path = BlockModel(model.names[-1:], list(model.blocks)[-1:]).eval(), linear_layer(model)
+    assert path is not None
+    tap = model.eval().forward_blocks(x, 0, len(model.blocks) - 1)
+    seen: list[torch.Tensor] = []
+    hook = last.get_submodule(path).register_forward_hook(lambda _, given, out: seen.extend((*given, out)))
+    logits = last(tap)
+    hook.remove()
+    return len(seen) == 2 and torch.equal(seen[0], tap.flatten(1)) and torch.equal(seen[1], logits)
 
 
 def _sizes(model: BlockModel, side: int, channels: int = 3) -> dict[str, Any]:
