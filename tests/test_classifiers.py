@@ -143,7 +143,7 @@ def test_a_network_whose_classifier_is_no_linear_layer_refuses_an_svm_and_takes_
     svm, knn = (digits_config(classifier=name, arch="squeezenet1_1", image_size=32) for name in ("svm", "knn"))
     run_job(job_of(svm, knn, together=True), layout, executor="inline")
     state = read_state(layout.trial(svm.trial_id), svm.trial_id)
-    assert state.status is Status.FAILED and "is not one linear layer alone; allowed: linear, knn" in state.reason
+    assert state.status is Status.FAILED and "is not just one linear layer with a bias; allowed: linear, knn" in state.reason
     assert result_of(layout, knn).outcome is Outcome.FINISHED
 
 
@@ -171,7 +171,7 @@ def test_a_solution_never_becomes_a_layer_that_sees_other_features_than_it_was_f
     assert info is not None and not info.linear_head  # of which a spec is refused
     run_job(job_of(config), layout, executor="inline")
     state = read_state(layout.trial(config.trial_id), config.trial_id)
-    assert state.status is Status.FAILED and "whose block 'head' is not one linear layer alone" in state.reason
+    assert state.status is Status.FAILED and "whose block 'head' is not just one linear layer with a bias" in state.reason
 
 
 def test_an_svm_that_did_not_converge_says_so(layout, monkeypatch):

@@ -33,7 +33,7 @@ CASES: dict[str, Case] = {
         [
             (
                 "x.yaml:4: grid.classifier[1]",
-                "classifier: svm with arch squeezenet1_1, whose block 'classifier' is not one linear layer alone",
+                "classifier: svm with arch squeezenet1_1, whose block 'classifier' is not just one linear layer with a bias",
                 "linear, knn",
             )
         ],
@@ -43,7 +43,7 @@ CASES: dict[str, Case] = {
         [
             (
                 "x.yaml:3: base.start",
-                "start: probe with arch squeezenet1_1, whose block 'classifier' is not one linear layer alone",
+                "start: probe with arch squeezenet1_1, whose block 'classifier' is not just one linear layer with a bias",
                 "null",
             )
         ],

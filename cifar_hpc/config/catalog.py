@@ -90,9 +90,9 @@ class ArchInfo:
     """What is known of an architecture without building it. blocks: names in forward order, the classifier last; params: at
     1000 classes, 3 channels and 224 pixels; flops: of a forward pass of one such image; block_params, bias_params, norm_params:
     of each block all parameters, biases, those of normalisation layers; lora_ranks: the largest rank of `lora` that a layer
-    of the block takes, 0: none has one; linear_head: whether the classifier is one linear layer alone; flop_shares: each
-    block's share of the FLOPs, 0..1; min_side, side_step: pixels, the image sides it takes are the multiples of the step from
-    min_side on; norm_side: the least of them that gives each BatchNorm several values a channel from one image, 0 without
+    of the block takes, 0: none has one; linear_head: whether the last block is just one linear layer with a bias; flop_shares:
+    each block's share of the FLOPs, 0..1; min_side, side_step: pixels, the image sides it takes are the multiples of the step
+    from min_side on; norm_side: the least of them that gives each BatchNorm several values a channel from one image, 0 without
     BatchNorm; weights: torchvision's weight names, its recommended one first -> the file's name."""
 
     blocks: tuple[str, ...]

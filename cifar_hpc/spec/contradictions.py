@@ -119,7 +119,7 @@ def _check_classifier(network: str | OwnNetwork, arch: str, classifier: str, sta
     key, value = ("start", start) if solved.trained else ("classifier", classifier)
     if info is None or info.linear_head or value is None or not solved.keeps_weights:
         return None
-    found = f"{key}: {value} with arch {arch}, whose block {info.blocks[-1]!r} is not one linear layer alone"
+    found = f"{key}: {value} with arch {arch}, whose block {info.blocks[-1]!r} is not just one linear layer with a bias"
     return Finding(key, value, found, "null" if key == "start" else "linear, knn")
 
 

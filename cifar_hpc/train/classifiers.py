@@ -274,6 +274,6 @@ def _features(tap: Tensor) -> NDArray[np.float64]:
 
 def _no_layer(config: TrialConfig, block: str) -> CifarHpcError:
     return CifarHpcError(
-        f"classifier: {config.classifier} with arch {config.arch}, whose block {block!r} is not one linear layer alone; "
-        "allowed: linear, knn"
+        f"classifier: {config.classifier} with arch {config.arch}, whose block {block!r} is not just one linear layer with "
+        "a bias; allowed: linear, knn"
     )
