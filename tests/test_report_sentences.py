@@ -248,7 +248,6 @@ def test_a_search_that_would_sample_other_configurations_is_not_advised_more_see
 
 
 def test_that_nothing_flatters_is_said_of_who_is_told_from_all_others_alone(layout: Layout) -> None:
-    """A lucky one is chosen again whatever is left out, as a good one is."""
     section = trained(layout, {(lr, seed): {} for lr in (0.1, 0.2) for seed in range(3)})
     found, rival = find(section, layout), section.board.rows[1].point_id
     for p_value, said in (
@@ -281,7 +280,6 @@ def test_what_overlapping_intervals_do_not_tell_is_said_where_two_have_one(layou
 
 
 def test_classes_that_the_validation_images_of_a_seed_lack_are_told_of_the_others(layout: Layout) -> None:
-    """It ended the report with a traceback."""
     lacking = Images(np.where(IMAGES.labels == 3, 4, IMAGES.labels), IMAGES.hardness, IMAGES.val_n)
     for seed, images in enumerate((IMAGES, lacking)):
         dataset = dataclasses.replace(BASE.dataset, split_seed=seed, split_by_seed=True)
@@ -394,7 +392,9 @@ def test_losses_that_exploded_leave_the_others_their_room_and_the_captions_say_s
 
 @pytest.mark.parametrize(("classifier", "c", "said"), [("logreg", None, True), ("logreg", 1.0, False), ("svm", None, False)])
 def test_a_c_that_validation_chose_is_told_to_flatter(layout: Layout, classifier: str, c: float | None, said: bool) -> None:
-    config = dataclasses.replace(BASE, classifier=classifier, epochs=1, **({"logreg_c": c} if classifier == "logreg" else {}))
-    write_trial(layout, config, IMAGES)
+    of = {"logreg_c": c} if classifier == "logreg" else {}
+    write_trial(layout, dataclasses.replace(BASE, classifier=classifier, epochs=1, **of), IMAGES)
     (section,) = chosen_sections(layout, [], "")
     assert ("best C, which the same images chose" in covers_text(section.pool.trials)) is said
+    told = " ".join(caveats(section.pool, dataclasses.replace(section.board, objective="val_loss")))
+    assert ("softmax of its margins" in told) is (classifier == "svm")

@@ -177,7 +177,11 @@ class TrialConfig:
         le=1,
     )
     classifier: str = trial_key(
-        "linear (trained), logreg, svm or knn (scikit-learn on the frozen features)", Role.MEMBER, "linear", choices=CLASSIFIERS
+        "linear (trained), logreg, svm or knn (scikit-learn on the frozen features; loss and AUROC of svm are those of a "
+        "softmax of its margins, which are no probabilities)",
+        Role.MEMBER,
+        "linear",
+        choices=CLASSIFIERS,
     )
     svm_c: float | str | None = trial_key(
         "C of classifier: svm, the weight of the training errors; auto: the best on validation of 15 from 1e-5 to 100; null: 1",

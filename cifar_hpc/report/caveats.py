@@ -123,6 +123,9 @@ def caveats(pool: Pool, board: Leaderboard) -> list[str]:
         " of the rows, may be of unlike ones. Sweeping the spec again trains trials that tell."
         for name in dict.fromkeys(str(config[DATASET]) for config in told)
     ]
+    margins = [row for row in board.measured if not CLASSIFIERS[str(row.config.get("classifier", "linear"))].probabilistic]
+    if margins and board.info.metric == "loss":
+        notes.append("The loss of an svm is that of a softmax of its margins, which are no probabilities.")
     notes += _standing(board)
     notes += _warnings(pool)
     if (n := sum(bool(row.trials) for row in board.rows)) > CHECKED:
