@@ -15,6 +15,7 @@ from cifar_hpc.config.trial import StopConfig, TrialConfig
 from cifar_hpc.errors import CifarHpcError
 from cifar_hpc.planning.lineage import with_parents_file
 from cifar_hpc.records.layout import Layout, results_root
+from cifar_hpc.status.query import spell
 
 if TYPE_CHECKING:
     from cifar_hpc.report.figures import Drawing
@@ -118,7 +119,8 @@ def _differing(spec: SweepSpec) -> dict[str, TrialConfig]:
             continue
         short: dict[str, Any] = {"lr": "auto", "epochs": 1, "schedule": "constant", "warmup_epochs": 0.0, "stop": StopConfig()}
         plain = dataclasses.replace(trial.config, **short)  # its seed stays: `lr: auto` draws by it
-        axes = (f"{axis}={value}" for axis, value in trial.axes.items() if axis not in unfelt and not axis.startswith("stop."))
+        felt = {axis: value for axis, value in trial.axes.items() if axis not in unfelt and not axis.startswith("stop.")}
+        axes = (f"{axis}={spell(value, axis)}" for axis, value in felt.items() if value is not None)
         alike = dataclasses.replace(plain, seed=0, sampler=None, dataset=plain.dataset.of_point)
         first.setdefault(alike, (" ".join(axes) or trial.config.arch, plain))
     return dict(first.values())
