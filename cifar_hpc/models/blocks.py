@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -262,3 +263,13 @@ def linear_layer(model: BlockModel) -> str | None:
     if len(weighted) != 1 or not isinstance(weighted[0][1], nn.Linear) or weighted[0][1].bias is None:
         return None
     return str(weighted[0][0])
+
+
+@torch.no_grad()
+def is_layer_alone(last: BlockModel, path: str, x: Tensor) -> bool:
+    """Whether a model of the last block alone, in eval mode, is its layer at path of x, the block's input, flattened."""
+    seen: list[Tensor] = []
+    hook = last.get_submodule(path).register_forward_hook(lambda _, given, out: seen.extend((*given, out)))
+    logits = last(x)
+    hook.remove()
+    return len(seen) == 2 and torch.equal(seen[0], x.flatten(1)) and torch.equal(seen[1], logits)

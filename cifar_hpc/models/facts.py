@@ -21,7 +21,7 @@ from cifar_hpc.config import catalog
 from cifar_hpc.config.own import OwnNetwork
 from cifar_hpc.config.sources import own_line
 from cifar_hpc.errors import CifarHpcError, UnusableArchError
-from cifar_hpc.models.blocks import BlockModel, linear_layer
+from cifar_hpc.models.blocks import BlockModel, is_layer_alone, linear_layer
 from cifar_hpc.models.freezing import params_of
 from cifar_hpc.models.loading import without_initial_values
 from cifar_hpc.models.lora import largest_rank
@@ -94,12 +94,7 @@ def _does_nothing_else(model: BlockModel, network: OwnNetwork) -> bool:
     x = torch.linspace(0, 1, 2 * pixels).reshape(2, network.channels, network.side, network.side)
     last, path = BlockModel(model.names[-1:], list(model.blocks)[-1:]).eval(), linear_layer(model)
     assert path is not None
-    tap = model.eval().forward_blocks(x, 0, len(model.blocks) - 1)
-    seen: list[torch.Tensor] = []
-    hook = last.get_submodule(path).register_forward_hook(lambda _, given, out: seen.extend((*given, out)))
-    logits = last(tap)
-    hook.remove()
-    return len(seen) == 2 and torch.equal(seen[0], tap.flatten(1)) and torch.equal(seen[1], logits)
+    return is_layer_alone(last, path, model.eval().forward_blocks(x, 0, len(model.blocks) - 1))
 
 
 def _sizes(model: BlockModel, side: int, channels: int = 3) -> dict[str, Any]:

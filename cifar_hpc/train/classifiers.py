@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from cifar_hpc.config.registry import CLASSIFIERS, load
 from cifar_hpc.config.trial import TrialConfig
 from cifar_hpc.errors import CifarHpcError
-from cifar_hpc.models.blocks import BlockModel, linear_layer
+from cifar_hpc.models.blocks import BlockModel, is_layer_alone, linear_layer
 from cifar_hpc.train.evaluation import EVAL_BATCH_SIZE, evaluate
 from cifar_hpc.train.features import Feed, Trunk
 from cifar_hpc.train.measure import objective_value
@@ -115,12 +115,7 @@ class LayerMember(FittedMember):
         """Raises CifarHpcError where they are not the layer's own input, or the block puts out something else than it does."""
         taps = super()._features(feed)
         self.eval_mode()
-        seen: list[Tensor] = []
-        hook = self.suffix.get_submodule(self.layer).register_forward_hook(lambda _, x, y: seen.extend((*x, y)))
-        x = taps[0].float()
-        seen += [x.flatten(1), self.suffix(x)]
-        hook.remove()
-        if not torch.equal(seen[0], seen[2]) or not torch.equal(seen[1], seen[3]):
+        if not is_layer_alone(self.suffix, self.layer, taps[0].float()):
             raise _no_layer(self.config, self.model.names[-1])
         return taps
 
